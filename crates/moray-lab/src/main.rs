@@ -1,0 +1,3 @@
+//! The `moray` command.
+
+fn main() {}

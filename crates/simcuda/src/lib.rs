@@ -1,0 +1,1 @@
+//! A CUDA driver that runs PTX on the CPU.

@@ -1,0 +1,116 @@
+//! The CPU device: a team of threads and an instruction set.
+
+use crate::error::{Error, Result};
+use crate::threads::Team;
+
+/// An instruction set that the CPU operations have code for, best last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Isa {
+    /// Plain Rust; runs everywhere and reads as the definition.
+    Portable,
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// AVX2 with the 256-bit dot-product instructions (AVX-VNNI).
+    AvxVnni,
+    /// AVX-512 F, BW, DQ, VL with VNNI.
+    Avx512Vnni,
+}
+
+impl Isa {
+    /// Every instruction set, worst first.
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni];
+
+    /// Says whether this machine can run it.
+    pub fn is_available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = || {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            };
+            match self {
+                Isa::Portable => true,
+                Isa::Avx2 => avx2(),
+                Isa::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
+                Isa::Avx512Vnni => {
+                    avx2()
+                        && is_x86_feature_detected!("avx512f")
+                        && is_x86_feature_detected!("avx512bw")
+                        && is_x86_feature_detected!("avx512dq")
+                        && is_x86_feature_detected!("avx512vl")
+                        && is_x86_feature_detected!("avx512vnni")
+                }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Isa::Portable
+        }
+    }
+
+    /// The best instruction set of this machine.
+    pub fn detect() -> Isa {
+        Self::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Portable)
+    }
+
+    /// The name used on the command line and in result files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avx-vnni",
+            Isa::Avx512Vnni => "avx512-vnni",
+        }
+    }
+}
+
+/// The CPU as a device: the handle that every CPU operation takes.
+///
+/// # Example
+/// ```
+/// let cpu = moray::Cpu::detect();
+/// assert!(cpu.threads() >= 1);
+/// ```
+#[derive(Debug)]
+pub struct Cpu {
+    team: Team,
+    isa: Isa,
+}
+
+impl Cpu {
+    /// All cores this process may use and the best instruction set.
+    pub fn detect() -> Cpu {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Cpu { team: Team::new(threads), isa: Isa::detect() }
+    }
+
+    /// A given number of threads and instruction set.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `threads` is 0, [`Error::Unsupported`] if this machine lacks `isa`.
+    pub fn new(threads: usize, isa: Isa) -> Result<Cpu> {
+        if threads == 0 {
+            return Err(Error::Shape { what: "threads", expected: "at least 1", got: 0 });
+        }
+        if !isa.is_available() {
+            let expected = "an instruction set of this machine";
+            return Err(Error::Unsupported { what: "isa", expected, got: isa.name().into() });
+        }
+        Ok(Cpu { team: Team::new(threads), isa })
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The number of threads in use.
+    pub fn threads(&self) -> usize {
+        self.team.len()
+    }
+
+    /// The threads.
+    pub fn team(&self) -> &Team {
+        &self.team
+    }
+}

@@ -1,0 +1,9 @@
+//! Kernels for LLM inference that does less work: W4A8 GEMM, gather-style sparse MLP, head-skipping attention.
+
+pub mod cpu;
+pub mod element;
+pub mod error;
+pub mod threads;
+
+pub use cpu::{Cpu, Isa};
+pub use error::{Error, Result};
