@@ -4,6 +4,7 @@ pub mod cpu;
 pub mod element;
 pub mod error;
 pub mod threads;
+pub mod w4a8;
 
 pub use cpu::{Cpu, Isa};
 pub use error::{Error, Result};

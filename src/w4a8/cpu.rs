@@ -1,0 +1,252 @@
+//! The GEMM on the CPU: the definition, and the path through the packed layout.
+
+use super::activation::Activations;
+use super::pack::{Line, PackedWeight, TILE_N};
+use super::portable;
+use super::tile::{TileCodes, TileScales, Tokens, panel_bytes};
+use super::weight::{Bits, GroupOffset, QuantizedWeight, Scales, qqq_code};
+use crate::cpu::{Cpu, Isa};
+use crate::element::Element;
+use crate::error::{Error, Result, check_len};
+use crate::threads::Disjoint;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// What is added to the product before it is rounded to the output's type.
+#[derive(Debug, Clone, Copy)]
+pub struct Epilogue<'a, E> {
+    /// f32 \[N\].
+    pub bias: Option<&'a [f32]>,
+    /// \[M, N\] row-major.
+    pub residual: Option<&'a [E]>,
+}
+
+impl<E> Default for Epilogue<'_, E> {
+    fn default() -> Self {
+        Epilogue { bias: None, residual: None }
+    }
+}
+
+/// Multiplies quantized activations with a packed weight: y = act_scale · (codes · wᵀ) + bias + residual.
+///
+/// | argument | shape | type |
+/// |---|---|---|
+/// | `weight` | \[N, K\] | packed |
+/// | `x` | \[M, K\] | int8 with f32 act_scale \[M\] |
+/// | `epilogue.bias` | \[N\] | f32 |
+/// | `epilogue.residual` | \[M, N\] | as `y` |
+/// | `y` | \[M, N\] row-major | f32, f16 or bf16 |
+///
+/// Uses the best code for `cpu`'s instruction set; the result does not depend on it, nor on M or the threads. A thread's
+/// first call allocates its scratch of 16 · K bytes, which later calls use again.
+///
+/// # Errors
+/// [`Error::Shape`] if `x` and `weight` differ in K, [`Error::Length`] for a buffer of another size.
+pub fn linear<E: Element>(
+    cpu: &Cpu,
+    weight: &PackedWeight,
+    x: &Activations,
+    epilogue: Epilogue<'_, E>,
+    y: &mut [E],
+) -> Result<()> {
+    check(weight.n(), weight.k(), x, &epilogue, y)?;
+    let y = Disjoint::new(y);
+    let kernels = Kernels::of(cpu.isa());
+    let grain = if x.m() <= GEMV_TOKENS { (16_384 / weight.k()).clamp(1, 8) } else { 1 };
+    cpu.team().for_ranges(weight.tiles(), grain, |tiles| {
+        for tile in tiles {
+            multiply_tile(&kernels, weight, tile, x, &epilogue, &y);
+        }
+    });
+    Ok(())
+}
+
+fn check<E: Element>(n: usize, k: usize, x: &Activations, epilogue: &Epilogue<'_, E>, y: &[E]) -> Result<()> {
+    if x.k() != k {
+        return Err(Error::Shape { what: "x", expected: "the weight's K", got: x.k() });
+    }
+    check_len("y", x.m() * n, y.len())?;
+    epilogue.bias.map_or(Ok(()), |bias| check_len("bias", n, bias.len()))?;
+    epilogue.residual.map_or(Ok(()), |residual| check_len("residual", x.m() * n, residual.len()))
+}
+
+/// Tokens up to which the weights are multiplied as they are unpacked.
+pub(crate) const GEMV_TOKENS: usize = 4;
+
+/// Tokens between two epilogues: their f32 sums stay in the first-level cache.
+const TOKEN_BLOCK: usize = 48;
+
+type Unpack = unsafe fn(tiles: &[u8], codes: TileCodes<'_>, panel: &mut [u8]);
+type Dot = unsafe fn(panel: &[u8], tokens: Tokens<'_>, scales: &TileScales<'_>, out: &mut [[f32; TILE_N]]);
+type Gemv = unsafe fn(tiles: &[u8], bits: Bits, tokens: Tokens<'_>, scales: &TileScales<'_>, out: &mut [[f32; TILE_N]]);
+
+/// The code of one instruction set. Every function may be called wherever that set is available.
+pub(crate) struct Kernels {
+    pub(crate) unpack: Unpack,
+    pub(crate) dot: Dot,
+    /// For at most [`GEMV_TOKENS`] tokens, straight from the tiles.
+    pub(crate) gemv: Option<Gemv>,
+}
+
+impl Kernels {
+    pub(crate) fn of(isa: Isa) -> Kernels {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use super::{simd_avx2, simd_avx512};
+            match isa {
+                Isa::Avx512Vnni => {
+                    let gemv: Gemv = simd_avx512::gemv;
+                    return Kernels { unpack: simd_avx512::unpack, dot: simd_avx512::dot, gemv: Some(gemv) };
+                }
+                Isa::AvxVnni => {
+                    return Kernels { unpack: simd_avx2::unpack, dot: simd_avx2::dot_vnni, gemv: None };
+                }
+                Isa::Avx2 => return Kernels { unpack: simd_avx2::unpack, dot: simd_avx2::dot, gemv: None },
+                Isa::Portable => {}
+            }
+        }
+        let _ = isa;
+        Kernels { unpack: portable::unpack, dot: portable::dot, gemv: None }
+    }
+}
+
+thread_local! {
+    static PANEL: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends this thread's scratch for a panel of 16 rows.
+pub(crate) fn with_panel<R>(k: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
+    PANEL.with_borrow_mut(|lines| {
+        let need = panel_bytes(k);
+        if lines.len() * 64 < need {
+            lines.resize(need / 64, Line([0; 64]));
+        }
+        f(&mut bytemuck::cast_slice_mut(lines)[..need])
+    })
+}
+
+fn multiply_tile<E: Element>(
+    kernels: &Kernels,
+    weight: &PackedWeight,
+    tile: usize,
+    x: &Activations,
+    epilogue: &Epilogue<'_, E>,
+    y: &Disjoint<'_, E>,
+) {
+    let (tokens, tiles) = (Tokens::new(x), weight.tile_row(tile));
+    let (codes, scales) = (weight.tile_codes(tile), weight.tile_scales(tile));
+    let rows = tile * TILE_N..((tile + 1) * TILE_N).min(weight.n());
+    let mut sums = [[0.0f32; TILE_N]; TOKEN_BLOCK];
+    if let Some(gemv) = kernels.gemv
+        && tokens.count <= GEMV_TOKENS
+        && !matches!(codes, TileCodes::Qqq(_))
+    {
+        // SAFETY: `Kernels::of` was asked for an instruction set of this machine.
+        unsafe { gemv(tiles, weight.bits(), tokens, &scales, &mut sums) };
+        write_back(x, 0..tokens.count, rows, weight.n(), &sums, epilogue, y);
+        return;
+    }
+    with_panel(weight.k(), |panel| {
+        // SAFETY: as above.
+        unsafe { (kernels.unpack)(tiles, codes, panel) };
+        for start in (0..tokens.count).step_by(TOKEN_BLOCK) {
+            let count = TOKEN_BLOCK.min(tokens.count - start);
+            // SAFETY: as above.
+            unsafe { (kernels.dot)(panel, tokens.range(start, count), &scales, &mut sums) };
+            write_back(x, start..start + count, rows.clone(), weight.n(), &sums, epilogue, y);
+        }
+    });
+}
+
+#[inline(always)]
+fn write_back<E: Element>(
+    x: &Activations,
+    tokens: Range<usize>,
+    rows: Range<usize>,
+    n: usize,
+    sums: &[[f32; TILE_N]],
+    epilogue: &Epilogue<'_, E>,
+    y: &Disjoint<'_, E>,
+) {
+    for (sums, m) in sums.iter().zip(tokens) {
+        let act_scale = x.scale()[m];
+        // SAFETY: these rows of y belong to one tile and each tile is handed out once.
+        let out = unsafe { y.slice(m * n + rows.start..m * n + rows.end) };
+        let residual = epilogue.residual.map(|r| &r[m * n + rows.start..m * n + rows.end]);
+        let bias = epilogue.bias.map(|b| &b[rows.clone()]);
+        for (i, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
+            let mut v = sum * act_scale;
+            if let Some(bias) = bias {
+                v += bias[i];
+            }
+            if let Some(residual) = residual {
+                v += residual[i].to_f32();
+            }
+            *out = E::from_f32(v);
+        }
+    }
+}
+
+/// Multiplies by the definition, from the plain codes, one element after another: what [`linear`] is tested against.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_reference<E: Element>(
+    weight: &QuantizedWeight,
+    x: &Activations,
+    epilogue: Epilogue<'_, E>,
+    y: &mut [E],
+) -> Result<()> {
+    check(weight.n(), weight.k(), x, &epilogue, y)?;
+    for m in 0..x.m() {
+        for n in 0..weight.n() {
+            let mut v = reference_sum(weight, x.token(m), n) * x.scale()[m];
+            if let Some(bias) = epilogue.bias {
+                v += bias[n];
+            }
+            if let Some(residual) = epilogue.residual {
+                v += residual[m * weight.n() + n].to_f32();
+            }
+            y[m * weight.n() + n] = E::from_f32(v);
+        }
+    }
+    Ok(())
+}
+
+/// One element before act_scale: exact integers inside a group, f32 over the groups in increasing order.
+fn reference_sum(weight: &QuantizedWeight, a: &[i8], n: usize) -> f32 {
+    let k = weight.k();
+    let codes = &weight.codes()[n * k..(n + 1) * k];
+    let centre = if weight.bits() == Bits::Four { 8 } else { 0 };
+    let group = weight.scales().group_size().unwrap_or(k);
+    let first = n * (k / group);
+    let dot = |g: usize, zero: i32| -> i32 {
+        let range = g * group..(g + 1) * group;
+        codes[range.clone()].iter().zip(&a[range]).map(|(&c, &a)| (i32::from(c) - zero) * i32::from(a)).sum()
+    };
+    let groups = 0..k / group;
+    match weight.scales() {
+        Scales::PerChannel { scale } => dot(0, centre) as f32 * scale[n],
+        Scales::PerGroup { scale, offset, .. } => groups.fold(0.0f32, |acc, g| {
+            let s = scale[first + g].to_f32();
+            match offset {
+                GroupOffset::Symmetric => (dot(g, centre) as f32).mul_add(s, acc),
+                GroupOffset::ZeroPoint(zero) => (dot(g, i32::from(zero[first + g])) as f32).mul_add(s, acc),
+                GroupOffset::F16(offset) => {
+                    let sum: i32 = a[g * group..(g + 1) * group].iter().map(|&a| i32::from(a)).sum();
+                    let acc = (dot(g, 0) as f32).mul_add(s, acc);
+                    (sum as f32).mul_add(offset[first + g].to_f32(), acc)
+                }
+            }
+        }),
+        Scales::TwoLevel { group_scale, scale, .. } => {
+            let total: i32 = groups.map(|g| dot(g, 8) * i32::from(group_scale[first + g])).sum();
+            total as f32 * scale[n]
+        }
+        Scales::Qqq { group_scale, scale } => {
+            let w8 = |i: usize| i32::from(qqq_code(codes[i], group_scale[first + i / group]));
+            let total: i32 = (0..k).map(|i| w8(i) * i32::from(a[i])).sum();
+            total as f32 * scale[n]
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! W4A8 GEMM: 4-bit (or 8-bit) integer weights times 8-bit integer activations.
+//!
+//! y\[M, N\] = x\[M, K\] · w\[N, K\]ᵀ, with w\[n, k\] = scale · (code − zero_point) (+ offset) and
+//! x\[m, k\] ≈ act_scale\[m\] · a\[m, k\], a in int8. Products and sums are exact in int32 inside a group; groups are
+//! combined in f32 in increasing order, so the result is the same bit for bit for every number of tokens in a call, every
+//! instruction set and every number of threads.
+//!
+//! The way of a weight: a checkpoint's numbers or blocks → [`QuantizedWeight`] (plain codes and scales, the definition) →
+//! [`PackedWeight`] (the layout every device reads) → [`linear`].
+//!
+//! # Example
+//! ```
+//! use moray::{Cpu, w4a8};
+//!
+//! let cpu = Cpu::detect();
+//! let (m, n, k) = (2, 48, 64);
+//! let w: Vec<f32> = (0..n * k).map(|i| ((i * 37 % 101) as f32 - 50.0) / 100.0).collect();
+//! let x: Vec<f32> = (0..m * k).map(|i| ((i * 53 % 97) as f32 - 48.0) / 48.0).collect();
+//!
+//! let quantized = w4a8::quantize(&w, n, k, w4a8::Mode::PerGroup { group_size: 64, offset: true })?;
+//! let weight = w4a8::PackedWeight::pack(&quantized);
+//! let mut activations = w4a8::Activations::with_capacity(m, k);
+//! activations.quantize(&cpu, &x, m, k)?;
+//! let mut y = vec![0.0f32; m * n];
+//! w4a8::linear(&cpu, &weight, &activations, w4a8::Epilogue::default(), &mut y)?;
+//!
+//! let exact: f32 = (0..k).map(|i| x[i] * w[i]).sum();
+//! assert!((y[0] - exact).abs() < 0.05);
+//! # Ok::<(), moray::Error>(())
+//! ```
+
+mod activation;
+mod cpu;
+mod import;
+mod pack;
+mod portable;
+mod quant;
+#[cfg(target_arch = "x86_64")]
+mod simd_avx2;
+#[cfg(target_arch = "x86_64")]
+mod simd_avx512;
+mod tile;
+mod weight;
+
+pub use activation::Activations;
+pub use cpu::{Epilogue, linear, linear_reference};
+pub use import::Block;
+pub use pack::{LAYOUT_VERSION, PackedWeight, TILE_BYTES, TILE_N, from_tile, tile_k, to_tile};
+pub use quant::quantize;
+pub use weight::{Bits, GroupOffset, Mode, QuantizedWeight, Scales};
