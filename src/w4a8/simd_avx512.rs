@@ -5,110 +5,142 @@ use super::tile::{TileCodes, TileScales, TileZero, Tokens};
 use super::weight::{Bits, QQQ_GROUP};
 use half::f16;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// Bytes ahead of the current tile that are asked for: enough to cover memory latency at one core's bandwidth.
 const PREFETCH_BYTES: usize = 4096;
 
+// The functions marked `unsafe` below are for code compiled with AVX-512, into which they are inlined.
+
 /// Transposes four rows of four 32-bit columns inside each 128-bit part:
 /// (row, part4, column4) → (column, part4, row4).
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose4(v: [__m512i; 4]) -> [__m512i; 4] {
-    let (low01, high01) = (_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
-    let (low23, high23) = (_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
-    [
-        _mm512_unpacklo_epi64(low01, low23),
-        _mm512_unpackhi_epi64(low01, low23),
-        _mm512_unpacklo_epi64(high01, high23),
-        _mm512_unpackhi_epi64(high01, high23),
-    ]
+#[inline(always)]
+unsafe fn transpose4(v: [__m512i; 4]) -> [__m512i; 4] {
+    // SAFETY: the caller has the instruction set.
+    unsafe {
+        let (low01, high01) = (_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+        let (low23, high23) = (_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+        [
+            _mm512_unpacklo_epi64(low01, low23),
+            _mm512_unpackhi_epi64(low01, low23),
+            _mm512_unpacklo_epi64(high01, high23),
+            _mm512_unpackhi_epi64(high01, high23),
+        ]
+    }
 }
 
 /// Transposes the 128-bit parts of four vectors.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose_parts([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
-    let (ab0, ab1) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xEE>(a, b));
-    let (cd0, cd1) = (_mm512_shuffle_i32x4::<0x44>(c, d), _mm512_shuffle_i32x4::<0xEE>(c, d));
-    [
-        _mm512_shuffle_i32x4::<0x88>(ab0, cd0),
-        _mm512_shuffle_i32x4::<0xDD>(ab0, cd0),
-        _mm512_shuffle_i32x4::<0x88>(ab1, cd1),
-        _mm512_shuffle_i32x4::<0xDD>(ab1, cd1),
-    ]
+#[inline(always)]
+unsafe fn transpose_parts([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    // SAFETY: the caller has the instruction set.
+    unsafe {
+        let (ab0, ab1) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xEE>(a, b));
+        let (cd0, cd1) = (_mm512_shuffle_i32x4::<0x44>(c, d), _mm512_shuffle_i32x4::<0xEE>(c, d));
+        [
+            _mm512_shuffle_i32x4::<0x88>(ab0, cd0),
+            _mm512_shuffle_i32x4::<0xDD>(ab0, cd0),
+            _mm512_shuffle_i32x4::<0x88>(ab1, cd1),
+            _mm512_shuffle_i32x4::<0xDD>(ab1, cd1),
+        ]
+    }
 }
 
 /// Adds the four 128-bit parts of each of four vectors: part i of the result is the sum over vector i.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn add_parts([a, b, c, d]: [__m512i; 4]) -> __m512i {
-    let ab = _mm512_add_epi32(_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xEE>(a, b));
-    let cd = _mm512_add_epi32(_mm512_shuffle_i32x4::<0x44>(c, d), _mm512_shuffle_i32x4::<0xEE>(c, d));
-    _mm512_add_epi32(_mm512_shuffle_i32x4::<0x88>(ab, cd), _mm512_shuffle_i32x4::<0xDD>(ab, cd))
+#[inline(always)]
+unsafe fn add_parts([a, b, c, d]: [__m512i; 4]) -> __m512i {
+    // SAFETY: the caller has the instruction set.
+    unsafe {
+        let ab = _mm512_add_epi32(_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xEE>(a, b));
+        let cd = _mm512_add_epi32(_mm512_shuffle_i32x4::<0x44>(c, d), _mm512_shuffle_i32x4::<0xEE>(c, d));
+        _mm512_add_epi32(_mm512_shuffle_i32x4::<0x88>(ab, cd), _mm512_shuffle_i32x4::<0xDD>(ab, cd))
+    }
 }
 
 /// Loads rows 4·`quad`..4·`quad` + 4 of each half of a tile: (row4, lane4 of the row, word4).
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_rows(tile: &[u8; TILE_BYTES], quad: usize) -> [__m512i; 4] {
-    let lines = tile.as_chunks::<64>().0;
-    // SAFETY: a line is 64 readable bytes.
-    std::array::from_fn(|row| unsafe { _mm512_loadu_si512(lines[4 * quad + row].as_ptr().cast()) })
+#[inline(always)]
+unsafe fn load_rows(tile: &[u8; TILE_BYTES], quad: usize) -> [__m512i; 4] {
+    // SAFETY: the caller has the instruction set; a tile has eight lines of 64 bytes.
+    unsafe {
+        let line = |row: usize| _mm512_loadu_si512(tile.as_ptr().add(64 * (4 * quad + row)).cast());
+        [line(0), line(1), line(2), line(3)]
+    }
 }
 
-/// The unsigned codes of a 4-bit tile, before or after a table: words (low, high nibbles) of four rows each.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn nibbles(v: __m512i) -> (__m512i, __m512i) {
-    let mask = _mm512_set1_epi8(15);
-    (_mm512_and_si512(v, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(v), mask))
+/// The low and the high nibble of every byte.
+#[inline(always)]
+unsafe fn nibbles(v: __m512i) -> (__m512i, __m512i) {
+    // SAFETY: the caller has the instruction set.
+    unsafe {
+        let mask = _mm512_set1_epi8(15);
+        (_mm512_and_si512(v, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(v), mask))
+    }
 }
 
 /// Unpacks the tiles of 16 rows into a panel of unsigned codes \[K/4\]\[16\]\[4\].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(crate) fn unpack(tiles: &[u8], codes: TileCodes<'_>, panel: &mut [u8]) {
     let tiles = tiles.as_chunks::<TILE_BYTES>().0;
-    let mut panel = panel.as_chunks_mut::<64>().0.iter_mut();
-    let mut store = |v: __m512i| {
-        let line = panel.next().expect("the panel has a line for every four columns");
-        // SAFETY: a line is 64 writable bytes.
-        unsafe { _mm512_storeu_si512(line.as_mut_ptr().cast(), v) };
-    };
+    let tile_k = if matches!(codes, TileCodes::Eight) { 32 } else { 64 };
+    assert!(panel.len() >= tiles.len() * tile_k * TILE_N);
     let mut tables = [_mm512_setzero_si512(); TILE_N];
-    for (index, tile) in tiles.iter().enumerate() {
-        let (a, b) = (load_rows(tile, 0), load_rows(tile, 1));
-        if matches!(codes, TileCodes::Eight) {
-            // word j: rows + 8·(j mod 2), columns 16·⌊j/2⌋ + 4·lane
-            let (a, b) = (transpose4(a), transpose4(b));
-            let sign = _mm512_set1_epi8(-128);
-            for half in 0..2 {
-                let parts = transpose_parts([a[2 * half], b[2 * half], a[2 * half + 1], b[2 * half + 1]]);
-                parts.into_iter().for_each(|part| store(_mm512_xor_si512(part, sign)));
-            }
-            continue;
-        }
-        if let TileCodes::Qqq(scales) = codes
-            && index % (QQQ_GROUP / 64) == 0
-        {
-            tables =
-                scales.get(index * 64 / QQQ_GROUP).map_or([_mm512_set1_epi8(-128); TILE_N], |scale| qqq_tables(scale));
-        }
-        let mut halves = [[_mm512_setzero_si512(); 4]; 4]; // rows 0-3, 4-7, 8-11, 12-15; by row
-        for row in 0..4 {
-            (halves[0][row], halves[2][row]) = nibbles(a[row]);
-            (halves[1][row], halves[3][row]) = nibbles(b[row]);
-        }
-        if matches!(codes, TileCodes::Qqq(_)) {
-            for (half, quad) in halves.iter_mut().zip(tables.as_chunks::<4>().0) {
-                for (codes, table) in half.iter_mut().zip(quad) {
-                    *codes = _mm512_shuffle_epi8(*table, *codes);
+    for (index, (tile, out)) in tiles.iter().zip(panel.chunks_exact_mut(tile_k * TILE_N)).enumerate() {
+        // SAFETY: this function has the instruction set; `out` has a line for every four columns of the tile.
+        unsafe {
+            let (a, b) = (load_rows(tile, 0), load_rows(tile, 1));
+            match codes {
+                TileCodes::Eight => unpack_eight(a, b, out),
+                TileCodes::Four => unpack_four(a, b, None, out),
+                TileCodes::Qqq(scales) => {
+                    if index % (QQQ_GROUP / 64) == 0 {
+                        let none = [_mm512_set1_epi8(-128); TILE_N];
+                        tables = scales.get(index * 64 / QQQ_GROUP).map_or(none, |scales| qqq_tables(scales));
+                    }
+                    unpack_four(a, b, Some(&tables), out);
                 }
             }
         }
-        let [r0, r1, r2, r3] = halves.map(|half| transpose4(half));
-        // words 0, 2 are columns 0..32, words 1, 3 columns 32..64
-        for word in [0, 2, 1, 3] {
-            transpose_parts([r0[word], r1[word], r2[word], r3[word]]).into_iter().for_each(&mut store);
+    }
+}
+
+/// Word j holds rows + 8·(j mod 2) and columns 16·⌊j/2⌋ + 4·lane.
+#[inline(always)]
+unsafe fn unpack_eight(a: [__m512i; 4], b: [__m512i; 4], out: &mut [u8]) {
+    // SAFETY: the caller's: the instruction set and eight lines.
+    unsafe {
+        let (a, b) = (transpose4(a), transpose4(b));
+        let sign = _mm512_set1_epi8(-128);
+        for half in 0..2 {
+            let parts = transpose_parts([a[2 * half], b[2 * half], a[2 * half + 1], b[2 * half + 1]]);
+            for lane in 0..4 {
+                let line = out.as_mut_ptr().add(64 * (4 * half + lane));
+                _mm512_storeu_si512(line.cast(), _mm512_xor_si512(parts[lane], sign));
+            }
+        }
+    }
+}
+
+/// Words 0, 2 are columns 0..32, words 1, 3 columns 32..64.
+#[inline(always)]
+unsafe fn unpack_four(a: [__m512i; 4], b: [__m512i; 4], tables: Option<&[__m512i; TILE_N]>, out: &mut [u8]) {
+    // SAFETY: the caller's: the instruction set and sixteen lines.
+    unsafe {
+        let mut rows = [[_mm512_setzero_si512(); 4]; 4]; // rows 0-3, 4-7, 8-11, 12-15
+        for row in 0..4 {
+            (rows[0][row], rows[2][row]) = nibbles(a[row]);
+            (rows[1][row], rows[3][row]) = nibbles(b[row]);
+        }
+        if let Some(tables) = tables {
+            for row in 0..TILE_N {
+                rows[row / 4][row % 4] = _mm512_shuffle_epi8(tables[row], rows[row / 4][row % 4]);
+            }
+        }
+        let (r0, r1) = (transpose4(rows[0]), transpose4(rows[1]));
+        let (r2, r3) = (transpose4(rows[2]), transpose4(rows[3]));
+        for (step, word) in [0, 2, 1, 3].into_iter().enumerate() {
+            let parts = transpose_parts([r0[word], r1[word], r2[word], r3[word]]);
+            for lane in 0..4 {
+                _mm512_storeu_si512(out.as_mut_ptr().add(64 * (4 * step + lane)).cast(), parts[lane]);
+            }
         }
     }
 }
@@ -142,25 +174,26 @@ pub(crate) fn dot(panel: &[u8], tokens: Tokens<'_>, scales: &TileScales<'_>, out
 }
 
 /// Σ u·a over columns `start..start + len` for M tokens.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-fn ints<const M: usize>(panel: &[u8], tokens: &Tokens<'_>, start: usize, len: usize) -> [__m512i; M] {
-    let mut acc = [_mm512_setzero_si512(); M];
-    let lines = &panel.as_chunks::<64>().0[start / 4..(start + len) / 4];
-    let x: [&[[u8; 4]]; M] = std::array::from_fn(|m| {
-        let codes = &tokens.codes[m * tokens.stride + start..][..len];
-        bytemuck::cast_slice::<i8, u8>(codes).as_chunks::<4>().0
-    });
-    for (k4, line) in lines.iter().enumerate() {
-        // SAFETY: a line is 64 readable bytes.
-        let w = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
-        for (acc, x) in acc.iter_mut().zip(x) {
-            // SAFETY: every x has len/4 elements, as `lines` has.
-            let a = i32::from_le_bytes(unsafe { *x.get_unchecked(k4) });
-            *acc = _mm512_dpbusd_epi32(*acc, w, _mm512_set1_epi32(a));
+///
+/// # Safety
+/// For code compiled with AVX-512 VNNI; the panel and the tokens must hold those columns.
+#[inline(always)]
+unsafe fn ints<const M: usize>(panel: &[u8], tokens: &Tokens<'_>, start: usize, len: usize) -> [__m512i; M] {
+    debug_assert!(panel.len() >= (start + len) * TILE_N && tokens.codes.len() >= M * tokens.stride);
+    // SAFETY: the caller's.
+    unsafe {
+        let mut acc = [_mm512_setzero_si512(); M];
+        let panel = panel.as_ptr().add(start * TILE_N);
+        let x = tokens.codes.as_ptr().add(start);
+        for k4 in 0..len / 4 {
+            let w = _mm512_loadu_si512(panel.add(64 * k4).cast());
+            for m in 0..M {
+                let a = x.add(m * tokens.stride + 4 * k4).cast::<i32>().read_unaligned();
+                acc[m] = _mm512_dpbusd_epi32(acc[m], w, _mm512_set1_epi32(a));
+            }
         }
+        acc
     }
-    acc
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
@@ -170,30 +203,34 @@ fn dot_block<const M: usize>(
     scales: &TileScales<'_>,
     out: &mut [[f32; TILE_N]],
 ) -> usize {
-    let mut sums = Combine::<M>::new(tokens);
-    match *scales {
-        TileScales::PerChannel { scale, zero } => {
-            sums.channel(ints::<M>(panel, &tokens, 0, tokens.stride), scale, zero);
-        }
-        TileScales::PerGroup { group_size, scale, zero } => {
-            for (g, scale) in scale.iter().enumerate() {
-                let ints = ints::<M>(panel, &tokens, g * group_size, group_size);
-                sums.group(ints, group_size, g, scale, zero);
+    assert!(panel.len() >= tokens.stride * TILE_N && tokens.codes.len() >= M * tokens.stride && out.len() >= M);
+    // SAFETY: this function has the instruction set; the lengths are asserted, and groups end within K ≤ stride.
+    unsafe {
+        let mut sums = Combine::<M>::new(tokens);
+        match *scales {
+            TileScales::PerChannel { scale, zero } => {
+                sums.channel(ints::<M>(panel, &tokens, 0, tokens.stride), scale, zero);
+            }
+            TileScales::PerGroup { group_size, scale, zero } => {
+                for (g, scale) in scale.iter().enumerate() {
+                    let ints = ints::<M>(panel, &tokens, g * group_size, group_size);
+                    sums.group(ints, group_size, g, scale, zero);
+                }
+            }
+            TileScales::TwoLevel { group_size, group_scale, scale } => {
+                for (g, group_scale) in group_scale.iter().enumerate() {
+                    let ints = ints::<M>(panel, &tokens, g * group_size, group_size);
+                    sums.integer(ints, group_size, g, group_scale);
+                }
+                sums.integers_to_channel(scale);
             }
         }
-        TileScales::TwoLevel { group_size, group_scale, scale } => {
-            for (g, group_scale) in group_scale.iter().enumerate() {
-                let ints = ints::<M>(panel, &tokens, g * group_size, group_size);
-                sums.integer(ints, group_size, g, group_scale);
-            }
-            sums.integers_to_channel(scale);
-        }
+        sums.store(out);
     }
-    sums.store(out);
     M
 }
 
-/// The sums of M tokens over the groups so far.
+/// The sums of M tokens over the groups so far. Its functions are for code compiled with AVX-512.
 struct Combine<'a, const M: usize> {
     tokens: Tokens<'a>,
     acc: [__m512; M],
@@ -201,83 +238,108 @@ struct Combine<'a, const M: usize> {
 }
 
 impl<'a, const M: usize> Combine<'a, M> {
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn new(tokens: Tokens<'a>) -> Self {
-        Combine { tokens, acc: [_mm512_setzero_ps(); M], total: [_mm512_setzero_si512(); M] }
+    #[inline(always)]
+    unsafe fn new(tokens: Tokens<'a>) -> Self {
+        // SAFETY: the caller has the instruction set.
+        unsafe { Combine { tokens, acc: [_mm512_setzero_ps(); M], total: [_mm512_setzero_si512(); M] } }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn channel(&mut self, ints: [__m512i; M], scale: &[f32; TILE_N], zero: i32) {
-        for m in 0..M {
-            let sum = self.tokens.sum(m, None, 0).wrapping_mul(zero);
-            self.total[m] = _mm512_sub_epi32(ints[m], _mm512_set1_epi32(sum));
+    #[inline(always)]
+    unsafe fn channel(&mut self, ints: [__m512i; M], scale: &[f32; TILE_N], zero: i32) {
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            for m in 0..M {
+                let sum = self.tokens.sum(m, None, 0).wrapping_mul(zero);
+                self.total[m] = _mm512_sub_epi32(ints[m], _mm512_set1_epi32(sum));
+            }
+            self.integers_to_channel(scale);
         }
-        self.integers_to_channel(scale);
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vl,f16c")]
-    fn group(&mut self, ints: [__m512i; M], group_size: usize, g: usize, scale: &[f16; TILE_N], zero: TileZero<'_>) {
-        let scale = widen(scale);
-        for m in 0..M {
-            let sum = self.tokens.sum(m, Some(group_size), g);
-            let subtract = match zero {
-                TileZero::Fixed(zero) | TileZero::Offset(_, zero) => _mm512_set1_epi32(zero * sum),
-                TileZero::ZeroPoint(points) => _mm512_mullo_epi32(widen_u8(&points[g]), _mm512_set1_epi32(sum)),
-            };
-            let ints = _mm512_cvtepi32_ps(_mm512_sub_epi32(ints[m], subtract));
-            self.acc[m] = _mm512_fmadd_ps(ints, scale, self.acc[m]);
-            if let TileZero::Offset(offset, _) = zero {
-                self.acc[m] = _mm512_fmadd_ps(_mm512_set1_ps(sum as f32), widen(&offset[g]), self.acc[m]);
+    #[inline(always)]
+    unsafe fn group(
+        &mut self,
+        ints: [__m512i; M],
+        group_size: usize,
+        g: usize,
+        scale: &[f16; TILE_N],
+        zero: TileZero<'_>,
+    ) {
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            let scale = widen(scale);
+            match zero {
+                TileZero::Fixed(zero) => {
+                    for m in 0..M {
+                        let sum = _mm512_set1_epi32(zero * self.tokens.sum(m, Some(group_size), g));
+                        let ints = _mm512_cvtepi32_ps(_mm512_sub_epi32(ints[m], sum));
+                        self.acc[m] = _mm512_fmadd_ps(ints, scale, self.acc[m]);
+                    }
+                }
+                TileZero::ZeroPoint(points) => {
+                    let points = widen_u8(&points[g]);
+                    for m in 0..M {
+                        let sum = _mm512_set1_epi32(self.tokens.sum(m, Some(group_size), g));
+                        let ints = _mm512_sub_epi32(ints[m], _mm512_mullo_epi32(points, sum));
+                        self.acc[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints), scale, self.acc[m]);
+                    }
+                }
+                TileZero::Offset(offset, zero) => {
+                    let offset = widen(&offset[g]);
+                    for m in 0..M {
+                        let sum = self.tokens.sum(m, Some(group_size), g);
+                        let ints = _mm512_sub_epi32(ints[m], _mm512_set1_epi32(zero * sum));
+                        let acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints), scale, self.acc[m]);
+                        self.acc[m] = _mm512_fmadd_ps(_mm512_set1_ps(sum as f32), offset, acc);
+                    }
+                }
             }
         }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vl")]
-    fn integer(&mut self, ints: [__m512i; M], group_size: usize, g: usize, group_scale: &[u8; TILE_N]) {
-        let scale = widen_u8(group_scale);
-        for m in 0..M {
-            let sum = self.tokens.sum(m, Some(group_size), g);
-            let ints = _mm512_sub_epi32(ints[m], _mm512_set1_epi32(8 * sum));
-            self.total[m] = _mm512_add_epi32(self.total[m], _mm512_mullo_epi32(ints, scale));
+    #[inline(always)]
+    unsafe fn integer(&mut self, ints: [__m512i; M], group_size: usize, g: usize, group_scale: &[u8; TILE_N]) {
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            let scale = widen_u8(group_scale);
+            for m in 0..M {
+                let sum = self.tokens.sum(m, Some(group_size), g);
+                let ints = _mm512_sub_epi32(ints[m], _mm512_set1_epi32(8 * sum));
+                self.total[m] = _mm512_add_epi32(self.total[m], _mm512_mullo_epi32(ints, scale));
+            }
         }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn integers_to_channel(&mut self, scale: &[f32; TILE_N]) {
-        // SAFETY: 16 readable f32.
-        let scale = unsafe { _mm512_loadu_ps(scale.as_ptr()) };
-        for m in 0..M {
-            self.acc[m] = _mm512_mul_ps(_mm512_cvtepi32_ps(self.total[m]), scale);
+    #[inline(always)]
+    unsafe fn integers_to_channel(&mut self, scale: &[f32; TILE_N]) {
+        // SAFETY: the caller has the instruction set; 16 readable f32.
+        unsafe {
+            let scale = _mm512_loadu_ps(scale.as_ptr());
+            for m in 0..M {
+                self.acc[m] = _mm512_mul_ps(_mm512_cvtepi32_ps(self.total[m]), scale);
+            }
         }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn store(self, out: &mut [[f32; TILE_N]]) {
-        for (out, acc) in out[..M].iter_mut().zip(self.acc) {
-            // SAFETY: 16 writable f32.
-            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), acc) };
+    #[inline(always)]
+    unsafe fn store(self, out: &mut [[f32; TILE_N]]) {
+        for m in 0..M {
+            // SAFETY: the caller has the instruction set; 16 writable f32.
+            unsafe { _mm512_storeu_ps(out[m].as_mut_ptr(), self.acc[m]) };
         }
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx512f,f16c")]
-fn widen(scale: &[f16; TILE_N]) -> __m512 {
-    // SAFETY: 16 f16 are 32 readable bytes.
-    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(scale.as_ptr().cast()) })
+#[inline(always)]
+unsafe fn widen(scale: &[f16; TILE_N]) -> __m512 {
+    // SAFETY: the caller has AVX-512; 16 f16 are 32 readable bytes.
+    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(scale.as_ptr().cast())) }
 }
 
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn widen_u8(values: &[u8; TILE_N]) -> __m512i {
-    // SAFETY: 16 readable bytes.
-    _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(values.as_ptr().cast()) })
+#[inline(always)]
+unsafe fn widen_u8(values: &[u8; TILE_N]) -> __m512i {
+    // SAFETY: the caller has AVX-512; 16 readable bytes.
+    unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(values.as_ptr().cast())) }
 }
 
 /// Multiplies straight from the tiles, without a panel, for up to four tokens.
@@ -305,141 +367,176 @@ fn gemv_tokens<const M: usize, const EIGHT: bool>(
     scales: &TileScales<'_>,
     out: &mut [[f32; TILE_N]],
 ) {
-    let mut sums = Combine::<M>::new(tokens);
-    let steps = Steps { tiles: tiles.as_chunks().0, tokens };
-    let zero = [[_mm512_setzero_si512(); 4]; M];
-    match *scales {
-        TileScales::PerChannel { scale, zero: point } => {
-            let mut acc = zero;
-            (0..tokens.stride / 64).for_each(|k64| steps.add64::<M, EIGHT>(k64, &mut acc));
-            sums.channel(acc.map(|parts| add_parts(parts)), scale, point);
-        }
-        TileScales::PerGroup { group_size: 32, scale, zero: point } => {
-            for (k64, pair) in scale.chunks(2).enumerate() {
-                let mut acc = [zero; 2];
-                steps.add32::<M, EIGHT>(k64, &mut acc);
-                for (half, scale) in pair.iter().enumerate() {
-                    sums.group(acc[half].map(|parts| add_parts(parts)), 32, 2 * k64 + half, scale, point);
+    let tiles = tiles.as_chunks().0;
+    let tile_k = if EIGHT { 32 } else { 64 };
+    assert!(tiles.len() * tile_k >= tokens.stride && tokens.codes.len() >= M * tokens.stride && out.len() >= M);
+    let steps = Steps { tiles, tokens };
+    // SAFETY: this function has the instruction set; the lengths are asserted, and groups end within K ≤ stride.
+    unsafe {
+        let mut sums = Combine::<M>::new(tokens);
+        match *scales {
+            TileScales::PerChannel { scale, zero } => {
+                let acc = steps.sum::<M, EIGHT>(0..tokens.stride / 64);
+                sums.channel(acc, scale, zero);
+            }
+            TileScales::PerGroup { group_size: 32, scale, zero } => {
+                for (k64, pair) in scale.chunks(2).enumerate() {
+                    let halves = steps.sum_halves::<M, EIGHT>(k64);
+                    for (half, scale) in pair.iter().enumerate() {
+                        sums.group(halves[half], 32, 2 * k64 + half, scale, zero);
+                    }
                 }
             }
-        }
-        TileScales::PerGroup { group_size, scale, zero: point } => {
-            for (g, scale) in scale.iter().enumerate() {
-                let mut acc = zero;
-                for k64 in g * group_size / 64..(g + 1) * group_size / 64 {
-                    steps.add64::<M, EIGHT>(k64, &mut acc);
-                }
-                sums.group(acc.map(|parts| add_parts(parts)), group_size, g, scale, point);
-            }
-        }
-        TileScales::TwoLevel { group_size: 32, group_scale, scale } => {
-            for (k64, pair) in group_scale.chunks(2).enumerate() {
-                let mut acc = [zero; 2];
-                steps.add32::<M, EIGHT>(k64, &mut acc);
-                for (half, group_scale) in pair.iter().enumerate() {
-                    sums.integer(acc[half].map(|parts| add_parts(parts)), 32, 2 * k64 + half, group_scale);
+            TileScales::PerGroup { group_size, scale, zero } => {
+                let step = group_size / 64;
+                for (g, scale) in scale.iter().enumerate() {
+                    let acc = steps.sum::<M, EIGHT>(g * step..(g + 1) * step);
+                    sums.group(acc, group_size, g, scale, zero);
                 }
             }
-            sums.integers_to_channel(scale);
-        }
-        TileScales::TwoLevel { group_size, group_scale, scale } => {
-            for (g, group_scale) in group_scale.iter().enumerate() {
-                let mut acc = zero;
-                for k64 in g * group_size / 64..(g + 1) * group_size / 64 {
-                    steps.add64::<M, EIGHT>(k64, &mut acc);
+            TileScales::TwoLevel { group_size: 32, group_scale, scale } => {
+                for (k64, pair) in group_scale.chunks(2).enumerate() {
+                    let halves = steps.sum_halves::<M, EIGHT>(k64);
+                    for (half, group_scale) in pair.iter().enumerate() {
+                        sums.integer(halves[half], 32, 2 * k64 + half, group_scale);
+                    }
                 }
-                sums.integer(acc.map(|parts| add_parts(parts)), group_size, g, group_scale);
+                sums.integers_to_channel(scale);
             }
-            sums.integers_to_channel(scale);
+            TileScales::TwoLevel { group_size, group_scale, scale } => {
+                let step = group_size / 64;
+                for (g, group_scale) in group_scale.iter().enumerate() {
+                    let acc = steps.sum::<M, EIGHT>(g * step..(g + 1) * step);
+                    sums.integer(acc, group_size, g, group_scale);
+                }
+                sums.integers_to_channel(scale);
+            }
         }
+        sums.store(out);
     }
-    sums.store(out);
 }
 
+/// The tiles of 16 rows and the tokens. Its functions are for code compiled with AVX-512 VNNI, and for columns that both
+/// the tiles and the tokens have.
 struct Steps<'a> {
     tiles: &'a [[u8; TILE_BYTES]],
     tokens: Tokens<'a>,
 }
 
 impl Steps<'_> {
-    /// Adds columns 64·`k64`.. into one set of sums.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    fn add64<const M: usize, const EIGHT: bool>(&self, k64: usize, acc: &mut [Parts; M]) {
-        if EIGHT {
-            (0..2).for_each(|half| self.add_tile8(2 * k64 + half, acc));
-        } else {
-            self.add_tile4::<M>(k64, |_, m, rows, w, x| acc[m][rows] = _mm512_dpbusd_epi32(acc[m][rows], w, x));
+    /// Sums over a range of 64 columns each.
+    #[inline(always)]
+    unsafe fn sum<const M: usize, const EIGHT: bool>(&self, k64: Range<usize>) -> [__m512i; M] {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut acc = [[_mm512_setzero_si512(); 4]; M];
+            for k64 in k64 {
+                if EIGHT {
+                    self.add_tile8(2 * k64, &mut acc);
+                    self.add_tile8(2 * k64 + 1, &mut acc);
+                } else {
+                    self.add_words4::<M, 0>(k64, &mut acc);
+                }
+            }
+            add_all_parts(acc)
         }
     }
 
-    /// Adds columns 64·`k64`.. into two sets of sums, one for each 32 columns.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    fn add32<const M: usize, const EIGHT: bool>(&self, k64: usize, acc: &mut [[Parts; M]; 2]) {
-        if EIGHT {
-            (0..2).for_each(|half| self.add_tile8(2 * k64 + half, &mut acc[half]));
-        } else {
-            self.add_tile4::<M>(k64, |half, m, rows, w, x| {
-                acc[half][m][rows] = _mm512_dpbusd_epi32(acc[half][m][rows], w, x);
-            });
+    /// Sums over each 32 of the 64 columns of `k64`.
+    #[inline(always)]
+    unsafe fn sum_halves<const M: usize, const EIGHT: bool>(&self, k64: usize) -> [[__m512i; M]; 2] {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut low = [[_mm512_setzero_si512(); 4]; M];
+            let mut high = low;
+            if EIGHT {
+                self.add_tile8(2 * k64, &mut low);
+                self.add_tile8(2 * k64 + 1, &mut high);
+            } else {
+                self.add_words4::<M, 1>(k64, &mut low);
+                self.add_words4::<M, 2>(k64, &mut high);
+            }
+            [add_all_parts(low), add_all_parts(high)]
         }
     }
 
     /// Token m's four words of columns `column`.. + 16, word t in all of part t.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn words(&self, m: usize, column: usize) -> __m512i {
-        let x = &self.tokens.codes[m * self.tokens.stride + column..][..16];
-        let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-        // SAFETY: 16 readable bytes.
-        let x = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
-        _mm512_permutexvar_epi32(spread, _mm512_castsi128_si512(x))
+    #[inline(always)]
+    unsafe fn words(&self, m: usize, column: usize) -> __m512i {
+        // SAFETY: the caller's: 16 readable bytes.
+        unsafe {
+            let x = _mm_loadu_si128(self.tokens.codes.as_ptr().add(m * self.tokens.stride + column).cast());
+            let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+            _mm512_permutexvar_epi32(spread, _mm512_castsi128_si512(x))
+        }
     }
 
-    /// Calls `add(32-column half, token, rows of four, codes, activations)` for each part of a 4-bit tile.
+    /// Adds a 4-bit tile: all its columns (`HALVES` 0), the first 32 (1) or the last 32 (2).
     #[inline(always)]
-    fn add_tile4<const M: usize>(&self, index: usize, mut add: impl FnMut(usize, usize, usize, __m512i, __m512i)) {
-        let tile = &self.tiles[index];
-        // SAFETY: the callers have AVX-512; prefetching any address is harmless.
+    unsafe fn add_words4<const M: usize, const HALVES: usize>(&self, index: usize, acc: &mut [Parts; M]) {
+        // SAFETY: the caller's.
         unsafe {
-            for line in 0..8 {
-                let ahead = tile.as_ptr().wrapping_add(PREFETCH_BYTES + 64 * line);
-                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            let tile = self.tiles.get_unchecked(index);
+            if HALVES != 2 {
+                prefetch(tile);
             }
             let (a, b) = (transpose4(load_rows(tile, 0)), transpose4(load_rows(tile, 1)));
             for word in 0..4 {
-                let (half, column) = (word % 2, 32 * (word % 2) + 16 * (word / 2));
+                if HALVES != 0 && word % 2 != HALVES - 1 {
+                    continue;
+                }
+                let column = 64 * index + 32 * (word % 2) + 16 * (word / 2);
                 let ((a_low, a_high), (b_low, b_high)) = (nibbles(a[word]), nibbles(b[word]));
                 for m in 0..M {
-                    let x = self.words(m, 64 * index + column);
-                    add(half, m, 0, a_low, x);
-                    add(half, m, 1, b_low, x);
-                    add(half, m, 2, a_high, x);
-                    add(half, m, 3, b_high, x);
+                    let x = self.words(m, column);
+                    acc[m][0] = _mm512_dpbusd_epi32(acc[m][0], a_low, x);
+                    acc[m][1] = _mm512_dpbusd_epi32(acc[m][1], b_low, x);
+                    acc[m][2] = _mm512_dpbusd_epi32(acc[m][2], a_high, x);
+                    acc[m][3] = _mm512_dpbusd_epi32(acc[m][3], b_high, x);
                 }
             }
         }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    fn add_tile8<const M: usize>(&self, index: usize, acc: &mut [Parts; M]) {
-        let tile = &self.tiles[index];
-        for line in 0..8 {
-            let ahead = tile.as_ptr().wrapping_add(PREFETCH_BYTES + 64 * line);
-            _mm_prefetch::<_MM_HINT_T0>(ahead.cast()); // any address is harmless
-        }
-        let (a, b) = (transpose4(load_rows(tile, 0)), transpose4(load_rows(tile, 1)));
-        let sign = _mm512_set1_epi8(-128);
-        for word in 0..4 {
-            let (high, column) = (word % 2, 16 * (word / 2));
-            let (a, b) = (_mm512_xor_si512(a[word], sign), _mm512_xor_si512(b[word], sign));
-            for m in 0..M {
-                let x = self.words(m, 32 * index + column);
-                acc[m][2 * high] = _mm512_dpbusd_epi32(acc[m][2 * high], a, x);
-                acc[m][2 * high + 1] = _mm512_dpbusd_epi32(acc[m][2 * high + 1], b, x);
+    #[inline(always)]
+    unsafe fn add_tile8<const M: usize>(&self, index: usize, acc: &mut [Parts; M]) {
+        // SAFETY: the caller's.
+        unsafe {
+            let tile = self.tiles.get_unchecked(index);
+            prefetch(tile);
+            let (a, b) = (transpose4(load_rows(tile, 0)), transpose4(load_rows(tile, 1)));
+            let sign = _mm512_set1_epi8(-128);
+            for word in 0..4 {
+                let (high, column) = (word % 2, 32 * index + 16 * (word / 2));
+                let (a, b) = (_mm512_xor_si512(a[word], sign), _mm512_xor_si512(b[word], sign));
+                for m in 0..M {
+                    let x = self.words(m, column);
+                    acc[m][2 * high] = _mm512_dpbusd_epi32(acc[m][2 * high], a, x);
+                    acc[m][2 * high + 1] = _mm512_dpbusd_epi32(acc[m][2 * high + 1], b, x);
+                }
             }
         }
+    }
+}
+
+#[inline(always)]
+unsafe fn add_all_parts<const M: usize>(acc: [Parts; M]) -> [__m512i; M] {
+    // SAFETY: the caller has the instruction set.
+    unsafe {
+        let mut sums = [_mm512_setzero_si512(); M];
+        for m in 0..M {
+            sums[m] = add_parts(acc[m]);
+        }
+        sums
+    }
+}
+
+/// Asks for the tile that will be needed [`PREFETCH_BYTES`] from here; past the end it asks for nothing of use.
+#[inline(always)]
+fn prefetch(tile: &[u8; TILE_BYTES]) {
+    for line in 0..TILE_BYTES / 64 {
+        let ahead = tile.as_ptr().wrapping_add(PREFETCH_BYTES + 64 * line);
+        // SAFETY: a prefetch has no effect on memory and accepts any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) };
     }
 }
