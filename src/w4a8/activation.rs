@@ -4,8 +4,11 @@ use crate::Cpu;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 
-/// Values whose codes share one entry of the group sums: the smallest group size of any weight mode.
+/// Values whose codes share one entry of the finest group sums: the smallest group size of any weight mode.
 pub(crate) const SUM_GROUP: usize = 32;
+
+/// The group sizes for which sums are kept: every one that a weight can have, so that no kernel adds sums up.
+const SUM_LEVELS: usize = 3;
 
 /// K is padded with zero codes to a multiple of this, the K extent of a 4-bit weight tile.
 pub(crate) const PAD_K: usize = 64;
@@ -13,8 +16,8 @@ pub(crate) const PAD_K: usize = 64;
 /// Activations quantized per token: x\[m, k\] ≈ act_scale\[m\] · code\[m, k\].
 ///
 /// act_scale\[m\] = max_k |x\[m, k\]| / 127, code = x / act_scale rounded to nearest, ties to even, so −127..=127. A token of
-/// zeros has act_scale 0 and codes 0. The sums of the codes over each 32 of K are kept beside them, for weights with
-/// zero points or offsets.
+/// zeros has act_scale 0 and codes 0. The sums of the codes over each 32, 64 and 128 of K and over all of K are kept
+/// beside them, for weights with zero points or offsets.
 ///
 /// Buffers grow to the largest [M, K] seen and are then reused.
 #[derive(Debug, Clone, Default)]
@@ -25,8 +28,10 @@ pub struct Activations {
     codes: Vec<i8>,
     /// f32 \[M\].
     scale: Vec<f32>,
-    /// i32 \[M, K rounded up to 64, / 32\].
-    sums: Vec<i32>,
+    /// By level: i32 \[M, K rounded up to 64, / (32 << level), rounded up\].
+    sums: [Vec<i32>; SUM_LEVELS],
+    /// i32 \[M\].
+    totals: Vec<i32>,
 }
 
 impl Activations {
@@ -42,7 +47,10 @@ impl Activations {
         let grow = |len: usize, need: usize| len.max(need);
         self.codes.resize(grow(self.codes.len(), m * padded), 0);
         self.scale.resize(grow(self.scale.len(), m), 0.0);
-        self.sums.resize(grow(self.sums.len(), m * padded / SUM_GROUP), 0);
+        for (level, sums) in self.sums.iter_mut().enumerate() {
+            sums.resize(grow(sums.len(), m * groups_at(padded, level)), 0);
+        }
+        self.totals.resize(grow(self.totals.len(), m), 0);
     }
 
     /// Quantizes x \[M, K\] row-major, replacing what was held.
@@ -61,20 +69,28 @@ impl Activations {
         let padded = self.padded_k();
         let codes = crate::threads::Disjoint::new(&mut self.codes[..m * padded]);
         let scale = crate::threads::Disjoint::new(&mut self.scale[..m]);
-        let sums = crate::threads::Disjoint::new(&mut self.sums[..m * padded / SUM_GROUP]);
+        let sums = self.sums.each_mut().map(|sums| crate::threads::Disjoint::new(&mut sums[..]));
+        let totals = crate::threads::Disjoint::new(&mut self.totals[..m]);
         let grain = (8192 / k).max(1);
         cpu.team().for_ranges(m, grain, |tokens| {
             for token in tokens {
                 // SAFETY: each token's ranges are its own and each token is handed out once.
-                let (codes, scale, sums) = unsafe {
-                    let groups = padded / SUM_GROUP;
+                let (codes, scale, total, [s32, s64, s128]) = unsafe {
+                    let level = |level: usize| {
+                        let groups = groups_at(padded, level);
+                        sums[level].slice(token * groups..(token + 1) * groups)
+                    };
                     (
                         codes.slice(token * padded..(token + 1) * padded),
                         scale.slice(token..token + 1),
-                        sums.slice(token * groups..(token + 1) * groups),
+                        totals.slice(token..token + 1),
+                        [level(0), level(1), level(2)],
                     )
                 };
-                scale[0] = quantize_token(cpu.isa(), &x[token * k..(token + 1) * k], codes, sums);
+                scale[0] = quantize_token(cpu.isa(), &x[token * k..(token + 1) * k], codes, s32);
+                add_pairs(s32, s64);
+                add_pairs(s64, s128);
+                total[0] = s128.iter().sum();
             }
         });
         match self.scale[..m].iter().find(|s| !s.is_finite()) {
@@ -108,15 +124,32 @@ impl Activations {
         &self.scale[..self.m]
     }
 
-    /// Sums of the codes i32 \[M, padded K / 32\].
+    /// Sums of the codes over each 32 of K, i32 \[M, padded K / 32\].
     pub fn sums(&self) -> &[i32] {
-        &self.sums[..self.m * self.padded_k() / SUM_GROUP]
+        self.group_sums(Some(SUM_GROUP)).0
+    }
+
+    /// Sums over each group, or over K, and the number of them for a token.
+    pub(crate) fn group_sums(&self, group_size: Option<usize>) -> (&[i32], usize) {
+        let Some(group_size) = group_size else { return (&self.totals[..self.m], 1) };
+        let level = (group_size / SUM_GROUP).ilog2() as usize;
+        let groups = groups_at(self.padded_k(), level);
+        (&self.sums[level][..self.m * groups], groups)
     }
 
     /// The codes of one token.
     pub(crate) fn token(&self, m: usize) -> &[i8] {
         &self.codes[m * self.padded_k()..(m + 1) * self.padded_k()]
     }
+}
+
+/// Groups of 32 << level in a padded row.
+fn groups_at(padded_k: usize, level: usize) -> usize {
+    padded_k.div_ceil(SUM_GROUP << level)
+}
+
+fn add_pairs(fine: &[i32], coarse: &mut [i32]) {
+    coarse.iter_mut().zip(fine.chunks(2)).for_each(|(sum, pair)| *sum = pair.iter().sum());
 }
 
 /// Quantizes one token and returns its scale, which is not finite if an activation is not.

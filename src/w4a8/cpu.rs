@@ -133,7 +133,7 @@ fn multiply_tile<E: Element>(
     epilogue: &Epilogue<'_, E>,
     y: &Disjoint<'_, E>,
 ) {
-    let (tokens, tiles) = (Tokens::new(x), weight.tile_row(tile));
+    let (tokens, tiles) = (Tokens::new(x, weight.integer_group()), weight.tile_row(tile));
     let (codes, scales) = (weight.tile_codes(tile), weight.tile_scales(tile));
     let rows = tile * TILE_N..((tile + 1) * TILE_N).min(weight.n());
     let mut sums = [[0.0f32; TILE_N]; TOKEN_BLOCK];

@@ -72,14 +72,14 @@ fn combine(
     let mut acc = [0.0f32; TILE_N];
     match *scales {
         TileScales::PerChannel { scale, zero } => {
-            let sum = tokens.sum(token, None, 0).wrapping_mul(zero);
+            let sum = tokens.sum(token, 0).wrapping_mul(zero);
             let ints = ints(0, tokens.stride);
             (0..TILE_N).for_each(|row| acc[row] = ints[row].wrapping_sub(sum) as f32 * scale[row]);
         }
         TileScales::PerGroup { group_size, scale, zero } => {
             for (g, scale) in scale.iter().enumerate() {
                 let ints = ints(g * group_size, group_size);
-                let sum = tokens.sum(token, Some(group_size), g);
+                let sum = tokens.sum(token, g);
                 for row in 0..TILE_N {
                     let point = match zero {
                         TileZero::Fixed(zero) | TileZero::Offset(_, zero) => zero,
@@ -96,7 +96,7 @@ fn combine(
             let mut total = [0i32; TILE_N];
             for (g, group_scale) in group_scale.iter().enumerate() {
                 let ints = ints(g * group_size, group_size);
-                let sum = tokens.sum(token, Some(group_size), g);
+                let sum = tokens.sum(token, g);
                 (0..TILE_N).for_each(|row| total[row] += (ints[row] - 8 * sum) * i32::from(group_scale[row]));
             }
             (0..TILE_N).for_each(|row| acc[row] = total[row] as f32 * scale[row]);

@@ -201,7 +201,7 @@ unsafe fn dot_block<const M: usize>(
             TileScales::PerChannel { zero, .. } => {
                 total = ints(0, tokens.stride);
                 for (m, total) in total.iter_mut().enumerate() {
-                    let sum = _mm256_set1_epi32(tokens.sum(m, None, 0).wrapping_mul(zero));
+                    let sum = _mm256_set1_epi32(tokens.sum(m, 0).wrapping_mul(zero));
                     *total = total.map(|ints| _mm256_sub_epi32(ints, sum));
                 }
             }
@@ -210,7 +210,7 @@ unsafe fn dot_block<const M: usize>(
                     let ints = ints(g * group_size, group_size);
                     let scale = widen(scale);
                     for (m, acc) in acc.iter_mut().enumerate() {
-                        let sum = tokens.sum(m, Some(group_size), g);
+                        let sum = tokens.sum(m, g);
                         add_group(acc, ints[m], sum, g, scale, zero);
                     }
                 }
@@ -220,7 +220,7 @@ unsafe fn dot_block<const M: usize>(
                     let ints = ints(g * group_size, group_size);
                     let scale = widen_u8(group_scale);
                     for (m, total) in total.iter_mut().enumerate() {
-                        let sum = _mm256_set1_epi32(8 * tokens.sum(m, Some(group_size), g));
+                        let sum = _mm256_set1_epi32(8 * tokens.sum(m, g));
                         for half in 0..2 {
                             let ints = _mm256_mullo_epi32(_mm256_sub_epi32(ints[m][half], sum), scale[half]);
                             total[half] = _mm256_add_epi32(total[half], ints);

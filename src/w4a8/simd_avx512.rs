@@ -203,7 +203,8 @@ fn dot_block<const M: usize>(
     scales: &TileScales<'_>,
     out: &mut [[f32; TILE_N]],
 ) -> usize {
-    assert!(panel.len() >= tokens.stride * TILE_N && tokens.codes.len() >= M * tokens.stride && out.len() >= M);
+    assert!(panel.len() >= tokens.stride * TILE_N && out.len() >= M);
+    assert!(tokens.codes.len() >= M * tokens.stride && tokens.sums.len() >= M * tokens.groups);
     // SAFETY: this function has the instruction set; the lengths are asserted, and groups end within K ≤ stride.
     unsafe {
         let mut sums = Combine::<M>::new(tokens);
@@ -214,13 +215,13 @@ fn dot_block<const M: usize>(
             TileScales::PerGroup { group_size, scale, zero } => {
                 for (g, scale) in scale.iter().enumerate() {
                     let ints = ints::<M>(panel, &tokens, g * group_size, group_size);
-                    sums.group(ints, group_size, g, scale, zero);
+                    sums.group(ints, g, scale, zero);
                 }
             }
             TileScales::TwoLevel { group_size, group_scale, scale } => {
                 for (g, group_scale) in group_scale.iter().enumerate() {
                     let ints = ints::<M>(panel, &tokens, g * group_size, group_size);
-                    sums.integer(ints, group_size, g, group_scale);
+                    sums.integer(ints, g, group_scale);
                 }
                 sums.integers_to_channel(scale);
             }
@@ -244,53 +245,62 @@ impl<'a, const M: usize> Combine<'a, M> {
         unsafe { Combine { tokens, acc: [_mm512_setzero_ps(); M], total: [_mm512_setzero_si512(); M] } }
     }
 
+    /// Σ codes of token m in group g, in every lane.
+    #[inline(always)]
+    unsafe fn sum(&self, m: usize, g: usize) -> __m512i {
+        // SAFETY: the caller has the instruction set and m < M, g < groups, as many as the sums.
+        unsafe { _mm512_set1_epi32(*self.tokens.sums.as_ptr().add(m * self.tokens.groups + g)) }
+    }
+
+    /// ints − zero · Σ codes.
+    #[inline(always)]
+    unsafe fn subtract(&self, ints: __m512i, zero: i32, m: usize, g: usize) -> __m512i {
+        // SAFETY: the caller's. Zeros are 0 or powers of two.
+        unsafe {
+            match zero {
+                0 => ints,
+                8 => _mm512_sub_epi32(ints, _mm512_slli_epi32::<3>(self.sum(m, g))),
+                _ => _mm512_sub_epi32(ints, _mm512_slli_epi32::<7>(self.sum(m, g))),
+            }
+        }
+    }
+
     #[inline(always)]
     unsafe fn channel(&mut self, ints: [__m512i; M], scale: &[f32; TILE_N], zero: i32) {
-        // SAFETY: the caller has the instruction set.
+        // SAFETY: the caller's.
         unsafe {
             for m in 0..M {
-                let sum = self.tokens.sum(m, None, 0).wrapping_mul(zero);
-                self.total[m] = _mm512_sub_epi32(ints[m], _mm512_set1_epi32(sum));
+                self.total[m] = self.subtract(ints[m], zero, m, 0);
             }
             self.integers_to_channel(scale);
         }
     }
 
     #[inline(always)]
-    unsafe fn group(
-        &mut self,
-        ints: [__m512i; M],
-        group_size: usize,
-        g: usize,
-        scale: &[f16; TILE_N],
-        zero: TileZero<'_>,
-    ) {
-        // SAFETY: the caller has the instruction set.
+    unsafe fn group(&mut self, ints: [__m512i; M], g: usize, scale: &[f16; TILE_N], zero: TileZero<'_>) {
+        // SAFETY: the caller's.
         unsafe {
             let scale = widen(scale);
             match zero {
                 TileZero::Fixed(zero) => {
                     for m in 0..M {
-                        let sum = _mm512_set1_epi32(zero * self.tokens.sum(m, Some(group_size), g));
-                        let ints = _mm512_cvtepi32_ps(_mm512_sub_epi32(ints[m], sum));
+                        let ints = _mm512_cvtepi32_ps(self.subtract(ints[m], zero, m, g));
                         self.acc[m] = _mm512_fmadd_ps(ints, scale, self.acc[m]);
                     }
                 }
                 TileZero::ZeroPoint(points) => {
                     let points = widen_u8(&points[g]);
                     for m in 0..M {
-                        let sum = _mm512_set1_epi32(self.tokens.sum(m, Some(group_size), g));
-                        let ints = _mm512_sub_epi32(ints[m], _mm512_mullo_epi32(points, sum));
+                        let ints = _mm512_sub_epi32(ints[m], _mm512_mullo_epi32(points, self.sum(m, g)));
                         self.acc[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints), scale, self.acc[m]);
                     }
                 }
                 TileZero::Offset(offset, zero) => {
                     let offset = widen(&offset[g]);
                     for m in 0..M {
-                        let sum = self.tokens.sum(m, Some(group_size), g);
-                        let ints = _mm512_sub_epi32(ints[m], _mm512_set1_epi32(zero * sum));
-                        let acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints), scale, self.acc[m]);
-                        self.acc[m] = _mm512_fmadd_ps(_mm512_set1_ps(sum as f32), offset, acc);
+                        let ints = _mm512_cvtepi32_ps(self.subtract(ints[m], zero, m, g));
+                        let acc = _mm512_fmadd_ps(ints, scale, self.acc[m]);
+                        self.acc[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(self.sum(m, g)), offset, acc);
                     }
                 }
             }
@@ -298,13 +308,12 @@ impl<'a, const M: usize> Combine<'a, M> {
     }
 
     #[inline(always)]
-    unsafe fn integer(&mut self, ints: [__m512i; M], group_size: usize, g: usize, group_scale: &[u8; TILE_N]) {
-        // SAFETY: the caller has the instruction set.
+    unsafe fn integer(&mut self, ints: [__m512i; M], g: usize, group_scale: &[u8; TILE_N]) {
+        // SAFETY: the caller's.
         unsafe {
             let scale = widen_u8(group_scale);
             for m in 0..M {
-                let sum = self.tokens.sum(m, Some(group_size), g);
-                let ints = _mm512_sub_epi32(ints[m], _mm512_set1_epi32(8 * sum));
+                let ints = self.subtract(ints[m], 8, m, g);
                 self.total[m] = _mm512_add_epi32(self.total[m], _mm512_mullo_epi32(ints, scale));
             }
         }
@@ -369,7 +378,8 @@ fn gemv_tokens<const M: usize, const EIGHT: bool>(
 ) {
     let tiles = tiles.as_chunks().0;
     let tile_k = if EIGHT { 32 } else { 64 };
-    assert!(tiles.len() * tile_k >= tokens.stride && tokens.codes.len() >= M * tokens.stride && out.len() >= M);
+    assert!(tiles.len() * tile_k >= tokens.stride && out.len() >= M);
+    assert!(tokens.codes.len() >= M * tokens.stride && tokens.sums.len() >= M * tokens.groups);
     let steps = Steps { tiles, tokens };
     // SAFETY: this function has the instruction set; the lengths are asserted, and groups end within K ≤ stride.
     unsafe {
@@ -383,7 +393,7 @@ fn gemv_tokens<const M: usize, const EIGHT: bool>(
                 for (k64, pair) in scale.chunks(2).enumerate() {
                     let halves = steps.sum_halves::<M, EIGHT>(k64);
                     for (half, scale) in pair.iter().enumerate() {
-                        sums.group(halves[half], 32, 2 * k64 + half, scale, zero);
+                        sums.group(halves[half], 2 * k64 + half, scale, zero);
                     }
                 }
             }
@@ -391,14 +401,14 @@ fn gemv_tokens<const M: usize, const EIGHT: bool>(
                 let step = group_size / 64;
                 for (g, scale) in scale.iter().enumerate() {
                     let acc = steps.sum::<M, EIGHT>(g * step..(g + 1) * step);
-                    sums.group(acc, group_size, g, scale, zero);
+                    sums.group(acc, g, scale, zero);
                 }
             }
             TileScales::TwoLevel { group_size: 32, group_scale, scale } => {
                 for (k64, pair) in group_scale.chunks(2).enumerate() {
                     let halves = steps.sum_halves::<M, EIGHT>(k64);
                     for (half, group_scale) in pair.iter().enumerate() {
-                        sums.integer(halves[half], 32, 2 * k64 + half, group_scale);
+                        sums.integer(halves[half], 2 * k64 + half, group_scale);
                     }
                 }
                 sums.integers_to_channel(scale);
@@ -407,7 +417,7 @@ fn gemv_tokens<const M: usize, const EIGHT: bool>(
                 let step = group_size / 64;
                 for (g, group_scale) in group_scale.iter().enumerate() {
                     let acc = steps.sum::<M, EIGHT>(g * step..(g + 1) * step);
-                    sums.integer(acc, group_size, g, group_scale);
+                    sums.integer(acc, g, group_scale);
                 }
                 sums.integers_to_channel(scale);
             }

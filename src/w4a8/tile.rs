@@ -1,6 +1,6 @@
 //! What the kernels of every instruction set see: the scales of one block of 16 rows, and the tokens.
 
-use super::activation::{Activations, PAD_K, SUM_GROUP};
+use super::activation::{Activations, PAD_K};
 use super::pack::{PackedScales, PackedWeight, TILE_N};
 use super::weight::{Bits, GroupOffset, QQQ_GROUP, qqq_code};
 use half::f16;
@@ -42,6 +42,14 @@ pub(crate) enum TileCodes<'a> {
 }
 
 impl PackedWeight {
+    /// The K values whose products are summed as integers: QQQ's scales are inside its int8 weights.
+    pub(crate) fn integer_group(&self) -> Option<usize> {
+        match &self.scales {
+            PackedScales::Qqq { .. } => None,
+            _ => self.group_size(),
+        }
+    }
+
     pub(crate) fn tile_codes(&self, tile: usize) -> TileCodes<'_> {
         match (&self.scales, self.bits()) {
             (PackedScales::Qqq { group_scale, .. }, _) => {
@@ -113,7 +121,7 @@ pub(crate) fn qqq_table(group_scale: f16) -> [u8; 16] {
     std::array::from_fn(|code| (i16::from(qqq_code(code as i8, group_scale)) + 128) as u8)
 }
 
-/// A run of quantized tokens.
+/// A run of quantized tokens, with the sums that go with one weight's groups.
 #[derive(Clone, Copy)]
 pub(crate) struct Tokens<'a> {
     pub(crate) count: usize,
@@ -121,22 +129,24 @@ pub(crate) struct Tokens<'a> {
     pub(crate) stride: usize,
     /// int8 \[count, stride\].
     pub(crate) codes: &'a [i8],
-    /// i32 \[count, stride/32\].
+    /// Sums of a token.
+    pub(crate) groups: usize,
+    /// i32 \[count, groups\]: Σ codes of each of the weight's groups, or of all K.
     pub(crate) sums: &'a [i32],
 }
 
 impl<'a> Tokens<'a> {
-    pub(crate) fn new(x: &'a Activations) -> Self {
-        Tokens { count: x.m(), stride: x.padded_k(), codes: x.codes(), sums: x.sums() }
+    pub(crate) fn new(x: &'a Activations, group_size: Option<usize>) -> Self {
+        let (sums, groups) = x.group_sums(group_size);
+        Tokens { count: x.m(), stride: x.padded_k(), codes: x.codes(), groups, sums }
     }
 
     pub(crate) fn range(self, start: usize, count: usize) -> Self {
-        let sums = self.stride / SUM_GROUP;
         Tokens {
             count,
-            stride: self.stride,
             codes: &self.codes[start * self.stride..(start + count) * self.stride],
-            sums: &self.sums[start * sums..(start + count) * sums],
+            sums: &self.sums[start * self.groups..(start + count) * self.groups],
+            ..self
         }
     }
 
@@ -144,17 +154,9 @@ impl<'a> Tokens<'a> {
         &self.codes[token * self.stride..(token + 1) * self.stride]
     }
 
-    /// Σ codes of group `group` of `group_size` values, or of all K.
-    #[inline(always)]
-    pub(crate) fn sum(self, token: usize, group_size: Option<usize>, group: usize) -> i32 {
-        let sums = &self.sums[token * (self.stride / SUM_GROUP)..][..self.stride / SUM_GROUP];
-        match group_size {
-            None => sums.iter().sum(),
-            Some(size) => {
-                let per = size / SUM_GROUP;
-                sums[group * per..(group + 1) * per].iter().sum()
-            }
-        }
+    /// Σ codes of one of a token's groups.
+    pub(crate) fn sum(self, token: usize, group: usize) -> i32 {
+        self.sums[token * self.groups + group]
     }
 }
 
