@@ -1,0 +1,42 @@
+//! What the benches share: seeded data and the machine's read bandwidth.
+#![allow(dead_code)] // each bench uses its part
+
+use moray::Cpu;
+use std::hint::black_box;
+use std::time::Instant;
+
+/// Seeded numbers in −1..1.
+pub fn numbers(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// Copies of a working set that together are well above the last-level cache.
+pub fn copies(bytes: usize) -> usize {
+    (256usize << 20).div_ceil(bytes).max(1)
+}
+
+/// Bytes a second that all threads together read from memory, the best of several passes over 512 MiB.
+pub fn read_bandwidth(cpu: &Cpu) -> f64 {
+    let data = vec![1u64; 64 << 20];
+    (0..7)
+        .map(|_| {
+            let start = Instant::now();
+            cpu.team().for_ranges(data.len(), 1 << 16, |range| {
+                let sums = data[range].chunks_exact(32).fold([0u64; 32], |mut sums, chunk| {
+                    sums.iter_mut().zip(chunk).for_each(|(sum, v)| *sum = sum.wrapping_add(*v));
+                    sums
+                });
+                black_box(sums);
+            });
+            size_of_val(&data[..]) as f64 / start.elapsed().as_secs_f64()
+        })
+        .fold(0.0, f64::max)
+}
