@@ -1,5 +1,6 @@
 //! Kernels for LLM inference that does less work: W4A8 GEMM, gather-style sparse MLP, head-skipping attention.
 
+pub mod attention;
 pub mod cpu;
 pub mod element;
 pub mod error;

@@ -1,0 +1,261 @@
+//! Attention on the CPU: check, divide, compute.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::kernel::{Finish, Merge, Rows, Segment};
+use super::kv_cache::{KvCache, causal_mask};
+use super::simd::KvElement;
+use super::storage::with_element;
+use super::workspace::{Division, Scratch, Unit, Workspace, cut_scratch, scratch_elems, state_elems};
+use super::{BLOCK, Call, SEGMENT, dispatch, heads};
+use crate::cpu::Cpu;
+use crate::error::{Result, check_len};
+use crate::threads::Disjoint;
+
+/// Computes attention of a call's tokens over what the cache holds for their slots, positions ≤ their own.
+///
+/// out[t, h] = Σ_j softmax_j(q[t, h] · k[j] / √head_dim) · v[j] over the positions j that the KV head of h holds. Heads that
+/// do not run give zeros and cost nothing else: neither their K and V are read nor anything computed. A head that holds
+/// no position gives zeros.
+///
+/// | argument | dtype | shape | layout |
+/// |---|---|---|---|
+/// | `q` | f32 | [M, n_q_heads, head_dim] | row-major, turned by RoPE |
+/// | `cache` | f32, f16, bf16 | see [`KvCache`] | K turned by RoPE; this call's own tokens already written |
+/// | `out` | f32 | [M, n_q_heads, head_dim] | row-major, all of it written |
+///
+/// # Errors
+/// [`crate::Error::Index`] for a layer, slot, position or head out of range, [`crate::Error::NotIncreasing`] for a list
+/// with duplicates, [`crate::Error::Length`] for a buffer that does not fit, [`crate::Error::Shape`] if the call, the
+/// cache and the workspace disagree. Nothing has been written then.
+///
+/// # Source
+/// Online softmax: Milakov and Gimelshein (arXiv 1805.02867); blocks and segments: FlashAttention (arXiv 2205.14135) and
+/// Flash-Decoding; a list of heads per sequence: Polar Sparsity (arXiv 2505.14884).
+///
+/// # Example
+/// ```
+/// use moray::attention::*;
+/// let cpu = moray::Cpu::detect();
+/// let shape = AttentionShape::new(2, 1, 8)?;
+/// let kv = KvShape { n_layers: 1, n_slots: 1, n_kv_heads: 1, head_dim: 8, capacity: 64 };
+/// let mut cache = KvCache::new(kv, KvDtype::F16)?;
+/// let limits = Limits { max_rows: 4, max_spans: 1, capacity: 64 };
+/// let mut workspace = Workspace::new(&cpu, shape, limits)?;
+///
+/// let spans = [Span { slot: 0, start: 0, len: 4 }]; // a prompt of four tokens
+/// let call = Call { shape, layer: 0, spans: &spans, heads: Heads::Mask { words: &[0b01] } }; // head 0 runs
+/// write_kv(&cpu, &call, KvPolicy::WriteAll, None, &[0.5; 32], &[0.25; 32], &mut cache)?;
+/// let mut out = [f32::NAN; 64];
+/// attend(&cpu, &call, &[1.0; 64], &cache, &mut out, &mut workspace)?;
+/// assert_eq!(out[..8], [0.25; 8]);
+/// assert_eq!(out[8..16], [0.0; 8]);
+/// # Ok::<(), moray::Error>(())
+/// ```
+pub fn attend(
+    cpu: &Cpu,
+    call: &Call<'_>,
+    q: &[f32],
+    cache: &KvCache,
+    out: &mut [f32],
+    workspace: &mut Workspace,
+) -> Result<()> {
+    let rows = call.check(cache.shape())?;
+    check_len("q", rows * call.shape.q_elems(), q.len())?;
+    check_len("out", q.len(), out.len())?;
+    workspace.check(cpu, call, rows)?;
+    let division = workspace.divide(cpu, call, rows);
+    with_element!(cache.dtype(), E => Job::<E> { cpu, call, q, cache, element: std::marker::PhantomData }
+        .run(division, out, workspace));
+    Ok(())
+}
+
+/// Counts the bytes of K and V that a call has to read, each row of each running group once per span: holes and groups
+/// without a running head cost none.
+///
+/// # Errors
+/// As [`attend`] for the call.
+pub fn bytes_read(call: &Call<'_>, cache: &KvCache) -> Result<usize> {
+    call.check(cache.shape())?;
+    let row_bytes = 2 * call.shape.head_dim * cache.dtype().bytes();
+    let mut rows = 0;
+    for (index, span) in call.spans.iter().enumerate().filter(|(_, span)| span.len > 0) {
+        for kv_head in (0..call.shape.n_kv_heads).filter(|&h| call.heads.uses_group(&call.shape, index, h)) {
+            let presence = cache.presence(call.layer, span.slot, kv_head).iter().enumerate();
+            rows += presence.map(|(b, word)| (word & causal_mask(span.end(), b)).count_ones() as usize).sum::<usize>();
+        }
+    }
+    Ok(rows * row_bytes)
+}
+
+struct Job<'a, E> {
+    cpu: &'a Cpu,
+    call: &'a Call<'a>,
+    q: &'a [f32],
+    cache: &'a KvCache,
+    element: std::marker::PhantomData<E>,
+}
+
+impl<E: KvElement> Job<'_, E> {
+    fn run(&self, division: Division, out: &mut [f32], workspace: &mut Workspace) {
+        let Workspace { scratch, partials, units, .. } = workspace;
+        let (out, partials) = (Disjoint::new(out), Disjoint::new(partials));
+        match division {
+            Division::Tiles => self.for_units(units, scratch, |unit, scratch| self.tile(unit, scratch, &out)),
+            Division::Segments { segments } => {
+                self.for_units(units, scratch, |unit, scratch| self.segment(unit, segments, scratch, &partials));
+                self.merge(units, segments, &partials, &out);
+            }
+        }
+    }
+
+    /// Hands every unit to a thread with its own scratch.
+    fn for_units(&self, units: &[Unit], scratch: &mut [f32], f: impl Fn(&Unit, &mut Scratch<'_>) + Sync) {
+        let elems = scratch_elems(&self.call.shape);
+        let scratch = Disjoint::new(scratch);
+        let next = AtomicUsize::new(0);
+        let work = |member: usize| {
+            // SAFETY: each member's range is its own, and the members of a team run once per job.
+            let scratch = unsafe { scratch.slice(member * elems..(member + 1) * elems) };
+            let mut scratch = cut_scratch(&self.call.shape, scratch);
+            while let Some(unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
+                f(unit, &mut scratch);
+            }
+        };
+        if units.len() > 1 { self.cpu.team().run(work) } else { work(0) }
+    }
+
+    fn runs(&self, span: usize, head: usize) -> bool {
+        self.call.heads.contains(&self.call.shape, span, head)
+    }
+
+    /// The (token, query head) pairs of a unit in the order of its rows.
+    fn rows_of(&self, unit: &Unit) -> impl Iterator<Item = (usize, usize)> {
+        let (span, group) = (unit.span, heads::group(&self.call.shape, unit.kv_head));
+        let heads = move |token| group.clone().map(move |head| (token, head));
+        (unit.row..unit.row + unit.tokens).flat_map(heads).filter(move |&(_, head)| self.runs(span, head))
+    }
+
+    fn head_of(&self, token: usize, head: usize) -> std::ops::Range<usize> {
+        let start = token * self.call.shape.q_elems() + head * self.call.shape.head_dim;
+        start..start + self.call.shape.head_dim
+    }
+
+    /// Copies a unit's queries, times log₂ e / √head_dim, into the scratch.
+    fn load_queries(&self, unit: &Unit, scratch: &mut Scratch<'_>) -> Rows {
+        let d = self.call.shape.head_dim;
+        let factor = (std::f64::consts::LOG2_E / (d as f64).sqrt()) as f32;
+        let mut count = 0;
+        for ((token, head), scaled) in self.rows_of(unit).zip(scratch.q.chunks_exact_mut(d)) {
+            for (scaled, q) in scaled.iter_mut().zip(&self.q[self.head_of(token, head)]) {
+                *scaled = q * factor;
+            }
+            count += 1;
+        }
+        Rows { count, per_token: count / unit.tokens, position: unit.position }
+    }
+
+    fn compute_segment(&self, unit: &Unit, segment: usize, rows: Rows, scratch: &mut Scratch<'_>) {
+        const BLOCKS: usize = SEGMENT / BLOCK;
+        let (layer, slot) = (self.call.layer, self.call.spans[unit.span].slot);
+        let end = (unit.position + unit.tokens).div_ceil(BLOCK);
+        let op = Segment {
+            region: self.cache.region::<E>(layer, slot, unit.kv_head),
+            presence: self.cache.presence(layer, slot, unit.kv_head),
+            blocks: segment * BLOCKS..end.min((segment + 1) * BLOCKS),
+            head_dim: self.call.shape.head_dim,
+            rows,
+            scratch,
+        };
+        dispatch::run(self.cpu.isa(), op);
+    }
+
+    /// Computes a unit over its whole context.
+    fn tile(&self, unit: &Unit, scratch: &mut Scratch<'_>, out: &Disjoint<'_, f32>) {
+        let head_dim = self.call.shape.head_dim;
+        let stride = state_elems(head_dim);
+        let rows = self.load_queries(unit, scratch);
+        if rows.count > 0 {
+            let states = rows.count * stride;
+            for segment in 0..(unit.position + unit.tokens).div_ceil(SEGMENT) {
+                self.compute_segment(unit, segment, rows, scratch);
+                let (total, segment_states) = (&mut scratch.total[..states], &scratch.segment[..states]);
+                if segment == 0 {
+                    total.copy_from_slice(segment_states);
+                } else {
+                    dispatch::run(self.cpu.isa(), Merge { head_dim, total, segment: segment_states });
+                }
+            }
+        }
+        let mut states = scratch.total.chunks_exact_mut(stride);
+        for token in unit.row..unit.row + unit.tokens {
+            for head in heads::group(&self.call.shape, unit.kv_head) {
+                // SAFETY: a (token, head) pair belongs to one unit.
+                let out = unsafe { out.slice(self.head_of(token, head)) };
+                match if self.runs(unit.span, head) { states.next() } else { None } {
+                    Some(state) => self.finish(state, out),
+                    None => out.fill(0.0),
+                }
+            }
+        }
+    }
+
+    /// Computes one segment of a unit and leaves its states in `partials`.
+    fn segment(&self, unit: &Unit, segments: usize, scratch: &mut Scratch<'_>, partials: &Disjoint<'_, f32>) {
+        let stride = state_elems(self.call.shape.head_dim);
+        let rows = self.load_queries(unit, scratch);
+        if rows.count == 0 {
+            return;
+        }
+        self.compute_segment(unit, unit.segment, rows, scratch);
+        for ((token, head), state) in self.rows_of(unit).zip(scratch.segment.chunks_exact(stride)) {
+            let place = (token * self.call.shape.n_q_heads + head) * segments + unit.segment;
+            // SAFETY: a (token, head, segment) triple belongs to one unit.
+            unsafe { partials.slice(place * stride..(place + 1) * stride) }.copy_from_slice(state);
+        }
+    }
+
+    /// Merges the segments of every (token, head) in order.
+    fn merge(&self, units: &[Unit], segments: usize, partials: &Disjoint<'_, f32>, out: &Disjoint<'_, f32>) {
+        /// States that one thread merges in about the time of a barrier.
+        const STATES_PER_RANGE: usize = 64;
+        let shape = &self.call.shape;
+        let stride = state_elems(shape.head_dim);
+        self.cpu.team().for_ranges(units.len(), STATES_PER_RANGE.div_ceil(shape.group_size()), |range| {
+            for unit in units[range].iter().filter(|unit| unit.segment == 0) {
+                for (i, token) in (unit.row..unit.row + unit.tokens).enumerate() {
+                    for head in heads::group(shape, unit.kv_head) {
+                        let place = (token * shape.n_q_heads + head) * segments;
+                        // SAFETY: a (token, head) pair belongs to one unit of segment 0.
+                        let (states, out) = unsafe {
+                            let states = partials.slice(place * stride..(place + segments) * stride);
+                            (states, out.slice(self.head_of(token, head)))
+                        };
+                        if self.runs(unit.span, head) {
+                            self.merge_row((unit.position + i) / SEGMENT, states, out);
+                        } else {
+                            out.fill(0.0);
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// Merges segments 0 to `last` of one row.
+    fn merge_row(&self, last: usize, states: &mut [f32], out: &mut [f32]) {
+        let head_dim = self.call.shape.head_dim;
+        let stride = state_elems(head_dim);
+        let (total, later) = states.split_at_mut(stride);
+        for segment in later.chunks_exact(stride).take(last) {
+            dispatch::run(self.cpu.isa(), Merge { head_dim, total, segment });
+        }
+        self.finish(total, out);
+    }
+
+    fn finish(&self, state: &mut [f32], out: &mut [f32]) {
+        dispatch::run(self.cpu.isa(), Finish { state });
+        let values = &state[state_elems(out.len()) - out.len().next_multiple_of(16)..];
+        out.copy_from_slice(&values[..out.len()]);
+    }
+}

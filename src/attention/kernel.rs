@@ -1,0 +1,362 @@
+//! The arithmetic of attention, once for every instruction set.
+//!
+//! A row is one query head of one token; the rows of a tile share a KV head. A row's state over a segment is its maximum
+//! score m, sixteen partial sums of weights (position j adds to sum j % 16) and the weighted sum of values.
+//!
+//! Scores carry a factor log₂ e, so that weights are powers of two: 2^(s − m) = exp((q·k − max) / √head_dim).
+
+use std::ops::Range;
+
+use super::BLOCK;
+use super::kv_cache::causal_mask;
+use super::simd::{KvElement, Lanes, Op, exp2};
+use super::workspace::{STATE_HEADER, Scratch, state_elems};
+
+/// Rows from which a converting pass over a block costs less than converting at every use.
+const WIDEN_ROWS: usize = 12;
+
+/// The rows of a tile: token by token, the running heads of the group side by side.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    pub(super) count: usize,
+    pub(super) per_token: usize,
+    /// Position of the first token.
+    pub(super) position: usize,
+}
+
+impl Rows {
+    /// The positions of block `block` that row `row` may see.
+    #[inline(always)]
+    fn causal(&self, row: usize, block: usize) -> u64 {
+        causal_mask(self.position + row / self.per_token + 1, block)
+    }
+}
+
+/// Makes the states of one segment in `scratch.segment` from the queries in `scratch.q`.
+pub(super) struct Segment<'a, 'b, E> {
+    /// The blocks of a (layer, slot, kv_head), and their presence words.
+    pub(super) region: &'a [E],
+    pub(super) presence: &'a [u64],
+    /// The segment's blocks up to the last row's position.
+    pub(super) blocks: Range<usize>,
+    pub(super) head_dim: usize,
+    pub(super) rows: Rows,
+    pub(super) scratch: &'a mut Scratch<'b>,
+}
+
+/// One block as the inner loops see it.
+struct Tile<'a, E> {
+    /// K [4][head_dim][16], then V [BLOCK][v_stride].
+    block: &'a [E],
+    index: usize,
+    present: u64,
+    head_dim: usize,
+    rows: Rows,
+    q: &'a [f32],
+    weights: &'a mut [f32],
+    states: &'a mut [f32],
+}
+
+impl<E: KvElement> Op for Segment<'_, '_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Lanes, const W: usize>(self) {
+        let (d, rows) = (self.head_dim, self.rows);
+        let stride = state_elems(d);
+        let elems = BLOCK * (d + d.next_multiple_of(16));
+        let Scratch { q, weights, segment, block: widened, .. } = self.scratch;
+        let states = &mut segment[..rows.count * stride];
+        for state in states.chunks_exact_mut(stride) {
+            state.fill(0.0);
+            state[0] = f32::NEG_INFINITY;
+        }
+        for index in self.blocks {
+            let present = self.presence[index];
+            let visible = present & rows.causal(rows.count - 1, index);
+            if visible == 0 {
+                continue;
+            }
+            let block = &self.region[index * elems..(index + 1) * elems];
+            let (q, weights, states) = (&*q, &mut *weights, &mut *states);
+            if E::CONVERTS && rows.count >= WIDEN_ROWS {
+                // SAFETY: both blocks hold `elems` elements, a multiple of sixteen; V's instruction set is the caller's care.
+                unsafe { widen::<V, E>(block, &mut widened[..elems], d, visible) };
+                let tile = Tile { block: &widened[..elems], index, present, head_dim: d, rows, q, weights, states };
+                // SAFETY: V's instruction set is the caller's care.
+                unsafe { tile.run::<V, W>() };
+            } else {
+                let tile = Tile { block, index, present, head_dim: d, rows, q, weights, states };
+                // SAFETY: V's instruction set is the caller's care.
+                unsafe { tile.run::<V, W>() };
+            }
+        }
+    }
+}
+
+/// Groups of sixteen positions that reach the last visible one.
+#[inline(always)]
+fn groups_of(visible: u64) -> usize {
+    4 - visible.leading_zeros() as usize / 16
+}
+
+/// Converts the part of a block that reaches the last visible position.
+#[inline(always)]
+unsafe fn widen<V: Lanes, E: KvElement>(block: &[E], widened: &mut [f32], d: usize, visible: u64) {
+    let v_stride = d.next_multiple_of(16);
+    let k = 0..groups_of(visible) * d * 16;
+    let v = BLOCK * d..BLOCK * d + (BLOCK - visible.leading_zeros() as usize) * v_stride;
+    assert!(block.len() == widened.len() && v.end <= block.len() && k.end <= v.start);
+    for i in k.step_by(16).chain(v.step_by(16)) {
+        // SAFETY: i + 16 is at most the length of both by the assertion, since all ends are multiples of sixteen.
+        unsafe { E::load16::<V>(block.as_ptr().add(i)).store(widened.as_mut_ptr().add(i)) };
+    }
+}
+
+impl<E: KvElement> Tile<'_, E> {
+    #[inline(always)]
+    unsafe fn run<V: Lanes, const W: usize>(mut self) {
+        let (d, count) = (self.head_dim, self.rows.count);
+        assert!(self.block.len() >= BLOCK * (d + d.next_multiple_of(16)));
+        assert!(self.q.len() >= count * d && self.weights.len() >= count * BLOCK);
+        assert!(self.states.len() >= count * state_elems(d));
+        let mut row = 0;
+        while row < count {
+            let n = (count - row).min(6);
+            // SAFETY: rows `row..row + n` exist in q, weights and states by the assertions above.
+            unsafe {
+                match n {
+                    1 => self.rows_of::<V, W, 1>(row),
+                    2 => self.rows_of::<V, W, 2>(row),
+                    3 => self.rows_of::<V, W, 3>(row),
+                    4 => self.rows_of::<V, W, 4>(row),
+                    5 => self.rows_of::<V, W, 5>(row),
+                    _ => self.rows_of::<V, W, 6>(row),
+                }
+            }
+            row += n;
+        }
+    }
+
+    /// Takes the block into the states of rows `row..row + N`.
+    #[inline(always)]
+    unsafe fn rows_of<V: Lanes, const W: usize, const N: usize>(&mut self, row: usize) {
+        let visible = |i: usize, tile: &Self| tile.present & tile.rows.causal(row + i, tile.index);
+        let widest = visible(N - 1, self);
+        if widest == 0 {
+            return;
+        }
+        let stride = state_elems(self.head_dim);
+        // SAFETY: the rows exist (the caller's care), groups and positions lie inside the block.
+        unsafe {
+            let groups = groups_of(widest);
+            if groups == W {
+                self.scores::<V, N, W>(row, 0);
+            } else {
+                (0..groups).for_each(|group| self.scores::<V, N, 1>(row, group));
+            }
+            for i in 0..N {
+                let visible = visible(i, self);
+                if visible != 0 {
+                    let state = self.states[(row + i) * stride..].as_mut_ptr();
+                    weigh::<V>(state, self.weights[(row + i) * BLOCK..].as_mut_ptr(), visible, self.head_dim);
+                }
+            }
+            // Rows differ only in where causality cuts them off, so what the first sees comes first for all.
+            let joint = visible(0, self);
+            self.values::<V, W, N>(row, joint);
+            for i in 1..N {
+                let rest = visible(i, self) & !joint;
+                if rest != 0 {
+                    self.values::<V, W, 1>(row + i, rest);
+                }
+            }
+        }
+    }
+
+    /// Writes the scores of N rows for G groups of sixteen positions: each is one chain over head_dim.
+    #[inline(always)]
+    unsafe fn scores<V: Lanes, const N: usize, const G: usize>(&mut self, row: usize, group: usize) {
+        let d = self.head_dim;
+        // SAFETY: the caller's: rows and groups exist, and the lengths were asserted in `run`.
+        unsafe {
+            let q = self.q.as_ptr().add(row * d);
+            let k = self.block.as_ptr().add(group * d * 16);
+            let mut sums = [[V::splat(0.0); G]; N];
+            for i in 0..d {
+                let mut keys = [V::splat(0.0); G];
+                for (g, key) in keys.iter_mut().enumerate() {
+                    *key = E::load16(k.add((g * d + i) * 16));
+                }
+                for (n, sums) in sums.iter_mut().enumerate() {
+                    let query = V::splat(*q.add(n * d + i));
+                    for (sum, key) in sums.iter_mut().zip(keys) {
+                        *sum = query.mul_add(key, *sum);
+                    }
+                }
+            }
+            let weights = self.weights.as_mut_ptr().add(row * BLOCK + group * 16);
+            for (n, sums) in sums.into_iter().enumerate() {
+                for (g, sum) in sums.into_iter().enumerate() {
+                    sum.store(weights.add(n * BLOCK + g * 16));
+                }
+            }
+        }
+    }
+
+    /// Adds the weighted values of the positions in `visible` to N rows: each element is one chain over positions.
+    #[inline(always)]
+    unsafe fn values<V: Lanes, const W: usize, const N: usize>(&mut self, row: usize, visible: u64) {
+        let vectors = self.head_dim.div_ceil(16);
+        let mut i = 0;
+        // SAFETY: the caller's, as in `scores`; i counts the vectors of a V row.
+        unsafe {
+            while vectors - i >= W {
+                self.values_at::<V, N, W>(row, visible, i * 16);
+                i += W;
+            }
+            while i < vectors {
+                self.values_at::<V, N, 1>(row, visible, i * 16);
+                i += 1;
+            }
+        }
+    }
+
+    /// As `values`, for G vectors of dimensions from `column` on.
+    #[inline(always)]
+    unsafe fn values_at<V: Lanes, const N: usize, const G: usize>(&mut self, row: usize, visible: u64, column: usize) {
+        let (d, stride) = (self.head_dim, state_elems(self.head_dim));
+        let v_stride = d.next_multiple_of(16);
+        // SAFETY: the caller's, as in `scores`; column + 16·G is at most v_stride.
+        unsafe {
+            let v = self.block.as_ptr().add(BLOCK * d + column);
+            let weights = self.weights.as_ptr().add(row * BLOCK);
+            let out = self.states.as_mut_ptr().add(row * stride + STATE_HEADER + column);
+            let mut sums = [[V::splat(0.0); G]; N];
+            for (n, sums) in sums.iter_mut().enumerate() {
+                for (g, sum) in sums.iter_mut().enumerate() {
+                    *sum = V::load(out.add(n * stride + g * 16));
+                }
+            }
+            let mut left = visible;
+            while left != 0 {
+                let start = left.trailing_zeros() as usize;
+                let end = start + (left >> start).trailing_ones() as usize;
+                left &= !causal_mask(end, 0);
+                for j in start..end {
+                    let mut values = [V::splat(0.0); G];
+                    for (g, value) in values.iter_mut().enumerate() {
+                        *value = E::load16(v.add(j * v_stride + g * 16));
+                    }
+                    for (n, sums) in sums.iter_mut().enumerate() {
+                        let weight = V::splat(*weights.add(n * BLOCK + j));
+                        for (sum, value) in sums.iter_mut().zip(values) {
+                            *sum = weight.mul_add(value, *sum);
+                        }
+                    }
+                }
+            }
+            for (n, sums) in sums.into_iter().enumerate() {
+                for (g, sum) in sums.into_iter().enumerate() {
+                    sum.store(out.add(n * stride + g * 16));
+                }
+            }
+        }
+    }
+}
+
+/// Turns a row's scores into weights, and brings its state to the new maximum.
+///
+/// # Safety
+/// `state` has `state_elems(d)` floats, `weights` BLOCK.
+#[inline(always)]
+unsafe fn weigh<V: Lanes>(state: *mut f32, weights: *mut f32, visible: u64, d: usize) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut scores = [V::splat(0.0); 4];
+        for (g, score) in scores.iter_mut().enumerate() {
+            *score = V::load(weights.add(g * 16)).keep((visible >> (g * 16)) as u16, f32::NEG_INFINITY);
+        }
+        let largest = scores[0].max(scores[1]).max(scores[2].max(scores[3])).reduce_max();
+        let old = *state;
+        let new = if largest > old { largest } else { old };
+        let mut sums = V::load(state.add(16));
+        if new > old {
+            *state = new;
+            if old != f32::NEG_INFINITY {
+                let factor = exp2(V::splat(old - new));
+                sums = sums.mul(factor);
+                for i in (STATE_HEADER..state_elems(d)).step_by(16) {
+                    V::load(state.add(i)).mul(factor).store(state.add(i));
+                }
+            }
+        }
+        for (g, score) in scores.into_iter().enumerate() {
+            let weight = exp2(score.sub(V::splat(new)));
+            sums = sums.add(weight);
+            weight.store(weights.add(g * 16));
+        }
+        sums.store(state.add(16));
+    }
+}
+
+/// Merges the states of a later segment into those of the earlier ones, row by row.
+pub(super) struct Merge<'a> {
+    pub(super) head_dim: usize,
+    pub(super) total: &'a mut [f32],
+    pub(super) segment: &'a [f32],
+}
+
+impl Op for Merge<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Lanes, const W: usize>(self) {
+        let stride = state_elems(self.head_dim);
+        for (total, segment) in self.total.chunks_exact_mut(stride).zip(self.segment.chunks_exact(stride)) {
+            if segment[0] == f32::NEG_INFINITY {
+                continue;
+            }
+            if total[0] == f32::NEG_INFINITY {
+                total.copy_from_slice(segment);
+                continue;
+            }
+            let new = if segment[0] > total[0] { segment[0] } else { total[0] };
+            // SAFETY: a state is a whole number of sixteen floats; V's instruction set is the caller's care.
+            unsafe {
+                let (a, b) = (exp2(V::splat(total[0] - new)), exp2(V::splat(segment[0] - new)));
+                for i in (16..stride).step_by(16) {
+                    let (old, add) = (V::load(total[i..].as_ptr()), V::load(segment[i..].as_ptr()));
+                    add.mul_add(b, old.mul(a)).store(total[i..].as_mut_ptr());
+                }
+            }
+            total[0] = new;
+        }
+    }
+}
+
+/// Divides a state's output by its sum of weights, in place; nothing to attend to gives zeros.
+pub(super) struct Finish<'a> {
+    pub(super) state: &'a mut [f32],
+}
+
+impl Op for Finish<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Lanes, const W: usize>(self) {
+        let (header, out) = self.state.split_at_mut(STATE_HEADER);
+        if header[0] == f32::NEG_INFINITY {
+            out.fill(0.0);
+            return;
+        }
+        // SAFETY: the header has 32 floats, the output a whole number of sixteen; V's instruction set is the caller's care.
+        unsafe {
+            let inverse = V::splat(1.0 / V::load(header[16..].as_ptr()).reduce_add());
+            for lanes in out.chunks_exact_mut(16) {
+                // Adding 0 makes one zero of the two.
+                V::load(lanes.as_ptr()).mul_add(inverse, V::splat(0.0)).store(lanes.as_mut_ptr());
+            }
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! RoPE on k, fused with writing K and V into the cache.
+
+use std::ops::Range;
+
+use super::kv_cache::{KvCache, KvRow, KvShape};
+use super::simd::{KvElement, Lanes, Op};
+use super::storage::with_element;
+use super::{BLOCK, Call, KvPolicy, MAX_HEAD_DIM, Rope, Span, dispatch};
+use crate::cpu::Cpu;
+use crate::error::{Error, Result, check_len};
+
+/// Writes the K and V of a call's tokens, K turned by `rope` (`None`: k is already turned, or the model has no RoPE).
+///
+/// k and v are f32, [M, n_kv_heads · head_dim]. Heads that `policy` does not project ([`KvPolicy::projects`]) are not read
+/// and become holes or zeros. Positions written before are replaced.
+///
+/// # Errors
+/// [`Error::Index`] for a layer, slot or position out of range (of the cache, or of the rope table), [`Error::Length`] if k
+/// or v does not fit, [`Error::Shape`] if the call, the cache and the rope disagree, and the errors of
+/// [`super::Heads::check`]. Nothing has been written then.
+///
+/// # Example
+/// ```
+/// use moray::attention::*;
+/// let cpu = moray::Cpu::detect();
+/// let shape = AttentionShape::new(2, 1, 8)?;
+/// let mut cache =
+///     KvCache::new(KvShape { n_layers: 1, n_slots: 1, n_kv_heads: 1, head_dim: 8, capacity: 16 }, KvDtype::F32)?;
+/// let spans = [Span { slot: 0, start: 0, len: 3 }];
+/// let call = Call { shape, layer: 0, spans: &spans, heads: Heads::All };
+/// write_kv(&cpu, &call, KvPolicy::WriteAll, None, &[0.5; 24], &[0.25; 24], &mut cache)?;
+/// assert_eq!(cache.len(0), 3);
+/// # Ok::<(), moray::Error>(())
+/// ```
+pub fn write_kv(
+    cpu: &Cpu,
+    call: &Call<'_>,
+    policy: KvPolicy,
+    rope: Option<&Rope>,
+    k: &[f32],
+    v: &[f32],
+    cache: &mut KvCache,
+) -> Result<()> {
+    let rows = call.check(cache.shape())?;
+    check_len("k", rows * call.shape.kv_elems(), k.len())?;
+    check_len("v", rows * call.shape.kv_elems(), v.len())?;
+    if let Some(rope) = rope {
+        check_rope(rope, cache.shape())?;
+        call.spans.iter().try_for_each(|span| rope.check_span(span))?;
+    }
+    let mut first_row = 0;
+    for (index, span) in call.spans.iter().enumerate() {
+        for kv_head in 0..call.shape.n_kv_heads {
+            let at = KvRow { slot: span.slot, kv_head, position: span.start };
+            let projected = policy.projects(call, index, kv_head);
+            let source = match (projected, policy) {
+                (true, _) => Some(Source { k, v, rope, first_row, stride: call.shape.kv_elems() }),
+                (false, KvPolicy::Zero) => Some(Source { k: &[], v: &[], rope: None, first_row, stride: 0 }),
+                (false, _) => None,
+            };
+            if let Some(source) = &source {
+                with_element!(cache.dtype(), E => store_span::<E>(cpu, call.layer, at, span, source, cache));
+            }
+            cache.mark(call.layer, at, span.end(), source.is_some());
+        }
+        first_row += span.len;
+    }
+    Ok(())
+}
+
+/// Writes one K and V row, [head_dim] each, f32, K turned by `rope` at the row's own position: for rows that are
+/// recomputed after their head was skipped.
+///
+/// # Errors
+/// As [`write_kv`].
+pub fn write_row(
+    cpu: &Cpu,
+    layer: usize,
+    row: KvRow,
+    rope: Option<&Rope>,
+    k: &[f32],
+    v: &[f32],
+    cache: &mut KvCache,
+) -> Result<()> {
+    let head_dim = cache.shape().head_dim;
+    cache.check_row(layer, row)?;
+    check_len("k", head_dim, k.len())?;
+    check_len("v", head_dim, v.len())?;
+    let span = Span { slot: row.slot, start: row.position, len: 1 };
+    if let Some(rope) = rope {
+        check_rope(rope, cache.shape())?;
+        rope.check_span(&span)?;
+    }
+    // The row is its own matrix of one head, so its head index inside k and v is 0.
+    let block = row.position / BLOCK;
+    let shape = *cache.shape();
+    with_element!(cache.dtype(), E => {
+        let region = cache.region_mut::<E>(layer, row.slot, row.kv_head);
+        let block_elems = shape.block_elems();
+        let store = StoreBlock {
+            source: &Source { k, v, rope, first_row: 0, stride: head_dim },
+            column: 0,
+            start: row.position,
+            positions: row.position..row.position + 1,
+            shape: &shape,
+            block: &mut region[block * block_elems..(block + 1) * block_elems],
+        };
+        dispatch::run(cpu.isa(), store);
+    });
+    cache.mark(layer, row, row.position + 1, true);
+    Ok(())
+}
+
+fn check_rope(rope: &Rope, shape: &KvShape) -> Result<()> {
+    if rope.head_dim() == shape.head_dim {
+        return Ok(());
+    }
+    Err(Error::Shape { what: "rope head_dim", expected: "the cache's head_dim", got: rope.head_dim() })
+}
+
+/// Where the rows come from; empty k and v stand for zeros.
+struct Source<'a> {
+    k: &'a [f32],
+    v: &'a [f32],
+    rope: Option<&'a Rope>,
+    /// Row of the span's first token.
+    first_row: usize,
+    /// Elements from one token to the next.
+    stride: usize,
+}
+
+fn store_span<E: KvElement>(cpu: &Cpu, layer: usize, at: KvRow, span: &Span, source: &Source<'_>, cache: &mut KvCache) {
+    let shape = *cache.shape();
+    let elems = shape.block_elems();
+    let blocks = span.start / BLOCK..span.end().div_ceil(BLOCK).max(span.start / BLOCK);
+    let region = cache.region_mut::<E>(layer, at.slot, at.kv_head);
+    cpu.team().for_pieces_mut(&mut region[blocks.start * elems..blocks.end * elems], elems, |piece, block| {
+        let first = (blocks.start + piece) * BLOCK;
+        let store = StoreBlock {
+            source,
+            column: at.kv_head * shape.head_dim,
+            start: span.start,
+            positions: span.start.max(first)..span.end().min(first + BLOCK),
+            shape: &shape,
+            block,
+        };
+        dispatch::run(cpu.isa(), store);
+    });
+}
+
+/// Stores some positions of one block.
+struct StoreBlock<'a, E> {
+    source: &'a Source<'a>,
+    /// Column of the head in k and v.
+    column: usize,
+    /// Position of the source's first row.
+    start: usize,
+    positions: Range<usize>,
+    shape: &'a KvShape,
+    block: &'a mut [E],
+}
+
+impl<E: KvElement> Op for StoreBlock<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Lanes, const W: usize>(self) {
+        let (d, v_stride) = (self.shape.head_dim, self.shape.v_stride());
+        let (k_block, v_block) = self.block.split_at_mut(BLOCK * d);
+        // Sixteen-lane stores run to the padded end.
+        let mut k_row = [0f32; MAX_HEAD_DIM];
+        let mut v_row = [0f32; MAX_HEAD_DIM];
+        let mut narrow = [E::from_f32(0.0); 16];
+        for position in self.positions {
+            let (j, row) = (position % BLOCK, self.source.first_row + position - self.start);
+            if !self.source.k.is_empty() {
+                let from = row * self.source.stride + self.column;
+                let (k, v) = (&self.source.k[from..from + d], &self.source.v[from..from + d]);
+                match self.source.rope {
+                    Some(rope) => rope.rotate_into(position, k, &mut k_row),
+                    None => k_row[..d].copy_from_slice(k),
+                }
+                v_row[..d].copy_from_slice(v);
+            }
+            let v_out = &mut v_block[j * v_stride..(j + 1) * v_stride];
+            for i in (0..d).step_by(16) {
+                // SAFETY: i + 16 is at most v_stride, the length of `v_out`, and at most MAX_HEAD_DIM, the length of the
+                // rows; `narrow` has sixteen elements; the instruction set is `dispatch::run`'s care.
+                unsafe {
+                    E::store16(V::load(v_row[i..].as_ptr()), v_out[i..].as_mut_ptr());
+                    E::store16(V::load(k_row[i..].as_ptr()), narrow.as_mut_ptr());
+                }
+                for (lane, &x) in narrow.iter().take(d - i).enumerate() {
+                    k_block[(j / 16 * d + i + lane) * 16 + j % 16] = x;
+                }
+            }
+        }
+    }
+}
