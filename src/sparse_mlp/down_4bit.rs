@@ -1,0 +1,208 @@
+//! Sums of 4-bit down rows, weighted by int8 activations.
+
+use super::four_bit::{DownMatrix, Kind};
+use super::rows::CHUNK;
+use super::rows_4bit::Codes;
+use super::simd::{Kernel, Simd};
+
+/// Tokens that one unit of the down projection covers at most.
+pub(crate) const DOWN_TOKENS: usize = 32;
+
+/// Vectors of 16 columns in a chunk.
+const VECTORS: usize = 8;
+
+/// Quads of neurons that are unpacked together for several tokens.
+const PANEL: usize = 8;
+
+/// The slots of one block of neurons: a multiple of four, the last ones copies with activation 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// Block of `group_size` neurons.
+    pub block: u32,
+    /// First slot.
+    pub start: u32,
+    /// After the last slot.
+    pub end: u32,
+}
+
+/// out\[t\]\[c\] = act_scale\[t\] · Σ_blocks (float(Σ_slots (code − zero) · a) · scale (+ Σ_slots a · offset)), blocks in order.
+pub(crate) struct FourBitDown<'a> {
+    pub matrix: &'a DownMatrix,
+    /// The neuron of each slot.
+    pub slots: &'a [u32],
+    pub runs: &'a [Run],
+    /// By slot, from the first of `out`'s tokens on; sums by run.
+    pub h: Codes<'a>,
+    pub chunk: usize,
+    /// At most [`DOWN_TOKENS`].
+    pub out: &'a mut [[f32; CHUNK]],
+}
+
+impl Kernel for FourBitDown<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let (tokens, h) = (self.out.len(), &self.h);
+        let d = self.matrix.columns.d;
+        assert!((1..=DOWN_TOKENS).contains(&tokens) && h.scale.len() >= tokens);
+        assert!(h.codes.len() >= (tokens - 1) * h.stride + self.slots.len());
+        assert!(h.sums.len() >= (tokens - 1) * h.sum_stride + self.runs.len());
+        assert!(self.slots.iter().all(|&j| (j as usize + 1) * d / 2 <= self.matrix.codes().len()));
+        assert!(self.runs.iter().all(|run| run.end as usize <= self.slots.len() && (run.end - run.start) % 4 == 0));
+        assert!(self.chunk < self.matrix.columns.chunks());
+        // SAFETY: slots, runs and tokens are in bounds by the assertions; the set is the caller's.
+        unsafe { if tokens == 1 { self.one::<S>() } else { self.many::<S>() } }
+    }
+}
+
+impl FourBitDown<'_> {
+    /// Unpacks four slots' codes of this chunk.
+    ///
+    /// # Safety
+    /// As `run`, after its assertions; `slot + 4` ≤ slots.
+    #[inline(always)]
+    unsafe fn quad<S: Simd>(&self, slot: usize) -> [S::I; VECTORS] {
+        let columns = &self.matrix.columns;
+        let segments = columns.segments_of(self.chunk);
+        // SAFETY: the assertions of `run` keep the four rows inside the codes.
+        unsafe {
+            let base = self.matrix.codes().as_ptr().add(columns.start(self.chunk) / 2);
+            let mut rows = [S::splat_i32(0); 4];
+            for i in 0..4 {
+                let row = *self.slots.get_unchecked(slot + i) as usize;
+                rows[i] = S::load_segments(base.add(row * (columns.d / 2)), segments);
+            }
+            let bytes = S::interleave(rows);
+            let mut codes = [S::splat_i32(0); VECTORS];
+            for v in 0..4 {
+                codes[v] = S::low_nibbles(bytes[v]);
+                codes[4 + v] = S::high_nibbles(bytes[v]);
+            }
+            codes
+        }
+    }
+
+    /// Adds one block's integer sums to the f32 sums.
+    ///
+    /// # Safety
+    /// As `run`, after its assertions.
+    #[inline(always)]
+    unsafe fn add_block<S: Simd>(&self, run: &Run, sum: i32, acc: &[S::I; VECTORS], total: &mut [S::F; VECTORS]) {
+        let m = self.matrix;
+        let (d, lanes) = (m.columns.d, 4 * m.columns.segments_of(self.chunk));
+        let start = m.columns.start(self.chunk);
+        // SAFETY: a row of scales has d entries, the chunk's are the 8 · lanes from `start` on.
+        unsafe {
+            for v in 0..VECTORS {
+                let at = start + v * lanes;
+                if m.kind == Kind::Channel {
+                    let scale = super::simd::load_first::<S, f32>(m.channel_scale[at..].as_ptr(), lanes);
+                    let centred = S::sub_i32(acc[v], S::splat_i32(8 * sum));
+                    total[v] = S::fma(S::to_f32(centred), scale, total[v]);
+                    continue;
+                }
+                let params = m.group_params[run.block as usize * m.parts() * d..][..m.parts() * d].as_ptr().add(at);
+                let scale = S::low_f16(S::load_u16(params, lanes));
+                total[v] = match m.kind {
+                    Kind::Offset => {
+                        let offset = S::low_f16(S::load_u16(params.add(d), lanes));
+                        S::fma(S::splat(sum as f32), offset, S::fma(S::to_f32(acc[v]), scale, total[v]))
+                    }
+                    Kind::ZeroPoint => {
+                        let zero = S::mul_i32(S::load_u16(params.add(d), lanes), S::splat_i32(sum));
+                        S::fma(S::to_f32(S::sub_i32(acc[v], zero)), scale, total[v])
+                    }
+                    Kind::Symmetric | Kind::Channel => {
+                        S::fma(S::to_f32(S::sub_i32(acc[v], S::splat_i32(8 * sum))), scale, total[v])
+                    }
+                };
+            }
+        }
+    }
+
+    /// Scales a token's sums and writes them in the order of the columns.
+    ///
+    /// # Safety
+    /// As `run`.
+    #[inline(always)]
+    unsafe fn write<S: Simd>(total: &[S::F; VECTORS], scale: f32, segments: usize, out: &mut [f32; CHUNK]) {
+        let mut lanes = [0.0f32; 16];
+        for (v, total) in total.iter().enumerate() {
+            // SAFETY: `lanes` has 16 elements.
+            unsafe { S::store(lanes.as_mut_ptr(), S::mul(*total, S::splat(scale))) };
+            for q in 0..segments {
+                out[32 * q + 4 * v..][..4].copy_from_slice(&lanes[4 * q..4 * q + 4]);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As `run`, after its assertions.
+    #[inline(always)]
+    unsafe fn one<S: Simd>(self) {
+        let columns = &self.matrix.columns;
+        // SAFETY: a run's slots are in bounds by the assertions of `run`; prefetches never fault.
+        unsafe {
+            let base = self.matrix.codes().as_ptr().add(columns.start(self.chunk) / 2);
+            let mut total = [S::splat(0.0); VECTORS];
+            for (r, run) in self.runs.iter().enumerate() {
+                let mut acc = [S::splat_i32(0); VECTORS];
+                for slot in (run.start as usize..run.end as usize).step_by(4) {
+                    for i in 0..4 {
+                        let ahead = *self.slots.get_unchecked((slot + 16 + i).min(self.slots.len() - 1));
+                        S::prefetch(base.add(ahead as usize * (columns.d / 2)));
+                    }
+                    let codes = self.quad::<S>(slot);
+                    let h = S::splat_i32(self.h.codes.as_ptr().add(slot).cast::<i32>().read_unaligned());
+                    for v in 0..VECTORS {
+                        acc[v] = S::dot(acc[v], codes[v], h);
+                    }
+                }
+                self.add_block::<S>(run, self.h.sums[r], &acc, &mut total);
+            }
+            Self::write::<S>(&total, self.h.scale[0], columns.segments_of(self.chunk), &mut self.out[0]);
+        }
+    }
+
+    /// Unpacks up to 32 neurons at a time and uses them for every token.
+    ///
+    /// # Safety
+    /// As `run`, after its assertions.
+    #[inline(always)]
+    unsafe fn many<S: Simd>(self) {
+        // SAFETY: a run's slots are in bounds by the assertions of `run`.
+        unsafe {
+            let zero = S::splat_i32(0);
+            let mut panel = [[zero; VECTORS]; PANEL];
+            let mut total = [[S::splat(0.0); VECTORS]; DOWN_TOKENS];
+            let mut acc = [[zero; VECTORS]; DOWN_TOKENS];
+            for (r, run) in self.runs.iter().enumerate() {
+                for start in (run.start as usize..run.end as usize).step_by(4 * PANEL) {
+                    let end = (start + 4 * PANEL).min(run.end as usize);
+                    for slot in (start..end).step_by(4) {
+                        panel[(slot - start) / 4] = self.quad::<S>(slot);
+                    }
+                    for (t, acc) in acc.iter_mut().enumerate().take(self.out.len()) {
+                        let h = self.h.codes.as_ptr().add(t * self.h.stride + start).cast::<i32>();
+                        let mut sums = *acc;
+                        for (q, codes) in panel.iter().enumerate().take((end - start) / 4) {
+                            let h = S::splat_i32(h.add(q).read_unaligned());
+                            for v in 0..VECTORS {
+                                sums[v] = S::dot(sums[v], codes[v], h);
+                            }
+                        }
+                        *acc = sums;
+                    }
+                }
+                for (t, acc) in acc.iter_mut().enumerate().take(self.out.len()) {
+                    let sum = self.h.sums[t * self.h.sum_stride + r];
+                    self.add_block::<S>(run, sum, acc, &mut total[t]);
+                    *acc = [zero; VECTORS];
+                }
+            }
+            let segments = self.matrix.columns.segments_of(self.chunk);
+            for (t, out) in self.out.iter_mut().enumerate() {
+                Self::write::<S>(&total[t], self.h.scale[t], segments, out);
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! What happens between the projections: gate activation, scores, int8 quantization.
+
+use super::rows::BLOCK;
+use super::simd::{Kernel, Simd, load_first, run};
+use crate::Cpu;
+use crate::error::{Error, Result, check_len};
+
+/// The nonlinearity of the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Activation {
+    /// x / (1 + e⁻ˣ).
+    Silu,
+    /// max(x, 0).
+    Relu,
+}
+
+/// gate\[t\]\[i\] ← act(gate\[t\]\[i\]); up\[t\]\[i\] ← gate\[t\]\[i\] · up\[t\]\[i\].
+pub(crate) struct Activate<'a> {
+    pub activation: Activation,
+    pub gate: &'a mut [[f32; BLOCK]],
+    /// As many as `gate`, or none.
+    pub up: &'a mut [[f32; BLOCK]],
+}
+
+impl Kernel for Activate<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for (i, gate) in self.gate.iter_mut().enumerate() {
+            // SAFETY: both are 16 elements; the instruction set is the caller's.
+            unsafe {
+                let g = S::load(gate.as_ptr());
+                let a = match self.activation {
+                    Activation::Silu => silu::<S>(g),
+                    Activation::Relu => S::max(g, S::splat(0.0)),
+                };
+                S::store(gate.as_mut_ptr(), a);
+                if let Some(up) = self.up.get_mut(i) {
+                    S::store(up.as_mut_ptr(), S::mul(a, S::load(up.as_ptr())));
+                }
+            }
+        }
+    }
+}
+
+/// Computes up ← act(gate) ⊙ up on f32 buffers of one length, with the very bits of [`super::forward`].
+///
+/// # Errors
+/// [`Error::Length`] unless both are as long.
+///
+/// # Example
+/// ```
+/// use moray::sparse_mlp::{Activation, activate_product};
+///
+/// let mut up = [2.0, 2.0];
+/// activate_product(&moray::Cpu::detect(), Activation::Relu, &[3.0, -3.0], &mut up)?;
+/// assert_eq!(up, [6.0, 0.0]);
+/// # Ok::<(), moray::Error>(())
+/// ```
+pub fn activate_product(cpu: &Cpu, activation: Activation, gate: &[f32], up: &mut [f32]) -> Result<()> {
+    check_len("up", gate.len(), up.len())?;
+    const PIECE: usize = 4096;
+    cpu.team().for_pieces_mut(up, PIECE, |index, up| {
+        for (gate, up) in gate[index * PIECE..].chunks(BLOCK).zip(up.chunks_mut(BLOCK)) {
+            let (mut g, mut u) = ([[0.0; BLOCK]], [[0.0; BLOCK]]);
+            let n = up.len();
+            g[0][..n].copy_from_slice(&gate[..n]);
+            u[0][..n].copy_from_slice(up);
+            run(cpu.isa(), Activate { activation, gate: &mut g, up: &mut u });
+            up.copy_from_slice(&u[0][..n]);
+        }
+    });
+    Ok(())
+}
+
+/// x / (1 + e⁻ˣ), e⁻ˣ by 2ⁿ · a polynomial of degree 7 in |r| ≤ ln 2 / 2, whose remainder r⁸/8! is below 2⁻²⁷.
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+unsafe fn silu<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: values only.
+    unsafe {
+        // beyond ±88, e⁻ˣ leaves the normal numbers and the result is x or 0 to within 10⁻³⁶
+        let z = S::mul(x, S::splat(-1.0));
+        let z = S::max(S::min(z, S::splat(88.0)), S::splat(-87.0));
+        let n = S::round(S::mul(z, S::splat(std::f32::consts::LOG2_E)));
+        // ln 2 in two parts: the first has 15 zero bits at the end, so n times it is exact
+        let r = S::fma(n, S::splat(-0.693_359_4), z);
+        let r = S::fma(n, S::splat(2.121_944_4e-4), r);
+        let mut p = S::splat(1.0 / 5040.0);
+        for factorial in [720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0] {
+            p = S::fma(p, r, S::splat(1.0 / factorial));
+        }
+        S::div(x, S::fma(p, S::exp2(n), S::splat(1.0)))
+    }
+}
+
+/// Writes the values as int8 codes and returns their scale max|x| / 127: code = x / scale to nearest, ties to even.
+pub(crate) struct Quantize<'a> {
+    pub x: &'a [f32],
+    pub codes: &'a mut [i8],
+    /// Not finite if a value is not.
+    pub scale: &'a mut f32,
+}
+
+impl Kernel for Quantize<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let bits = self.x.iter().fold(0u32, |max, v| max.max(v.to_bits() & 0x7FFF_FFFF));
+        let max = f32::from_bits(bits);
+        *self.scale = if max.is_finite() { max / 127.0 } else { f32::NAN };
+        let inverse = if *self.scale > 0.0 { 1.0 / *self.scale } else { 0.0 };
+        let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+        for (code, &v) in self.codes.iter_mut().zip(self.x) {
+            let scaled = (v * inverse).clamp(-127.0, 127.0);
+            // adding 1.5 · 2²³ leaves the nearest integer, ties to even, in the low mantissa bits
+            *code = ((scaled + 12_582_912.0).to_bits() as i32).wrapping_sub(0x4B40_0000) as i8;
+        }
+    }
+}
+
+/// How a mask is made from scores |values\[i\]| · scale\[i\].
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Keep {
+    /// Scores above this.
+    Above(f32),
+    /// This many of the highest, the lower index first where equal.
+    Top(usize),
+}
+
+/// Writes which values are kept as bits; bit i of word w is value 64w + i.
+pub(crate) struct MaskScores<'a> {
+    pub values: &'a [f32],
+    /// As many as `values`.
+    pub scale: Option<&'a [f32]>,
+    pub keep: Keep,
+    pub mask: &'a mut [u64],
+}
+
+impl Kernel for MaskScores<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let n = self.values.len();
+        assert!(self.scale.is_none_or(|s| s.len() == n) && self.mask.len() == n.div_ceil(64));
+        self.mask.fill(0);
+        // SAFETY: the lengths are as asserted; the instruction set is the caller's.
+        unsafe {
+            match self.keep {
+                Keep::Above(threshold) => {
+                    for at in (0..n).step_by(16) {
+                        let above = S::gt_mask(self.scores::<S>(at), S::splat(threshold)) & lanes(n - at);
+                        self.mask[at / 64] |= u64::from(above) << (at % 64);
+                    }
+                }
+                Keep::Top(k) => self.top::<S>(k),
+            }
+        }
+    }
+}
+
+/// The bits of the lanes that hold values.
+fn lanes(left: usize) -> u16 {
+    if left >= 16 { u16::MAX } else { (1 << left) - 1 }
+}
+
+impl MaskScores<'_> {
+    /// # Safety
+    /// `at` < values, and as `run`.
+    #[inline(always)]
+    unsafe fn scores<S: Simd>(&self, at: usize) -> S::F {
+        let left = self.values.len() - at;
+        // SAFETY: `left` elements are there.
+        unsafe {
+            let v = S::abs(load_first::<S, f32>(self.values.as_ptr().add(at), left));
+            match self.scale {
+                Some(scale) => S::mul(v, load_first::<S, f32>(scale.as_ptr().add(at), left)),
+                None => v,
+            }
+        }
+    }
+
+    /// Finds the k-th highest score bit by bit (f32 ≥ 0 order like their bits), then takes what is above it and as many
+    /// equal to it as are missing.
+    ///
+    /// # Safety
+    /// As `run`.
+    #[inline(always)]
+    unsafe fn top<S: Simd>(self, k: usize) {
+        let n = self.values.len();
+        let mut bits = 0u32;
+        for bit in (0..31).rev() {
+            let candidate = bits | 1 << bit;
+            let mut count = 0;
+            for at in (0..n).step_by(16) {
+                // SAFETY: `at` < n.
+                let mask = unsafe { S::ge_mask(self.scores::<S>(at), S::splat(f32::from_bits(candidate))) };
+                count += (mask & lanes(n - at)).count_ones() as usize;
+            }
+            if count >= k {
+                bits = candidate;
+            }
+            if count == k {
+                break;
+            }
+        }
+        let mut above = 0;
+        for at in (0..n).step_by(16) {
+            // SAFETY: `at` < n.
+            let mask = unsafe { S::gt_mask(self.scores::<S>(at), S::splat(f32::from_bits(bits))) } & lanes(n - at);
+            above += mask.count_ones() as usize;
+            self.mask[at / 64] |= u64::from(mask) << (at % 64);
+        }
+        let mut missing = k.saturating_sub(above);
+        for at in (0..n).step_by(16) {
+            if missing == 0 {
+                break;
+            }
+            // SAFETY: `at` < n.
+            let mask = unsafe { S::ge_mask(self.scores::<S>(at), S::splat(f32::from_bits(bits))) } & lanes(n - at);
+            let mut equal = mask & !((self.mask[at / 64] >> (at % 64)) as u16);
+            while equal != 0 && missing > 0 {
+                self.mask[at / 64] |= 1 << (at % 64 + equal.trailing_zeros() as usize);
+                equal &= equal - 1;
+                missing -= 1;
+            }
+        }
+    }
+}
+
+/// Checks that every activation is finite.
+pub(crate) fn check_finite(what: &'static str, values: &[f32]) -> Result<()> {
+    const INFINITY: u32 = 0x7F80_0000;
+    let bad = values.iter().fold(false, |bad, v| bad | (v.to_bits() & INFINITY == INFINITY));
+    if !bad {
+        return Ok(());
+    }
+    let got = values.iter().copied().find(|v| !v.is_finite()).unwrap_or(f32::NAN);
+    Err(Error::Value { what, expected: "finite activations", got })
+}

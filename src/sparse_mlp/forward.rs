@@ -1,0 +1,241 @@
+//! The phases of a call on the CPU: inputs, gate and up, selection, quantization, down.
+
+use super::elementwise::{Keep, MaskScores, Quantize, check_finite};
+use super::four_bit::SEGMENT;
+use super::project::{project_down, project_gate, project_up, quantize_hidden};
+use super::select::{Score, ScoreOn, Selection, union_into};
+use super::simd::run;
+use super::weights::{Shape, Weights};
+use super::workspace::Workspace;
+use crate::Cpu;
+use crate::error::{Error, Result, check_len};
+use crate::threads::Disjoint;
+
+/// Elements that are worth a barrier.
+const PARALLEL_ELEMENTS: usize = 16_384;
+
+/// Computes y = down(act(gate·x) ⊙ (up·x)) over the selected neurons of each token (+ residual).
+///
+/// | argument | shape | meaning |
+/// |---|---|---|
+/// | `x` | f32 \[tokens, d_model\] | inputs, already normalised |
+/// | `selection` | | which neurons; scores are per token |
+/// | `residual` | f32 \[tokens, d_model\] | added to y |
+/// | `y` | f32 \[tokens, d_model\] | overwritten |
+///
+/// Only selected rows of the weights are read, each once for all tokens. With 4-bit weights x and the product are
+/// quantized to int8 per token (scale max|·|/127), sums are exact integers within a group and f32 across groups in
+/// increasing order. The result is the same bit for bit for every instruction set, every number of threads and every
+/// split of the tokens into calls; for a full selection it is that of the dense W4A8 matrix products. `workspace` then
+/// holds the intermediate activations.
+///
+/// # Errors
+/// [`Error::Length`] for a buffer or selection of another size, [`Error::Shape`] for more tokens than the workspace has
+/// room for, [`Error::Value`] for activations that are not finite, [`Error::Unsupported`] for a selection of heads.
+/// Nothing has been written to `y` then.
+///
+/// # Example
+/// ```
+/// use moray::sparse_mlp::{Activation, IndexList, Selection, Shape, Weights, Workspace, forward};
+///
+/// let shape = Shape { d_model: 2, d_ff: 3, activation: Activation::Relu };
+/// let gate = [1.0f32, 0.0, 0.0, 1.0, 1.0, 1.0];
+/// let up = [1.0f32, 1.0, 1.0, -1.0, 2.0, 0.0];
+/// let down = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]; // [d_model, d_ff]
+/// let weights = Weights::new(shape, &gate, &up, &down)?;
+/// let mut workspace = Workspace::new(&weights, 1)?;
+/// let mut y = [0.0; 2];
+///
+/// let kept = [0, 2];
+/// let selection = Selection::List(IndexList::new(&kept, 3)?);
+/// forward(&moray::Cpu::detect(), &weights, &[3.0, 1.0], &selection, None, &mut y, &mut workspace)?;
+/// assert_eq!(workspace.hidden(0), [3.0 * 4.0, 4.0 * 6.0]);
+/// assert_eq!(y, [1.0 * 12.0 + 3.0 * 24.0, 4.0 * 12.0 + 6.0 * 24.0]);
+/// # Ok::<(), moray::Error>(())
+/// ```
+pub fn forward(
+    cpu: &Cpu,
+    weights: &Weights,
+    x: &[f32],
+    selection: &Selection<'_>,
+    residual: Option<&[f32]>,
+    y: &mut [f32],
+    workspace: &mut Workspace,
+) -> Result<()> {
+    let Shape { d_model, d_ff, .. } = weights.shape();
+    if x.len() % d_model != 0 {
+        return Err(Error::Shape { what: "x", expected: "a multiple of d_model elements", got: x.len() });
+    }
+    let tokens = x.len() / d_model;
+    check_len("y", x.len(), y.len())?;
+    residual.map_or(Ok(()), |residual| check_len("residual", x.len(), residual.len()))?;
+    selection.check(tokens, d_model, d_ff)?;
+    workspace.check(weights, tokens)?;
+    check_finite("x", x)?;
+
+    workspace.tokens = tokens;
+    if tokens == 0 {
+        workspace.kept.clear();
+        return Ok(());
+    }
+    let masked = std::mem::take(&mut workspace.x);
+    let (masked, use_masked) = prepare_inputs(cpu, weights, x, selection, workspace, masked);
+    let inputs = if use_masked { &masked[..x.len()] } else { x };
+    compute_hidden(cpu, weights, inputs, selection, workspace);
+    workspace.x = masked;
+    if weights.is_four_bit() {
+        quantize_hidden(cpu, weights, workspace)?;
+    }
+    project_down(cpu, weights, workspace, residual, y);
+    Ok(())
+}
+
+/// Runs `f` on every token, in parallel where it is worth a barrier.
+pub(crate) fn for_tokens(cpu: &Cpu, tokens: usize, elements: usize, f: impl Fn(usize) + Sync) {
+    let grain = (PARALLEL_ELEMENTS / elements.max(1)).max(1);
+    cpu.team().for_ranges(tokens, grain, |range| range.for_each(&f));
+}
+
+/// Zeroes the inputs that score too low, if the selection is on inputs, and quantizes. Gives `masked` back.
+fn prepare_inputs(
+    cpu: &Cpu,
+    weights: &Weights,
+    x: &[f32],
+    selection: &Selection<'_>,
+    ws: &mut Workspace,
+    mut masked: Vec<f32>,
+) -> (Vec<f32>, bool) {
+    let d = ws.shape.d_model;
+    let scored = selection.score().filter(|score| score.on == ScoreOn::Input);
+    if let Some(score) = scored {
+        mask_scores(cpu, x, d, d, selection, &score, ws);
+        for (t, (out, x)) in masked.chunks_exact_mut(d).zip(x.chunks_exact(d)).enumerate() {
+            let mask = &ws.masks[t * d.div_ceil(64)..];
+            let keep = |i: usize| mask[i / 64] >> (i % 64) & 1 == 1;
+            out.iter_mut().zip(x).enumerate().for_each(|(i, (out, &x))| *out = if keep(i) { x } else { 0.0 });
+        }
+    }
+    if weights.is_four_bit() {
+        let inputs = if scored.is_some() { &masked[..] } else { x };
+        let q = &mut ws.x_int8;
+        let groups = q.sum_stride();
+        let (codes, scale, sums) =
+            (Disjoint::new(&mut q.codes), Disjoint::new(&mut q.scale), Disjoint::new(&mut q.sums));
+        for_tokens(cpu, ws.tokens, d, |t| {
+            // SAFETY: each token's ranges are its own and each token is handed out once.
+            let (codes, scale, sums) = unsafe {
+                (
+                    codes.slice(t * d..(t + 1) * d),
+                    scale.slice(t..t + 1),
+                    sums.slice(t * groups..(t + 1) * groups),
+                )
+            };
+            run(cpu.isa(), Quantize { x: &inputs[t * d..(t + 1) * d], codes, scale: &mut scale[0] });
+            sum_codes(codes, sums);
+        });
+    }
+    (masked, scored.is_some())
+}
+
+fn sum_codes(codes: &[i8], sums: &mut [i32]) {
+    for (codes, sum) in codes.chunks_exact(SEGMENT).zip(sums) {
+        *sum = codes.iter().map(|&c| i32::from(c)).sum();
+    }
+}
+
+/// Fills `ws.masks` with what each token keeps of `values` \[tokens, stride\], the first `n` of each.
+fn mask_scores(
+    cpu: &Cpu,
+    values: &[f32],
+    stride: usize,
+    n: usize,
+    selection: &Selection<'_>,
+    score: &Score<'_>,
+    ws: &mut Workspace,
+) {
+    let keep = match selection {
+        Selection::Threshold { threshold, .. } => Keep::Above(*threshold),
+        Selection::TopK { k, .. } => Keep::Top(*k),
+        _ => return,
+    };
+    let words = n.div_ceil(64);
+    let masks = Disjoint::new(&mut ws.masks);
+    for_tokens(cpu, ws.tokens, 8 * n, |t| {
+        // SAFETY: each token's words are its own and each token is handed out once.
+        let mask = unsafe { masks.slice(t * words..(t + 1) * words) };
+        let values = &values[t * stride..][..n];
+        run(cpu.isa(), MaskScores { values, scale: score.channel_scale, keep, mask });
+    });
+}
+
+/// Fills `kept`, `gate` and `hidden`.
+fn compute_hidden(cpu: &Cpu, weights: &Weights, x: &[f32], selection: &Selection<'_>, ws: &mut Workspace) {
+    let d_ff = ws.shape.d_ff;
+    let words = d_ff.div_ceil(64);
+    let on = selection.score().map(|score| score.on);
+    ws.gate_by_neuron = on.is_some() || matches!(selection, Selection::All);
+    match selection {
+        Selection::List(list) | Selection::Union { list, .. } => {
+            ws.kept.clear();
+            ws.kept.extend_from_slice(list.indices());
+        }
+        Selection::Masks(masks) => union_into(masks.words(), words, &mut ws.kept),
+        _ if ws.kept.len() != d_ff => {
+            ws.kept.clear();
+            ws.kept.extend(0..d_ff as u32);
+        }
+        _ => {}
+    }
+    project_gate(cpu, weights, x, ws, on != Some(ScoreOn::Gate));
+    match selection {
+        Selection::Masks(masks) | Selection::Union { masks, .. } => zero_unselected(ws, masks.words()),
+        _ => {}
+    }
+    let Some(score) = selection.score().filter(|score| score.on != ScoreOn::Input) else { return };
+    let values = std::mem::take(if score.on == ScoreOn::Gate { &mut ws.gate } else { &mut ws.hidden });
+    mask_scores(cpu, &values, ws.stride, d_ff, selection, &score, ws);
+    *(if score.on == ScoreOn::Gate { &mut ws.gate } else { &mut ws.hidden }) = values;
+    union_into(&ws.masks[..ws.tokens * words], words, &mut ws.kept);
+    if score.on == ScoreOn::Gate {
+        project_up(cpu, weights, x, ws);
+    } else {
+        // a position is never behind its neuron, so moving forward in place overwrites only what has been moved
+        for hidden in ws.hidden.chunks_exact_mut(ws.stride).take(ws.tokens) {
+            ws.kept.iter().enumerate().for_each(|(at, &j)| hidden[at] = hidden[j as usize]);
+        }
+    }
+    if ws.tokens > 1 {
+        let masks = std::mem::take(&mut ws.masks);
+        zero_unselected(ws, &masks);
+        ws.masks = masks;
+    }
+}
+
+/// Sets what a token's mask leaves out to 0.
+fn zero_unselected(ws: &mut Workspace, masks: &[u64]) {
+    let words = ws.shape.d_ff.div_ceil(64);
+    for (t, hidden) in ws.hidden.chunks_exact_mut(ws.stride).take(ws.tokens).enumerate() {
+        let mask = &masks[t * words..(t + 1) * words];
+        for (hidden, &j) in hidden.iter_mut().zip(&ws.kept) {
+            if mask[j as usize / 64] >> (j % 64) & 1 == 0 {
+                *hidden = 0.0;
+            }
+        }
+    }
+}
+
+/// Counts the bytes of weights that a call reads.
+///
+/// `kept` are the neurons that any token keeps, as [`Workspace::kept`] has them after the call; for lists it is the list.
+/// Gate rows: all for scores on the gate or the product (and for [`Selection::All`]), the kept ones otherwise. Up rows:
+/// the kept ones, all for a score on the product. Down rows: the kept ones and, in 4 bits, the scales of each block of
+/// neurons that has one.
+pub fn bytes_read(weights: &Weights, selection: &Selection<'_>, kept: &[u32]) -> usize {
+    let d_ff = weights.shape().d_ff;
+    let (gate, up) = match selection.score().map(|score| score.on) {
+        Some(ScoreOn::Gate) => (d_ff, kept.len()),
+        Some(ScoreOn::Hidden | ScoreOn::Input) => (d_ff, d_ff),
+        None => (kept.len(), kept.len()),
+    };
+    weights.row_bytes(gate, up, kept)
+}

@@ -1,0 +1,363 @@
+//! 4-bit rows: how codes and scales lie in memory.
+//!
+//! gate and up: one record per neuron, so that a gathered neuron is one run of bytes: its d_model codes (16 bytes for
+//! each 32: byte i holds value i low and value i + 16 high), then its scales as dwords: an f32 per channel; (f16, f16)
+//! of two groups when symmetric; (f16 scale, f16 offset or u16 zero point) of one group otherwise.
+//!
+//! down: codes as above with features instead of inputs; scales apart, since a group is a block of `group_size`
+//! neurons that share one scale for each feature: a row of d_model scales (and one of offsets or zero points) for each
+//! block. Their order is the one in which unpacked codes arrive, see [`Columns`].
+
+use super::weights::Matrix;
+use crate::error::{Error, Result};
+use crate::w4a8::{Bits, GroupOffset, QuantizedWeight, Scales};
+use half::f16;
+
+/// Values in 16 bytes of codes.
+pub(crate) const SEGMENT: usize = 32;
+
+/// Bytes that may be read past a row's end: scales are read 16 bytes at a time.
+const SLACK: usize = 64;
+
+/// What scales come with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// One f32 scale per channel, codes about 8.
+    Channel,
+    /// f16 scales, codes about 8.
+    Symmetric,
+    /// f16 scales and f16 offsets.
+    Offset,
+    /// f16 scales and integer zero points.
+    ZeroPoint,
+}
+
+/// Bytes that begin on a cache line.
+#[derive(Debug, Clone)]
+struct Lines {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl Lines {
+    fn zeroed(len: usize) -> Self {
+        Lines { lines: vec![Line([0; 64]); (len + SLACK).div_ceil(64)], len }
+    }
+
+    /// All bytes, the slack included.
+    fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.lines)
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(&mut self.lines)
+    }
+}
+
+/// gate or up.
+#[derive(Debug, Clone)]
+pub(crate) struct RowMatrix {
+    pub d: usize,
+    pub kind: Kind,
+    pub group_size: usize,
+    /// Bytes of a record.
+    pub stride: usize,
+    records: Lines,
+}
+
+impl RowMatrix {
+    fn new(what: &'static str, w: &QuantizedWeight) -> Result<Self> {
+        let (kind, group_size) = kind_of(what, w)?;
+        let d = w.k();
+        let groups = d / group_size;
+        let dwords = match kind {
+            Kind::Channel => 1,
+            Kind::Symmetric => groups.div_ceil(2),
+            Kind::Offset | Kind::ZeroPoint => groups,
+        };
+        let stride = d / 2 + 4 * dwords;
+        let mut records = Lines::zeroed(w.n() * stride);
+        for (j, record) in records.bytes_mut().chunks_exact_mut(stride).take(w.n()).enumerate() {
+            let (codes, scales) = record.split_at_mut(d / 2);
+            pack_codes(|k| w.codes()[j * d + k], codes);
+            match w.scales() {
+                Scales::PerChannel { scale } => scales.copy_from_slice(&scale[j].to_le_bytes()),
+                Scales::PerGroup { scale, offset, .. } => {
+                    let step = if kind == Kind::Symmetric { 2 } else { 4 };
+                    for (g, scales) in scales.chunks_mut(step).take(groups).enumerate() {
+                        scales[..2].copy_from_slice(&scale[j * groups + g].to_le_bytes());
+                        if let Some(second) = second(offset, j * groups + g) {
+                            scales[2..].copy_from_slice(&second.to_le_bytes());
+                        }
+                    }
+                }
+                _ => return Err(unsupported(what, "other scales")),
+            }
+        }
+        Ok(RowMatrix { d, kind, group_size, stride, records })
+    }
+
+    /// All records and at least 16 bytes more.
+    pub(crate) fn records(&self) -> &[u8] {
+        self.records.bytes()
+    }
+
+    fn row(&self, j: usize, row: &mut [f32]) {
+        let record = &self.records()[j * self.stride..(j + 1) * self.stride];
+        let (codes, scales) = record.split_at(self.d / 2);
+        let half = |at: usize| u16::from_le_bytes([scales[at], scales[at + 1]]);
+        for (k, out) in row.iter_mut().enumerate() {
+            let g = k / self.group_size;
+            let (scale, second) = match self.kind {
+                Kind::Channel => (f32::from_le_bytes([scales[0], scales[1], scales[2], scales[3]]), 0),
+                Kind::Symmetric => (f16::from_bits(half(2 * g)).to_f32(), 0),
+                Kind::Offset | Kind::ZeroPoint => (f16::from_bits(half(4 * g)).to_f32(), half(4 * g + 2)),
+            };
+            *out = dequantize(self.kind, code_at(codes, k), scale, second);
+        }
+    }
+}
+
+/// Where the columns of a down row are.
+///
+/// A row is cut into chunks of `segments` segments of 32 columns (the last may have fewer). A chunk's codes of four rows,
+/// interleaved, are 4 vectors of bytes and by nibble 8 vectors: lane 4q + p of vector 4·nibble + v is column
+/// 32q + 16·nibble + 4v + p of the chunk. Scales are stored chunk by chunk, vector by vector, lane by lane.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Columns {
+    pub d: usize,
+    /// Segments of a chunk, 1 to 4.
+    pub segments: usize,
+}
+
+impl Columns {
+    /// As few chunks as 4 segments allow, but an even number of them, so that two, four … threads share them evenly.
+    fn new(d: usize) -> Self {
+        let all = d / SEGMENT;
+        let chunks = all.div_ceil(4);
+        let chunks = if chunks > 1 { chunks.next_multiple_of(2) } else { 1 };
+        Columns { d, segments: all.div_ceil(chunks) }
+    }
+
+    pub(crate) fn chunks(&self) -> usize {
+        (self.d / SEGMENT).div_ceil(self.segments)
+    }
+
+    /// The segments of one chunk.
+    pub(crate) fn segments_of(&self, chunk: usize) -> usize {
+        (self.d / SEGMENT - chunk * self.segments).min(self.segments)
+    }
+
+    /// The first column of a chunk.
+    pub(crate) fn start(&self, chunk: usize) -> usize {
+        chunk * self.segments * SEGMENT
+    }
+
+    /// Where a column's scale is in a row of scales.
+    fn position(&self, column: usize) -> usize {
+        let chunk = column / (self.segments * SEGMENT);
+        let at = column - self.start(chunk);
+        let (q, nibble, v, p) = (at / 32, at / 16 % 2, at / 4 % 4, at % 4);
+        self.start(chunk) + (4 * nibble + v) * 4 * self.segments_of(chunk) + 4 * q + p
+    }
+}
+
+/// down.
+#[derive(Debug, Clone)]
+pub(crate) struct DownMatrix {
+    pub columns: Columns,
+    pub kind: Kind,
+    pub group_size: usize,
+    codes: Lines,
+    /// f32 \[d\] per channel, empty otherwise.
+    pub channel_scale: Vec<f32>,
+    /// u16 \[blocks, 1 or 2, d\]: f16 scales, then f16 offsets or zero points.
+    pub group_params: Vec<u16>,
+}
+
+impl DownMatrix {
+    fn new(w: &QuantizedWeight) -> Result<Self> {
+        let (kind, group_size) = kind_of("down", w)?;
+        let (d, d_ff) = (w.n(), w.k());
+        let columns = Columns::new(d);
+        let mut codes = Lines::zeroed(d_ff * d / 2);
+        for (j, row) in codes.bytes_mut().chunks_exact_mut(d / 2).take(d_ff).enumerate() {
+            pack_codes(|n| w.codes()[n * d_ff + j], row);
+        }
+        let mut down =
+            DownMatrix { columns, kind, group_size, codes, channel_scale: Vec::new(), group_params: Vec::new() };
+        match w.scales() {
+            Scales::PerChannel { scale } => {
+                down.channel_scale = vec![0.0; d];
+                (0..d).for_each(|n| down.channel_scale[columns.position(n)] = scale[n]);
+            }
+            Scales::PerGroup { scale, offset, .. } => {
+                let (groups, parts) = (d_ff / group_size, down.parts());
+                down.group_params = vec![0; groups * parts * d];
+                for n in 0..d {
+                    for g in 0..groups {
+                        let at = g * parts * d + columns.position(n);
+                        down.group_params[at] = scale[n * groups + g].to_bits();
+                        if let Some(second) = second(offset, n * groups + g) {
+                            down.group_params[at + d] = second;
+                        }
+                    }
+                }
+            }
+            _ => return Err(unsupported("down", "other scales")),
+        }
+        Ok(down)
+    }
+
+    /// Rows of scales for each block: 1, or 2 with offsets or zero points.
+    pub(crate) fn parts(&self) -> usize {
+        match self.kind {
+            Kind::Channel | Kind::Symmetric => 1,
+            Kind::Offset | Kind::ZeroPoint => 2,
+        }
+    }
+
+    /// All rows of codes and at least 16 bytes more.
+    pub(crate) fn codes(&self) -> &[u8] {
+        self.codes.bytes()
+    }
+
+    fn row(&self, j: usize, row: &mut [f32]) {
+        let d = self.columns.d;
+        let codes = &self.codes()[j * d / 2..(j + 1) * d / 2];
+        let params = j / self.group_size * self.parts() * d;
+        for (n, out) in row.iter_mut().enumerate() {
+            let at = self.columns.position(n);
+            let (scale, second) = match self.kind {
+                Kind::Channel => (self.channel_scale[at], 0),
+                Kind::Symmetric => (f16::from_bits(self.group_params[params + at]).to_f32(), 0),
+                Kind::Offset | Kind::ZeroPoint => {
+                    let scale = f16::from_bits(self.group_params[params + at]).to_f32();
+                    (scale, self.group_params[params + at + d])
+                }
+            };
+            *out = dequantize(self.kind, code_at(codes, n), scale, second);
+        }
+    }
+}
+
+/// The three 4-bit matrices.
+#[derive(Debug, Clone)]
+pub(crate) struct FourBit {
+    pub gate: RowMatrix,
+    pub up: RowMatrix,
+    pub down: DownMatrix,
+}
+
+impl FourBit {
+    pub(crate) fn new(
+        d_model: usize,
+        d_ff: usize,
+        gate: &QuantizedWeight,
+        up: &QuantizedWeight,
+        down: &QuantizedWeight,
+    ) -> Result<Self> {
+        let sizes = [("gate", gate, d_ff, d_model), ("up", up, d_ff, d_model), ("down", down, d_model, d_ff)];
+        for (what, w, n, k) in sizes {
+            let expected = "gate and up [d_ff, d_model], down [d_model, d_ff]";
+            for (size, got) in [(n, w.n()), (k, w.k())] {
+                if size != got {
+                    return Err(Error::Shape { what, expected, got });
+                }
+            }
+        }
+        if d_model % SEGMENT != 0 {
+            return Err(Error::Shape { what: "d_model", expected: "a multiple of 32", got: d_model });
+        }
+        Ok(FourBit {
+            gate: RowMatrix::new("gate", gate)?,
+            up: RowMatrix::new("up", up)?,
+            down: DownMatrix::new(down)?,
+        })
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        let down = self.down.channel_scale.len() * 4 + self.down.group_params.len() * 2 + self.down.codes.len;
+        self.gate.records.len + self.up.records.len + down
+    }
+
+    pub(crate) fn row(&self, matrix: Matrix, j: usize, row: &mut [f32]) {
+        match matrix {
+            Matrix::Gate => self.gate.row(j, row),
+            Matrix::Up => self.up.row(j, row),
+            Matrix::Down => self.down.row(j, row),
+        }
+    }
+
+    pub(crate) fn row_bytes(&self, gate: usize, up: usize, down: &[u32]) -> usize {
+        let d = self.down.columns.d;
+        let mut blocks = 0;
+        let mut last = None;
+        for &j in down {
+            let block = j as usize / self.down.group_size;
+            blocks += usize::from(last != Some(block));
+            last = Some(block);
+        }
+        let scales = blocks * if self.down.kind == Kind::Channel { 4 * d } else { 2 * d * self.down.parts() };
+        gate * self.gate.stride + up * self.up.stride + down.len() * d / 2 + scales
+    }
+}
+
+fn unsupported(what: &'static str, got: &str) -> Error {
+    Error::Unsupported { what, expected: "4-bit codes with per-channel or per-group scales", got: got.into() }
+}
+
+/// The kind of scales, and the group size (K for a whole channel).
+fn kind_of(what: &'static str, w: &QuantizedWeight) -> Result<(Kind, usize)> {
+    if w.bits() != Bits::Four {
+        return Err(unsupported(what, "8-bit codes"));
+    }
+    match w.scales() {
+        Scales::PerChannel { .. } => Ok((Kind::Channel, w.k())),
+        Scales::PerGroup { group_size, offset, .. } => {
+            let kind = match offset {
+                GroupOffset::Symmetric => Kind::Symmetric,
+                GroupOffset::F16(_) => Kind::Offset,
+                GroupOffset::ZeroPoint(_) => Kind::ZeroPoint,
+            };
+            Ok((kind, *group_size))
+        }
+        Scales::TwoLevel { .. } => Err(unsupported(what, "two-level scales")),
+        Scales::Qqq { .. } => Err(unsupported(what, "qqq's group scales")),
+    }
+}
+
+fn second(offset: &GroupOffset, at: usize) -> Option<u16> {
+    match offset {
+        GroupOffset::Symmetric => None,
+        GroupOffset::F16(offset) => Some(offset[at].to_bits()),
+        GroupOffset::ZeroPoint(zero) => Some(u16::from(zero[at])),
+    }
+}
+
+fn pack_codes(code: impl Fn(usize) -> i8, bytes: &mut [u8]) {
+    for (segment, bytes) in bytes.chunks_exact_mut(16).enumerate() {
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            let at = segment * SEGMENT + i;
+            *byte = code(at) as u8 & 15 | (code(at + 16) as u8) << 4;
+        }
+    }
+}
+
+fn code_at(codes: &[u8], k: usize) -> u8 {
+    let byte = codes[k / SEGMENT * 16 + k % 16];
+    if k % SEGMENT < 16 { byte & 15 } else { byte >> 4 }
+}
+
+fn dequantize(kind: Kind, code: u8, scale: f32, second: u16) -> f32 {
+    match kind {
+        Kind::Channel | Kind::Symmetric => scale * (f32::from(code) - 8.0),
+        // products and sums of two f16 are exact in f64
+        Kind::Offset => (f64::from(scale) * f64::from(code) + f16::from_bits(second).to_f64()) as f32,
+        Kind::ZeroPoint => scale * (f32::from(code) - f32::from(second)),
+    }
+}

@@ -1,0 +1,38 @@
+//! Sparse MLP: y = down(act(gate·x) ⊙ (up·x)) over selected neurons only.
+//!
+//! A neuron is three contiguous rows: gate\[j, :\], up\[j, :\] and down transposed\[j, :\], in `f32`, `f16`, `bf16` or 4 bits
+//! ([`Weights`]). Which neurons a call computes is data ([`Selection`]): a list, masks, a threshold, an exact top-k, a
+//! union list with masks. Policies ([`policy`]) only produce selections; [`forward`] only consumes them.
+//!
+//! The way of a call: inputs (quantized to int8 for 4-bit weights) → gate and up rows, 16 neurons at a time → selection,
+//! where it depends on values → product, quantized again → rows of down, a chunk of columns at a time. At most three
+//! barriers, and one more for each token-parallel step of a large batch.
+//!
+//! # Source
+//! Dynamic activation: TDA (arXiv 2408.11393), GRIFFIN, CATS, TEAL, WINA; W4A8: the group forms of [`crate::w4a8`].
+
+mod down_4bit;
+mod elementwise;
+mod forward;
+mod four_bit;
+//pub mod policy;
+mod project;
+mod rows;
+mod rows_4bit;
+mod select;
+mod simd;
+#[cfg(target_arch = "x86_64")]
+mod simd_avx2;
+#[cfg(target_arch = "x86_64")]
+mod simd_avx512;
+mod simd_portable;
+mod weights;
+mod workspace;
+
+pub use elementwise::{Activation, activate_product};
+pub use forward::{bytes_read, forward};
+pub use select::{
+    HeadList, IndexList, NeuronList, Score, ScoreOn, Selection, TokenMasks, list_from_mask, mask_from_list,
+};
+pub use weights::{Matrix, Shape, WeightElement, Weights};
+pub use workspace::Workspace;

@@ -1,0 +1,269 @@
+//! The three projections of a call, cut into units that threads share.
+
+use super::down_4bit::{DOWN_TOKENS, FourBitDown, Run};
+use super::elementwise::{Activate, Quantize};
+use super::forward::for_tokens;
+use super::four_bit::{DownMatrix, RowMatrix};
+use super::rows::{BLOCK, CHUNK, DENSE_CHUNK, Down, Rows};
+use super::rows_4bit::{FourBitRows, ROW_TOKENS};
+use super::simd::{Lanes, run};
+use super::weights::{Dense, Matrix, Store, Weights};
+use super::workspace::{Quantized, Workspace};
+use crate::Cpu;
+use crate::error::{Error, Result};
+use crate::threads::Disjoint;
+
+/// Ranges that each thread gets on average, so that unequal ones balance.
+const RANGES_PER_THREAD: usize = 4;
+
+/// A block of 16 kept neurons for a tile of tokens.
+struct Tile<'a> {
+    isa: crate::Isa,
+    weights: &'a Weights,
+    x: &'a [f32],
+    x_int8: &'a Quantized,
+    first_token: usize,
+    tokens: usize,
+    /// Position of the first neuron in `kept`.
+    position: usize,
+    rows: &'a [u32],
+    /// The neurons of the block after this one.
+    next: &'a [u32],
+}
+
+impl Tile<'_> {
+    /// out\[t\]\[i\] ← row i of a matrix times token t (+ bias).
+    fn multiply(&self, matrix: Matrix, out: &mut [[f32; BLOCK]]) {
+        match &self.weights.store {
+            Store::F32(w) => self.multiply_dense(w, matrix, out),
+            Store::F16(w) => self.multiply_dense(w, matrix, out),
+            Store::Bf16(w) => self.multiply_dense(w, matrix, out),
+            Store::FourBit(w) => self.multiply_4bit(if matrix == Matrix::Gate { &w.gate } else { &w.up }, out),
+        }
+        let Some(biases) = &self.weights.biases else { return };
+        let bias = if matrix == Matrix::Gate { &biases.gate } else { &biases.up };
+        if !bias.is_empty() {
+            for out in out {
+                self.rows.iter().zip(out).for_each(|(&j, out)| *out += bias[j as usize]);
+            }
+        }
+    }
+
+    fn multiply_dense<T: Lanes>(&self, w: &Dense<T>, matrix: Matrix, out: &mut [[f32; BLOCK]]) {
+        let d = self.weights.shape().d_model;
+        let matrix = if matrix == Matrix::Gate { &w.gate } else { &w.up };
+        run(self.isa, Rows { matrix, d, rows: self.rows, x: &self.x[self.first_token * d..], out });
+    }
+
+    fn multiply_4bit(&self, matrix: &RowMatrix, out: &mut [[f32; BLOCK]]) {
+        let x = self.x_int8.from_token(self.first_token);
+        run(self.isa, FourBitRows { matrix, rows: self.rows, next: self.next, x, out });
+    }
+
+    /// Writes this block's lanes of each token into data \[tokens, stride\].
+    fn store(&self, out: &[[f32; BLOCK]], data: &Disjoint<'_, f32>, stride: usize) {
+        for (t, out) in out.iter().enumerate() {
+            let at = (self.first_token + t) * stride + self.position;
+            // SAFETY: a block of a token belongs to one tile, and each tile is handed out once.
+            unsafe { data.slice(at..at + BLOCK) }.copy_from_slice(out);
+        }
+    }
+}
+
+/// Calls `f` on every block of `kept` and tile of tokens, with room for two results.
+fn for_tiles(
+    cpu: &Cpu,
+    weights: &Weights,
+    x: &[f32],
+    ws: (&Quantized, &[u32], usize),
+    f: impl Fn(&Tile<'_>, &mut [[f32; BLOCK]], &mut [[f32; BLOCK]]) + Sync,
+) {
+    let (x_int8, kept, tokens) = ws;
+    let blocks = kept.len().div_ceil(BLOCK);
+    let units = blocks * tokens.div_ceil(ROW_TOKENS);
+    let block_of = |block: usize| &kept[kept.len().min(block * BLOCK)..kept.len().min((block + 1) * BLOCK)];
+    let grain = units.div_ceil(cpu.threads() * RANGES_PER_THREAD);
+    cpu.team().for_ranges(units, grain, |units| {
+        let (mut a, mut b) = ([[0.0f32; BLOCK]; ROW_TOKENS], [[0.0f32; BLOCK]; ROW_TOKENS]);
+        for unit in units {
+            let (tile, block) = (unit / blocks, unit % blocks);
+            let first_token = tile * ROW_TOKENS;
+            let n = (tokens - first_token).min(ROW_TOKENS);
+            let tile = Tile {
+                isa: cpu.isa(),
+                weights,
+                x,
+                x_int8,
+                first_token,
+                tokens: n,
+                position: block * BLOCK,
+                rows: block_of(block),
+                next: block_of(block + 1),
+            };
+            f(&tile, &mut a[..n], &mut b[..n]);
+        }
+    });
+}
+
+/// gate ← act(gate·x) for the neurons in `kept`, and hidden ← gate ⊙ (up·x) if asked for.
+pub(crate) fn project_gate(cpu: &Cpu, weights: &Weights, x: &[f32], ws: &mut Workspace, with_up: bool) {
+    let (gate, hidden) = (Disjoint::new(&mut ws.gate), Disjoint::new(&mut ws.hidden));
+    let (stride, activation) = (ws.stride, ws.shape.activation);
+    for_tiles(cpu, weights, x, (&ws.x_int8, &ws.kept, ws.tokens), |tile, a, b| {
+        tile.multiply(Matrix::Gate, a);
+        if with_up {
+            tile.multiply(Matrix::Up, b);
+            run(tile.isa, Activate { activation, gate: a, up: b });
+            tile.store(b, &hidden, stride);
+        } else {
+            run(tile.isa, Activate { activation, gate: a, up: &mut [] });
+        }
+        tile.store(a, &gate, stride);
+    });
+}
+
+/// hidden ← gate\[kept\] ⊙ (up·x), hidden by position and gate by neuron.
+pub(crate) fn project_up(cpu: &Cpu, weights: &Weights, x: &[f32], ws: &mut Workspace) {
+    let hidden = Disjoint::new(&mut ws.hidden);
+    let (stride, gate) = (ws.stride, &ws.gate);
+    for_tiles(cpu, weights, x, (&ws.x_int8, &ws.kept, ws.tokens), |tile, _, b| {
+        tile.multiply(Matrix::Up, b);
+        for (t, b) in b.iter_mut().enumerate().take(tile.tokens) {
+            let gate = &gate[(tile.first_token + t) * stride..];
+            tile.rows.iter().zip(b).for_each(|(&j, b)| *b *= gate[j as usize]);
+        }
+        tile.store(b, &hidden, stride);
+    });
+}
+
+/// Cuts the kept neurons into runs of blocks and quantizes `hidden` to int8 by slot.
+///
+/// # Errors
+/// [`Error::Value`] if a product has overflowed.
+pub(crate) fn quantize_hidden(cpu: &Cpu, weights: &Weights, ws: &mut Workspace) -> Result<()> {
+    let Store::FourBit(w) = &weights.store else { return Ok(()) };
+    cut_runs(&ws.kept, w.down.group_size, &mut ws.slots, &mut ws.runs);
+    let Workspace { hidden, hidden_int8: q, codes, kept, runs, stride, .. } = ws;
+    let (stride, width, groups, n) = (*stride, q.width, q.sum_stride(), kept.len());
+    let codes = Disjoint::new(codes);
+    let (slots, scale, sums) = (Disjoint::new(&mut q.codes), Disjoint::new(&mut q.scale), Disjoint::new(&mut q.sums));
+    for_tokens(cpu, ws.tokens, 2 * n, |t| {
+        // SAFETY: each token's ranges are its own and each token is handed out once.
+        let (codes, slots, scale, sums) = unsafe {
+            (
+                codes.slice(t * stride..t * stride + n),
+                slots.slice(t * width..(t + 1) * width),
+                scale.slice(t..t + 1),
+                sums.slice(t * groups..(t + 1) * groups),
+            )
+        };
+        run(cpu.isa(), Quantize { x: &hidden[t * stride..][..n], codes, scale: &mut scale[0] });
+        spread_codes(codes, kept, w.down.group_size, runs, slots, sums);
+    });
+    match q.scale[..ws.tokens].iter().find(|scale| !scale.is_finite()) {
+        Some(&got) => Err(Error::Value { what: "act(gate·x) · (up·x)", expected: "finite numbers", got }),
+        None => Ok(()),
+    }
+}
+
+/// Lists the blocks of `group_size` neurons that `kept` touches, and pads each to whole quads with its last neuron.
+fn cut_runs(kept: &[u32], group_size: usize, slots: &mut Vec<u32>, runs: &mut Vec<Run>) {
+    slots.clear();
+    runs.clear();
+    let mut at = 0;
+    while at < kept.len() {
+        let block = kept[at] as usize / group_size;
+        let end = ((block + 1) * group_size) as u32;
+        let start = slots.len();
+        let count = kept[at..].iter().take(group_size).take_while(|&&j| j < end).count();
+        slots.extend_from_slice(&kept[at..at + count]);
+        let last = kept[at + count - 1];
+        slots.resize(start + count.next_multiple_of(4), last);
+        runs.push(Run { block: block as u32, start: start as u32, end: slots.len() as u32 });
+        at += count;
+    }
+}
+
+/// Moves codes from positions to slots, with zeros in the padding, and sums each run.
+fn spread_codes(codes: &[i8], kept: &[u32], group_size: usize, runs: &[Run], slots: &mut [i8], sums: &mut [i32]) {
+    let mut at = 0;
+    for (run, sum) in runs.iter().zip(sums) {
+        let slots = &mut slots[run.start as usize..run.end as usize];
+        let end = ((run.block as usize + 1) * group_size) as u32;
+        // a run is padded by at most three slots
+        let least = slots.len() - 3;
+        let count = least + kept[at + least..].iter().take(3).take_while(|&&j| j < end).count();
+        slots[count..].fill(0);
+        slots[..count].copy_from_slice(&codes[at..at + count]);
+        *sum = slots.iter().map(|&c| i32::from(c)).sum();
+        at += count;
+    }
+}
+
+/// y ← down·hidden (+ bias) (+ residual), in chunks of columns and tiles of tokens.
+pub(crate) fn project_down(cpu: &Cpu, weights: &Weights, ws: &Workspace, residual: Option<&[f32]>, y: &mut [f32]) {
+    let d = weights.shape().d_model;
+    let y = Disjoint::new(y);
+    let bias = weights.biases.as_ref().map(|b| b.down.as_slice()).filter(|b| !b.is_empty());
+    let chunks = match &weights.store {
+        Store::FourBit(w) => w.down.columns.chunks(),
+        _ => d.div_ceil(DENSE_CHUNK),
+    };
+    cpu.team().for_ranges(chunks * ws.tokens.div_ceil(DOWN_TOKENS), 1, |units| {
+        for unit in units {
+            let (first, chunk) = (unit / chunks * DOWN_TOKENS, unit % chunks);
+            let mut sums = [[0.0f32; CHUNK]; DOWN_TOKENS];
+            let sums = &mut sums[..(ws.tokens - first).min(DOWN_TOKENS)];
+            let (start, width) = match &weights.store {
+                Store::F32(w) => down_dense(cpu, &w.down, d, ws, chunk, first, sums),
+                Store::F16(w) => down_dense(cpu, &w.down, d, ws, chunk, first, sums),
+                Store::Bf16(w) => down_dense(cpu, &w.down, d, ws, chunk, first, sums),
+                Store::FourBit(w) => down_4bit(cpu, &w.down, ws, chunk, first, sums),
+            };
+            for (t, sums) in sums.iter().enumerate() {
+                let at = (first + t) * d + start;
+                // SAFETY: a chunk of a token belongs to one unit, and each unit is handed out once.
+                let y = unsafe { y.slice(at..at + width) };
+                y.copy_from_slice(&sums[..width]);
+                if let Some(bias) = bias {
+                    y.iter_mut().zip(&bias[start..]).for_each(|(y, b)| *y += b);
+                }
+                if let Some(residual) = residual {
+                    y.iter_mut().zip(&residual[at..]).for_each(|(y, r)| *y += r);
+                }
+            }
+        }
+    });
+}
+
+/// Computes a chunk and returns its first column and width.
+fn down_dense<T: Lanes>(
+    cpu: &Cpu,
+    matrix: &[T],
+    d: usize,
+    ws: &Workspace,
+    chunk: usize,
+    first: usize,
+    out: &mut [[f32; CHUNK]],
+) -> (usize, usize) {
+    let column = chunk * DENSE_CHUNK;
+    let width = (d - column).min(DENSE_CHUNK);
+    let h = &ws.hidden[first * ws.stride..];
+    run(cpu.isa(), Down { matrix, d, list: &ws.kept, h, stride: ws.stride, column, width, out });
+    (column, width)
+}
+
+/// Computes a chunk and returns its first column and width.
+fn down_4bit(
+    cpu: &Cpu,
+    matrix: &DownMatrix,
+    ws: &Workspace,
+    chunk: usize,
+    first: usize,
+    out: &mut [[f32; CHUNK]],
+) -> (usize, usize) {
+    let h = ws.hidden_int8.from_token(first);
+    run(cpu.isa(), FourBitDown { matrix, slots: &ws.slots, runs: &ws.runs, h, chunk, out });
+    let columns = &matrix.columns;
+    (columns.start(chunk), 32 * columns.segments_of(chunk))
+}

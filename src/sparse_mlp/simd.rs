@@ -1,0 +1,182 @@
+//! Sixteen-lane vectors that every kernel of this module is written in once.
+//!
+//! A kernel is a [`Kernel`] whose `run` is generic over [`Simd`]; [`run`] compiles it for each instruction set. Every
+//! operation rounds the same way in every implementation and sums lanes in the same order, so results are equal bit
+//! for bit.
+
+#[cfg(target_arch = "x86_64")]
+use super::simd_avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use super::simd_avx512::Avx512;
+use super::simd_portable::Portable;
+use crate::Isa;
+use half::{bf16, f16};
+
+/// Sixteen f32 lanes and sixteen i32 lanes (or 16 × 4 bytes) of one instruction set.
+///
+/// # Safety
+/// Every function needs the implementation's instruction set; those with pointers need them valid for what they read
+/// or write (16 elements unless they say otherwise), with no alignment.
+pub(crate) trait Simd: Copy + 'static {
+    /// 16 f32.
+    type F: Copy;
+    /// 16 i32, or 64 bytes.
+    type I: Copy;
+    /// Tokens that a register tile of f32 sums covers.
+    const TOKENS: usize;
+
+    unsafe fn splat(v: f32) -> Self::F;
+    unsafe fn load(p: *const f32) -> Self::F;
+    unsafe fn load_f16(p: *const f16) -> Self::F;
+    unsafe fn load_bf16(p: *const bf16) -> Self::F;
+    unsafe fn store(p: *mut f32, v: Self::F);
+    /// a · b + c, rounded once.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `b` where it is smaller or either is NaN.
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    /// `b` where it is larger or either is NaN.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn abs(a: Self::F) -> Self::F;
+    /// To the nearest integer, ties to even.
+    unsafe fn round(a: Self::F) -> Self::F;
+    /// 2ⁿ for whole n in −126..=127.
+    unsafe fn exp2(n: Self::F) -> Self::F;
+    /// Lane i plus lane i + 8, then i + 4, i + 2, i + 1.
+    unsafe fn sum(a: Self::F) -> f32;
+    /// Bit i: a\[i\] > b\[i\].
+    unsafe fn gt_mask(a: Self::F, b: Self::F) -> u16;
+    /// Bit i: a\[i\] ≥ b\[i\].
+    unsafe fn ge_mask(a: Self::F, b: Self::F) -> u16;
+
+    unsafe fn splat_i32(v: i32) -> Self::I;
+    unsafe fn add_i32(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn sub_i32(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn mul_i32(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn to_f32(a: Self::I) -> Self::F;
+    /// The same bits.
+    unsafe fn as_f32(a: Self::I) -> Self::F;
+    /// The f16 in the low half of each lane.
+    unsafe fn low_f16(a: Self::I) -> Self::F;
+    /// The f16 in the high half of each lane.
+    unsafe fn high_f16(a: Self::I) -> Self::F;
+    /// The u16 in the high half of each lane.
+    unsafe fn high_u16(a: Self::I) -> Self::I;
+    /// Lane i: acc + Σ of four byte products, codes in 0..=15, activations in −127..=127.
+    unsafe fn dot(acc: Self::I, codes: Self::I, activations: Self::I) -> Self::I;
+    /// The low four bits of each byte.
+    unsafe fn low_nibbles(a: Self::I) -> Self::I;
+    /// The high four bits of each byte, moved down.
+    unsafe fn high_nibbles(a: Self::I) -> Self::I;
+    /// Reads 16 bytes at `offset` of 16 rows; lane i of result j is the 4 bytes j of row i.
+    unsafe fn load_rows(rows: &[*const u8; 16], offset: usize) -> [Self::I; 4];
+    /// Reads `segments` ≤ 4 times 16 bytes, the rest zero.
+    unsafe fn load_segments(p: *const u8, segments: usize) -> Self::I;
+    /// Takes 4 rows of four 16-byte segments; lane 4q + p of result v holds byte 4v + p of segment q of the four rows.
+    unsafe fn interleave(rows: [Self::I; 4]) -> [Self::I; 4];
+    /// Widens `lanes` ≤ 16 u16, the rest zero; `lanes` a multiple of 4.
+    unsafe fn load_u16(p: *const u16, lanes: usize) -> Self::I;
+    /// Asks for a cache line; never faults.
+    unsafe fn prefetch(p: *const u8);
+}
+
+/// Work that runs on any instruction set.
+pub(crate) trait Kernel {
+    /// Does the work; implementations are `#[inline(always)]`, so that it is compiled for each instruction set.
+    ///
+    /// # Safety
+    /// The machine has the instruction set of `S`.
+    unsafe fn run<S: Simd>(self);
+}
+
+/// Runs a kernel on an instruction set that this machine has (as the one of a [`crate::Cpu`] always is).
+pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) {
+    match isa {
+        // SAFETY: plain Rust.
+        Isa::Portable => unsafe { kernel.run::<Portable>() },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Cpu::new` and `Isa::detect` give out only instruction sets that the machine has.
+        Isa::Avx2 => unsafe { run_avx2(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::AvxVnni => unsafe { run_avx_vnni(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx512Vnni => unsafe { run_avx512(kernel) },
+        #[cfg(not(target_arch = "x86_64"))]
+        // SAFETY: plain Rust.
+        _ => unsafe { kernel.run::<Portable>() },
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
+unsafe fn run_avx2<K: Kernel>(kernel: K) {
+    // SAFETY: the features are this function's own.
+    unsafe { kernel.run::<Avx2<false>>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avxvnni,popcnt")]
+unsafe fn run_avx_vnni<K: Kernel>(kernel: K) {
+    // SAFETY: the features are this function's own.
+    unsafe { kernel.run::<Avx2<true>>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,popcnt")]
+unsafe fn run_avx512<K: Kernel>(kernel: K) {
+    // SAFETY: the features are this function's own.
+    unsafe { kernel.run::<Avx512>() }
+}
+
+/// An element of a 16-bit or f32 weight row.
+pub(crate) trait Lanes: crate::element::Element {
+    /// Reads 16 elements as f32.
+    ///
+    /// # Safety
+    /// As [`Simd`]: the instruction set, and 16 elements at `p`.
+    unsafe fn load<S: Simd>(p: *const Self) -> S::F;
+}
+
+impl Lanes for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const Self) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::load(p) }
+    }
+}
+
+impl Lanes for f16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const Self) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::load_f16(p) }
+    }
+}
+
+impl Lanes for bf16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const Self) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::load_bf16(p) }
+    }
+}
+
+/// Reads the first `count` ≤ 16 elements, the rest zero.
+///
+/// # Safety
+/// As [`Simd`]: the instruction set, and `count` elements at `p`.
+#[inline(always)]
+pub(crate) unsafe fn load_first<S: Simd, T: Lanes>(p: *const T, count: usize) -> S::F {
+    // SAFETY: either 16 elements are there, or `count` are and the copy has 16.
+    unsafe {
+        if count >= 16 {
+            return T::load::<S>(p);
+        }
+        let mut copy = [T::zeroed(); 16];
+        std::ptr::copy_nonoverlapping(p, copy.as_mut_ptr(), count);
+        T::load::<S>(copy.as_ptr())
+    }
+}

@@ -1,0 +1,247 @@
+//! The weights of one gated MLP, neuron-major.
+
+use super::elementwise::Activation;
+use super::four_bit::FourBit;
+use super::simd::Lanes;
+use crate::element::Element;
+use crate::error::{Error, Result, check_len};
+use crate::w4a8::QuantizedWeight;
+use half::{bf16, f16};
+
+/// The sizes and the gate's nonlinearity of an MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// Features of x and y.
+    pub d_model: usize,
+    /// Neurons.
+    pub d_ff: usize,
+    /// The nonlinearity of the gate.
+    pub activation: Activation,
+}
+
+impl Shape {
+    fn check(&self) -> Result<()> {
+        const LIMIT: usize = 1 << 24;
+        for (what, got) in [("d_model", self.d_model), ("d_ff", self.d_ff)] {
+            if !(1..=LIMIT).contains(&got) {
+                return Err(Error::Shape { what, expected: "1 to 2²⁴", got });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One of the three matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Matrix {
+    /// gate \[d_ff, d_model\].
+    Gate,
+    /// up \[d_ff, d_model\].
+    Up,
+    /// down, transposed \[d_ff, d_model\].
+    Down,
+}
+
+/// 16-bit or f32 rows, each matrix \[d_ff, d_model\] row-major.
+#[derive(Debug, Clone)]
+pub(crate) struct Dense<T> {
+    pub gate: Vec<T>,
+    pub up: Vec<T>,
+    pub down: Vec<T>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Store {
+    F32(Dense<f32>),
+    F16(Dense<f16>),
+    Bf16(Dense<bf16>),
+    FourBit(FourBit),
+}
+
+/// An element type that rows can be stored in: `f32`, `f16`, `bf16`.
+pub trait WeightElement: Element + sealed::Wrap {}
+impl WeightElement for f32 {}
+impl WeightElement for f16 {}
+impl WeightElement for bf16 {}
+
+mod sealed {
+    use super::{Dense, Store, bf16, f16};
+
+    pub trait Wrap: Sized {
+        #[doc(hidden)]
+        #[allow(private_interfaces)] // sealed: nothing outside can name or call it
+        fn wrap(dense: Dense<Self>) -> Store;
+    }
+    #[allow(private_interfaces)]
+    impl Wrap for f32 {
+        fn wrap(dense: Dense<Self>) -> Store {
+            Store::F32(dense)
+        }
+    }
+    #[allow(private_interfaces)]
+    impl Wrap for f16 {
+        fn wrap(dense: Dense<Self>) -> Store {
+            Store::F16(dense)
+        }
+    }
+    #[allow(private_interfaces)]
+    impl Wrap for bf16 {
+        fn wrap(dense: Dense<Self>) -> Store {
+            Store::Bf16(dense)
+        }
+    }
+}
+
+/// The three matrices (and biases, if any) of a gated MLP, stored so that a neuron is three contiguous rows.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    shape: Shape,
+    pub(crate) store: Store,
+    pub(crate) biases: Option<Biases>,
+}
+
+/// f32 biases; an empty one is absent.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Biases {
+    pub gate: Vec<f32>,
+    pub up: Vec<f32>,
+    pub down: Vec<f32>,
+}
+
+impl Weights {
+    /// Copies `f32`, `f16` or `bf16` weights as checkpoints hold them; down is transposed.
+    ///
+    /// | argument | shape | layout |
+    /// |---|---|---|
+    /// | `gate`, `up` | \[d_ff, d_model\] | row-major |
+    /// | `down` | \[d_model, d_ff\] | row-major |
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a size of 0, [`Error::Length`] for a matrix of another size, [`Error::Value`] for a weight
+    /// that is not finite.
+    pub fn new<T: WeightElement>(shape: Shape, gate: &[T], up: &[T], down: &[T]) -> Result<Self> {
+        shape.check()?;
+        let Shape { d_model, d_ff, .. } = shape;
+        for (what, matrix) in [("gate", gate), ("up", up), ("down", down)] {
+            check_len(what, d_ff * d_model, matrix.len())?;
+            if let Some(bad) = matrix.iter().find(|w| !w.to_f32().is_finite()) {
+                return Err(Error::Value { what, expected: "finite weights", got: bad.to_f32() });
+            }
+        }
+        let mut transposed = Vec::with_capacity(down.len());
+        for j in 0..d_ff {
+            transposed.extend((0..d_model).map(|n| down[n * d_ff + j]));
+        }
+        let dense = Dense { gate: gate.to_vec(), up: up.to_vec(), down: transposed };
+        Ok(Weights { shape, store: T::wrap(dense), biases: None })
+    }
+
+    /// Stores 4-bit weights neuron-major with the codes and scales they have: gate, up \[d_ff, d_model\] and down
+    /// \[d_model, d_ff\].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless the matrices have these sizes, [`Error::Unsupported`] for 8-bit codes and for scales other
+    /// than per-channel and per-group.
+    pub fn from_quantized(
+        shape: Shape,
+        gate: &QuantizedWeight,
+        up: &QuantizedWeight,
+        down: &QuantizedWeight,
+    ) -> Result<Self> {
+        shape.check()?;
+        let store = Store::FourBit(FourBit::new(shape.d_model, shape.d_ff, gate, up, down)?);
+        Ok(Weights { shape, store, biases: None })
+    }
+
+    /// Adds biases: gate and up f32 \[d_ff\], down f32 \[d_model\]; an empty one is absent.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for another size, [`Error::Value`] for a bias that is not finite.
+    pub fn with_biases(mut self, gate: &[f32], up: &[f32], down: &[f32]) -> Result<Self> {
+        let Shape { d_model, d_ff, .. } = self.shape;
+        for (what, n, bias) in [("gate bias", d_ff, gate), ("up bias", d_ff, up), ("down bias", d_model, down)] {
+            if !bias.is_empty() {
+                check_len(what, n, bias.len())?;
+            }
+            if let Some(&got) = bias.iter().find(|b| !b.is_finite()) {
+                return Err(Error::Value { what, expected: "finite biases", got });
+            }
+        }
+        self.biases = Some(Biases { gate: gate.to_vec(), up: up.to_vec(), down: down.to_vec() });
+        Ok(self)
+    }
+
+    /// The sizes and the nonlinearity.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Whether activations are quantized to int8 for them.
+    pub(crate) fn is_four_bit(&self) -> bool {
+        matches!(self.store, Store::FourBit(_))
+    }
+
+    /// Bytes held by the three matrices.
+    pub fn bytes(&self) -> usize {
+        match &self.store {
+            Store::F32(w) => dense_bytes(w),
+            Store::F16(w) => dense_bytes(w),
+            Store::Bf16(w) => dense_bytes(w),
+            Store::FourBit(w) => w.bytes(),
+        }
+    }
+
+    /// Writes neuron `j`'s row of a matrix, as the numbers the stored bits stand for, rounded to f32.
+    ///
+    /// # Errors
+    /// [`Error::Index`] unless `j` < d_ff, [`Error::Length`] unless `row` has d_model elements.
+    pub fn row(&self, matrix: Matrix, j: usize, row: &mut [f32]) -> Result<()> {
+        let Shape { d_model, d_ff, .. } = self.shape;
+        if j >= d_ff {
+            return Err(Error::Index { what: "neuron", limit: d_ff, got: j });
+        }
+        check_len("row", d_model, row.len())?;
+        match &self.store {
+            Store::F32(w) => dense_row(w, matrix, j, row),
+            Store::F16(w) => dense_row(w, matrix, j, row),
+            Store::Bf16(w) => dense_row(w, matrix, j, row),
+            Store::FourBit(w) => w.row(matrix, j, row),
+        }
+        Ok(())
+    }
+
+    /// ‖down\[:, j\]‖₂ for every neuron, f32 \[d_ff\]: the size of a neuron's part in y is |a_j| times this.
+    pub fn down_norms(&self) -> Vec<f32> {
+        let mut row = vec![0.0; self.shape.d_model];
+        let mut norm = |j| {
+            // j and the length are in range, so the row is always written
+            let _ = self.row(Matrix::Down, j, &mut row);
+            row.iter().map(|&w| f64::from(w) * f64::from(w)).sum::<f64>().sqrt() as f32
+        };
+        (0..self.shape.d_ff).map(&mut norm).collect()
+    }
+
+    /// Bytes of the rows that a call reads: `gate` and `up` rows of those matrices and the `down` neurons' rows of down.
+    pub(crate) fn row_bytes(&self, gate: usize, up: usize, down: &[u32]) -> usize {
+        let rows = (gate + up + down.len()) * self.shape.d_model;
+        match &self.store {
+            Store::F32(_) => rows * 4,
+            Store::F16(_) | Store::Bf16(_) => rows * 2,
+            Store::FourBit(w) => w.row_bytes(gate, up, down),
+        }
+    }
+}
+
+fn dense_bytes<T: Lanes>(w: &Dense<T>) -> usize {
+    (w.gate.len() + w.up.len() + w.down.len()) * size_of::<T>()
+}
+
+fn dense_row<T: Lanes>(w: &Dense<T>, matrix: Matrix, j: usize, row: &mut [f32]) {
+    let all = match matrix {
+        Matrix::Gate => &w.gate,
+        Matrix::Up => &w.up,
+        Matrix::Down => &w.down,
+    };
+    let d = row.len();
+    row.iter_mut().zip(&all[j * d..(j + 1) * d]).for_each(|(out, w)| *out = w.to_f32());
+}
