@@ -13,7 +13,9 @@ fn phases(c: &mut Criterion) {
         pool.install(|| b.iter(|| rayon::join(|| _ = black_box(0), || _ = black_box(1))));
     });
     // a phase of about 10 µs on each thread, then as long a pause on the caller alone, as between two matrices
-    let work = |n: usize| (0..n).fold(black_box(1u64), |x, i| x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(i as u64));
+    let work = |n: usize| {
+        (0..n).fold(black_box(1u64), |x, i| x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(i as u64))
+    };
     group.bench_function("team/10us", |b| {
         b.iter(|| {
             cpu.team().run(|_| _ = black_box(work(7_000)));

@@ -63,13 +63,7 @@ fn gemm(c: &mut Criterion) {
 }
 
 /// Checks the first token's first rows before anything is timed.
-fn verify(
-    cpu: &Cpu,
-    quantized: &moray::w4a8::QuantizedWeight,
-    weight: &PackedWeight,
-    x: &Activations,
-    y: &mut [f32],
-) {
+fn verify(cpu: &Cpu, quantized: &moray::w4a8::QuantizedWeight, weight: &PackedWeight, x: &Activations, y: &mut [f32]) {
     linear(cpu, weight, x, Epilogue::default(), y).expect("matching shapes");
     if x.m() == 1 && quantized.n() < 5000 {
         let mut expected = vec![0.0f32; y.len()];

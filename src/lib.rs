@@ -4,6 +4,7 @@ pub mod attention;
 pub mod cpu;
 pub mod element;
 pub mod error;
+pub mod llama;
 pub mod sparse_mlp;
 pub mod threads;
 pub mod w4a8;

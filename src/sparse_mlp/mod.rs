@@ -20,7 +20,7 @@ mod project;
 mod rows;
 mod rows_4bit;
 mod select;
-mod simd;
+pub(crate) mod simd;
 #[cfg(target_arch = "x86_64")]
 mod simd_avx2;
 #[cfg(target_arch = "x86_64")]

@@ -49,16 +49,82 @@ pub fn linear<E: Element>(
     epilogue: Epilogue<'_, E>,
     y: &mut [E],
 ) -> Result<()> {
+    linear_rows(cpu, weight, &[0..weight.n()], x, epilogue, y)
+}
+
+/// Multiplies as [`linear`], only for the output features in `rows` (increasing ranges, widened to whole blocks of 16); the
+/// others of `y` are left as they are, and their weights are not read.
+///
+/// # Errors
+/// As [`linear`]; [`Error::Index`] for a range past N, [`Error::NotIncreasing`] for ranges out of order.
+pub fn linear_rows<E: Element>(
+    cpu: &Cpu,
+    weight: &PackedWeight,
+    rows: &[Range<usize>],
+    x: &Activations,
+    epilogue: Epilogue<'_, E>,
+    y: &mut [E],
+) -> Result<()> {
     check(weight.n(), weight.k(), x, &epilogue, y)?;
+    let blocks = RowBlocks::new(rows, weight.n())?;
     let y = Disjoint::new(y);
     let kernels = Kernels::of(cpu.isa());
     let grain = if x.m() <= GEMV_TOKENS { (16_384 / weight.k()).clamp(1, 8) } else { 1 };
-    cpu.team().for_ranges(weight.tiles(), grain, |tiles| {
-        for tile in tiles {
+    cpu.team().for_ranges(blocks.len(), grain, |indices| {
+        for tile in indices.map(|index| blocks.get(index)) {
             multiply_tile(&kernels, weight, tile, x, &epilogue, &y);
         }
     });
     Ok(())
+}
+
+/// The blocks of 16 rows that ranges of rows touch, each once.
+pub(crate) struct RowBlocks<'a> {
+    ranges: &'a [Range<usize>],
+    len: usize,
+}
+
+impl<'a> RowBlocks<'a> {
+    pub(crate) fn new(ranges: &'a [Range<usize>], n: usize) -> Result<Self> {
+        let mut end = 0;
+        for range in ranges {
+            if range.start < end || range.end < range.start {
+                return Err(Error::NotIncreasing { what: "rows", previous: end, got: range.start });
+            }
+            if range.end > n {
+                return Err(Error::Index { what: "rows", limit: n + 1, got: range.end });
+            }
+            end = range.end;
+        }
+        let mut blocks = RowBlocks { ranges, len: 0 };
+        blocks.len = blocks.pieces().map(|piece| piece.len()).sum();
+        Ok(blocks)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Block number `index`.
+    pub(crate) fn get(&self, mut index: usize) -> usize {
+        for piece in self.pieces() {
+            if index < piece.len() {
+                return piece.start + index;
+            }
+            index -= piece.len();
+        }
+        unreachable!("a block past the last")
+    }
+
+    /// The blocks of each range that no range before it touches.
+    fn pieces(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut done = 0;
+        self.ranges.iter().filter(|range| !range.is_empty()).map(move |range| {
+            let piece = (range.start / TILE_N).max(done)..range.end.div_ceil(TILE_N).max(done);
+            done = piece.end;
+            piece
+        })
+    }
 }
 
 fn check<E: Element>(n: usize, k: usize, x: &Activations, epilogue: &Epilogue<'_, E>, y: &[E]) -> Result<()> {

@@ -43,8 +43,10 @@ mod tile;
 mod weight;
 
 pub use activation::Activations;
-pub use cpu::{Epilogue, linear, linear_reference};
+pub(crate) use cpu::RowBlocks;
+pub use cpu::{Epilogue, linear, linear_reference, linear_rows};
 pub use import::Block;
+pub(crate) use pack::Line;
 pub use pack::{LAYOUT_VERSION, PackedWeight, TILE_BYTES, TILE_N, from_tile, tile_k, to_tile};
 pub use quant::quantize;
 pub use weight::{Bits, GroupOffset, Mode, QuantizedWeight, Scales};

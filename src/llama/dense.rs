@@ -1,0 +1,302 @@
+//! Unquantized weights on the CPU: f32, f16 or bf16 in blocks of 16 rows, arithmetic in f32.
+//!
+//! This is the baseline that the quantized and sparse operations are measured against, and the output layer where it
+//! stays in 16 bits.
+
+use crate::cpu::Cpu;
+use crate::element::Element;
+use crate::error::{Error, Result, check_len};
+use crate::sparse_mlp::simd::{Kernel, Lanes, Simd, run};
+use crate::threads::Disjoint;
+use crate::w4a8::{Epilogue, Line, RowBlocks};
+use half::{bf16, f16};
+use std::ops::Range;
+
+/// Rows of a block: one lane each.
+const ROWS: usize = 16;
+
+/// Tokens between two write-backs.
+const TOKEN_BLOCK: usize = 48;
+
+/// The element type of a [`DenseWeight`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DenseType {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of single precision.
+    Bf16,
+}
+
+impl DenseType {
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            DenseType::F32 => 4,
+            DenseType::F16 | DenseType::Bf16 => 2,
+        }
+    }
+}
+
+/// A weight matrix w\[N, K\] in floating point, stored \[N/16\]\[K\]\[16\] so that 16 rows are the lanes of a vector.
+///
+/// Every output is four chains of fused multiply-adds, over k ≡ 0, 1, 2, 3 (mod 4), added as (0 + 1) + (2 + 3): the result
+/// does not depend on the number of tokens, the threads or the instruction set.
+#[derive(Clone)]
+pub struct DenseWeight {
+    n: usize,
+    k: usize,
+    dtype: DenseType,
+    data: Vec<Line>,
+}
+
+impl std::fmt::Debug for DenseWeight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DenseWeight").field("n", &self.n).field("k", &self.k).field("dtype", &self.dtype).finish()
+    }
+}
+
+impl DenseWeight {
+    /// Allocates a matrix of zeros.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a size of 0.
+    pub fn zeros(n: usize, k: usize, dtype: DenseType) -> Result<Self> {
+        for (what, got) in [("n", n), ("k", k)] {
+            if got == 0 {
+                return Err(Error::Shape { what, expected: "at least 1", got });
+            }
+        }
+        let bytes = n.div_ceil(ROWS) * ROWS * k * dtype.bytes();
+        Ok(DenseWeight { n, k, dtype, data: vec![Line([0; 64]); bytes.div_ceil(64)] })
+    }
+
+    /// Rounds f32 \[N, K\] row-major to `dtype`.
+    ///
+    /// # Errors
+    /// As [`DenseWeight::zeros`] and [`DenseWeight::set_rows`].
+    pub fn from_f32(w: &[f32], n: usize, k: usize, dtype: DenseType) -> Result<Self> {
+        let mut weight = Self::zeros(n, k, dtype)?;
+        check_len("w", n * k, w.len())?;
+        weight.set_rows(0, w)?;
+        Ok(weight)
+    }
+
+    /// Rounds f32 rows \[…, K\] into place, from row `first` on, so that a large matrix need not be in f32 whole.
+    ///
+    /// # Errors
+    /// [`Error::Length`] unless `rows` is whole rows, [`Error::Index`] past row N, [`Error::Value`] for a number that is not
+    /// finite in `dtype`.
+    pub fn set_rows(&mut self, first: usize, rows: &[f32]) -> Result<()> {
+        check_len("rows", rows.len() / self.k * self.k, rows.len())?;
+        let end = first + rows.len() / self.k;
+        if end > self.n {
+            return Err(Error::Index { what: "rows", limit: self.n, got: end - 1 });
+        }
+        let (k, limit) = (self.k, if self.dtype == DenseType::F16 { 65_520.0 } else { f32::MAX });
+        if let Some(&got) = rows.iter().find(|v| !(v.abs() <= limit) || (limit < 1e5 && v.abs() >= limit)) {
+            return Err(Error::Value { what: "rows", expected: "weights finite in their type", got });
+        }
+        match self.dtype {
+            DenseType::F32 => place(bytemuck::cast_slice_mut::<Line, f32>(&mut self.data), k, first, rows),
+            DenseType::F16 => place(bytemuck::cast_slice_mut::<Line, f16>(&mut self.data), k, first, rows),
+            DenseType::Bf16 => place(bytemuck::cast_slice_mut::<Line, bf16>(&mut self.data), k, first, rows),
+        }
+        Ok(())
+    }
+
+    /// Output features N.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Input features K.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DenseType {
+        self.dtype
+    }
+
+    /// Bytes that one multiplication reads.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.data[..])
+    }
+
+    /// Writes row `n` as f32.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if `n` is not a row, [`Error::Length`] unless `out` has K elements.
+    pub fn row(&self, n: usize, out: &mut [f32]) -> Result<()> {
+        if n >= self.n {
+            return Err(Error::Index { what: "n", limit: self.n, got: n });
+        }
+        check_len("out", self.k, out.len())?;
+        match self.dtype {
+            DenseType::F32 => fetch(bytemuck::cast_slice::<Line, f32>(&self.data), n, out),
+            DenseType::F16 => fetch(bytemuck::cast_slice::<Line, f16>(&self.data), n, out),
+            DenseType::Bf16 => fetch(bytemuck::cast_slice::<Line, bf16>(&self.data), n, out),
+        }
+        Ok(())
+    }
+
+    /// Multiplies: y\[M, N\] = x\[M, K\] · wᵀ + bias + residual.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for a buffer of another size.
+    pub fn linear(&self, cpu: &Cpu, x: &[f32], epilogue: Epilogue<'_, f32>, y: &mut [f32]) -> Result<()> {
+        self.linear_rows(cpu, &[0..self.n], x, epilogue, y)
+    }
+
+    /// Multiplies as [`DenseWeight::linear`], only for the output features in `rows` (increasing ranges, widened to whole
+    /// blocks of 16); the others of `y` are left as they are.
+    ///
+    /// # Errors
+    /// As [`DenseWeight::linear`]; [`Error::Index`] for a range past N.
+    pub fn linear_rows(
+        &self,
+        cpu: &Cpu,
+        rows: &[Range<usize>],
+        x: &[f32],
+        epilogue: Epilogue<'_, f32>,
+        y: &mut [f32],
+    ) -> Result<()> {
+        let blocks = RowBlocks::new(rows, self.n)?;
+        let m = x.len() / self.k;
+        check_len("x", m * self.k, x.len())?;
+        check_len("y", m * self.n, y.len())?;
+        epilogue.bias.map_or(Ok(()), |bias| check_len("bias", self.n, bias.len()))?;
+        epilogue.residual.map_or(Ok(()), |residual| check_len("residual", m * self.n, residual.len()))?;
+        match self.dtype {
+            DenseType::F32 => self.multiply::<f32>(cpu, &blocks, x, epilogue, y),
+            DenseType::F16 => self.multiply::<f16>(cpu, &blocks, x, epilogue, y),
+            DenseType::Bf16 => self.multiply::<bf16>(cpu, &blocks, x, epilogue, y),
+        }
+        Ok(())
+    }
+
+    fn multiply<T: Lanes>(
+        &self,
+        cpu: &Cpu,
+        blocks: &RowBlocks<'_>,
+        x: &[f32],
+        epilogue: Epilogue<'_, f32>,
+        y: &mut [f32],
+    ) {
+        let (n, k, m) = (self.n, self.k, x.len() / self.k);
+        let rows: &[T] = &bytemuck::cast_slice(&self.data)[..n.div_ceil(ROWS) * ROWS * k];
+        let y = Disjoint::new(y);
+        let grain = if m <= 4 { (8192 / k).clamp(1, 8) } else { 1 };
+        cpu.team().for_ranges(blocks.len(), grain, |indices| {
+            for tile in indices.map(|index| blocks.get(index)) {
+                let block = &rows[tile * ROWS * k..(tile + 1) * ROWS * k];
+                let columns = tile * ROWS..((tile + 1) * ROWS).min(n);
+                for (index, x) in x.chunks(TOKEN_BLOCK * k).enumerate() {
+                    let mut sums = [[0.0f32; ROWS]; TOKEN_BLOCK];
+                    run(cpu.isa(), Multiply { rows: block, x, k, sums: &mut sums });
+                    for (sums, m) in sums.iter().zip(index * TOKEN_BLOCK..).take(x.len() / k) {
+                        let at = m * n + columns.start..m * n + columns.end;
+                        // SAFETY: these columns belong to one block of rows and each is handed out once.
+                        let out = unsafe { y.slice(at.clone()) };
+                        for (i, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
+                            let bias = epilogue.bias.map_or(0.0, |bias| bias[columns.start + i]);
+                            let residual = epilogue.residual.map_or(0.0, |residual| residual[at.start + i]);
+                            *out = sum + bias + residual;
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+fn place<T: Element>(data: &mut [T], k: usize, first: usize, rows: &[f32]) {
+    for (row, values) in rows.chunks_exact(k).enumerate() {
+        let row = first + row;
+        let block = &mut data[row / ROWS * ROWS * k..][..ROWS * k];
+        block.chunks_exact_mut(ROWS).zip(values).for_each(|(column, &v)| column[row % ROWS] = T::from_f32(v));
+    }
+}
+
+fn fetch<T: Element>(data: &[T], row: usize, out: &mut [f32]) {
+    let block = &data[row / ROWS * ROWS * out.len()..];
+    block.chunks_exact(ROWS).zip(out).for_each(|(column, out)| *out = column[row % ROWS].to_f32());
+}
+
+/// One block of 16 rows times up to [`TOKEN_BLOCK`] tokens.
+struct Multiply<'a, T> {
+    /// \[K\]\[16\].
+    rows: &'a [T],
+    /// \[tokens, K\].
+    x: &'a [f32],
+    k: usize,
+    sums: &'a mut [[f32; ROWS]; TOKEN_BLOCK],
+}
+
+impl<T: Lanes> Kernel for Multiply<'_, T> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        debug_assert!(self.rows.len() == self.k * ROWS && self.x.len() <= TOKEN_BLOCK * self.k);
+        let mut rest = &mut self.sums[..self.x.len() / self.k];
+        let mut x = self.x;
+        while !rest.is_empty() {
+            let count = match rest.len() {
+                4.. if S::TOKENS >= 4 => 4,
+                2.. if S::TOKENS >= 2 => 2,
+                _ => 1,
+            };
+            let (sums, later) = rest.split_at_mut(count);
+            // SAFETY: the instruction set is the caller's; x holds K inputs for each of the sums.
+            unsafe {
+                match count {
+                    4 => multiply_tokens::<S, T, 4>(self.rows, x, self.k, sums),
+                    2 => multiply_tokens::<S, T, 2>(self.rows, x, self.k, sums),
+                    _ => multiply_tokens::<S, T, 1>(self.rows, x, self.k, sums),
+                }
+            }
+            rest = later;
+            x = &x[count * self.k..];
+        }
+    }
+}
+
+/// # Safety
+/// The machine has the instruction set of `S`; `rows` is \[K\]\[16\], `x` at least \[M, K\] and `sums` M.
+#[inline(always)]
+unsafe fn multiply_tokens<S: Simd, T: Lanes, const M: usize>(
+    rows: &[T],
+    x: &[f32],
+    k: usize,
+    sums: &mut [[f32; ROWS]],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut acc = [[S::splat(0.0); 4]; M];
+        let (rows, x) = (rows.as_ptr(), x.as_ptr());
+        for k4 in (0..k / 4 * 4).step_by(4) {
+            for phase in 0..4 {
+                let w = T::load::<S>(rows.add((k4 + phase) * ROWS));
+                for m in 0..M {
+                    acc[m][phase] = S::fma(w, S::splat(*x.add(m * k + k4 + phase)), acc[m][phase]);
+                }
+            }
+        }
+        for phase in 0..3 {
+            let at = k / 4 * 4 + phase;
+            if at < k {
+                let w = T::load::<S>(rows.add(at * ROWS));
+                for m in 0..M {
+                    acc[m][phase] = S::fma(w, S::splat(*x.add(m * k + at)), acc[m][phase]);
+                }
+            }
+        }
+        let one = S::splat(1.0);
+        for m in 0..M {
+            let [a, b, c, d] = acc[m];
+            S::store(sums[m].as_mut_ptr(), S::fma(S::fma(a, one, b), one, S::fma(c, one, d)));
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! One weight matrix of a model on the CPU, unquantized or W4A8.
+
+use super::dense::DenseWeight;
+use crate::cpu::Cpu;
+use crate::error::{Result, check_len};
+use crate::w4a8::{self, Activations, Epilogue, PackedWeight};
+use std::ops::Range;
+
+/// The numbers of a [`Linear`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Weight {
+    /// Floating point.
+    Dense(DenseWeight),
+    /// 4- or 8-bit integers, multiplied with int8 activations.
+    W4a8(PackedWeight),
+}
+
+/// A weight matrix \[N, K\] with an optional bias \[N\].
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Weight,
+    bias: Option<Vec<f32>>,
+}
+
+impl From<PackedWeight> for Linear {
+    fn from(weight: PackedWeight) -> Self {
+        Linear { weight: Weight::W4a8(weight), bias: None }
+    }
+}
+
+impl From<DenseWeight> for Linear {
+    fn from(weight: DenseWeight) -> Self {
+        Linear { weight: Weight::Dense(weight), bias: None }
+    }
+}
+
+impl Linear {
+    /// Adds a bias, f32 \[N\].
+    ///
+    /// # Errors
+    /// [`crate::Error::Length`] unless it has N elements.
+    pub fn with_bias(mut self, bias: Vec<f32>) -> Result<Self> {
+        check_len("bias", self.n(), bias.len())?;
+        self.bias = Some(bias);
+        Ok(self)
+    }
+
+    /// The numbers.
+    pub fn weight(&self) -> &Weight {
+        &self.weight
+    }
+
+    /// Output features N.
+    pub fn n(&self) -> usize {
+        match &self.weight {
+            Weight::Dense(weight) => weight.n(),
+            Weight::W4a8(weight) => weight.n(),
+        }
+    }
+
+    /// Input features K.
+    pub fn k(&self) -> usize {
+        match &self.weight {
+            Weight::Dense(weight) => weight.k(),
+            Weight::W4a8(weight) => weight.k(),
+        }
+    }
+
+    /// Bytes that one multiplication reads.
+    pub fn bytes(&self) -> usize {
+        let weight = match &self.weight {
+            Weight::Dense(weight) => weight.bytes(),
+            Weight::W4a8(weight) => weight.bytes(),
+        };
+        weight + self.bias.as_ref().map_or(0, |bias| size_of_val(&bias[..]))
+    }
+
+    /// Writes row `n` as f32 \[K\].
+    ///
+    /// # Errors
+    /// [`crate::Error::Index`] if `n` is not a row, [`crate::Error::Length`] unless `out` has K elements.
+    pub fn row(&self, n: usize, out: &mut [f32]) -> Result<()> {
+        match &self.weight {
+            Weight::Dense(weight) => weight.row(n, out),
+            Weight::W4a8(weight) => weight.dequantize_row(n, out),
+        }
+    }
+
+    /// Multiplies: y\[M, N\] = x\[M, K\] · wᵀ + bias + residual; `scratch` takes the int8 form of x.
+    ///
+    /// # Errors
+    /// [`crate::Error::Length`] for a buffer of another size, [`crate::Error::Value`] for activations that are not finite
+    /// where they have to be quantized.
+    pub fn forward(
+        &self,
+        cpu: &Cpu,
+        x: &[f32],
+        residual: Option<&[f32]>,
+        y: &mut [f32],
+        scratch: &mut Activations,
+    ) -> Result<()> {
+        self.forward_rows(cpu, &[0..self.n()], x, residual, y, scratch)
+    }
+
+    /// Multiplies as [`Linear::forward`], only for the output features in `rows`, see [`w4a8::linear_rows`].
+    ///
+    /// # Errors
+    /// As [`Linear::forward`] and [`w4a8::linear_rows`].
+    pub fn forward_rows(
+        &self,
+        cpu: &Cpu,
+        rows: &[Range<usize>],
+        x: &[f32],
+        residual: Option<&[f32]>,
+        y: &mut [f32],
+        scratch: &mut Activations,
+    ) -> Result<()> {
+        let epilogue = Epilogue { bias: self.bias.as_deref(), residual };
+        match &self.weight {
+            Weight::Dense(weight) => weight.linear_rows(cpu, rows, x, epilogue, y),
+            Weight::W4a8(weight) => {
+                scratch.quantize(cpu, x, x.len() / weight.k(), weight.k())?;
+                w4a8::linear_rows(cpu, weight, rows, scratch, epilogue, y)
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! RMSNorm on the CPU.
+
+use crate::cpu::Cpu;
+use crate::error::{Result, check_len};
+use crate::sparse_mlp::simd::{Kernel, Simd, load_first, run};
+use crate::threads::Disjoint;
+
+/// Elements that are worth a barrier.
+const PARALLEL_ELEMENTS: usize = 16_384;
+
+/// Normalises each token: y = x / √(mean(x²) + eps) ⊙ weight.
+///
+/// | argument | shape | type |
+/// |---|---|---|
+/// | `x`, `y` | \[M, d\] | f32 |
+/// | `weight` | \[d\] | f32 |
+///
+/// # Errors
+/// [`crate::Error::Length`] unless `x` and `y` are of one length, a multiple of d.
+///
+/// # Source
+/// RMSNorm (arXiv 1910.07467).
+///
+/// # Example
+/// ```
+/// let mut y = [0.0; 2];
+/// moray::llama::rms_norm(&moray::Cpu::detect(), &[3.0, 4.0], &[1.0, 2.0], 1e-9, &mut y)?;
+/// let rms = 12.5f32.sqrt();
+/// assert!((y[0] - 3.0 / rms).abs() < 1e-6 && (y[1] - 8.0 / rms).abs() < 1e-6);
+/// # Ok::<(), moray::Error>(())
+/// ```
+pub fn rms_norm(cpu: &Cpu, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) -> Result<()> {
+    let d = weight.len();
+    check_len("x", x.len() / d.max(1) * d, x.len())?;
+    check_len("y", x.len(), y.len())?;
+    let y = Disjoint::new(y);
+    cpu.team().for_ranges(x.len() / d.max(1), (PARALLEL_ELEMENTS / d.max(1)).max(1), |tokens| {
+        for token in tokens {
+            let range = token * d..(token + 1) * d;
+            // SAFETY: each token is handed out once.
+            let y = unsafe { y.slice(range.clone()) };
+            run(cpu.isa(), RmsNorm { x: &x[range], weight, eps, y });
+        }
+    });
+    Ok(())
+}
+
+struct RmsNorm<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    eps: f32,
+    y: &'a mut [f32],
+}
+
+impl Kernel for RmsNorm<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let d = self.x.len();
+        // SAFETY: the instruction set is the caller's; every load is of elements that are there.
+        unsafe {
+            let mut squares = [S::splat(0.0); 2];
+            for (i, at) in (0..d).step_by(16).enumerate() {
+                let x = load_first::<S, f32>(self.x.as_ptr().add(at), d - at);
+                squares[i % 2] = S::fma(x, x, squares[i % 2]);
+            }
+            let mean = (S::sum(squares[0]) + S::sum(squares[1])) / d as f32;
+            let scale = 1.0 / (mean + self.eps).sqrt();
+            for ((y, &x), &weight) in self.y.iter_mut().zip(self.x).zip(self.weight) {
+                *y = x * scale * weight;
+            }
+        }
+    }
+}
