@@ -26,9 +26,42 @@ pub(super) struct SentencePiece {
     /// Ids of the 256 bytes, where the vocabulary has them.
     byte_ids: Vec<Option<u32>>,
     unknown: Option<u32>,
-    /// Control and user-defined pieces as they stand in a text, by first byte, the longest first.
-    specials: HashMap<u8, Vec<(Box<str>, u32)>>,
+    /// Control pieces, recognised in the text.
+    controls: Matcher,
+    /// User-defined pieces, recognised after spaces are written ▁.
+    user_defined: Matcher,
     add_space_prefix: bool,
+}
+
+/// Finds pieces in a text: of those that begin at the same place, the longest.
+#[derive(Debug, Default)]
+struct Matcher {
+    /// Pieces and their ids by first byte, the longest first.
+    by_first_byte: HashMap<u8, Vec<(Box<str>, u32)>>,
+}
+
+impl Matcher {
+    fn add(&mut self, piece: &str, id: u32) {
+        let Some(&first) = piece.as_bytes().first() else { return };
+        let pieces = self.by_first_byte.entry(first).or_default();
+        let at = pieces.partition_point(|(other, _)| other.len() >= piece.len());
+        pieces.insert(at, (piece.into(), id));
+    }
+
+    /// Cuts a text before the first piece; also returns that piece's length in bytes and id.
+    fn split<'t>(&self, text: &'t str) -> (&'t str, Option<(usize, u32)>) {
+        if self.by_first_byte.is_empty() {
+            return (text, None);
+        }
+        for (at, byte) in text.bytes().enumerate() {
+            let Some(pieces) = self.by_first_byte.get(&byte) else { continue };
+            let here = &text.as_bytes()[at..];
+            if let Some((piece, id)) = pieces.iter().find(|(piece, _)| here.starts_with(piece.as_bytes())) {
+                return (&text[..at], Some((piece.len(), *id)));
+            }
+        }
+        (text, None)
+    }
 }
 
 /// A run of text that is a piece already or still one character; neighbours are linked by index.
@@ -79,7 +112,8 @@ impl SentencePiece {
             ids: HashMap::with_capacity(types.len()),
             byte_ids: vec![None; 256],
             unknown: types.iter().position(|&kind| kind == TokenType::Unknown).map(|id| id as u32),
-            specials: HashMap::new(),
+            controls: Matcher::default(),
+            user_defined: Matcher::default(),
             add_space_prefix: vocabulary.add_space_prefix,
             types,
         };
@@ -87,13 +121,8 @@ impl SentencePiece {
             let piece = piece?;
             model.pieces.push(piece.into());
             match model.types[id] {
-                kind @ (TokenType::Control | TokenType::UserDefined) => {
-                    let spaced = kind == TokenType::UserDefined;
-                    let written = if spaced { piece.replace(SPACE, " ") } else { piece.to_owned() };
-                    if let Some(&first) = written.as_bytes().first() {
-                        model.specials.entry(first).or_default().push((written.into(), id as u32));
-                    }
-                }
+                TokenType::Control => model.controls.add(piece, id as u32),
+                TokenType::UserDefined => model.user_defined.add(piece, id as u32),
                 TokenType::Byte => match parse_byte(piece) {
                     Some(byte) => model.byte_ids[usize::from(byte)] = Some(id as u32),
                     None => {
@@ -111,9 +140,6 @@ impl SentencePiece {
         if model.unknown.is_none() && model.byte_ids.contains(&None) {
             let message = "expected an unknown token or all 256 byte tokens, got neither";
             return Err(Error::tokenizer(path, message));
-        }
-        for specials in model.specials.values_mut() {
-            specials.sort_by_key(|(written, _)| std::cmp::Reverse(written.len()));
         }
         Ok(model)
     }
@@ -134,51 +160,41 @@ impl SentencePiece {
         self.types.get(id as usize) == Some(&TokenType::Control)
     }
 
-    /// Appends the ids of a text: special pieces first, then what lies between them.
+    /// Appends the ids of a text: control pieces first, then what lies between them, each part beginning anew.
     pub(super) fn encode(&self, text: &str, out: &mut Vec<u32>) {
         let mut rest = text;
-        let mut prefix = self.add_space_prefix;
         while !rest.is_empty() {
-            let (ordinary, special) = self.split_at_special(rest);
+            let (ordinary, control) = self.controls.split(rest);
             if !ordinary.is_empty() {
-                self.encode_ordinary(ordinary, prefix, out);
+                self.encode_ordinary(ordinary, out);
             }
-            let Some((written, id)) = special else { return };
-            out.push(*id);
-            // Text after a control token begins anew.
-            prefix = self.add_space_prefix && self.is_control(*id);
-            rest = &rest[ordinary.len() + written.len()..];
+            let Some((len, id)) = control else { return };
+            out.push(id);
+            rest = &rest[ordinary.len() + len..];
         }
     }
 
-    /// Cuts a text before its first special piece.
-    fn split_at_special<'t>(&self, text: &'t str) -> (&'t str, Option<&(Box<str>, u32)>) {
-        if self.specials.is_empty() {
-            return (text, None);
-        }
-        for (at, byte) in text.bytes().enumerate() {
-            let Some(specials) = self.specials.get(&byte) else { continue };
-            let here = &text.as_bytes()[at..];
-            if let Some(special) = specials.iter().find(|(written, _)| here.starts_with(written.as_bytes())) {
-                return (&text[..at], Some(special));
-            }
-        }
-        (text, None)
-    }
-
-    fn encode_ordinary(&self, text: &str, prefix: bool, out: &mut Vec<u32>) {
+    fn encode_ordinary(&self, text: &str, out: &mut Vec<u32>) {
         let mut spelled = String::with_capacity(text.len() + 3);
-        if prefix {
+        if self.add_space_prefix {
             spelled.push(SPACE);
         }
         spelled.extend(text.chars().map(|c| if c == ' ' { SPACE } else { c }));
-        let mut joined = HashMap::new();
-        let symbols = self.join(&spelled, &mut joined);
-        let (mut at, mut after_unknown) = (Some(0), false);
-        while let Some(index) = at {
-            let symbol = &symbols[index];
-            self.append_piece(&spelled[symbol.start..][..symbol.len], &joined, &mut after_unknown, out);
-            at = symbol.next;
+        let (mut rest, mut after_unknown) = (&*spelled, false);
+        while !rest.is_empty() {
+            let (words, user_defined) = self.user_defined.split(rest);
+            let mut joined = HashMap::new();
+            let symbols = self.join(words, &mut joined);
+            let mut at = (!symbols.is_empty()).then_some(0);
+            while let Some(index) = at {
+                let symbol = &symbols[index];
+                self.append_piece(&words[symbol.start..][..symbol.len], &joined, &mut after_unknown, out);
+                at = symbol.next;
+            }
+            let Some((len, id)) = user_defined else { return };
+            out.push(id);
+            after_unknown = false;
+            rest = &rest[words.len() + len..];
         }
     }
 
@@ -227,7 +243,7 @@ impl SentencePiece {
     fn candidate(&self, text: &str, symbols: &[Symbol], left: usize, right: usize) -> Option<Candidate> {
         let len = symbols[left].len + symbols[right].len;
         let id = self.id(&text[symbols[left].start..][..len])? as usize;
-        let joinable = matches!(self.types[id], TokenType::Normal | TokenType::UserDefined | TokenType::Unused);
+        let joinable = matches!(self.types[id], TokenType::Normal | TokenType::Unused);
         joinable.then(|| Candidate { score: self.scores[id], left, right, len })
     }
 
@@ -241,7 +257,7 @@ impl SentencePiece {
                     parts.push(&part[..left]);
                     continue;
                 }
-                (Some((id, TokenType::Normal | TokenType::UserDefined)), _) => {
+                (Some((id, TokenType::Normal)), _) => {
                     *after_unknown = false;
                     out.push(id);
                 }
@@ -269,8 +285,8 @@ impl SentencePiece {
         match self.types[id as usize] {
             TokenType::Byte => out.extend(parse_byte(piece)),
             TokenType::Control | TokenType::Unknown => out.extend_from_slice(piece.as_bytes()),
-            kind => {
-                let drop_space = *at_start && self.add_space_prefix && kind != TokenType::UserDefined;
+            _ => {
+                let drop_space = *at_start && self.add_space_prefix;
                 let piece = if drop_space { piece.strip_prefix(SPACE).unwrap_or(piece) } else { piece };
                 out.extend_from_slice(piece.replace(SPACE, " ").as_bytes());
             }
