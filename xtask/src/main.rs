@@ -1,3 +1,58 @@
 //! Maintainers' tasks: `cargo xtask <task>`.
 
-fn main() {}
+mod fetch;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// What a task returns: nothing, or why it failed.
+type TaskResult = Result<(), Box<dyn Error>>;
+
+/// One task: its name, one line of help, and what it does with the arguments after its name.
+struct Task {
+    name: &'static str,
+    help: &'static str,
+    run: fn(&[String]) -> TaskResult,
+}
+
+/// Every task; a new one is a module and a row here.
+const TASKS: &[Task] =
+    &[Task { name: "fetch", help: "obtain the model and the text that examples and tests use", run: fetch::run }];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((name, rest)) = arguments.split_first() else {
+        print_usage();
+        return ExitCode::from(2);
+    };
+    if ["help", "--help", "-h"].contains(&name.as_str()) {
+        print_usage();
+        return ExitCode::SUCCESS;
+    }
+    let Some(task) = TASKS.iter().find(|task| task.name == name) else {
+        eprintln!("error: expected a task, got {name}");
+        print_usage();
+        return ExitCode::from(2);
+    };
+    match (task.run)(rest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_usage() {
+    println!("usage: cargo xtask <task>\n");
+    for Task { name, help, .. } in TASKS {
+        println!("    {name:12} {help}");
+    }
+}
+
+/// The repository's root directory.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}

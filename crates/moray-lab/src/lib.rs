@@ -1,1 +1,17 @@
 //! The library behind the `moray` command: model files, tokenizers and the studies built on moray's kernels.
+
+pub mod checkpoint;
+pub mod config;
+pub mod dequantize;
+pub mod dtype;
+pub mod error;
+#[doc(hidden)]
+pub mod fixture;
+pub mod gguf;
+pub mod hf;
+pub mod mapped_file;
+pub mod tensor;
+pub mod tokenizer;
+
+pub use checkpoint::Checkpoint;
+pub use error::{Error, Result};

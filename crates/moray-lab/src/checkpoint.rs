@@ -1,0 +1,410 @@
+//! A model on disk, whatever its format: configuration, tensors by their role, tokenizer.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::config::ModelConfig;
+pub use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::gguf::{self, Header, Vocabulary};
+use crate::hf::{self, StoredTensor};
+use crate::mapped_file::MappedFile;
+pub use crate::tensor::Tensor;
+use crate::tokenizer::Tokenizer;
+
+/// The tensors of one transformer layer. Matrices are `[N, K]`, the others `[1, K]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum LayerTensor {
+    AttnNorm,
+    Q,
+    K,
+    V,
+    O,
+    FfnNorm,
+    Gate,
+    Up,
+    Down,
+    QBias,
+    KBias,
+    VBias,
+    OBias,
+    GateBias,
+    UpBias,
+    DownBias,
+}
+
+impl LayerTensor {
+    /// Every tensor of a layer, biases last.
+    pub const ALL: [Self; 16] = [
+        Self::AttnNorm,
+        Self::Q,
+        Self::K,
+        Self::V,
+        Self::O,
+        Self::FfnNorm,
+        Self::Gate,
+        Self::Up,
+        Self::Down,
+        Self::QBias,
+        Self::KBias,
+        Self::VBias,
+        Self::OBias,
+        Self::GateBias,
+        Self::UpBias,
+        Self::DownBias,
+    ];
+
+    /// Whether a layer may lack it.
+    pub fn is_bias(self) -> bool {
+        self as usize >= Self::QBias as usize
+    }
+
+    /// Whether it is a norm's weight or a bias, which are never stored in blocks.
+    pub fn is_vector(self) -> bool {
+        self.is_bias() || matches!(self, Self::AttnNorm | Self::FfnNorm)
+    }
+
+    /// `[N, K]` in a model of this configuration.
+    pub fn shape(self, config: &ModelConfig) -> [usize; 2] {
+        let (d, d_ff, q, kv) = (config.hidden, config.d_ff, config.q_features(), config.kv_features());
+        match self {
+            Self::AttnNorm | Self::FfnNorm | Self::OBias | Self::DownBias => [1, d],
+            Self::Q => [q, d],
+            Self::K | Self::V => [kv, d],
+            Self::O => [d, q],
+            Self::Gate | Self::Up => [d_ff, d],
+            Self::Down => [d, d_ff],
+            Self::QBias => [1, q],
+            Self::KBias | Self::VBias => [1, kv],
+            Self::GateBias | Self::UpBias => [1, d_ff],
+        }
+    }
+}
+
+/// A tensor's role in the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Embedding,
+    FinalNorm,
+    LmHead,
+    Layer(usize, LayerTensor),
+}
+
+/// Whether a tensor belongs to the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    Required,
+    Forbidden,
+}
+
+/// The format decides names and row order.
+#[derive(Debug)]
+enum Format {
+    Gguf { header: Header, interleaved: bool },
+    HuggingFace,
+}
+
+impl Format {
+    fn name(&self, role: Role) -> String {
+        match (self, role) {
+            (Self::Gguf { .. }, Role::Embedding) => "token_embd.weight".into(),
+            (Self::Gguf { .. }, Role::FinalNorm) => "output_norm.weight".into(),
+            (Self::Gguf { .. }, Role::LmHead) => "output.weight".into(),
+            (Self::Gguf { .. }, Role::Layer(index, tensor)) => format!("blk.{index}.{}", gguf_name(tensor)),
+            (Self::HuggingFace, Role::Embedding) => "model.embed_tokens.weight".into(),
+            (Self::HuggingFace, Role::FinalNorm) => "model.norm.weight".into(),
+            (Self::HuggingFace, Role::LmHead) => "lm_head.weight".into(),
+            (Self::HuggingFace, Role::Layer(index, tensor)) => format!("model.layers.{index}.{}", hf_name(tensor)),
+        }
+    }
+
+    /// Whether a tensor that has no role may be there: derived values, or a copy of what is tied.
+    fn ignores(&self, name: &str) -> bool {
+        match self {
+            Self::Gguf { .. } => name == "rope_freqs.weight" || name.ends_with(".attn_rot_embd"),
+            Self::HuggingFace => name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq"),
+        }
+    }
+}
+
+fn gguf_name(tensor: LayerTensor) -> &'static str {
+    match tensor {
+        LayerTensor::AttnNorm => "attn_norm.weight",
+        LayerTensor::Q => "attn_q.weight",
+        LayerTensor::K => "attn_k.weight",
+        LayerTensor::V => "attn_v.weight",
+        LayerTensor::O => "attn_output.weight",
+        LayerTensor::FfnNorm => "ffn_norm.weight",
+        LayerTensor::Gate => "ffn_gate.weight",
+        LayerTensor::Up => "ffn_up.weight",
+        LayerTensor::Down => "ffn_down.weight",
+        LayerTensor::QBias => "attn_q.bias",
+        LayerTensor::KBias => "attn_k.bias",
+        LayerTensor::VBias => "attn_v.bias",
+        LayerTensor::OBias => "attn_output.bias",
+        LayerTensor::GateBias => "ffn_gate.bias",
+        LayerTensor::UpBias => "ffn_up.bias",
+        LayerTensor::DownBias => "ffn_down.bias",
+    }
+}
+
+fn hf_name(tensor: LayerTensor) -> &'static str {
+    match tensor {
+        LayerTensor::AttnNorm => "input_layernorm.weight",
+        LayerTensor::Q => "self_attn.q_proj.weight",
+        LayerTensor::K => "self_attn.k_proj.weight",
+        LayerTensor::V => "self_attn.v_proj.weight",
+        LayerTensor::O => "self_attn.o_proj.weight",
+        LayerTensor::FfnNorm => "post_attention_layernorm.weight",
+        LayerTensor::Gate => "mlp.gate_proj.weight",
+        LayerTensor::Up => "mlp.up_proj.weight",
+        LayerTensor::Down => "mlp.down_proj.weight",
+        LayerTensor::QBias => "self_attn.q_proj.bias",
+        LayerTensor::KBias => "self_attn.k_proj.bias",
+        LayerTensor::VBias => "self_attn.v_proj.bias",
+        LayerTensor::OBias => "self_attn.o_proj.bias",
+        LayerTensor::GateBias => "mlp.gate_proj.bias",
+        LayerTensor::UpBias => "mlp.up_proj.bias",
+        LayerTensor::DownBias => "mlp.down_proj.bias",
+    }
+}
+
+/// An open model. Its files stay mapped as long as it lives.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    files: Vec<MappedFile>,
+    tensors: BTreeMap<String, (usize, StoredTensor)>,
+    config: ModelConfig,
+    format: Format,
+}
+
+impl Checkpoint {
+    /// Opens a `.gguf` file or a Hugging Face directory and checks it against its own configuration: every tensor
+    /// there, of the right shape, with its bytes inside the file, none unknown, and (GGUF) a vocabulary of the
+    /// embedding's size. Weights are not read.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for unreadable paths, and the variant of [`Error`] that names what is wrong with the model.
+    pub fn open(path: &Path) -> Result<Self> {
+        let metadata = std::fs::metadata(path).map_err(|source| Error::io("open", path, source))?;
+        if metadata.is_dir() {
+            let hf::Opened { files, tensors, config } = hf::open_directory(path)?;
+            return Self { path: path.into(), files, tensors, config, format: Format::HuggingFace }.checked();
+        }
+        Self::open_gguf(MappedFile::open(path)?)
+    }
+
+    /// Opens a GGUF file that is already in memory.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_gguf(file: MappedFile) -> Result<Self> {
+        let header = Header::parse(file.path(), file.bytes())?;
+        let (config, architecture) = gguf::model_config(&file, &header)?;
+        let vocabulary = Vocabulary::open(&file, &header)?;
+        if vocabulary.len() != config.vocab {
+            let (expected, got) = (config.vocab, vocabulary.len());
+            return Err(Error::Vocabulary { path: file.path().into(), expected, got });
+        }
+        let place = |tensor: &gguf::TensorInfo| {
+            let stored = StoredTensor { dtype: tensor.dtype, shape: tensor.shape, range: tensor.range.clone() };
+            (tensor.name.clone(), (0, stored))
+        };
+        let tensors = header.tensors.iter().map(place).collect();
+        // What parsing touched, mostly the vocabulary, is read again when the tokenizer is built.
+        file.release(0..header.end);
+        let format = Format::Gguf { interleaved: gguf::interleaved(&architecture), header };
+        Self { path: file.path().into(), files: vec![file], tensors, config, format }.checked()
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The path it was opened from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Builds the model's own tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`], [`Error::Unsupported`] for tokenizer models that are not known, and
+    /// [`Error::Vocabulary`] if the tokenizer has ids beyond the embedding.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match &self.format {
+            Format::HuggingFace => {
+                let file = MappedFile::open(&self.path.join("tokenizer.json"))?;
+                hf::check_merges(file.path(), file.bytes())?;
+                Tokenizer::from_json(file.path(), file.bytes(), &self.config)
+            }
+            Format::Gguf { header, .. } => {
+                let tokenizer = Tokenizer::from_vocabulary(&Vocabulary::open(&self.files[0], header)?, &self.config);
+                self.files[0].release(0..header.end);
+                tokenizer
+            }
+        }
+    }
+
+    /// The embedding `[vocab, hidden]`.
+    ///
+    /// # Errors
+    /// None after a successful [`Checkpoint::open`].
+    pub fn embedding(&self) -> Result<Tensor<'_>> {
+        self.required(Role::Embedding)
+    }
+
+    /// The output projection `[vocab, hidden]`; None if it is the embedding.
+    ///
+    /// # Errors
+    /// None after a successful [`Checkpoint::open`].
+    pub fn lm_head(&self) -> Result<Option<Tensor<'_>>> {
+        if self.config.tied_embeddings { Ok(None) } else { self.required(Role::LmHead).map(Some) }
+    }
+
+    /// The last RMSNorm's weight `[1, hidden]`.
+    ///
+    /// # Errors
+    /// None after a successful [`Checkpoint::open`].
+    pub fn final_norm(&self) -> Result<Tensor<'_>> {
+        self.required(Role::FinalNorm)
+    }
+
+    /// A tensor of layer `index`, query and key rows in the order of half-split rotary pairs.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if there is no such layer, [`Error::MissingTensor`] for a bias that the model does not have.
+    pub fn layer(&self, index: usize, tensor: LayerTensor) -> Result<Tensor<'_>> {
+        self.check_layer(index)?;
+        self.required(Role::Layer(index, tensor))
+    }
+
+    /// As [`Checkpoint::layer`], with None for what the model does not have.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if there is no such layer.
+    pub fn layer_optional(&self, index: usize, tensor: LayerTensor) -> Result<Option<Tensor<'_>>> {
+        self.check_layer(index)?;
+        Ok(self.find(Role::Layer(index, tensor)))
+    }
+
+    /// Drops a tensor's bytes from the resident set, once they are converted. They may be read again.
+    pub fn release(&self, tensor: &Tensor<'_>) {
+        let (file, range) = &tensor.origin;
+        if let Some(file) = self.files.get(*file) {
+            file.release(range.clone());
+        }
+    }
+
+    /// Bytes of all weights as stored.
+    pub fn stored_bytes(&self) -> usize {
+        self.tensors.values().map(|(_, tensor)| tensor.range.len()).sum()
+    }
+
+    fn check_layer(&self, index: usize) -> Result<()> {
+        let limit = self.config.n_layers;
+        if index < limit { Ok(()) } else { Err(Error::Index { what: "layer".into(), limit, got: index }) }
+    }
+
+    fn required(&self, role: Role) -> Result<Tensor<'_>> {
+        self.find(role).ok_or_else(|| Error::MissingTensor { path: self.path.clone(), name: self.format.name(role) })
+    }
+
+    fn find(&self, role: Role) -> Option<Tensor<'_>> {
+        let (name, (file, stored)) = self.tensors.get_key_value(&self.format.name(role))?;
+        let bytes = &self.files[*file].bytes()[stored.range.clone()];
+        let origin = (*file, stored.range.clone());
+        let bytes = match self.interleaved_row_bytes(role, stored) {
+            Some(row_bytes) => Cow::Owned(gguf::half_split_rows(bytes, row_bytes, self.config.head_dim)),
+            None => Cow::Borrowed(bytes),
+        };
+        Some(Tensor { name, dtype: stored.dtype, shape: stored.shape, bytes, origin })
+    }
+
+    /// Bytes of what moves as one when rotary pairs are put back, or None if the tensor's order is right already.
+    fn interleaved_row_bytes(&self, role: Role, stored: &StoredTensor) -> Option<usize> {
+        let Format::Gguf { interleaved: true, .. } = self.format else { return None };
+        match role {
+            Role::Layer(_, LayerTensor::Q | LayerTensor::K) => stored.dtype.row_bytes(stored.shape[1]),
+            Role::Layer(_, LayerTensor::QBias | LayerTensor::KBias) => Some(stored.dtype.block_bytes()),
+            _ => None,
+        }
+    }
+
+    fn checked(self) -> Result<Self> {
+        let mut known = 0;
+        known += self.check_role(Role::Embedding)?;
+        known += self.check_role(Role::FinalNorm)?;
+        if !self.config.tied_embeddings {
+            known += self.check_role(Role::LmHead)?;
+        }
+        for index in 0..self.config.n_layers {
+            for tensor in LayerTensor::ALL {
+                known += self.check_role(Role::Layer(index, tensor))?;
+            }
+        }
+        if known < self.tensors.len() {
+            self.check_unknown()?;
+        }
+        Ok(self)
+    }
+
+    /// Checks one tensor against the configuration; 1 if it is there, 0 if it may be absent and is.
+    fn check_role(&self, role: Role) -> Result<usize> {
+        let name = self.format.name(role);
+        let (expected, presence, vector) = match role {
+            Role::Embedding | Role::LmHead => ([self.config.vocab, self.config.hidden], Presence::Required, false),
+            Role::FinalNorm => ([1, self.config.hidden], Presence::Required, true),
+            Role::Layer(_, tensor) => (tensor.shape(&self.config), self.presence(tensor), tensor.is_vector()),
+        };
+        let Some((file, stored)) = self.tensors.get(&name) else {
+            let missing = Error::MissingTensor { path: self.path.clone(), name };
+            return if presence == Presence::Required { Err(missing) } else { Ok(0) };
+        };
+        let path = self.files[*file].path().to_path_buf();
+        if presence == Presence::Forbidden {
+            return Err(Error::UnexpectedTensor { path, name });
+        }
+        if stored.shape != expected {
+            return Err(Error::TensorShape { path, name, expected, got: stored.shape });
+        }
+        if vector && !stored.dtype.is_float() {
+            let (expected, got) = ("F32, F16 or BF16".into(), stored.dtype.to_string());
+            return Err(Error::TensorType { path, name, expected, got });
+        }
+        Ok(1)
+    }
+
+    /// Layers are alike: a bias that the first layer has, every layer has, and none where the configuration says so.
+    fn presence(&self, tensor: LayerTensor) -> Presence {
+        if !tensor.is_bias() {
+            return Presence::Required;
+        }
+        let mlp = matches!(tensor, LayerTensor::GateBias | LayerTensor::UpBias | LayerTensor::DownBias);
+        let stated = if mlp { self.config.mlp_bias } else { self.config.attention_bias };
+        // A Hugging Face configuration promises the biases; only the output's is left out by some families.
+        let promised = matches!(self.format, Format::HuggingFace) && tensor != LayerTensor::OBias;
+        let first = self.format.name(Role::Layer(0, tensor));
+        match stated {
+            true if promised || self.tensors.contains_key(&first) => Presence::Required,
+            _ => Presence::Forbidden,
+        }
+    }
+
+    fn check_unknown(&self) -> Result<()> {
+        let mut expected = vec![Role::Embedding, Role::FinalNorm, Role::LmHead];
+        for index in 0..self.config.n_layers {
+            expected.extend(LayerTensor::ALL.map(|tensor| Role::Layer(index, tensor)));
+        }
+        let expected: std::collections::BTreeSet<String> =
+            expected.into_iter().map(|role| self.format.name(role)).collect();
+        match self.tensors.keys().find(|name| !expected.contains(*name) && !self.format.ignores(name)) {
+            Some(name) => Err(Error::UnexpectedTensor { path: self.path.clone(), name: name.clone() }),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Model configuration from GGUF metadata.
+
+use super::header::Header;
+use super::metadata::Value;
+use crate::config::{Activation, ModelConfig, RopeScaling};
+use crate::dequantize::dequantize;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::mapped_file::MappedFile;
+
+/// Architectures whose forward pass is exactly the one described by [`ModelConfig`].
+const ARCHITECTURES: [&str; 2] = ["llama", "qwen2"];
+
+/// Keys that change the computation, with the value at which they do not.
+const NEUTRAL: [(&str, f64); 6] = [
+    ("expert_count", 0.0),
+    ("logit_scale", 1.0),
+    ("embedding_scale", 1.0),
+    ("residual_scale", 1.0),
+    ("rope.scaling.attn_factor", 1.0),
+    ("attention.clamp_kqv", 0.0),
+];
+
+/// Typed access to the pairs of one file, under the architecture's prefix where a key starts with a dot.
+struct Pairs<'a> {
+    file: &'a MappedFile,
+    header: &'a Header,
+    architecture: String,
+}
+
+impl<'a> Pairs<'a> {
+    fn key(&self, key: &str) -> String {
+        if key.starts_with('.') { format!("{}{key}", self.architecture) } else { key.to_owned() }
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Value<'a>>> {
+        self.header.metadata.get(self.file.path(), self.file.bytes(), &self.key(key))
+    }
+
+    fn wrong<T>(&self, key: &str, expected: &str, got: &Value<'_>) -> Result<T> {
+        Err(Error::malformed(self.file.path(), self.key(key), expected, brief(got)))
+    }
+
+    fn size(&self, key: &str) -> Result<Option<usize>> {
+        match self.get(key)? {
+            None => Ok(None),
+            Some(Value::Unsigned(value)) if usize::try_from(value).is_ok() => Ok(Some(value as usize)),
+            Some(Value::Signed(value)) if usize::try_from(value).is_ok() => Ok(Some(value as usize)),
+            Some(got) => self.wrong(key, "an integer of at least 0", &got),
+        }
+    }
+
+    fn required_size(&self, key: &str) -> Result<usize> {
+        self.size(key)?.ok_or_else(|| Error::missing_key(self.file.path(), self.key(key)))
+    }
+
+    fn number(&self, key: &str) -> Result<Option<f64>> {
+        match self.get(key)? {
+            None => Ok(None),
+            Some(Value::Float(value)) => Ok(Some(value)),
+            Some(Value::Unsigned(value)) => Ok(Some(value as f64)),
+            Some(Value::Signed(value)) => Ok(Some(value as f64)),
+            Some(got) => self.wrong(key, "a number", &got),
+        }
+    }
+
+    fn bool(&self, key: &str) -> Result<Option<bool>> {
+        match self.get(key)? {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(value)),
+            Some(got) => self.wrong(key, "a truth value", &got),
+        }
+    }
+
+    fn text(&self, key: &str) -> Result<Option<&'a str>> {
+        match self.get(key)? {
+            None => Ok(None),
+            Some(Value::String(value)) => Ok(Some(value)),
+            Some(got) => self.wrong(key, "text", &got),
+        }
+    }
+
+    fn token(&self, key: &str) -> Result<Option<u32>> {
+        let Some(id) = self.size(key)? else { return Ok(None) };
+        match u32::try_from(id) {
+            Ok(id) => Ok(Some(id)),
+            Err(_) => Err(Error::malformed(self.file.path(), key, "a 32-bit token id", id)),
+        }
+    }
+
+    fn has_tensor(&self, name: &str) -> bool {
+        self.header.tensors.iter().any(|tensor| tensor.name == name)
+    }
+}
+
+/// Describes a value in a message without printing a vocabulary.
+fn brief(value: &Value<'_>) -> String {
+    match value {
+        Value::Array(array) => format!("an array of {} values", array.len()),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Whether query and key rows are stored for interleaved rotary pairs.
+pub(crate) fn interleaved(architecture: &str) -> bool {
+    architecture == "llama"
+}
+
+/// Reads the configuration; also returns the architecture.
+pub(crate) fn model_config(file: &MappedFile, header: &Header) -> Result<(ModelConfig, String)> {
+    let mut pairs = Pairs { file, header, architecture: String::new() };
+    let path = file.path();
+    let architecture =
+        pairs.text("general.architecture")?.ok_or_else(|| Error::missing_key(path, "general.architecture"))?;
+    if !ARCHITECTURES.contains(&architecture) {
+        return Err(Error::unsupported(path, "architecture", ARCHITECTURES.join(" or "), architecture));
+    }
+    pairs.architecture = architecture.to_owned();
+    check_neutral(&pairs)?;
+    let hidden = pairs.required_size(".embedding_length")?;
+    let n_q_heads = pairs.required_size(".attention.head_count")?;
+    let head_dim = head_dim(&pairs, hidden, n_q_heads)?;
+    let context_length = pairs.required_size(".context_length")?;
+    let window = pairs.size(".attention.sliding_window")?.filter(|&window| window > 0);
+    let embedding = header.tensors.iter().find(|tensor| tensor.name == "token_embd.weight");
+    let embedding =
+        embedding.ok_or_else(|| Error::MissingTensor { path: path.into(), name: "token_embd.weight".into() })?;
+    let rms_eps = pairs.number(".attention.layer_norm_rms_epsilon")?;
+    let mut config = ModelConfig {
+        name: pairs.text("general.name")?.unwrap_or(architecture).to_owned(),
+        hidden,
+        d_ff: pairs.required_size(".feed_forward_length")?,
+        n_layers: pairs.required_size(".block_count")?,
+        n_q_heads,
+        n_kv_heads: pairs.size(".attention.head_count_kv")?.unwrap_or(n_q_heads),
+        head_dim,
+        vocab: embedding.shape[0],
+        context_length: window.map_or(context_length, |window| window.min(context_length)),
+        rms_eps: rms_eps.ok_or_else(|| Error::missing_key(path, pairs.key(".attention.layer_norm_rms_epsilon")))?
+            as f32,
+        rope_theta: pairs.number(".rope.freq_base")?.unwrap_or(10_000.0) as f32,
+        rope_scaling: rope_scaling(&pairs)?,
+        activation: Activation::Silu,
+        attention_bias: ["q", "k", "v", "output"].iter().any(|p| pairs.has_tensor(&format!("blk.0.attn_{p}.bias"))),
+        mlp_bias: ["gate", "up", "down"].iter().any(|p| pairs.has_tensor(&format!("blk.0.ffn_{p}.bias"))),
+        tied_embeddings: !pairs.has_tensor("output.weight"),
+        bos: pairs.token("tokenizer.ggml.bos_token_id")?,
+        add_bos: false,
+        eos: Vec::new(),
+        chat_template: pairs.text("tokenizer.chat_template")?.map(str::to_owned),
+    };
+    for key in ["eos_token_id", "eot_token_id", "eom_token_id"] {
+        config.eos.extend(pairs.token(&format!("tokenizer.ggml.{key}"))?);
+    }
+    config.add_bos = add_bos(&pairs)? && config.bos.is_some();
+    let stated = pairs.size(".vocab_size")?.unwrap_or(config.vocab);
+    if stated != config.vocab {
+        let expected = format!("{} as the embedding has rows", config.vocab);
+        return Err(Error::malformed(path, pairs.key(".vocab_size"), expected, stated));
+    }
+    config.check(path)?;
+    Ok((config, pairs.architecture))
+}
+
+fn check_neutral(pairs: &Pairs<'_>) -> Result<()> {
+    for (key, neutral) in NEUTRAL {
+        match pairs.number(&format!(".{key}"))? {
+            Some(got) if got != neutral => {
+                return Err(Error::unsupported(pairs.file.path(), key, neutral.to_string(), got));
+            }
+            _ => {}
+        }
+    }
+    match pairs.bool(".attention.causal")? {
+        Some(false) => Err(Error::unsupported(pairs.file.path(), "attention", "causal", "bidirectional")),
+        _ => Ok(()),
+    }
+}
+
+/// Keys, values and the rotated part must have one size.
+fn head_dim(pairs: &Pairs<'_>, hidden: usize, n_q_heads: usize) -> Result<usize> {
+    let head_dim = match pairs.size(".attention.key_length")? {
+        Some(explicit) => explicit,
+        None if n_q_heads > 0 && hidden % n_q_heads == 0 => hidden / n_q_heads,
+        None => {
+            let expected = format!("a divisor of the hidden size {hidden}");
+            return Err(Error::malformed(pairs.file.path(), pairs.key(".attention.head_count"), expected, n_q_heads));
+        }
+    };
+    for key in [".attention.value_length", ".rope.dimension_count"] {
+        let got = pairs.size(key)?.unwrap_or(head_dim);
+        if got != head_dim {
+            return Err(Error::unsupported(
+                pairs.file.path(),
+                pairs.key(key),
+                format!("the head size {head_dim}"),
+                got,
+            ));
+        }
+    }
+    Ok(head_dim)
+}
+
+fn rope_scaling(pairs: &Pairs<'_>) -> Result<RopeScaling> {
+    if let Some(tensor) = pairs.header.tensors.iter().find(|tensor| tensor.name == "rope_freqs.weight") {
+        if tensor.dtype != DType::F32 || tensor.shape[0] != 1 {
+            let got = format!("{} {:?}", tensor.dtype, tensor.shape);
+            return Err(Error::malformed(pairs.file.path(), "rope_freqs.weight", "a vector of F32", got));
+        }
+        let mut factors = vec![0.0; tensor.shape[1]];
+        dequantize(DType::F32, &pairs.file.bytes()[tensor.range.clone()], &mut factors);
+        return Ok(RopeScaling::Factors(factors));
+    }
+    // Before there was a type, a factor alone meant linear scaling.
+    let kind = pairs.text(".rope.scaling.type")?.unwrap_or("linear");
+    let factor = match pairs.number(".rope.scaling.factor")? {
+        Some(factor) => factor,
+        None => pairs.number(".rope.scale_linear")?.unwrap_or(0.0),
+    };
+    match kind {
+        "none" => Ok(RopeScaling::None),
+        "linear" if factor == 0.0 || factor == 1.0 => Ok(RopeScaling::None),
+        "linear" => Ok(RopeScaling::Linear { factor: factor as f32 }),
+        got => Err(Error::unsupported(pairs.file.path(), "rope scaling", "none, linear or rope_freqs.weight", got)),
+    }
+}
+
+/// Where the file does not say, SentencePiece models and the llama 3 and tekken families begin with BOS.
+fn add_bos(pairs: &Pairs<'_>) -> Result<bool> {
+    if let Some(stated) = pairs.bool("tokenizer.ggml.add_bos_token")? {
+        return Ok(stated);
+    }
+    let pre = pairs.text("tokenizer.ggml.pre")?.unwrap_or_default();
+    Ok(pairs.text("tokenizer.ggml.model")? == Some("llama") || ["llama-bpe", "llama3", "tekken"].contains(&pre))
+}

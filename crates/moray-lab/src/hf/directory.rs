@@ -1,0 +1,166 @@
+//! Opening a Hugging Face directory: which files, which tensors, which tokens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::config::{parse_config, token_ids};
+use super::safetensors::{StoredTensor, parse_safetensors};
+use super::tokenizer_file::adds_bos;
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::mapped_file::MappedFile;
+
+/// A configuration or index is a page of text; more than this is something else.
+const MAX_JSON_BYTES: u64 = 64 << 20;
+
+/// What a directory holds: mapped weight files, tensors by name with the index of their file, the configuration.
+pub(crate) struct Opened {
+    pub(crate) files: Vec<MappedFile>,
+    pub(crate) tensors: BTreeMap<String, (usize, StoredTensor)>,
+    pub(crate) config: ModelConfig,
+}
+
+/// Opens a directory's configuration and weights; the tokenizer is left for later.
+pub(crate) fn open_directory(directory: &Path) -> Result<Opened> {
+    let config_path = directory.join("config.json");
+    let mut config = parse_config(&config_path, &read_small(&config_path)?)?;
+    add_generation_config(directory, &mut config)?;
+    add_tokenizer_config(directory, &mut config)?;
+    let (files, tensors) = open_weights(directory)?;
+    Ok(Opened { files, tensors, config })
+}
+
+fn read_small(path: &Path) -> Result<Vec<u8>> {
+    let len = fs::metadata(path).map_err(|source| Error::io("open", path, source))?.len();
+    if len > MAX_JSON_BYTES {
+        return Err(Error::malformed(path, "size", format!("at most {MAX_JSON_BYTES} bytes"), len));
+    }
+    fs::read(path).map_err(|source| Error::io("read", path, source))
+}
+
+/// Reads and parses a file that may be absent.
+fn read_optional<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let parsed = serde_json::from_slice(&read_small(path)?);
+    parsed.map(Some).map_err(|error| Error::malformed(path, "content", "its documented JSON", error))
+}
+
+fn add_generation_config(directory: &Path, config: &mut ModelConfig) -> Result<()> {
+    #[derive(Deserialize)]
+    struct GenerationConfig {
+        bos_token_id: Option<Value>,
+        eos_token_id: Option<Value>,
+    }
+    let path = directory.join("generation_config.json");
+    let Some(generation) = read_optional::<GenerationConfig>(&path)? else { return Ok(()) };
+    config.eos.extend(token_ids(&path, "eos_token_id", generation.eos_token_id.as_ref())?);
+    if config.bos.is_none() {
+        config.bos = token_ids(&path, "bos_token_id", generation.bos_token_id.as_ref())?.first().copied();
+    }
+    config.check(&path)
+}
+
+/// Takes the template, and whether texts begin with BOS: what is stated, else what the tokenizer's template does.
+fn add_tokenizer_config(directory: &Path, config: &mut ModelConfig) -> Result<()> {
+    #[derive(Deserialize)]
+    struct TokenizerConfig {
+        add_bos_token: Option<bool>,
+        chat_template: Option<Value>,
+    }
+    let path = directory.join("tokenizer_config.json");
+    let stated = read_optional::<TokenizerConfig>(&path)?;
+    config.chat_template = stated.as_ref().and_then(|stated| default_template(stated.chat_template.as_ref()?));
+    let template = directory.join("chat_template.jinja");
+    if template.exists() {
+        let bytes = read_small(&template)?;
+        let text = String::from_utf8(bytes);
+        config.chat_template = Some(text.map_err(|error| Error::malformed(&template, "content", "UTF-8", error))?);
+    }
+    let Some(bos) = config.bos else { return Ok(()) };
+    let tokenizer = directory.join("tokenizer.json");
+    config.add_bos = match stated.and_then(|stated| stated.add_bos_token) {
+        Some(stated) => stated,
+        None if tokenizer.exists() => {
+            let file = MappedFile::open(&tokenizer)?;
+            adds_bos(&tokenizer, file.bytes(), bos)?
+        }
+        None => false,
+    };
+    Ok(())
+}
+
+/// A template is text, or a list of named ones of which the default counts.
+fn default_template(value: &Value) -> Option<String> {
+    let named = |entry: &&Value| entry.get("name").and_then(Value::as_str) == Some("default");
+    let template = match value {
+        Value::Array(list) => list.iter().find(named)?.get("template")?,
+        single => single,
+    };
+    template.as_str().map(str::to_owned)
+}
+
+type Weights = (Vec<MappedFile>, BTreeMap<String, (usize, StoredTensor)>);
+
+fn open_weights(directory: &Path) -> Result<Weights> {
+    let single = directory.join("model.safetensors");
+    let index = directory.join("model.safetensors.index.json");
+    if single.exists() {
+        return open_files(vec![single]);
+    }
+    if !index.exists() {
+        let expected = "model.safetensors or model.safetensors.index.json";
+        return Err(Error::malformed(directory, "weights", expected, "neither"));
+    }
+    open_shards(directory, &index)
+}
+
+fn open_files(paths: Vec<PathBuf>) -> Result<Weights> {
+    let (mut files, mut tensors) = (Vec::new(), BTreeMap::new());
+    for path in paths {
+        let file = MappedFile::open(&path)?;
+        for (name, tensor) in parse_safetensors(&path, file.bytes())? {
+            if tensors.insert(name.clone(), (files.len(), tensor)).is_some() {
+                return Err(Error::malformed(&path, format!("tensor {name}"), "one file with it", "a second"));
+            }
+        }
+        files.push(file);
+    }
+    Ok((files, tensors))
+}
+
+fn open_shards(directory: &Path, index: &Path) -> Result<Weights> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let parsed: Index = serde_json::from_slice(&read_small(index)?)
+        .map_err(|error| Error::malformed(index, "index", "an object with weight_map", error))?;
+    let shards: BTreeSet<&str> = parsed.weight_map.values().map(String::as_str).collect();
+    for shard in &shards {
+        let plain = Path::new(shard).file_name().is_some_and(|name| name == *shard);
+        if !plain || shard.contains(['/', '\\']) {
+            return Err(Error::malformed(index, "shard", "a file name in the same directory", shard));
+        }
+    }
+    let (files, tensors) = open_files(shards.iter().map(|shard| directory.join(shard)).collect())?;
+    for (name, shard) in &parsed.weight_map {
+        match tensors.get(name) {
+            None => return Err(Error::MissingTensor { path: directory.join(shard), name: name.clone() }),
+            Some((file, _)) if files[*file].path() != directory.join(shard) => {
+                let got = files[*file].path().display();
+                return Err(Error::malformed(index, format!("tensor {name}"), format!("it in {shard}"), got));
+            }
+            Some(_) => {}
+        }
+    }
+    match tensors.keys().find(|name| !parsed.weight_map.contains_key(*name)) {
+        Some(name) => Err(Error::UnexpectedTensor { path: index.into(), name: name.clone() }),
+        None => Ok((files, tensors)),
+    }
+}

@@ -1,0 +1,16 @@
+//! Hugging Face model directories, as they are.
+//!
+//! `config.json` describes the model; `model.safetensors`, or the shards that `model.safetensors.index.json` lists, hold
+//! the tensors; `tokenizer.json` the vocabulary. `generation_config.json`, `tokenizer_config.json` and
+//! `chat_template.jinja` add token ids and the template where they exist.
+
+mod config;
+mod directory;
+mod safetensors;
+mod tokenizer_file;
+
+pub use config::parse_config;
+pub use safetensors::{StoredTensor, parse_safetensors};
+
+pub(crate) use directory::{Opened, open_directory};
+pub(crate) use tokenizer_file::check_merges;

@@ -1,0 +1,81 @@
+//! A model file in memory: mapped, so that only what is read is resident, or owned bytes for tests and fuzzing.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::{Mmap, UncheckedAdvice};
+
+use crate::error::{Error, Result};
+
+/// A first read brings in up to this many bytes around it (Linux's default), so what was released just before comes
+/// back in part and is released again.
+const FAULT_AROUND_BYTES: usize = 64 << 10;
+
+/// The bytes of one file.
+///
+/// A mapped file must not be truncated by another process while it is open: the operating system answers a read beyond
+/// the new end with SIGBUS. Bytes changed in place merely change what is read.
+#[derive(Debug)]
+pub struct MappedFile {
+    path: PathBuf,
+    storage: Storage,
+}
+
+#[derive(Debug)]
+enum Storage {
+    Mapped(Mmap),
+    Owned(Vec<u8>),
+}
+
+impl MappedFile {
+    /// Maps a file for reading.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the path is no readable regular file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|source| Error::io("open", path, source))?;
+        let metadata = file.metadata().map_err(|source| Error::io("inspect", path, source))?;
+        if !metadata.is_file() {
+            return Err(Error::malformed(path, "path", "a regular file", "something else"));
+        }
+        if metadata.len() == 0 {
+            return Ok(Self::from_bytes(path, Vec::new())); // an empty mapping is refused by the system
+        }
+        // SAFETY: the mapping is read-only and private to this value; the struct's documentation asks that the file
+        // is not truncated while it lives. Concurrent writes can change bytes, and every reader treats them as data
+        // that may hold anything.
+        let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io("map", path, source))?;
+        Ok(Self { path: path.into(), storage: Storage::Mapped(map) })
+    }
+
+    /// Takes bytes that are already in memory; `path` only names them in messages.
+    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Self {
+        Self { path: path.into(), storage: Storage::Owned(bytes) }
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.storage {
+            Storage::Mapped(map) => map,
+            Storage::Owned(bytes) => bytes,
+        }
+    }
+
+    /// Where the file came from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Drops a range of bytes from the resident set. Reading them again is allowed and fetches them again.
+    pub fn release(&self, range: Range<usize>) {
+        let Storage::Mapped(map) = &self.storage else { return };
+        let (start, end) = (range.start.saturating_sub(FAULT_AROUND_BYTES).min(map.len()), range.end.min(map.len()));
+        if start >= end {
+            return;
+        }
+        // SAFETY: the mapping is read-only and backed by the file, so discarded pages are read back from it; nothing
+        // was ever written to them. The range lies inside the mapping. Failure changes only the resident size.
+        let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+    }
+}
