@@ -1,6 +1,7 @@
 //! The library behind the `moray` command: model files, tokenizers and the studies built on moray's kernels.
 
 pub mod checkpoint;
+pub mod cli;
 pub mod config;
 pub mod dequantize;
 pub mod dtype;
@@ -9,9 +10,12 @@ pub mod error;
 pub mod fixture;
 pub mod gguf;
 pub mod hf;
+pub mod load;
+pub mod machine;
 pub mod mapped_file;
 pub mod tensor;
 pub mod tokenizer;
+pub mod weights;
 
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};

@@ -1,0 +1,56 @@
+//! The `moray` command: one module for each subcommand, and the switches that they share.
+
+pub mod generate;
+mod switches;
+
+pub use switches::{Device, HeadSwitch, KvSwitch, MlpSwitch, Run, Switches};
+
+use std::io::{IsTerminal, Write};
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Result};
+
+/// Run, evaluate and study LLaMA models with W4A8 weights, sparse MLPs and skipped heads.
+#[derive(Debug, Parser)]
+#[command(name = "moray", version, about, max_term_width = 120)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Continue a prompt, and say how fast that was.
+    Generate(generate::Arguments),
+}
+
+/// Runs a command; what it reports goes to `out`.
+///
+/// # Errors
+/// What went wrong, in one line.
+pub fn run(cli: Cli, out: &mut dyn Write) -> Result<()> {
+    match cli.command {
+        Command::Generate(arguments) => generate::run(&arguments, out),
+    }
+}
+
+/// A progress bar on standard error, invisible where that is no terminal.
+pub(crate) fn progress_bar(len: usize, what: &str) -> indicatif::ProgressBar {
+    let bar = indicatif::ProgressBar::new(len as u64);
+    if !std::io::stderr().is_terminal() {
+        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+    }
+    let template = "{msg} {wide_bar} {pos}/{len} {eta}";
+    if let Ok(style) = indicatif::ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.with_message(what.to_owned())
+}
+
+/// Writes to standard output and names it where that fails.
+pub(crate) fn written(result: std::io::Result<()>) -> Result<()> {
+    result.map_err(|source| Error::io("write", "standard output".as_ref(), source))
+}

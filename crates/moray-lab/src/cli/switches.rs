@@ -1,0 +1,267 @@
+//! The switches that say how a model runs.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use moray::attention::{HeadNorm, KvDtype, KvPolicy};
+use moray::llama::{MlpPolicy, Model, Settings};
+use moray::{Cpu, Isa};
+
+use super::progress_bar;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::load::{LoadOptions, load_cpu};
+use crate::weights::WeightScheme;
+
+/// How a model is loaded and run.
+#[derive(Debug, Clone, Args)]
+pub struct Switches {
+    /// A .gguf file or a Hugging Face directory.
+    #[arg(long, short)]
+    pub model: PathBuf,
+    /// How weights are held: dense (16 bits), f32, as-file (the file's own blocks with int8 activations), w4a8
+    /// (per-channel), w4a8-g32|g64|g128 (groups; a trailing o adds offsets), w4a8-t32|t64 (two-level), w4a8-qqq, w8a8.
+    #[arg(long, default_value = "dense")]
+    pub weights: WeightScheme,
+    /// Neurons that are computed, K the kept fraction: dense, topk:K, cats:K, griffin:K, tda:K.
+    #[arg(long, default_value = "dense")]
+    pub mlp: MlpSwitch,
+    /// Heads that run, K the kept fraction: all, norm:K, norm:K:R (chosen anew every R tokens).
+    #[arg(long, default_value = "all")]
+    pub heads: HeadSwitch,
+    /// What is stored for heads that do not run: write-all, hole, zero, recompute:LAG.
+    #[arg(long, default_value = "write-all")]
+    pub kv: KvSwitch,
+    /// Element type of the KV cache.
+    #[arg(long, value_enum, default_value_t = KvType::F16)]
+    pub kv_type: KvType,
+    /// Where it runs.
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub device: Device,
+    /// Threads; all cores by default.
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Instruction set: portable, avx2, avx-vnni, avx512-vnni; the best by default.
+    #[arg(long)]
+    pub isa: Option<String>,
+}
+
+/// Devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// This machine's processor.
+    Cpu,
+    /// A CUDA device.
+    Cuda,
+}
+
+/// Element types of the KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum KvType {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<KvType> for KvDtype {
+    fn from(value: KvType) -> Self {
+        match value {
+            KvType::F32 => KvDtype::F32,
+            KvType::F16 => KvDtype::F16,
+            KvType::Bf16 => KvDtype::Bf16,
+        }
+    }
+}
+
+/// `--mlp`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs)]
+pub enum MlpSwitch {
+    Dense,
+    TopK(f32),
+    Cats(f32),
+    Griffin(f32),
+    Tda(f32),
+}
+
+/// `--heads`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs)]
+pub enum HeadSwitch {
+    All,
+    Norm { kept: f32, refresh: usize },
+}
+
+/// `--kv`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvSwitch(pub KvPolicy);
+
+fn fraction(text: &str) -> std::result::Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(kept) if kept > 0.0 && kept <= 1.0 => Ok(kept),
+        _ => Err(format!("expected a kept fraction in (0, 1], got {text}")),
+    }
+}
+
+impl FromStr for MlpSwitch {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "dense" => Ok(MlpSwitch::Dense),
+            Some(("topk", kept)) => fraction(kept).map(MlpSwitch::TopK),
+            Some(("cats", kept)) => fraction(kept).map(MlpSwitch::Cats),
+            Some(("griffin", kept)) => fraction(kept).map(MlpSwitch::Griffin),
+            Some(("tda", kept)) => fraction(kept).map(MlpSwitch::Tda),
+            _ => Err(format!("expected dense, topk:K, cats:K, griffin:K or tda:K, got {text}")),
+        }
+    }
+}
+
+impl fmt::Display for MlpSwitch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MlpSwitch::Dense => f.write_str("dense"),
+            MlpSwitch::TopK(kept) => write!(f, "topk:{kept}"),
+            MlpSwitch::Cats(kept) => write!(f, "cats:{kept}"),
+            MlpSwitch::Griffin(kept) => write!(f, "griffin:{kept}"),
+            MlpSwitch::Tda(kept) => write!(f, "tda:{kept}"),
+        }
+    }
+}
+
+impl FromStr for HeadSwitch {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let expected = || format!("expected all, norm:K or norm:K:R, got {text}");
+        if text == "all" {
+            return Ok(HeadSwitch::All);
+        }
+        let rest = text.strip_prefix("norm:").ok_or_else(expected)?;
+        let (kept, refresh) = rest.split_once(':').unwrap_or((rest, "0"));
+        Ok(HeadSwitch::Norm { kept: fraction(kept)?, refresh: refresh.parse().map_err(|_| expected())? })
+    }
+}
+
+impl fmt::Display for HeadSwitch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HeadSwitch::All => f.write_str("all"),
+            HeadSwitch::Norm { kept, refresh: 0 } => write!(f, "norm:{kept}"),
+            HeadSwitch::Norm { kept, refresh } => write!(f, "norm:{kept}:{refresh}"),
+        }
+    }
+}
+
+impl FromStr for KvSwitch {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let lag = |text: &str| text.parse().ok().filter(|lag| *lag > 0);
+        match text {
+            "write-all" => Ok(KvSwitch(KvPolicy::WriteAll)),
+            "hole" => Ok(KvSwitch(KvPolicy::Hole)),
+            "zero" => Ok(KvSwitch(KvPolicy::Zero)),
+            _ => match text.strip_prefix("recompute:").and_then(lag) {
+                Some(lag) => Ok(KvSwitch(KvPolicy::Recompute { lag })),
+                None => Err(format!("expected write-all, hole, zero or recompute:LAG, got {text}")),
+            },
+        }
+    }
+}
+
+impl fmt::Display for KvSwitch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            KvPolicy::WriteAll => f.write_str("write-all"),
+            KvPolicy::Hole => f.write_str("hole"),
+            KvPolicy::Zero => f.write_str("zero"),
+            KvPolicy::Recompute { lag } => write!(f, "recompute:{lag}"),
+            _ => f.write_str("another policy"),
+        }
+    }
+}
+
+/// A model ready to run.
+#[derive(Debug)]
+pub struct Run {
+    /// The device.
+    pub cpu: Cpu,
+    /// The files.
+    pub checkpoint: Checkpoint,
+    /// The weights.
+    pub model: Model<Cpu>,
+    /// Seconds that loading took.
+    pub load_seconds: f64,
+}
+
+impl Run {
+    /// Bytes of weights that a token reads when nothing is skipped.
+    pub fn weight_bytes_per_token(&self) -> usize {
+        let layers = self.model.layers().iter().map(|layer| layer.qkv.bytes() + layer.o.bytes() + layer.mlp.bytes());
+        layers.sum::<usize>() + self.model.lm_head().bytes()
+    }
+}
+
+impl Switches {
+    /// Opens and loads the model.
+    ///
+    /// # Errors
+    /// What is wrong with the switches or the model.
+    pub fn load(&self) -> Result<Run> {
+        if self.device == Device::Cuda {
+            let got = "cuda".into();
+            let expected = "cpu: this build has no CUDA kernels";
+            return Err(Error::Kernel(moray::Error::Unsupported { what: "device", expected, got }));
+        }
+        let cpu = self.cpu()?;
+        let start = std::time::Instant::now();
+        let checkpoint = Checkpoint::open(&self.model)?;
+        let options = LoadOptions { weights: self.weights, by_neuron: self.mlp != MlpSwitch::Dense };
+        let bar = progress_bar(checkpoint.config().n_layers, "loading");
+        let model = load_cpu(&checkpoint, options, |done, _| bar.set_position(done as u64))?;
+        bar.finish_and_clear();
+        Ok(Run { cpu, checkpoint, model, load_seconds: start.elapsed().as_secs_f64() })
+    }
+
+    /// The CPU that the switches name.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] for an instruction set that is unknown or not there, or no threads.
+    pub fn cpu(&self) -> Result<Cpu> {
+        let isa = match &self.isa {
+            None => Isa::detect(),
+            Some(name) => Isa::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| {
+                let expected = "portable, avx2, avx-vnni or avx512-vnni";
+                moray::Error::Unsupported { what: "isa", expected, got: name.clone() }
+            })?,
+        };
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Ok(Cpu::new(self.threads.unwrap_or(threads), isa)?)
+    }
+
+    /// Settings of a session of `slots` sequences and `context` positions.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] for a policy that cannot be.
+    pub fn settings(&self, slots: usize, context: usize) -> Result<Settings> {
+        let mut settings = Settings::dense(context);
+        settings.slots = slots;
+        settings.kv_dtype = self.kv_type.into();
+        settings.kv = self.kv.0;
+        settings.heads = match self.heads {
+            HeadSwitch::All => None,
+            HeadSwitch::Norm { kept, refresh } => Some(HeadNorm::new(kept, refresh)?),
+        };
+        settings.mlp = match self.mlp {
+            MlpSwitch::Dense => MlpPolicy::Dense,
+            MlpSwitch::TopK(kept) => MlpPolicy::TopK { kept },
+            MlpSwitch::Cats(_) | MlpSwitch::Griffin(_) | MlpSwitch::Tda(_) => unimplemented!(),
+        };
+        Ok(settings)
+    }
+}

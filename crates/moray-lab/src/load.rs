@@ -1,0 +1,192 @@
+//! From a checkpoint to a model in memory.
+
+use moray::attention::{AttentionShape, RopeScaling};
+use moray::llama::{Config, Layer, Linear, Mlp, Model};
+use moray::sparse_mlp::{Activation, Shape, Weights};
+use moray::{Cpu, w4a8};
+
+use crate::checkpoint::{Checkpoint, LayerTensor};
+use crate::config::{self, ModelConfig};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+use crate::weights::{WeightScheme, linear, quantized, vocabulary_linear};
+
+/// What a model is loaded as.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadOptions {
+    /// How the layers' weights are held.
+    pub weights: WeightScheme,
+    /// Whether the MLPs are held neuron by neuron, for selections.
+    pub by_neuron: bool,
+}
+
+/// Loads every layer; `progress` is told after each how many of how many are done.
+///
+/// Tensors are converted one after another and their pages given back, so that no more than one is held twice.
+///
+/// # Errors
+/// [`Error::NotFinite`] for NaN or infinite weights, [`Error::Kernel`] for sizes that the scheme does not take (a K that is
+/// no multiple of the group size, say) and for weights that cannot be held neuron by neuron.
+pub fn load_cpu(
+    checkpoint: &Checkpoint,
+    options: LoadOptions,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Model<Cpu>> {
+    let config = forward_config(checkpoint.config())?;
+    let embedding = release(checkpoint, checkpoint.embedding()?, |t| vocabulary_linear(t, options.weights))?;
+    let mut layers = Vec::with_capacity(config.n_layers);
+    for index in 0..config.n_layers {
+        layers.push(Loader { checkpoint, options, index }.layer(&config)?);
+        progress(index + 1, config.n_layers);
+    }
+    let final_norm = checkpoint.final_norm()?.to_f32()?;
+    let lm_head = match checkpoint.lm_head()? {
+        Some(head) => Some(release(checkpoint, head, |t| vocabulary_linear(t, options.weights))?),
+        None => None,
+    };
+    Ok(Model::new(config, embedding, layers, final_norm, lm_head)?)
+}
+
+/// The library's form of a checkpoint's configuration.
+///
+/// # Errors
+/// [`Error::Kernel`] for sizes that no operation takes.
+pub fn forward_config(config: &ModelConfig) -> Result<Config> {
+    let rope_scaling = match &config.rope_scaling {
+        config::RopeScaling::None => RopeScaling::Default,
+        config::RopeScaling::Linear { factor } => RopeScaling::Linear { factor: f64::from(*factor) },
+        config::RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+            RopeScaling::Llama3 {
+                factor: f64::from(*factor),
+                low_freq_factor: f64::from(*low_freq_factor),
+                high_freq_factor: f64::from(*high_freq_factor),
+                original_context: *original_context,
+            }
+        }
+        config::RopeScaling::Factors(factors) => RopeScaling::Factors(factors.clone()),
+    };
+    let config = Config {
+        vocab: config.vocab,
+        d_model: config.hidden,
+        d_ff: config.d_ff,
+        n_layers: config.n_layers,
+        attention: AttentionShape::new(config.n_q_heads, config.n_kv_heads, config.head_dim)?,
+        rms_eps: config.rms_eps,
+        rope_theta: f64::from(config.rope_theta),
+        rope_scaling,
+        activation: match config.activation {
+            config::Activation::Silu => Activation::Silu,
+            config::Activation::Relu => Activation::Relu,
+        },
+    };
+    config.check()?;
+    Ok(config)
+}
+
+/// Converts a tensor, then gives its pages back.
+fn release<'a, T>(
+    checkpoint: &'a Checkpoint,
+    tensor: Tensor<'a>,
+    convert: impl FnOnce(Tensor<'a>) -> Result<T>,
+) -> Result<T> {
+    let converted = convert(tensor.clone());
+    checkpoint.release(&tensor);
+    converted
+}
+
+struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    options: LoadOptions,
+    index: usize,
+}
+
+impl Loader<'_> {
+    fn layer(&self, config: &Config) -> Result<Layer<Cpu>> {
+        use LayerTensor::{AttnNorm, FfnNorm, K, KBias, O, OBias, Q, QBias, V, VBias};
+        Ok(Layer {
+            attn_norm: self.vector(AttnNorm)?,
+            qkv: self.linear(&[(Q, QBias), (K, KBias), (V, VBias)])?,
+            o: self.linear(&[(O, OBias)])?,
+            mlp_norm: self.vector(FfnNorm)?,
+            mlp: self.mlp(config)?,
+        })
+    }
+
+    fn mlp(&self, config: &Config) -> Result<Mlp> {
+        use LayerTensor::{Down, DownBias, Gate, GateBias, Up, UpBias};
+        if !self.options.by_neuron {
+            let gate_up = self.linear(&[(Gate, GateBias), (Up, UpBias)])?;
+            return Ok(Mlp::Whole { gate_up, down: self.linear(&[(Down, DownBias)])? });
+        }
+        let shape = Shape { d_model: config.d_model, d_ff: config.d_ff, activation: config.activation };
+        let weights = self.neurons(shape)?;
+        let bias = |tensor| self.optional_vector(tensor).map(Option::unwrap_or_default);
+        Ok(Mlp::ByNeuron(weights.with_biases(&bias(GateBias)?, &bias(UpBias)?, &bias(DownBias)?)?))
+    }
+
+    /// The three matrices neuron by neuron, in 4 bits if the scheme has such codes for all three.
+    fn neurons(&self, shape: Shape) -> Result<Weights> {
+        let tensors = [LayerTensor::Gate, LayerTensor::Up, LayerTensor::Down];
+        let [gate, up, down] = tensors.map(|tensor| self.checkpoint.layer(self.index, tensor));
+        let parts = [gate?, up?, down?];
+        let mut codes = Vec::new();
+        for part in &parts {
+            codes.extend(quantized(part, self.options.weights)?.filter(|q| q.bits() == w4a8::Bits::Four));
+        }
+        let weights = match <[_; 3]>::try_from(codes) {
+            Ok([gate, up, down]) => Weights::from_quantized(shape, &gate, &up, &down)?,
+            Err(_) if matches!(self.options.weights, WeightScheme::Quantized(_)) => {
+                let expected = "4-bit weights for a selection of neurons";
+                let got = self.options.weights.to_string();
+                return Err(Error::Kernel(moray::Error::Unsupported { what: "weights", expected, got }));
+            }
+            Err(_) => {
+                let [gate, up, down] = &parts;
+                let (gate, up, down) = (gate.to_f32()?, up.to_f32()?, down.to_f32()?);
+                if self.options.weights == WeightScheme::F32 {
+                    Weights::new::<f32>(shape, &gate, &up, &down)?
+                } else if parts.iter().any(|part| part.dtype == DType::Bf16) {
+                    float_weights::<half::bf16>(shape, &gate, &up, &down)?
+                } else {
+                    float_weights::<half::f16>(shape, &gate, &up, &down)?
+                }
+            }
+        };
+        parts.iter().for_each(|part| self.checkpoint.release(part));
+        Ok(weights)
+    }
+
+    fn linear(&self, tensors: &[(LayerTensor, LayerTensor)]) -> Result<Linear> {
+        let load = |(tensor, _): &(LayerTensor, LayerTensor)| self.checkpoint.layer(self.index, *tensor);
+        let parts = tensors.iter().map(load).collect::<Result<Vec<_>>>()?;
+        let weight = linear(&parts, self.options.weights)?;
+        parts.iter().for_each(|part| self.checkpoint.release(part));
+        let mut bias = Vec::new();
+        let mut any = false;
+        for ((_, tensor), part) in tensors.iter().zip(&parts) {
+            let values = self.optional_vector(*tensor)?;
+            any |= values.is_some();
+            bias.extend(values.unwrap_or_else(|| vec![0.0; part.shape[0]]));
+        }
+        if any { Ok(weight.with_bias(bias)?) } else { Ok(weight) }
+    }
+
+    fn vector(&self, tensor: LayerTensor) -> Result<Vec<f32>> {
+        self.checkpoint.layer(self.index, tensor)?.to_f32()
+    }
+
+    fn optional_vector(&self, tensor: LayerTensor) -> Result<Option<Vec<f32>>> {
+        self.checkpoint.layer_optional(self.index, tensor)?.map(|tensor| tensor.to_f32()).transpose()
+    }
+}
+
+fn float_weights<T: moray::sparse_mlp::WeightElement>(
+    shape: Shape,
+    gate: &[f32],
+    up: &[f32],
+    down: &[f32],
+) -> Result<Weights> {
+    let narrow = |values: &[f32]| values.iter().map(|&v| T::from_f32(v)).collect::<Vec<T>>();
+    Ok(Weights::new(shape, &narrow(gate), &narrow(up), &narrow(down))?)
+}

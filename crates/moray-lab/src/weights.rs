@@ -1,0 +1,198 @@
+//! How a checkpoint's matrices are held in memory: in floating point, as their blocks are, or quantized anew.
+
+use std::fmt;
+use std::str::FromStr;
+
+use moray::llama::{DenseType, DenseWeight, Linear};
+use moray::w4a8::{Bits, Block, GroupOffset, Mode, PackedWeight, QuantizedWeight, Scales, quantize};
+
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// Rows that are expanded to f32 at a time.
+const CHUNK_ROWS: usize = 256;
+
+/// How the weights of the layers are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WeightScheme {
+    /// 16 bits: f16 or bf16 as stored, f16 for anything else.
+    Dense,
+    /// f32, exactly what the checkpoint says.
+    F32,
+    /// The checkpoint's own 4- and 8-bit blocks with int8 activations, nothing requantized.
+    AsFile,
+    /// Rounded to nearest into one of the modes.
+    Quantized(Mode),
+}
+
+/// Names on the command line; `w4a8` is per-channel, a trailing `o` adds an offset to each group.
+const NAMES: [(&str, WeightScheme); 14] = [
+    ("dense", WeightScheme::Dense),
+    ("f32", WeightScheme::F32),
+    ("as-file", WeightScheme::AsFile),
+    ("w4a8", WeightScheme::Quantized(Mode::PerChannel)),
+    ("w4a8-g32", WeightScheme::Quantized(Mode::PerGroup { group_size: 32, offset: false })),
+    ("w4a8-g64", WeightScheme::Quantized(Mode::PerGroup { group_size: 64, offset: false })),
+    ("w4a8-g128", WeightScheme::Quantized(Mode::PerGroup { group_size: 128, offset: false })),
+    ("w4a8-g32o", WeightScheme::Quantized(Mode::PerGroup { group_size: 32, offset: true })),
+    ("w4a8-g64o", WeightScheme::Quantized(Mode::PerGroup { group_size: 64, offset: true })),
+    ("w4a8-g128o", WeightScheme::Quantized(Mode::PerGroup { group_size: 128, offset: true })),
+    ("w4a8-t32", WeightScheme::Quantized(Mode::TwoLevel { group_size: 32 })),
+    ("w4a8-t64", WeightScheme::Quantized(Mode::TwoLevel { group_size: 64 })),
+    ("w4a8-qqq", WeightScheme::Quantized(Mode::Qqq)),
+    ("w8a8", WeightScheme::Quantized(Mode::W8)),
+];
+
+impl WeightScheme {
+    /// Every scheme with its name.
+    pub fn all() -> impl Iterator<Item = (&'static str, WeightScheme)> {
+        NAMES.into_iter()
+    }
+}
+
+impl fmt::Display for WeightScheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = NAMES.iter().find(|(_, scheme)| scheme == self).map_or("another mode", |(name, _)| name);
+        f.write_str(name)
+    }
+}
+
+impl FromStr for WeightScheme {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let names = || NAMES.map(|(name, _)| name).join(", ");
+        NAMES
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, scheme)| *scheme)
+            .ok_or_else(|| format!("expected one of {}, got {text}", names()))
+    }
+}
+
+/// The block type that runs as it is, if a tensor has one.
+pub(crate) fn block_of(dtype: DType) -> Option<Block> {
+    match dtype {
+        DType::Q4_0 => Some(Block::Q4_0),
+        DType::Q4_1 => Some(Block::Q4_1),
+        DType::Q5_1 => Some(Block::Q5_1),
+        DType::Q8_0 => Some(Block::Q8_0),
+        _ => None,
+    }
+}
+
+/// Holds matrices of one K, one below the other, as one layer.
+///
+/// # Errors
+/// [`Error::NotFinite`] for NaN or infinite weights, [`Error::Kernel`] where the scheme does not take their sizes.
+pub(crate) fn linear(parts: &[Tensor<'_>], scheme: WeightScheme) -> Result<Linear> {
+    let blocks = scheme == WeightScheme::AsFile && parts.iter().all(|part| block_of(part.dtype).is_some());
+    match scheme {
+        WeightScheme::AsFile if blocks => {
+            let parts = parts.iter().map(import).collect::<Result<Vec<_>>>()?;
+            Ok(PackedWeight::pack(&stack(parts)?).into())
+        }
+        WeightScheme::Quantized(mode) => {
+            let parts = parts.iter().map(|part| requantize(part, mode)).collect::<Result<Vec<_>>>()?;
+            Ok(PackedWeight::pack(&stack(parts)?).into())
+        }
+        WeightScheme::F32 => dense(parts, DenseType::F32),
+        WeightScheme::Dense | WeightScheme::AsFile => {
+            let bf16 = parts.iter().any(|part| part.dtype == DType::Bf16);
+            dense(parts, if bf16 { DenseType::Bf16 } else { DenseType::F16 })
+        }
+    }
+}
+
+/// Embeddings and output layers: in a quantized model as the file has them if it can be, else in 16 bits.
+pub(crate) fn vocabulary_linear(tensor: Tensor<'_>, scheme: WeightScheme) -> Result<Linear> {
+    let scheme = match scheme {
+        WeightScheme::Quantized(_) => WeightScheme::AsFile,
+        other => other,
+    };
+    linear(&[tensor], scheme)
+}
+
+/// A matrix as integer codes, for a scheme that has them.
+pub(crate) fn quantized(tensor: &Tensor<'_>, scheme: WeightScheme) -> Result<Option<QuantizedWeight>> {
+    match scheme {
+        WeightScheme::AsFile if block_of(tensor.dtype).is_some() => import(tensor).map(Some),
+        WeightScheme::Quantized(mode) => requantize(tensor, mode).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn import(tensor: &Tensor<'_>) -> Result<QuantizedWeight> {
+    tensor.check_finite()?;
+    let [n, k] = tensor.shape;
+    let block = block_of(tensor.dtype).ok_or_else(|| Error::Kernel(not_blocks(tensor)))?;
+    Ok(block.import(&tensor.bytes, n, k)?)
+}
+
+fn not_blocks(tensor: &Tensor<'_>) -> moray::Error {
+    let expected = "Q4_0, Q4_1, Q5_1 or Q8_0 blocks";
+    moray::Error::Unsupported { what: "tensor", expected, got: format!("{} in {}", tensor.name, tensor.dtype) }
+}
+
+fn requantize(tensor: &Tensor<'_>, mode: Mode) -> Result<QuantizedWeight> {
+    let [n, k] = tensor.shape;
+    let mut values = vec![0.0; CHUNK_ROWS.min(n) * k];
+    let mut all: Option<QuantizedWeight> = None;
+    for first in (0..n).step_by(CHUNK_ROWS) {
+        let rows = first..(first + CHUNK_ROWS).min(n);
+        let values = &mut values[..rows.len() * k];
+        tensor.rows_to_f32(rows.clone(), values)?;
+        let part = quantize(values, rows.len(), k, mode)?;
+        all = Some(match all {
+            Some(all) => QuantizedWeight::concatenate(&[&all, &part])?,
+            None => part,
+        });
+    }
+    all.ok_or_else(|| Error::Kernel(moray::Error::Shape { what: "n", expected: "at least 1", got: 0 }))
+}
+
+fn dense(parts: &[Tensor<'_>], dtype: DenseType) -> Result<Linear> {
+    let (n, k) = (parts.iter().map(|part| part.shape[0]).sum(), parts.first().map_or(0, |part| part.shape[1]));
+    let mut weight = DenseWeight::zeros(n, k, dtype)?;
+    let mut values = vec![0.0; CHUNK_ROWS * k];
+    let mut at = 0;
+    for part in parts {
+        for first in (0..part.shape[0]).step_by(CHUNK_ROWS) {
+            let rows = first..(first + CHUNK_ROWS).min(part.shape[0]);
+            let values = &mut values[..rows.len() * k];
+            part.rows_to_f32(rows.clone(), values)?;
+            weight.set_rows(at, values)?;
+            at += rows.len();
+        }
+    }
+    Ok(weight.into())
+}
+
+/// Puts matrices below each other; those of different block types are widened to a form that all have.
+fn stack(parts: Vec<QuantizedWeight>) -> Result<QuantizedWeight> {
+    let all: Vec<&QuantizedWeight> = parts.iter().collect();
+    if let Ok(stacked) = QuantizedWeight::concatenate(&all) {
+        return Ok(stacked);
+    }
+    let widened = parts.iter().map(widen).collect::<Result<Vec<_>>>()?;
+    Ok(QuantizedWeight::concatenate(&widened.iter().collect::<Vec<_>>())?)
+}
+
+/// The same numbers with 8-bit codes and an offset.
+fn widen(weight: &QuantizedWeight) -> Result<QuantizedWeight> {
+    let Scales::PerGroup { group_size, scale, offset } = weight.scales() else {
+        return Ok(weight.clone());
+    };
+    let zeros = || vec![half::f16::ZERO; scale.len()];
+    let (centre, offset) = match (offset, weight.bits()) {
+        (GroupOffset::F16(offset), _) => (0, offset.clone()),
+        (GroupOffset::Symmetric, Bits::Four) => (8, zeros()),
+        _ => (0, zeros()),
+    };
+    let codes = weight.codes().iter().map(|code| code - centre).collect();
+    let offset = GroupOffset::F16(offset);
+    let scales = Scales::PerGroup { group_size: *group_size, scale: scale.clone(), offset };
+    Ok(QuantizedWeight::new(weight.n(), weight.k(), Bits::Eight, codes, scales)?)
+}
