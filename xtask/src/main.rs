@@ -1,6 +1,9 @@
 //! Maintainers' tasks: `cargo xtask <task>`.
 
+mod demo;
+mod dependencies;
 mod fetch;
+mod test;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -17,8 +20,12 @@ struct Task {
 }
 
 /// Every task; a new one is a module and a row here.
-const TASKS: &[Task] =
-    &[Task { name: "fetch", help: "obtain the model and the text that examples and tests use", run: fetch::run }];
+const TASKS: &[Task] = &[
+    Task { name: "demo", help: "run a real model dense, quantized and sparse, and print one table", run: demo::run },
+    Task { name: "test", help: "run everything that is tested", run: test::run },
+    Task { name: "fetch", help: "obtain the model and the text that examples and tests use", run: fetch::run },
+    Task { name: "dependencies", help: "check the licences and sources of all dependencies", run: dependencies::run },
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

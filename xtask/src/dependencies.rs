@@ -1,0 +1,110 @@
+//! `cargo xtask dependencies`: every dependency has a permissive licence and comes from the registry.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::{TaskResult, root};
+
+/// Licences that any user of the library can live with. A crate's expression must offer one of them for each of its parts.
+const LICENCES: [&str; 14] = [
+    "0BSD",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "ISC",
+    "MIT",
+    "MIT-0",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+    "MPL-2.0",
+];
+
+/// Crates that must not come in: they break the build of users without a CUDA toolkit or libclang.
+const BANNED: [&str; 3] = ["cust", "bindgen", "openssl-sys"];
+
+/// Runs the task.
+pub fn run(_arguments: &[String]) -> TaskResult {
+    let arguments = ["metadata", "--format-version", "1", "--locked"];
+    let output = Command::new(env!("CARGO")).args(arguments).current_dir(root()).output()?;
+    if !output.status.success() {
+        return Err(format!("cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    let packages = metadata["packages"].as_array().ok_or("expected packages from cargo metadata, got none")?;
+    let faults: Vec<String> = packages.iter().filter_map(fault).collect();
+    if faults.is_empty() {
+        println!("{} packages: licences and sources are in order", packages.len());
+        return Ok(());
+    }
+    Err(format!("{} of {} packages break the policy:\n{}", faults.len(), packages.len(), faults.join("\n")).into())
+}
+
+fn fault(package: &Value) -> Option<String> {
+    let name = package["name"].as_str().unwrap_or_default();
+    if BANNED.contains(&name) {
+        return Some(format!("{name}: expected none of {}", BANNED.join(", ")));
+    }
+    match package["source"].as_str() {
+        None => {} // of this workspace
+        Some(source) if source.starts_with("registry+") => {}
+        Some(source) => return Some(format!("{name}: expected a registry as source, got {source}")),
+    }
+    let licence = package["license"].as_str().unwrap_or_default();
+    (!permitted(licence)).then(|| format!("{name}: expected a permissive licence, got {licence:?}"))
+}
+
+/// Evaluates a licence expression of names, AND, OR (or /) and parentheses.
+fn permitted(expression: &str) -> bool {
+    let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ").replace(" WITH ", "+WITH+");
+    let mut tokens = spaced.split_whitespace().map(|token| token.replace("+WITH+", " WITH ")).peekable();
+    let allowed = any(&mut tokens);
+    allowed && tokens.peek().is_none()
+}
+
+fn any<I: Iterator<Item = String>>(tokens: &mut std::iter::Peekable<I>) -> bool {
+    let mut allowed = all(tokens);
+    while tokens.next_if(|token| token == "OR").is_some() {
+        allowed |= all(tokens);
+    }
+    allowed
+}
+
+fn all<I: Iterator<Item = String>>(tokens: &mut std::iter::Peekable<I>) -> bool {
+    let mut allowed = one(tokens);
+    while tokens.next_if(|token| token == "AND").is_some() {
+        allowed &= one(tokens);
+    }
+    allowed
+}
+
+fn one<I: Iterator<Item = String>>(tokens: &mut std::iter::Peekable<I>) -> bool {
+    match tokens.next() {
+        Some(token) if token == "(" => {
+            let allowed = any(tokens);
+            tokens.next_if(|token| token == ")").is_some() && allowed
+        }
+        Some(name) => LICENCES.contains(&name.as_str()),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::permitted;
+
+    #[test]
+    fn expressions_match_their_meaning() {
+        for good in ["MIT", "MIT OR GPL-3.0", "GPL-2.0/Apache-2.0", "(MIT OR Apache-2.0) AND Unicode-3.0", "MIT AND ISC"] {
+            assert!(permitted(good), "{good}");
+        }
+        for bad in ["", "GPL-3.0", "MIT AND GPL-3.0", "(MIT", "MIT)", "MIT OR", "AGPL-3.0-only"] {
+            assert!(!permitted(bad), "{bad}");
+        }
+        assert!(permitted("Apache-2.0 WITH LLVM-exception OR GPL-3.0"));
+    }
+}
