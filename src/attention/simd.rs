@@ -14,6 +14,8 @@ use crate::element::Element;
 /// Every function needs the instruction set of its implementor; the pointers given to `load*` and `store*` are valid for
 /// sixteen elements, with no alignment asked for.
 pub(super) trait Lanes: Copy {
+    /// Whether several rows at once pay: registers hold their sums.
+    const TILED: bool;
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn load_f16(p: *const f16) -> Self;
