@@ -56,6 +56,7 @@ impl<E: KvElement> Segment<'_, '_, E> {
             state.fill(0.0);
             state[0] = f32::NEG_INFINITY;
         }
+        let end = self.blocks.end;
         for index in self.blocks {
             let present = self.presence[index];
             let visible = present & rows.causal(rows.count - 1, index);
@@ -63,13 +64,16 @@ impl<E: KvElement> Segment<'_, '_, E> {
                 continue;
             }
             let block = &self.region[index * elems..(index + 1) * elems];
-            let (weights, states) = (&mut *weights, &mut *segment);
+            let (weights, states, continues) = (&mut *weights, &mut *segment, index + 1 < end);
             if E::CONVERTS && rows.count >= WIDEN_ROWS {
                 let widened = &mut widened[..elems];
                 dispatch::run(isa, Widen { block, widened, head_dim, visible });
-                dispatch::run(isa, Tile { block: &*widened, index, present, head_dim, rows, q, weights, states });
+                dispatch::run(
+                    isa,
+                    Tile { block: &*widened, index, present, continues: false, head_dim, rows, q, weights, states },
+                );
             } else {
-                dispatch::run(isa, Tile { block, index, present, head_dim, rows, q, weights, states });
+                dispatch::run(isa, Tile { block, index, present, continues, head_dim, rows, q, weights, states });
             }
         }
     }
@@ -81,6 +85,8 @@ struct Tile<'a, E> {
     block: &'a [E],
     index: usize,
     present: u64,
+    /// Whether the segment goes on with the block behind this one.
+    continues: bool,
     head_dim: usize,
     rows: Rows,
     q: &'a [f32],
@@ -198,7 +204,11 @@ impl<E: KvElement> Tile<'_, E> {
             let q = self.q.as_ptr().add(row * d);
             let k = self.block.as_ptr().add(group * d * 16);
             let mut sums = [[V::splat(0.0); G]; N];
+            let values = self.block.as_ptr().add(BLOCK * d);
             for i in 0..d {
+                if row == 0 {
+                    prefetch::<V, E>(values.add(i * BLOCK), BLOCK);
+                }
                 let mut keys = [V::splat(0.0); G];
                 for (g, key) in keys.iter_mut().enumerate() {
                     *key = E::load16(k.add((g * d + i) * 16));
@@ -245,6 +255,7 @@ impl<E: KvElement> Tile<'_, E> {
         // SAFETY: the caller's, as in `scores`; column + 16·G is at most v_stride.
         unsafe {
             let v = self.block.as_ptr().add(BLOCK * d + column);
+            let next = self.block.as_ptr().wrapping_add(BLOCK * (d + v_stride));
             let weights = self.weights.as_ptr().add(row * BLOCK);
             let out = self.states.as_mut_ptr().add(row * stride + STATE_HEADER + column);
             let mut sums = [[V::splat(0.0); G]; N];
@@ -259,6 +270,9 @@ impl<E: KvElement> Tile<'_, E> {
                 let end = start + (left >> start).trailing_ones() as usize;
                 left &= !causal_mask(end, 0);
                 for j in start..end {
+                    if self.continues && row == 0 && column == 0 {
+                        prefetch::<V, E>(next.wrapping_add(j * d), d);
+                    }
                     let mut values = [V::splat(0.0); G];
                     for (g, value) in values.iter_mut().enumerate() {
                         *value = E::load16(v.add(j * v_stride + g * 16));
@@ -277,6 +291,17 @@ impl<E: KvElement> Tile<'_, E> {
                 }
             }
         }
+    }
+}
+
+/// Asks for `elems` elements that are needed soon: a block's V while its K is read, and the next block's K after that. Alone,
+/// the hardware stops at every page of 4 KiB.
+#[inline(always)]
+unsafe fn prefetch<V: Lanes, E>(p: *const E, elems: usize) {
+    const LINE_BYTES: usize = 64;
+    for i in (0..elems).step_by(LINE_BYTES / size_of::<E>()) {
+        // SAFETY: any address may be asked for.
+        unsafe { V::prefetch(p.wrapping_add(i).cast()) };
     }
 }
 

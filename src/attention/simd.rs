@@ -16,6 +16,8 @@ use crate::element::Element;
 pub(super) trait Lanes: Copy {
     /// Whether several rows at once pay: registers hold their sums.
     const TILED: bool;
+    /// Asks for the cache line at `p`, which may be any address.
+    unsafe fn prefetch(p: *const u8);
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn load_f16(p: *const f16) -> Self;

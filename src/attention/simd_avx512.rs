@@ -24,6 +24,11 @@ macro_rules! reduce {
 impl Lanes for Avx512 {
     const TILED: bool = true;
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // SAFETY: a prefetch does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         // SAFETY: the contract of `Lanes`.
         unsafe { Avx512(_mm512_set1_ps(x)) }
