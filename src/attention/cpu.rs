@@ -159,7 +159,7 @@ impl<E: KvElement> Job<'_, E> {
         const BLOCKS: usize = SEGMENT / BLOCK;
         let (layer, slot) = (self.call.layer, self.call.spans[unit.span].slot);
         let end = (unit.position + unit.tokens).div_ceil(BLOCK);
-        let op = Segment {
+        let segment = Segment {
             region: self.cache.region::<E>(layer, slot, unit.kv_head),
             presence: self.cache.presence(layer, slot, unit.kv_head),
             blocks: segment * BLOCKS..end.min((segment + 1) * BLOCKS),
@@ -167,7 +167,7 @@ impl<E: KvElement> Job<'_, E> {
             rows,
             scratch,
         };
-        dispatch::run(self.cpu.isa(), op);
+        segment.compute(self.cpu.isa());
     }
 
     /// Computes a unit over its whole context.

@@ -7,10 +7,11 @@
 
 use std::ops::Range;
 
-use super::BLOCK;
 use super::kv_cache::causal_mask;
 use super::simd::{KvElement, Lanes, Op, exp2};
 use super::workspace::{STATE_HEADER, Scratch, state_elems};
+use super::{BLOCK, dispatch};
+use crate::Isa;
 
 /// Rows from which a converting pass over a block costs less than converting at every use.
 const WIDEN_ROWS: usize = 12;
@@ -32,7 +33,7 @@ impl Rows {
     }
 }
 
-/// Makes the states of one segment in `scratch.segment` from the queries in `scratch.q`.
+/// One segment of a tile.
 pub(super) struct Segment<'a, 'b, E> {
     /// The blocks of a (layer, slot, kv_head), and their presence words.
     pub(super) region: &'a [E],
@@ -44,33 +45,18 @@ pub(super) struct Segment<'a, 'b, E> {
     pub(super) scratch: &'a mut Scratch<'b>,
 }
 
-/// One block as the inner loops see it.
-struct Tile<'a, E> {
-    /// K [4][head_dim][16], then V [BLOCK][v_stride].
-    block: &'a [E],
-    index: usize,
-    present: u64,
-    head_dim: usize,
-    rows: Rows,
-    q: &'a [f32],
-    weights: &'a mut [f32],
-    states: &'a mut [f32],
-}
-
-impl<E: KvElement> Op for Segment<'_, '_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<V: Lanes, const W: usize>(self) {
-        let (d, rows) = (self.head_dim, self.rows);
-        let stride = state_elems(d);
-        let elems = BLOCK * (d + d.next_multiple_of(16));
+impl<E: KvElement> Segment<'_, '_, E> {
+    /// Makes the states in `scratch.segment` from the queries in `scratch.q`.
+    pub(super) fn compute(self, isa: Isa) {
+        let (head_dim, rows) = (self.head_dim, self.rows);
+        let stride = state_elems(head_dim);
+        let elems = BLOCK * (head_dim + head_dim.next_multiple_of(16));
         let Scratch { q, weights, segment, block: widened, .. } = self.scratch;
-        let states = &mut segment[..rows.count * stride];
-        for state in states.chunks_exact_mut(stride) {
+        for state in segment[..rows.count * stride].chunks_exact_mut(stride) {
             state.fill(0.0);
             state[0] = f32::NEG_INFINITY;
         }
+        let end = self.blocks.end;
         for index in self.blocks {
             let present = self.presence[index];
             let visible = present & rows.causal(rows.count - 1, index);
@@ -78,20 +64,34 @@ impl<E: KvElement> Op for Segment<'_, '_, E> {
                 continue;
             }
             let block = &self.region[index * elems..(index + 1) * elems];
-            let (q, weights, states) = (&*q, &mut *weights, &mut *states);
+            let (weights, states, continues) = (&mut *weights, &mut *segment, index + 1 < end);
             if E::CONVERTS && rows.count >= WIDEN_ROWS {
-                // SAFETY: both blocks hold `elems` elements, a multiple of sixteen; V's instruction set is the caller's care.
-                unsafe { widen::<V, E>(block, &mut widened[..elems], d, visible) };
-                let tile = Tile { block: &widened[..elems], index, present, head_dim: d, rows, q, weights, states };
-                // SAFETY: V's instruction set is the caller's care.
-                unsafe { tile.run::<V, W>() };
+                let widened = &mut widened[..elems];
+                dispatch::run(isa, Widen { block, widened, head_dim, visible });
+                dispatch::run(
+                    isa,
+                    Tile { block: &*widened, index, present, continues: false, head_dim, rows, q, weights, states },
+                );
             } else {
-                let tile = Tile { block, index, present, head_dim: d, rows, q, weights, states };
-                // SAFETY: V's instruction set is the caller's care.
-                unsafe { tile.run::<V, W>() };
+                dispatch::run(isa, Tile { block, index, present, continues, head_dim, rows, q, weights, states });
             }
         }
     }
+}
+
+/// One block as the inner loops see it.
+struct Tile<'a, E> {
+    /// K [4][head_dim][16], then V [BLOCK][v_stride].
+    block: &'a [E],
+    index: usize,
+    present: u64,
+    /// Whether the segment goes on with the block behind this one.
+    continues: bool,
+    head_dim: usize,
+    rows: Rows,
+    q: &'a [f32],
+    weights: &'a mut [f32],
+    states: &'a mut [f32],
 }
 
 /// Groups of sixteen positions that reach the last visible one.
@@ -101,19 +101,35 @@ fn groups_of(visible: u64) -> usize {
 }
 
 /// Converts the part of a block that reaches the last visible position.
-#[inline(always)]
-unsafe fn widen<V: Lanes, E: KvElement>(block: &[E], widened: &mut [f32], d: usize, visible: u64) {
-    let v_stride = d.next_multiple_of(16);
-    let k = 0..groups_of(visible) * d * 16;
-    let v = BLOCK * d..BLOCK * d + (BLOCK - visible.leading_zeros() as usize) * v_stride;
-    assert!(block.len() == widened.len() && v.end <= block.len() && k.end <= v.start);
-    for i in k.step_by(16).chain(v.step_by(16)) {
-        // SAFETY: i + 16 is at most the length of both by the assertion, since all ends are multiples of sixteen.
-        unsafe { E::load16::<V>(block.as_ptr().add(i)).store(widened.as_mut_ptr().add(i)) };
+struct Widen<'a, E> {
+    block: &'a [E],
+    widened: &'a mut [f32],
+    head_dim: usize,
+    visible: u64,
+}
+
+impl<E: KvElement> Op for Widen<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Lanes, const W: usize>(self) {
+        let (d, v_stride) = (self.head_dim, self.head_dim.next_multiple_of(16));
+        let k = 0..groups_of(self.visible) * d * 16;
+        let v = BLOCK * d..BLOCK * d + (BLOCK - self.visible.leading_zeros() as usize) * v_stride;
+        assert!(self.block.len() == self.widened.len() && v.end <= self.block.len() && k.end <= v.start);
+        for range in [k, v] {
+            for i in range.step_by(16) {
+                // SAFETY: i + 16 is at most the length of both by the assertion, since all ends are multiples of sixteen; V's
+                // instruction set is the caller's care.
+                unsafe { E::load16::<V>(self.block.as_ptr().add(i)).store(self.widened.as_mut_ptr().add(i)) };
+            }
+        }
     }
 }
 
-impl<E: KvElement> Tile<'_, E> {
+impl<E: KvElement> Op for Tile<'_, E> {
+    type Output = ();
+
     #[inline(always)]
     unsafe fn run<V: Lanes, const W: usize>(mut self) {
         let (d, count) = (self.head_dim, self.rows.count);
@@ -122,29 +138,33 @@ impl<E: KvElement> Tile<'_, E> {
         assert!(self.states.len() >= count * state_elems(d));
         let mut row = 0;
         while row < count {
-            let n = (count - row).min(6);
-            // SAFETY: rows `row..row + n` exist in q, weights and states by the assertions above.
-            unsafe {
-                match n {
-                    1 => self.rows_of::<V, W, 1>(row),
-                    2 => self.rows_of::<V, W, 2>(row),
-                    3 => self.rows_of::<V, W, 3>(row),
-                    4 => self.rows_of::<V, W, 4>(row),
-                    5 => self.rows_of::<V, W, 5>(row),
-                    _ => self.rows_of::<V, W, 6>(row),
+            let left = count - row;
+            // SAFETY: the rows exist in q, weights and states by the assertions above.
+            row += unsafe {
+                if V::TILED && left >= 6 {
+                    self.rows_of::<V, W, 6>(row)
+                } else if V::TILED && left >= 4 {
+                    self.rows_of::<V, W, 4>(row)
+                } else if V::TILED && left == 3 {
+                    self.rows_of::<V, W, 3>(row)
+                } else if V::TILED && left == 2 {
+                    self.rows_of::<V, W, 2>(row)
+                } else {
+                    self.rows_of::<V, W, 1>(row)
                 }
-            }
-            row += n;
+            };
         }
     }
+}
 
-    /// Takes the block into the states of rows `row..row + N`.
+impl<E: KvElement> Tile<'_, E> {
+    /// Takes the block into the states of rows `row..row + N`, and returns N.
     #[inline(always)]
-    unsafe fn rows_of<V: Lanes, const W: usize, const N: usize>(&mut self, row: usize) {
+    unsafe fn rows_of<V: Lanes, const W: usize, const N: usize>(&mut self, row: usize) -> usize {
         let visible = |i: usize, tile: &Self| tile.present & tile.rows.causal(row + i, tile.index);
         let widest = visible(N - 1, self);
         if widest == 0 {
-            return;
+            return N;
         }
         let stride = state_elems(self.head_dim);
         // SAFETY: the rows exist (the caller's care), groups and positions lie inside the block.
@@ -172,6 +192,7 @@ impl<E: KvElement> Tile<'_, E> {
                 }
             }
         }
+        N
     }
 
     /// Writes the scores of N rows for G groups of sixteen positions: each is one chain over head_dim.
@@ -183,7 +204,11 @@ impl<E: KvElement> Tile<'_, E> {
             let q = self.q.as_ptr().add(row * d);
             let k = self.block.as_ptr().add(group * d * 16);
             let mut sums = [[V::splat(0.0); G]; N];
+            let values = self.block.as_ptr().add(BLOCK * d);
             for i in 0..d {
+                if row == 0 {
+                    prefetch::<V, E>(values.add(i * BLOCK), BLOCK);
+                }
                 let mut keys = [V::splat(0.0); G];
                 for (g, key) in keys.iter_mut().enumerate() {
                     *key = E::load16(k.add((g * d + i) * 16));
@@ -230,6 +255,7 @@ impl<E: KvElement> Tile<'_, E> {
         // SAFETY: the caller's, as in `scores`; column + 16·G is at most v_stride.
         unsafe {
             let v = self.block.as_ptr().add(BLOCK * d + column);
+            let next = self.block.as_ptr().wrapping_add(BLOCK * (d + v_stride));
             let weights = self.weights.as_ptr().add(row * BLOCK);
             let out = self.states.as_mut_ptr().add(row * stride + STATE_HEADER + column);
             let mut sums = [[V::splat(0.0); G]; N];
@@ -244,6 +270,9 @@ impl<E: KvElement> Tile<'_, E> {
                 let end = start + (left >> start).trailing_ones() as usize;
                 left &= !causal_mask(end, 0);
                 for j in start..end {
+                    if self.continues && row == 0 && column == 0 {
+                        prefetch::<V, E>(next.wrapping_add(j * d), d);
+                    }
                     let mut values = [V::splat(0.0); G];
                     for (g, value) in values.iter_mut().enumerate() {
                         *value = E::load16(v.add(j * v_stride + g * 16));
@@ -262,6 +291,17 @@ impl<E: KvElement> Tile<'_, E> {
                 }
             }
         }
+    }
+}
+
+/// Asks for `elems` elements that are needed soon: a block's V while its K is read, and the next block's K after that. Alone,
+/// the hardware stops at every page of 4 KiB.
+#[inline(always)]
+unsafe fn prefetch<V: Lanes, E>(p: *const E, elems: usize) {
+    const LINE_BYTES: usize = 64;
+    for i in (0..elems).step_by(LINE_BYTES / size_of::<E>()) {
+        // SAFETY: any address may be asked for.
+        unsafe { V::prefetch(p.wrapping_add(i).cast()) };
     }
 }
 

@@ -14,6 +14,10 @@ use crate::element::Element;
 /// Every function needs the instruction set of its implementor; the pointers given to `load*` and `store*` are valid for
 /// sixteen elements, with no alignment asked for.
 pub(super) trait Lanes: Copy {
+    /// Whether several rows at once pay: registers hold their sums.
+    const TILED: bool;
+    /// Asks for the cache line at `p`, which may be any address.
+    unsafe fn prefetch(p: *const u8);
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn load_f16(p: *const f16) -> Self;
@@ -45,7 +49,8 @@ const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³
 /// 2^x is flushed to zero below it; at it, 2^x is still a normal number.
 const EXP2_MIN: f32 = -126.0;
 /// 2^f = 1 + f·(c₀ + c₁f + … + c₅f⁵) on [−½, ½], relative error 1.6e-8 with these f32 coefficients.
-const EXP2: [f32; 6] = [0.693_147_2, 0.240_226_48, 0.055_503_324, 0.009_618_437, 0.001_339_887_5, 0.000_153_533_62];
+const EXP2: [f32; 6] =
+    [std::f32::consts::LN_2, 0.240_226_48, 0.055_503_324, 0.009_618_437, 0.001_339_887_5, 0.000_153_533_62];
 
 /// 2^x for x ≤ 0, relative error below 2⁻²³; 0 for x < −126; NaN stays NaN.
 ///

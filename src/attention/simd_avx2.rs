@@ -50,6 +50,12 @@ macro_rules! reduce {
 // Every block below runs on AVX2, FMA and F16C, which the caller vouches for by the contract of `Lanes`; pointers have
 // sixteen elements behind them by the same contract.
 impl Lanes for Avx2 {
+    const TILED: bool = true;
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // SAFETY: a prefetch does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         // SAFETY: the contract of `Lanes`.

@@ -30,6 +30,9 @@ fn greater(a: f32, b: f32) -> f32 {
 }
 
 impl Lanes for Portable {
+    const TILED: bool = false;
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         Portable([x; 16])

@@ -61,21 +61,18 @@ impl Workspace {
     /// Allocates for `cpu`'s threads.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a shape that [`AttentionShape::new`] refuses, or if the memory cannot be counted.
+    /// [`Error::Shape`] for a shape that [`AttentionShape::new`] refuses, or if the memory cannot be had.
     pub fn new(cpu: &Cpu, shape: AttentionShape, limits: Limits) -> Result<Workspace> {
         shape.check()?;
         let sizes = sizes(&shape, &limits, cpu.threads());
-        let expected = "limits whose workspace can be counted";
-        let (scratch, partials, units) =
-            sizes.ok_or(Error::Shape { what: "workspace max_rows", expected, got: limits.max_rows })?;
-        Ok(Workspace {
-            shape,
-            limits,
-            threads: cpu.threads(),
-            scratch: vec![0.0; scratch],
-            partials: vec![0.0; partials],
-            units: Vec::with_capacity(units),
-        })
+        let expected = "limits whose workspace can be allocated";
+        let refused = || Error::Shape { what: "workspace max_rows", expected, got: limits.max_rows };
+        let (scratch, partials, n_units) = sizes.ok_or_else(refused)?;
+        let zeroed = |elems| bytemuck::allocation::try_zeroed_vec::<f32>(elems).map_err(|()| refused());
+        let mut units = Vec::new();
+        units.try_reserve_exact(n_units).map_err(|_| refused())?;
+        let (scratch, partials) = (zeroed(scratch)?, zeroed(partials)?);
+        Ok(Workspace { shape, limits, threads: cpu.threads(), scratch, partials, units })
     }
 
     /// Bytes that [`Workspace::new`] allocates; `None` if they cannot be counted.

@@ -1,0 +1,192 @@
+//! The cache, its holes, and the policies that make and fill them.
+
+use moray::Cpu;
+use moray::attention::*;
+use proptest::prelude::*;
+
+use crate::case::{CAPACITY, DTYPES, any_case, bits, noise};
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write { slot: usize, start: usize, len: usize, groups: u32 },
+    Truncate { slot: usize, len: usize },
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..2usize, 0..200usize, 0..80usize, 0..4u32)
+            .prop_map(|(slot, start, len, groups)| Step::Write { slot, start, len, groups }),
+        1 => (0..2usize, 0..300usize).prop_map(|(slot, len)| Step::Truncate { slot, len }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn presence_matches_a_plain_model_after_any_writes_and_truncations(steps in prop::collection::vec(any_step(), 1..12)) {
+        let cpu = Cpu::new(1, moray::Isa::detect()).unwrap();
+        let shape = AttentionShape::new(2, 2, 8).unwrap();
+        let kv = KvShape { n_layers: 1, n_slots: 2, n_kv_heads: 2, head_dim: 8, capacity: 300 };
+        let mut cache = KvCache::new(kv, KvDtype::F32).unwrap();
+        let mut model = vec![[[None; 2]; 300]; 2];
+        let mut lens = [0; 2];
+        for (value, step) in steps.iter().enumerate() {
+            match *step {
+                Step::Write { slot, start, len, groups } => {
+                    let spans = [Span { slot, start, len }];
+                    let call = Call { shape, layer: 0, spans: &spans, heads: Heads::Mask { words: &[groups] } };
+                    let x = vec![value as f32; len * 16];
+                    write_kv(&cpu, &call, KvPolicy::Hole, None, &x, &x, &mut cache).unwrap();
+                    for row in &mut model[slot][start..start + len] {
+                        *row = [0, 1].map(|head| (groups >> head & 1 == 1).then_some(value as f32));
+                    }
+                    lens[slot] = lens[slot].max(start + len);
+                }
+                Step::Truncate { slot, len } => {
+                    cache.truncate(slot, len).unwrap();
+                    model[slot][len..].fill([None; 2]);
+                    lens[slot] = lens[slot].min(len);
+                }
+            }
+        }
+        for slot in 0..2 {
+            prop_assert_eq!(cache.len(slot), lens[slot]);
+            for (position, heads) in model[slot].iter().enumerate() {
+                for (kv_head, expected) in heads.iter().enumerate() {
+                    let (mut k, mut v) = ([f32::NAN; 8], [f32::NAN; 8]);
+                    let held = cache.read_row(0, KvRow { slot, kv_head, position }, &mut k, &mut v).unwrap();
+                    prop_assert_eq!(held, expected.is_some());
+                    prop_assert_eq!((k, v), ([expected.unwrap_or(0.0); 8], [expected.unwrap_or(0.0); 8]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_cache_holds_what_each_policy_says_rounded_to_its_type(case in any_case(100)) {
+        let cpu = Cpu::detect();
+        let (cache, model) = case.fill(&cpu);
+        let d = case.shape.head_dim;
+        let (mut k, mut v) = (vec![0.0; d], vec![0.0; d]);
+        for slot in 0..3 {
+            for position in 0..CAPACITY {
+                for kv_head in 0..case.shape.n_kv_heads {
+                    let row = KvRow { slot, kv_head, position };
+                    let held = cache.read_row(1, row, &mut k, &mut v).unwrap();
+                    let expected = &model.rows[slot][position][kv_head];
+                    prop_assert_eq!(held, expected.is_some(), "{:?}", row);
+                    if let Some((expected_k, expected_v)) = expected {
+                        prop_assert_eq!((bits(&k), bits(&v)), (bits(expected_k), bits(expected_v)), "{:?}", row);
+                    }
+                    prop_assert!(!cache.is_present(0, row).unwrap(), "another layer was written");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn memory_bytes_match_the_layout() {
+    // 70 positions are two blocks; V rows of 24 are padded to 32.
+    let shape = KvShape { n_layers: 3, n_slots: 2, n_kv_heads: 5, head_dim: 24, capacity: 70 };
+    for dtype in DTYPES {
+        let cache = KvCache::new(shape, dtype).unwrap();
+        let (blocks, line) = (3 * 2 * 5 * 2, 64);
+        let expected = blocks * 64 * (24 + 32) * dtype.bytes() + line + blocks * 8 + 2 * 8;
+        assert_eq!(cache.memory_bytes(), expected);
+        assert_eq!(KvCache::memory_bytes_for(&shape, dtype), Some(expected));
+    }
+}
+
+#[test]
+fn projected_groups_match_their_policy() {
+    let shape = AttentionShape::new(4, 2, 8).unwrap();
+    let spans = [Span { slot: 0, start: 0, len: 1 }, Span { slot: 1, start: 0, len: 1 }];
+    let call = Call { shape, layer: 0, spans: &spans, heads: Heads::Mask { words: &[0b0010, 0b0000] } };
+    let projected = |policy: KvPolicy| {
+        [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(span, kv_head)| policy.projects(&call, span, kv_head))
+    };
+    assert_eq!(projected(KvPolicy::WriteAll), [true; 4]);
+    for policy in [KvPolicy::Hole, KvPolicy::Zero, KvPolicy::Recompute { lag: 3 }] {
+        assert_eq!(projected(policy), [true, false, false, false]);
+        assert_eq!([0, 1].map(|kv_head| policy.projects_any(&call, kv_head)), [true, false]);
+    }
+    assert_eq!([KvPolicy::Hole.lag(), KvPolicy::Recompute { lag: 3 }.lag()], [0, 3]);
+}
+
+/// A k row and a v row of a KV head that are functions of a token's input, as a projection's are.
+fn project(x: &[f32], kv_head: usize) -> (Vec<f32>, Vec<f32>) {
+    let k = (0..8).map(|i| x[i] + x[(i + kv_head) % 8]).collect();
+    (k, (0..8).map(|i| x[(i + 3) % 8] - kv_head as f32).collect())
+}
+
+#[test]
+fn recomputed_rows_match_rows_written_at_once() {
+    const LAG: usize = 5;
+    let cpu = Cpu::detect();
+    let shape = AttentionShape::new(4, 2, 8).unwrap();
+    let kv = KvShape { n_layers: 2, n_slots: 2, n_kv_heads: 2, head_dim: 8, capacity: 32 };
+    let rope = Rope::new(8, 10_000.0, &RopeScaling::Default, 32).unwrap();
+    let mut caches = [KvCache::new(kv, KvDtype::F16).unwrap(), KvCache::new(kv, KvDtype::F16).unwrap()];
+    let mut inputs = InputCache::new(2, 2, LAG, 8, KvDtype::F32).unwrap();
+    let mut missing = Vec::with_capacity(inputs.max_missing(1, 2));
+    let mut x = [0.0; 8];
+    // A prompt of 3 with both groups, then tokens 3..12 with group 0 only, then token 12 with both.
+    let steps = std::iter::once((0, 3, 0b1111)).chain((3..12).map(|t| (t, 1, 0b0001))).chain([(12, 1, 0b0100)]);
+    for (start, len, mask) in steps {
+        let (spans, words) = ([Span { slot: 1, start, len }], [mask]);
+        let call = Call { shape, layer: 1, spans: &spans, heads: Heads::Mask { words: &words } };
+        let tokens = noise(len * 8, 100 + start as u64);
+        inputs.store(1, &spans, &tokens).unwrap();
+        missing.clear();
+        inputs.missing(&call, &caches[0], &mut missing).unwrap();
+        let expected: Vec<usize> = if start == 12 { (8..12).collect() } else { Vec::new() };
+        assert_eq!(missing, expected.iter().map(|&p| KvRow { slot: 1, kv_head: 1, position: p }).collect::<Vec<_>>());
+        for &row in &missing {
+            assert!(inputs.read(1, 1, row.position, &mut x).unwrap());
+            let (k, v) = project(&x, row.kv_head);
+            write_row(&cpu, 1, row, Some(&rope), &k, &v, &mut caches[0]).unwrap();
+        }
+        let rows = |f: fn(&[f32], usize) -> Vec<f32>| {
+            tokens.chunks(8).flat_map(|x| [f(x, 0), f(x, 1)].concat()).collect::<Vec<_>>()
+        };
+        let (k, v) = (rows(|x, head| project(x, head).0), rows(|x, head| project(x, head).1));
+        write_kv(&cpu, &call, KvPolicy::Recompute { lag: LAG }, Some(&rope), &k, &v, &mut caches[0]).unwrap();
+        write_kv(&cpu, &call, KvPolicy::WriteAll, Some(&rope), &k, &v, &mut caches[1]).unwrap();
+    }
+    for position in 0..13 {
+        let row = KvRow { slot: 1, kv_head: 1, position };
+        // 3..8 fell out of the ring; the rest was written or recomputed.
+        assert_eq!(caches[0].is_present(1, row).unwrap(), !(3..8).contains(&position), "{position}");
+        if !(3..8).contains(&position) {
+            let read = |cache: &KvCache| {
+                let (mut k, mut v) = ([0.0; 8], [0.0; 8]);
+                cache.read_row(1, row, &mut k, &mut v).unwrap();
+                (bits(&k), bits(&v))
+            };
+            assert_eq!(read(&caches[0]), read(&caches[1]), "{position}");
+        }
+    }
+}
+
+#[test]
+fn kept_inputs_match_what_was_stored_within_the_lag() {
+    for dtype in DTYPES {
+        let mut inputs = InputCache::new(2, 2, 4, 3, dtype).unwrap();
+        assert!(inputs.memory_bytes() >= 2 * 2 * 4 * 3 * dtype.bytes());
+        let x: Vec<f32> = (0..30).map(|i| i as f32).collect(); // small integers are exact in every type
+        inputs.store(1, &[Span { slot: 1, start: 7, len: 10 }], &x).unwrap();
+        let mut read = [f32::NAN; 3];
+        for position in 0..20 {
+            let held = inputs.read(1, 1, position, &mut read).unwrap();
+            assert_eq!(held, (13..17).contains(&position), "{position}");
+            if held {
+                assert_eq!(read, [0, 1, 2].map(|i| ((position - 7) * 3 + i) as f32));
+            }
+            assert!(!inputs.read(0, 1, position, &mut read).unwrap());
+            assert!(!inputs.read(1, 0, position, &mut read).unwrap());
+        }
+        inputs.truncate(1, 15).unwrap();
+        let held = |position| inputs.read(1, 1, position, &mut [0.0; 3]).unwrap();
+        assert_eq!([13, 14, 15, 16].map(held), [true, true, false, false]);
+    }
+}

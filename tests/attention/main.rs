@@ -1,0 +1,9 @@
+//! Attention against its definition in f64, and the bit-for-bit promises.
+
+mod bad_input;
+mod case;
+mod exact;
+mod head_norm;
+mod holes;
+mod oracle;
+mod rope;

@@ -1,0 +1,64 @@
+//! A step of attention allocates nothing.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use moray::Cpu;
+use moray::attention::*;
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
+        // SAFETY: the caller's.
+        unsafe { System.dealloc(p, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn steps_allocate_nothing_for_prompts_decoding_and_batches() {
+    let cpu = Cpu::detect();
+    let shape = AttentionShape::new(9, 3, 64).unwrap();
+    let kv = KvShape { n_layers: 1, n_slots: 3, n_kv_heads: 3, head_dim: 64, capacity: 700 };
+    let mut cache = KvCache::new(kv, KvDtype::F16).unwrap();
+    let mut inputs = InputCache::new(1, 3, 4, 16, KvDtype::F32).unwrap();
+    let mut missing = Vec::with_capacity(inputs.max_missing(3, 3));
+    let limits = Limits { max_rows: 600, max_spans: 3, capacity: 700 };
+    let mut workspace = Workspace::new(&cpu, shape, limits).unwrap();
+    let mut policy = HeadNormState::new(HeadNorm::new(0.5, 2).unwrap(), shape, 1, 3).unwrap();
+    let rope = Rope::new(64, 1e4, &RopeScaling::Default, 700).unwrap();
+    let (mut q, kv, x) = (vec![0.5; 600 * 576], vec![0.5; 600 * 192], vec![0.5; 600 * 16]);
+    let mut out = vec![0.0; 600 * 576];
+    let slots = |start, len| [0, 1, 2].map(|slot| Span { slot, start, len });
+    let steps = [slots(0, 200), slots(200, 200), slots(400, 1), slots(401, 1), slots(402, 1)];
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    for (step, spans) in steps.iter().flat_map(|spans| [&spans[..], &spans[..1]]).enumerate() {
+        let rows: usize = spans.iter().map(|span| span.len).sum();
+        let mut mask = [0; 3];
+        policy.mask(0, spans, &mut mask[..spans.len()]).unwrap();
+        let call = Call { shape, layer: 0, spans, heads: Heads::Mask { words: &mask[..spans.len()] } };
+        inputs.store(0, spans, &x[..rows * 16]).unwrap();
+        missing.clear();
+        inputs.missing(&call, &cache, &mut missing).unwrap();
+        rope.apply(&cpu, spans, 9, &mut q[..rows * 576]).unwrap();
+        let lagged = KvPolicy::Recompute { lag: 4 };
+        write_kv(&cpu, &call, lagged, Some(&rope), &kv[..rows * 192], &kv[..rows * 192], &mut cache).unwrap();
+        attend(&cpu, &call, &q[..rows * 576], &cache, &mut out[..rows * 576], &mut workspace).unwrap();
+        policy.observe(0, spans, &out[..rows * 576]).unwrap();
+        if step == 3 {
+            (0..3).for_each(|slot| policy.start_generation(slot).unwrap());
+        }
+    }
+    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before);
+}
