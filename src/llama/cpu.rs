@@ -101,7 +101,7 @@ impl CpuState {
             rows: Vec::with_capacity(shape.n_q_heads + 2 * shape.n_kv_heads),
             attention: Workspace::new(cpu, shape, limits)?,
             mlp: MlpBuffers::new(&layers[0].mlp, max_tokens)?,
-            mlp_policy: MlpPolicyState::new(&settings.mlp, layers, config, settings)?,
+            mlp_policy: MlpPolicyState::new(config, settings)?,
             int8: Activations::with_capacity(max_tokens, d.max(shape.q_elems())),
             m: 0,
             x: rows(d),

@@ -28,7 +28,7 @@ pub use dense::{DenseType, DenseWeight};
 pub use forward::{LogitRows, Model, Sequence, Session};
 pub use linear::{Linear, Weight};
 pub use mlp::Mlp;
-pub use mlp_policy::{MlpPolicy, MlpPolicyState};
+pub use mlp_policy::{MlpPolicy, MlpPolicyState, PromptRule};
 pub use norm::rms_norm;
 pub use sampler::{Sampler, Sampling};
 pub use settings::Settings;

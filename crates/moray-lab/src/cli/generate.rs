@@ -113,7 +113,7 @@ pub fn generate(run: &Run, arguments: &Arguments, stream: &mut dyn FnMut(&str) -
     }
     let sampling = Sampling { temperature: arguments.temperature, top_p: arguments.top_p, min_p: arguments.min_p };
     let mut sampler = Sampler::new(sampling, arguments.seed)?;
-    let mut settings = arguments.switches.settings(1, context)?;
+    let mut settings = arguments.switches.settings(run, 1, context)?;
     settings.max_tokens = prompt.len().min(256);
     let mut session = run.model.session(&run.cpu, settings)?;
 

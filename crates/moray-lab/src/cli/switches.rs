@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use moray::attention::{HeadNorm, KvDtype, KvPolicy};
-use moray::llama::{MlpPolicy, Model, Settings};
+use moray::llama::{MlpPolicy, Model, PromptRule, Settings};
+use moray::sparse_mlp::policy::{Cats, Griffin, TopK};
 use moray::{Cpu, Isa};
 
 use super::progress_bar;
@@ -14,6 +15,12 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::load::{LoadOptions, load_cpu};
 use crate::weights::WeightScheme;
+
+/// Tokens of calibration text that are used.
+const CALIBRATION_TOKENS: usize = 512;
+
+/// What thresholds are set on where no text is given: plain prose on several subjects, so that it favours none.
+const CALIBRATION_TEXT: &str = include_str!("calibration.txt");
 
 /// How a model is loaded and run.
 #[derive(Debug, Clone, Args)]
@@ -28,6 +35,9 @@ pub struct Switches {
     /// Neurons that are computed, K the kept fraction: dense, topk:K, cats:K, griffin:K, tda:K.
     #[arg(long, default_value = "dense")]
     pub mlp: MlpSwitch,
+    /// Text whose first 512 tokens set the thresholds of cats; a short text of our own by default.
+    #[arg(long)]
+    pub calibration: Option<PathBuf>,
     /// Heads that run, K the kept fraction: all, norm:K, norm:K:R (chosen anew every R tokens).
     #[arg(long, default_value = "all")]
     pub heads: HeadSwitch,
@@ -244,11 +254,27 @@ impl Switches {
         Ok(Cpu::new(self.threads.unwrap_or(threads), isa)?)
     }
 
+    /// Finds CATS's thresholds on calibration text: the start of `--calibration`, or a text of our own.
+    fn calibrate(&self, run: &Run, kept: f32) -> Result<Cats> {
+        let text = match &self.calibration {
+            Some(path) => std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?,
+            None => CALIBRATION_TEXT.to_owned(),
+        };
+        let mut tokens = run.checkpoint.tokenizer()?.encode(&text, run.checkpoint.config().add_bos)?;
+        tokens.truncate(CALIBRATION_TOKENS.min(run.checkpoint.config().context_length));
+        let mut settings = Settings::dense(tokens.len().max(1));
+        settings.mlp = MlpPolicy::Calibrate;
+        let mut session = run.model.session(&run.cpu, settings)?;
+        run.model.prefill(&run.cpu, &mut session, 0, &tokens)?;
+        let nothing = moray::Error::Shape { what: "calibration", expected: "at least 1 token", got: 0 };
+        Ok(session.state().mlp_policy().calibrator().ok_or(nothing)?.finish(kept)?)
+    }
+
     /// Settings of a session of `slots` sequences and `context` positions.
     ///
     /// # Errors
     /// [`Error::Kernel`] for a policy that cannot be.
-    pub fn settings(&self, slots: usize, context: usize) -> Result<Settings> {
+    pub fn settings(&self, run: &Run, slots: usize, context: usize) -> Result<Settings> {
         let mut settings = Settings::dense(context);
         settings.slots = slots;
         settings.kv_dtype = self.kv_type.into();
@@ -259,8 +285,10 @@ impl Switches {
         };
         settings.mlp = match self.mlp {
             MlpSwitch::Dense => MlpPolicy::Dense,
-            MlpSwitch::TopK(kept) => MlpPolicy::TopK { kept },
-            MlpSwitch::Cats(_) | MlpSwitch::Griffin(_) | MlpSwitch::Tda(_) => unimplemented!(),
+            MlpSwitch::TopK(kept) => MlpPolicy::TopK(TopK::by_gate(kept, run.model.config().d_ff)?),
+            MlpSwitch::Cats(kept) => MlpPolicy::Cats(self.calibrate(run, kept)?),
+            MlpSwitch::Griffin(kept) => MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(kept)?)),
+            MlpSwitch::Tda(kept) => MlpPolicy::prompt(PromptRule::TdaQuantile(kept)),
         };
         Ok(settings)
     }
