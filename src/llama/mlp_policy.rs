@@ -113,25 +113,28 @@ impl MlpPolicyState {
     }
 
     pub(super) fn selection(&mut self, index: usize, spans: &[Span]) -> Result<Selection<'_>> {
+        let fixed = matches!(self.policy, MlpPolicy::Prompt { .. });
+        let dense = fixed && spans.iter().all(|span| self.slots[span.slot].is_dense());
+        if fixed && !dense && spans.len() > 1 {
+            let tokens = self.fill_masks(index, spans)?;
+            let words = tokens * self.d_ff.div_ceil(64);
+            return Ok(Selection::Masks(TokenMasks::new(&self.masks[..words], tokens, self.d_ff)?));
+        }
         match &self.policy {
-            MlpPolicy::Dense | MlpPolicy::Calibrate => Ok(Selection::All),
             MlpPolicy::TopK(top_k) => top_k.selection(index),
             MlpPolicy::Cats(cats) => cats.selection(index),
-            MlpPolicy::Prompt { .. } if spans.iter().all(|span| self.slots[span.slot].is_dense()) => {
-                Ok(Selection::All)
-            }
-            MlpPolicy::Prompt { .. } => match (spans, spans.first().map(|span| &self.slots[span.slot])) {
-                ([_], Some(Slot::Generation(refresh))) => Ok(refresh.list(index)?.selection()),
-                _ => self.mixed_selection(index, spans),
+            MlpPolicy::Prompt { .. } if !dense => match spans.first().map(|span| &self.slots[span.slot]) {
+                Some(Slot::Generation(refresh)) => Ok(refresh.list(index)?.selection()),
+                _ => Ok(Selection::All),
             },
+            _ => Ok(Selection::All),
         }
     }
 
-    /// Each token's own mask, for calls with sequences of different lists.
-    fn mixed_selection(&mut self, index: usize, spans: &[Span]) -> Result<Selection<'_>> {
+    /// Writes each token's own mask, for a call with sequences of different lists, and returns the number of tokens.
+    fn fill_masks(&mut self, index: usize, spans: &[Span]) -> Result<usize> {
         let words = self.d_ff.div_ceil(64);
-        let tokens: usize = spans.iter().map(|span| span.len).sum();
-        let mut masks = self.masks[..tokens * words].chunks_exact_mut(words);
+        let mut masks = self.masks.chunks_exact_mut(words);
         for span in spans {
             for mask in masks.by_ref().take(span.len) {
                 match &self.slots[span.slot] {
@@ -147,7 +150,7 @@ impl MlpPolicyState {
                 }
             }
         }
-        Ok(Selection::Masks(TokenMasks::new(&self.masks[..tokens * words], tokens, self.d_ff)?))
+        Ok(spans.iter().map(|span| span.len).sum())
     }
 
     /// Takes in the activations of a layer.

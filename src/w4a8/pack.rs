@@ -194,10 +194,6 @@ impl PackedWeight {
         Ok(())
     }
 
-    pub(crate) fn tiles(&self) -> usize {
-        self.n.div_ceil(TILE_N)
-    }
-
     /// All tiles of one block of 16 rows.
     pub(crate) fn tile_row(&self, tile: usize) -> &[u8] {
         let bytes = k_tiles(self.k, self.bits) * TILE_BYTES;
