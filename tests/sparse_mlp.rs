@@ -237,7 +237,8 @@ fn input_scores_match_dense_w4a8_of_zeroed_inputs_bit_for_bit() {
 fn exact_top_k_takes_the_lower_index_where_scores_are_equal() {
     let shape = Shape { d_model: 1, d_ff: 100, activation: Activation::Relu };
     // neurons 10..90 have the same gate; 5 is higher
-    let gate: Vec<f32> = (0..100).map(|j| if j == 5 { 2.0 } else { f32::from(u8::from((10..90).contains(&j))) }).collect();
+    let gate: Vec<f32> =
+        (0..100).map(|j| if j == 5 { 2.0 } else { f32::from(u8::from((10..90).contains(&j))) }).collect();
     let weights = Weights::new(shape, &gate, &[1.0; 100], &[1.0f32; 100]).unwrap();
     for cpu in cpus() {
         let selection = Selection::TopK { score: Score::plain(ScoreOn::Gate), k: 71 };
@@ -343,8 +344,8 @@ fn threads_do_not_change_a_bit() {
     let factors = vec![1.0; d_ff];
     for weights in all_weights(random, d_model, d_ff) {
         for selection in selections(&list, &words, &factors, m, d_ff) {
-            let mut results =
-                [1, 2, 5].map(|threads| call(&Cpu::new(threads, Isa::detect()).unwrap(), &weights, &x, &selection, None).0);
+            let mut results = [1, 2, 5]
+                .map(|threads| call(&Cpu::new(threads, Isa::detect()).unwrap(), &weights, &x, &selection, None).0);
             let first = std::mem::take(&mut results[0]);
             results[1..].iter().for_each(|y| assert_eq!(bits(y), bits(&first)));
         }
@@ -517,7 +518,10 @@ fn bad_weights_are_refused_by_name() {
     let good = quantize(&vec![0.1; 4096], 64, 64, Mode::PerChannel).unwrap();
     for mode in [Mode::W8, Mode::TwoLevel { group_size: 32 }] {
         let bad = quantize(&vec![0.1; 4096], 64, 64, mode).unwrap();
-        assert!(matches!(Weights::from_quantized(shape, &good, &bad, &good), Err(Error::Unsupported { what: "up", .. })));
+        assert!(matches!(
+            Weights::from_quantized(shape, &good, &bad, &good),
+            Err(Error::Unsupported { what: "up", .. })
+        ));
         assert!(matches!(
             Weights::from_quantized(shape, &good, &good, &bad),
             Err(Error::Unsupported { what: "down", .. })
@@ -562,7 +566,10 @@ fn bad_calls_are_refused_and_leave_the_output_alone() {
     assert!(matches!(refused(&weights, &x, &masks, &mut ws), Error::Length { expected: 2, got: 1, .. }));
     let score = Score::plain(ScoreOn::Gate);
     for k in [0, 97] {
-        assert!(matches!(refused(&weights, &x, &Selection::TopK { score, k }, &mut ws), Error::Shape { what: "k", .. }));
+        assert!(matches!(
+            refused(&weights, &x, &Selection::TopK { score, k }, &mut ws),
+            Error::Shape { what: "k", .. }
+        ));
     }
     for threshold in [f32::NAN, -1.0, f32::INFINITY] {
         let selection = Selection::Threshold { score, threshold };

@@ -124,11 +124,7 @@ fn prepare_inputs(
         for_tokens(cpu, ws.tokens, d, |t| {
             // SAFETY: each token's ranges are its own and each token is handed out once.
             let (codes, scale, sums) = unsafe {
-                (
-                    codes.slice(t * d..(t + 1) * d),
-                    scale.slice(t..t + 1),
-                    sums.slice(t * groups..(t + 1) * groups),
-                )
+                (codes.slice(t * d..(t + 1) * d), scale.slice(t..t + 1), sums.slice(t * groups..(t + 1) * groups))
             };
             run(cpu.isa(), Quantize { x: &inputs[t * d..(t + 1) * d], codes, scale: &mut scale[0] });
             sum_codes(codes, sums);

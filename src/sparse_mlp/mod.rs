@@ -15,7 +15,7 @@ mod down_4bit;
 mod elementwise;
 mod forward;
 mod four_bit;
-//pub mod policy;
+pub mod policy;
 mod project;
 mod rows;
 mod rows_4bit;

@@ -1,0 +1,134 @@
+//! CATS: a threshold on the gate, calibrated as a quantile.
+
+use super::check_layer;
+use crate::error::{Error, Result};
+use crate::sparse_mlp::select::{Score, ScoreOn, Selection};
+
+/// Keeps neuron j for a token iff |act(x·gate_j)| > threshold\[layer\].
+///
+/// # Source
+/// CATS: contextually-aware thresholding for sparsity.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cats {
+    thresholds: Vec<f32>,
+}
+
+impl Cats {
+    /// Takes one threshold for each layer.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for a threshold that is negative or not finite.
+    pub fn new(thresholds: Vec<f32>) -> Result<Self> {
+        match thresholds.iter().find(|t| !(t.is_finite() && **t >= 0.0)) {
+            Some(&got) => Err(Error::Value { what: "threshold", expected: "a finite number of at least 0", got }),
+            None => Ok(Cats { thresholds }),
+        }
+    }
+
+    /// The thresholds, one for each layer.
+    pub fn thresholds(&self) -> &[f32] {
+        &self.thresholds
+    }
+
+    /// The selection for a layer.
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a layer without a threshold.
+    pub fn selection(&self, layer: usize) -> Result<Selection<'static>> {
+        check_layer(layer, self.thresholds.len())?;
+        Ok(Selection::Threshold { score: Score::plain(ScoreOn::Gate), threshold: self.thresholds[layer] })
+    }
+}
+
+/// Octaves that have bins of their own: 2⁻²⁴ to 2⁸.
+const OCTAVES: u32 = 32;
+const LOWEST: u32 = 127 - 24;
+
+/// Bins of an octave, as a power of two: a bin is 2⁻¹¹ of its value wide, so a threshold is within 0.05% of the quantile.
+const BIN_BITS: u32 = 11;
+
+/// Collects |act(x·gate)| over calibration text and finds the thresholds.
+///
+/// Values are counted in bins, so memory does not grow with the text and no split of it changes the result.
+///
+/// # Example
+/// ```
+/// use moray::sparse_mlp::policy::CatsCalibrator;
+///
+/// let mut calibrator = CatsCalibrator::new(1)?;
+/// calibrator.observe(0, &[0.1, -0.2, 0.3, -0.4])?;
+/// let cats = calibrator.finish(0.5)?;
+/// let threshold = cats.thresholds()[0];
+/// assert!((0.2..0.3).contains(&threshold)); // 0.3 and −0.4 are kept: one half
+/// # Ok::<(), moray::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct CatsCalibrator {
+    /// Counts by bin, for each layer.
+    layers: Vec<Vec<u64>>,
+}
+
+impl CatsCalibrator {
+    /// Starts with no observations.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for no layers.
+    pub fn new(n_layers: usize) -> Result<Self> {
+        if n_layers == 0 {
+            return Err(Error::Shape { what: "n_layers", expected: "at least 1", got: 0 });
+        }
+        Ok(CatsCalibrator { layers: vec![vec![0; (OCTAVES << BIN_BITS) as usize]; n_layers] })
+    }
+
+    /// Counts a layer's gate activations act(x·gate), f32 of any number of tokens.
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a layer too high, [`Error::Value`] for a value that is not finite; nothing is counted then.
+    pub fn observe(&mut self, layer: usize, gate: &[f32]) -> Result<()> {
+        check_layer(layer, self.layers.len())?;
+        crate::sparse_mlp::elementwise::check_finite("gate", gate)?;
+        gate.iter().for_each(|v| self.layers[layer][bin(*v)] += 1);
+        Ok(())
+    }
+
+    /// Finds, for each layer, the smallest threshold at a bin's upper edge that leaves at most the fraction `kept` of the
+    /// observed values above it; 0 if all may be kept.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for a fraction outside (0, 1], [`Error::Shape`] if a layer has seen nothing.
+    pub fn finish(&self, kept: f32) -> Result<Cats> {
+        super::check_fraction("kept fraction", kept)?;
+        let threshold = |counts: &Vec<u64>| {
+            let total: u64 = counts.iter().sum();
+            if total == 0 {
+                let expected = "activations of every layer";
+                return Err(Error::Shape { what: "calibration", expected, got: 0 });
+            }
+            let may_keep = (total as f64 * f64::from(kept)).round() as u64;
+            let mut above = total;
+            if may_keep >= total {
+                return Ok(0.0);
+            }
+            for (bin, &count) in counts.iter().enumerate() {
+                above -= count;
+                if above <= may_keep {
+                    return Ok(upper_edge(bin));
+                }
+            }
+            Ok(upper_edge(counts.len() - 1))
+        };
+        Cats::new(self.layers.iter().map(threshold).collect::<Result<_>>()?)
+    }
+}
+
+fn bin(value: f32) -> usize {
+    let bits = value.abs().to_bits() >> (23 - BIN_BITS);
+    let first = LOWEST << BIN_BITS;
+    (bits.saturating_sub(first) as usize).min((OCTAVES << BIN_BITS) as usize - 1)
+}
+
+/// The largest number of a bin.
+fn upper_edge(bin: usize) -> f32 {
+    let next = (LOWEST << BIN_BITS) + bin as u32 + 1;
+    f32::from_bits((next << (23 - BIN_BITS)) - 1)
+}

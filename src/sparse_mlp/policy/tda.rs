@@ -1,0 +1,99 @@
+//! TDA: a threshold per layer on the prompt statistic.
+
+use super::griffin::check_seen;
+use super::{PromptStatistic, check_layer, kept_count, threshold_for_cett};
+use crate::error::{Error, Result};
+use crate::sparse_mlp::select::NeuronList;
+use crate::sparse_mlp::weights::Weights;
+
+/// Keeps neuron j of a layer for a whole generation iff s_j / √P > threshold\[layer\]; the count varies by layer.
+///
+/// How thresholds are set is not published with the method; these are the ways offered: [`Tda::joint_quantile`],
+/// [`Tda::fraction_of_max`], [`Tda::calibrated_by_cett`], or any list.
+///
+/// # Source
+/// Training-free threshold-based dynamic activation (arXiv 2408.11393).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tda {
+    thresholds: Vec<f64>,
+}
+
+impl Tda {
+    /// Takes one threshold on s_j / √P for each layer.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for a threshold that is negative or not finite.
+    pub fn new(thresholds: Vec<f64>) -> Result<Self> {
+        match thresholds.iter().find(|t| !(t.is_finite() && **t >= 0.0)) {
+            Some(&got) => {
+                Err(Error::Value { what: "threshold", expected: "a finite number of at least 0", got: got as f32 })
+            }
+            None => Ok(Tda { thresholds }),
+        }
+    }
+
+    /// Sets one threshold for all layers: the quantile of all layers' s_j / √P together that keeps the fraction `kept`
+    /// (up to equal scores at the threshold), so that layers whose activations are spread out keep more.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for a fraction outside (0, 1], [`Error::Shape`] without layers or tokens.
+    pub fn joint_quantile(layers: &[PromptStatistic], kept: f32) -> Result<Self> {
+        check_layers(layers)?;
+        let mut scores: Vec<f64> = layers.iter().flat_map(PromptStatistic::all_normalised).collect();
+        let k = kept_count(kept, scores.len())?;
+        // keeping what is above the (k + 1)-th highest score keeps k, if scores differ there
+        let threshold = if k < scores.len() { *scores.select_nth_unstable_by(k, |a, b| b.total_cmp(a)).1 } else { 0.0 };
+        Ok(Tda { thresholds: vec![threshold; layers.len()] })
+    }
+
+    /// Sets each layer's threshold to a fraction of its highest s_j / √P.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for a fraction outside (0, 1], [`Error::Shape`] without layers or tokens.
+    pub fn fraction_of_max(layers: &[PromptStatistic], fraction: f32) -> Result<Self> {
+        check_layers(layers)?;
+        super::check_fraction("fraction of the maximum", fraction)?;
+        let max = |layer: &PromptStatistic| layer.all_normalised().into_iter().fold(0.0, f64::max);
+        Ok(Tda { thresholds: layers.iter().map(|layer| max(layer) * f64::from(fraction)).collect() })
+    }
+
+    /// Finds one layer's threshold: the highest for which dropping the neurons at or below it costs a mean CETT of at
+    /// most `target` over the tokens whose A \[tokens, d_ff\] is given. Layers together make [`Tda::new`]'s list.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for a target outside (0, 1], [`Error::Shape`] before any token, [`Error::Length`] for a statistic of
+    /// another d_ff; otherwise as [`PromptStatistic::observe`].
+    pub fn calibrated_by_cett(
+        weights: &Weights,
+        statistic: &PromptStatistic,
+        activations: &[f32],
+        target: f32,
+    ) -> Result<f64> {
+        check_seen(statistic)?;
+        crate::error::check_len("statistic", weights.shape().d_ff, statistic.d_ff())?;
+        let scores = statistic.all_normalised();
+        threshold_for_cett(weights, activations, target, |_, j| scores[j])
+    }
+
+    /// The thresholds, one for each layer.
+    pub fn thresholds(&self) -> &[f64] {
+        &self.thresholds
+    }
+
+    /// The neurons of a layer after a prompt; there may be none.
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a layer without a threshold, [`Error::Shape`] before any token.
+    pub fn list(&self, layer: usize, statistic: &PromptStatistic) -> Result<NeuronList> {
+        check_layer(layer, self.thresholds.len())?;
+        check_seen(statistic)?;
+        Ok(NeuronList::from_fn(statistic.d_ff(), |j| statistic.normalised(j) > self.thresholds[layer]))
+    }
+}
+
+fn check_layers(layers: &[PromptStatistic]) -> Result<()> {
+    if layers.is_empty() {
+        return Err(Error::Shape { what: "layers", expected: "at least 1", got: 0 });
+    }
+    layers.iter().try_for_each(check_seen)
+}
