@@ -4,9 +4,16 @@ use super::four_bit::{DownMatrix, Kind};
 use super::rows::CHUNK;
 use super::rows_4bit::Codes;
 use super::simd::{Kernel, Simd};
+use std::ops::Range;
 
 /// Tokens that one unit of the down projection covers at most.
 pub(crate) const DOWN_TOKENS: usize = 32;
+
+/// Chunks that one unit covers at most for a single token.
+pub(crate) const DOWN_CHUNKS: usize = 4;
+
+/// Slots between a quad and the one whose rows it prefetches.
+const AHEAD: usize = 24;
 
 /// Vectors of 16 columns in a chunk.
 const VECTORS: usize = 8;
@@ -33,24 +40,30 @@ pub(crate) struct FourBitDown<'a> {
     pub runs: &'a [Run],
     /// By slot, from the first of `out`'s tokens on; sums by run.
     pub h: Codes<'a>,
-    pub chunk: usize,
-    /// At most [`DOWN_TOKENS`].
+    pub tokens: usize,
+    /// One chunk for several tokens, at most [`DOWN_CHUNKS`] for one.
+    pub chunks: Range<usize>,
+    /// \[tokens\] or, for one token, \[chunks\]; at most [`DOWN_TOKENS`].
     pub out: &'a mut [[f32; CHUNK]],
 }
 
 impl Kernel for FourBitDown<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let (tokens, h) = (self.out.len(), &self.h);
+        let h = &self.h;
         let d = self.matrix.columns.d;
-        assert!((1..=DOWN_TOKENS).contains(&tokens) && h.scale.len() >= tokens);
-        assert!(h.codes.len() >= (tokens - 1) * h.stride + self.slots.len());
-        assert!(h.sums.len() >= (tokens - 1) * h.sum_stride + self.runs.len());
-        assert!(self.slots.iter().all(|&j| (j as usize + 1) * d / 2 <= self.matrix.codes().len()));
-        assert!(self.runs.iter().all(|run| run.end as usize <= self.slots.len() && (run.end - run.start) % 4 == 0));
-        assert!(self.chunk < self.matrix.columns.chunks());
+        let one = self.tokens == 1;
+        assert!((1..=DOWN_TOKENS).contains(&self.tokens) && h.scale.len() >= self.tokens);
+        assert!(h.codes.len() >= (self.tokens - 1) * h.stride + self.slots.len());
+        assert!(h.sums.len() >= (self.tokens - 1) * h.sum_stride + self.runs.len());
+        // slots do not decrease and runs lie one after another, so the last says it for all
+        assert!(self.slots.last().is_none_or(|&j| (j as usize + 1) * d / 2 <= self.matrix.codes().len()));
+        assert!(self.runs.last().is_none_or(|run| run.end as usize <= self.slots.len()));
+        assert!(self.out.len() == if one { self.chunks.len() } else { self.tokens });
+        assert!(self.chunks.len() <= if one { DOWN_CHUNKS } else { 1 });
+        assert!(self.chunks.end <= self.matrix.columns.chunks());
         // SAFETY: slots, runs and tokens are in bounds by the assertions; the set is the caller's.
-        unsafe { if tokens == 1 { self.one::<S>() } else { self.many::<S>() } }
+        unsafe { if one { self.one::<S>() } else { self.many::<S>() } }
     }
 }
 
@@ -60,12 +73,12 @@ impl FourBitDown<'_> {
     /// # Safety
     /// As `run`, after its assertions; `slot + 4` ≤ slots.
     #[inline(always)]
-    unsafe fn quad<S: Simd>(&self, slot: usize) -> [S::I; VECTORS] {
+    unsafe fn quad<S: Simd>(&self, chunk: usize, slot: usize) -> [S::I; VECTORS] {
         let columns = &self.matrix.columns;
-        let segments = columns.segments_of(self.chunk);
+        let segments = columns.segments_of(chunk);
         // SAFETY: the assertions of `run` keep the four rows inside the codes.
         unsafe {
-            let base = self.matrix.codes().as_ptr().add(columns.start(self.chunk) / 2);
+            let base = self.matrix.codes().as_ptr().add(columns.start(chunk) / 2);
             let mut rows = [S::splat_i32(0); 4];
             for i in 0..4 {
                 let row = *self.slots.get_unchecked(slot + i) as usize;
@@ -86,10 +99,17 @@ impl FourBitDown<'_> {
     /// # Safety
     /// As `run`, after its assertions.
     #[inline(always)]
-    unsafe fn add_block<S: Simd>(&self, run: &Run, sum: i32, acc: &[S::I; VECTORS], total: &mut [S::F; VECTORS]) {
+    unsafe fn add_block<S: Simd>(
+        &self,
+        chunk: usize,
+        run: &Run,
+        sum: i32,
+        acc: &[S::I; VECTORS],
+        total: &mut [S::F; VECTORS],
+    ) {
         let m = self.matrix;
-        let (d, lanes) = (m.columns.d, 4 * m.columns.segments_of(self.chunk));
-        let start = m.columns.start(self.chunk);
+        let (d, lanes) = (m.columns.d, 4 * m.columns.segments_of(chunk));
+        let start = m.columns.start(chunk);
         // SAFETY: a row of scales has d entries, the chunk's are the 8 · lanes from `start` on.
         unsafe {
             for v in 0..VECTORS {
@@ -135,6 +155,8 @@ impl FourBitDown<'_> {
         }
     }
 
+    /// Computes one token: block by block, the unit's chunks of a row one after another.
+    ///
     /// # Safety
     /// As `run`, after its assertions.
     #[inline(always)]
@@ -142,24 +164,39 @@ impl FourBitDown<'_> {
         let columns = &self.matrix.columns;
         // SAFETY: a run's slots are in bounds by the assertions of `run`; prefetches never fault.
         unsafe {
-            let base = self.matrix.codes().as_ptr().add(columns.start(self.chunk) / 2);
-            let mut total = [S::splat(0.0); VECTORS];
+            let first = columns.start(self.chunks.start) / 2;
+            let bytes = columns.start(self.chunks.end).min(columns.d) / 2 - first;
+            let base = self.matrix.codes().as_ptr().add(first);
+            let mut total = [[S::splat(0.0); VECTORS]; DOWN_CHUNKS];
             for (r, run) in self.runs.iter().enumerate() {
-                let mut acc = [S::splat_i32(0); VECTORS];
-                for slot in (run.start as usize..run.end as usize).step_by(4) {
-                    for i in 0..4 {
-                        let ahead = *self.slots.get_unchecked((slot + 16 + i).min(self.slots.len() - 1));
-                        S::prefetch(base.add(ahead as usize * (columns.d / 2)));
+                let mut fetched = run.start as usize;
+                for (i, (chunk, total)) in self.chunks.clone().zip(&mut total).enumerate() {
+                    let mut acc = [S::splat_i32(0); VECTORS];
+                    for slot in (run.start as usize..run.end as usize).step_by(4) {
+                        // the run's share of rows ahead, spread evenly over its chunks
+                        let done = i * (run.end - run.start) as usize + slot + 4 - run.start as usize;
+                        let upto = run.start as usize + done / self.chunks.len();
+                        while fetched < upto {
+                            let ahead = *self.slots.get_unchecked((fetched + AHEAD).min(self.slots.len() - 1)) as usize;
+                            let row = base.add(ahead * (columns.d / 2));
+                            for line in 0..bytes.div_ceil(64) {
+                                S::prefetch(row.add(64 * line));
+                            }
+                            S::prefetch(row.add(bytes - 1));
+                            fetched += 1;
+                        }
+                        let codes = self.quad::<S>(chunk, slot);
+                        let h = S::splat_i32(self.h.codes.as_ptr().add(slot).cast::<i32>().read_unaligned());
+                        for v in 0..VECTORS {
+                            acc[v] = S::dot(acc[v], codes[v], h);
+                        }
                     }
-                    let codes = self.quad::<S>(slot);
-                    let h = S::splat_i32(self.h.codes.as_ptr().add(slot).cast::<i32>().read_unaligned());
-                    for v in 0..VECTORS {
-                        acc[v] = S::dot(acc[v], codes[v], h);
-                    }
+                    self.add_block::<S>(chunk, run, self.h.sums[r], &acc, total);
                 }
-                self.add_block::<S>(run, self.h.sums[r], &acc, &mut total);
             }
-            Self::write::<S>(&total, self.h.scale[0], columns.segments_of(self.chunk), &mut self.out[0]);
+            for ((chunk, total), out) in self.chunks.zip(&total).zip(self.out) {
+                Self::write::<S>(total, self.h.scale[0], columns.segments_of(chunk), out);
+            }
         }
     }
 
@@ -169,6 +206,7 @@ impl FourBitDown<'_> {
     /// As `run`, after its assertions.
     #[inline(always)]
     unsafe fn many<S: Simd>(self) {
+        let chunk = self.chunks.start;
         // SAFETY: a run's slots are in bounds by the assertions of `run`.
         unsafe {
             let zero = S::splat_i32(0);
@@ -179,7 +217,7 @@ impl FourBitDown<'_> {
                 for start in (run.start as usize..run.end as usize).step_by(4 * PANEL) {
                     let end = (start + 4 * PANEL).min(run.end as usize);
                     for slot in (start..end).step_by(4) {
-                        panel[(slot - start) / 4] = self.quad::<S>(slot);
+                        panel[(slot - start) / 4] = self.quad::<S>(chunk, slot);
                     }
                     for (t, acc) in acc.iter_mut().enumerate().take(self.out.len()) {
                         let h = self.h.codes.as_ptr().add(t * self.h.stride + start).cast::<i32>();
@@ -195,11 +233,11 @@ impl FourBitDown<'_> {
                 }
                 for (t, acc) in acc.iter_mut().enumerate().take(self.out.len()) {
                     let sum = self.h.sums[t * self.h.sum_stride + r];
-                    self.add_block::<S>(run, sum, acc, &mut total[t]);
+                    self.add_block::<S>(chunk, run, sum, acc, &mut total[t]);
                     *acc = [zero; VECTORS];
                 }
             }
-            let segments = self.matrix.columns.segments_of(self.chunk);
+            let segments = self.matrix.columns.segments_of(chunk);
             for (t, out) in self.out.iter_mut().enumerate() {
                 Self::write::<S>(&total[t], self.h.scale[t], segments, out);
             }

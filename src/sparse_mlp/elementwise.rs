@@ -180,6 +180,40 @@ impl MaskScores<'_> {
         }
     }
 
+    /// Counts the scores that are at least `limit`.
+    ///
+    /// # Safety
+    /// As `run`.
+    #[inline(always)]
+    unsafe fn count<S: Simd>(&self, limit: f32) -> usize {
+        let (n, whole) = (self.values.len(), self.values.len() / 16 * 16);
+        let values = self.values.as_ptr();
+        // SAFETY: whole vectors are in bounds, the rest is left to `scores`; the instruction set is the caller's.
+        unsafe {
+            let limit = S::splat(limit);
+            let mut count = S::splat_i32(0);
+            match self.scale {
+                Some(scale) => {
+                    for at in (0..whole).step_by(16) {
+                        let score = S::mul(S::abs(S::load(values.add(at))), S::load(scale.as_ptr().add(at)));
+                        count = S::count_ge(count, score, limit);
+                    }
+                }
+                None => {
+                    for at in (0..whole).step_by(16) {
+                        count = S::count_ge(count, S::abs(S::load(values.add(at))), limit);
+                    }
+                }
+            }
+            // at most 2²⁴ neurons, so counts are exact in f32
+            let mut total = S::sum(S::to_f32(count)) as usize;
+            if whole < n {
+                total += (S::ge_mask(self.scores::<S>(whole), limit) & lanes(n - whole)).count_ones() as usize;
+            }
+            total
+        }
+    }
+
     /// Finds the k-th highest score bit by bit (f32 ≥ 0 order like their bits), then takes what is above it and as many
     /// equal to it as are missing.
     ///
@@ -191,12 +225,8 @@ impl MaskScores<'_> {
         let mut bits = 0u32;
         for bit in (0..31).rev() {
             let candidate = bits | 1 << bit;
-            let mut count = 0;
-            for at in (0..n).step_by(16) {
-                // SAFETY: `at` < n.
-                let mask = unsafe { S::ge_mask(self.scores::<S>(at), S::splat(f32::from_bits(candidate))) };
-                count += (mask & lanes(n - at)).count_ones() as usize;
-            }
+            // SAFETY: the caller's.
+            let count = unsafe { self.count::<S>(f32::from_bits(candidate)) };
             if count >= k {
                 bits = candidate;
             }

@@ -1,6 +1,6 @@
 //! The three projections of a call, cut into units that threads share.
 
-use super::down_4bit::{DOWN_TOKENS, FourBitDown, Run};
+use super::down_4bit::{DOWN_CHUNKS, DOWN_TOKENS, FourBitDown, Run};
 use super::elementwise::{Activate, Quantize};
 use super::forward::for_tokens;
 use super::four_bit::{DownMatrix, RowMatrix};
@@ -84,7 +84,16 @@ fn for_tiles(
     let block_of = |block: usize| &kept[kept.len().min(block * BLOCK)..kept.len().min((block + 1) * BLOCK)];
     let grain = units.div_ceil(cpu.threads() * RANGES_PER_THREAD);
     cpu.team().for_ranges(units, grain, |units| {
-        let (mut a, mut b) = ([[0.0f32; BLOCK]; ROW_TOKENS], [[0.0f32; BLOCK]; ROW_TOKENS]);
+        let (mut one, mut many);
+        let (a, b): (&mut [_], &mut [_]) = if tokens == 1 {
+            one = [[[0.0f32; BLOCK]; 1]; 2];
+            let [a, b] = &mut one;
+            (a, b)
+        } else {
+            many = [[[0.0f32; BLOCK]; ROW_TOKENS]; 2];
+            let [a, b] = &mut many;
+            (a, b)
+        };
         for unit in units {
             let (tile, block) = (unit / blocks, unit % blocks);
             let first_token = tile * ROW_TOKENS;
@@ -200,70 +209,94 @@ fn spread_codes(codes: &[i8], kept: &[u32], group_size: usize, runs: &[Run], slo
     }
 }
 
-/// y ← down·hidden (+ bias) (+ residual), in chunks of columns and tiles of tokens.
+/// y ← down·hidden (+ bias) (+ residual).
 pub(crate) fn project_down(cpu: &Cpu, weights: &Weights, ws: &Workspace, residual: Option<&[f32]>, y: &mut [f32]) {
-    let d = weights.shape().d_model;
-    let y = Disjoint::new(y);
     let bias = weights.biases.as_ref().map(|b| b.down.as_slice()).filter(|b| !b.is_empty());
-    let chunks = match &weights.store {
-        Store::FourBit(w) => w.down.columns.chunks(),
-        _ => d.div_ceil(DENSE_CHUNK),
-    };
+    let out = Output { d: weights.shape().d_model, bias, residual, y: Disjoint::new(y) };
+    match &weights.store {
+        Store::F32(w) => down_dense(cpu, &w.down, ws, &out),
+        Store::F16(w) => down_dense(cpu, &w.down, ws, &out),
+        Store::Bf16(w) => down_dense(cpu, &w.down, ws, &out),
+        Store::FourBit(w) if ws.tokens == 1 => down_4bit_one(cpu, &w.down, ws, &out),
+        Store::FourBit(w) => down_4bit_many(cpu, &w.down, ws, &out),
+    }
+}
+
+/// Where the down projection's sums go.
+struct Output<'a> {
+    d: usize,
+    bias: Option<&'a [f32]>,
+    residual: Option<&'a [f32]>,
+    y: Disjoint<'a, f32>,
+}
+
+impl Output<'_> {
+    /// Writes the sums of `width` columns from `start` on for one token. No two calls are for the same columns.
+    fn write(&self, token: usize, start: usize, width: usize, sums: &[f32]) {
+        let at = token * self.d + start;
+        // SAFETY: a token's columns belong to one unit, and each unit is handed out once.
+        let y = unsafe { self.y.slice(at..at + width) };
+        y.copy_from_slice(&sums[..width]);
+        if let Some(bias) = self.bias {
+            y.iter_mut().zip(&bias[start..]).for_each(|(y, b)| *y += b);
+        }
+        if let Some(residual) = self.residual {
+            y.iter_mut().zip(&residual[at..]).for_each(|(y, r)| *y += r);
+        }
+    }
+}
+
+/// Chunks of columns by tiles of tokens.
+fn down_dense<T: Lanes>(cpu: &Cpu, matrix: &[T], ws: &Workspace, out: &Output<'_>) {
+    let (d, stride) = (out.d, ws.stride);
+    let chunks = d.div_ceil(DENSE_CHUNK);
     cpu.team().for_ranges(chunks * ws.tokens.div_ceil(DOWN_TOKENS), 1, |units| {
+        let mut sums = [[0.0f32; CHUNK]; DOWN_TOKENS];
         for unit in units {
-            let (first, chunk) = (unit / chunks * DOWN_TOKENS, unit % chunks);
-            let mut sums = [[0.0f32; CHUNK]; DOWN_TOKENS];
+            let (first, column) = (unit / chunks * DOWN_TOKENS, unit % chunks * DENSE_CHUNK);
             let sums = &mut sums[..(ws.tokens - first).min(DOWN_TOKENS)];
-            let (start, width) = match &weights.store {
-                Store::F32(w) => down_dense(cpu, &w.down, d, ws, chunk, first, sums),
-                Store::F16(w) => down_dense(cpu, &w.down, d, ws, chunk, first, sums),
-                Store::Bf16(w) => down_dense(cpu, &w.down, d, ws, chunk, first, sums),
-                Store::FourBit(w) => down_4bit(cpu, &w.down, ws, chunk, first, sums),
-            };
-            for (t, sums) in sums.iter().enumerate() {
-                let at = (first + t) * d + start;
-                // SAFETY: a chunk of a token belongs to one unit, and each unit is handed out once.
-                let y = unsafe { y.slice(at..at + width) };
-                y.copy_from_slice(&sums[..width]);
-                if let Some(bias) = bias {
-                    y.iter_mut().zip(&bias[start..]).for_each(|(y, b)| *y += b);
-                }
-                if let Some(residual) = residual {
-                    y.iter_mut().zip(&residual[at..]).for_each(|(y, r)| *y += r);
-                }
+            let width = (d - column).min(DENSE_CHUNK);
+            let h = &ws.hidden[first * stride..];
+            run(cpu.isa(), Down { matrix, d, list: &ws.kept, h, stride, column, width, out: sums });
+            sums.iter().enumerate().for_each(|(t, sums)| out.write(first + t, column, width, sums));
+        }
+    });
+}
+
+/// One token: neighbouring chunks together, so that each thread reads as long a piece of a row as there is.
+fn down_4bit_one(cpu: &Cpu, matrix: &DownMatrix, ws: &Workspace, out: &Output<'_>) {
+    let columns = &matrix.columns;
+    let chunks = columns.chunks();
+    let units = chunks.div_ceil(DOWN_CHUNKS).next_multiple_of(cpu.threads()).min(chunks);
+    cpu.team().for_ranges(units, 1, |range| {
+        for unit in range {
+            let chunks = unit * chunks / units..(unit + 1) * chunks / units;
+            let mut sums = [[0.0f32; CHUNK]; DOWN_CHUNKS];
+            let sums = &mut sums[..chunks.len()];
+            let h = ws.hidden_int8.from_token(0);
+            let (slots, runs) = (&ws.slots, &ws.runs);
+            run(cpu.isa(), FourBitDown { matrix, slots, runs, h, tokens: 1, chunks: chunks.clone(), out: sums });
+            for (chunk, sums) in chunks.zip(sums) {
+                out.write(0, columns.start(chunk), 32 * columns.segments_of(chunk), sums);
             }
         }
     });
 }
 
-/// Computes a chunk and returns its first column and width.
-fn down_dense<T: Lanes>(
-    cpu: &Cpu,
-    matrix: &[T],
-    d: usize,
-    ws: &Workspace,
-    chunk: usize,
-    first: usize,
-    out: &mut [[f32; CHUNK]],
-) -> (usize, usize) {
-    let column = chunk * DENSE_CHUNK;
-    let width = (d - column).min(DENSE_CHUNK);
-    let h = &ws.hidden[first * ws.stride..];
-    run(cpu.isa(), Down { matrix, d, list: &ws.kept, h, stride: ws.stride, column, width, out });
-    (column, width)
-}
-
-/// Computes a chunk and returns its first column and width.
-fn down_4bit(
-    cpu: &Cpu,
-    matrix: &DownMatrix,
-    ws: &Workspace,
-    chunk: usize,
-    first: usize,
-    out: &mut [[f32; CHUNK]],
-) -> (usize, usize) {
-    let h = ws.hidden_int8.from_token(first);
-    run(cpu.isa(), FourBitDown { matrix, slots: &ws.slots, runs: &ws.runs, h, chunk, out });
+/// Chunks of columns by tiles of tokens.
+fn down_4bit_many(cpu: &Cpu, matrix: &DownMatrix, ws: &Workspace, out: &Output<'_>) {
     let columns = &matrix.columns;
-    (columns.start(chunk), 32 * columns.segments_of(chunk))
+    let chunks = columns.chunks();
+    cpu.team().for_ranges(chunks * ws.tokens.div_ceil(DOWN_TOKENS), 1, |units| {
+        let mut sums = [[0.0f32; CHUNK]; DOWN_TOKENS];
+        for unit in units {
+            let (first, chunk) = (unit / chunks * DOWN_TOKENS, unit % chunks);
+            let tokens = (ws.tokens - first).min(DOWN_TOKENS);
+            let h = ws.hidden_int8.from_token(first);
+            let (slots, runs, sums) = (&ws.slots, &ws.runs, &mut sums[..tokens]);
+            run(cpu.isa(), FourBitDown { matrix, slots, runs, h, tokens, chunks: chunk..chunk + 1, out: sums });
+            let (start, width) = (columns.start(chunk), 32 * columns.segments_of(chunk));
+            sums.iter().enumerate().for_each(|(t, sums)| out.write(first + t, start, width, sums));
+        }
+    });
 }

@@ -40,46 +40,107 @@ impl Kernel for FourBitRows<'_> {
         assert!((1..=ROW_TOKENS).contains(&tokens) && x.scale.len() >= tokens);
         assert!(x.codes.len() >= (tokens - 1) * x.stride + d);
         assert!(x.sums.len() >= (tokens - 1) * x.sum_stride + d / SEGMENT);
-        assert!((1..=BLOCK).contains(&self.rows.len()));
+        assert!((1..=BLOCK).contains(&self.rows.len()) && self.next.len() <= BLOCK);
+        let rows = self.starts(self.rows);
         // SAFETY: tokens are in bounds by the assertions, rows by the slicing in `starts`; the set is the caller's.
-        unsafe { if tokens == 1 { self.tile::<S, 1>(1) } else { self.tile::<S, ROW_TOKENS>(tokens) } }
+        unsafe { if tokens == 1 { self.one::<S>(&rows) } else { self.many::<S>(&rows) } }
     }
 }
 
 impl FourBitRows<'_> {
+    /// Where rows begin, the last repeated.
+    #[inline(always)]
     fn starts(&self, rows: &[u32]) -> [*const u8; BLOCK] {
         let (stride, records) = (self.matrix.stride, self.matrix.records());
         let mut starts = [records.as_ptr(); BLOCK];
         for (i, start) in starts.iter_mut().enumerate() {
-            if let Some(&row) = rows.get(i.min(rows.len().saturating_sub(1))) {
-                // scales are read 16 bytes at a time, up to 12 past the record; the matrix ends in slack for that
-                *start = records[row as usize * stride..][..stride + 16].as_ptr();
-            }
+            let row = rows[i.min(rows.len() - 1)] as usize;
+            // scales are read 64 bytes at a time, up to 60 past the record; the matrix ends in slack for that
+            *start = records[row * stride..][..stride + 64].as_ptr();
         }
         starts
     }
 
+    /// Computes one token: dot products row by row, 4 segments at a time, then sums across lanes for 16 rows together.
+    ///
     /// # Safety
-    /// As `run`, after its assertions; `tokens` ≤ `MAX`.
+    /// As `run`, after its assertions.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const MAX: usize>(self, tokens: usize) {
-        let tokens = if MAX == 1 { 1 } else { tokens };
+    unsafe fn one<S: Simd>(self, rows: &[*const u8; BLOCK]) {
         let (m, x) = (self.matrix, &self.x);
-        let (rows, next) = (self.starts(self.rows), self.starts(self.next));
+        let next = if self.next.is_empty() { *rows } else { self.starts(self.next) };
         let per_group = m.group_size / SEGMENT;
-        // SAFETY: `starts` checked the rows; a row has d/2 bytes of codes, then its scales, then 16 readable bytes;
+        let segments = m.d / SEGMENT;
+        // SAFETY: `starts` checked the rows; a row has d/2 bytes of codes, then its scales, then 64 readable bytes;
         // a token has d codes and d/32 sums; prefetches never fault.
         unsafe {
             let zero = S::splat_i32(0);
-            let mut total = [S::splat(0.0); MAX];
-            let (mut acc, mut sum) = ([zero; MAX], [0i32; MAX]);
+            let mut total = S::splat(0.0);
+            let (mut acc, mut sum) = (zero, 0);
+            let mut params = [zero; 16];
+            let (mut left, mut group) = (per_group, 0);
+            let chunks = segments.div_ceil(4);
+            for chunk in 0..chunks {
+                let n = (segments - 4 * chunk).min(4);
+                let a = x.codes.as_ptr().add(chunk * 4 * SEGMENT).cast::<u8>();
+                let halves = (2 * n).min(4);
+                let [low, high] =
+                    S::unzip_quarters(S::load_segments(a, halves), S::load_segments(a.add(64), 2 * n - halves));
+                let mut quads = [zero; 4];
+                for (i, quad) in quads.iter_mut().enumerate() {
+                    let mut dots = [zero; 4];
+                    // whole rows one after another, an even share in each step: the order hardware prefetchers follow
+                    let (step, steps) = (4 * chunk + i, 4 * chunks);
+                    for next in &next[BLOCK * step / steps..BLOCK * (step + 1) / steps] {
+                        for line in 0..m.stride.div_ceil(64) {
+                            S::prefetch(next.add(64 * line));
+                        }
+                    }
+                    for r in 0..4 {
+                        let codes = S::load_segments(rows[4 * i + r].add(64 * chunk), n);
+                        let dot = S::dot(zero, S::low_nibbles(codes), low);
+                        dots[r] = S::dot(dot, S::high_nibbles(codes), high);
+                    }
+                    *quad = S::sum_quads(dots);
+                }
+                let sums = S::transpose_quarters(quads);
+                for (q, &segment_acc) in sums.iter().enumerate().take(n) {
+                    acc = S::add_i32(acc, segment_acc);
+                    sum += *x.sums.get_unchecked(4 * chunk + q);
+                    left -= 1;
+                    if left > 0 {
+                        continue;
+                    }
+                    let dword = if m.kind == Kind::Symmetric { group / 2 } else { group };
+                    if dword % 16 == 0 && (m.kind != Kind::Symmetric || group % 2 == 0) {
+                        params = load_params::<S>(rows, m.d / 2 + 4 * dword);
+                    }
+                    total = add_group::<S>(m.kind, group, params[dword % 16], acc, sum, total);
+                    (acc, sum, left, group) = (zero, 0, per_group, group + 1);
+                }
+            }
+            S::store(self.out[0].as_mut_ptr(), S::mul(total, S::splat(x.scale[0])));
+        }
+    }
+
+    /// Computes several tokens: codes of 16 rows are turned so that a lane is a row, once for all tokens.
+    ///
+    /// # Safety
+    /// As `run`, after its assertions.
+    #[inline(always)]
+    unsafe fn many<S: Simd>(self, rows: &[*const u8; BLOCK]) {
+        let tokens = self.out.len();
+        let (m, x) = (self.matrix, &self.x);
+        let per_group = m.group_size / SEGMENT;
+        // SAFETY: as in `one`.
+        unsafe {
+            let zero = S::splat_i32(0);
+            let mut total = [S::splat(0.0); ROW_TOKENS];
+            let (mut acc, mut sum) = ([zero; ROW_TOKENS], [0i32; ROW_TOKENS]);
             let mut params = [zero; 4];
             let (mut left, mut group) = (per_group, 0);
             for segment in 0..m.d / SEGMENT {
-                if MAX == 1 && segment % 4 == 0 && !self.next.is_empty() {
-                    next.iter().for_each(|row| S::prefetch(row.add(segment * 16)));
-                }
-                let w = S::load_rows(&rows, segment * 16);
+                let w = S::load_rows(rows, segment * 16);
                 let (mut low, mut high) = ([zero; 4], [zero; 4]);
                 for i in 0..4 {
                     low[i] = S::low_nibbles(w[i]);
@@ -99,13 +160,12 @@ impl FourBitRows<'_> {
                 if left > 0 {
                     continue;
                 }
-                let per_load = if m.kind == Kind::Symmetric { 8 } else { 4 };
-                if group % per_load == 0 {
-                    params = S::load_rows(&rows, m.d / 2 + group / per_load * 16);
+                let dword = if m.kind == Kind::Symmetric { group / 2 } else { group };
+                if dword % 4 == 0 && (m.kind != Kind::Symmetric || group % 2 == 0) {
+                    params = S::load_rows(rows, m.d / 2 + 4 * dword);
                 }
-                let param = if m.kind == Kind::Symmetric { params[group / 2 % 4] } else { params[group % 4] };
                 for t in 0..tokens {
-                    total[t] = add_group::<S>(m.kind, group, param, acc[t], sum[t], total[t]);
+                    total[t] = add_group::<S>(m.kind, group, params[dword % 4], acc[t], sum[t], total[t]);
                     (acc[t], sum[t]) = (zero, 0);
                 }
                 (left, group) = (per_group, group + 1);
@@ -114,6 +174,34 @@ impl FourBitRows<'_> {
                 S::store(self.out[t].as_mut_ptr(), S::mul(total[t], S::splat(x.scale[t])));
             }
         }
+    }
+}
+
+/// Reads 16 dwords at an offset of 16 rows; lane i of result j is dword j of row i.
+///
+/// # Safety
+/// As [`Simd`]; 64 bytes at the offset of every row.
+#[inline(always)]
+unsafe fn load_params<S: Simd>(rows: &[*const u8; BLOCK], offset: usize) -> [S::I; 16] {
+    // SAFETY: the caller's.
+    unsafe {
+        let zero = S::splat_i32(0);
+        let mut quads = [[zero; 4]; 4]; // [row / 4][dword % 4]
+        for (i, quad) in quads.iter_mut().enumerate() {
+            let mut bytes = [zero; 4];
+            for r in 0..4 {
+                bytes[r] = S::load_segments(rows[4 * i + r].add(offset), 4);
+            }
+            *quad = S::transpose_quads(bytes);
+        }
+        let mut params = [zero; 16];
+        for j in 0..4 {
+            let by_quarter = S::transpose_quarters([quads[0][j], quads[1][j], quads[2][j], quads[3][j]]);
+            for q in 0..4 {
+                params[4 * q + j] = by_quarter[q];
+            }
+        }
+        params
     }
 }
 

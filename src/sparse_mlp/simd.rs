@@ -49,6 +49,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn gt_mask(a: Self::F, b: Self::F) -> u16;
     /// Bit i: a\[i\] ≥ b\[i\].
     unsafe fn ge_mask(a: Self::F, b: Self::F) -> u16;
+    /// Lane i: count + 1 where a\[i\] ≥ b\[i\].
+    unsafe fn count_ge(count: Self::I, a: Self::F, b: Self::F) -> Self::I;
 
     unsafe fn splat_i32(v: i32) -> Self::I;
     unsafe fn add_i32(a: Self::I, b: Self::I) -> Self::I;
@@ -71,6 +73,14 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn high_nibbles(a: Self::I) -> Self::I;
     /// Reads 16 bytes at `offset` of 16 rows; lane i of result j is the 4 bytes j of row i.
     unsafe fn load_rows(rows: &[*const u8; 16], offset: usize) -> [Self::I; 4];
+    /// Takes four vectors; lane 4q + p of the result is the sum of the four lanes 4q.. of vector p.
+    unsafe fn sum_quads(rows: [Self::I; 4]) -> Self::I;
+    /// Transposes each 4 × 4 block: lane 4q + p of result j is lane 4q + j of vector p.
+    unsafe fn transpose_quads(rows: [Self::I; 4]) -> [Self::I; 4];
+    /// Transposes 16-byte quarters: quarter p of result q is quarter q of vector p.
+    unsafe fn transpose_quarters(rows: [Self::I; 4]) -> [Self::I; 4];
+    /// The even and the odd 16-byte quarters of two vectors, in order.
+    unsafe fn unzip_quarters(a: Self::I, b: Self::I) -> [Self::I; 2];
     /// Reads `segments` ≤ 4 times 16 bytes, the rest zero.
     unsafe fn load_segments(p: *const u8, segments: usize) -> Self::I;
     /// Takes 4 rows of four 16-byte segments; lane 4q + p of result v holds byte 4v + p of segment q of the four rows.

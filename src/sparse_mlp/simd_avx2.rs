@@ -45,6 +45,20 @@ fn dot_avx2(acc: __m256i, codes: __m256i, activations: __m256i) -> __m256i {
     _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
 }
 
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose_quads(rows: [__m256i; 4]) -> [__m256i; 4] {
+    let [r0, r1, r2, r3] = rows;
+    let (t0, t1) = (_mm256_unpacklo_epi32(r0, r1), _mm256_unpackhi_epi32(r0, r1));
+    let (t2, t3) = (_mm256_unpacklo_epi32(r2, r3), _mm256_unpackhi_epi32(r2, r3));
+    [
+        _mm256_unpacklo_epi64(t0, t2),
+        _mm256_unpackhi_epi64(t0, t2),
+        _mm256_unpacklo_epi64(t1, t3),
+        _mm256_unpackhi_epi64(t1, t3),
+    ]
+}
+
 impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = F;
     type I = I;
@@ -109,6 +123,11 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         let half = |i: usize| _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(a[i], b[i])) as u16;
         half(0) | half(1) << 8
     }
+    unsafe fn count_ge(count: I, a: F, b: F) -> I {
+        // a true comparison is −1
+        let half = |i: usize| _mm256_sub_epi32(count[i], _mm256_castps_si256(_mm256_cmp_ps::<_CMP_GE_OQ>(a[i], b[i])));
+        [half(0), half(1)]
+    }
 
     unsafe fn splat_i32(v: i32) -> I { [_mm256_set1_epi32(v); 2] }
     unsafe fn add_i32(a: I, b: I) -> I { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
@@ -149,18 +168,34 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         let row = |i: usize| unsafe { _mm_loadu_si128(rows[i].add(offset).cast()) };
         let half = |first: usize| {
             let z = |a: usize| _mm256_set_m128i(row(first + 4 + a), row(first + a));
-            let (z0, z1, z2, z3) = (z(0), z(1), z(2), z(3));
-            let (t0, t1) = (_mm256_unpacklo_epi32(z0, z1), _mm256_unpackhi_epi32(z0, z1));
-            let (t2, t3) = (_mm256_unpacklo_epi32(z2, z3), _mm256_unpackhi_epi32(z2, z3));
-            [
-                _mm256_unpacklo_epi64(t0, t2),
-                _mm256_unpackhi_epi64(t0, t2),
-                _mm256_unpacklo_epi64(t1, t3),
-                _mm256_unpackhi_epi64(t1, t3),
-            ]
+            transpose_quads([z(0), z(1), z(2), z(3)])
         };
         let (a, b) = (half(0), half(8));
         [[a[0], b[0]], [a[1], b[1]], [a[2], b[2]], [a[3], b[3]]]
+    }
+    unsafe fn sum_quads(rows: [I; 4]) -> I {
+        let half = |i: usize| {
+            let pairs = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let (a, b) = (pairs(rows[0][i], rows[1][i]), pairs(rows[2][i], rows[3][i]));
+            _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b))
+        };
+        [half(0), half(1)]
+    }
+    unsafe fn transpose_quads(rows: [I; 4]) -> [I; 4] {
+        let half = |i: usize| transpose_quads([rows[0][i], rows[1][i], rows[2][i], rows[3][i]]);
+        let (a, b) = (half(0), half(1));
+        [[a[0], b[0]], [a[1], b[1]], [a[2], b[2]], [a[3], b[3]]]
+    }
+    unsafe fn transpose_quarters(rows: [I; 4]) -> [I; 4] {
+        let [r0, r1, r2, r3] = rows;
+        let low = |i: usize| [_mm256_permute2x128_si256::<0x20>(r0[i], r1[i]), _mm256_permute2x128_si256::<0x20>(r2[i], r3[i])];
+        let high = |i: usize| [_mm256_permute2x128_si256::<0x31>(r0[i], r1[i]), _mm256_permute2x128_si256::<0x31>(r2[i], r3[i])];
+        [low(0), high(0), low(1), high(1)]
+    }
+    unsafe fn unzip_quarters(a: I, b: I) -> [I; 2] {
+        let low = |a, b| _mm256_permute2x128_si256::<0x20>(a, b);
+        let high = |a, b| _mm256_permute2x128_si256::<0x31>(a, b);
+        [[low(a[0], a[1]), low(b[0], b[1])], [high(a[0], a[1]), high(b[0], b[1])]]
     }
     unsafe fn load_segments(p: *const u8, segments: usize) -> I {
         let half = |first: usize| {

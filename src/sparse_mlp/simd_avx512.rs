@@ -16,6 +16,20 @@ macro_rules! features {
     };
 }
 
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose_quads(rows: [__m512i; 4]) -> [__m512i; 4] {
+    let [r0, r1, r2, r3] = rows;
+    let (t0, t1) = (_mm512_unpacklo_epi32(r0, r1), _mm512_unpackhi_epi32(r0, r1));
+    let (t2, t3) = (_mm512_unpacklo_epi32(r2, r3), _mm512_unpackhi_epi32(r2, r3));
+    [
+        _mm512_unpacklo_epi64(t0, t2),
+        _mm512_unpackhi_epi64(t0, t2),
+        _mm512_unpacklo_epi64(t1, t3),
+        _mm512_unpackhi_epi64(t1, t3),
+    ]
+}
+
 impl Simd for Avx512 {
     type F = __m512;
     type I = __m512i;
@@ -59,6 +73,10 @@ impl Simd for Avx512 {
     }
     unsafe fn gt_mask(a: __m512, b: __m512) -> u16 { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) }
     unsafe fn ge_mask(a: __m512, b: __m512) -> u16 { _mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b) }
+    unsafe fn count_ge(count: __m512i, a: __m512, b: __m512) -> __m512i {
+        let mask = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b);
+        _mm512_mask_add_epi32(count, mask, count, _mm512_set1_epi32(1))
+    }
 
     unsafe fn splat_i32(v: i32) -> __m512i { _mm512_set1_epi32(v) }
     unsafe fn add_i32(a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
@@ -86,15 +104,27 @@ impl Simd for Avx512 {
             let z = _mm512_inserti32x4::<2>(z, row(8 + a));
             _mm512_inserti32x4::<3>(z, row(12 + a))
         };
-        let (z0, z1, z2, z3) = (z(0), z(1), z(2), z(3));
-        let (t0, t1) = (_mm512_unpacklo_epi32(z0, z1), _mm512_unpackhi_epi32(z0, z1));
-        let (t2, t3) = (_mm512_unpacklo_epi32(z2, z3), _mm512_unpackhi_epi32(z2, z3));
+        transpose_quads([z(0), z(1), z(2), z(3)])
+    }
+    unsafe fn sum_quads(rows: [__m512i; 4]) -> __m512i {
+        let pairs = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let (a, b) = (pairs(rows[0], rows[1]), pairs(rows[2], rows[3]));
+        _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b))
+    }
+    unsafe fn transpose_quads(rows: [__m512i; 4]) -> [__m512i; 4] { transpose_quads(rows) }
+    unsafe fn transpose_quarters(rows: [__m512i; 4]) -> [__m512i; 4] {
+        let [r0, r1, r2, r3] = rows;
+        let (a, b) = (_mm512_shuffle_i32x4::<0x44>(r0, r1), _mm512_shuffle_i32x4::<0xEE>(r0, r1));
+        let (c, d) = (_mm512_shuffle_i32x4::<0x44>(r2, r3), _mm512_shuffle_i32x4::<0xEE>(r2, r3));
         [
-            _mm512_unpacklo_epi64(t0, t2),
-            _mm512_unpackhi_epi64(t0, t2),
-            _mm512_unpacklo_epi64(t1, t3),
-            _mm512_unpackhi_epi64(t1, t3),
+            _mm512_shuffle_i32x4::<0x88>(a, c),
+            _mm512_shuffle_i32x4::<0xDD>(a, c),
+            _mm512_shuffle_i32x4::<0x88>(b, d),
+            _mm512_shuffle_i32x4::<0xDD>(b, d),
         ]
+    }
+    unsafe fn unzip_quarters(a: __m512i, b: __m512i) -> [__m512i; 2] {
+        [_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xDD>(a, b)]
     }
     unsafe fn load_segments(p: *const u8, segments: usize) -> __m512i {
         // SAFETY: the mask leaves out what lies past the caller's segments.

@@ -88,6 +88,10 @@ impl Simd for Portable {
     unsafe fn ge_mask(a: F, b: F) -> u16 {
         (0..16).fold(0, |mask, i| mask | u16::from(a[i] >= b[i]) << i)
     }
+    #[inline(always)]
+    unsafe fn count_ge(count: I, a: F, b: F) -> I {
+        from_fn(|i| count[i] + i32::from(a[i] >= b[i]))
+    }
 
     #[inline(always)]
     unsafe fn splat_i32(v: i32) -> I {
@@ -146,6 +150,23 @@ impl Simd for Portable {
         // SAFETY: the caller gives 16 bytes at `offset` of every row.
         let rows = rows.map(|row| unsafe { row.add(offset).cast::<[[u8; 4]; 4]>().read_unaligned() });
         from_fn(|j| from_fn(|i| i32::from_le_bytes(rows[i][j])))
+    }
+    #[inline(always)]
+    unsafe fn sum_quads(rows: [I; 4]) -> I {
+        from_fn(|i| rows[i % 4][i / 4 * 4..][..4].iter().sum())
+    }
+    #[inline(always)]
+    unsafe fn transpose_quads(rows: [I; 4]) -> [I; 4] {
+        from_fn(|j| from_fn(|i| rows[i % 4][i / 4 * 4 + j]))
+    }
+    #[inline(always)]
+    unsafe fn transpose_quarters(rows: [I; 4]) -> [I; 4] {
+        from_fn(|q| from_fn(|i| rows[i / 4][4 * q + i % 4]))
+    }
+    #[inline(always)]
+    unsafe fn unzip_quarters(a: I, b: I) -> [I; 2] {
+        let all = |i: usize| if i < 16 { a[i] } else { b[i - 16] };
+        from_fn(|odd| from_fn(|i| all(i / 4 * 8 + 4 * odd + i % 4)))
     }
     #[inline(always)]
     unsafe fn load_segments(p: *const u8, segments: usize) -> I {
