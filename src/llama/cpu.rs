@@ -7,6 +7,7 @@ use super::mlp::{Mlp, MlpBuffers};
 use super::mlp_policy::MlpPolicyState;
 use super::norm::rms_norm;
 use super::settings::Settings;
+use super::work::Work;
 use crate::attention::{
     Call, HeadNormState, Heads, InputCache, KvCache, KvPolicy, KvRow, KvShape, Limits, Rope, Span, Workspace, attend,
     write_kv, write_row,
@@ -34,6 +35,7 @@ pub struct CpuState {
     mlp: MlpBuffers,
     mlp_policy: MlpPolicyState,
     int8: Activations,
+    work: Work,
     /// Tokens of the current call.
     m: usize,
     /// \[M, d\]: the residual stream, and where its next value is written.
@@ -55,6 +57,11 @@ impl CpuState {
     /// Bytes of the KV cache.
     pub fn kv_bytes(&self) -> usize {
         self.cache.memory_bytes()
+    }
+
+    /// What the session has computed so far.
+    pub fn work(&self) -> Work {
+        self.work
     }
 
     /// The policy's selections and statistics.
@@ -103,6 +110,7 @@ impl CpuState {
             mlp: MlpBuffers::new(&layers[0].mlp, max_tokens)?,
             mlp_policy: MlpPolicyState::new(config, settings)?,
             int8: Activations::with_capacity(max_tokens, d.max(shape.q_elems())),
+            work: Work::default(),
             m: 0,
             x: rows(d),
             next: rows(d),
@@ -137,6 +145,10 @@ impl CpuState {
         let call = Call { shape, layer: index, spans, heads };
         let head = |first: usize, h: usize| first + h * shape.head_dim..first + (h + 1) * shape.head_dim;
         let runs = |h: usize| (0..spans.len()).any(|span| heads.contains(&shape, span, h));
+        for (span, s) in spans.iter().enumerate() {
+            let run = (0..shape.n_q_heads).filter(|&h| heads.contains(&shape, span, h)).count();
+            self.work.count_heads(s.len, shape.n_q_heads, run);
+        }
         self.rows.clear();
         self.rows.extend((0..shape.n_q_heads).filter(|&h| runs(h)).map(|h| head(0, h)));
         for first in [shape.q_elems(), shape.q_elems() + shape.kv_elems()] {
@@ -255,6 +267,7 @@ impl Backend for Cpu {
         let (normed, x, next) = (&state.normed[..used], &state.x[..used], &mut state.next[..used]);
         let selection = state.mlp_policy.selection(index, spans)?;
         state.mlp.forward(self, &layer.mlp, state.config.activation, normed, &selection, x, next)?;
+        state.work.count_mlp(state.m, state.config.d_ff, &selection, state.mlp.sparse.as_ref());
         if let Some(workspace) = &state.mlp.sparse {
             state.mlp_policy.observe(index, spans, workspace)?;
         }

@@ -6,6 +6,7 @@ pub mod config;
 pub mod dequantize;
 pub mod dtype;
 pub mod error;
+pub mod eval;
 #[doc(hidden)]
 pub mod fixture;
 pub mod gguf;
@@ -13,6 +14,7 @@ pub mod hf;
 pub mod load;
 pub mod machine;
 pub mod mapped_file;
+pub mod statistics;
 pub mod tensor;
 pub mod tokenizer;
 pub mod weights;

@@ -1,5 +1,7 @@
 //! The `moray` command: one module for each subcommand, and the switches that they share.
 
+pub mod doctor;
+pub mod eval;
 pub mod generate;
 mod switches;
 
@@ -25,6 +27,10 @@ pub struct Cli {
 pub enum Command {
     /// Continue a prompt, and say how fast that was.
     Generate(generate::Arguments),
+    /// Measure perplexity on a text, and the distance from the dense model.
+    Eval(eval::Arguments),
+    /// Say what this machine has, and what to do about what is missing.
+    Doctor(doctor::Arguments),
 }
 
 /// Runs a command; what it reports goes to `out`.
@@ -34,6 +40,8 @@ pub enum Command {
 pub fn run(cli: Cli, out: &mut dyn Write) -> Result<()> {
     match cli.command {
         Command::Generate(arguments) => generate::run(&arguments, out),
+        Command::Eval(arguments) => eval::run(&arguments, out),
+        Command::Doctor(arguments) => doctor::run(&arguments, out),
     }
 }
 

@@ -1,0 +1,212 @@
+//! `moray eval`: perplexity on a text, and the distance from the dense model.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{HeadSwitch, MlpSwitch, Run, Switches, progress_bar, written};
+use crate::error::{Error, Result};
+use crate::eval::{Evaluation, Runner, Scored, Text, evaluate};
+use crate::weights::WeightScheme;
+
+/// Arguments of `moray eval`.
+#[derive(Debug, Clone, Args)]
+pub struct Arguments {
+    /// How the model runs.
+    #[command(flatten)]
+    pub switches: Switches,
+    /// A UTF-8 text.
+    #[arg(long)]
+    pub text: PathBuf,
+    /// Tokens of a window; windows do not overlap.
+    #[arg(long, default_value_t = 512)]
+    pub context: usize,
+    /// Take only the first tokens of the text.
+    #[arg(long)]
+    pub tokens: Option<usize>,
+    /// Report as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a run of `moray eval` reports.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The model.
+    pub model: PathBuf,
+    /// How its weights are held.
+    pub weights: String,
+    /// Which neurons are computed.
+    pub mlp: String,
+    /// Which heads run.
+    pub heads: String,
+    /// What is stored for the others.
+    pub kv: String,
+    /// The text.
+    pub text: PathBuf,
+    /// Tokens of it that were read.
+    pub tokens: usize,
+    /// Tokens of a window.
+    pub context: usize,
+    /// Which tokens were sparse.
+    pub sparse: &'static str,
+    /// What was found.
+    #[serde(flatten)]
+    pub evaluation: Evaluation,
+    /// How standard errors are made.
+    pub standard_error: &'static str,
+    /// Seconds that scoring took, the dense model's part included.
+    pub seconds: f64,
+}
+
+/// How standard errors are made.
+const STANDARD_ERROR: &str = "se(perplexity) = perplexity * se(nll), nll the mean over scored tokens";
+
+/// Runs the command.
+///
+/// # Errors
+/// What is wrong with the switches, the model or the text.
+pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
+    let report = report(arguments)?;
+    if arguments.json {
+        return written(serde_json::to_writer_pretty(&mut *out, &report).map_err(Into::into).and_then(|()| writeln!(out)));
+    }
+    written(write_report(&report, out))
+}
+
+/// Loads the models, scores the text and says what was found.
+///
+/// # Errors
+/// As [`run`].
+pub fn report(arguments: &Arguments) -> Result<Report> {
+    let text = read_text(&arguments.text)?;
+    let run = arguments.switches.load()?;
+    let tokens = tokens_of(&run, &arguments.text, &text, arguments.tokens)?;
+    let dense = dense_switches(&arguments.switches);
+    let dense = dense.map(|switches| switches.load().map(|run| (switches, run))).transpose()?;
+    score(arguments, &tokens, &run, dense.as_ref())
+}
+
+/// Scores tokens with loaded models; `dense` is what the run is compared with.
+///
+/// # Errors
+/// As [`evaluate`], and for a policy that cannot be.
+pub fn score(arguments: &Arguments, tokens: &[u32], run: &Run, dense: Option<&(Switches, Run)>) -> Result<Report> {
+    let Arguments { switches, context, .. } = arguments;
+    let config = run.checkpoint.config();
+    let bos = if config.add_bos { config.bos } else { None };
+    let scored = scored_by(switches);
+    let text = Text { tokens, bos, context: *context, scored };
+    // before any session is made for it
+    text.check(config.context_length)?;
+    let runner = Runner { cpu: &run.cpu, model: &run.model, settings: switches.settings(1, *context)? };
+    let dense = match dense {
+        Some((switches, dense)) => {
+            Some(Runner { cpu: &run.cpu, model: &dense.model, settings: switches.settings(1, *context)? })
+        }
+        None => None,
+    };
+    let bar = progress_bar(text.scored_tokens(), "scoring");
+    let start = Instant::now();
+    let evaluation =
+        evaluate(&text, config.context_length, &runner, dense.as_ref(), &mut |done| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
+    Ok(Report {
+        model: switches.model.clone(),
+        weights: switches.weights.to_string(),
+        mlp: switches.mlp.to_string(),
+        heads: switches.heads.to_string(),
+        kv: switches.kv.to_string(),
+        text: arguments.text.clone(),
+        tokens: tokens.len(),
+        context: *context,
+        sparse: sparse_tokens(switches),
+        evaluation,
+        standard_error: STANDARD_ERROR,
+        seconds: start.elapsed().as_secs_f64(),
+    })
+}
+
+/// The text's first `limit` tokens, without BOS.
+///
+/// # Errors
+/// [`Error::Malformed`] for a text of fewer than 2 tokens.
+pub fn tokens_of(run: &Run, path: &Path, text: &str, limit: Option<usize>) -> Result<Vec<u32>> {
+    let mut tokens = run.checkpoint.tokenizer()?.encode(text, false)?;
+    if tokens.len() < 2 {
+        return Err(Error::malformed(path, "text", "at least 2 tokens", tokens.len()));
+    }
+    tokens.truncate(limit.unwrap_or(usize::MAX));
+    if tokens.len() < 2 {
+        return Err(moray::Error::Shape { what: "tokens", expected: "at least 2", got: tokens.len() }.into());
+    }
+    Ok(tokens)
+}
+
+/// Reads a UTF-8 text that is not empty.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read, [`Error::Malformed`] if it is empty or not UTF-8.
+pub fn read_text(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|source| Error::io("read", path, source))?;
+    if bytes.is_empty() {
+        return Err(Error::malformed(path, "text", "at least 2 tokens", "an empty file"));
+    }
+    let invalid = |error: std::string::FromUtf8Error| {
+        let at = error.utf8_error().valid_up_to();
+        Error::malformed(path, "text", "UTF-8", format!("an invalid byte at offset {at}"))
+    };
+    String::from_utf8(bytes).map_err(invalid)
+}
+
+/// The switches of the dense model; none if these are.
+pub fn dense_switches(switches: &Switches) -> Option<Switches> {
+    let dense = Switches { weights: WeightScheme::Dense, mlp: MlpSwitch::Dense, heads: HeadSwitch::All, ..switches.clone() };
+    let same = (switches.weights, switches.mlp, switches.heads) == (dense.weights, dense.mlp, dense.heads);
+    (!same).then_some(dense)
+}
+
+/// Selections that the prompt fixes are scored in generation.
+pub fn scored_by(switches: &Switches) -> Scored {
+    let fixed = matches!(switches.mlp, MlpSwitch::Griffin(_) | MlpSwitch::Tda(_)) || switches.heads != HeadSwitch::All;
+    if fixed { Scored::SecondHalf } else { Scored::EveryToken }
+}
+
+fn sparse_tokens(switches: &Switches) -> &'static str {
+    match (scored_by(switches), switches.mlp) {
+        (Scored::EveryToken, MlpSwitch::Dense) => "no token",
+        (Scored::EveryToken, _) => "every token",
+        (Scored::SecondHalf, MlpSwitch::TopK(_) | MlpSwitch::Cats(_)) => {
+            "neurons: every token; heads: the second half of each window, the half that is scored"
+        }
+        (Scored::SecondHalf, _) => "the second half of each window, the half that is scored",
+    }
+}
+
+fn write_report(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
+    let Evaluation { perplexity, perplexity_se, nll, nll_se, scored_tokens, windows, .. } = report.evaluation;
+    writeln!(out, "perplexity {perplexity:.3} ± {perplexity_se:.3} (nll {nll:.4} ± {nll_se:.4} nats; {})", report.standard_error)?;
+    writeln!(
+        out,
+        "scored {scored_tokens} tokens in {windows} windows of {} in {:.1} s",
+        report.context, report.seconds
+    )?;
+    write!(out, "sparse: {}", report.sparse)?;
+    if let Some(kept) = report.evaluation.kept_neurons {
+        write!(out, "; neurons kept {:.1}%", 100.0 * kept)?;
+    }
+    if let Some(kept) = report.evaluation.kept_heads {
+        write!(out, "; heads run {:.1}%", 100.0 * kept)?;
+    }
+    writeln!(out)?;
+    let Some(dense) = &report.evaluation.dense else { return writeln!(out, "this is the dense model") };
+    writeln!(
+        out,
+        "dense at the same positions: perplexity {:.3} ± {:.3}; KL(dense || run) {:.4} ± {:.4} nats; same top token \
+         {:.1}% ± {:.1}%",
+        dense.perplexity, dense.perplexity_se, dense.kl, dense.kl_se, dense.agreement_percent, dense.agreement_percent_se
+    )
+}

@@ -1,0 +1,360 @@
+//! Quality of a model on a text: perplexity, and how far it is from the dense model.
+//!
+//! The text's tokens are cut into windows of C positions that do not overlap (the last may be shorter); if the model asks
+//! for BOS, it takes a window's first position. With n scored tokens and nllᵢ = −ln p(tokenᵢ | its window before it):
+//!
+//! ```text
+//! nll = Σ nllᵢ / n                 se(nll) = √(Σ (nllᵢ − nll)² / (n − 1) / n)
+//! perplexity = exp(nll)            se(perplexity) = perplexity · se(nll)        (delta method)
+//! KL = Σ D(dense ‖ run)ᵢ / n       Dᵢ = Σ_v p_dense(v) · (ln p_dense(v) − ln p_run(v)), in nats
+//! agreement = 100 · (positions where both have the same most probable token) / n
+//! ```
+//!
+//! The standard errors take the scored tokens as independent; a text's tokens are correlated, so they are lower bounds.
+//! The dense model is scored at the very same positions.
+
+use moray::Cpu;
+use moray::llama::{LogitRows, Model, Sequence, Session, Settings, Work};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::statistics::{Mean, MeanError};
+
+/// Rows of logits that are held at a time.
+const CHUNK_ROWS: usize = 32;
+
+/// Tokens of a call while nothing is scored.
+const PROMPT_CHUNK: usize = 256;
+
+/// Which tokens of a window are scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scored {
+    /// Every one but the first: for what selects token by token, or not at all.
+    EveryToken,
+    /// The first half is the prompt, run dense; the second half is scored, run token by token in generation: for
+    /// selections that are fixed by the prompt.
+    SecondHalf,
+}
+
+impl Scored {
+    /// The first scored position of a window of `len`.
+    fn first(self, len: usize) -> usize {
+        match self {
+            Scored::EveryToken => 1,
+            Scored::SecondHalf => (len / 2).max(1),
+        }
+    }
+}
+
+/// A model, and how it runs.
+#[derive(Debug, Clone)]
+pub struct Runner<'a> {
+    /// The device.
+    pub cpu: &'a Cpu,
+    /// The weights.
+    pub model: &'a Model<Cpu>,
+    /// Its policies; the sizes are set by [`evaluate`].
+    pub settings: Settings,
+}
+
+/// The text of an evaluation and how it is cut.
+#[derive(Debug, Clone, Copy)]
+pub struct Text<'a> {
+    /// Its tokens, without BOS.
+    pub tokens: &'a [u32],
+    /// The first token of every window, if the model asks for one.
+    pub bos: Option<u32>,
+    /// Positions of a window, BOS included.
+    pub context: usize,
+    /// Which tokens count.
+    pub scored: Scored,
+}
+
+impl<'a> Text<'a> {
+    /// The windows, each with its BOS; a last one without a token to score is left out.
+    pub fn windows(&self) -> impl Iterator<Item = Vec<u32>> + use<'a> {
+        let bos = self.bos;
+        let width = self.context.saturating_sub(usize::from(bos.is_some())).max(1);
+        let windows = self.tokens.chunks(width).map(move |tokens| bos.into_iter().chain(tokens.iter().copied()).collect());
+        windows.filter(|window: &Vec<u32>| window.len() >= 2)
+    }
+
+    /// Tokens that are scored in all windows: the steps of a progress bar.
+    pub fn scored_tokens(&self) -> usize {
+        self.windows().map(|window| window.len() - self.scored.first(window.len())).sum()
+    }
+
+    /// Checks that there is something to score and that it fits a model of `limit` positions.
+    ///
+    /// # Errors
+    /// As [`evaluate`].
+    pub fn check(&self, limit: usize) -> Result<()> {
+        if self.context < 2 || self.context > limit {
+            let expected = "at least 2 and no more than the model has positions";
+            let got = format!("{} of {limit}", self.context);
+            return Err(Error::Kernel(moray::Error::Unsupported { what: "context", expected, got }));
+        }
+        match self.scored_tokens() {
+            0 => Err(moray::Error::Shape { what: "text", expected: "at least 2 tokens", got: self.tokens.len() }.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What an evaluation found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Evaluation {
+    /// exp(nll).
+    pub perplexity: f64,
+    /// Its standard error, perplexity · se(nll).
+    pub perplexity_se: f64,
+    /// Mean negative logarithm of a scored token's probability, in nats.
+    pub nll: f64,
+    /// Its standard error.
+    pub nll_se: f64,
+    /// Tokens that were scored.
+    pub scored_tokens: usize,
+    /// Windows of the text.
+    pub windows: usize,
+    /// Which tokens were scored.
+    pub scored: Scored,
+    /// Fraction of the neurons that the scored part computed, measured.
+    pub kept_neurons: Option<f64>,
+    /// Fraction of the query heads that the scored part ran, measured.
+    pub kept_heads: Option<f64>,
+    /// The dense model at the same positions, and the distance from it; none if the run is the dense model.
+    pub dense: Option<AgainstDense>,
+}
+
+/// The dense model at the same positions.
+#[derive(Debug, Clone, Serialize)]
+pub struct AgainstDense {
+    /// The dense model's perplexity.
+    pub perplexity: f64,
+    /// Its standard error.
+    pub perplexity_se: f64,
+    /// Mean D(dense ‖ run), in nats.
+    pub kl: f64,
+    /// Its standard error.
+    pub kl_se: f64,
+    /// Positions, in percent, where both have the same most probable token.
+    pub agreement_percent: f64,
+    /// Its standard error, 100 · √(p(1 − p)/n).
+    pub agreement_percent_se: f64,
+}
+
+/// Scores a text with a model and, at the same positions, with the dense one. `progress` is told after each chunk how many
+/// tokens are scored.
+///
+/// Memory: one session of `text.context` positions and 32 rows of logits for each model.
+///
+/// # Errors
+/// [`Error::Kernel`] for a context below 2 or beyond `limit` (the model's positions), a text without a token to score, and
+/// whatever the forward pass refuses.
+pub fn evaluate(
+    text: &Text<'_>,
+    limit: usize,
+    run: &Runner<'_>,
+    dense: Option<&Runner<'_>>,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Evaluation> {
+    text.check(limit)?;
+    let mut run = Reader::new(run, text, text.scored)?;
+    let mut dense = dense.map(|dense| Reader::new(dense, text, Scored::EveryToken)).transpose()?;
+    let mut tally = Tally::default();
+    for window in text.windows() {
+        let first = text.scored.first(window.len());
+        run.begin(&window[..first])?;
+        if let Some(dense) = &mut dense {
+            dense.begin(&window[..first])?;
+        }
+        let before = run.session.state().work();
+        // the logits at position i − 1 are those of token i
+        for start in (first..window.len()).step_by(CHUNK_ROWS) {
+            let targets = &window[start..(start + CHUNK_ROWS).min(window.len())];
+            let inputs = &window[start - 1..start - 1 + targets.len()];
+            let rows = run.rows(inputs)?;
+            let reference = dense.as_mut().map(|dense| dense.rows(inputs)).transpose()?;
+            tally.add(run.runner.cpu, rows, reference, targets)?;
+            progress(tally.nll.count());
+        }
+        tally.work = tally.work.plus(run.session.state().work().since(before));
+        tally.windows += 1;
+    }
+    Ok(tally.evaluation(text.scored, dense.is_some()))
+}
+
+/// A model that reads a window.
+struct Reader<'a> {
+    runner: &'a Runner<'a>,
+    session: Session<Cpu>,
+    generates: bool,
+    /// Logits of tokens that go one by one, \[CHUNK_ROWS, vocab\]; row 0 holds the prompt's after [`Reader::begin`].
+    rows: Vec<f32>,
+    /// Whether row 0 is that of the next input.
+    has_first: bool,
+}
+
+impl<'a> Reader<'a> {
+    fn new(runner: &'a Runner<'a>, text: &Text<'_>, scored: Scored) -> Result<Self> {
+        let generates = scored == Scored::SecondHalf;
+        let mut settings = runner.settings.clone();
+        settings.slots = 1;
+        settings.context = text.context;
+        settings.max_tokens = PROMPT_CHUNK.min(text.context);
+        settings.max_logits = CHUNK_ROWS.min(text.context);
+        let session = runner.model.session(runner.cpu, settings)?;
+        let rows = if generates { vec![0.0; CHUNK_ROWS * runner.model.config().vocab] } else { Vec::new() };
+        Ok(Reader { runner, session, generates, rows, has_first: false })
+    }
+
+    /// Starts a window: reads `prompt` but for its last token, or all of it as the prompt of a generation.
+    fn begin(&mut self, prompt: &[u32]) -> Result<()> {
+        let Runner { cpu, model, .. } = *self.runner;
+        model.truncate(cpu, &mut self.session, 0, 0)?;
+        if self.generates {
+            let logits = model.prefill(cpu, &mut self.session, 0, prompt)?;
+            self.rows[..logits.len()].copy_from_slice(logits);
+            self.has_first = true;
+            return Ok(());
+        }
+        for tokens in prompt[..prompt.len() - 1].chunks(self.session.settings().max_tokens) {
+            model.forward(cpu, &mut self.session, &[Sequence { slot: 0, tokens }], LogitRows::None)?;
+        }
+        Ok(())
+    }
+
+    /// Logits \[inputs, vocab\] after each of the next inputs.
+    fn rows(&mut self, inputs: &[u32]) -> Result<&[f32]> {
+        let Runner { cpu, model, .. } = *self.runner;
+        if !self.generates {
+            let sequence = Sequence { slot: 0, tokens: inputs };
+            return Ok(model.forward(cpu, &mut self.session, &[sequence], LogitRows::All)?);
+        }
+        let vocab = model.config().vocab;
+        let rows = self.rows.chunks_exact_mut(vocab).zip(inputs.chunks(1));
+        for (row, tokens) in rows.skip(usize::from(std::mem::take(&mut self.has_first))) {
+            let sequence = Sequence { slot: 0, tokens };
+            row.copy_from_slice(model.forward(cpu, &mut self.session, &[sequence], LogitRows::Last)?);
+        }
+        Ok(&self.rows[..inputs.len() * vocab])
+    }
+}
+
+/// What one position adds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Position {
+    nll: f64,
+    dense_nll: f64,
+    kl: f64,
+    agrees: bool,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    nll: Mean,
+    dense_nll: Mean,
+    kl: Mean,
+    agreed: usize,
+    windows: usize,
+    work: Work,
+}
+
+impl Tally {
+    /// Takes in the logits of a chunk.
+    fn add(&mut self, cpu: &Cpu, rows: &[f32], dense: Option<&[f32]>, targets: &[u32]) -> Result<()> {
+        let vocab = rows.len() / targets.len();
+        let mut positions = [Position::default(); CHUNK_ROWS];
+        let positions = &mut positions[..targets.len()];
+        cpu.team().for_pieces_mut(positions, 1, |index, position| {
+            let row = index * vocab..(index + 1) * vocab;
+            let run = Distribution::new(&rows[row.clone()]);
+            let target = targets[index] as usize;
+            position[0].nll = -run.ln_probability(target);
+            if let Some(dense) = dense {
+                let dense = Distribution::new(&dense[row]);
+                position[0].dense_nll = -dense.ln_probability(target);
+                position[0].kl = dense.divergence_of(&run);
+                position[0].agrees = dense.largest == run.largest;
+            }
+        });
+        for position in positions {
+            if !(position.nll.is_finite() && position.kl.is_finite()) {
+                let got = position.nll as f32;
+                return Err(moray::Error::Value { what: "logits", expected: "finite logits", got }.into());
+            }
+            self.nll.add(position.nll);
+            self.dense_nll.add(position.dense_nll);
+            self.kl.add(position.kl);
+            self.agreed += usize::from(position.agrees);
+        }
+        Ok(())
+    }
+
+    fn evaluation(&self, scored: Scored, has_dense: bool) -> Evaluation {
+        let perplexity = |nll: MeanError| (nll.mean.exp(), nll.mean.exp() * nll.se);
+        let against_dense = || {
+            let ((perplexity, perplexity_se), kl) = (perplexity(self.dense_nll.value()), self.kl.value());
+            let n = self.nll.count() as f64;
+            let agreement = self.agreed as f64 / n;
+            AgainstDense {
+                perplexity,
+                perplexity_se,
+                kl: kl.mean,
+                kl_se: kl.se,
+                agreement_percent: 100.0 * agreement,
+                agreement_percent_se: 100.0 * (agreement * (1.0 - agreement) / n).sqrt(),
+            }
+        };
+        let nll = self.nll.value();
+        let (perplexity, perplexity_se) = perplexity(nll);
+        Evaluation {
+            perplexity,
+            perplexity_se,
+            nll: nll.mean,
+            nll_se: nll.se,
+            scored_tokens: self.nll.count(),
+            windows: self.windows,
+            scored,
+            kept_neurons: self.work.kept_neurons(),
+            kept_heads: self.work.kept_heads(),
+            dense: has_dense.then(against_dense),
+        }
+    }
+}
+
+/// The distribution that logits stand for.
+struct Distribution<'a> {
+    logits: &'a [f32],
+    /// The first of the largest.
+    largest: usize,
+    /// ln Σ exp(logit).
+    ln_sum: f64,
+}
+
+impl<'a> Distribution<'a> {
+    fn new(logits: &'a [f32]) -> Self {
+        let largest = logits.iter().enumerate().fold(0, |best, (i, &logit)| if logit > logits[best] { i } else { best });
+        let top = logits[largest];
+        // terms in f32, each below 1; the sum in f64
+        let sum: f64 = logits.iter().map(|&logit| f64::from((logit - top).exp())).sum();
+        Distribution { logits, largest, ln_sum: f64::from(top) + sum.ln() }
+    }
+
+    fn ln_probability(&self, token: usize) -> f64 {
+        f64::from(self.logits[token]) - self.ln_sum
+    }
+
+    /// D(self ‖ other) = Σ p_self · (logit_self − logit_other) − ln_sum_self + ln_sum_other.
+    fn divergence_of(&self, other: &Self) -> f64 {
+        let term = |(&own, &other): (&f32, &f32)| {
+            let probability = f64::from(((f64::from(own) - self.ln_sum) as f32).exp());
+            probability * (f64::from(own) - f64::from(other))
+        };
+        self.logits.iter().zip(other.logits).map(term).sum::<f64>() - self.ln_sum + other.ln_sum
+    }
+}
+
+#[cfg(test)]
+mod tests;
