@@ -8,6 +8,8 @@ pub mod dtype;
 pub mod error;
 #[doc(hidden)]
 pub mod fixture;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gguf;
 pub mod hf;
 pub mod load;
