@@ -15,6 +15,7 @@ pub mod hf;
 pub mod load;
 pub mod machine;
 pub mod mapped_file;
+mod roles;
 pub mod tensor;
 pub mod tokenizer;
 pub mod weights;
