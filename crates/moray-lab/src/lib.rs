@@ -9,11 +9,14 @@ pub mod error;
 pub mod eval;
 #[doc(hidden)]
 pub mod fixture;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gguf;
 pub mod hf;
 pub mod load;
 pub mod machine;
 pub mod mapped_file;
+mod roles;
 pub mod statistics;
 pub mod tensor;
 pub mod tokenizer;

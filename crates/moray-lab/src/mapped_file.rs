@@ -4,9 +4,13 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::Mmap;
 
 use crate::error::{Error, Result};
+
+#[cfg_attr(unix, path = "mapped_file/resident_unix.rs")]
+#[cfg_attr(not(unix), path = "mapped_file/resident_other.rs")]
+mod resident;
 
 /// A first read brings in up to this many bytes around it (Linux's default), so what was released just before comes
 /// back in part and is released again.
@@ -74,8 +78,6 @@ impl MappedFile {
         if start >= end {
             return;
         }
-        // SAFETY: the mapping is read-only and backed by the file, so discarded pages are read back from it; nothing
-        // was ever written to them. The range lies inside the mapping. Failure changes only the resident size.
-        let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+        resident::discard(map, start, end - start);
     }
 }

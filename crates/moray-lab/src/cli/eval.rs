@@ -102,10 +102,10 @@ pub fn score(arguments: &Arguments, tokens: &[u32], run: &Run, dense: Option<&(S
     let text = Text { tokens, bos, context: *context, scored };
     // before any session is made for it
     text.check(config.context_length)?;
-    let runner = Runner { cpu: &run.cpu, model: &run.model, settings: switches.settings(1, *context)? };
+    let runner = Runner { cpu: &run.cpu, model: &run.model, settings: switches.settings(run, 1, *context)? };
     let dense = match dense {
         Some((switches, dense)) => {
-            Some(Runner { cpu: &run.cpu, model: &dense.model, settings: switches.settings(1, *context)? })
+            Some(Runner { cpu: &run.cpu, model: &dense.model, settings: switches.settings(dense, 1, *context)? })
         }
         None => None,
     };

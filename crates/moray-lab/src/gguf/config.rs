@@ -171,6 +171,12 @@ fn check_neutral(pairs: &Pairs<'_>) -> Result<()> {
             _ => {}
         }
     }
+    match pairs.size("split.count")? {
+        Some(got) if got > 1 => {
+            return Err(Error::unsupported(pairs.file.path(), "split.count", "a model in one file", got));
+        }
+        _ => {}
+    }
     match pairs.bool(".attention.causal")? {
         Some(false) => Err(Error::unsupported(pairs.file.path(), "attention", "causal", "bidirectional")),
         _ => Ok(()),

@@ -1,0 +1,65 @@
+//! What the fuzz targets run, shared with the ordinary test that runs their corpus: everything a reader does with bytes
+//! from outside. Returning is passing, whether the bytes were accepted or not.
+
+use std::path::Path;
+
+use crate::checkpoint::{Checkpoint, LayerTensor, Tensor};
+use crate::error::{Error, Result};
+use crate::hf::{parse_config, parse_safetensors};
+use crate::mapped_file::MappedFile;
+
+/// A text with words, digits, spaces, another script and special tokens.
+const TEXT: &str = "Hello,  wörld 42\n 日本 <|im_end|><s>";
+
+/// Opens a GGUF file, builds its tokenizer, encodes and decodes, and converts every weight.
+///
+/// # Errors
+/// The first error of any of these, except that weights may be NaN when nothing else is wrong.
+pub fn gguf(bytes: &[u8]) -> Result<()> {
+    let checkpoint = Checkpoint::open_gguf(MappedFile::from_bytes(Path::new("fuzzed.gguf"), bytes.to_vec()))?;
+    let tokenizer = checkpoint.tokenizer()?;
+    let ids = tokenizer.encode(TEXT, false)?;
+    let text = tokenizer.decode(&ids);
+    assert!(text.len() <= bytes.len() * ids.len() + 3, "a token is part of the file");
+    convert(&checkpoint.embedding()?)?;
+    convert(&checkpoint.final_norm()?)?;
+    for index in 0..checkpoint.config().n_layers {
+        for tensor in LayerTensor::ALL {
+            checkpoint.layer_optional(index, tensor)?.map_or(Ok(()), |tensor| convert(&tensor))?;
+        }
+    }
+    Ok(())
+}
+
+/// Converts a tensor and checks that both ways of looking for NaN agree.
+fn convert(tensor: &Tensor<'_>) -> Result<()> {
+    let (values, check) = (tensor.to_f32(), tensor.check_finite());
+    match (&values, &check) {
+        (Ok(values), Ok(())) => assert_eq!(values.len(), tensor.shape[0] * tensor.shape[1]),
+        (Err(Error::NotFinite { row, .. }), Err(Error::NotFinite { row: checked, .. })) => assert_eq!(row, checked),
+        _ => panic!("{}: {:?} against {check:?}", tensor.name, values.map(|values| values.len())),
+    }
+    check
+}
+
+/// Reads the header of a safetensors file and checks what it promises.
+///
+/// # Errors
+/// As [`parse_safetensors`].
+pub fn safetensors(bytes: &[u8]) -> Result<()> {
+    for (name, tensor) in parse_safetensors(Path::new("fuzzed.safetensors"), bytes)? {
+        let expected = tensor.shape[0] * tensor.dtype.row_bytes(tensor.shape[1]).unwrap_or(0);
+        assert_eq!(bytes[tensor.range].len(), expected, "{name}");
+    }
+    Ok(())
+}
+
+/// Reads a `config.json`.
+///
+/// # Errors
+/// As [`parse_config`].
+pub fn config(bytes: &[u8]) -> Result<()> {
+    let config = parse_config(Path::new("config.json"), bytes)?;
+    assert!(config.n_q_heads % config.n_kv_heads == 0 && config.head_dim % 2 == 0);
+    Ok(())
+}
