@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::kernel::{Finish, Merge, Rows, Segment};
+use super::kernel::{Rows, Segment};
 use super::kv_cache::{KvCache, causal_mask};
 use super::simd::KvElement;
+use super::softmax::{Finish, Merge};
 use super::storage::with_element;
 use super::workspace::{Division, Scratch, Unit, Workspace, cut_scratch, scratch_elems, state_elems};
 use super::{BLOCK, Call, SEGMENT, dispatch, heads};

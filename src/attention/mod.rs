@@ -39,6 +39,7 @@ mod simd_avx2;
 #[cfg(target_arch = "x86_64")]
 mod simd_avx512;
 mod simd_portable;
+mod softmax;
 mod storage;
 mod workspace;
 mod write;

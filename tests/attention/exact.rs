@@ -10,7 +10,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_isa_matches_portable_bit_for_bit(case in any_case(140)) {
+    fn every_isa_matches_portable_bit_for_bit(case in any_case(280)) {
         let portable = Cpu::new(1, Isa::Portable).unwrap();
         let (cache, _) = case.fill(&portable);
         let expected = bits(&case.attend(&portable, &cache));
