@@ -25,6 +25,9 @@ pub struct Cli {
 pub enum Command {
     /// Continue a prompt, and say how fast that was.
     Generate(generate::Arguments),
+    /// Estimate, simulate and explain memory-balanced pipeline parallelism.
+    #[command(subcommand)]
+    Bpipe(crate::bpipe::cli::Command),
 }
 
 /// Runs a command; what it reports goes to `out`.
@@ -34,6 +37,7 @@ pub enum Command {
 pub fn run(cli: Cli, out: &mut dyn Write) -> Result<()> {
     match cli.command {
         Command::Generate(arguments) => generate::run(&arguments, out),
+        Command::Bpipe(command) => Ok(crate::bpipe::cli::run(&command, out)?),
     }
 }
 
