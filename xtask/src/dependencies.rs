@@ -99,7 +99,9 @@ mod tests {
 
     #[test]
     fn expressions_match_their_meaning() {
-        for good in ["MIT", "MIT OR GPL-3.0", "GPL-2.0/Apache-2.0", "(MIT OR Apache-2.0) AND Unicode-3.0", "MIT AND ISC"] {
+        for good in
+            ["MIT", "MIT OR GPL-3.0", "GPL-2.0/Apache-2.0", "(MIT OR Apache-2.0) AND Unicode-3.0", "MIT AND ISC"]
+        {
             assert!(permitted(good), "{good}");
         }
         for bad in ["", "GPL-3.0", "MIT AND GPL-3.0", "(MIT", "MIT)", "MIT OR", "AGPL-3.0-only"] {

@@ -132,7 +132,10 @@ fn gguf_rows_match_half_split_order_for_every_element_type() {
                 // clamping and scale rounding stay below another such step.
                 let far = |i: usize| (got[i] - exact[index * row + i]).powi(2);
                 let distance: f32 = (0..row).map(far).sum();
-                assert!(row == 1 && distance == 0.0 || distance < 6.0 / 20.0, "{dtype} {role:?} row {index}: {distance}");
+                assert!(
+                    row == 1 && distance == 0.0 || distance < 6.0 / 20.0,
+                    "{dtype} {role:?} row {index}: {distance}"
+                );
             }
         }
     }
@@ -141,8 +144,7 @@ fn gguf_rows_match_half_split_order_for_every_element_type() {
 #[test]
 fn gguf_llama3_scaling_matches_its_factors_at_both_ends() {
     let (low_freq_factor, high_freq_factor) = (1.0, 4.0);
-    let llama3 =
-        RopeScaling::Llama3 { factor: 8.0, low_freq_factor, high_freq_factor, original_context: 128 };
+    let llama3 = RopeScaling::Llama3 { factor: 8.0, low_freq_factor, high_freq_factor, original_context: 128 };
     let fixture = Fixture { rope_scaling: llama3.clone(), ..Fixture::default() };
     let RopeScaling::Factors(factors) = open_gguf(&fixture).config().rope_scaling.clone() else {
         panic!("a GGUF file stores llama3 scaling as factors")

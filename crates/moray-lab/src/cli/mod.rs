@@ -1,5 +1,6 @@
 //! The `moray` command: one module for each subcommand, and the switches that they share.
 
+pub mod demo;
 pub mod doctor;
 pub mod eval;
 pub mod generate;
@@ -29,8 +30,13 @@ pub enum Command {
     Generate(generate::Arguments),
     /// Measure perplexity on a text, and the distance from the dense model.
     Eval(eval::Arguments),
+    /// Run one model dense, quantized and sparse, and print one table of text, speed and quality.
+    Demo(demo::Arguments),
     /// Say what this machine has, and what to do about what is missing.
     Doctor(doctor::Arguments),
+    /// Estimate, simulate and explain memory-balanced pipeline parallelism.
+    #[command(subcommand)]
+    Bpipe(crate::bpipe::cli::Command),
 }
 
 /// Runs a command; what it reports goes to `out`.
@@ -41,7 +47,9 @@ pub fn run(cli: Cli, out: &mut dyn Write) -> Result<()> {
     match cli.command {
         Command::Generate(arguments) => generate::run(&arguments, out),
         Command::Eval(arguments) => eval::run(&arguments, out),
+        Command::Demo(arguments) => demo::run(&arguments, out),
         Command::Doctor(arguments) => doctor::run(&arguments, out),
+        Command::Bpipe(command) => Ok(crate::bpipe::cli::run(&command, out)?),
     }
 }
 

@@ -1,0 +1,36 @@
+//! `moray bpipe estimate`.
+
+use super::case::Case;
+use super::inputs::Inputs;
+use super::print_json;
+use crate::bpipe::error::Error;
+use crate::bpipe::estimate::Estimate;
+use crate::bpipe::text;
+use clap::Args;
+use std::io::Write;
+
+/// Options of `moray bpipe estimate`.
+#[derive(Debug, Clone, Args)]
+pub struct EstimateArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub inputs: Inputs,
+    /// Micro-batch size the speed-ups are over [default: the fastest that fits without BPipe, else the smallest]
+    #[arg(long, value_name = "b")]
+    pub baseline: Option<u32>,
+    /// Report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl EstimateArgs {
+    pub(super) fn run(&self, out: &mut dyn Write) -> Result<(), Error> {
+        let case = Case::new(&self.inputs)?;
+        let estimate = Estimate::new(case.replica, &case.measured()?, self.baseline, |b| case.fit(b))?;
+        if self.json {
+            return print_json(out, &estimate);
+        }
+        out.write_all(text::estimate(&estimate).as_bytes())?;
+        Ok(())
+    }
+}

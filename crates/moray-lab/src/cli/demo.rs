@@ -1,0 +1,252 @@
+//! `moray demo`: one model in several ways, side by side.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use super::generate::Report;
+use super::{Device, HeadSwitch, KvSwitch, MlpSwitch, Run, Switches, eval, generate, progress_bar, switches, written};
+use crate::error::Result;
+use crate::eval::{Runner, Scored, Text, evaluate};
+use crate::machine::{processor, read_bandwidth};
+use crate::weights::WeightScheme;
+use moray::attention::KvPolicy;
+use moray::w4a8::Mode;
+
+/// Arguments of `moray demo`.
+#[derive(Debug, Clone, Args)]
+pub struct Arguments {
+    /// A .gguf file or a Hugging Face directory.
+    #[arg(long, short)]
+    pub model: PathBuf,
+    /// Text that perplexity is measured on.
+    #[arg(long)]
+    pub text: PathBuf,
+    /// Tokens of it that are read.
+    #[arg(long, default_value_t = 2048)]
+    pub tokens: usize,
+    /// Tokens of a window; the second half of each is scored.
+    #[arg(long, default_value_t = 512)]
+    pub context: usize,
+    /// Tokens to generate for a row.
+    #[arg(short, default_value_t = 64)]
+    pub n: usize,
+    /// The text to continue.
+    #[arg(long, short, default_value = "The history of the lighthouse begins with")]
+    pub prompt: String,
+    /// Report as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// How the model ran.
+    pub name: &'static str,
+    /// The switches of `moray generate` and `moray eval` that make it so.
+    pub switches: String,
+    /// Perplexity over the second halves of the windows.
+    pub perplexity: f64,
+    /// Its standard error.
+    pub perplexity_se: f64,
+    /// Fraction of the neurons computed in the scored part.
+    pub kept_neurons: Option<f64>,
+    /// Decode speed over that of the first row.
+    pub speed_up: f64,
+    /// Speed and text.
+    pub generated: Report,
+}
+
+/// The table, and where it was made.
+#[derive(Debug, Clone, Serialize)]
+pub struct Demo {
+    /// The processor's name.
+    pub processor: Option<String>,
+    /// Threads.
+    pub threads: usize,
+    /// Instruction set.
+    pub isa: &'static str,
+    /// Gigabytes (10⁹) a second that memory reads.
+    pub read_bandwidth_gb_per_second: f64,
+    /// Tokens of text, and of a window.
+    pub tokens: usize,
+    /// Positions of a window.
+    pub context: usize,
+    /// One for each way to run.
+    pub rows: Vec<Row>,
+}
+
+/// Name, weights, neurons, heads, what is stored for heads that do not run.
+type Way = (&'static str, WeightScheme, MlpSwitch, HeadSwitch, KvPolicy);
+
+const G64: WeightScheme = WeightScheme::Quantized(Mode::PerGroup { group_size: 64, offset: false });
+const HEADS: HeadSwitch = HeadSwitch::Norm { kept: 0.7, refresh: 0 };
+
+const WAYS: [Way; 9] = [
+    ("dense, 16 bits", WeightScheme::Dense, MlpSwitch::Dense, HeadSwitch::All, KvPolicy::WriteAll),
+    ("W4A8, the file's own weights", WeightScheme::AsFile, MlpSwitch::Dense, HeadSwitch::All, KvPolicy::WriteAll),
+    (
+        "W4A8 per channel",
+        WeightScheme::Quantized(Mode::PerChannel),
+        MlpSwitch::Dense,
+        HeadSwitch::All,
+        KvPolicy::WriteAll,
+    ),
+    ("W4A8 groups of 64", G64, MlpSwitch::Dense, HeadSwitch::All, KvPolicy::WriteAll),
+    ("sparse, top-k 0.7", WeightScheme::Dense, MlpSwitch::TopK(0.7), HeadSwitch::All, KvPolicy::WriteAll),
+    ("sparse, CATS 0.7", WeightScheme::Dense, MlpSwitch::Cats(0.7), HeadSwitch::All, KvPolicy::WriteAll),
+    ("sparse, TDA 0.7", WeightScheme::Dense, MlpSwitch::Tda(0.7), HeadSwitch::All, KvPolicy::WriteAll),
+    ("W4A8 + top-k 0.7", WeightScheme::AsFile, MlpSwitch::TopK(0.7), HeadSwitch::All, KvPolicy::WriteAll),
+    ("W4A8 + top-k 0.7 + heads 0.7", WeightScheme::AsFile, MlpSwitch::TopK(0.7), HEADS, KvPolicy::Hole),
+];
+
+/// Runs the command.
+///
+/// # Errors
+/// What is wrong with the model or the text.
+pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
+    let demo = measure(arguments)?;
+    if arguments.json {
+        return written(serde_json::to_writer_pretty(&mut *out, &demo).map_err(Into::into).and_then(|()| writeln!(out)));
+    }
+    written(write_table(&demo, out))
+}
+
+/// Runs every way and measures it.
+///
+/// # Errors
+/// As [`run`].
+pub fn measure(arguments: &Arguments) -> Result<Demo> {
+    let text = eval::read_text(&arguments.text)?;
+    let bar = progress_bar(WAYS.len(), "running");
+    let mut rows: Vec<Row> = Vec::with_capacity(WAYS.len());
+    let (mut tokens, mut machine) = (Vec::new(), None);
+    for way in WAYS {
+        bar.set_message(way.0);
+        let switches = switches_of(arguments, way);
+        let run = switches.load()?;
+        if tokens.is_empty() {
+            tokens = eval::tokens_of(&run, &arguments.text, &text, Some(arguments.tokens))?;
+            machine = Some((run.cpu.threads(), run.cpu.isa().name(), read_bandwidth(&run.cpu) / 1e9));
+        }
+        let first = rows.first().map(|row| row.generated.decode_tokens_per_second);
+        rows.push(row(arguments, way.0, &switches, &run, &tokens, first)?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let (threads, isa, bandwidth) = machine.unwrap_or_default();
+    Ok(Demo {
+        processor: processor(),
+        threads,
+        isa,
+        read_bandwidth_gb_per_second: bandwidth,
+        tokens: tokens.len(),
+        context: arguments.context,
+        rows,
+    })
+}
+
+fn switches_of(arguments: &Arguments, (_, weights, mlp, heads, kv): Way) -> Switches {
+    Switches {
+        model: arguments.model.clone(),
+        weights,
+        mlp,
+        calibration: None,
+        heads,
+        kv: KvSwitch(kv),
+        kv_type: switches::KvType::F16,
+        device: Device::Cpu,
+        threads: None,
+        isa: None,
+    }
+}
+
+fn row(
+    arguments: &Arguments,
+    name: &'static str,
+    switches: &Switches,
+    run: &Run,
+    tokens: &[u32],
+    first: Option<f64>,
+) -> Result<Row> {
+    let generated = generate::generate(run, &generate::Arguments::greedy(switches, arguments), &mut |_| Ok(()))?;
+    let config = run.checkpoint.config();
+    let bos = if config.add_bos { config.bos } else { None };
+    let text = Text { tokens, bos, context: arguments.context, scored: Scored::SecondHalf };
+    text.check(config.context_length)?;
+    let settings = switches.settings(run, 1, arguments.context)?;
+    let runner = Runner { cpu: &run.cpu, model: &run.model, settings };
+    let evaluation = evaluate(&text, config.context_length, &runner, None, &mut |_| ())?;
+    let Switches { weights, mlp, heads, kv, .. } = switches;
+    Ok(Row {
+        name,
+        switches: format!("--weights {weights} --mlp {mlp} --heads {heads} --kv {kv}"),
+        perplexity: evaluation.perplexity,
+        perplexity_se: evaluation.perplexity_se,
+        kept_neurons: evaluation.kept_neurons,
+        speed_up: generated.decode_tokens_per_second / first.unwrap_or(generated.decode_tokens_per_second),
+        generated,
+    })
+}
+
+impl generate::Arguments {
+    /// The demo's prompt, greedy, all tokens.
+    fn greedy(switches: &Switches, demo: &Arguments) -> Self {
+        generate::Arguments {
+            switches: switches.clone(),
+            prompt: demo.prompt.clone(),
+            n: demo.n,
+            temperature: 0.0,
+            top_p: 1.0,
+            min_p: 0.0,
+            seed: 0,
+            ignore_eos: true,
+            json: true,
+        }
+    }
+}
+
+/// Characters of a row's text that are shown.
+const TEXT_CHARACTERS: usize = 44;
+
+fn write_table(demo: &Demo, out: &mut dyn Write) -> std::io::Result<()> {
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(["", "tok/s", "speed-up", "% of bandwidth", "MB a token", "perplexity", "neurons", "text"]);
+    for row in &demo.rows {
+        let text: String = row.generated.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        table.add_row([
+            row.name.to_owned(),
+            format!("{:.1}", row.generated.decode_tokens_per_second),
+            format!("{:.2}×", row.speed_up),
+            format!("{:.0}", row.generated.bandwidth_percent),
+            format!("{:.0}", row.generated.weight_bytes_per_token as f64 / 1e6),
+            format!("{:.1} ± {:.1}", row.perplexity, row.perplexity_se),
+            row.kept_neurons.map_or("all".into(), |kept| format!("{:.0}%", 100.0 * kept)),
+            text.chars().take(TEXT_CHARACTERS).collect(),
+        ]);
+    }
+    for column in 1..7 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    writeln!(out, "{table}\n")?;
+    let processor = demo.processor.as_deref().unwrap_or("unknown processor");
+    writeln!(
+        out,
+        "{processor}, {} threads, {}; memory reads {:.1} GB/s. Speed: greedy decoding, one sequence; bandwidth as if every \
+         weight were read.",
+        demo.threads, demo.isa, demo.read_bandwidth_gb_per_second
+    )?;
+    writeln!(
+        out,
+        "Perplexity: {} tokens in windows of {}, the first half of each as prompt, the second scored. Top-k and CATS select \
+         for every token, the prompt's too; TDA and heads by the prompt, for the scored half.",
+        demo.tokens, demo.context
+    )
+}
