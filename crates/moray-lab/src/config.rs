@@ -115,11 +115,11 @@ impl ModelConfig {
                 return Err(Error::malformed(path, what, "1 to 2^28", got));
             }
         }
-        if self.n_q_heads % self.n_kv_heads != 0 {
+        if !self.n_q_heads.is_multiple_of(self.n_kv_heads) {
             let expected = format!("a divisor of the {} query heads", self.n_q_heads);
             return Err(Error::malformed(path, "key/value head count", expected, self.n_kv_heads));
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return Err(Error::malformed(path, "head size", "an even number", self.head_dim));
         }
         if !(self.rms_eps.is_finite() && self.rms_eps >= 0.0) {

@@ -56,7 +56,7 @@ impl DType {
 
     /// Bytes of a row of `k` elements, or None if `k` is not a whole number of blocks or the size overflows.
     pub const fn row_bytes(self, k: usize) -> Option<usize> {
-        if k % self.block_elems() != 0 {
+        if !k.is_multiple_of(self.block_elems()) {
             return None;
         }
         (k / self.block_elems()).checked_mul(self.block_bytes())

@@ -60,6 +60,6 @@ pub fn safetensors(bytes: &[u8]) -> Result<()> {
 /// As [`parse_config`].
 pub fn config(bytes: &[u8]) -> Result<()> {
     let config = parse_config(Path::new("config.json"), bytes)?;
-    assert!(config.n_q_heads % config.n_kv_heads == 0 && config.head_dim % 2 == 0);
+    assert!(config.n_q_heads.is_multiple_of(config.n_kv_heads) && config.head_dim.is_multiple_of(2));
     Ok(())
 }

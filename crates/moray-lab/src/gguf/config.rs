@@ -187,7 +187,7 @@ fn check_neutral(pairs: &Pairs<'_>) -> Result<()> {
 fn head_dim(pairs: &Pairs<'_>, hidden: usize, n_q_heads: usize) -> Result<usize> {
     let head_dim = match pairs.size(".attention.key_length")? {
         Some(explicit) => explicit,
-        None if n_q_heads > 0 && hidden % n_q_heads == 0 => hidden / n_q_heads,
+        None if n_q_heads > 0 && hidden.is_multiple_of(n_q_heads) => hidden / n_q_heads,
         None => {
             let expected = format!("a divisor of the hidden size {hidden}");
             return Err(Error::malformed(pairs.file.path(), pairs.key(".attention.head_count"), expected, n_q_heads));

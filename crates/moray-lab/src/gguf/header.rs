@@ -141,10 +141,10 @@ fn parse_tensor<'a>(cursor: &mut Cursor<'a>) -> Result<RawTensor<'a>> {
 /// Computes a tensor's bytes and checks that the file has them.
 fn place(path: &Path, raw: RawTensor<'_>, data_start: u64, alignment: u64, file_len: u64) -> Result<TensorInfo> {
     let RawTensor { name, dtype, shape: [n, k], offset } = raw;
-    if offset % alignment != 0 {
+    if !offset.is_multiple_of(alignment) {
         return Err(Error::malformed(path, format!("offset of {name}"), format!("a multiple of {alignment}"), offset));
     }
-    if k % dtype.block_elems() != 0 {
+    if !k.is_multiple_of(dtype.block_elems()) {
         let expected = format!("a multiple of {dtype}'s block of {}", dtype.block_elems());
         return Err(Error::malformed(path, format!("row length of {name}"), expected, k));
     }

@@ -75,7 +75,7 @@ pub fn parse_config(path: &Path, bytes: &[u8]) -> Result<ModelConfig> {
     let n_q_heads = required("num_attention_heads", raw.num_attention_heads)?;
     let head_dim = match raw.head_dim {
         Some(explicit) => explicit,
-        None if n_q_heads > 0 && hidden % n_q_heads == 0 => hidden / n_q_heads,
+        None if n_q_heads > 0 && hidden.is_multiple_of(n_q_heads) => hidden / n_q_heads,
         None => {
             let expected = format!("a divisor of hidden_size {hidden}");
             return Err(Error::malformed(path, "num_attention_heads", expected, n_q_heads));

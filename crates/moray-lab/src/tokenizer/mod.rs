@@ -33,7 +33,7 @@ enum Model {
         tokenizer: Box<tokenizers::Tokenizer>,
         bytes: bool,
     },
-    SentencePiece(SentencePiece),
+    SentencePiece(Box<SentencePiece>),
 }
 
 impl Tokenizer {
@@ -64,7 +64,7 @@ impl Tokenizer {
         let path = vocabulary.path;
         let model = match vocabulary.model {
             "gpt2" => Model::Library { tokenizer: Box::new(byte_level::build(vocabulary)?), bytes: true },
-            "llama" => Model::SentencePiece(SentencePiece::build(vocabulary)?),
+            "llama" => Model::SentencePiece(Box::new(SentencePiece::build(vocabulary)?)),
             other => return Err(Error::unsupported(path, "tokenizer model", "gpt2 or llama", other)),
         };
         Ok(Self { path: path.into(), model, bos: config.bos, vocab: config.vocab })
