@@ -111,7 +111,9 @@ const WAYS: [Way; 9] = [
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
     let demo = measure(arguments)?;
     if arguments.json {
-        return written(serde_json::to_writer_pretty(&mut *out, &demo).map_err(Into::into).and_then(|()| writeln!(out)));
+        return written(
+            serde_json::to_writer_pretty(&mut *out, &demo).map_err(Into::into).and_then(|()| writeln!(out)),
+        );
     }
     written(write_table(&demo, out))
 }

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::time::Instant;
 
 use clap::Args;
-use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Session};
 use moray::Cpu;
+use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Session};
 use serde::Serialize;
 
 use super::{Run, Switches, written};
@@ -88,7 +88,9 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
     };
     let report = generate(&run, arguments, &mut stream)?;
     if json {
-        return written(serde_json::to_writer_pretty(&mut *out, &report).map_err(Into::into).and_then(|()| writeln!(out)));
+        return written(
+            serde_json::to_writer_pretty(&mut *out, &report).map_err(Into::into).and_then(|()| writeln!(out)),
+        );
     }
     written(write_report(&report, out))
 }
