@@ -7,7 +7,6 @@ use super::mlp::{Mlp, MlpBuffers};
 use super::mlp_policy::MlpPolicyState;
 use super::norm::rms_norm;
 use super::settings::Settings;
-use super::work::Work;
 use crate::attention::{
     Call, HeadNormState, Heads, InputCache, KvCache, KvPolicy, KvRow, KvShape, Limits, Rope, Span, Workspace, attend,
     write_kv, write_row,
@@ -27,6 +26,8 @@ pub struct CpuState {
     missing: Vec<KvRow>,
     rope: Rope,
     heads: Option<HeadNormState>,
+    /// Heads that ran for tokens under the policy's choice, and heads that there were.
+    heads_run: (u64, u64),
     /// \[spans, ⌈n_q_heads/32⌉\].
     head_words: Vec<u32>,
     /// Rows of the joint projection that a call needs.
@@ -35,7 +36,6 @@ pub struct CpuState {
     mlp: MlpBuffers,
     mlp_policy: MlpPolicyState,
     int8: Activations,
-    work: Work,
     /// Tokens of the current call.
     m: usize,
     /// \[M, d\]: the residual stream, and where its next value is written.
@@ -59,9 +59,9 @@ impl CpuState {
         self.cache.memory_bytes()
     }
 
-    /// What the session has computed so far.
-    pub fn work(&self) -> Work {
-        self.work
+    /// The mean fraction of query heads that ran for tokens under the policy's choice; None if there was no such token.
+    pub fn kept_heads_fraction(&self) -> Option<f64> {
+        (self.heads_run.1 > 0).then(|| self.heads_run.0 as f64 / self.heads_run.1 as f64)
     }
 
     /// The policy's selections and statistics.
@@ -104,13 +104,13 @@ impl CpuState {
             inputs,
             rope: Rope::new(shape.head_dim, config.rope_theta, &config.rope_scaling, context)?,
             heads,
+            heads_run: (0, 0),
             head_words: vec![0; slots * shape.n_q_heads.div_ceil(32)],
             rows: Vec::with_capacity(shape.n_q_heads + 2 * shape.n_kv_heads),
             attention: Workspace::new(cpu, shape, limits)?,
             mlp: MlpBuffers::new(&layers[0].mlp, max_tokens)?,
             mlp_policy: MlpPolicyState::new(config, settings)?,
             int8: Activations::with_capacity(max_tokens, d.max(shape.q_elems())),
-            work: Work::default(),
             m: 0,
             x: rows(d),
             next: rows(d),
@@ -134,6 +134,14 @@ impl CpuState {
         let Some(heads) = &self.heads else { return Ok(false) };
         let words = self.config.attention.n_q_heads.div_ceil(32);
         heads.mask(index, spans, &mut self.head_words[..spans.len() * words])?;
+        let n_q_heads = self.config.attention.n_q_heads;
+        for (span, words) in spans.iter().zip(self.head_words.chunks_exact(words)) {
+            if !heads.runs_all(span.slot) {
+                let run = (0..n_q_heads).filter(|head| words[head / 32] >> (head % 32) & 1 == 1).count();
+                self.heads_run.0 += (span.len * run) as u64;
+                self.heads_run.1 += (span.len * n_q_heads) as u64;
+            }
+        }
         Ok(true)
     }
 
@@ -145,10 +153,6 @@ impl CpuState {
         let call = Call { shape, layer: index, spans, heads };
         let head = |first: usize, h: usize| first + h * shape.head_dim..first + (h + 1) * shape.head_dim;
         let runs = |h: usize| (0..spans.len()).any(|span| heads.contains(&shape, span, h));
-        for (span, s) in spans.iter().enumerate() {
-            let run = (0..shape.n_q_heads).filter(|&h| heads.contains(&shape, span, h)).count();
-            self.work.count_heads(s.len, shape.n_q_heads, run);
-        }
         self.rows.clear();
         self.rows.extend((0..shape.n_q_heads).filter(|&h| runs(h)).map(|h| head(0, h)));
         for first in [shape.q_elems(), shape.q_elems() + shape.kv_elems()] {
@@ -267,7 +271,6 @@ impl Backend for Cpu {
         let (normed, x, next) = (&state.normed[..used], &state.x[..used], &mut state.next[..used]);
         let selection = state.mlp_policy.selection(index, spans)?;
         state.mlp.forward(self, &layer.mlp, state.config.activation, normed, &selection, x, next)?;
-        state.work.count_mlp(state.m, state.config.d_ff, &selection, state.mlp.sparse.as_ref());
         if let Some(workspace) = &state.mlp.sparse {
             state.mlp_policy.observe(index, spans, workspace)?;
         }

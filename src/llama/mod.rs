@@ -20,7 +20,6 @@ mod mlp_policy;
 mod norm;
 mod sampler;
 mod settings;
-mod work;
 
 pub use backend::{Backend, Layer};
 pub use config::Config;
@@ -33,4 +32,3 @@ pub use mlp_policy::{MlpPolicy, MlpPolicyState, PromptRule};
 pub use norm::rms_norm;
 pub use sampler::{Sampler, Sampling};
 pub use settings::Settings;
-pub use work::Work;

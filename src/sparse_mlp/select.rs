@@ -157,18 +157,6 @@ impl<'a> TokenMasks<'a> {
         self.n
     }
 
-    /// (token, index) pairs that are set.
-    pub fn count(&self) -> usize {
-        self.words.iter().map(|word| word.count_ones() as usize).sum()
-    }
-
-    /// (token, index) pairs that are set, of indices in `list`.
-    pub fn count_in(&self, list: &IndexList<'_>) -> usize {
-        let set = |mask: &[u64], j: u32| mask[j as usize / 64] >> (j % 64) & 1 == 1;
-        let of_token = |t| list.indices().iter().filter(|&&j| set(self.token(t), j)).count();
-        (0..self.tokens).map(of_token).sum()
-    }
-
     /// The indices that any token keeps, for [`Selection::Union`].
     pub fn union(&self) -> NeuronList {
         let mut indices = Vec::new();

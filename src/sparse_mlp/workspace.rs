@@ -140,12 +140,6 @@ impl Workspace {
         self.tokens
     }
 
-    /// (token, neuron) pairs of the last call that a score on the gate or the product kept.
-    pub(crate) fn neurons_scored_in(&self) -> usize {
-        let words = self.tokens * self.shape.d_ff.div_ceil(64);
-        self.masks[..words].iter().map(|word| word.count_ones() as usize).sum()
-    }
-
     /// The neurons that any token of the last call kept, strictly increasing: the rows of down that were read.
     pub fn kept(&self) -> &[u32] {
         &self.kept

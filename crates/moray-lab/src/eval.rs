@@ -14,7 +14,7 @@
 //! The dense model is scored at the very same positions.
 
 use moray::Cpu;
-use moray::llama::{LogitRows, Model, Sequence, Session, Settings, Work};
+use moray::llama::{LogitRows, Model, Sequence, Session, Settings};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -76,7 +76,8 @@ impl<'a> Text<'a> {
     pub fn windows(&self) -> impl Iterator<Item = Vec<u32>> + use<'a> {
         let bos = self.bos;
         let width = self.context.saturating_sub(usize::from(bos.is_some())).max(1);
-        let windows = self.tokens.chunks(width).map(move |tokens| bos.into_iter().chain(tokens.iter().copied()).collect());
+        let windows =
+            self.tokens.chunks(width).map(move |tokens| bos.into_iter().chain(tokens.iter().copied()).collect());
         windows.filter(|window: &Vec<u32>| window.len() >= 2)
     }
 
@@ -96,7 +97,9 @@ impl<'a> Text<'a> {
             return Err(Error::Kernel(moray::Error::Unsupported { what: "context", expected, got }));
         }
         match self.scored_tokens() {
-            0 => Err(moray::Error::Shape { what: "text", expected: "at least 2 tokens", got: self.tokens.len() }.into()),
+            0 => {
+                Err(moray::Error::Shape { what: "text", expected: "at least 2 tokens", got: self.tokens.len() }.into())
+            }
             _ => Ok(()),
         }
     }
@@ -119,9 +122,9 @@ pub struct Evaluation {
     pub windows: usize,
     /// Which tokens were scored.
     pub scored: Scored,
-    /// Fraction of the neurons that the scored part computed, measured.
+    /// Mean fraction of the neurons that tokens under the policy's selection computed, measured; none without a policy.
     pub kept_neurons: Option<f64>,
-    /// Fraction of the query heads that the scored part ran, measured.
+    /// Mean fraction of the query heads that ran for tokens under the policy's choice, measured; none without a policy.
     pub kept_heads: Option<f64>,
     /// The dense model at the same positions, and the distance from it; none if the run is the dense model.
     pub dense: Option<AgainstDense>,
@@ -160,6 +163,7 @@ pub fn evaluate(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
     text.check(limit)?;
+    let cpu = run.cpu;
     let mut run = Reader::new(run, text, text.scored)?;
     let mut dense = dense.map(|dense| Reader::new(dense, text, Scored::EveryToken)).transpose()?;
     let mut tally = Tally::default();
@@ -169,20 +173,20 @@ pub fn evaluate(
         if let Some(dense) = &mut dense {
             dense.begin(&window[..first])?;
         }
-        let before = run.session.state().work();
         // the logits at position i − 1 are those of token i
         for start in (first..window.len()).step_by(CHUNK_ROWS) {
             let targets = &window[start..(start + CHUNK_ROWS).min(window.len())];
             let inputs = &window[start - 1..start - 1 + targets.len()];
             let rows = run.rows(inputs)?;
             let reference = dense.as_mut().map(|dense| dense.rows(inputs)).transpose()?;
-            tally.add(run.runner.cpu, rows, reference, targets)?;
+            tally.add(cpu, rows, reference, targets)?;
             progress(tally.nll.count());
         }
-        tally.work = tally.work.plus(run.session.state().work().since(before));
         tally.windows += 1;
     }
-    Ok(tally.evaluation(text.scored, dense.is_some()))
+    let (neurons, heads) =
+        (run.session.state().mlp_policy().kept_fraction(), run.session.state().kept_heads_fraction());
+    Ok(Evaluation { kept_neurons: neurons, kept_heads: heads, ..tally.evaluation(text.scored, dense.is_some()) })
 }
 
 /// A model that reads a window.
@@ -258,7 +262,6 @@ struct Tally {
     kl: Mean,
     agreed: usize,
     windows: usize,
-    work: Work,
 }
 
 impl Tally {
@@ -317,8 +320,8 @@ impl Tally {
             scored_tokens: self.nll.count(),
             windows: self.windows,
             scored,
-            kept_neurons: self.work.kept_neurons(),
-            kept_heads: self.work.kept_heads(),
+            kept_neurons: None,
+            kept_heads: None,
             dense: has_dense.then(against_dense),
         }
     }
@@ -335,7 +338,8 @@ struct Distribution<'a> {
 
 impl<'a> Distribution<'a> {
     fn new(logits: &'a [f32]) -> Self {
-        let largest = logits.iter().enumerate().fold(0, |best, (i, &logit)| if logit > logits[best] { i } else { best });
+        let largest =
+            logits.iter().enumerate().fold(0, |best, (i, &logit)| if logit > logits[best] { i } else { best });
         let top = logits[largest];
         // terms in f32, each below 1; the sum in f64
         let sum: f64 = logits.iter().map(|&logit| f64::from((logit - top).exp())).sum();
@@ -355,6 +359,3 @@ impl<'a> Distribution<'a> {
         self.logits.iter().zip(other.logits).map(term).sum::<f64>() - self.ln_sum + other.ln_sum
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -72,7 +72,9 @@ const STANDARD_ERROR: &str = "se(perplexity) = perplexity * se(nll), nll the mea
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
     let report = report(arguments)?;
     if arguments.json {
-        return written(serde_json::to_writer_pretty(&mut *out, &report).map_err(Into::into).and_then(|()| writeln!(out)));
+        return written(
+            serde_json::to_writer_pretty(&mut *out, &report).map_err(Into::into).and_then(|()| writeln!(out)),
+        );
     }
     written(write_report(&report, out))
 }
@@ -102,10 +104,10 @@ pub fn score(arguments: &Arguments, tokens: &[u32], run: &Run, dense: Option<&(S
     let text = Text { tokens, bos, context: *context, scored };
     // before any session is made for it
     text.check(config.context_length)?;
-    let runner = Runner { cpu: &run.cpu, model: &run.model, settings: switches.settings(1, *context)? };
+    let runner = Runner { cpu: &run.cpu, model: &run.model, settings: switches.settings(run, 1, *context)? };
     let dense = match dense {
         Some((switches, dense)) => {
-            Some(Runner { cpu: &run.cpu, model: &dense.model, settings: switches.settings(1, *context)? })
+            Some(Runner { cpu: &run.cpu, model: &dense.model, settings: switches.settings(dense, 1, *context)? })
         }
         None => None,
     };
@@ -164,7 +166,8 @@ pub fn read_text(path: &Path) -> Result<String> {
 
 /// The switches of the dense model; none if these are.
 pub fn dense_switches(switches: &Switches) -> Option<Switches> {
-    let dense = Switches { weights: WeightScheme::Dense, mlp: MlpSwitch::Dense, heads: HeadSwitch::All, ..switches.clone() };
+    let dense =
+        Switches { weights: WeightScheme::Dense, mlp: MlpSwitch::Dense, heads: HeadSwitch::All, ..switches.clone() };
     let same = (switches.weights, switches.mlp, switches.heads) == (dense.weights, dense.mlp, dense.heads);
     (!same).then_some(dense)
 }
@@ -188,7 +191,11 @@ fn sparse_tokens(switches: &Switches) -> &'static str {
 
 fn write_report(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
     let Evaluation { perplexity, perplexity_se, nll, nll_se, scored_tokens, windows, .. } = report.evaluation;
-    writeln!(out, "perplexity {perplexity:.3} ± {perplexity_se:.3} (nll {nll:.4} ± {nll_se:.4} nats; {})", report.standard_error)?;
+    writeln!(
+        out,
+        "perplexity {perplexity:.3} ± {perplexity_se:.3} (nll {nll:.4} ± {nll_se:.4} nats; {})",
+        report.standard_error
+    )?;
     writeln!(
         out,
         "scored {scored_tokens} tokens in {windows} windows of {} in {:.1} s",
@@ -207,6 +214,11 @@ fn write_report(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
         out,
         "dense at the same positions: perplexity {:.3} ± {:.3}; KL(dense || run) {:.4} ± {:.4} nats; same top token \
          {:.1}% ± {:.1}%",
-        dense.perplexity, dense.perplexity_se, dense.kl, dense.kl_se, dense.agreement_percent, dense.agreement_percent_se
+        dense.perplexity,
+        dense.perplexity_se,
+        dense.kl,
+        dense.kl_se,
+        dense.agreement_percent,
+        dense.agreement_percent_se
     )
 }
