@@ -121,9 +121,12 @@ pub fn any_case(longest_start: usize) -> impl Strategy<Value = Case> {
         })
 }
 
+/// A key and a value, or a hole.
+pub type StoredRow = Option<(Vec<f32>, Vec<f32>)>;
+
 /// What a test believes the cache to hold: [slot][position][kv_head], the elements as stored.
 pub struct Model {
-    pub rows: Vec<Vec<Vec<Option<(Vec<f32>, Vec<f32>)>>>>,
+    pub rows: Vec<Vec<Vec<StoredRow>>>,
 }
 
 impl Case {
