@@ -1,1 +1,3 @@
 //! A CUDA driver that runs PTX on the CPU.
+
+pub mod machine;
