@@ -180,10 +180,12 @@ fn fault_code(fault: &Fault) -> Code {
 impl Launch {
     fn run(&self, driver: &Driver) -> Result<()> {
         let function = &self.kernel.function;
-        let run = || machine::launch(&driver.memory, function, &self.config, &self.params, &driver.options);
+        let run = || {
+            machine::launch(&driver.memory, function, &self.config, &self.params, &driver.options)
+                .map_err(|fault| fault_code(&fault).because(fault))
+        };
         let report = match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(Ok(report)) => report,
-            Ok(Err(fault)) => return Err(fault_code(&fault).because(fault)),
+            Ok(result) => result?,
             Err(_) => {
                 let message = format!("internal error while kernel {} ran", function.name);
                 return Err(Code::LAUNCH_FAILED.because(message));

@@ -3,6 +3,8 @@
 //! A process of its own, because the library path is read at its start, a faulting kernel ends its context for good, and
 //! what the driver says on stderr is part of what is tested.
 
+#![allow(dead_code, reason = "not every test file uses all of it")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -56,13 +58,11 @@ pub fn under_simcuda(test: &str, settings: &[(&str, &str)], body: impl FnOnce())
 }
 
 /// The lines that the driver wrote on stderr.
-#[allow(dead_code, reason = "not every test file looks at them")]
 pub fn driver_lines(stderr: &str) -> Vec<&str> {
     stderr.lines().filter(|line| line.starts_with("simcuda:")).collect()
 }
 
 /// Reads one of the committed kernels.
-#[allow(dead_code, reason = "not every test file runs kernels")]
 pub fn kernel_ptx(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(name).with_extension("ptx");
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
