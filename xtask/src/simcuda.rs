@@ -24,8 +24,7 @@ pub fn library_folder() -> io::Result<PathBuf> {
 }
 
 fn target_folder() -> PathBuf {
-    let workspace = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from)
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from)
 }
 
 /// Returns `command` with the simulated driver on its library path.
@@ -43,7 +42,7 @@ pub fn with_library(mut command: Command) -> io::Result<Command> {
 ///
 /// # Errors
 /// Returns an error for an unknown task and for a command that fails.
-pub fn task(arguments: &[String]) -> io::Result<()> {
+pub fn run(arguments: &[String]) -> crate::TaskResult {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut command = match words[..] {
         ["path"] => {
@@ -61,8 +60,8 @@ pub fn task(arguments: &[String]) -> io::Result<()> {
             command.env("SIMCUDA_REGENERATE", "1");
             command
         }
-        _ => return Err(io::Error::other(format!("expected path, run <command> or kernels, got {words:?}"))),
+        _ => return Err(format!("expected path, run <command> or kernels, got {words:?}").into()),
     };
     let status = command.status()?;
-    if status.success() { Ok(()) } else { Err(io::Error::other(format!("{command:?}: {status}"))) }
+    if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}").into()) }
 }
