@@ -333,3 +333,32 @@ fn calls_before_init_match_not_initialized() {
         assert!(!error.error_string().expect("a description").is_empty());
     });
 }
+
+#[test]
+fn threads_with_their_own_streams_match_one_thread() {
+    let test = "threads_with_their_own_streams_match_one_thread";
+    for order in ["lazy", "seed:9"] {
+        under_simcuda(test, &[("SIMCUDA_ORDER", order)], || {
+            let (context, _) = open();
+            std::thread::scope(|scope| {
+                for thread in 0..4u32 {
+                    let context = &context;
+                    scope.spawn(move || {
+                        let stream = context.new_stream().expect("a stream");
+                        for round in 0..50u32 {
+                            let data: Vec<u32> = (0..64).map(|i| i * thread + round).collect();
+                            let first = stream.clone_htod(&data).expect("up");
+                            let mut second = stream.alloc_zeros::<u32>(64).expect("memory");
+                            stream.memcpy_dtod(&first, &mut second).expect("across");
+                            assert_eq!(stream.clone_dtoh(&second).expect("down"), data);
+                        }
+                    });
+                }
+            });
+            context.check_err().expect("no error in any drop");
+            let (free, total) = context.mem_get_info().expect("info");
+            context.synchronize().expect("all frees have run");
+            assert!(free <= total && context.mem_get_info().expect("info").0 == total);
+        });
+    }
+}

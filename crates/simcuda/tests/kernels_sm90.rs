@@ -115,6 +115,29 @@ fn cluster_shapes_match_the_limits_of_the_device() {
         assert_eq!(try_launch(16, 16), Code::CUDA_ERROR_INVALID_CLUSTER_SIZE);
         assert_eq!(try_launch(16, 0), Code::CUDA_ERROR_INVALID_CLUSTER_SIZE);
         assert_eq!(try_launch(6, 4), Code::CUDA_ERROR_INVALID_VALUE);
+        let mut attributes = [cluster(4)];
+        let config = sys::CUlaunchConfig {
+            gridDimX: 16,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: 1024,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: std::ptr::null_mut(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: 1,
+        };
+        let (mut largest, mut active) = (0, 0);
+        // SAFETY: the configuration and its attribute live, and both results are integers.
+        unsafe {
+            sys::cuOccupancyMaxPotentialClusterSize(&mut largest, function.cu_function(), &config)
+                .result()
+                .expect("a size");
+            sys::cuOccupancyMaxActiveClusters(&mut active, function.cu_function(), &config).result().expect("a count");
+        }
+        // The kernel is compiled for 128 threads, so not one block of 1024 fits.
+        assert_eq!((largest, active), (8, 0));
         let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
         function.set_attribute(attribute, 1).expect("allowed");
         assert_eq!(try_launch(16, 16), Code::CUDA_SUCCESS);

@@ -264,6 +264,10 @@ api! {
         fill_now(fill(dst, pitch, value.into(), 1, width, height)?)
     }
 
+    fn cuMemsetD2D16_v2(dst: u64, pitch: usize, value: u16, width: usize, height: usize) {
+        fill_now(fill(dst, pitch, value.into(), 2, width, height)?)
+    }
+
     fn cuMemsetD2D32_v2(dst: u64, pitch: usize, value: u32, width: usize, height: usize) {
         fill_now(fill(dst, pitch, value, 4, width, height)?)
     }
@@ -282,6 +286,10 @@ api! {
 
     fn cuMemsetD2D8Async(dst: u64, pitch: usize, value: u8, width: usize, height: usize, stream: usize) {
         fill_in_stream(fill(dst, pitch, value.into(), 1, width, height)?, stream)
+    }
+
+    fn cuMemsetD2D16Async(dst: u64, pitch: usize, value: u16, width: usize, height: usize, stream: usize) {
+        fill_in_stream(fill(dst, pitch, value.into(), 2, width, height)?, stream)
     }
 
     fn cuMemsetD2D32Async(dst: u64, pitch: usize, value: u32, width: usize, height: usize, stream: usize) {

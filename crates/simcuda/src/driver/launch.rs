@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::abi::{Bytes, In, api};
+use super::abi::{Bytes, In, Out, api};
 use super::attributes::{Limits, limits};
 use super::codes::{Code, Error, Result};
 use super::event;
@@ -127,6 +127,15 @@ fn check_shape(driver: &Driver, limits: &Limits, kernel: &Kernel, config: &Launc
     Ok(())
 }
 
+/// Tells how many blocks a cluster of this kernel may have; 0 without clusters.
+fn most_cluster_blocks(limits: &Limits, kernel: &Kernel) -> u32 {
+    match kernel.non_portable_cluster.load(Relaxed) {
+        0 => limits.portable_cluster_blocks,
+        _ if limits.portable_cluster_blocks > 0 => LARGEST_CLUSTER_BLOCKS,
+        _ => 0,
+    }
+}
+
 /// Settles the cluster shape between the launch and the kernel, and checks it.
 fn cluster_shape(limits: &Limits, kernel: &Kernel, given: Option<[u32; 3]>, grid: [u32; 3]) -> Result<[u32; 3]> {
     let set: [u32; 3] = std::array::from_fn(|i| kernel.cluster[i].load(Relaxed).max(0) as u32);
@@ -139,11 +148,7 @@ fn cluster_shape(limits: &Limits, kernel: &Kernel, given: Option<[u32; 3]>, grid
         (Some(shape), _) | (None, Some(shape)) => shape,
     };
     let blocks: u32 = shape.iter().fold(1, |product, &n| product.saturating_mul(n));
-    let most = match kernel.non_portable_cluster.load(Relaxed) {
-        0 => limits.portable_cluster_blocks,
-        _ if limits.portable_cluster_blocks > 0 => LARGEST_CLUSTER_BLOCKS,
-        _ => 0,
-    };
+    let most = most_cluster_blocks(limits, kernel);
     if blocks > 1 && limits.portable_cluster_blocks == 0 {
         return Err(Code::NOT_SUPPORTED.because(format!("clusters of {blocks} blocks need compute capability 9.0")));
     }
@@ -205,7 +210,8 @@ impl Attribute {
     }
 }
 
-fn launch_extended(config: &ExtendedConfig, function: usize, params: &In<Bytes>, extra: &In<Bytes>) -> Result<()> {
+/// Reads the attributes of an extended launch: what they ask for, and events to record behind it.
+fn read_attributes(config: &ExtendedConfig) -> Result<(Request, Vec<usize>)> {
     let mut request = Request {
         grid: config.grid,
         block: config.block,
@@ -228,8 +234,27 @@ fn launch_extended(config: &ExtendedConfig, function: usize, params: &In<Bytes>,
             other => return Err(Code::NOT_SUPPORTED.because(format!("launch attribute {other}"))),
         }
     }
+    Ok((request, events))
+}
+
+fn launch_extended(config: &ExtendedConfig, function: usize, params: &In<Bytes>, extra: &In<Bytes>) -> Result<()> {
+    let (request, events) = read_attributes(config)?;
     submit(function, &request, config.stream, params, extra)?;
     events.into_iter().try_for_each(|event| event::record(event, config.stream))
+}
+
+/// Counts the clusters of a launch that are resident together.
+fn active_clusters(config: &ExtendedConfig, function: usize) -> Result<u32> {
+    let (driver, kernel) = function::find(function)?;
+    let (request, _) = read_attributes(config)?;
+    let limits = limits(driver.options.arch);
+    let cluster = cluster_shape(&limits, &kernel, request.cluster, request.grid)?;
+    let threads = request.block.iter().fold(1u32, |product, &n| product.saturating_mul(n));
+    if threads == 0 {
+        return Err(refused(Code::INVALID_VALUE, &kernel, "block", "at least one thread", request.block));
+    }
+    let blocks = max_active_blocks(driver, &kernel, threads, request.dynamic_shared_bytes as usize);
+    Ok(blocks * driver.options.sm_count / cluster.iter().product::<u32>())
 }
 
 api! {
@@ -249,6 +274,19 @@ api! {
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
         let request = Request { grid, block, cluster: None, dynamic_shared_bytes, cooperative: true };
         submit(function, &request, stream, &params, &In::null())
+    }
+
+    fn cuOccupancyMaxPotentialClusterSize(out: Out<i32>, function: usize, config: In<ExtendedConfig>) {
+        let (driver, kernel) = function::find(function)?;
+        config.get()?;
+        match most_cluster_blocks(&limits(driver.options.arch), &kernel) {
+            0 => Err(Code::NOT_SUPPORTED.because("clusters need compute capability 9.0")),
+            blocks => out.set(blocks as i32),
+        }
+    }
+
+    fn cuOccupancyMaxActiveClusters(out: Out<i32>, function: usize, config: In<ExtendedConfig>) {
+        out.set(active_clusters(&config.get()?, function)? as i32)
     }
 
     fn cuLaunchKernelEx(config: In<ExtendedConfig>, function: usize, params: In<Bytes>, extra: In<Bytes>) {

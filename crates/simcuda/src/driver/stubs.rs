@@ -274,8 +274,6 @@ stubs! {
     cuMemcpyHtoA_v2
     cuMemcpyPeer
     cuMemcpyWithAttributesAsync
-    cuMemsetD2D16Async
-    cuMemsetD2D16_v2
     cuMipmappedArrayCreate
     cuMipmappedArrayDestroy
     cuMipmappedArrayGetLevel
@@ -293,8 +291,6 @@ stubs! {
     cuMulticastCreate
     cuMulticastGetGranularity
     cuMulticastUnbind
-    cuOccupancyMaxActiveClusters
-    cuOccupancyMaxPotentialClusterSize
     cuParamSetSize
     cuParamSetTexRef
     cuParamSetf
