@@ -1,14 +1,14 @@
 //! Kernel launches: arguments, limits, attributes.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use super::abi::{Bytes, In, Out, api};
 use super::attributes::{Limits, limits};
-use super::codes::{Code, Error, Result};
+use super::cluster::{cluster_shape, most_cluster_blocks};
+use super::codes::{Code, Result};
 use super::event;
 use super::function::{self, max_threads};
-use super::module::Kernel;
+use super::module::{Kernel, refused};
 use super::occupancy::max_active_blocks;
 use super::state::Driver;
 use super::stream;
@@ -19,9 +19,6 @@ use crate::machine::LaunchConfig;
 const EXTRA_END: usize = 0;
 const EXTRA_POINTER: usize = 1;
 const EXTRA_SIZE: usize = 2;
-
-/// Most blocks of a cluster where more than the portable number is allowed.
-const LARGEST_CLUSTER_BLOCKS: u32 = 16;
 
 /// Reads the arguments, given one pointer each.
 fn read_params(kernel: &Kernel, params: &In<Bytes>) -> Result<Vec<u8>> {
@@ -81,16 +78,6 @@ fn arguments(kernel: &Kernel, params: &In<Bytes>, extra: &In<Bytes>) -> Result<V
     read_params(kernel, params)
 }
 
-fn refused(
-    code: Code,
-    kernel: &Kernel,
-    what: &str,
-    expected: impl std::fmt::Display,
-    got: impl std::fmt::Debug,
-) -> Error {
-    code.because(format!("{what} of {}: expected {expected}, got {got:?}", kernel.function.name))
-}
-
 fn check_shape(driver: &Driver, limits: &Limits, kernel: &Kernel, config: &LaunchConfig) -> Result<()> {
     let fits = |given: [u32; 3], most: [u32; 3]| given.iter().zip(most).all(|(&n, most)| (1..=most).contains(&n));
     if !fits(config.grid, limits.grid) {
@@ -125,40 +112,6 @@ fn check_shape(driver: &Driver, limits: &Limits, kernel: &Kernel, config: &Launc
         }
     }
     Ok(())
-}
-
-/// Tells how many blocks a cluster of this kernel may have; 0 without clusters.
-fn most_cluster_blocks(limits: &Limits, kernel: &Kernel) -> u32 {
-    match kernel.non_portable_cluster.load(Relaxed) {
-        0 => limits.portable_cluster_blocks,
-        _ if limits.portable_cluster_blocks > 0 => LARGEST_CLUSTER_BLOCKS,
-        _ => 0,
-    }
-}
-
-/// Settles the cluster shape between the launch and the kernel, and checks it.
-fn cluster_shape(limits: &Limits, kernel: &Kernel, given: Option<[u32; 3]>, grid: [u32; 3]) -> Result<[u32; 3]> {
-    let set: [u32; 3] = std::array::from_fn(|i| kernel.cluster[i].load(Relaxed).max(0) as u32);
-    let demanded = (set[0] != 0).then(|| set.map(|extent| extent.max(1)));
-    let shape = match (given, demanded) {
-        (None, None) => return Ok([1; 3]),
-        (Some(given), Some(demanded)) if given != demanded => {
-            return Err(refused(Code::INVALID_CLUSTER_SIZE, kernel, "cluster", format!("{demanded:?}"), given));
-        }
-        (Some(shape), _) | (None, Some(shape)) => shape,
-    };
-    let blocks: u32 = shape.iter().fold(1, |product, &n| product.saturating_mul(n));
-    let most = most_cluster_blocks(limits, kernel);
-    if blocks > 1 && limits.portable_cluster_blocks == 0 {
-        return Err(Code::NOT_SUPPORTED.because(format!("clusters of {blocks} blocks need compute capability 9.0")));
-    }
-    if blocks == 0 || blocks > most.max(1) {
-        return Err(refused(Code::INVALID_CLUSTER_SIZE, kernel, "cluster", format!("1 to {most} blocks"), shape));
-    }
-    if (0..3).any(|i| !grid[i].is_multiple_of(shape[i])) {
-        return Err(refused(Code::INVALID_VALUE, kernel, "grid", format!("a multiple of cluster {shape:?}"), grid));
-    }
-    Ok(shape)
 }
 
 /// A launch as asked for.

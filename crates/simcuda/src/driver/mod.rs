@@ -7,6 +7,7 @@
 mod abi;
 mod attributes;
 mod capture;
+mod cluster;
 mod codes;
 mod context;
 mod copy;

@@ -66,6 +66,17 @@ impl Kernel {
     }
 }
 
+/// Makes the error of a kernel that was asked for what it cannot do.
+pub(super) fn refused(
+    code: Code,
+    kernel: &Kernel,
+    what: &str,
+    expected: impl std::fmt::Display,
+    got: impl std::fmt::Debug,
+) -> Error {
+    code.because(format!("{what} of {}: expected {expected}, got {got:?}", kernel.function.name))
+}
+
 /// Returns the operands of the first `directive` at the start of a line.
 fn directive<'a>(ptx: &'a str, directive: &str) -> Option<&'a str> {
     ptx.lines().find_map(|line| line.trim_start().strip_prefix(directive)).map(str::trim)
