@@ -252,6 +252,36 @@ fn event_times_match_the_order_of_records() {
     });
 }
 
+#[test]
+fn query_never_waits_and_polling_gets_on() {
+    under_simcuda("query_never_waits_and_polling_gets_on", &[], || {
+        let (_context, stream) = open();
+        let (release, gate) = std::sync::mpsc::channel::<()>();
+        let gate = Box::into_raw(Box::new(gate));
+        // SAFETY: the function takes the receiver back out of its box.
+        unsafe { result::stream::launch_host_function(stream.cu_stream(), wait_at_gate, gate.cast()) }
+            .expect("submitted");
+        let event = stream.record_event(None).expect("an event");
+        assert_eq!(event.try_is_complete(), Ok(false));
+        // SAFETY: the stream lives.
+        let query = || unsafe { sys::cuStreamQuery(stream.cu_stream()) };
+        assert_eq!(query(), Code::CUDA_ERROR_NOT_READY);
+        release.send(()).expect("the gate is still there");
+        while event.try_is_complete() == Ok(false) {
+            std::thread::yield_now();
+        }
+        assert_eq!(event.try_is_complete(), Ok(true));
+        assert_eq!(query(), Code::CUDA_SUCCESS);
+    });
+}
+
+unsafe extern "C" fn wait_at_gate(gate: *mut std::ffi::c_void) {
+    // SAFETY: the test passes a boxed receiver and gives it up.
+    let gate = unsafe { Box::from_raw(gate.cast::<std::sync::mpsc::Receiver<()>>()) };
+    // The test sends before it ends; if it fails first, the sender is gone and this returns too.
+    let _ = gate.recv();
+}
+
 unsafe extern "C" fn sleep_20_ms(_: *mut std::ffi::c_void) {
     std::thread::sleep(std::time::Duration::from_millis(20));
 }

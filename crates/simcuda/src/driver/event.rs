@@ -108,21 +108,16 @@ pub(super) fn record(event_handle: usize, stream_handle: usize) -> Result<()> {
     Ok(())
 }
 
-/// Runs what an event waits for.
-fn wait_on_host(handle: usize) -> Result<()> {
-    let (driver, event) = find(handle)?;
+/// The mark that an event stands for, if it was ever recorded. Refused for an event recorded in a capture.
+fn mark(driver: &Driver, event: &Event) -> Result<Option<Mark>> {
     match event.recorded() {
-        Recorded::Never => {}
+        Recorded::Never => Ok(None),
         Recorded::Capture(capture, _) => {
             capture.invalidate();
-            return Err(Code::CAPTURED_EVENT.because("expected an event recorded outside of a capture"));
+            Err(Code::CAPTURED_EVENT.because("expected an event recorded outside of a capture"))
         }
-        Recorded::Stream(mark) => {
-            capture::refuse_unsafe_call(driver)?;
-            driver.scheduler.run_to(driver, mark);
-        }
+        Recorded::Stream(mark) => capture::refuse_unsafe_call(driver).map(|()| Some(mark)),
     }
-    event.context.check()
 }
 
 fn elapsed(out: &Out<f32>, start: usize, end: usize) -> Result<()> {
@@ -194,12 +189,17 @@ api! {
     }
 
     fn cuEventQuery(handle: usize) {
-        // A program that polls must get on, so a query runs what it asks about.
-        wait_on_host(handle)
+        let (driver, event) = find(handle)?;
+        mark(driver, &event)?.map_or(Ok(()), |mark| driver.scheduler.query(driver, mark))?;
+        event.context.check()
     }
 
     fn cuEventSynchronize(handle: usize) {
-        wait_on_host(handle)
+        let (driver, event) = find(handle)?;
+        if let Some(mark) = mark(driver, &event)? {
+            driver.scheduler.run_to(driver, mark);
+        }
+        event.context.check()
     }
 
     fn cuEventElapsedTime(milliseconds: Out<f32>, start: usize, end: usize) {

@@ -5,8 +5,11 @@
 //! so a program that lacks a wait reads what is not there yet.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
 
+use super::codes::{Code, Result};
 use super::context::Context;
 use super::registry::lock;
 use super::settings::Order;
@@ -45,8 +48,10 @@ pub(super) struct Scheduler {
     queues: Mutex<HashMap<usize, Queue>>,
     /// Held by the thread that runs work, so that operations run one at a time.
     running: Mutex<()>,
-    pub(super) order: Order,
+    order: Order,
     random: Mutex<Random>,
+    /// Takes marks to a thread that runs work for those who only ask whether it has run.
+    background: OnceLock<Sender<Mark>>,
 }
 
 impl Scheduler {
@@ -57,6 +62,7 @@ impl Scheduler {
             running: Mutex::new(()),
             order,
             random: Mutex::new(Random::new(seed)),
+            background: OnceLock::new(),
         }
     }
 
@@ -128,6 +134,23 @@ impl Scheduler {
                     }
                 }
             }
+        }
+    }
+
+    /// Tells whether a mark has been reached: `CUDA_ERROR_NOT_READY` if not. A program that polls must get on without this
+    /// call ever waiting, so another thread then runs what the mark needs.
+    pub(super) fn query(&self, driver: &'static Driver, mark: Mark) -> Result<()> {
+        if self.is_reached(mark) {
+            return Ok(());
+        }
+        let runner = self.background.get_or_init(|| {
+            let (sender, receiver) = channel();
+            thread::spawn(move || receiver.into_iter().for_each(|mark| driver.scheduler.run_to(driver, mark)));
+            sender
+        });
+        match runner.send(mark) {
+            Ok(()) => Err(Code::NOT_READY.into()),
+            Err(_) => Err(Code::UNKNOWN.because("the thread that runs polled work has ended")),
         }
     }
 

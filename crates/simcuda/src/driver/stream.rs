@@ -107,17 +107,23 @@ impl Stream {
         Ok(driver.scheduler.submit(driver, self.handle, &self.context, work, waits))
     }
 
-    /// Runs this stream's work, and what the default stream's rule adds to it, to its end.
-    pub(super) fn synchronize(&self, driver: &Driver) -> Result<()> {
+    /// The mark behind this stream's work and, for the default stream, behind what it waits for. Refused in a capture.
+    fn end_mark(&self, driver: &Driver) -> Result<Mark> {
         if let Some(capture) = self.active_capture() {
             capture.invalidate();
             return Err(Code::STREAM_CAPTURE_UNSUPPORTED.because("a captured stream cannot be waited for"));
         }
         capture::refuse_unsafe_call(driver)?;
         if self.is_default() {
-            self.submit(driver, Work::Nothing, Vec::new())?;
+            self.submit(driver, Work::Nothing, Vec::new())
+        } else {
+            Ok(driver.scheduler.last(self.handle))
         }
-        driver.scheduler.run_to(driver, driver.scheduler.last(self.handle));
+    }
+
+    /// Runs this stream's work to its end.
+    fn synchronize(&self, driver: &Driver) -> Result<()> {
+        driver.scheduler.run_to(driver, self.end_mark(driver)?);
         self.context.check()
     }
 }
@@ -159,9 +165,9 @@ api! {
     }
 
     fn cuStreamQuery(handle: usize) {
-        // A program that polls must get on, so a query runs what it asks about.
         let (driver, stream) = find(handle)?;
-        stream.synchronize(driver)
+        driver.scheduler.query(driver, stream.end_mark(driver)?)?;
+        stream.context.check()
     }
 
     fn cuStreamGetFlags(handle: usize, flags: Out<u32>) {
