@@ -21,14 +21,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod check;
+mod decode;
 mod error;
+mod exec;
 mod launch;
 mod memory;
 mod meter;
 mod module;
+mod parse;
+mod sched;
 
 pub use error::{Allocation, Fault, FaultKind, MemoryError, PtxError};
 pub use launch::{Arch, LaunchConfig, Options, launch};
 pub use memory::Memory;
-pub use meter::Report;
+pub use meter::{Class, Report};
 pub use module::{Function, Module, Param};
