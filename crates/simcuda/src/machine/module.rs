@@ -45,6 +45,8 @@ pub struct Function {
     pub arch: u32,
     pub(crate) code: Arc<Code>,
     pub(crate) files: Arc<Vec<(u32, String)>>,
+    /// The code holds addresses of the module's variables.
+    _variables: Arc<Variables>,
 }
 
 impl fmt::Debug for Function {
@@ -53,7 +55,7 @@ impl fmt::Debug for Function {
     }
 }
 
-/// Variables of a module in device memory, freed with it.
+/// Variables of a module in device memory, freed with the last of the module and its functions.
 #[derive(Debug)]
 struct Variables {
     memory: Memory,
@@ -74,7 +76,7 @@ impl Drop for Variables {
 #[derive(Debug)]
 pub struct Module {
     functions: Vec<Arc<Function>>,
-    variables: Variables,
+    variables: Arc<Variables>,
     target: u32,
 }
 
@@ -92,6 +94,7 @@ impl Module {
         let ast = super::parse::parse(ptx).map_err(error)?;
         let (symbols, variables) = place_variables(memory, &ast, name)?;
         let files = ast.files.iter().map(|(&number, &path)| (number, path.to_owned())).collect();
+        let variables = Arc::new(variables);
         let (files, mut functions) = (Arc::new(files), Vec::new());
         let in_const = ast.vars.iter().filter(|v| v.space == Space::Const);
         let const_bytes = in_const.fold(0, |end, v| align_up(end, v.align_bytes) + v.size_bytes);
@@ -111,6 +114,7 @@ impl Module {
                 arch: ast.arch,
                 code: Arc::new(decoded.code),
                 files: Arc::clone(&files),
+                _variables: Arc::clone(&variables),
             }));
         }
         Ok(Arc::new(Self { functions, variables, target: ast.arch }))

@@ -137,7 +137,8 @@ impl Kind {
                 let mut v: Vec<u64> = f.iter().map(|x| x.to_bits().into()).collect();
                 v.extend([0x7fc0_0000, 0xffc0_0001, 0x8000_0000, 0x3c00_bc00, 0x7c00_7e00, 0xdead_beef]);
                 v.extend(
-                    [2147483648f32, -2147483648f32, 4294967296f32, 65504.0, 65520.0, 0.1].map(|x| x.to_bits().into()),
+                    [2147483648f32, -2147483648f32, 4294967296f32, 65504.0, 65520.0, 0.1]
+                        .map(|x| u64::from(x.to_bits())),
                 );
                 v
             }
