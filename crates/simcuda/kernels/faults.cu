@@ -31,9 +31,11 @@ extern "C" __global__ void copy_words(const int* x, int* y, unsigned n) {
     }
 }
 
-// Reverses 256 values through shared memory; the barrier is missing.
+// Reverses 256 values through shared memory; the barrier between its writes and its reads is missing.
 extern "C" __global__ void reverse_without_barrier(int* x) {
     __shared__ int tile_smem[256];
+    tile_smem[threadIdx.x] = 0;
+    __syncthreads();
     tile_smem[threadIdx.x] = x[threadIdx.x];
     x[threadIdx.x] = tile_smem[255 - threadIdx.x];
 }
