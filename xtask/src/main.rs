@@ -3,6 +3,7 @@
 mod demo;
 mod dependencies;
 mod fetch;
+mod simcuda;
 mod test;
 
 use std::error::Error;
@@ -25,6 +26,11 @@ const TASKS: &[Task] = &[
     Task { name: "test", help: "run everything that is tested", run: test::run },
     Task { name: "fetch", help: "obtain the model and the text that examples and tests use", run: fetch::run },
     Task { name: "dependencies", help: "check the licences and sources of all dependencies", run: dependencies::run },
+    Task {
+        name: "simcuda",
+        help: "path | run <command>: the simulated driver; kernels: its test kernels",
+        run: simcuda::run,
+    },
 ];
 
 fn main() -> ExitCode {

@@ -1,0 +1,131 @@
+//! Settings, all from the environment and read once: programs run unmodified, so there is no other way in.
+
+use std::env;
+use std::fs::{File, OpenOptions};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+use super::codes::{Code, Result};
+use crate::machine::{Arch, Options};
+
+/// When work that is asynchronous runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// At its submission.
+    Eager,
+    /// As late as anything waits for it, and of a graph's ready nodes the youngest first.
+    Lazy,
+    /// At random times that keep every stream's order and every wait.
+    Seeded(u64),
+}
+
+impl FromStr for Order {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Self, ()> {
+        match text {
+            "eager" => Ok(Self::Eager),
+            "lazy" => Ok(Self::Lazy),
+            _ => text.strip_prefix("seed:").and_then(|seed| seed.parse().ok()).map(Self::Seeded).ok_or(()),
+        }
+    }
+}
+
+/// What the environment asks for.
+pub(super) struct Settings {
+    pub(super) memory_bytes: usize,
+    pub(super) order: Order,
+    pub(super) meter: Option<File>,
+    pub(super) options: Options,
+}
+
+/// Reads a variable; a value that does not parse is refused with a line that says what was expected.
+fn read<T>(name: &str, expected: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>> {
+    match env::var(name) {
+        Err(env::VarError::NotPresent) => Ok(None),
+        Ok(text) => match parse(&text) {
+            Some(value) => Ok(Some(value)),
+            None => Err(Code::INVALID_VALUE.because(format!("{name}: expected {expected}, got {text:?}"))),
+        },
+        Err(_) => {
+            Err(Code::INVALID_VALUE.because(format!("{name}: expected {expected}, got bytes that are not UTF-8")))
+        }
+    }
+}
+
+fn positive<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Option<T> {
+    text.parse().ok().filter(|value| *value > T::from(0))
+}
+
+fn parse_flag(text: &str) -> Option<bool> {
+    match text {
+        "1" => Some(true),
+        "0" => Some(false),
+        _ => None,
+    }
+}
+
+fn parse_arch(text: &str) -> Option<Arch> {
+    match text {
+        "8.0" => Some(Arch::Sm80),
+        "9.0" => Some(Arch::Sm90),
+        _ => None,
+    }
+}
+
+impl Settings {
+    /// Reads every `SIMCUDA_*` variable.
+    ///
+    /// # Errors
+    /// `CUDA_ERROR_INVALID_VALUE` for a value that is not understood, with a line that names the variable.
+    pub(super) fn from_environment() -> Result<Self> {
+        let arch = read("SIMCUDA_ARCH", "8.0 or 9.0", parse_arch)?.unwrap_or_default();
+        let mut options = Options::for_arch(arch);
+        if let Some(checks) = read("SIMCUDA_CHECKS", "0 or 1", parse_flag)? {
+            options.checks = checks;
+        }
+        if let Some(workers) = read("SIMCUDA_WORKERS", "a number of threads from 1 up", positive)? {
+            options.workers = workers;
+        }
+        if let Some(budget) = read("SIMCUDA_BUDGET", "a number of warp-instructions from 1 up", positive)? {
+            options.instruction_budget = budget;
+        }
+        let order = read("SIMCUDA_ORDER", "lazy, eager or seed:<number>", |text| text.parse().ok())?;
+        let order = order.unwrap_or(Order::Lazy);
+        if let Order::Seeded(seed) = order {
+            options.seed = seed;
+        }
+        let memory_bytes =
+            read("SIMCUDA_MEMORY", "a number of bytes from 1 up", |text| positive::<u64>(text).map(|n| n as usize))?;
+        let meter = match read("SIMCUDA_METER", "a path", |text| Some(PathBuf::from(text)))? {
+            Some(path) => {
+                let file = OpenOptions::new().create(true).append(true).open(&path);
+                Some(file.map_err(|e| Code::INVALID_VALUE.because(format!("SIMCUDA_METER: {}: {e}", path.display())))?)
+            }
+            None => None,
+        };
+        options.meter = meter.is_some();
+        Ok(Self { memory_bytes: memory_bytes.unwrap_or(8 << 30), order, meter, options })
+    }
+}
+
+/// Tells whether every API call is to be named on stderr (`SIMCUDA_TRACE=1`).
+pub(super) fn trace() -> bool {
+    static TRACE: OnceLock<bool> = OnceLock::new();
+    *TRACE.get_or_init(|| env::var_os("SIMCUDA_TRACE").is_some_and(|value| value == "1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_matches_its_documented_spellings() {
+        assert_eq!("lazy".parse(), Ok(Order::Lazy));
+        assert_eq!("eager".parse(), Ok(Order::Eager));
+        assert_eq!("seed:7".parse(), Ok(Order::Seeded(7)));
+        assert_eq!("seed:".parse::<Order>(), Err(()));
+        assert_eq!("Lazy".parse::<Order>(), Err(()));
+    }
+}

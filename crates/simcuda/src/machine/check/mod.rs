@@ -1,0 +1,4 @@
+//! The checker of shared memory: initialisation, races and asynchronous copies.
+
+pub(crate) mod clock;
+pub(crate) mod shadow;

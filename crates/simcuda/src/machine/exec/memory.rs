@@ -1,0 +1,328 @@
+//! Loads and stores of every space, and the checks and counters on their way.
+
+use std::marker::PhantomData;
+
+use super::super::check::shadow::{Access, Agent, Problem};
+use super::super::error::FaultKind;
+use super::block::{SHARED_WINDOW, WINDOW_SHIFT};
+use super::{ALL, Block, Flow, Inst, Isa, LANES, Op, Slot, Warp};
+
+/// Kinds of addresses, as const parameters: 64 bits of global memory, 32 bits of shared memory, 64 bits of any.
+pub(crate) const GLOBAL: u8 = 0;
+pub(crate) const SHARED: u8 = 1;
+pub(crate) const GENERIC: u8 = 2;
+
+/// Flag in an instruction's `target`: the access synchronises (volatile, relaxed, acquire, release).
+pub(crate) const SYNCHRONISING: u32 = 1;
+/// Window that an instruction's `target` adds to generic addresses from this bit on: local memory, parameters, and shared
+/// memory by 64-bit addresses are reached as generic ones.
+pub(crate) const TARGET_WINDOW_SHIFT: u32 = 8;
+
+/// A memory element: how many bytes it has and how it fills a register.
+pub(crate) trait Element: Copy {
+    const BYTES: usize;
+    const DOUBLE: bool;
+    /// # Safety
+    /// `p` must be valid for reading [`Self::BYTES`].
+    unsafe fn load(p: *const u8) -> u64;
+    /// # Safety
+    /// `p` must be valid for writing [`Self::BYTES`].
+    unsafe fn store(p: *mut u8, value: u64);
+}
+
+macro_rules! element {
+    ($($t:ty, $double:expr, $via:ty;)*) => {$(
+        impl Element for $t {
+            const BYTES: usize = size_of::<$t>();
+            const DOUBLE: bool = $double;
+            #[inline(always)]
+            unsafe fn load(p: *const u8) -> u64 {
+                // SAFETY: as this function demands.
+                (unsafe { p.cast::<$t>().read_unaligned() }) as $via as u64
+            }
+            #[inline(always)]
+            unsafe fn store(p: *mut u8, value: u64) {
+                // SAFETY: as this function demands.
+                unsafe { p.cast::<$t>().write_unaligned(value as $t) }
+            }
+        }
+    )*};
+}
+element! { u8, false, u32; i8, false, i32; u16, false, u32; i16, false, i32; u32, false, u32; u64, true, u64; }
+
+/// Where an access goes once it has been found in order.
+pub(crate) enum Plan {
+    /// All lanes, one behind the other.
+    Run(*mut u8),
+    /// All lanes at one place.
+    Same(*mut u8),
+    /// Each executing lane at its pointer.
+    Scatter,
+    Fault,
+}
+
+/// Addresses of the lanes as 64 bits.
+#[inline(always)]
+pub(crate) fn addresses<const SPACE: u8>(w: &Warp, i: &Inst) -> [u64; LANES] {
+    let mut out = [0; LANES];
+    if SPACE == SHARED {
+        let a = w.words(i.a);
+        for lane in 0..LANES {
+            out[lane] = u64::from(a[lane].wrapping_add(i.imm as u32));
+        }
+    } else {
+        let window = if SPACE == GENERIC { u64::from(i.target >> TARGET_WINDOW_SHIFT) << WINDOW_SHIFT } else { 0 };
+        let a = w.doubles(i.a);
+        for lane in 0..LANES {
+            out[lane] = a[lane].wrapping_add(i.imm as u64) | window;
+        }
+    }
+    out
+}
+
+/// Finds the places of an access of `SIZE` bytes per lane, checks them and counts them.
+#[inline(always)]
+pub(crate) fn plan<I: Isa, const SPACE: u8, const SIZE: usize>(
+    w: &Warp,
+    b: &mut Block,
+    i: &Inst,
+    kind: Access,
+    pointers: &mut [*mut u8; LANES],
+) -> Plan {
+    let addr = addresses::<SPACE>(w, i);
+    if w.mask == ALL {
+        let first = addr[0];
+        let (mut run, mut same) = (0, 0);
+        for lane in 0..LANES {
+            run |= addr[lane] ^ first.wrapping_add((lane * SIZE) as u64);
+            same |= addr[lane] ^ first;
+        }
+        let in_shared = SPACE == SHARED || SPACE == GENERIC && first >> WINDOW_SHIFT != 0;
+        if run == 0 {
+            let found = if in_shared {
+                shared_run::<I, SIZE>(w, b, first, kind)
+            } else {
+                global_run(b, first, SIZE, LANES, kind)
+            };
+            if let Some(p) = found {
+                return Plan::Run(p);
+            }
+        } else if same == 0 && kind == Access::Read && !in_shared {
+            if let Some(p) = global_run(b, first, SIZE, 1, kind) {
+                return Plan::Same(p);
+            }
+        }
+    }
+    if super::scatter::locate(w, b, &addr, SPACE, SIZE as u32, kind, pointers) { Plan::Scatter } else { Plan::Fault }
+}
+
+/// Checks a run of lanes in global memory; `None` sends it to the closer look of single lanes.
+#[inline(always)]
+fn global_run(b: &mut Block, first: u64, size: usize, lanes: usize, kind: Access) -> Option<*mut u8> {
+    let (offset, bytes) = (first.wrapping_sub(b.arena_base) as usize, size * lanes);
+    if offset > b.arena_span - bytes || first & (size as u64 - 1) != 0 {
+        return None;
+    }
+    if b.checks {
+        if kind == Access::Write {
+            if !b.memory.is_valid(offset, bytes) {
+                return None;
+            }
+            b.memory.mark_written(offset, bytes);
+        } else if !b.memory.is_initialized(offset, bytes) {
+            return None;
+        }
+    }
+    if b.metered {
+        let sectors = ((first + bytes as u64 - 1) >> 5) - (first >> 5) + 1;
+        b.counters.global(kind == Access::Write, (size * LANES) as u64, sectors);
+    }
+    Some(first as *mut u8)
+}
+
+/// Checks a run of all lanes in the block's own shared memory.
+#[inline(always)]
+fn shared_run<I: Isa, const SIZE: usize>(w: &Warp, b: &mut Block, first: u64, kind: Access) -> Option<*mut u8> {
+    let offset = (first & (SHARED_WINDOW - 1)) as usize;
+    let window = first >> WINDOW_SHIFT;
+    // Addresses of the other windows have no fast way.
+    if window > 1 || offset + SIZE * LANES > b.shared_bytes as usize || offset & (SIZE - 1) != 0 {
+        return None;
+    }
+    if b.checks {
+        if SIZE < 4 {
+            return None;
+        }
+        let agent = Agent { warp: w.index, lane: 0 };
+        let shift = (SIZE / 4).trailing_zeros();
+        if !b.shadow.access_words(kind, agent, offset / 4, SIZE * LANES / 4, shift) {
+            return None;
+        }
+    }
+    if b.metered {
+        b.counters.shared((SIZE as u64 * LANES as u64).div_ceil(128), (SIZE as u64 * LANES as u64).div_ceil(128));
+    }
+    // SAFETY: the range lies in the block's shared memory.
+    Some(unsafe { b.shared.add(offset) })
+}
+
+/// Reports a problem of the shadow for one lane.
+#[cold]
+pub(crate) fn report(b: &mut Block, lane: usize, problem: Problem) -> Flow {
+    let (kind, at, message) = match problem {
+        Problem::Uninitialized(at) => {
+            (FaultKind::Uninitialized, at, "expected written shared memory, got bytes that nothing wrote".into())
+        }
+        Problem::Pending(at) => (
+            FaultKind::AsyncNotWaited,
+            at,
+            "expected a wait for the asynchronous copy into shared memory, got none".into(),
+        ),
+        Problem::Race { at, warp, lane, wrote } => {
+            let did = if wrote { "write" } else { "read" };
+            let thread = warp * LANES as u32 + lane;
+            let message =
+                format!("expected a barrier between this access to shared memory and the {did} of thread {thread}");
+            (FaultKind::SharedRace, at, message)
+        }
+        Problem::Overwrite { at, warp, lane } => {
+            let thread = warp * LANES as u32 + lane;
+            let message =
+                format!("expected a barrier between this write to shared memory and the write of thread {thread}");
+            (FaultKind::SharedRace, at, message)
+        }
+        Problem::Unfenced { at, warp, lane } => {
+            let thread = warp * LANES as u32 + lane;
+            let message =
+                format!("expected fence.proxy.async between the write of thread {thread} and this read, got none");
+            (FaultKind::MissingProxyFence, at, message)
+        }
+    };
+    b.fault(kind, lane, Some(at.into()), message)
+}
+
+fn access_kind(i: &Inst, write: bool) -> Access {
+    match (i.target & SYNCHRONISING != 0, write) {
+        (false, false) => Access::Read,
+        (false, true) => Access::Write,
+        (true, false) => Access::AtomicRead,
+        (true, true) => Access::Atomic,
+    }
+}
+
+/// A load of `V` elements per lane.
+pub(crate) struct Load<T, const V: usize, const SIZE: usize, const SPACE: u8>(PhantomData<T>);
+
+/// Slot of element `v` of an access.
+#[inline(always)]
+fn part<const V: usize>(b: &Block, i: &Inst, v: usize) -> Slot {
+    if V == 1 { i.dst } else { b.slot(i.extra + v as u32) }
+}
+
+#[inline(always)]
+fn put<T: Element, const V: usize>(w: &mut Warp, b: &Block, i: &Inst, rows: &[[u64; LANES]; V]) {
+    for v in 0..V {
+        let slot = part::<V>(b, i, v);
+        if T::DOUBLE {
+            w.set_doubles(slot, rows[v]);
+        } else {
+            let mut words = [0; LANES];
+            for lane in 0..LANES {
+                words[lane] = rows[v][lane] as u32;
+            }
+            w.set_words(slot, words);
+        }
+    }
+}
+
+impl<T: Element, const V: usize, const SIZE: usize, const SPACE: u8> Op for Load<T, V, SIZE, SPACE> {
+    #[inline(always)]
+    fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
+        let mut pointers = [std::ptr::null_mut(); LANES];
+        let plan = plan::<I, SPACE, SIZE>(w, b, i, access_kind(i, false), &mut pointers);
+        match plan {
+            // SAFETY (this and the next two): `plan` found SIZE = V * BYTES readable bytes at every place it returns.
+            Plan::Run(p) if V == 1 && T::BYTES == 4 => {
+                w.set_words(i.dst, unsafe { p.cast::<[u32; LANES]>().read_unaligned() })
+            }
+            Plan::Run(p) => {
+                let mut rows = [[0; LANES]; V];
+                for lane in 0..LANES {
+                    for v in 0..V {
+                        // SAFETY: as above.
+                        rows[v][lane] = unsafe { T::load(p.add(lane * SIZE + v * T::BYTES)) };
+                    }
+                }
+                put::<T, V>(w, b, i, &rows);
+            }
+            Plan::Same(p) => {
+                let mut rows = [[0; LANES]; V];
+                for v in 0..V {
+                    // SAFETY: as above.
+                    rows[v] = [unsafe { T::load(p.add(v * T::BYTES)) }; LANES];
+                }
+                put::<T, V>(w, b, i, &rows);
+            }
+            Plan::Scatter => {
+                let mut rows = [[0; LANES]; V];
+                for lane in w.lanes() {
+                    for v in 0..V {
+                        // SAFETY: `locate` found SIZE readable bytes for every executing lane.
+                        rows[v][lane] = unsafe { T::load(pointers[lane].add(v * T::BYTES)) };
+                    }
+                }
+                put::<T, V>(w, b, i, &rows);
+            }
+            Plan::Fault => return Flow::Fault,
+        }
+        Flow::Next
+    }
+}
+
+/// A store of `V` elements per lane.
+pub(crate) struct Store<T, const V: usize, const SIZE: usize, const SPACE: u8>(PhantomData<T>);
+
+impl<T: Element, const V: usize, const SIZE: usize, const SPACE: u8> Op for Store<T, V, SIZE, SPACE> {
+    #[inline(always)]
+    fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
+        let mut pointers = [std::ptr::null_mut(); LANES];
+        let kind = access_kind(i, true);
+        let plan = plan::<I, SPACE, SIZE>(w, b, i, kind, &mut pointers);
+        let mut rows = [[0u64; LANES]; V];
+        for v in 0..V {
+            let slot = part::<V>(b, i, v);
+            if T::DOUBLE {
+                rows[v] = w.doubles(slot);
+            } else {
+                let words = w.words(slot);
+                for lane in 0..LANES {
+                    rows[v][lane] = words[lane].into();
+                }
+            }
+        }
+        if kind == Access::Atomic {
+            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        }
+        match plan {
+            Plan::Run(p) => {
+                for lane in 0..LANES {
+                    for v in 0..V {
+                        // SAFETY: `plan` found SIZE = V * BYTES writable bytes for each lane behind p.
+                        unsafe { T::store(p.add(lane * SIZE + v * T::BYTES), rows[v][lane]) };
+                    }
+                }
+            }
+            Plan::Fault => return Flow::Fault,
+            Plan::Same(_) | Plan::Scatter => {
+                for lane in w.lanes() {
+                    for v in 0..V {
+                        // SAFETY: `locate` found SIZE writable bytes for every executing lane.
+                        unsafe { T::store(pointers[lane].add(v * T::BYTES), rows[v][lane]) };
+                    }
+                }
+                return super::scatter::settle(b);
+            }
+        }
+        Flow::Next
+    }
+}

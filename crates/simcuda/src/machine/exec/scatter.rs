@@ -1,0 +1,305 @@
+//! The closer look at accesses whose lanes do not form one run.
+
+use super::super::check::shadow::{Access, Agent, Problem};
+use super::super::error::FaultKind;
+use super::block::WINDOW_SHIFT;
+use super::memory::{SHARED, report};
+use super::{Block, Flow, LANES, Warp};
+
+/// A write that conflicts with an earlier one unless it leaves the bytes as they are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Suspect {
+    lane: usize,
+    problem: Problem,
+    place: *const u8,
+    bytes: [u8; 16],
+    size: usize,
+}
+
+/// What an address belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Global,
+    Shared,
+    Local,
+    Param,
+    Nothing,
+}
+
+fn kind_of(address: u64, space: u8) -> Kind {
+    match space {
+        SHARED => Kind::Shared,
+        _ => match address >> WINDOW_SHIFT {
+            0 => Kind::Global,
+            1 => Kind::Shared,
+            2 => Kind::Local,
+            3 => Kind::Param,
+            _ => Kind::Nothing,
+        },
+    }
+}
+
+/// Finds, checks and counts the places of all executing lanes; false if one of them has a fault.
+pub(crate) fn locate(
+    w: &Warp,
+    b: &mut Block,
+    addr: &[u64; LANES],
+    space: u8,
+    size: u32,
+    kind: Access,
+    pointers: &mut [*mut u8; LANES],
+) -> bool {
+    let (mut global, mut shared) = (0u32, 0u32);
+    for lane in w.lanes() {
+        let address = addr[lane];
+        if address & u64::from(size - 1) != 0 {
+            misaligned(b, lane, address, size);
+            return false;
+        }
+        let place = match kind_of(address, space) {
+            Kind::Global => {
+                global |= 1 << lane;
+                continue;
+            }
+            Kind::Shared => {
+                shared |= 1 << lane;
+                continue;
+            }
+            Kind::Local => b.local_at(w, lane, address & ((1 << WINDOW_SHIFT) - 1), size),
+            Kind::Param if matches!(kind, Access::Read | Access::AtomicRead) => {
+                let offset = (address & ((1 << WINDOW_SHIFT) - 1)) as usize;
+                b.env.params.get(offset..offset.saturating_add(size as usize)).map(|p| p.as_ptr().cast_mut())
+            }
+            Kind::Param | Kind::Nothing => None,
+        };
+        match place {
+            Some(p) => pointers[lane] = p,
+            None => {
+                outside(b, lane, address, size, "local memory or parameters");
+                return false;
+            }
+        }
+    }
+    (global == 0 || locate_global(b, global, addr, size, kind, pointers))
+        && (shared == 0 || locate_shared(w, b, shared, addr, size, kind, pointers))
+}
+
+#[cold]
+fn misaligned(b: &mut Block, lane: usize, address: u64, size: u32) {
+    let allocation = b.memory.diagnose(address, 1).2;
+    let message = format!("expected an address that is a multiple of {size}");
+    b.fault_in(FaultKind::Misaligned, lane, Some(address), allocation, message);
+}
+
+#[cold]
+fn outside(b: &mut Block, lane: usize, address: u64, size: u32, what: &str) {
+    b.fault(FaultKind::OutOfBounds, lane, Some(address), format!("expected {size} bytes inside {what}"));
+}
+
+/// Global lanes, taken in runs of neighbours.
+fn locate_global(
+    b: &mut Block,
+    lanes: u32,
+    addr: &[u64; LANES],
+    size: u32,
+    kind: Access,
+    pointers: &mut [*mut u8; LANES],
+) -> bool {
+    let (mut left, mut sectors, mut last_sector, mut ordered) = (lanes, 0u64, None::<u64>, true);
+    while left != 0 {
+        let lane = left.trailing_zeros() as usize;
+        let first = addr[lane];
+        let mut next = lane;
+        // Lanes directly behind, in place and number, belong to the run.
+        while next < LANES && left >> next & 1 == 1 && addr[next] == first + (next - lane) as u64 * u64::from(size) {
+            pointers[next] = addr[next] as *mut u8;
+            left &= !(1 << next);
+            next += 1;
+        }
+        let bytes = (next - lane) * size as usize;
+        let offset = first.wrapping_sub(b.arena_base) as usize;
+        let inside = offset <= b.arena_span - bytes;
+        let good = inside
+            && (!b.checks
+                || if kind == Access::Write {
+                    b.memory.is_valid(offset, bytes)
+                } else {
+                    b.memory.is_initialized(offset, bytes)
+                });
+        if !good {
+            global_fault(b, lane, first, bytes, size, kind);
+            return false;
+        }
+        if b.checks && kind == Access::Write {
+            b.memory.mark_written(offset, bytes);
+        }
+        let (from, to) = (first >> 5, (first + bytes as u64 - 1) >> 5);
+        ordered &= last_sector.is_none_or(|last| from >= last);
+        sectors += to - from + 1 - u64::from(last_sector == Some(from));
+        last_sector = Some(to);
+    }
+    if b.metered {
+        let sectors = if ordered { sectors } else { distinct_sectors(lanes, addr, size) };
+        b.counters.global(kind == Access::Write, u64::from(lanes.count_ones() * size), sectors);
+    }
+    true
+}
+
+/// Counts the 32-byte sectors that lanes in any order touch.
+fn distinct_sectors(lanes: u32, addr: &[u64; LANES], size: u32) -> u64 {
+    let mut seen: Vec<u64> =
+        super::warp::Bits(lanes).flat_map(|lane| addr[lane] >> 5..=(addr[lane] + u64::from(size) - 1) >> 5).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    seen.len() as u64
+}
+
+#[cold]
+fn global_fault(b: &mut Block, lane: usize, first: u64, bytes: usize, size: u32, access: Access) {
+    let (mut kind, address, allocation) = b.memory.diagnose(first, bytes);
+    // A store to memory that is only uninitialised never comes here, unless a copy of the run is at fault.
+    if access == Access::Write && kind == FaultKind::Uninitialized {
+        kind = FaultKind::OutOfBounds;
+    }
+    let lane = lane + (address.saturating_sub(first) / u64::from(size)) as usize;
+    let message = match kind {
+        FaultKind::Uninitialized => format!("expected {size} bytes that were written, got memory that nothing wrote"),
+        FaultKind::UseAfterFree => format!("expected {size} bytes of a live allocation, got a freed one"),
+        _ => format!("expected {size} bytes inside an allocation"),
+    };
+    b.fault_in(kind, lane.min(LANES - 1), Some(address), allocation, message);
+}
+
+/// Shared lanes, of this block and others of its cluster.
+fn locate_shared(
+    w: &Warp,
+    b: &mut Block,
+    lanes: u32,
+    addr: &[u64; LANES],
+    size: u32,
+    kind: Access,
+    pointers: &mut [*mut u8; LANES],
+) -> bool {
+    let mut offsets = [0u32; LANES];
+    // Lanes in the block's own memory whose whole words are in order, and those that took the closer look.
+    let (mut quick, mut slow) = (0u32, 0u32);
+    let words = size as usize / 4;
+    for lane in super::warp::Bits(lanes) {
+        let address = addr[lane] & ((1 << WINDOW_SHIFT) - 1);
+        let Some((peer, offset)) = b.shared_at(address, size) else {
+            outside(b, lane, address, size, &format!("the block's {} bytes of shared memory", b.shared_bytes));
+            return false;
+        };
+        offsets[lane] = offset;
+        // SAFETY: `shared_at` found the bytes inside the peer's shared memory.
+        pointers[lane] = unsafe { peer.shared.add(offset as usize) };
+        if !b.checks || peer.shared != b.shared {
+            continue;
+        }
+        let agent = Agent { warp: w.index, lane: lane as u32 };
+        if words > 0 && b.shadow.is_ordered(kind, agent, offset as usize / 4, words) {
+            quick |= 1 << lane;
+            continue;
+        }
+        slow |= 1 << lane;
+        if let Err(problem) = b.shadow.check(kind, agent, offset, size)
+            && !suspect(b, lane, problem, pointers[lane], size)
+        {
+            return false;
+        }
+    }
+    if b.checks {
+        for lane in super::warp::Bits(quick) {
+            let agent = Agent { warp: w.index, lane: lane as u32 };
+            b.shadow.mark_words(kind, agent, offsets[lane] as usize / 4, words, 5);
+        }
+        for lane in super::warp::Bits(slow) {
+            let agent = Agent { warp: w.index, lane: lane as u32 };
+            b.shadow.record(kind, agent, offsets[lane], size);
+        }
+        if matches!(kind, Access::Write | Access::Atomic) {
+            for lane in super::warp::Bits(lanes & !quick & !slow) {
+                record_remote(b, addr[lane], size);
+            }
+        }
+    }
+    if b.metered {
+        let (passes, ideal) = bank_passes(lanes, &offsets, size);
+        b.counters.shared(passes, ideal);
+    }
+    true
+}
+
+/// A write into another block's shared memory counts as initialised and unordered with nothing.
+fn record_remote(b: &mut Block, address: u64, size: u32) {
+    if let Some((peer, offset)) = b.shared_at(address & ((1 << WINDOW_SHIFT) - 1), size) {
+        // SAFETY: the peer's block belongs to this cluster, which this worker alone runs; it is another block than `b`.
+        unsafe { (*peer.shadow).fill(offset, size) };
+    }
+}
+
+/// Keeps an overwrite for [`settle`]; reports every other problem at once.
+fn suspect(b: &mut Block, lane: usize, problem: Problem, place: *mut u8, size: u32) -> bool {
+    if !matches!(problem, Problem::Overwrite { .. }) || size > 16 {
+        report(b, lane, problem);
+        return false;
+    }
+    let mut bytes = [0; 16];
+    // SAFETY: place has `size` readable bytes, at most 16.
+    unsafe { std::ptr::copy_nonoverlapping(place, bytes.as_mut_ptr(), size as usize) };
+    b.suspects.push(Suspect { lane, problem, place, bytes, size: size as usize });
+    true
+}
+
+/// After a store: reports overwrites that changed what another thread wrote.
+#[inline(always)]
+pub(crate) fn settle(b: &mut Block) -> Flow {
+    if b.suspects.is_empty() { Flow::Next } else { settle_suspects(b) }
+}
+
+#[cold]
+fn settle_suspects(b: &mut Block) -> Flow {
+    let suspects = std::mem::take(&mut b.suspects);
+    for s in suspects {
+        let mut now = [0; 16];
+        // SAFETY: place was found with `size` readable bytes when the suspect was made, in the same instruction.
+        unsafe { std::ptr::copy_nonoverlapping(s.place, now.as_mut_ptr(), s.size) };
+        if now != s.bytes {
+            return report(b, s.lane, s.problem);
+        }
+    }
+    Flow::Next
+}
+
+/// Passes over the banks that an access takes, and how many it would take without conflicts.
+///
+/// Lanes are served in groups that ask for at most 128 bytes; in a group each bank serves one word a pass.
+fn bank_passes(lanes: u32, offsets: &[u32; LANES], size: u32) -> (u64, u64) {
+    let per_group = (128 / size).min(32);
+    let (mut passes, mut ideal) = (0, 0);
+    for group in 0..32 / per_group {
+        let mask = lanes >> (group * per_group) & (u32::MAX >> (32 - per_group));
+        if mask == 0 {
+            continue;
+        }
+        ideal += 1;
+        passes += u64::from(group_passes(mask, group * per_group, offsets, size));
+    }
+    (passes, ideal)
+}
+
+fn group_passes(mask: u32, first: u32, offsets: &[u32; LANES], size: u32) -> u32 {
+    // Per bank: the words it has to serve, as a count and the last few.
+    let (mut counts, mut seen) = ([0u8; 32], [[u32::MAX; 4]; 32]);
+    for lane in super::warp::Bits(mask) {
+        let offset = offsets[lane + first as usize];
+        for word in offset >> 2..=(offset + size - 1) >> 2 {
+            let bank = word as usize & 31;
+            if !seen[bank].contains(&word) {
+                seen[bank][counts[bank] as usize & 3] = word;
+                counts[bank] += 1;
+            }
+        }
+    }
+    counts.iter().copied().max().unwrap_or(0).max(1).into()
+}

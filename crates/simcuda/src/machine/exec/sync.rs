@@ -1,0 +1,310 @@
+//! Operations among the lanes of a warp, and its part in barriers.
+
+use super::super::sched::barrier::Arrival;
+use super::super::sched::group::CLUSTER_KEY;
+use super::{ALL, Block, Flow, Inst, Isa, LANES, Op, Slot, Warp};
+
+/// Waits until all live lanes of `members` are at this instruction; `Some` is what to return meanwhile.
+#[inline(always)]
+fn gather(w: &mut Warp, members: u32) -> Option<Flow> {
+    if members & !w.dead & !w.mask == 0 {
+        return None;
+    }
+    w.members = members;
+    Some(Flow::Gather)
+}
+
+/// Members as the leader's lane of a mask operand.
+#[inline(always)]
+fn members(w: &Warp, slot: Slot) -> u32 {
+    w.words(slot)[w.leader()]
+}
+
+/// `shfl.sync` modes.
+pub(crate) const UP: u8 = 0;
+pub(crate) const DOWN: u8 = 1;
+pub(crate) const BUTTERFLY: u8 = 2;
+pub(crate) const INDEX: u8 = 3;
+
+/// `shfl.sync`: value `a`, lane `b`, clamp and segment `c`, members in list entry `extra`; predicate `target` if not 0.
+pub(crate) struct Shuffle<const MODE: u8>;
+
+impl<const MODE: u8> Op for Shuffle<MODE> {
+    #[inline(always)]
+    fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
+        let members = members(w, b.slot(i.extra));
+        if let Some(flow) = gather(w, members) {
+            return flow;
+        }
+        let (a, by, clamp) = (w.words(i.a), w.words(i.b), w.words(i.c));
+        let (mut d, mut inside) = ([0; LANES], 0u32);
+        for lane in 0..LANES as u32 {
+            let (by, clamp) = (by[lane as usize] & 31, clamp[lane as usize]);
+            let (limit, segment) = (clamp & 31, clamp >> 8 & 31);
+            let highest = lane & segment | limit & !segment;
+            let lowest = lane & segment;
+            let from = match MODE {
+                UP => lane.wrapping_sub(by),
+                DOWN => lane + by,
+                BUTTERFLY => lane ^ by,
+                _ => lowest | by & !segment,
+            };
+            let ok = if MODE == UP { from as i32 >= highest as i32 } else { from <= highest };
+            let from = if ok { from } else { lane };
+            d[lane as usize] = a[from as usize & 31];
+            inside |= u32::from(ok) << lane;
+        }
+        w.set_words(i.dst, d);
+        if i.target != 0 {
+            w.set_pred(i.target, inside);
+        }
+        if b.checks {
+            b.shadow.clocks.step(w.index as usize);
+        }
+        Flow::Next
+    }
+}
+
+/// `vote.sync` modes.
+pub(crate) const VOTE_ALL: u8 = 0;
+pub(crate) const VOTE_ANY: u8 = 1;
+pub(crate) const VOTE_UNI: u8 = 2;
+pub(crate) const BALLOT: u8 = 3;
+
+/// `vote.sync`: predicate `a` (negated if `extra` is 1), members `b`; result is predicate or word `dst`.
+pub(crate) struct Vote<const MODE: u8>;
+
+impl<const MODE: u8> Op for Vote<MODE> {
+    #[inline(always)]
+    fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
+        let members = members(w, i.b);
+        if let Some(flow) = gather(w, members) {
+            return flow;
+        }
+        let voters = members & w.mask;
+        let yes = (w.pred(i.a.0) ^ if i.extra == 1 { ALL } else { 0 }) & voters;
+        match MODE {
+            BALLOT => w.set_words(i.dst, [yes; LANES]),
+            VOTE_ALL => w.set_pred(i.dst.0, if yes == voters { ALL } else { 0 }),
+            VOTE_ANY => w.set_pred(i.dst.0, if yes != 0 { ALL } else { 0 }),
+            _ => w.set_pred(i.dst.0, if yes == 0 || yes == voters { ALL } else { 0 }),
+        }
+        if b.checks {
+            b.shadow.clocks.step(w.index as usize);
+        }
+        Flow::Next
+    }
+}
+
+/// `match.sync`: value `a` (64 bits if `DOUBLE`), members `b`; word `dst`, and with `ALL_SAME` predicate `target`.
+pub(crate) struct Match<const DOUBLE: bool, const ALL_SAME: bool>;
+
+impl<const DOUBLE: bool, const ALL_SAME: bool> Op for Match<DOUBLE, ALL_SAME> {
+    #[inline(always)]
+    fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
+        let members = members(w, i.b);
+        if let Some(flow) = gather(w, members) {
+            return flow;
+        }
+        let values = if DOUBLE { w.doubles(i.a) } else { w.words(i.a).map(u64::from) };
+        let same = |lane: usize| {
+            w.lanes()
+                .filter(|&other| members >> other & 1 == 1 && values[other] == values[lane])
+                .fold(0u32, |m, l| m | 1 << l)
+        };
+        let mut d = [0; LANES];
+        w.lanes().for_each(|lane| d[lane] = same(lane));
+        if ALL_SAME {
+            let all = d[w.leader()] == members & w.mask;
+            d = [if all { members & w.mask } else { 0 }; LANES];
+            if i.target != 0 {
+                w.set_pred(i.target, if all { ALL } else { 0 });
+            }
+        }
+        w.set_words(i.dst, d);
+        Flow::Next
+    }
+}
+
+/// `redux.sync` operators, in `extra`.
+pub(crate) const REDUX_ADD: u32 = 0;
+pub(crate) const REDUX_MIN_UNSIGNED: u32 = 1;
+pub(crate) const REDUX_MAX_UNSIGNED: u32 = 2;
+pub(crate) const REDUX_MIN_SIGNED: u32 = 3;
+pub(crate) const REDUX_MAX_SIGNED: u32 = 4;
+pub(crate) const REDUX_AND: u32 = 5;
+pub(crate) const REDUX_OR: u32 = 6;
+
+/// `redux.sync`: value `a`, members `b`.
+pub(crate) struct Redux;
+
+impl Op for Redux {
+    #[inline(always)]
+    fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
+        let members = members(w, i.b);
+        if let Some(flow) = gather(w, members) {
+            return flow;
+        }
+        let a = w.words(i.a);
+        let combine = |x: u32, y: u32| match i.extra {
+            REDUX_ADD => x.wrapping_add(y),
+            REDUX_MIN_UNSIGNED => x.min(y),
+            REDUX_MAX_UNSIGNED => x.max(y),
+            REDUX_MIN_SIGNED => (x as i32).min(y as i32) as u32,
+            REDUX_MAX_SIGNED => (x as i32).max(y as i32) as u32,
+            REDUX_AND => x & y,
+            REDUX_OR => x | y,
+            _ => x ^ y,
+        };
+        let all = w.lanes().filter(|&lane| members >> lane & 1 == 1).map(|lane| a[lane]).reduce(combine);
+        w.set_words(i.dst, [all.unwrap_or(0); LANES]);
+        Flow::Next
+    }
+}
+
+/// `activemask`
+pub(crate) struct ActiveMask;
+
+impl Op for ActiveMask {
+    #[inline(always)]
+    fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
+        w.set_words(i.dst, [w.mask; LANES]);
+        Flow::Next
+    }
+}
+
+/// `elect.sync`: members `a`; leader's lane into `dst`, who it is into predicate `target`.
+pub(crate) struct Elect;
+
+impl Op for Elect {
+    #[inline(always)]
+    fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
+        let members = members(w, i.a);
+        if let Some(flow) = gather(w, members) {
+            return flow;
+        }
+        let leader = (members & w.mask).trailing_zeros() & 31;
+        w.set_words(i.dst, [leader; LANES]);
+        w.set_pred(i.target, 1 << leader);
+        Flow::Next
+    }
+}
+
+/// `bar.warp.sync`: members `a`.
+pub(crate) struct WarpBarrier;
+
+impl Op for WarpBarrier {
+    #[inline(always)]
+    fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
+        let members = members(w, i.a);
+        if let Some(flow) = gather(w, members) {
+            return flow;
+        }
+        if b.checks {
+            b.shadow.clocks.step(w.index as usize);
+        }
+        Flow::Next
+    }
+}
+
+/// Bits of a barrier form's `target`.
+pub(crate) const BARRIER_ALIGNED: u32 = 1;
+pub(crate) const BARRIER_COUNTED: u32 = 2;
+pub(crate) const BARRIER_ARRIVE: u32 = 4;
+/// Reductions: and, or, popc in bits 4 and 5, none if 0.
+pub(crate) const BARRIER_REDUCE_SHIFT: u32 = 4;
+pub(crate) const REDUCE_AND: u32 = 1;
+pub(crate) const REDUCE_OR: u32 = 2;
+pub(crate) const REDUCE_POPC: u32 = 3;
+
+/// Barriers of the block: number in `a`, count in `b`, predicate to reduce in `c` (negated if `extra` is 1).
+pub(crate) struct BlockBarrier;
+
+impl Op for BlockBarrier {
+    #[inline(always)]
+    fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
+        arrive(w, b, i)
+    }
+}
+
+fn arrive(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
+    let aligned = i.target & BARRIER_ALIGNED != 0;
+    if aligned && let Some(flow) = gather(w, ALL) {
+        return flow;
+    }
+    let lane = w.leader();
+    let (id, wanted) = (w.words(i.a)[lane], w.words(i.b)[lane]);
+    let counted = i.target & BARRIER_COUNTED != 0;
+    let lanes = w.mask.count_ones();
+    let yes = if i.target >> BARRIER_REDUCE_SHIFT & 3 != 0 {
+        (w.pred(i.c.0) ^ if i.extra == 1 { ALL } else { 0 }) & w.mask
+    } else {
+        0
+    };
+    let arrival = Arrival {
+        // A counted barrier takes each warp that meets it aligned as a whole one.
+        threads: if counted && aligned { 32 } else { lanes },
+        lanes,
+        yes: yes.count_ones(),
+        wanted: counted.then_some(wanted),
+    };
+    if let Err(message) = b.barriers.arrive(id, arrival) {
+        return b.fault(super::super::error::FaultKind::DivergentBarrier, lane, None, message);
+    }
+    if b.checks && counted {
+        // At other barriers the clocks of all warps meet when the barrier opens.
+        b.shadow.barrier_arrive(w.index, id);
+    }
+    b.cluster.progress();
+    w.jump = id;
+    if i.target & BARRIER_ARRIVE != 0 { Flow::Next } else { Flow::Park }
+}
+
+/// `barrier.cluster`: `target` 0 arrives, 1 waits.
+pub(crate) struct ClusterBarrier;
+
+impl Op for ClusterBarrier {
+    #[inline(always)]
+    fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
+        if i.target == 0 {
+            if b.checks {
+                b.shadow.clocks.fence(w.index as usize);
+            }
+            w.cluster_phase = b.cluster.phase();
+            b.cluster.arrive(w.mask.count_ones());
+            return Flow::Next;
+        }
+        if b.cluster.phase() != w.cluster_phase {
+            return Flow::Next;
+        }
+        w.jump = CLUSTER_KEY;
+        Flow::Park
+    }
+}
+
+/// Fences: order memory, and let the checker know.
+pub(crate) struct Fence;
+
+impl Op for Fence {
+    #[inline(always)]
+    fn run<I: Isa>(w: &mut Warp, b: &mut Block, _: &Inst) -> Flow {
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        if b.checks {
+            b.shadow.clocks.fence(w.index as usize);
+        }
+        Flow::Next
+    }
+}
+
+/// `fence.proxy.async`
+pub(crate) struct ProxyFence;
+
+impl Op for ProxyFence {
+    #[inline(always)]
+    fn run<I: Isa>(w: &mut Warp, b: &mut Block, _: &Inst) -> Flow {
+        if b.checks {
+            b.shadow.proxy_fence(w.index);
+        }
+        Flow::Next
+    }
+}

@@ -1,0 +1,251 @@
+//! The meter: what one launch executed and moved.
+
+use std::fmt::Write;
+
+/// Class of an instruction, as counted in a [`Report`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Class {
+    /// Integer arithmetic, logic and shifts.
+    Integer,
+    /// f32 arithmetic.
+    Float32,
+    /// f64 arithmetic.
+    Float64,
+    /// f16 and bf16 arithmetic.
+    Half,
+    /// Conversions.
+    Convert,
+    /// Moves, selections and byte permutations.
+    Move,
+    /// Comparisons and predicate logic.
+    Compare,
+    /// Loads and stores of global, constant and generic addresses.
+    Global,
+    /// Loads and stores of shared memory, `ldmatrix` and `stmatrix`.
+    Shared,
+    /// Loads and stores of local memory and parameters.
+    Local,
+    /// Atomic operations.
+    Atomic,
+    /// Matrix multiplications.
+    Tensor,
+    /// Branches and ends.
+    Control,
+    /// Barriers of the block or cluster, fences.
+    Barrier,
+    /// `bar.warp.sync`.
+    WarpBarrier,
+    /// Shuffles, votes and reductions in a warp.
+    Warp,
+    /// Asynchronous copies and mbarriers.
+    Async,
+    /// Everything else.
+    Other,
+}
+
+impl Class {
+    /// All classes, in the order of their numbers.
+    pub const ALL: [Self; 18] = [
+        Self::Integer,
+        Self::Float32,
+        Self::Float64,
+        Self::Half,
+        Self::Convert,
+        Self::Move,
+        Self::Compare,
+        Self::Global,
+        Self::Shared,
+        Self::Local,
+        Self::Atomic,
+        Self::Tensor,
+        Self::Control,
+        Self::Barrier,
+        Self::WarpBarrier,
+        Self::Warp,
+        Self::Async,
+        Self::Other,
+    ];
+
+    /// Name in the JSON report.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Integer => "integer",
+            Self::Float32 => "float32",
+            Self::Float64 => "float64",
+            Self::Half => "half",
+            Self::Convert => "convert",
+            Self::Move => "move",
+            Self::Compare => "compare",
+            Self::Global => "global",
+            Self::Shared => "shared",
+            Self::Local => "local",
+            Self::Atomic => "atomic",
+            Self::Tensor => "tensor",
+            Self::Control => "control",
+            Self::Barrier => "barrier",
+            Self::WarpBarrier => "warp_barrier",
+            Self::Warp => "warp",
+            Self::Async => "async",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Counters that handlers keep while a block runs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counters {
+    pub load_bytes: u64,
+    pub load_sectors: u64,
+    pub store_bytes: u64,
+    pub store_sectors: u64,
+    pub shared_passes: u64,
+    pub shared_ideal: u64,
+    pub tensor: u64,
+    pub atomics: u64,
+    pub async_copies: u64,
+}
+
+impl Counters {
+    #[inline(always)]
+    pub(crate) fn global(&mut self, write: bool, bytes: u64, sectors: u64) {
+        if write {
+            self.store_bytes += bytes;
+            self.store_sectors += sectors;
+        } else {
+            self.load_bytes += bytes;
+            self.load_sectors += sectors;
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn shared(&mut self, passes: u64, ideal: u64) {
+        self.shared_passes += passes;
+        self.shared_ideal += ideal;
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.load_bytes += other.load_bytes;
+        self.load_sectors += other.load_sectors;
+        self.store_bytes += other.store_bytes;
+        self.store_sectors += other.store_sectors;
+        self.shared_passes += other.shared_passes;
+        self.shared_ideal += other.shared_ideal;
+        self.tensor += other.tensor;
+        self.atomics += other.atomics;
+        self.async_copies += other.async_copies;
+    }
+}
+
+/// Counts of one launch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Name of the kernel's entry.
+    pub kernel: String,
+    /// Warp-instructions executed, those whose guard held for no lane included.
+    pub instructions: u64,
+    /// Warp-instructions by [`Class`], in the order of [`Class::ALL`].
+    pub by_class: [u64; 18],
+    /// Bytes that lanes asked for in global loads; 0 with the meter off, as the next five.
+    pub global_load_bytes: u64,
+    /// 32-byte sectors that those loads touched, each counted once per warp-instruction.
+    pub global_load_sectors: u64,
+    /// Bytes that lanes wrote in global stores.
+    pub global_store_bytes: u64,
+    /// 32-byte sectors that those stores touched.
+    pub global_store_sectors: u64,
+    /// Passes over the banks of shared memory that accesses took.
+    pub shared_passes: u64,
+    /// Passes in excess of one per 128 bytes asked for: bank conflicts.
+    pub shared_bank_conflicts: u64,
+    /// `mma` instructions.
+    pub tensor_instructions: u64,
+    /// Atomic instructions.
+    pub atomic_instructions: u64,
+    /// Asynchronous copy instructions.
+    pub async_copies: u64,
+    /// 32-bit registers per thread, estimated from liveness.
+    pub registers: u32,
+    /// Shared memory per block.
+    pub shared_bytes: u32,
+}
+
+impl Report {
+    /// Executions of one class of instructions.
+    pub fn class(&self, class: Class) -> u64 {
+        self.by_class[class as usize]
+    }
+
+    /// Fills in what handlers counted and how often each instruction ran.
+    pub(crate) fn fill(&mut self, counters: &Counters, counts: &[u64], classes: &[Class]) {
+        for (&count, &class) in counts.iter().zip(classes) {
+            self.instructions += count;
+            self.by_class[class as usize] += count;
+        }
+        self.global_load_bytes = counters.load_bytes;
+        self.global_load_sectors = counters.load_sectors;
+        self.global_store_bytes = counters.store_bytes;
+        self.global_store_sectors = counters.store_sectors;
+        self.shared_passes = counters.shared_passes;
+        self.shared_bank_conflicts = counters.shared_passes.saturating_sub(counters.shared_ideal);
+        self.tensor_instructions = counters.tensor;
+        self.atomic_instructions = counters.atomics;
+        self.async_copies = counters.async_copies;
+    }
+
+    /// Writes the report as one JSON object.
+    pub fn to_json(&self) -> String {
+        let mut out = String::from("{\"kernel\":\"");
+        for c in self.kernel.chars() {
+            match c {
+                '"' | '\\' => out.extend(['\\', c]),
+                c if c.is_control() => {}
+                c => out.push(c),
+            }
+        }
+        let numbers = [
+            ("instructions", self.instructions),
+            ("global_load_bytes", self.global_load_bytes),
+            ("global_load_sectors", self.global_load_sectors),
+            ("global_store_bytes", self.global_store_bytes),
+            ("global_store_sectors", self.global_store_sectors),
+            ("shared_passes", self.shared_passes),
+            ("shared_bank_conflicts", self.shared_bank_conflicts),
+            ("tensor_instructions", self.tensor_instructions),
+            ("atomic_instructions", self.atomic_instructions),
+            ("async_copies", self.async_copies),
+            ("registers", self.registers.into()),
+            ("shared_bytes", self.shared_bytes.into()),
+        ];
+        out.push('"');
+        for (name, value) in numbers {
+            // Writing to a String cannot fail.
+            let _ = write!(out, ",\"{name}\":{value}");
+        }
+        out.push_str(",\"classes\":{");
+        let used = Class::ALL.iter().filter(|&&class| self.class(class) > 0);
+        for (index, class) in used.enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            let _ = write!(out, "{comma}\"{}\":{}", class.name(), self.class(*class));
+        }
+        out.push_str("}}");
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_matches_the_counts() {
+        let mut report = Report { kernel: "a\"b".into(), ..Report::default() };
+        let counters = Counters { load_sectors: 4, shared_passes: 5, shared_ideal: 2, ..Counters::default() };
+        report.fill(&counters, &[3, 4], &[Class::Integer, Class::Tensor]);
+        let json = report.to_json();
+        assert!(json.starts_with("{\"kernel\":\"a\\\"b\",\"instructions\":7,"), "{json}");
+        assert!(json.contains("\"global_load_sectors\":4,") && json.contains("\"shared_bank_conflicts\":3,"), "{json}");
+        assert!(json.ends_with("\"classes\":{\"integer\":3,\"tensor\":4}}"), "{json}");
+        assert!(Class::ALL.iter().enumerate().all(|(at, &class)| class as usize == at));
+    }
+}

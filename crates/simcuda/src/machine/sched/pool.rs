@@ -1,0 +1,207 @@
+//! Launches over the host's threads: a job's clusters are taken one by one, run for a quantum, and parked if they need more.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::super::error::Fault;
+use super::super::launch::Env;
+use super::super::meter::Counters;
+use super::cluster::{Cluster, Outcome};
+
+/// Steps a cluster runs before it lets another one.
+const QUANTUM: u32 = 50_000;
+
+/// What the workers of a job share.
+struct Shared {
+    /// Clusters that ran out of steps.
+    parked: VecDeque<Cluster>,
+    /// First cluster that has not been started.
+    next: u64,
+    /// Clusters started and not finished.
+    resident: u64,
+    /// Helpers inside the job.
+    helpers: u32,
+    closed: bool,
+    fault: Option<Box<Fault>>,
+    counters: Counters,
+    counts: Vec<u64>,
+}
+
+/// One launch.
+pub(crate) struct Job {
+    env: Arc<Env>,
+    clusters: u64,
+    budget: AtomicU64,
+    stop: AtomicBool,
+    shared: Mutex<Shared>,
+    left: Condvar,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a finished job leaves: counters and executions of each instruction.
+pub(crate) type Totals = (Counters, Vec<u64>);
+
+/// Runs all clusters of a launch.
+pub(crate) fn run_job(env: Arc<Env>, clusters: u64) -> Result<Totals, Box<Fault>> {
+    let shared = Shared {
+        parked: VecDeque::new(),
+        next: 0,
+        resident: 0,
+        helpers: 0,
+        closed: false,
+        fault: None,
+        counters: Counters::default(),
+        counts: vec![0; env.code.insts.len()],
+    };
+    let helpers = (env.options.workers.max(1) as u64).min(clusters) - 1;
+    let job = Arc::new(Job {
+        clusters,
+        budget: AtomicU64::new(env.options.instruction_budget),
+        stop: AtomicBool::new(false),
+        shared: Mutex::new(shared),
+        left: Condvar::new(),
+        env,
+    });
+    if helpers > 0 {
+        Pool::get().invite(&job, helpers as usize);
+    }
+    job.work();
+    let mut shared = lock(&job.shared);
+    shared.closed = true;
+    while shared.helpers > 0 {
+        shared = job.left.wait(shared).unwrap_or_else(PoisonError::into_inner);
+    }
+    match shared.fault.take() {
+        Some(fault) => Err(fault),
+        None => Ok((std::mem::take(&mut shared.counters), std::mem::take(&mut shared.counts))),
+    }
+}
+
+impl Job {
+    /// Takes a cluster to run: a new one while the device has room, else one that was parked.
+    fn take(&self, spare: &mut Option<Cluster>) -> Option<Cluster> {
+        let mut shared = lock(&self.shared);
+        if shared.next < self.clusters && shared.resident < self.env.resident_clusters {
+            let index = shared.next;
+            shared.next += 1;
+            shared.resident += 1;
+            drop(shared);
+            let mut cluster = spare.take().unwrap_or_else(|| Cluster::new(&self.env));
+            cluster.restart(&self.env, index);
+            return Some(cluster);
+        }
+        shared.parked.pop_front()
+    }
+
+    fn work(&self) {
+        let mut spare: Option<Cluster> = None;
+        let mut totals = (Counters::default(), vec![0; self.env.code.insts.len()]);
+        while !self.stop.load(Ordering::Relaxed) {
+            let Some(mut cluster) = self.take(&mut spare) else { break };
+            let outcome = cluster.run(QUANTUM);
+            let outcome = self.charge(&mut cluster, outcome);
+            match outcome {
+                Outcome::Done => {
+                    collect(&mut cluster, &mut totals);
+                    lock(&self.shared).resident -= 1;
+                    spare = Some(cluster);
+                }
+                Outcome::Parked => lock(&self.shared).parked.push_back(cluster),
+                Outcome::Fault(fault) => {
+                    self.stop.store(true, Ordering::Relaxed);
+                    let mut shared = lock(&self.shared);
+                    shared.fault.get_or_insert(fault);
+                }
+            }
+        }
+        let mut shared = lock(&self.shared);
+        shared.counters.add(&totals.0);
+        shared.counts.iter_mut().zip(&totals.1).for_each(|(sum, n)| *sum += n);
+    }
+
+    /// Takes the steps off the budget; an empty one is a fault.
+    fn charge(&self, cluster: &mut Cluster, outcome: Outcome) -> Outcome {
+        let steps = cluster.take_steps();
+        let before = self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |b| Some(b.saturating_sub(steps)));
+        if before.unwrap_or_else(|b| b) > steps || !matches!(outcome, Outcome::Parked) {
+            return outcome;
+        }
+        cluster.endless().map_or(outcome, Outcome::Fault)
+    }
+
+    fn enter(&self) -> bool {
+        let mut shared = lock(&self.shared);
+        if !shared.closed {
+            shared.helpers += 1;
+        }
+        !shared.closed
+    }
+
+    fn leave(&self) {
+        lock(&self.shared).helpers -= 1;
+        self.left.notify_all();
+    }
+}
+
+/// Adds a finished cluster's counts to the worker's.
+fn collect(cluster: &mut Cluster, totals: &mut Totals) {
+    for block in &mut cluster.blocks {
+        totals.0.add(&block.counters);
+        block.counters = Counters::default();
+        for (sum, count) in totals.1.iter_mut().zip(&mut block.counts) {
+            *sum += std::mem::take(count);
+        }
+    }
+}
+
+/// The process's helper threads.
+struct Pool {
+    queue: Mutex<(VecDeque<Arc<Job>>, usize)>,
+    wake: Condvar,
+}
+
+impl Pool {
+    fn get() -> &'static Self {
+        static POOL: OnceLock<Pool> = OnceLock::new();
+        POOL.get_or_init(|| Self { queue: Mutex::new((VecDeque::new(), 0)), wake: Condvar::new() })
+    }
+
+    /// Offers a job to `helpers` threads, which are started as they are first needed.
+    fn invite(&'static self, job: &Arc<Job>, helpers: usize) {
+        let mut queue = lock(&self.queue);
+        while queue.1 < helpers {
+            // A thread that cannot be started is only missed as a helper.
+            if std::thread::Builder::new().name("simcuda".into()).spawn(|| Self::get().serve()).is_err() {
+                break;
+            }
+            queue.1 += 1;
+        }
+        let helpers = helpers.min(queue.1);
+        queue.0.extend(std::iter::repeat_n(job, helpers).cloned());
+        drop(queue);
+        for _ in 0..helpers {
+            self.wake.notify_one();
+        }
+    }
+
+    fn serve(&self) {
+        loop {
+            let mut queue = lock(&self.queue);
+            let job = loop {
+                match queue.0.pop_front() {
+                    Some(job) => break job,
+                    None => queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                }
+            };
+            drop(queue);
+            if job.enter() {
+                job.work();
+                job.leave();
+            }
+        }
+    }
+}

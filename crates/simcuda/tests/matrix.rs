@@ -1,0 +1,270 @@
+//! Matrix instructions: fragments filled by the manual's maps, against a plain matrix product.
+
+mod device;
+use device::{Device, Random, ptx, shape};
+use half::{bf16, f16};
+
+/// A fragment's map: (lane, register, element of the register) to (row, column), as in the tables of the PTX manual.
+type Map = fn(usize, usize, usize) -> (usize, usize);
+
+/// A element k of 8 bits: registers alternate rows g and g + 8, then the second half of k.
+fn a8(lane: usize, reg: usize, byte: usize) -> (usize, usize) {
+    (lane / 4 + 8 * (reg % 2), (lane % 4) * 4 + byte + 16 * (reg / 2))
+}
+
+fn b8(lane: usize, reg: usize, byte: usize) -> (usize, usize) {
+    ((lane % 4) * 4 + byte + 16 * reg, lane / 4)
+}
+
+fn a16(lane: usize, reg: usize, half: usize) -> (usize, usize) {
+    (lane / 4 + 8 * (reg % 2), (lane % 4) * 2 + half + 8 * (reg / 2))
+}
+
+fn b16(lane: usize, reg: usize, half: usize) -> (usize, usize) {
+    ((lane % 4) * 2 + half + 8 * reg, lane / 4)
+}
+
+fn a4(lane: usize, reg: usize, nibble: usize) -> (usize, usize) {
+    (lane / 4 + 8 * (reg % 2), (lane % 4) * 8 + nibble + 32 * (reg / 2))
+}
+
+fn b4(lane: usize, reg: usize, nibble: usize) -> (usize, usize) {
+    ((lane % 4) * 8 + nibble + 32 * reg, lane / 4)
+}
+
+fn a32(lane: usize, reg: usize, _: usize) -> (usize, usize) {
+    (lane / 4 + 8 * (reg % 2), lane % 4 + 4 * (reg / 2))
+}
+
+fn b32(lane: usize, reg: usize, _: usize) -> (usize, usize) {
+    (lane % 4 + 4 * reg, lane / 4)
+}
+
+fn c32(lane: usize, reg: usize, _: usize) -> (usize, usize) {
+    (lane / 4 + 8 * (reg / 2), (lane % 4) * 2 + reg % 2)
+}
+
+fn c16(lane: usize, reg: usize, half: usize) -> (usize, usize) {
+    (lane / 4 + 8 * reg, (lane % 4) * 2 + half)
+}
+
+/// Packs a matrix of raw elements into fragment registers: [register][lane].
+fn pack(matrix: &dyn Fn(usize, usize) -> u32, map: Map, regs: usize, bits: u32) -> Vec<u32> {
+    let mut out = Vec::new();
+    for reg in 0..regs {
+        for lane in 0..32 {
+            let elements = 0..(32 / bits) as usize;
+            out.push(elements.fold(0, |word, e| {
+                let (row, column) = map(lane, reg, e);
+                word | (matrix(row, column) & (u32::MAX >> (32 - bits))) << (e as u32 * bits)
+            }));
+        }
+    }
+    out
+}
+
+/// Runs one `mma` on packed fragments.
+fn mma(opcode: &str, a: &[u32], b: &[u32], c: &[u32]) -> Vec<u32> {
+    let device = Device::new();
+    let names = |letter: char, n: usize| (0..n).map(|i| format!("%{letter}{i}")).collect::<Vec<_>>().join(", ");
+    let (na, nb, nc) = (a.len() / 32, b.len() / 32, c.len() / 32);
+    let mut loads = String::new();
+    for (letter, count, first) in [('a', na, 0), ('b', nb, na), ('c', nc, na + nb)] {
+        for i in 0..count {
+            loads += &format!("ld.global.b32 %{letter}{i}, [%in+{}];\n", 128 * (first + i));
+        }
+    }
+    let stores: String = (0..nc).map(|i| format!("st.global.b32 [%out+{}], %d{i};\n", 128 * i)).collect();
+    let text = ptx(&format!(
+        ".entry k(.param .u64 i, .param .u64 o) {{ .reg .b32 %a<4>, %b<4>, %c<4>, %d<4>, %t; .reg .b64 %in, %out, %x;
+         ld.param.u64 %in, [i]; ld.param.u64 %out, [o]; mov.u32 %t, %tid.x; mul.wide.u32 %x, %t, 4;
+         add.s64 %in, %in, %x; add.s64 %out, %out, %x; {loads}
+         {opcode} {{{}}}, {{{}}}, {{{}}}, {{{}}}; {stores} ret; }}",
+        names('d', nc),
+        names('a', na),
+        names('b', nb),
+        names('c', nc)
+    ));
+    let input = device.words(&[a, b, c].concat());
+    let output = device.words(&vec![0; 32 * nc]);
+    device.run(&device.kernel(&text), &shape(1, 32), &[input, output]).unwrap_or_else(|f| panic!("{f}"));
+    device.read_words(output, 32 * nc)
+}
+
+/// Extends a raw integer element.
+fn extend(raw: u32, bits: u32, signed: bool) -> i64 {
+    let raw = raw & ((1 << bits) - 1);
+    if signed && raw >> (bits - 1) == 1 { i64::from(raw) - (1 << bits) } else { raw.into() }
+}
+
+fn random_matrix(seed: u64, rows: usize, columns: usize) -> Vec<Vec<u32>> {
+    let mut random = Random(seed);
+    (0..rows).map(|_| (0..columns).map(|_| random.next() as u32).collect()).collect()
+}
+
+#[test]
+fn integer_mma_matches_a_plain_product_for_every_type() {
+    let cases: &[(usize, u32, Map, Map)] = &[(16, 8, a8, b8), (32, 8, a8, b8), (32, 4, a4, b4), (64, 4, a4, b4)];
+    for &(k, bits, map_a, map_b) in cases {
+        for (sa, sb) in [(true, true), (true, false), (false, true), (false, false)] {
+            for extreme in [false, true] {
+                let (mut a, mut b) = (random_matrix(1, 16, k), random_matrix(2, k, 8));
+                if extreme {
+                    // The products of largest magnitude.
+                    let low = 1u32 << (bits - 1);
+                    a.iter_mut().flatten().for_each(|x| *x = if sa { low } else { u32::MAX });
+                    b.iter_mut().flatten().for_each(|x| *x = if sb { low } else { u32::MAX });
+                }
+                let c = random_matrix(3, 16, 8);
+                let name = |signed: bool| format!("{}{bits}", if signed { 's' } else { 'u' });
+                let opcode = format!("mma.sync.aligned.m16n8k{k}.row.col.s32.{}.{}.s32", name(sa), name(sb));
+                let words = k * bits as usize / 32;
+                let result = mma(
+                    &opcode,
+                    &pack(&|m, k| a[m][k], map_a, words / 2, bits),
+                    &pack(&|k, n| b[k][n], map_b, words / 4, bits),
+                    &pack(&|m, n| c[m][n], c32, 4, 32),
+                );
+                let product = |m: usize, n: usize| {
+                    let dot: i64 = (0..k).map(|k| extend(a[m][k], bits, sa) * extend(b[k][n], bits, sb)).sum();
+                    dot.wrapping_add(i64::from(c[m][n] as i32)) as u32
+                };
+                assert_eq!(result, pack(&product, c32, 4, 32), "{opcode}");
+            }
+        }
+    }
+}
+
+#[test]
+fn saturating_mma_clamps_the_sum() {
+    let ones = vec![0x7f7f_7f7f; 128];
+    let opcode = "mma.sync.aligned.m16n8k32.row.col.satfinite.s32.s8.s8.s32";
+    let result = mma(opcode, &ones, &ones[..64], &[i32::MAX as u32 - 5; 128]);
+    assert_eq!(result, vec![i32::MAX as u32; 128]);
+}
+
+/// Small integers are exact in every format, so that any order of additions gives the same sum.
+fn small(seed: u64, rows: usize, columns: usize) -> Vec<Vec<f32>> {
+    random_matrix(seed, rows, columns)
+        .iter()
+        .map(|r| r.iter().map(|&x| (x % 33) as f32 / 4.0 - 4.0).collect())
+        .collect()
+}
+
+#[test]
+fn float_mma_matches_a_plain_product_exactly_for_small_values() {
+    let f16_bits = |x: f32| u32::from(f16::from_f32(x).to_bits());
+    let bf16_bits = |x: f32| u32::from(bf16::from_f32(x).to_bits());
+    type Bits<'a> = &'a dyn Fn(f32) -> u32;
+    let cases: &[(usize, &str, u32, Bits<'_>, Map, Map, bool)] = &[
+        (16, "f16", 16, &f16_bits, a16, b16, false),
+        (8, "f16", 16, &f16_bits, a16, b16, false),
+        (16, "f16", 16, &f16_bits, a16, b16, true),
+        (16, "bf16", 16, &bf16_bits, a16, b16, false),
+        (8, "bf16", 16, &bf16_bits, a16, b16, false),
+        (8, "tf32", 32, &|x: f32| x.to_bits(), a32, b32, false),
+        (4, "tf32", 32, &|x: f32| x.to_bits(), a32, b32, false),
+    ];
+    for &(k, ty, bits, encode, map_a, map_b, half) in cases {
+        let (a, b, c) = (small(1, 16, k), small(2, k, 8), small(3, 16, 8));
+        let acc = if half { "f16" } else { "f32" };
+        let opcode = format!("mma.sync.aligned.m16n8k{k}.row.col.{acc}.{ty}.{ty}.{acc}");
+        let words = k * bits as usize / 32;
+        let (map_c, regs, width): (Map, usize, u32) = if half { (c16, 2, 16) } else { (c32, 4, 32) };
+        let out = |x: f32| if half { f16_bits(x) } else { x.to_bits() };
+        let result = mma(
+            &opcode,
+            &pack(&|m, k| encode(a[m][k]), map_a, words / 2, bits),
+            &pack(&|k, n| encode(b[k][n]), map_b, words / 4, bits),
+            &pack(&|m, n| out(c[m][n]), map_c, regs, width),
+        );
+        let product = |m: usize, n: usize| out((0..k).map(|k| a[m][k] * b[k][n]).sum::<f32>() + c[m][n]);
+        assert_eq!(result, pack(&product, map_c, regs, width), "{opcode}");
+    }
+}
+
+/// Runs a body between loads of `%a<4>` from `in` and stores of `%d<4>` to `out`; `%s` is a shared buffer.
+fn shuffle(body: &str, input: &[u32], outputs: usize) -> Vec<u32> {
+    let device = Device::new();
+    let stores: String = (0..outputs).map(|i| format!("st.global.b32 [%out+{}], %d{i};\n", 128 * i)).collect();
+    let text = ptx(&format!(
+        ".entry k(.param .u64 i, .param .u64 o) {{ .reg .b32 %a<4>, %d<4>, %t, %s, %r, %x; .reg .b64 %in, %out, %w;
+         .shared .align 16 .b8 buf[1024];
+         ld.param.u64 %in, [i]; ld.param.u64 %out, [o]; mov.u32 %t, %tid.x; mul.wide.u32 %w, %t, 4;
+         add.s64 %in, %in, %w; add.s64 %out, %out, %w; mov.u32 %s, buf;
+         ld.global.b32 %a0, [%in]; ld.global.b32 %a1, [%in+128]; ld.global.b32 %a2, [%in+256]; ld.global.b32 %a3, [%in+384];
+         {body} {stores} ret; }}"
+    ));
+    let (input, output) = (device.words(input), device.words(&vec![0; 32 * outputs]));
+    device.run(&device.kernel(&text), &shape(1, 32), &[input, output]).unwrap_or_else(|f| panic!("{f}"));
+    device.read_words(output, 32 * outputs)
+}
+
+/// Lays the input out in shared memory, word by word, then loads matrices whose rows are 16 bytes one behind the other.
+const FILL: &str = "mad.lo.u32 %r, %t, 4, %s; st.shared.b32 [%r], %a0; st.shared.b32 [%r+128], %a1;
+    st.shared.b32 [%r+256], %a2; st.shared.b32 [%r+384], %a3; bar.warp.sync -1; mad.lo.u32 %r, %t, 16, %s;";
+
+#[test]
+fn ldmatrix_matches_its_map_plain_and_transposed() {
+    let words: Vec<u32> = random_matrix(4, 1, 128).remove(0);
+    let half = |matrix: usize, row: usize, column: usize| {
+        words[matrix * 32 + row * 4 + column / 2] >> (16 * (column % 2)) & 0xffff
+    };
+    let names = ["%d0", "%d1", "%d2", "%d3"];
+    for (count, trans) in [(1, false), (2, false), (4, false), (1, true), (2, true), (4, true)] {
+        let mode = if trans { ".trans" } else { "" };
+        let body = format!(
+            "{FILL} ldmatrix.sync.aligned.m8n8.x{count}{mode}.shared.b16 {{{}}}, [%r];",
+            names[..count].join(", ")
+        );
+        let result = shuffle(&body, &words, count);
+        for matrix in 0..count {
+            for lane in 0..32 {
+                let (row, column) = (lane / 4, 2 * (lane % 4));
+                let at = |c: usize| if trans { half(matrix, c, row) } else { half(matrix, row, c) };
+                assert_eq!(result[32 * matrix + lane], at(column) | at(column + 1) << 16, "x{count}{mode} lane {lane}");
+            }
+        }
+    }
+}
+
+#[test]
+fn ldmatrix_widens_four_bits_to_eight() {
+    let words: Vec<u32> = random_matrix(5, 1, 128).remove(0);
+    for (types, signed) in [("s8.s4", true), ("b8x16.b4x16_p64", false)] {
+        let opcode = if signed {
+            format!("ldmatrix.sync.aligned.m8n16.x1.shared.{types}")
+        } else {
+            "ldmatrix.sync.aligned.m8n16.x1.shared.b8x16.b4x16_p64".into()
+        };
+        let result = shuffle(&format!("{FILL} {opcode} {{%d0}}, [%r];"), &words, 1);
+        for lane in 0..32 {
+            let (row, part) = (lane / 4, lane % 4);
+            let expected = (0..4).fold(0, |word, byte| {
+                // Element 4 * part + byte of the row's 16, four bits each in its first 8 bytes.
+                let element = 4 * part + byte;
+                let nibble = words[row * 4 + element / 8] >> (4 * (element % 8)) & 15;
+                let value = if signed && nibble >= 8 { nibble | 0xf0 } else { nibble };
+                word | value << (8 * byte)
+            });
+            assert_eq!(result[lane], expected, "{types} lane {lane}");
+        }
+    }
+}
+
+#[test]
+fn stmatrix_and_movmatrix_match_ldmatrix() {
+    let words: Vec<u32> = random_matrix(6, 1, 128).remove(0);
+    let round_trip = |mode: &str| {
+        format!(
+            "mad.lo.u32 %r, %t, 16, %s; stmatrix.sync.aligned.m8n8.x4{mode}.shared.b16 [%r], {{%a0, %a1, %a2, %a3}};
+             bar.warp.sync -1; ldmatrix.sync.aligned.m8n8.x4{mode}.shared.b16 {{%d0, %d1, %d2, %d3}}, [%r];"
+        )
+    };
+    assert_eq!(shuffle(&round_trip(""), &words, 4), words);
+    assert_eq!(shuffle(&round_trip(".trans"), &words, 4), words);
+    let transposed = shuffle("movmatrix.sync.aligned.m8n8.trans.b16 %d0, %a0;", &words, 1);
+    let by_ldmatrix =
+        shuffle(&format!("{FILL} ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {{%d0}}, [%r];"), &words, 1);
+    assert_eq!(transposed, by_ldmatrix);
+}
