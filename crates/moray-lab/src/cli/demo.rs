@@ -26,13 +26,13 @@ pub struct Arguments {
     #[arg(long)]
     pub text: PathBuf,
     /// Tokens of it that are read.
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 1024)]
     pub tokens: usize,
     /// Tokens of a window; the second half of each is scored.
     #[arg(long, default_value_t = 512)]
     pub context: usize,
     /// Tokens to generate for a row.
-    #[arg(short, default_value_t = 64)]
+    #[arg(short, default_value_t = 48)]
     pub n: usize,
     /// The text to continue.
     #[arg(long, short, default_value = "The history of the lighthouse begins with")]

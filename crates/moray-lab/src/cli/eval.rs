@@ -137,7 +137,7 @@ pub fn score(arguments: &Arguments, tokens: &[u32], run: &Run, dense: Option<&(S
 /// # Errors
 /// [`Error::Malformed`] for a text of fewer than 2 tokens.
 pub fn tokens_of(run: &Run, path: &Path, text: &str, limit: Option<usize>) -> Result<Vec<u32>> {
-    let mut tokens = run.checkpoint.tokenizer()?.encode(text, false)?;
+    let mut tokens = run.tokenizer.encode(text, false)?;
     if tokens.len() < 2 {
         return Err(Error::malformed(path, "text", "at least 2 tokens", tokens.len()));
     }

@@ -101,7 +101,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
 /// As [`run`].
 pub fn generate(run: &Run, arguments: &Arguments, stream: &mut dyn FnMut(&str) -> Result<()>) -> Result<Report> {
     let config = run.checkpoint.config();
-    let tokenizer = run.checkpoint.tokenizer()?;
+    let tokenizer = &run.tokenizer;
     let prompt = tokenizer.encode(&arguments.prompt, config.add_bos)?;
     if prompt.is_empty() {
         return Err(Error::Kernel(moray::Error::Shape { what: "prompt", expected: "at least one token", got: 0 }));

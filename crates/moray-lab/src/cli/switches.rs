@@ -14,6 +14,7 @@ use super::progress_bar;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::load::{LoadOptions, load_cpu};
+use crate::tokenizer::Tokenizer;
 use crate::weights::WeightScheme;
 
 /// Tokens of calibration text that are used.
@@ -203,6 +204,8 @@ pub struct Run {
     pub cpu: Cpu,
     /// The files.
     pub checkpoint: Checkpoint,
+    /// Its tokenizer, built before the weights are loaded: what building it takes can then be used again.
+    pub tokenizer: Tokenizer,
     /// The weights.
     pub model: Model<Cpu>,
     /// Seconds that loading took.
@@ -231,11 +234,12 @@ impl Switches {
         let cpu = self.cpu()?;
         let start = std::time::Instant::now();
         let checkpoint = Checkpoint::open(&self.model)?;
+        let tokenizer = checkpoint.tokenizer()?;
         let options = LoadOptions { weights: self.weights, by_neuron: self.mlp != MlpSwitch::Dense };
         let bar = progress_bar(checkpoint.config().n_layers, "loading");
         let model = load_cpu(&checkpoint, options, |done, _| bar.set_position(done as u64))?;
         bar.finish_and_clear();
-        Ok(Run { cpu, checkpoint, model, load_seconds: start.elapsed().as_secs_f64() })
+        Ok(Run { cpu, checkpoint, tokenizer, model, load_seconds: start.elapsed().as_secs_f64() })
     }
 
     /// The CPU that the switches name.
@@ -260,7 +264,7 @@ impl Switches {
             Some(path) => std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?,
             None => CALIBRATION_TEXT.to_owned(),
         };
-        let mut tokens = run.checkpoint.tokenizer()?.encode(&text, run.checkpoint.config().add_bos)?;
+        let mut tokens = run.tokenizer.encode(&text, run.checkpoint.config().add_bos)?;
         tokens.truncate(CALIBRATION_TOKENS.min(run.checkpoint.config().context_length));
         let mut settings = Settings::dense(tokens.len().max(1));
         settings.mlp = MlpPolicy::Calibrate;
