@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::generate::Report;
 use super::{Device, HeadSwitch, KvSwitch, MlpSwitch, Run, Switches, eval, generate, progress_bar, switches, written};
@@ -43,10 +43,10 @@ pub struct Arguments {
 }
 
 /// One row of the table.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     /// How the model ran.
-    pub name: &'static str,
+    pub name: String,
     /// The switches of `moray generate` and `moray eval` that make it so.
     pub switches: String,
     /// Perplexity over the second halves of the windows.
@@ -62,14 +62,14 @@ pub struct Row {
 }
 
 /// The table, and where it was made.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Demo {
     /// The processor's name.
     pub processor: Option<String>,
     /// Threads.
     pub threads: usize,
     /// Instruction set.
-    pub isa: &'static str,
+    pub isa: String,
     /// Gigabytes (10⁹) a second that memory reads.
     pub read_bandwidth_gb_per_second: f64,
     /// Tokens of text, and of a window.
@@ -141,6 +141,7 @@ pub fn measure(arguments: &Arguments) -> Result<Demo> {
     }
     bar.finish_and_clear();
     let (threads, isa, bandwidth) = machine.unwrap_or_default();
+    let isa = isa.to_owned();
     Ok(Demo {
         processor: processor(),
         threads,
@@ -185,7 +186,7 @@ fn row(
     let evaluation = evaluate(&text, config.context_length, &runner, None, &mut |_| ())?;
     let Switches { weights, mlp, heads, kv, .. } = switches;
     Ok(Row {
-        name,
+        name: name.to_owned(),
         switches: format!("--weights {weights} --mlp {mlp} --heads {heads} --kv {kv}"),
         perplexity: evaluation.perplexity,
         perplexity_se: evaluation.perplexity_se,
@@ -215,14 +216,18 @@ impl generate::Arguments {
 /// Characters of a row's text that are shown.
 const TEXT_CHARACTERS: usize = 44;
 
-fn write_table(demo: &Demo, out: &mut dyn Write) -> std::io::Result<()> {
+/// Writes the table as Markdown, and under it what its columns mean.
+///
+/// # Errors
+/// What `out` refuses.
+pub fn write_table(demo: &Demo, out: &mut dyn Write) -> std::io::Result<()> {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(["", "tok/s", "speed-up", "% of bandwidth", "MB a token", "perplexity", "neurons", "text"]);
     for row in &demo.rows {
         let text: String = row.generated.text.split_whitespace().collect::<Vec<_>>().join(" ");
         table.add_row([
-            row.name.to_owned(),
+            row.name.clone(),
             format!("{:.1}", row.generated.decode_tokens_per_second),
             format!("{:.2}×", row.speed_up),
             format!("{:.0}", row.generated.bandwidth_percent),

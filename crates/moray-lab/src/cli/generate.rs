@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use moray::Cpu;
 use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Session};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Run, Switches, written};
 use crate::error::{Error, Result};
@@ -45,7 +45,7 @@ pub struct Arguments {
 }
 
 /// What a run of `moray generate` reports.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     /// The continuation.
     pub text: String,

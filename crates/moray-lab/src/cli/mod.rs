@@ -1,5 +1,6 @@
 //! The `moray` command: one module for each subcommand, and the switches that they share.
 
+pub mod bench;
 pub mod demo;
 pub mod doctor;
 pub mod eval;
@@ -30,6 +31,8 @@ pub enum Command {
     Generate(generate::Arguments),
     /// Measure perplexity on a text, and the distance from the dense model.
     Eval(eval::Arguments),
+    /// Measure prefill and decode speed, beside llama.cpp in the same run.
+    Bench(bench::Arguments),
     /// Run one model dense, quantized and sparse, and print one table of text, speed and quality.
     Demo(demo::Arguments),
     /// Say what this machine has, and what to do about what is missing.
@@ -47,6 +50,7 @@ pub fn run(cli: Cli, out: &mut dyn Write) -> Result<()> {
     match cli.command {
         Command::Generate(arguments) => generate::run(&arguments, out),
         Command::Eval(arguments) => eval::run(&arguments, out),
+        Command::Bench(arguments) => bench::run(&arguments, out),
         Command::Demo(arguments) => demo::run(&arguments, out),
         Command::Doctor(arguments) => doctor::run(&arguments, out),
         Command::Bpipe(command) => Ok(crate::bpipe::cli::run(&command, out)?),
