@@ -33,6 +33,7 @@ He'll say it's fine, they've said they're done, I'm sure she'd agree, and we don
 def forward(x):\n    return x @ w.T + b  # y[M, N]\n\n\nclass Layer:\n\tpass\n
 Größe, naïve, façade, Ångström, señor, œuvre, Źdźbło, ČEŠTINA, ЁЖИК, ёжик, Ελληνικά, עברית, العربية, हिन्दी.
 日本語の文章です。東京は大きい。 中文也可以。 한국어 문장.
+Baa baaa baaaa, aa aaa aaaa aaaaa: the sheep.
 <div class="x">&amp; http://example.org/?q=1&r=2#top</div>
 """
 

@@ -210,6 +210,34 @@ fn released_tensors_read_the_same_again() {
     assert_eq!(mapped.stored_bytes(), tensors(&owned).iter().map(|(_, tensor)| tensor.bytes.len()).sum::<usize>());
 }
 
+/// Resident kilobytes of the mapping of a file; None where the system does not say.
+fn resident_kib(path: &Path) -> Option<usize> {
+    let maps = std::fs::read_to_string("/proc/self/smaps").ok()?;
+    let mapping = maps.split_once(path.to_str()?)?.1;
+    let resident = mapping.lines().find_map(|line| line.strip_prefix("Rss:"))?;
+    resident.trim().trim_end_matches(" kB").parse().ok()
+}
+
+#[test]
+fn released_tensors_leave_the_resident_set() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().canonicalize().unwrap().join("model.gguf");
+    Fixture { hidden: 512, d_ff: 2048, ..Fixture::default() }.write_gguf(&path).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    if resident_kib(&path).is_none() {
+        eprintln!("skipped: no /proc/self/smaps");
+        return;
+    }
+    let all = tensors(&checkpoint);
+    all.iter().for_each(|(_, tensor)| tensor.check_finite().unwrap());
+    let touched = resident_kib(&path).unwrap();
+    assert!(touched * 1024 >= checkpoint.stored_bytes() * 9 / 10, "{touched} kB");
+    all.iter().for_each(|(_, tensor)| checkpoint.release(tensor));
+    // What lies before the first tensor is the header.
+    let left = resident_kib(&path).unwrap();
+    assert!(left <= 256, "{left} kB of {touched} kB are left");
+}
+
 #[test]
 fn smollm2_opens_and_converts_every_tensor() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/SmolLM2-135M-Instruct.Q4_1.gguf");

@@ -106,6 +106,9 @@ fn stream_holds_back_exactly_the_incomplete_character() {
     let pieces: Vec<String> = ids.iter().map(|&id| stream.push(id)).collect();
     assert_eq!(pieces, ["x", "", "", "", "🎉", "y"]);
     let mut stream = tokenizer.stream();
+    let interrupted = [ids[1], ids[0], ids[1], ids[2], ids[1]].map(|id| stream.push(id));
+    assert_eq!(interrupted, ["", "\u{fffd}x", "", "", "\u{fffd}"], "an interrupted character is not waited for");
+    let mut stream = tokenizer.stream();
     stream.push(ids[1]);
     assert_eq!(stream.finish(), "\u{fffd}");
     assert_eq!(stream.push(ids[0]), "x");
