@@ -282,7 +282,7 @@ fn bad_policy_input_is_refused_and_changes_nothing() {
     assert!(PromptStatistic::new(0).is_err() && CatsCalibrator::new(0).is_err());
     let empty = PromptStatistic::new(2).unwrap();
     assert!(matches!(Griffin::new(0.5).unwrap().list(&empty), Err(Error::Shape { what: "prompt", .. })));
-    assert!(Tda::joint_quantile(&[], 0.5).is_err() && Tda::joint_quantile(&[empty.clone()], 0.5).is_err());
+    assert!(Tda::joint_quantile(&[], 0.5).is_err() && Tda::joint_quantile(std::slice::from_ref(&empty), 0.5).is_err());
     assert!(Tda::new(vec![f64::NAN]).is_err() && Tda::new(vec![-1.0]).is_err());
     assert!(matches!(Tda::new(vec![0.1]).unwrap().list(1, &s), Err(Error::Index { limit: 1, got: 1, .. })));
     assert!(Cats::new(vec![-0.1]).is_err() && Cats::new(vec![f32::INFINITY]).is_err());

@@ -56,7 +56,7 @@ impl Tile<'_> {
     }
 
     fn multiply_4bit(&self, matrix: &RowMatrix, out: &mut [[f32; BLOCK]]) {
-        let x = self.x_int8.from_token(self.first_token);
+        let x = self.x_int8.at_token(self.first_token);
         run(self.isa, FourBitRows { matrix, rows: self.rows, next: self.next, x, out });
     }
 
@@ -273,7 +273,7 @@ fn down_4bit_one(cpu: &Cpu, matrix: &DownMatrix, ws: &Workspace, out: &Output<'_
             let chunks = unit * chunks / units..(unit + 1) * chunks / units;
             let mut sums = [[0.0f32; CHUNK]; DOWN_CHUNKS];
             let sums = &mut sums[..chunks.len()];
-            let h = ws.hidden_int8.from_token(0);
+            let h = ws.hidden_int8.at_token(0);
             let (slots, runs) = (&ws.slots, &ws.runs);
             run(cpu.isa(), FourBitDown { matrix, slots, runs, h, tokens: 1, chunks: chunks.clone(), out: sums });
             for (chunk, sums) in chunks.zip(sums) {
@@ -292,7 +292,7 @@ fn down_4bit_many(cpu: &Cpu, matrix: &DownMatrix, ws: &Workspace, out: &Output<'
         for unit in units {
             let (first, chunk) = (unit / chunks * DOWN_TOKENS, unit % chunks);
             let tokens = (ws.tokens - first).min(DOWN_TOKENS);
-            let h = ws.hidden_int8.from_token(first);
+            let h = ws.hidden_int8.at_token(first);
             let (slots, runs, sums) = (&ws.slots, &ws.runs, &mut sums[..tokens]);
             run(cpu.isa(), FourBitDown { matrix, slots, runs, h, tokens, chunks: chunk..chunk + 1, out: sums });
             let (start, width) = (columns.start(chunk), 32 * columns.segments_of(chunk));

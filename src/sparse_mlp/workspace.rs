@@ -31,7 +31,7 @@ impl Quantized {
     }
 
     /// The activations from a token on.
-    pub(crate) fn from_token(&self, token: usize) -> Codes<'_> {
+    pub(crate) fn at_token(&self, token: usize) -> Codes<'_> {
         let (stride, sum_stride) = (self.width, self.sum_stride());
         Codes {
             codes: &self.codes[token * stride..],

@@ -150,7 +150,7 @@ fn requantize(tensor: &Tensor<'_>, mode: Mode) -> Result<QuantizedWeight> {
             None => part,
         });
     }
-    all.ok_or_else(|| Error::Kernel(moray::Error::Shape { what: "n", expected: "at least 1", got: 0 }))
+    all.ok_or(Error::Kernel(moray::Error::Shape { what: "n", expected: "at least 1", got: 0 }))
 }
 
 fn dense(parts: &[Tensor<'_>], dtype: DenseType) -> Result<Linear> {
