@@ -3,8 +3,8 @@
 //! The recalled figures are unverified. They appear in the claim table, marked so, and nowhere else.
 
 use super::activation::{Attention, Recompute, Training};
+use super::equations::{Efficiency, Replica};
 use super::error::Error;
-use super::estimate::{Efficiency, Replica};
 use super::memory::stage_peaks;
 use super::presets::{Model, preset};
 use super::profile::{Point, Profile};
@@ -144,7 +144,7 @@ fn largest_fits(setting: &Setting, model: &Model, attention: Attention) -> Resul
     };
     let replica = setting.replica;
     let (mut plain, mut bpipe) = (None, None);
-    for b in (0..32).map(|bit| 1_u32 << bit).take_while(|&b| replica.global_batch % b == 0) {
+    for b in (0..32).map(|bit| 1_u32 << bit).take_while(|&b| replica.global_batch.is_multiple_of(b)) {
         let memory = model.stage_memory(&training, replica.stages, b, setting.bytes_per_parameter)?;
         let peaks = stage_peaks(&memory, replica.micro_batches(b)?)?;
         let fits_plain = peaks.iter().all(|peak| peak.plain_bytes <= setting.capacity_bytes);

@@ -133,6 +133,21 @@ pub enum Error {
     Json(#[from] serde_json::Error),
 }
 
+/// Most stages of a pipeline.
+pub const MAX_STAGES: u32 = 1 << 16;
+
+/// Checks a pipeline depth, 2 ≤ p ≤ [`MAX_STAGES`].
+pub(crate) fn depth(stages: u32) -> Result<u32, Error> {
+    match stages {
+        0 | 1 => Err(Error::TooFewStages { got: stages }),
+        2..=MAX_STAGES => Ok(stages),
+        _ => {
+            let what = "pipeline depth".into();
+            Err(Error::OutOfRange { what, expected: "at most 65536 stages", got: f64::from(stages) })
+        }
+    }
+}
+
 /// Checks that `got` is a finite number above zero.
 pub(crate) fn positive(what: &str, got: f64) -> Result<f64, Error> {
     if got.is_finite() && got > 0.0 {

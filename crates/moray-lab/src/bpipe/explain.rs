@@ -5,8 +5,9 @@
 //! come from simulating each size as the ideal pipeline, with its real stages, with boundary transfers, and with
 //! BPipe's, and compare how much each step adds.
 
+use super::equations::{Efficiency, Replica};
 use super::error::Error;
-use super::estimate::{Efficiency, Estimate, Replica, Row};
+use super::estimate::{Estimate, Row};
 use super::pipeline::Pipeline;
 use super::schedule::Schedule;
 use super::simulate::simulate;

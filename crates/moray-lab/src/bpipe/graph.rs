@@ -223,8 +223,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn finish(mut self) -> Graph {
-        self.edges.sort_unstable_by_key(|edge| edge.from);
+    /// Sorts the edges by the node waited for, by counting.
+    fn finish(self) -> Graph {
         let mut inputs = vec![0_u32; self.nodes.len()];
         let mut edge_start = vec![0_u32; self.nodes.len() + 1];
         for edge in &self.edges {
@@ -237,6 +237,13 @@ impl<'a> Builder<'a> {
         for &id in &self.missing {
             inputs[id as usize] += 1;
         }
-        Graph { nodes: self.nodes, edges: self.edges, edge_start, inputs, streams: self.streams }
+        let mut next = edge_start.clone();
+        let mut edges = self.edges.clone();
+        for edge in self.edges {
+            let place = &mut next[edge.from as usize];
+            edges[*place as usize] = edge;
+            *place += 1;
+        }
+        Graph { nodes: self.nodes, edges, edge_start, inputs, streams: self.streams }
     }
 }

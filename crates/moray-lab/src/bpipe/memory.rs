@@ -4,7 +4,7 @@
 //! p − x − 1, the acceptor. Together they need p + 1 buffers, and one more while a transfer is in flight, since it
 //! occupies both ends. So the smallest cap that holds is ⌈(p + 2)/2⌉.
 
-use super::error::Error;
+use super::error::{Error, depth};
 use serde::Serialize;
 
 /// What one stage keeps on one device.
@@ -70,10 +70,7 @@ pub struct StagePeak {
 /// # Errors
 /// [`Error::TooFewStages`].
 pub fn stage_peaks(memory: &[StageMemory], micro_batches: u32) -> Result<Vec<StagePeak>, Error> {
-    let stages = memory.len() as u32;
-    if stages < 2 {
-        return Err(Error::TooFewStages { got: stages });
-    }
+    let stages = depth(u32::try_from(memory.len()).unwrap_or(u32::MAX))?;
     let cap = smallest_cap(stages, micro_batches);
     let peak = |x: u32| {
         let own = u64::from(peak_1f1b(stages, micro_batches, x));

@@ -1,7 +1,7 @@
 //! What a schedule runs over: the stages' costs, the micro-batches and the cluster.
 
 use super::cluster::{Cluster, MAX_DURATION_NS};
-use super::error::Error;
+use super::error::{Error, depth};
 use serde::Serialize;
 
 /// Cost and memory of one stage for one micro-batch: the forward node, the backward node's two halves (gradient of the
@@ -117,9 +117,7 @@ impl Pipeline {
     /// # Errors
     /// [`Error::TooFewStages`] and [`Error::OutOfRange`].
     pub fn check(&self) -> Result<(), Error> {
-        if self.stages.len() < 2 {
-            return Err(Error::TooFewStages { got: self.depth() });
-        }
+        depth(u32::try_from(self.stages.len()).unwrap_or(u32::MAX))?;
         if self.micro_batches == 0 {
             return Err(Error::OutOfRange { what: "micro-batches".into(), expected: "at least 1", got: 0.0 });
         }

@@ -1,7 +1,7 @@
 //! Timeline and memory plots as SVG, and the self-contained page around them.
 
 use super::schedule::{OpKind, Schedule};
-use super::simulate::{MemorySample, Simulation, Span};
+use super::simulation::{MemorySample, Simulation, Span};
 use super::text;
 use std::fmt::Write;
 

@@ -1,7 +1,7 @@
 //! Public model shapes: parameters, FLOPs and activations of each stage.
 
 use super::activation::{Layer, Mlp, Recompute, Training};
-use super::error::Error;
+use super::error::{Error, depth};
 use super::memory::StageMemory;
 use serde::Serialize;
 
@@ -12,6 +12,8 @@ pub struct Model {
     pub name: &'static str,
     /// Where the shape is from.
     pub source: &'static str,
+    /// Whether the shape is recalled and unverified.
+    pub recalled: bool,
     /// Layers, l.
     pub layers: u64,
     /// The shape of a layer.
@@ -29,7 +31,16 @@ const GPT3_96B: &str = "recalled, unverified; 12·l·h² = 95.7e9 agrees with th
 
 const fn llama(name: &'static str, layers: u64, hidden: u64, heads: u64, ffn: u64) -> Model {
     let layer = Layer { hidden, n_q_heads: heads, n_kv_heads: heads, ffn, mlp: Mlp::SwiGlu, dropout: false };
-    Model { name, source: LLAMA, layers, layer, vocab: 32_000, seq_len: 2048, positions_and_biases: false }
+    Model {
+        name,
+        source: LLAMA,
+        recalled: false,
+        layers,
+        layer,
+        vocab: 32_000,
+        seq_len: 2048,
+        positions_and_biases: false,
+    }
 }
 
 /// Every preset, smallest first.
@@ -41,6 +52,7 @@ pub const PRESETS: [Model; 5] = [
     Model {
         name: "gpt3-96b",
         source: GPT3_96B,
+        recalled: true,
         layers: 80,
         layer: Layer { hidden: 9984, n_q_heads: 104, n_kv_heads: 104, ffn: 4 * 9984, mlp: Mlp::Gelu, dropout: true },
         vocab: 51_200,
@@ -134,10 +146,7 @@ impl Model {
     /// # Errors
     /// [`Error::TooFewStages`] for one stage, [`Error::OutOfRange`] for more stages than layers.
     pub fn layers_per_stage(&self, stages: u32) -> Result<Vec<u64>, Error> {
-        if stages < 2 {
-            return Err(Error::TooFewStages { got: stages });
-        }
-        let p = u64::from(stages);
+        let p = u64::from(depth(stages)?);
         if p > self.layers {
             let what = format!("stages of {} ({} layers)", self.name, self.layers);
             return Err(Error::OutOfRange { what, expected: "at most one per layer", got: f64::from(stages) });
@@ -160,7 +169,7 @@ impl Model {
         bytes_per_parameter: f64,
     ) -> Result<Vec<StageMemory>, Error> {
         let t = training.tensor_parallel;
-        if t == 0 || self.layer.n_q_heads % t != 0 {
+        if t == 0 || !self.layer.n_q_heads.is_multiple_of(t) {
             let what = format!("tensor parallelism of {} ({} heads)", self.name, self.layer.n_q_heads);
             return Err(Error::OutOfRange { what, expected: "a divisor of the heads", got: t as f64 });
         }

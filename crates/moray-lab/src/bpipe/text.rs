@@ -4,18 +4,23 @@ use super::claims::Verdict;
 use super::estimate::Estimate;
 use super::explain::Explanation;
 use super::schedule::{OpKind, Schedule};
-use super::simulate::{Simulation, Span};
+use super::simulation::{Simulation, Span};
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 
-/// A table whose cells are given as text, right-aligned but for the first column.
+/// A table whose cells are given as text; columns of numbers are right-aligned, columns without any are left out.
 fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let rows: Vec<Vec<String>> = rows.into_iter().collect();
+    let number = |cell: &String| cell.starts_with(|first: char| first.is_ascii_digit() || "+-".contains(first));
+    let kept: Vec<usize> = (0..header.len()).filter(|&at| rows.iter().any(|row| row[at] != "-")).collect();
     let mut table = Table::new();
-    table.load_preset(ASCII_MARKDOWN).set_header(header.to_vec());
-    for row in rows {
-        table.add_row(row);
+    table.load_preset(ASCII_MARKDOWN).set_header(kept.iter().map(|&at| header[at]));
+    for row in &rows {
+        table.add_row(kept.iter().map(|&at| &row[at]));
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
+    for (column, &at) in table.column_iter_mut().zip(&kept) {
+        if rows.iter().all(|row| number(&row[at])) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
     format!("{table}\n")
 }
@@ -33,7 +38,8 @@ fn signed(change: f64) -> String {
 }
 
 fn gib(bytes: u64) -> String {
-    format!("{:.1}", bytes as f64 / f64::from(1 << 30))
+    let gib = bytes as f64 / f64::from(1 << 30);
+    if gib < 1.0 { format!("{gib:.3}") } else { format!("{gib:.1}") }
 }
 
 fn yes(holds: bool) -> String {
@@ -55,7 +61,7 @@ pub fn estimate(estimate: &Estimate) -> String {
     let mut header =
         vec!["b", "m", "stage MFU", "stage gain", "break-even", "bubble", "MFU 1F1B", "MFU BPipe", "speed-up"];
     if known {
-        header.extend(["GiB 1F1B", "fits", "GiB BPipe", "fits "]);
+        header.extend(["GiB 1F1B", "fits", "GiB BPipe", "fits"]);
     }
     let rows = estimate.rows.iter().map(|row| {
         let fits = |fit: bool| row.mfu.filter(|_| fit).map(percent);
@@ -230,10 +236,10 @@ pub fn claims(verdicts: &[Verdict]) -> String {
             or_dash(stage),
             factor(verdict.from_recalled),
             factor(verdict.recalled_speed_up),
-            or_dash(verdict.measured_gain.map(signed)),
-            factor(verdict.measured_speed_up),
+            verdict.measured_gain.map_or("not measured".into(), signed),
+            verdict.measured_speed_up.map_or("not measured".into(), |value| format!("{value:.3}x")),
         ]
     });
-    let note = "recalled: from the papers, unverified, shown only; everything else is computed\n";
+    let note = "recalled: from the papers, unverified, used in this table only; so is the shape of gpt3-96b\n";
     format!("{}{note}", table(&header, rows))
 }

@@ -118,5 +118,5 @@ fn spans_in_json_match_the_makespan() {
 fn timeline_matches_drawing_at_unit_cost() {
     let line = "simulate --forward-us 1 --backward-us 1 --stages 2 --micro-batches 3 --schedule 1f1b --timeline";
     let text = words(line).expect("a valid command");
-    assert!(text.contains("stage  0 |01a2b.c.|\nstage  1 |.0a1b2c.|\n"), "{text}");
+    assert!(text.contains("stage  0 |01.a2b.c|\nstage  1 |.0a1b2c.|\n"), "{text}");
 }

@@ -36,7 +36,7 @@ fn bad_options_give_clear_errors() {
         (&format!("{estimate} --stage-mfu 1=40 --baseline 2"), "baseline micro-batch 2: expected one of the measured"),
         (&format!("{estimate} --stage-mfu one=40"), "expected MICRO_BATCH=NUMBER such as 2=55.2"),
         (&format!("{estimate} --stage-mfu 1=40 --memory-gib 80 --reserve-gib 90"), "memory less reserve in GiB"),
-        (&format!("{estimate} --stage-mfu 1=40 --peak-tflops -1"), "peak tflops: expected a positive number, got -1"),
+        (&format!("{estimate} --stage-mfu 1=40 --peak-tflops=-1"), "peak tflops: expected a positive number, got -1"),
         (
             &format!("{estimate} --stage-mfu 1=40 --memory-gib 80 --preset llama-7b --tensor-parallel 5"),
             "tensor parallelism of llama-7b (32 heads): expected a divisor of the heads, got 5",
@@ -69,7 +69,15 @@ fn bad_options_give_clear_errors() {
             &format!("{simulate} --stages 64 --micro-batches 4000000"),
             "schedule size: expected at most 40000000 operations",
         ),
-        (&format!("{simulate} --stages 4294967295 --micro-batches 1"), "schedule size: expected at most 40000000"),
+        (&format!("{simulate} --stages 4294967295 --micro-batches 1"), "pipeline depth: expected at most 65536 stages"),
+        (
+            &format!("{simulate} --stages 65536 --micro-batches 4000000000 --schedule all"),
+            "schedule size: expected at most",
+        ),
+        (
+            "estimate --global-batch 128 --stages 4294967295 --stage-mfu 1=40",
+            "pipeline depth: expected at most 65536 stages",
+        ),
         (
             "simulate --forward-us 1,2,3 --backward-us 2 --stages 4 --micro-batches 8",
             "forward times: expected 4 values, got 3",

@@ -1,7 +1,7 @@
 //! Closed forms and the anchors of the schedules.
 
 use moray_lab::bpipe::cluster::{Cluster, Link, Placement};
-use moray_lab::bpipe::estimate::Replica;
+use moray_lab::bpipe::equations::Replica;
 use moray_lab::bpipe::memory::smallest_cap;
 use moray_lab::bpipe::pipeline::{Pipeline, StageCost};
 use moray_lab::bpipe::schedule::{OpKind, one_f_one_b};
@@ -44,7 +44,7 @@ fn makespan_and_bubble_match_closed_form_at_unit_cost() {
 
 #[test]
 fn simulation_matches_equations_1_and_3_on_uniform_stages() {
-    let (flops, peak) = (3.0e12, 5.0e13);
+    let (flops, peak) = (3.0e9, 5.0e13);
     for (p, batch, b) in [(2, 4, 1), (4, 12, 3), (8, 128, 2), (7, 35, 5), (16, 64, 64)] {
         let replica = Replica::new(batch, p).expect("valid");
         let m = replica.micro_batches(b).expect("divisible");

@@ -3,8 +3,9 @@
 use super::inputs::Inputs;
 use crate::bpipe::activation::{Attention, Recompute, Training};
 use crate::bpipe::cluster::{Cluster, nanoseconds};
+use crate::bpipe::equations::Replica;
 use crate::bpipe::error::{Error, not_negative, positive};
-use crate::bpipe::estimate::{Fit, Measured, Replica};
+use crate::bpipe::estimate::{Fit, Measured};
 use crate::bpipe::memory::{StageMemory, stage_peaks};
 use crate::bpipe::pipeline::{Pipeline, StageCost};
 use crate::bpipe::presets::{Model, preset};
@@ -69,6 +70,12 @@ impl Case {
             weight_grad_share: share(inputs.weight_grad_share)?,
             profile,
         })
+    }
+
+    /// A line that marks a recalled shape, for the end of a report.
+    pub(super) fn note(&self) -> String {
+        let recalled = self.model.filter(|(model, _)| model.recalled);
+        recalled.map_or(String::new(), |(model, _)| format!("shape of {}: {}\n", model.name, model.source))
     }
 
     /// The slowest stage's measurement at every size; MFU and time each filled from the other where F and P are known.

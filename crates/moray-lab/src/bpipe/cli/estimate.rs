@@ -5,8 +5,10 @@ use super::inputs::Inputs;
 use super::print_json;
 use crate::bpipe::error::Error;
 use crate::bpipe::estimate::Estimate;
+use crate::bpipe::presets::Model;
 use crate::bpipe::text;
 use clap::Args;
+use serde::Serialize;
 use std::io::Write;
 
 /// Options of `moray bpipe estimate`.
@@ -23,14 +25,22 @@ pub struct EstimateArgs {
     pub json: bool,
 }
 
+/// The estimate and the shape it used.
+#[derive(Serialize)]
+struct Report {
+    model: Option<Model>,
+    #[serde(flatten)]
+    estimate: Estimate,
+}
+
 impl EstimateArgs {
     pub(super) fn run(&self, out: &mut dyn Write) -> Result<(), Error> {
         let case = Case::new(&self.inputs)?;
         let estimate = Estimate::new(case.replica, &case.measured()?, self.baseline, |b| case.fit(b))?;
         if self.json {
-            return print_json(out, &estimate);
+            return print_json(out, &Report { model: case.model.map(|(model, _)| *model), estimate });
         }
-        out.write_all(text::estimate(&estimate).as_bytes())?;
+        out.write_all((text::estimate(&estimate) + &case.note()).as_bytes())?;
         Ok(())
     }
 }

@@ -4,8 +4,9 @@ use super::case::{Case, capacity_bytes};
 use super::inputs::Inputs;
 use super::print_json;
 use crate::bpipe::claims::{self, Setting};
+use crate::bpipe::equations::{Efficiency, Replica};
 use crate::bpipe::error::Error;
-use crate::bpipe::estimate::{Efficiency, Estimate, Replica, Row};
+use crate::bpipe::estimate::{Estimate, Row};
 use crate::bpipe::explain::{explain, pick_step};
 use crate::bpipe::profile::Profile;
 use crate::bpipe::text;
@@ -55,9 +56,10 @@ impl ExplainArgs {
         let efficiency = |row: &Row| Efficiency { micro_batch: row.measured.micro_batch, value: 1.0 + row.stage_gain };
         let report = explain(case.replica, from, to, (efficiency(from), efficiency(to)), of_from.zip(of_to))?;
         if self.json {
-            return print_json(out, &report);
+            let model = case.model.map(|(model, _)| *model);
+            return print_json(out, &serde_json::json!({ "model": model, "explanation": report }));
         }
-        out.write_all(text::explanation(&report).as_bytes())?;
+        out.write_all((text::explanation(&report) + &case.note()).as_bytes())?;
         Ok(())
     }
 

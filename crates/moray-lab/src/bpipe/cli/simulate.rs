@@ -4,11 +4,12 @@ use super::case::{Case, per_stage, stage_cost};
 use super::inputs::Inputs;
 use super::{print_json, write_file};
 use crate::bpipe::cluster::nanoseconds;
-use crate::bpipe::error::{Error, not_negative};
+use crate::bpipe::error::{Error, depth, not_negative};
 use crate::bpipe::pipeline::{Pipeline, StageCost};
 use crate::bpipe::plot::{Drawn, page, timeline_svg};
 use crate::bpipe::schedule::{Program, Schedule};
-use crate::bpipe::simulate::{Simulation, simulate};
+use crate::bpipe::simulate::simulate;
+use crate::bpipe::simulation::Simulation;
 use crate::bpipe::text;
 use clap::{Args, ValueEnum};
 use std::io::Write;
@@ -90,6 +91,14 @@ pub struct SimulateArgs {
     pub spans: bool,
 }
 
+/// What is simulated.
+struct Input {
+    pipeline: Pipeline,
+    /// FLOPs of the iteration and a stage's peak in FLOP/s.
+    rates: Option<(f64, f64)>,
+    note: String,
+}
+
 struct Run {
     schedule: Schedule,
     program: Program,
@@ -99,7 +108,10 @@ struct Run {
 
 impl SimulateArgs {
     pub(super) fn run(&self, out: &mut dyn Write) -> Result<(), Error> {
-        let (pipeline, rates) = if self.forward_us.is_empty() { self.measured()? } else { (self.given()?, None) };
+        let Input { pipeline, rates, note } = match self.forward_us[..] {
+            [] => self.measured()?,
+            _ => Input { pipeline: self.given()?, rates: None, note: String::new() },
+        };
         let mut runs = Vec::new();
         for schedule in self.schedules() {
             let program = schedule.program(&pipeline)?;
@@ -110,7 +122,7 @@ impl SimulateArgs {
         let drawn: Vec<Drawn<'_>> =
             runs.iter().map(|one| Drawn { schedule: one.schedule, run: &one.run, cap: one.program.cap }).collect();
         let compared: Vec<_> = runs.iter().map(|one| (one.schedule, one.run.clone(), one.mfu)).collect();
-        let comparison = text::simulations(&compared);
+        let comparison = text::simulations(&compared) + &note;
         if let Some(path) = &self.html {
             write_file(path, &page(&drawn, &comparison))?;
         }
@@ -177,8 +189,8 @@ impl SimulateArgs {
         self.schedule.iter().flat_map(of_name).collect()
     }
 
-    /// The pipeline of measurements, with the iteration's FLOPs and a stage's peak where they are known.
-    fn measured(&self) -> Result<(Pipeline, Option<(f64, f64)>), Error> {
+    /// The pipeline of measurements.
+    fn measured(&self) -> Result<Input, Error> {
         let case = Case::new(&self.inputs)?;
         let missing = |what: &str, expected: &str| Error::Missing { what: what.into(), expected: expected.into() };
         let sizes = case.profile.micro_batches();
@@ -197,13 +209,13 @@ impl SimulateArgs {
         })?;
         let rates = case.flops_per_sample.zip(case.peak_flops);
         let rates = rates.map(|(flops, peak)| (flops * f64::from(case.replica.global_batch), peak));
-        Ok((self.with_extras(pipeline)?, rates))
+        Ok(Input { pipeline: self.with_extras(pipeline)?, rates, note: case.note() })
     }
 
     /// The pipeline of the times given one by one.
     fn given(&self) -> Result<Pipeline, Error> {
         let longest = self.forward_us.len().max(self.backward_us.len());
-        let p = self.inputs.stages.unwrap_or(longest as u32);
+        let p = depth(self.inputs.stages.unwrap_or(longest as u32))?;
         let forward = per_stage("forward times", &self.forward_us, 1.0, p)?;
         let backward = per_stage("backward times", &self.backward_us, 1.0, p)?;
         let activations = per_stage("activations", &self.inputs.activation_mib, MIB, p)?;

@@ -179,11 +179,18 @@ impl Program {
         if got != expected {
             return Err(Error::Count { what: "programs".into(), expected, got });
         }
+        let m = pipeline.micro_batches as usize;
         for (stage, order) in self.orders.iter().enumerate() {
-            let mut last: HashMap<(u16, u32), OpKind> = HashMap::with_capacity(pipeline.micro_batches as usize);
+            let mut last = vec![None; self.chunks as usize * m];
+            // Micro-batches that do not exist may be asked for: they deadlock, but not here.
+            let mut beyond = HashMap::new();
             for op in order {
-                let before = last.insert((op.chunk, op.micro_batch), op.kind);
-                if u32::from(op.chunk) >= self.chunks || !in_turn(before, op.kind) {
+                let exists = u32::from(op.chunk) < self.chunks;
+                let before = match last.get_mut(usize::from(op.chunk) * m + op.micro_batch as usize) {
+                    Some(slot) if (op.micro_batch as usize) < m => slot.replace(op.kind),
+                    _ => beyond.insert((op.chunk, op.micro_batch), op.kind),
+                };
+                if !exists || !in_turn(before, op.kind) {
                     let expected = "forward, evictions and loads in pairs, backward, of an existing chunk";
                     return Err(Error::Program { stage, expected, got: op.to_string() });
                 }
