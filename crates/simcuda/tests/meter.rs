@@ -43,5 +43,10 @@ fn lines_match_the_launches_that_ran() {
     let lines = read(&path);
     let kernels: Vec<&str> = lines.iter().map(|line| line["kernel"].as_str().expect("a name")).collect();
     assert_eq!(kernels, ["vector_add", "scale_in_place"]);
+    let count = |name: &str| lines[0][name].as_u64().expect("a count");
+    // Two vectors of 1024 floats are read and one is written, each byte once, in whole sectors of 32 bytes.
+    assert_eq!((count("global_load_bytes"), count("global_load_sectors")), (8192, 256));
+    assert_eq!((count("global_store_bytes"), count("global_store_sectors")), (4096, 128));
+    assert_eq!((count("tensor_instructions"), count("shared_bank_conflicts")), (0, 0));
     assert!(lines.iter().all(|line| line["instructions"].as_u64().expect("a count") > 0), "{lines:?}");
 }
