@@ -39,6 +39,11 @@ fn malformed_modules_are_refused_with_their_line() {
     }
     let recursive = ptx(".func f() { call f; ret; }\n.entry k() { call f; ret; }");
     assert!(Module::load(&device.memory, &recursive, "bad.ptx").expect_err("recursion").message.contains("recursion"));
+    let nested = ptx(&format!(".global .b8 x[1] = {}1;", "{".repeat(100_000)));
+    assert!(Module::load(&device.memory, &nested, "bad.ptx").expect_err("braces").message.contains("nested"));
+    for text in [".global .align 9223372036854775808 .b8 x;", ".entry k(.param .b8 p[40000]) { ret; }"] {
+        assert!(Module::load(&device.memory, &ptx(text), "bad.ptx").expect_err(text).message.contains("expected"));
+    }
     let before = device.memory.info();
     let huge = ptx(".global .b8 big[1000000000];");
     assert!(Module::load(&device.memory, &huge, "bad.ptx").expect_err("too large").out_of_memory);

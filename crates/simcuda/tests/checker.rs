@@ -113,6 +113,12 @@ fn uninitialised_and_outside_shared_memory_is_found() {
         "st.shared.u16 [%s], %x; ld.shared.u32 %y, [%s];",
         "st.shared.u16 [%s], %x; ld.shared.u16 %y, [%s];",
     );
+    // A reader that comes before the writer of another warp is a race, whichever runs first.
+    let reverse = |sync: &str| format!("st.shared.u32 [%s], %t; {sync} xor.b32 %s, %s, 128; ld.shared.u32 %y, [%s];");
+    finds(FaultKind::SharedRace, 64, &reverse(""), &reverse("bar.sync 0;"));
+    let unwritten = "ld.shared.u32 %y, [%s+512]; bar.sync 0;";
+    let fault = finds(FaultKind::Uninitialized, 64, unwritten, "bar.sync 0;");
+    assert_eq!(fault.address, Some(512));
     finds(FaultKind::OutOfBounds, 32, "st.shared.u32 [%s+100000], %x;", "st.shared.u32 [%s+800], %x;");
 }
 
@@ -126,7 +132,8 @@ fn shared_races_between_warps_are_found_in_every_order() {
     // Read, then write by another warp.
     let reuse = |sync: &str| {
         format!(
-            "st.shared.u32 [%s], %t; bar.sync 0; xor.b32 %s, %s, 128; ld.shared.u32 %y, [%s]; {sync} xor.b32 %s, %s, 128; st.shared.u32 [%s], %y;"
+            "st.shared.u32 [%s], %t; bar.sync 0; setp.lt.u32 %q, %t, 32; @%q ld.shared.u32 %y, [%s+128];
+             {sync} @!%q st.shared.u32 [%s], %x;"
         )
     };
     let fault = finds(FaultKind::SharedRace, 64, &reuse(""), &reuse("bar.sync 0;"));
@@ -192,13 +199,13 @@ fn barriers_that_not_all_reach_are_a_deadlock() {
     // Threads that ended are not waited for.
     assert!(run("setp.eq.u32 %q, %w, 1; @%q ret; bar.sync 0;", 64).is_ok());
     // Lanes that wait for each other at different instructions.
-    let halves = |other: &str| {
+    let halves = |other: &str, low: &str| {
         format!(
             "setp.lt.u32 %q, %l, 8; @%q bra LOW; shfl.sync.idx.b32 %y, %x, 9, 31, {other}; bra END;
-             LOW: shfl.sync.idx.b32 %y, %x, 0, 31, 0xff; END:"
+             LOW: shfl.sync.idx.b32 %y, %x, 0, 31, {low}; END:"
         )
     };
-    finds(FaultKind::Deadlock, 32, &halves("-1"), &halves("0xffffff00"));
+    finds(FaultKind::Deadlock, 32, &halves("-1", "0x1ff"), &halves("0xffffff00", "0xff"));
 }
 
 #[test]

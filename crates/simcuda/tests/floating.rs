@@ -2,7 +2,7 @@
 
 mod device;
 use device::Kind::{B16, B32, B64, F32, F64, Pred};
-use device::{Kind, Random, check, evaluate};
+use device::{Random, check, evaluate};
 use half::{bf16, f16};
 
 fn f(x: u64) -> f32 {

@@ -120,6 +120,8 @@ pub enum FaultKind {
     Trap,
     /// A device-side `assert` failed.
     Assert,
+    /// The machine itself failed.
+    Internal,
 }
 
 /// A kernel that was stopped, and where.

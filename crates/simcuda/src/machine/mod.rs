@@ -1,5 +1,14 @@
 //! The machine: device memory, PTX modules, and the interpreter that launches their kernels.
 //!
+//! A module is parsed, each entry is decoded to an array of instructions whose operands are places in tables of 32-lane rows,
+//! and a launch runs its blocks over the host's threads, warp by warp.
+//!
+//! # Not covered
+//! `wgmma`, `tcgen05`, tensor maps, multicast and reducing bulk copies, `st.async`, `red.async`, `multimem`, textures and
+//! surfaces, `wmma`, video instructions, sparse, block-scaled, f64, fp8 and 1-bit `mma`, `.b128` values, indirect and
+//! recursive calls, `alloca`, 32-bit generic addresses, `cp.async` with an ignore-src predicate, `redux` on f32, and `fma.f64`
+//! with a directed rounding. Such an instruction is a fault when a thread reaches it.
+//!
 //! ```
 //! use simcuda::machine::{launch, LaunchConfig, Memory, Module, Options};
 //!

@@ -18,6 +18,8 @@ pub(super) const TRUE: u32 = 0;
 pub(super) const SINK_PRED: u32 = 1;
 pub(super) const FALSE: u32 = 2;
 const FIXED_PREDS: u32 = 3;
+/// Parameters of an entry, as PTX bounds them.
+const MAX_PARAM_BYTES: usize = 32_764;
 
 /// A decoded entry with what its launch needs to know.
 #[derive(Debug)]
@@ -70,6 +72,9 @@ pub(crate) fn decode<'a>(
         let offset = align_up(param_bytes, var.align_bytes);
         params.push((offset, var.size_bytes, var.align_bytes));
         param_bytes = offset + var.size_bytes;
+    }
+    if param_bytes > MAX_PARAM_BYTES {
+        return Err((entry.line, format!("expected at most {MAX_PARAM_BYTES} bytes of parameters, got {param_bytes}")));
     }
     let offsets: Vec<usize> = params.iter().map(|p| p.0).collect();
     let layout = lay_out(&func, &ast.vars, symbols, &offsets).map_err(at_entry)?;

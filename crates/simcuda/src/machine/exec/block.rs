@@ -52,6 +52,9 @@ pub(crate) struct Block {
     /// Times each instruction was executed.
     pub counts: Vec<u64>,
     pub note: Option<Box<Note>>,
+    /// A read of shared memory that nothing had written yet, with its warp and instruction: a race if another warp writes
+    /// it before they meet, else a fault of its own.
+    pub deferred: Option<Box<(Note, u32, u32)>>,
     /// All blocks of the cluster by rank, this one included.
     pub peers: Vec<Peer>,
     pub bulk: BulkQueue,
@@ -90,6 +93,7 @@ impl Block {
             counters: Counters::default(),
             counts: vec![0; code.insts.len()],
             note: None,
+            deferred: None,
             peers: Vec::new(),
             bulk: BulkQueue::default(),
             cluster: Arc::clone(cluster),
@@ -105,6 +109,7 @@ impl Block {
         self.index = index;
         self.barriers = Barriers::default();
         self.bulk.clear();
+        self.deferred = None;
         if self.checks {
             let warps = self.env.threads().div_ceil(32) as usize;
             self.shadow.reset(warps, self.shared_bytes as usize);

@@ -15,34 +15,38 @@ pub(crate) const TF32: u8 = 4;
 pub(crate) const S4: u8 = 5;
 pub(crate) const U4: u8 = 6;
 
-/// Words of a row of A or column of B: `WORDS` is 4 or 8.
-type Rows<const N: usize> = [[u32; 8]; N];
+/// A fragment register's 32 lanes.
+type Register = [u32; LANES];
 
-/// Gathers 16 rows of A: registers come as (rows 0-7, rows 8-15) for each run of four words.
+/// Words of a row of A: registers alternate rows 0-7 and 8-15 for each run of four words.
 #[inline(always)]
-fn rows_of_a<const WORDS: usize>(w: &Warp, b: &Block, i: &Inst, first: u32) -> Rows<16> {
-    let mut rows = [[0; 8]; 16];
+pub(super) fn row_of_a<const WORDS: usize>(a: &[Register], row: usize) -> [u32; 8] {
+    let mut words = [0; 8];
     for part in 0..WORDS / 4 {
-        for half in 0..2 {
-            let register = w.words(b.slot(i.extra + first + (part * 2 + half) as u32));
-            for g in 0..8 {
-                rows[half * 8 + g][part * 4..part * 4 + 4].copy_from_slice(&register[4 * g..4 * g + 4]);
-            }
-        }
+        let g = row % 8;
+        words[part * 4..part * 4 + 4].copy_from_slice(&a[part * 2 + row / 8][4 * g..4 * g + 4]);
     }
-    rows
+    words
 }
 
+/// Words of a column of B.
 #[inline(always)]
-fn columns_of_b<const WORDS: usize>(w: &Warp, b: &Block, i: &Inst, first: u32) -> Rows<8> {
-    let mut columns = [[0; 8]; 8];
+fn column_of_b<const WORDS: usize>(b: &[Register], column: usize) -> [u32; 8] {
+    let mut words = [0; 8];
     for part in 0..WORDS / 4 {
-        let register = w.words(b.slot(i.extra + first + part as u32));
-        for g in 0..8 {
-            columns[g][part * 4..part * 4 + 4].copy_from_slice(&register[4 * g..4 * g + 4]);
-        }
+        words[part * 4..part * 4 + 4].copy_from_slice(&b[part][4 * column..4 * column + 4]);
     }
-    columns
+    words
+}
+
+/// Reads `N` registers from the list at `first`.
+#[inline(always)]
+fn registers<const N: usize>(w: &Warp, b: &Block, first: u32, count: usize) -> [Register; N] {
+    let mut out = [[0; LANES]; N];
+    for (n, register) in out.iter_mut().enumerate().take(count) {
+        *register = w.words(b.slot(first + n as u32));
+    }
+    out
 }
 
 /// Tells the scheduler to gather the warp, or that all its lanes are here.
@@ -50,6 +54,12 @@ fn columns_of_b<const WORDS: usize>(w: &Warp, b: &Block, i: &Inst, first: u32) -
 fn together(w: &mut Warp) -> bool {
     w.members = ALL;
     !w.dead & !w.mask == 0
+}
+
+/// Register and lane of an accumulator's element.
+#[inline(always)]
+fn place(row: usize, column: usize) -> (usize, usize) {
+    (row / 8 * 2 + column % 2, row % 8 * 4 + column / 2)
 }
 
 /// Integer `mma` of 16 x 8 x (4 * WORDS): list entries are D (4), A (WORDS / 2), B (WORDS / 4), C (4); `target` 1 saturates.
@@ -61,25 +71,15 @@ impl<const WORDS: usize, const A: u8, const B: u8> Op for MmaInt<WORDS, A, B> {
         if !together(w) {
             return Flow::Gather;
         }
-        let c_at = 4 + (WORDS / 2 + WORDS / 4) as u32;
-        let rows = rows_of_a::<WORDS>(w, b, i, 4);
-        let columns = columns_of_b::<WORDS>(w, b, i, 4 + (WORDS / 2) as u32);
-        let mut sums = [[0i32; 8]; 16];
-        multiply_int::<I, WORDS, A, B>(&rows, &columns, &mut sums);
-        for half in 0..2 {
-            let c = [w.words(b.slot(i.extra + c_at + 2 * half)), w.words(b.slot(i.extra + c_at + 2 * half + 1))];
-            let mut d = [[0; LANES]; 2];
-            for lane in 0..LANES {
-                let row = &sums[half as usize * 8 + lane / 4];
-                for odd in 0..2 {
-                    let product = row[2 * (lane % 4) + odd];
-                    let c = c[odd][lane] as i32;
-                    d[odd][lane] =
-                        if i.target == 1 { c.saturating_add(product) } else { c.wrapping_add(product) } as u32;
-                }
-            }
-            w.set_words(b.slot(i.extra + 2 * half), d[0]);
-            w.set_words(b.slot(i.extra + 2 * half + 1), d[1]);
+        let a_at = i.extra + 4;
+        let b_at = a_at + (WORDS / 2) as u32;
+        let c_at = b_at + (WORDS / 4) as u32;
+        let x: [Register; 4] = registers(w, b, a_at, WORDS / 2);
+        let y: [Register; 2] = registers(w, b, b_at, WORDS / 4);
+        let c: [Register; 4] = registers(w, b, c_at, 4);
+        let d = multiply_int::<I, WORDS, A, B>(&x, &y, &c, i.target == 1);
+        for (n, register) in d.into_iter().enumerate() {
+            w.set_words(b.slot(i.extra + n as u32), register);
         }
         b.counters.tensor += 1;
         Flow::Next
@@ -99,53 +99,29 @@ fn element<const TYPE: u8>(row: &[u32; 8], k: usize) -> i32 {
 
 #[inline(always)]
 fn multiply_int<I: Isa, const WORDS: usize, const A: u8, const B: u8>(
-    rows: &Rows<16>,
-    columns: &Rows<8>,
-    sums: &mut [[i32; 8]; 16],
-) {
-    if A >= S4 {
-        for (row, sums) in rows.iter().zip(sums) {
-            for (column, sum) in columns.iter().zip(sums) {
-                *sum = (0..WORDS * 8).map(|k| element::<A>(row, k) * element::<B>(column, k)).sum();
-            }
-        }
-        return;
+    a: &[Register; 4],
+    b: &[Register; 2],
+    c: &[Register; 4],
+    saturate: bool,
+) -> [Register; 4] {
+    #[cfg(target_arch = "x86_64")]
+    if I::AVX2 && A <= U8 {
+        // SAFETY: compiled for and run with AVX2.
+        return unsafe { super::matrix_avx2::multiply_bytes::<WORDS, A, B>(a, b, c, saturate) };
     }
-    // Bytes widen to 16 bits. Pairs along k stay together: B as [pair][column], A's pair broadcast against it.
-    let mut pairs = [[[0i16; 2]; 8]; 16];
-    for (n, column) in columns.iter().enumerate() {
-        for k in 0..WORDS * 4 {
-            pairs[k / 2][n][k % 2] = element::<B>(column, k) as i16;
-        }
-    }
-    for (row, sums) in rows.iter().zip(sums) {
-        let mut wide = [[0i16; 2]; 16];
-        for k in 0..WORDS * 4 {
-            wide[k / 2][k % 2] = element::<A>(row, k) as i16;
-        }
-        #[cfg(target_arch = "x86_64")]
-        if I::AVX2 {
-            use std::arch::x86_64::*;
-            // SAFETY: compiled for and run with AVX2; each pairs[k] and sums are 32 bytes.
-            unsafe {
-                let (mut even, mut odd) = (_mm256_setzero_si256(), _mm256_setzero_si256());
-                for k in (0..WORDS * 2).step_by(2) {
-                    let a = |k: usize| _mm256_set1_epi32(i32::from(wide[k][0]) & 0xffff | i32::from(wide[k][1]) << 16);
-                    let b = |k: usize| _mm256_loadu_si256(pairs[k].as_ptr().cast());
-                    even = _mm256_add_epi32(even, _mm256_madd_epi16(a(k), b(k)));
-                    odd = _mm256_add_epi32(odd, _mm256_madd_epi16(a(k + 1), b(k + 1)));
-                }
-                _mm256_storeu_si256(sums.as_mut_ptr().cast(), _mm256_add_epi32(even, odd));
-            }
-            continue;
-        }
-        for (n, sum) in sums.iter_mut().enumerate() {
-            for k in 0..WORDS * 2 {
-                let b = pairs[k][n];
-                *sum += i32::from(wide[k][0]) * i32::from(b[0]) + i32::from(wide[k][1]) * i32::from(b[1]);
-            }
+    let elements = if A <= U8 { WORDS * 4 } else { WORDS * 8 };
+    let mut d = [[0; LANES]; 4];
+    for row in 0..16 {
+        let x = row_of_a::<WORDS>(a, row);
+        for column in 0..8 {
+            let y = column_of_b::<WORDS>(b, column);
+            let product: i32 = (0..elements).map(|k| element::<A>(&x, k) * element::<B>(&y, k)).sum();
+            let (register, lane) = place(row, column);
+            let c = c[register][lane] as i32;
+            d[register][lane] = if saturate { c.saturating_add(product) } else { c.wrapping_add(product) } as u32;
         }
     }
+    d
 }
 
 /// Floating-point `mma` of 16 x 8 x K with 4 * WORDS bytes of K: list entries are D, A (WORDS / 2), B (WORDS / 4), C; C and D
@@ -161,101 +137,96 @@ impl<const WORDS: usize, const TYPE: u8, const HALF: bool> Op for MmaFloat<WORDS
             return Flow::Gather;
         }
         let outputs = if HALF { 2 } else { 4 };
-        let c_at = outputs + (WORDS / 2 + WORDS / 4) as u32;
-        let rows = rows_of_a::<WORDS>(w, b, i, outputs);
-        let columns = columns_of_b::<WORDS>(w, b, i, outputs + (WORDS / 2) as u32);
-        let mut sums = [[0f32; 8]; 16];
-        for half in 0..2usize {
-            let at = i.extra + c_at;
-            for odd in 0..2usize {
-                let slot = if HALF { b.slot(at + half as u32) } else { b.slot(at + (2 * half + odd) as u32) };
-                let c = w.words(slot);
-                for lane in 0..LANES {
-                    let value = if HALF { widen_f16((c[lane] >> (16 * odd)) as u16) } else { f32::from_bits(c[lane]) };
-                    sums[half * 8 + lane / 4][2 * (lane % 4) + odd] = value;
-                }
-            }
+        let a_at = i.extra + outputs as u32;
+        let b_at = a_at + (WORDS / 2) as u32;
+        let c_at = b_at + (WORDS / 4) as u32;
+        let x: [Register; 4] = registers(w, b, a_at, WORDS / 2);
+        let y: [Register; 2] = registers(w, b, b_at, WORDS / 4);
+        let mut c: [Register; 4] = registers(w, b, c_at, outputs);
+        if HALF {
+            c = widen_accumulator(&c);
         }
-        multiply_float::<I, WORDS, TYPE>(&rows, &columns, &mut sums);
-        for half in 0..2usize {
-            let mut d = [[0u32; LANES]; 2];
-            for lane in 0..LANES {
-                let row = &sums[half * 8 + lane / 4];
-                for odd in 0..2 {
-                    let value = super::float::output::<false, false>(row[2 * (lane % 4) + odd]);
-                    d[odd][lane] = if HALF { narrow_f16(value) } else { value.to_bits() };
-                }
-            }
-            if HALF {
-                let mut both = [0; LANES];
-                for lane in 0..LANES {
-                    both[lane] = d[1][lane] << 16 | d[0][lane];
-                }
-                w.set_words(b.slot(i.extra + half as u32), both);
-            } else {
-                w.set_words(b.slot(i.extra + 2 * half as u32), d[0]);
-                w.set_words(b.slot(i.extra + 2 * half as u32 + 1), d[1]);
-            }
+        let mut d = multiply_float::<I, WORDS, TYPE>(&x, &y, &c);
+        if HALF {
+            d = narrow_accumulator(&d);
+        }
+        for (n, register) in d.into_iter().enumerate().take(outputs) {
+            w.set_words(b.slot(i.extra + n as u32), register);
         }
         b.counters.tensor += 1;
         Flow::Next
     }
 }
 
-/// Elements of a row as f32.
+/// Two registers of f16x2 as four of f32: a pair holds neighbouring columns.
 #[inline(always)]
-fn widen_row<I: Isa, const WORDS: usize, const TYPE: u8>(row: &[u32; 8]) -> [f32; 16] {
-    let mut out = [0f32; 16];
-    #[cfg(target_arch = "x86_64")]
-    if I::AVX2 && TYPE == F16 && WORDS == 8 {
-        use std::arch::x86_64::*;
-        // SAFETY: compiled for and run with AVX2 and F16C; row has 32 bytes and out 64.
-        unsafe {
-            let low = _mm_loadu_si128(row.as_ptr().cast());
-            let high = _mm_loadu_si128(row.as_ptr().add(4).cast());
-            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(low));
-            _mm256_storeu_ps(out.as_mut_ptr().add(8), _mm256_cvtph_ps(high));
+fn widen_accumulator(c: &[Register; 4]) -> [Register; 4] {
+    let mut out = [[0; LANES]; 4];
+    for half in 0..2 {
+        for lane in 0..LANES {
+            out[2 * half][lane] = widen_f16(c[half][lane] as u16).to_bits();
+            out[2 * half + 1][lane] = widen_f16((c[half][lane] >> 16) as u16).to_bits();
         }
-        return out;
-    }
-    if TYPE == TF32 {
-        for k in 0..WORDS {
-            // The low 13 bits of a tf32 register are not used.
-            out[k] = f32::from_bits(row[k] & !0x1fff);
-        }
-        return out;
-    }
-    for k in 0..WORDS * 2 {
-        let bits = row[k / 2] >> (16 * (k % 2));
-        out[k] = if TYPE == F16 { widen_f16(bits as u16) } else { f32::from_bits(bits << 16) };
     }
     out
 }
 
+/// The reverse of [`widen_accumulator`], rounding to nearest.
+#[inline(always)]
+fn narrow_accumulator(d: &[Register; 4]) -> [Register; 4] {
+    let mut out = [[0; LANES]; 4];
+    for half in 0..2 {
+        for lane in 0..LANES {
+            let narrow = |register: usize| narrow_f16(f32::from_bits(d[register][lane]));
+            out[half][lane] = narrow(2 * half + 1) << 16 | narrow(2 * half);
+        }
+    }
+    out
+}
+
+/// Elements of a row as f32.
+#[inline(always)]
+fn widen_row<const WORDS: usize, const TYPE: u8>(row: &[u32; 8]) -> [f32; 16] {
+    let mut out = [0f32; 16];
+    for (k, value) in out.iter_mut().enumerate().take(depth::<WORDS, TYPE>()) {
+        *value = match TYPE {
+            // The low 13 bits of a tf32 register are not used.
+            TF32 => f32::from_bits(row[k] & !0x1fff),
+            BF16 => f32::from_bits(row[k / 2] >> (16 * (k % 2)) << 16),
+            _ => widen_f16((row[k / 2] >> (16 * (k % 2))) as u16),
+        };
+    }
+    out
+}
+
+/// Elements of K.
+const fn depth<const WORDS: usize, const TYPE: u8>() -> usize {
+    if TYPE == TF32 { WORDS } else { WORDS * 2 }
+}
+
 #[inline(always)]
 fn multiply_float<I: Isa, const WORDS: usize, const TYPE: u8>(
-    rows: &Rows<16>,
-    columns: &Rows<8>,
-    sums: &mut [[f32; 8]; 16],
-) {
-    let depth = if TYPE == TF32 { WORDS } else { WORDS * 2 };
-    let mut b = [[0f32; 8]; 16];
-    for (n, column) in columns.iter().enumerate() {
-        let wide = widen_row::<I, WORDS, TYPE>(column);
-        for k in 0..depth {
-            b[k][n] = wide[k];
+    a: &[Register; 4],
+    b: &[Register; 2],
+    c: &[Register; 4],
+) -> [Register; 4] {
+    #[cfg(target_arch = "x86_64")]
+    if I::AVX2 {
+        // SAFETY: compiled for and run with AVX2, FMA and F16C.
+        return unsafe { super::matrix_avx2::multiply_floats::<WORDS, TYPE>(a, b, c) };
+    }
+    let mut d = [[0; LANES]; 4];
+    for row in 0..16 {
+        let x = widen_row::<WORDS, TYPE>(&row_of_a::<WORDS>(a, row));
+        for column in 0..8 {
+            let y = widen_row::<WORDS, TYPE>(&column_of_b::<WORDS>(b, column));
+            let (register, lane) = place(row, column);
+            let c = f32::from_bits(c[register][lane]);
+            let sum = (0..depth::<WORDS, TYPE>()).fold(c, |sum, k| x[k].mul_add(y[k], sum));
+            d[register][lane] = super::float::output::<false, false>(sum).to_bits();
         }
     }
-    for (row, sums) in rows.iter().zip(sums) {
-        let a = widen_row::<I, WORDS, TYPE>(row);
-        let mut acc = *sums;
-        for k in 0..depth {
-            for n in 0..8 {
-                acc[n] = a[k].mul_add(b[k][n], acc[n]);
-            }
-        }
-        *sums = acc;
-    }
+    d
 }
 
 /// `movmatrix`: transposes the 8 x 8 matrix of 16-bit elements in `a`.

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::super::check::shadow::{Access, Agent, Problem};
 use super::super::error::FaultKind;
 use super::block::{SHARED_WINDOW, WINDOW_SHIFT};
-use super::{ALL, Block, Flow, Inst, Isa, LANES, Op, Slot, Warp};
+use super::{ALL, Block, Flow, Inst, Isa, LANES, Lane, Op, Slot, Warp};
 
 /// Kinds of addresses, as const parameters: 64 bits of global memory, 32 bits of shared memory, 64 bits of any.
 pub(crate) const GLOBAL: u8 = 0;
@@ -20,35 +20,36 @@ pub(crate) const TARGET_WINDOW_SHIFT: u32 = 8;
 
 /// A memory element: how many bytes it has and how it fills a register.
 pub(crate) trait Element: Copy {
+    /// The register's lane: 32 or 64 bits.
+    type Word: Lane;
     const BYTES: usize;
-    const DOUBLE: bool;
     /// # Safety
     /// `p` must be valid for reading [`Self::BYTES`].
-    unsafe fn load(p: *const u8) -> u64;
+    unsafe fn load(p: *const u8) -> Self::Word;
     /// # Safety
     /// `p` must be valid for writing [`Self::BYTES`].
-    unsafe fn store(p: *mut u8, value: u64);
+    unsafe fn store(p: *mut u8, value: Self::Word);
 }
 
 macro_rules! element {
-    ($($t:ty, $double:expr, $via:ty;)*) => {$(
+    ($($t:ty, $word:ty, $via:ty;)*) => {$(
         impl Element for $t {
+            type Word = $word;
             const BYTES: usize = size_of::<$t>();
-            const DOUBLE: bool = $double;
             #[inline(always)]
-            unsafe fn load(p: *const u8) -> u64 {
+            unsafe fn load(p: *const u8) -> $word {
                 // SAFETY: as this function demands.
-                (unsafe { p.cast::<$t>().read_unaligned() }) as $via as u64
+                (unsafe { p.cast::<$t>().read_unaligned() }) as $via as $word
             }
             #[inline(always)]
-            unsafe fn store(p: *mut u8, value: u64) {
+            unsafe fn store(p: *mut u8, value: $word) {
                 // SAFETY: as this function demands.
                 unsafe { p.cast::<$t>().write_unaligned(value as $t) }
             }
         }
     )*};
 }
-element! { u8, false, u32; i8, false, i32; u16, false, u32; i16, false, i32; u32, false, u32; u64, true, u64; }
+element! { u8, u32, u32; i8, u32, i32; u16, u32, u32; i16, u32, i32; u32, u32, u32; u64, u64, u64; }
 
 /// Where an access goes once it has been found in order.
 pub(crate) enum Plan {
@@ -219,20 +220,44 @@ fn part<const V: usize>(b: &Block, i: &Inst, v: usize) -> Slot {
     if V == 1 { i.dst } else { b.slot(i.extra + v as u32) }
 }
 
+/// Reads `V` elements of every lane that lie one behind the other.
+///
+/// # Safety
+/// `p` must be valid for reading `LANES * SIZE` bytes.
 #[inline(always)]
-fn put<T: Element, const V: usize>(w: &mut Warp, b: &Block, i: &Inst, rows: &[[u64; LANES]; V]) {
-    for v in 0..V {
-        let slot = part::<V>(b, i, v);
-        if T::DOUBLE {
-            w.set_doubles(slot, rows[v]);
-        } else {
-            let mut words = [0; LANES];
-            for lane in 0..LANES {
-                words[lane] = rows[v][lane] as u32;
+unsafe fn load_run<I: Isa, T: Element, const V: usize, const SIZE: usize>(p: *const u8) -> [[T::Word; LANES]; V] {
+    let mut rows = [[T::Word::default(); LANES]; V];
+    #[cfg(target_arch = "x86_64")]
+    if I::AVX2 && SIZE == 16 && T::BYTES == 4 {
+        // Four lanes of four words are transposed at a time.
+        use std::arch::x86_64::*;
+        for part in 0..LANES / 4 {
+            // SAFETY: compiled for and run with AVX2; the caller vouches for the source, and each row has LANES words.
+            unsafe {
+                let lane = |n: usize| _mm_loadu_si128(p.add((part * 4 + n) * 16).cast());
+                let (a, b, c, d) = (lane(0), lane(1), lane(2), lane(3));
+                let (ab_low, ab_high) = (_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
+                let (cd_low, cd_high) = (_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
+                let columns = [
+                    _mm_unpacklo_epi64(ab_low, cd_low),
+                    _mm_unpackhi_epi64(ab_low, cd_low),
+                    _mm_unpacklo_epi64(ab_high, cd_high),
+                    _mm_unpackhi_epi64(ab_high, cd_high),
+                ];
+                for (row, column) in rows.iter_mut().zip(columns) {
+                    _mm_storeu_si128(row.as_mut_ptr().cast::<u8>().add(part * 16).cast(), column);
+                }
             }
-            w.set_words(slot, words);
+        }
+        return rows;
+    }
+    for lane in 0..LANES {
+        for v in 0..V {
+            // SAFETY: the caller vouches for the whole run.
+            rows[v][lane] = unsafe { T::load(p.add(lane * SIZE + v * T::BYTES)) };
         }
     }
+    rows
 }
 
 impl<T: Element, const V: usize, const SIZE: usize, const SPACE: u8> Op for Load<T, V, SIZE, SPACE> {
@@ -240,40 +265,28 @@ impl<T: Element, const V: usize, const SIZE: usize, const SPACE: u8> Op for Load
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let mut pointers = [std::ptr::null_mut(); LANES];
         let plan = plan::<I, SPACE, SIZE>(w, b, i, access_kind(i, false), &mut pointers);
+        let mut rows = [[T::Word::default(); LANES]; V];
         match plan {
-            // SAFETY (this and the next two): `plan` found SIZE = V * BYTES readable bytes at every place it returns.
-            Plan::Run(p) if V == 1 && T::BYTES == 4 => {
-                w.set_words(i.dst, unsafe { p.cast::<[u32; LANES]>().read_unaligned() })
-            }
-            Plan::Run(p) => {
-                let mut rows = [[0; LANES]; V];
-                for lane in 0..LANES {
-                    for v in 0..V {
-                        // SAFETY: as above.
-                        rows[v][lane] = unsafe { T::load(p.add(lane * SIZE + v * T::BYTES)) };
-                    }
-                }
-                put::<T, V>(w, b, i, &rows);
-            }
+            // SAFETY: `plan` found LANES * SIZE readable bytes behind p.
+            Plan::Run(p) => rows = unsafe { load_run::<I, T, V, SIZE>(p) },
             Plan::Same(p) => {
-                let mut rows = [[0; LANES]; V];
                 for v in 0..V {
-                    // SAFETY: as above.
+                    // SAFETY: `plan` found SIZE = V * BYTES readable bytes at p.
                     rows[v] = [unsafe { T::load(p.add(v * T::BYTES)) }; LANES];
                 }
-                put::<T, V>(w, b, i, &rows);
             }
             Plan::Scatter => {
-                let mut rows = [[0; LANES]; V];
                 for lane in w.lanes() {
                     for v in 0..V {
                         // SAFETY: `locate` found SIZE readable bytes for every executing lane.
                         rows[v][lane] = unsafe { T::load(pointers[lane].add(v * T::BYTES)) };
                     }
                 }
-                put::<T, V>(w, b, i, &rows);
             }
             Plan::Fault => return Flow::Fault,
+        }
+        for v in 0..V {
+            T::Word::write(w, part::<V>(b, i, v), rows[v]);
         }
         Flow::Next
     }
@@ -288,17 +301,9 @@ impl<T: Element, const V: usize, const SIZE: usize, const SPACE: u8> Op for Stor
         let mut pointers = [std::ptr::null_mut(); LANES];
         let kind = access_kind(i, true);
         let plan = plan::<I, SPACE, SIZE>(w, b, i, kind, &mut pointers);
-        let mut rows = [[0u64; LANES]; V];
+        let mut rows = [[T::Word::default(); LANES]; V];
         for v in 0..V {
-            let slot = part::<V>(b, i, v);
-            if T::DOUBLE {
-                rows[v] = w.doubles(slot);
-            } else {
-                let words = w.words(slot);
-                for lane in 0..LANES {
-                    rows[v][lane] = words[lane].into();
-                }
-            }
+            rows[v] = T::Word::read(w, part::<V>(b, i, v));
         }
         if kind == Access::Atomic {
             std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);

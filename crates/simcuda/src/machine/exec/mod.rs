@@ -17,6 +17,7 @@ pub(crate) mod int;
 pub(crate) mod lanewise;
 pub(crate) mod ldmatrix;
 pub(crate) mod matrix;
+mod matrix_avx2;
 pub(crate) mod mbarrier;
 pub(crate) mod memory;
 pub(crate) mod printf;

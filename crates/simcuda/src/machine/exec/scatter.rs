@@ -203,6 +203,7 @@ fn locate_shared(
         }
         slow |= 1 << lane;
         if let Err(problem) = b.shadow.check(kind, agent, offset, size)
+            && !defer(w, b, lane, problem, kind)
             && !suspect(b, lane, problem, pointers[lane], size)
         {
             return false;
@@ -236,6 +237,20 @@ fn record_remote(b: &mut Block, address: u64, size: u32) {
         // SAFETY: the peer's block belongs to this cluster, which this worker alone runs; it is another block than `b`.
         unsafe { (*peer.shadow).fill(offset, size) };
     }
+}
+
+/// Keeps a first read of what nothing wrote until it shows whether another warp was about to write it.
+#[cold]
+fn defer(w: &Warp, b: &mut Block, lane: usize, problem: Problem, kind: Access) -> bool {
+    if !matches!(problem, Problem::Uninitialized(_)) || kind != Access::Read || b.env.threads() <= 32 {
+        return false;
+    }
+    report(b, lane, problem);
+    let note = b.note.take();
+    if b.deferred.is_none() {
+        b.deferred = note.map(|note| Box::new((*note, w.index, w.pc)));
+    }
+    true
 }
 
 /// Keeps an overwrite for [`settle`]; reports every other problem at once.

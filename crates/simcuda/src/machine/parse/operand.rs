@@ -100,7 +100,8 @@ impl<'a> Parser<'a> {
         let address = Operand::Address { base: Box::new(base), offset };
         if self.eat(b',')? {
             // A tensor map and its coordinates.
-            let coordinates = self.operand(cx)?;
+            let braced = self.token == Token::Punct(b'{');
+            let coordinates = if braced { self.list(cx, b'}')? } else { self.simple(cx)? };
             self.expect(b']')?;
             return Ok(Operand::List(vec![address, coordinates]));
         }

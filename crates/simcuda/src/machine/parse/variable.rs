@@ -4,6 +4,11 @@ use super::ast::{Init, Space, Var};
 use super::lexer::Token;
 use super::{Parser, Result};
 
+/// Largest alignment that is believed.
+const MAX_ALIGN_BYTES: usize = 4096;
+/// Most extents of an array.
+const MAX_EXTENTS: u32 = 16;
+
 /// Size in bytes of a fundamental type.
 pub(super) fn type_bytes(name: &str) -> Option<usize> {
     Some(match name {
@@ -57,8 +62,9 @@ impl<'a> Parser<'a> {
                     let Some(bytes) = type_bytes(word) else {
                         return self.error(format!("expected a type, got `{word}`"));
                     };
-                    if align != 0 && !align.is_power_of_two() {
-                        return self.error(format!("expected a power of two as alignment, got {align}"));
+                    if align != 0 && (!align.is_power_of_two() || align > MAX_ALIGN_BYTES) {
+                        let most = MAX_ALIGN_BYTES;
+                        return self.error(format!("expected a power of two up to {most} as alignment, got {align}"));
                     }
                     return Ok((align, bytes * vector));
                 }
@@ -93,7 +99,7 @@ impl<'a> Parser<'a> {
         }
         let mut init = Vec::new();
         if self.eat(b'=')? {
-            self.initialiser(&mut init)?;
+            self.initialiser(&mut init, 0)?;
             if open {
                 count = init.len();
                 open = false;
@@ -106,13 +112,16 @@ impl<'a> Parser<'a> {
         Ok(Var { name, space, align_bytes, elem_bytes: elem, size_bytes, init, is_extern: is_extern || open, line })
     }
 
-    fn initialiser(&mut self, init: &mut Vec<Init<'a>>) -> Result<()> {
+    fn initialiser(&mut self, init: &mut Vec<Init<'a>>, depth: u32) -> Result<()> {
+        if depth > MAX_EXTENTS {
+            return self.error(format!("expected at most {MAX_EXTENTS} nested braces"));
+        }
         if !self.eat(b'{')? {
             init.push(self.init_value()?);
             return Ok(());
         }
         while !self.eat(b'}')? {
-            self.initialiser(init)?;
+            self.initialiser(init, depth + 1)?;
             if !self.eat(b',')? && self.token != Token::Punct(b'}') {
                 return self.expected("`,` or `}`");
             }

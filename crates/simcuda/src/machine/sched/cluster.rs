@@ -164,7 +164,7 @@ impl Cluster {
             self.sync.progress();
         }
         if (died || stop == Stop::Blocked) && self.blocks[block].barriers.is_busy() {
-            open_ready(&mut self.blocks[block], &mut self.warps[block]);
+            self.open_barriers(block)?;
         }
         let pick = if self.blocks[block].bulk.is_empty() { 0 } else { self.random() };
         // Deliveries come late and out of order, as far as the program allows.
@@ -172,6 +172,17 @@ impl Cluster {
             self.deliver(block, pick >> 2)?;
         }
         Ok(ran > 0 && stop != Stop::Yielded)
+    }
+
+    /// Opens a block's complete barriers; a read that waited for a writer has found none by then.
+    fn open_barriers(&mut self, block: usize) -> Result<(), Box<Fault>> {
+        let b = &mut self.blocks[block];
+        if open_ready(b, &mut self.warps[block])
+            && let Some(fault) = stuck::deferred(b)
+        {
+            return Err(fault);
+        }
+        Ok(())
     }
 
     fn deliver(&mut self, block: usize, pick: u64) -> Result<bool, Box<Fault>> {
@@ -184,7 +195,7 @@ impl Cluster {
         self.open_cluster_barrier();
         for block in 0..self.blocks.len() {
             if self.blocks[block].barriers.is_busy() {
-                open_ready(&mut self.blocks[block], &mut self.warps[block]);
+                self.open_barriers(block)?;
             }
         }
         let events = self.sync.events.load(Ordering::Relaxed);
@@ -210,7 +221,10 @@ impl Cluster {
             .enumerate()
             .find_map(|(b, warps)| warps.iter().position(|w| !w.is_done()).map(|w| (b, w)));
         match at {
-            Some((block, warp)) => Err(stuck::explain(&self.blocks[block], &self.warps[block], warp)),
+            Some((block, warp)) => {
+                let earlier = stuck::deferred(&mut self.blocks[block]);
+                Err(earlier.unwrap_or_else(|| stuck::explain(&self.blocks[block], &self.warps[block], warp)))
+            }
             None => Ok(()),
         }
     }
@@ -240,6 +254,9 @@ impl Cluster {
     /// Delivers what is still pending when all threads have ended.
     fn finish(&mut self) -> Outcome {
         for block in 0..self.blocks.len() {
+            if let Some(fault) = stuck::deferred(&mut self.blocks[block]) {
+                return Outcome::Fault(fault);
+            }
             loop {
                 match self.deliver(block, 0) {
                     Ok(true) => {}

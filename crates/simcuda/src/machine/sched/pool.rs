@@ -1,6 +1,7 @@
 //! Launches over the host's threads: a job's clusters are taken one by one, run for a quantum, and parked if they need more.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -8,6 +9,7 @@ use super::super::error::Fault;
 use super::super::launch::Env;
 use super::super::meter::Counters;
 use super::cluster::{Cluster, Outcome};
+use super::stuck;
 
 /// Steps a cluster runs before it lets another one.
 const QUANTUM: u32 = 50_000;
@@ -102,7 +104,9 @@ impl Job {
         let mut totals = (Counters::default(), vec![0; self.env.code.insts.len()]);
         while !self.stop.load(Ordering::Relaxed) {
             let Some(mut cluster) = self.take(&mut spare) else { break };
-            let outcome = cluster.run(QUANTUM);
+            // A host process must outlive whatever a kernel does, an error of the interpreter included.
+            let outcome = catch_unwind(AssertUnwindSafe(|| cluster.run(QUANTUM)));
+            let outcome = outcome.unwrap_or_else(|_| Outcome::Fault(stuck::internal(&self.env)));
             let outcome = self.charge(&mut cluster, outcome);
             match outcome {
                 Outcome::Done => {

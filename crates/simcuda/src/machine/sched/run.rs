@@ -45,7 +45,7 @@ pub(crate) fn run(w: &mut Warp, b: &mut Block, steps: &mut u32) -> Stop {
         };
         let mask = active & (w.pred(inst.guard) ^ inst.guard_flip);
         if mask != 0 {
-            w.mask = mask;
+            (w.mask, w.pc) = (mask, pc);
             // SAFETY: the decoder chose a handler that this processor can run.
             let flow = unsafe { (inst.run)(w, b, inst) };
             if flow == Flow::Jump && mask == active && w.groups.is_empty() {

@@ -3,6 +3,7 @@
 use super::super::error::{Fault, FaultKind};
 use super::super::exec::block::Note;
 use super::super::exec::{Block, LANES, Warp};
+use super::super::launch::Env;
 use super::super::meter::Class;
 use super::group::{CLUSTER_KEY, Group, State};
 
@@ -36,6 +37,12 @@ pub(crate) fn fault(b: &mut Block, w: &Warp) -> Box<Fault> {
         })
     });
     locate(b, w.index, w.pc, *note)
+}
+
+/// The fault of a read that was put off, if there is one.
+pub(crate) fn deferred(b: &mut Block) -> Option<Box<Fault>> {
+    let (note, warp, pc) = *b.deferred.take()?;
+    Some(locate(b, warp, pc, note))
 }
 
 /// A fault of an operation that was delivered after its issue.
@@ -104,4 +111,19 @@ pub(crate) fn endless(b: &Block, w: &Warp) -> Box<Fault> {
         message,
     };
     locate(b, w.index, pc, note)
+}
+
+/// The report of a panic in the interpreter.
+pub(crate) fn internal(env: &Env) -> Box<Fault> {
+    Box::new(Fault {
+        kind: FaultKind::Internal,
+        kernel: env.kernel.clone(),
+        ptx_line: 0,
+        source: None,
+        block: [0; 3],
+        thread: [0; 3],
+        address: None,
+        allocation: None,
+        message: "expected the interpreter to go on, got a panic".into(),
+    })
 }
