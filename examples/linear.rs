@@ -5,7 +5,8 @@ use moray::w4a8::{Activations, Epilogue, Mode, PackedWeight, linear, quantize};
 
 fn main() -> moray::Result<()> {
     let (m, n, k) = (3, 256, 512);
-    let numbers = |len: usize, step: usize| (0..len).map(|i| (i * step % 199) as f32 / 99.0 - 1.0).collect::<Vec<f32>>();
+    let numbers =
+        |len: usize, step: usize| (0..len).map(|i| (i * step % 199) as f32 / 99.0 - 1.0).collect::<Vec<f32>>();
     let (w, x) = (numbers(n * k, 37), numbers(m * k, 53));
 
     // once, when the model is loaded

@@ -162,3 +162,8 @@ fn masks_and_extensions_match_the_manual() {
         found.map_or(u64::MAX, |i| i as u64)
     });
 }
+
+#[test]
+fn the_same_holds_without_avx2() {
+    device::rerun_portable("the_same_holds_without_avx2");
+}

@@ -314,3 +314,8 @@ fn without_checks_stray_accesses_are_still_kept_in_the_arena() {
         FaultKind::OutOfBounds
     );
 }
+
+#[test]
+fn the_same_holds_without_avx2() {
+    device::rerun_portable("the_same_holds_without_avx2");
+}

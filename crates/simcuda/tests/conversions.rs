@@ -182,3 +182,8 @@ fn small_formats_match_the_nearest_of_their_table() {
         }
     }
 }
+
+#[test]
+fn the_same_holds_without_avx2() {
+    device::rerun_portable("the_same_holds_without_avx2");
+}

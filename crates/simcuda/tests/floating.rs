@@ -374,3 +374,8 @@ fn approximate_functions_keep_the_documented_error() {
         [0.0, f32::INFINITY, 1.0, 1.0, f32::INFINITY, 0.0, f32::from_bits(1)]
     );
 }
+
+#[test]
+fn the_same_holds_without_avx2() {
+    device::rerun_portable("the_same_holds_without_avx2");
+}

@@ -173,3 +173,8 @@ fn unary_forms_match_rust() {
     check("not.b32 %d, %x0;", &[B32], B32, |x| !x[0]);
     check("cnot.b32 %d, %x0;", &[B32], B32, |x| u64::from(x[0] == 0));
 }
+
+#[test]
+fn the_same_holds_without_avx2() {
+    device::rerun_portable("the_same_holds_without_avx2");
+}

@@ -268,3 +268,8 @@ fn stmatrix_and_movmatrix_match_ldmatrix() {
         shuffle(&format!("{FILL} ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {{%d0}}, [%r];"), &words, 1);
     assert_eq!(transposed, by_ldmatrix);
 }
+
+#[test]
+fn the_same_holds_without_avx2() {
+    device::rerun_portable("the_same_holds_without_avx2");
+}

@@ -239,3 +239,8 @@ fn atomics_of_every_width_match_their_total() {
         u64::from(half::f16::from_f32(1024.0).to_bits())
     );
 }
+
+#[test]
+fn the_same_holds_without_avx2() {
+    device::rerun_portable("the_same_holds_without_avx2");
+}

@@ -98,7 +98,9 @@ pub struct Bench {
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
     let bench = measure(arguments)?;
     if arguments.json {
-        return written(serde_json::to_writer_pretty(&mut *out, &bench).map_err(Into::into).and_then(|()| writeln!(out)));
+        return written(
+            serde_json::to_writer_pretty(&mut *out, &bench).map_err(Into::into).and_then(|()| writeln!(out)),
+        );
     }
     written(write_table(&bench, out))
 }
@@ -137,10 +139,8 @@ pub fn measure(arguments: &Arguments) -> Result<Bench> {
     let peer = before.zip(after).map(|(a, b)| best(a, b));
     for row in &mut rows {
         row.bandwidth_percent = 100.0 * row.speed.decode * row.weight_bytes_per_token as f64 / bandwidth;
-        row.over_peer = peer.map(|peer| Speed {
-            prefill: row.speed.prefill / peer.prefill,
-            decode: row.speed.decode / peer.decode,
-        });
+        row.over_peer = peer
+            .map(|peer| Speed { prefill: row.speed.prefill / peer.prefill, decode: row.speed.decode / peer.decode });
     }
     Ok(Bench {
         processor: processor(),

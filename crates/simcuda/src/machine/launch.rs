@@ -1,5 +1,7 @@
 //! Launches: their shape, their options, and the checks before the first block runs.
 
+#![allow(clippy::result_large_err, reason = "a fault is returned once a launch and carries its whole report")]
+
 use std::sync::Arc;
 
 use super::error::{Fault, FaultKind};

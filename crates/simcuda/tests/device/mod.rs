@@ -223,3 +223,13 @@ pub fn check(instruction: &str, inputs: &[Kind], output: Kind, definition: impl 
         assert_eq!(result, expected, "{instruction} of {tuple:x?}: expected {expected:#x}, got {result:#x}");
     }
 }
+
+/// Runs the other tests of the calling executable again on the forms for processors without AVX2.
+pub fn rerun_portable(caller: &str) {
+    if std::env::var_os("SIMCUDA_PORTABLE").is_some() {
+        return;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().expect("a test knows its executable"));
+    let run = command.args(["--skip", caller]).env("SIMCUDA_PORTABLE", "1").output().expect("a test can start itself");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stdout));
+}

@@ -15,6 +15,13 @@ const WARP_SHIFT: u32 = 11;
 const COUNT_SHIFT: u32 = 16;
 const PROXY: u32 = 2;
 const ATOMIC: u32 = 1;
+/// Marks of granules hold four words in place of bytes, and this where lanes of one warp are joined in one mark.
+const MIXED: u32 = 1;
+const WORDS: u32 = 15 << BYTES_SHIFT;
+/// Count and warp of a mark.
+const EPOCH: u32 = !0 << WARP_SHIFT;
+/// Warp, lane and proxy of a mark: the same in marks of one thread.
+const THREAD: u32 = 0x3ff << LANE_SHIFT | PROXY;
 
 /// What an access does to shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,10 +69,15 @@ pub(crate) struct Agent {
 /// The marks of one block.
 #[derive(Debug, Default)]
 pub(crate) struct Shadow {
+    /// Per word: its last writer.
     written: Vec<u32>,
-    /// The last reader, and the last of another warp.
+    /// Per granule of four words: the last reader of whole words, and the last of another warp.
+    granules: Vec<u32>,
+    granules_before: Vec<u32>,
+    /// Per word, the same for reads of single bytes and synchronising ones, if there were any.
     read: Vec<u32>,
     read_before: Vec<u32>,
+    fine_reads: bool,
     state: Vec<u8>,
     pub(crate) clocks: Clocks,
     /// Count of each warp's last proxy fence.
@@ -82,6 +94,7 @@ impl Shadow {
         let words = bytes.div_ceil(4);
         self.state.clear();
         self.state.resize(words, 0);
+        self.fine_reads = false;
         self.forget(words);
         self.clocks.reset(warps);
         self.fences.clear();
@@ -91,13 +104,30 @@ impl Shadow {
     }
 
     fn forget(&mut self, words: usize) {
-        for marks in [&mut self.written, &mut self.read, &mut self.read_before] {
+        let granules = words.div_ceil(4);
+        let all = [
+            (&mut self.written, words),
+            (&mut self.granules, granules),
+            (&mut self.granules_before, granules),
+            (&mut self.read, if self.fine_reads { words } else { 0 }),
+            (&mut self.read_before, if self.fine_reads { words } else { 0 }),
+        ];
+        for (marks, len) in all {
             marks.clear();
-            marks.resize(words, 0);
+            marks.resize(len, 0);
         }
     }
 
+    /// Makes room for marks of fine reads.
+    #[cold]
+    fn start_fine_reads(&mut self) {
+        self.fine_reads = true;
+        self.read.resize(self.written.len(), 0);
+        self.read_before.resize(self.written.len(), 0);
+    }
+
     /// The mark of an access now.
+    #[inline(always)]
     fn mark(&self, agent: Agent, bytes: u32) -> u32 {
         let count = self.clocks.count(agent.warp as usize);
         count << COUNT_SHIFT | agent.warp << WARP_SHIFT | agent.lane << LANE_SHIFT | bytes << BYTES_SHIFT
@@ -128,70 +158,130 @@ impl Shadow {
         })
     }
 
-    /// Whether aligned words can be accessed without a closer look: written, not pending, and every mark ordered before.
-    #[inline(always)]
-    fn all_ordered(&self, warp: u32, first: usize, count: usize, write: bool) -> bool {
-        let limit = (self.clocks.floor(warp as usize).min(MAX_COUNT) + 1) << COUNT_SHIFT;
-        let range = first..first + count;
-        let (state, written) = (&self.state[range.clone()], &self.written[range.clone()]);
-        let mut newest = written.iter().fold(0, |m, &mark| m.max(mark));
-        if write {
-            let (read, before) = (&self.read[range.clone()], &self.read_before[range]);
-            newest = read.iter().zip(before).fold(newest, |m, (&r, &b)| m.max(r).max(b));
-            let pending = state.iter().fold(0, |m, &s| m | s) & PENDING;
-            return newest < limit && pending == 0;
+    /// The same for a granule's mark and one of its words.
+    fn granule_conflicts(&self, mark: u32, agent: Agent, word: usize) -> bool {
+        if mark >> BYTES_SHIFT >> (word & 3) & 1 == 0 {
+            return false;
         }
-        let ready = state.iter().fold(true, |all, &s| all & (s == READY));
-        newest < limit && ready
+        let (count, warp) = (mark >> COUNT_SHIFT, mark >> WARP_SHIFT & 31);
+        if warp == agent.warp {
+            let other_lane = mark & MIXED == 0 && mark >> LANE_SHIFT & 31 != agent.lane;
+            return other_lane && count >= self.clocks.count(warp as usize);
+        }
+        count > self.clocks.known(agent.warp as usize, warp as usize)
     }
 
-    /// Marks aligned words as written, `1 << shift` of them by each lane from `agent.lane` on.
+    /// Marks below this are ordered before everything that `warp` does.
     #[inline(always)]
-    fn mark_written(&mut self, agent: Agent, first: usize, count: usize, shift: u32) {
+    pub(crate) fn limit(&self, warp: u32) -> u32 {
+        (self.clocks.floor(warp as usize).min(MAX_COUNT) + 1) << COUNT_SHIFT
+    }
+
+    /// Whether `N` aligned words can be read without a closer look: written, not pending, by this thread or before `limit`.
+    #[inline(always)]
+    pub(crate) fn is_readable<const N: usize>(&self, agent: Agent, limit: u32, first: usize) -> bool {
+        let own = self.mark(agent, 0);
+        let (written, state) = (&self.written[first..first + N], &self.state[first..first + N]);
+        let mut good = true;
+        for k in 0..N {
+            good &= (written[k] < limit) | ((written[k] ^ own) & THREAD == 0);
+            good &= state[k] == READY;
+        }
+        good
+    }
+
+    /// Whether `N` aligned words were written before `limit` by whomever, and none is pending.
+    #[inline(always)]
+    pub(crate) fn is_settled<const N: usize>(&self, limit: u32, first: usize) -> bool {
+        let (written, state) = (&self.written[first..first + N], &self.state[first..first + N]);
+        (0..N).all(|k| (written[k] < limit) & (state[k] == READY))
+    }
+
+    /// Whether `N` aligned words can be written without a closer look.
+    #[inline(always)]
+    pub(crate) fn is_writable<const N: usize>(&self, agent: Agent, limit: u32, first: usize) -> bool {
+        let own = self.mark(agent, 0);
+        let (written, state) = (&self.written[first..first + N], &self.state[first..first + N]);
+        let mut good = !self.fine_reads;
+        for k in 0..N {
+            good &= (written[k] < limit) | ((written[k] ^ own) & THREAD == 0);
+            good &= state[k] & PENDING == 0;
+        }
+        // Aligned groups of up to four words lie in one granule.
+        let touched = ((1 << N) - 1) << (first & 3) << BYTES_SHIFT;
+        for mark in [self.granules[first / 4], self.granules_before[first / 4]] {
+            good &= (mark < limit) | (mark & touched == 0) | ((mark ^ own) & (THREAD | MIXED) == 0);
+        }
+        good
+    }
+
+    /// Marks a read of `N` aligned words; `shared` says that other lanes read them too.
+    #[inline(always)]
+    pub(crate) fn note_read<const N: usize>(&mut self, agent: Agent, first: usize, shared: bool) {
+        let words = ((1 << N) - 1) << (first & 3);
+        self.note_granule(first / 4, self.mark(agent, words) | if shared { MIXED } else { 0 });
+    }
+
+    #[inline(always)]
+    fn note_granule(&mut self, granule: usize, mark: u32) {
+        let old = self.granules[granule];
+        if (old ^ mark) & EPOCH == 0 {
+            let other_lane = u32::from((old ^ mark) >> LANE_SHIFT & 31 != 0) * MIXED;
+            self.granules[granule] = mark | old & (WORDS | MIXED) | other_lane;
+            return;
+        }
+        if (old ^ mark) >> WARP_SHIFT & 31 != 0 {
+            self.granules_before[granule] = old;
+        }
+        self.granules[granule] = mark;
+    }
+
+    /// Marks a write of `N` aligned words.
+    #[inline(always)]
+    pub(crate) fn note_write<const N: usize>(&mut self, agent: Agent, first: usize) {
         let mark = self.mark(agent, 15);
-        for (word, slot) in self.written[first..first + count].iter_mut().enumerate() {
-            *slot = mark + ((word as u32 >> shift) << LANE_SHIFT);
-        }
-        self.state[first..first + count].fill(READY);
+        self.written[first..first + N].fill(mark);
+        self.state[first..first + N].fill(READY);
     }
 
+    /// Reads or writes `N` words of all 32 lanes that lie one behind the other, if that needs no closer look; otherwise does
+    /// nothing and returns false.
     #[inline(always)]
-    fn mark_read(&mut self, agent: Agent, first: usize, count: usize, shift: u32) {
-        let mark = self.mark(agent, 15);
-        let (read, before) = (&mut self.read[first..first + count], &mut self.read_before[first..first + count]);
-        for word in 0..count {
-            let old = read[word];
-            let other_warp = (old ^ mark) >> WARP_SHIFT & 31 != 0;
-            before[word] = if other_warp { old } else { before[word] };
-            read[word] = mark + ((word as u32 >> shift) << LANE_SHIFT);
+    pub(crate) fn access_run<const N: usize>(&mut self, write: bool, warp: u32, first: usize) -> bool {
+        let (limit, own) = (self.limit(warp), self.mark(Agent { warp, lane: 0 }, 15));
+        let (written, state) = (&mut self.written[first..first + 32 * N], &mut self.state[first..first + 32 * N]);
+        let mut good = true;
+        for lane in 0..32 {
+            for k in lane * N..lane * N + N {
+                let thread = own + ((lane as u32) << LANE_SHIFT);
+                good &= (written[k] < limit) | ((written[k] ^ thread) & THREAD == 0);
+            }
         }
-    }
-
-    /// Accesses `count` aligned words in one go if nothing speaks against it; otherwise does nothing and returns false.
-    #[inline(always)]
-    pub(crate) fn access_words(&mut self, kind: Access, agent: Agent, first: usize, count: usize, shift: u32) -> bool {
-        let ordered = self.is_ordered(kind, agent, first, count);
-        if ordered {
-            self.mark_words(kind, agent, first, count, shift);
+        if !write {
+            good &= state.iter().fold(true, |all, &s| all & (s == READY));
+            if !good {
+                return false;
+            }
+            for lane in 0..32 {
+                self.note_read::<N>(Agent { warp, lane: lane as u32 }, first + lane * N, false);
+            }
+            return true;
         }
-        ordered
-    }
-
-    /// Whether an access to `count` aligned words needs no closer look.
-    #[inline(always)]
-    pub(crate) fn is_ordered(&self, kind: Access, agent: Agent, first: usize, count: usize) -> bool {
-        matches!(kind, Access::Read | Access::Write)
-            && self.all_ordered(agent.warp, first, count, kind == Access::Write)
-    }
-
-    /// Marks plain accesses to `count` aligned words, `1 << shift` of them by each lane from `agent.lane` on.
-    #[inline(always)]
-    pub(crate) fn mark_words(&mut self, kind: Access, agent: Agent, first: usize, count: usize, shift: u32) {
-        if kind == Access::Write {
-            self.mark_written(agent, first, count, shift);
-        } else {
-            self.mark_read(agent, first, count, shift);
+        good &= state.iter().fold(0, |any, &s| any | s) & PENDING == 0;
+        let granules = first / 4..(first + 32 * N).div_ceil(4);
+        for mark in self.granules[granules.clone()].iter().chain(&self.granules_before[granules]) {
+            good &= *mark < limit;
         }
+        if !good || self.fine_reads {
+            return false;
+        }
+        for lane in 0..32 {
+            for k in lane * N..lane * N + N {
+                written[k] = own + ((lane as u32) << LANE_SHIFT);
+            }
+        }
+        state.fill(READY);
+        true
     }
 
     /// Looks for a problem of one lane's access, and marks nothing.
@@ -215,7 +305,14 @@ impl Shadow {
                 });
             }
             if matches!(kind, Access::Write | Access::Atomic) {
-                for mark in [self.read[word], self.read_before[word]] {
+                for mark in [self.granules[word / 4], self.granules_before[word / 4]] {
+                    if self.granule_conflicts(mark, agent, word) {
+                        let (warp, lane) = by(mark);
+                        return Err(Problem::Race { at, warp, lane, wrote: false });
+                    }
+                }
+                let fine = if self.fine_reads { [self.read[word], self.read_before[word]] } else { [0; 2] };
+                for mark in fine {
                     if self.conflicts(mark, agent, bytes) && !(atomic && mark & ATOMIC != 0) {
                         let (warp, lane) = by(mark);
                         return Err(Problem::Race { at, warp, lane, wrote: false });
@@ -237,7 +334,12 @@ impl Shadow {
                 self.written[word] = merge(self.written[word]);
                 self.state[word] |= bytes as u8;
             }
-            if matches!(kind, Access::Read | Access::AtomicRead) {
+            if kind == Access::Read && bytes == 15 {
+                self.note_read::<1>(agent, word, false);
+            } else if matches!(kind, Access::Read | Access::AtomicRead) {
+                if !self.fine_reads {
+                    self.start_fine_reads();
+                }
                 let old = self.read[word];
                 if (old ^ mark) >> WARP_SHIFT & 31 != 0 {
                     self.read_before[word] = old;
@@ -255,6 +357,12 @@ impl Shadow {
         }
     }
 
+    /// An asynchronous copy into `N` aligned words was issued.
+    #[inline(always)]
+    pub(crate) fn issue_words<const N: usize>(&mut self, first: usize) {
+        self.state[first..first + N].iter_mut().for_each(|s| *s |= PENDING);
+    }
+
     /// An asynchronous copy into the range was issued.
     pub(crate) fn issue_copy(&mut self, offset: u32, size: u32) {
         for (word, _) in Self::words(offset, size) {
@@ -262,12 +370,12 @@ impl Shadow {
         }
     }
 
-    /// A thread's own asynchronous copy has been waited for.
+    /// A thread's own asynchronous copy of whole words has been waited for.
+    #[inline(always)]
     pub(crate) fn finish_copy(&mut self, agent: Agent, offset: u32, size: u32) {
-        for (word, bytes) in Self::words(offset, size) {
-            self.written[word] = self.mark(agent, bytes);
-            self.state[word] = self.state[word] & !PENDING | bytes as u8;
-        }
+        let (mark, words) = (self.mark(agent, 15), offset as usize / 4..(offset + size) as usize / 4);
+        self.written[words.clone()].fill(mark);
+        self.state[words].fill(READY);
     }
 
     /// A bulk copy has been delivered; who waits on `mbarrier` is ordered behind it.

@@ -1,11 +1,13 @@
 //! Moves, and registers that only stand for a parameter, a special register or a literal.
 
+#![allow(clippy::needless_range_loop, reason = "a lane's number indexes several rows")]
+
 use super::super::exec::bits::And;
 use super::super::exec::compare::{PRED_OR, PredLogic};
 use super::super::exec::control::{Clock, CtaRank, IsSpace, Mapa};
 use super::super::exec::int::{Add, Mov};
 use super::super::exec::lanewise::{M1, M2};
-use super::super::exec::{Block, Flow, Inst, Isa, LANES, LaunchRow, Op, Slot, Warp};
+use super::super::exec::{Block, Flow, Inst, Isa, LANES, LaunchRow, Op, Slot, Warp, handler};
 use super::super::meter::Class;
 use super::super::parse::ast::{Operand, RegKind, Space};
 use super::builder::{Builder, FALSE};
@@ -187,6 +189,11 @@ impl<'a> Builder<'a, '_> {
         let slots = parts.iter().map(|p| self.word_dst(p).map(|s| s.0)).collect::<Result<Vec<_>>>()?;
         let extra = self.list(slots);
         let (count, double) = (parts.len() as u32, ty.is_double());
+        if count == 2 && matches!(ty.bytes(), 4 | 8) {
+            let run = if double { handler::<Split<true>>() } else { handler::<Split<false>>() };
+            self.emit_handler(run, Class::Move, |i| (i.a, i.extra) = (a, extra));
+            return Ok(());
+        }
         self.emit::<Unpack>(Class::Move, |i| {
             (i.a, i.extra, i.target, i.imm) = (a, extra, count << 8 | width, i64::from(double));
         });
@@ -202,6 +209,11 @@ impl<'a> Builder<'a, '_> {
         let slots = parts.iter().map(|p| self.word(p, Type::U32).map(|s| s.0)).collect::<Result<Vec<_>>>()?;
         let (extra, dst) = (self.list(slots), self.dst(dst, ty)?);
         let (count, double) = (parts.len() as u32, ty.is_double());
+        if count == 2 && matches!(ty.bytes(), 4 | 8) {
+            let run = if double { handler::<Join<true>>() } else { handler::<Join<false>>() };
+            self.emit_handler(run, Class::Move, |i| (i.dst, i.extra) = (dst, extra));
+            return Ok(());
+        }
         self.emit::<Pack>(Class::Move, |i| {
             (i.dst, i.extra, i.target, i.imm) = (dst, extra, count << 8 | width, i64::from(double));
         });
@@ -240,6 +252,54 @@ impl<'a> Builder<'a, '_> {
             self.emit::<M2<Add<u64>>>(Class::Move, |i| (i.dst, i.a, i.b) = (dst, a, b));
         }
         Ok(())
+    }
+}
+
+/// Splits `a` into two halves: words of a 64-bit register, or 16 bits of a word.
+struct Split<const DOUBLE: bool>;
+
+impl<const DOUBLE: bool> Op for Split<DOUBLE> {
+    #[inline(always)]
+    fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
+        let (mut low, mut high) = ([0; LANES], [0; LANES]);
+        if DOUBLE {
+            let a = w.doubles(i.a);
+            for lane in 0..LANES {
+                (low[lane], high[lane]) = (a[lane] as u32, (a[lane] >> 32) as u32);
+            }
+        } else {
+            let a = w.words(i.a);
+            for lane in 0..LANES {
+                (low[lane], high[lane]) = (a[lane] & 0xffff, a[lane] >> 16);
+            }
+        }
+        w.set_words(b.slot(i.extra), low);
+        w.set_words(b.slot(i.extra + 1), high);
+        Flow::Next
+    }
+}
+
+/// The reverse of [`Split`], into `dst`.
+struct Join<const DOUBLE: bool>;
+
+impl<const DOUBLE: bool> Op for Join<DOUBLE> {
+    #[inline(always)]
+    fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
+        let (low, high) = (w.words(b.slot(i.extra)), w.words(b.slot(i.extra + 1)));
+        if DOUBLE {
+            let mut d = [0; LANES];
+            for lane in 0..LANES {
+                d[lane] = u64::from(high[lane]) << 32 | u64::from(low[lane]);
+            }
+            w.set_doubles(i.dst, d);
+        } else {
+            let mut d = [0; LANES];
+            for lane in 0..LANES {
+                d[lane] = high[lane] << 16 | low[lane] & 0xffff;
+            }
+            w.set_words(i.dst, d);
+        }
+        Flow::Next
     }
 }
 

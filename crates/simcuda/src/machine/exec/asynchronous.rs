@@ -118,6 +118,7 @@ fn issue(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         }
     }
     w.mask = all;
+    let limit = if b.checks { b.shadow.limit(w.index) } else { 0 };
     let mut offsets = [0; LANES];
     for lane in w.lanes() {
         let odd = read[lane].count_ones() > 1;
@@ -131,13 +132,20 @@ fn issue(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
             }
         }
         if b.checks {
-            let agent = Agent { warp: w.index, lane: lane as u32 };
-            if !b.shadow.is_ordered(Access::Write, agent, offsets[lane] as usize / 4, bytes as usize / 4)
-                && let Err(problem) = b.shadow.check(Access::Write, agent, offsets[lane], bytes)
-            {
+            let (agent, first) = (Agent { warp: w.index, lane: lane as u32 }, offsets[lane] as usize / 4);
+            let ordered = match bytes {
+                4 => b.shadow.is_writable::<1>(agent, limit, first),
+                8 => b.shadow.is_writable::<2>(agent, limit, first),
+                _ => b.shadow.is_writable::<4>(agent, limit, first),
+            };
+            if !ordered && let Err(problem) = b.shadow.check(Access::Write, agent, offsets[lane], bytes) {
                 return report(b, lane, problem);
             }
-            b.shadow.issue_copy(offsets[lane], bytes);
+            match bytes {
+                4 => b.shadow.issue_words::<1>(first),
+                8 => b.shadow.issue_words::<2>(first),
+                _ => b.shadow.issue_words::<4>(first),
+            }
         }
     }
     b.counters.async_copies += 1;

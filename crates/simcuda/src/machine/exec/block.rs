@@ -153,7 +153,7 @@ impl Block {
     /// Finds `size` bytes of shared memory by their address, in this block or another of the cluster.
     #[inline(always)]
     pub(crate) fn shared_at(&self, address: u64, size: u32) -> Option<(Peer, u32)> {
-        let (rank, offset) = ((address >> CLUSTER_SHIFT) as u32, address as u32 & (1 << CLUSTER_SHIFT) - 1);
+        let (rank, offset) = ((address >> CLUSTER_SHIFT) as u32, address as u32 & ((1 << CLUSTER_SHIFT) - 1));
         if address >> 32 != 0 || u64::from(offset) + u64::from(size) > u64::from(self.shared_bytes) {
             return None;
         }

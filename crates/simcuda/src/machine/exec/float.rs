@@ -145,7 +145,7 @@ pub(crate) fn exp2(x: f32) -> f32 {
         * f
         + 2.402_265_069_591_007e-1)
         * f
-        + 6.931_471_805_599_453e-1)
+        + std::f64::consts::LN_2)
         * f
         + 1.0;
     let scale = f64::from_bits((shifted.to_bits() << 52).wrapping_add(1023 << 52));

@@ -123,7 +123,7 @@ impl Half for Fp16 {
             let s = p + c;
             let part = s - p;
             let error = (p - (s - part)) + (c - part);
-            let inexact = u32::from((error != 0.0) & (s - s == 0.0) & (error == error));
+            let inexact = u32::from((error != 0.0) & s.is_finite() & !error.is_nan());
             let towards_zero = (error.to_bits() ^ s.to_bits()) >> 31 & inexact;
             sums[lane] = f32::from_bits(s.to_bits().wrapping_sub(towards_zero) | inexact);
         }

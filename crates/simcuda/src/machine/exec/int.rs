@@ -126,7 +126,7 @@ impl Int24 for u32 {
     }
     #[inline(always)]
     fn high24(self, other: Self) -> Self {
-        (u64::from(self & 0xff_ffff) * u64::from(other & 0xff_ffff) >> 16) as u32
+        ((u64::from(self & 0xff_ffff) * u64::from(other & 0xff_ffff)) >> 16) as u32
     }
 }
 
@@ -137,7 +137,7 @@ impl Int24 for i32 {
     }
     #[inline(always)]
     fn high24(self, other: Self) -> Self {
-        (i64::from(self << 8 >> 8) * i64::from(other << 8 >> 8) >> 16) as i32
+        ((i64::from(self << 8 >> 8) * i64::from(other << 8 >> 8)) >> 16) as i32
     }
 }
 

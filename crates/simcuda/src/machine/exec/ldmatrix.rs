@@ -4,6 +4,7 @@ use super::super::check::shadow::Access;
 use super::matrix::transpose;
 use super::memory::{SHARED, addresses};
 use super::scatter::{locate, settle};
+use super::shared;
 use super::{ALL, Block, Flow, Inst, Isa, LANES, Op, Warp};
 
 /// Layouts of `ldmatrix`, in `target`.
@@ -38,7 +39,8 @@ impl<const COUNT: usize> Op for LdMatrix<COUNT> {
         let all = w.mask;
         let mut pointers = [std::ptr::null_mut(); LANES];
         w.mask = row_lanes(matrices.min(4));
-        let found = locate(w, b, &addr, SHARED, 16, Access::Read, &mut pointers);
+        let found = shared::lanes::<16>(w, b, &addr, false, Access::Read, &mut pointers)
+            || locate(w, b, &addr, SHARED, 16, Access::Read, &mut pointers);
         w.mask = all;
         if !found {
             return Flow::Fault;
@@ -114,7 +116,8 @@ impl<const COUNT: usize> Op for StMatrix<COUNT> {
         let all = w.mask;
         let mut pointers = [std::ptr::null_mut(); LANES];
         w.mask = row_lanes(COUNT);
-        let found = locate(w, b, &addr, SHARED, 16, Access::Write, &mut pointers);
+        let found = shared::lanes::<16>(w, b, &addr, false, Access::Write, &mut pointers)
+            || locate(w, b, &addr, SHARED, 16, Access::Write, &mut pointers);
         w.mask = all;
         if !found {
             return Flow::Fault;

@@ -12,18 +12,30 @@ use super::matrix::{BF16, F16, S8, TF32, row_of_a};
 /// A fragment register's 32 lanes.
 type Register = [u32; LANES];
 
-/// Words of B by column: `words[j][n]` is word j of column n.
+/// Words of B by column: lane n of vector j is word j of column n.
+///
+/// # Safety
+/// The processor must have AVX2, as for all functions of this file.
 #[inline(always)]
-fn words_of_b<const WORDS: usize>(b: &[Register]) -> [[u32; 8]; 8] {
-    let mut words = [[0; 8]; 8];
-    for (part, register) in b.iter().enumerate().take(WORDS / 4) {
-        for j in 0..4 {
-            for n in 0..8 {
-                words[part * 4 + j][n] = register[4 * n + j];
-            }
+unsafe fn words_of_b<const WORDS: usize>(b: &[Register]) -> [__m256i; 8] {
+    // SAFETY: AVX2 holds, as the caller guarantees; each register has four vectors of eight words.
+    unsafe {
+        let mut words = [_mm256_setzero_si256(); 8];
+        // Words of two columns come interleaved: pairs of word 0, of word 1, ...
+        let pairs = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        for (part, register) in b.iter().enumerate().take(WORDS / 4) {
+            let columns =
+                |n: usize| _mm256_permutevar8x32_epi32(_mm256_loadu_si256(register.as_ptr().add(8 * n).cast()), pairs);
+            let (c01, c23, c45, c67) = (columns(0), columns(1), columns(2), columns(3));
+            let (low, high) = (_mm256_unpacklo_epi64(c01, c23), _mm256_unpackhi_epi64(c01, c23));
+            let (low2, high2) = (_mm256_unpacklo_epi64(c45, c67), _mm256_unpackhi_epi64(c45, c67));
+            words[part * 4] = _mm256_permute2x128_si256(low, low2, 0x20);
+            words[part * 4 + 1] = _mm256_permute2x128_si256(high, high2, 0x20);
+            words[part * 4 + 2] = _mm256_permute2x128_si256(low, low2, 0x31);
+            words[part * 4 + 3] = _mm256_permute2x128_si256(high, high2, 0x31);
         }
+        words
     }
-    words
 }
 
 /// Splits bytes into sign- or zero-extended 16-bit lanes: even bytes, odd bytes.
@@ -85,13 +97,13 @@ pub(super) unsafe fn multiply_bytes<const WORDS: usize, const A: u8, const B: u8
     c: &[Register; 4],
     saturate: bool,
 ) -> [Register; 4] {
-    let words = words_of_b::<WORDS>(b);
     let mut d = [[0; LANES]; 4];
     // SAFETY: AVX2 holds; loads and stores are of arrays of eight words.
     unsafe {
+        let words = words_of_b::<WORDS>(b);
         let (mut even, mut odd) = ([_mm256_setzero_si256(); 8], [_mm256_setzero_si256(); 8]);
         for j in 0..WORDS {
-            (even[j], odd[j]) = split::<B>(_mm256_loadu_si256(words[j].as_ptr().cast()));
+            (even[j], odd[j]) = split::<B>(words[j]);
         }
         for row in 0..16 {
             let bytes = row_of_a::<WORDS>(a, row);
@@ -163,13 +175,13 @@ pub(super) unsafe fn multiply_floats<const WORDS: usize, const TYPE: u8>(
     b: &[Register],
     c: &[Register; 4],
 ) -> [Register; 4] {
-    let words = words_of_b::<WORDS>(b);
     let mut d = [[0; LANES]; 4];
     // SAFETY: AVX2, FMA and F16C hold; loads and stores are of arrays of eight words.
     unsafe {
+        let words = words_of_b::<WORDS>(b);
         let (mut even, mut odd) = ([_mm256_setzero_ps(); 8], [_mm256_setzero_ps(); 8]);
         for j in 0..WORDS {
-            (even[j], odd[j]) = halves::<TYPE>(_mm256_loadu_si256(words[j].as_ptr().cast()));
+            (even[j], odd[j]) = halves::<TYPE>(words[j]);
         }
         for row in 0..16 {
             let bits = row_of_a::<WORDS>(a, row);

@@ -219,10 +219,8 @@ fn write_word(b: &mut Block, lane: usize, address: u64, word: u64) -> Result<(),
 /// Arrives and returns the state before, whose phase a later `test_wait` compares.
 fn arrive_now(w: &Warp, b: &mut Block, lane: usize, address: u64, value: u64, op: u8) -> Result<u64, ()> {
     let (peer, offset) = find(b, lane, address)?;
-    if b.checks {
-        if peer.shared == b.shared {
-            b.shadow.mbarrier_arrive(w.index, offset);
-        }
+    if b.checks && peer.shared == b.shared {
+        b.shadow.mbarrier_arrive(w.index, offset);
     }
     update(b, lane, address, |state| {
         let before = state.pack();

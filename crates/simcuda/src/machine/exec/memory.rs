@@ -2,9 +2,10 @@
 
 use std::marker::PhantomData;
 
-use super::super::check::shadow::{Access, Agent, Problem};
+use super::super::check::shadow::{Access, Problem};
 use super::super::error::FaultKind;
-use super::block::{SHARED_WINDOW, WINDOW_SHIFT};
+use super::block::WINDOW_SHIFT;
+use super::shared;
 use super::{ALL, Block, Flow, Inst, Isa, LANES, Lane, Op, Slot, Warp};
 
 /// Kinds of addresses, as const parameters: 64 bits of global memory, 32 bits of shared memory, 64 bits of any.
@@ -101,18 +102,23 @@ pub(crate) fn plan<I: Isa, const SPACE: u8, const SIZE: usize>(
         let in_shared = SPACE == SHARED || SPACE == GENERIC && first >> WINDOW_SHIFT != 0;
         if run == 0 {
             let found = if in_shared {
-                shared_run::<I, SIZE>(w, b, first, kind)
+                shared::run::<SIZE>(w, b, first, kind)
             } else {
                 global_run(b, first, SIZE, LANES, kind)
             };
             if let Some(p) = found {
                 return Plan::Run(p);
             }
-        } else if same == 0 && kind == Access::Read && !in_shared {
-            if let Some(p) = global_run(b, first, SIZE, 1, kind) {
-                return Plan::Same(p);
-            }
+        } else if same == 0
+            && kind == Access::Read
+            && let Some(p) =
+                if in_shared { shared::same::<SIZE>(w, b, first) } else { global_run(b, first, SIZE, 1, kind) }
+        {
+            return Plan::Same(p);
         }
+    }
+    if SPACE != GLOBAL && shared::lanes::<SIZE>(w, b, &addr, SPACE == GENERIC, kind, pointers) {
+        return Plan::Scatter;
     }
     if super::scatter::locate(w, b, &addr, SPACE, SIZE as u32, kind, pointers) { Plan::Scatter } else { Plan::Fault }
 }
@@ -139,32 +145,6 @@ fn global_run(b: &mut Block, first: u64, size: usize, lanes: usize, kind: Access
         b.counters.global(kind == Access::Write, (size * LANES) as u64, sectors);
     }
     Some(first as *mut u8)
-}
-
-/// Checks a run of all lanes in the block's own shared memory.
-#[inline(always)]
-fn shared_run<I: Isa, const SIZE: usize>(w: &Warp, b: &mut Block, first: u64, kind: Access) -> Option<*mut u8> {
-    let offset = (first & (SHARED_WINDOW - 1)) as usize;
-    let window = first >> WINDOW_SHIFT;
-    // Addresses of the other windows have no fast way.
-    if window > 1 || offset + SIZE * LANES > b.shared_bytes as usize || offset & (SIZE - 1) != 0 {
-        return None;
-    }
-    if b.checks {
-        if SIZE < 4 {
-            return None;
-        }
-        let agent = Agent { warp: w.index, lane: 0 };
-        let shift = (SIZE / 4).trailing_zeros();
-        if !b.shadow.access_words(kind, agent, offset / 4, SIZE * LANES / 4, shift) {
-            return None;
-        }
-    }
-    if b.metered {
-        b.counters.shared((SIZE as u64 * LANES as u64).div_ceil(128), (SIZE as u64 * LANES as u64).div_ceil(128));
-    }
-    // SAFETY: the range lies in the block's shared memory.
-    Some(unsafe { b.shared.add(offset) })
 }
 
 /// Reports a problem of the shadow for one lane.

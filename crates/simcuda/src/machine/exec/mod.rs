@@ -4,6 +4,8 @@
 //! stores the one that the processor can run. Everything a form calls is inlined into that function, so that the loops over
 //! lanes are vectorised for the chosen instruction set.
 
+#![allow(clippy::needless_range_loop, reason = "a lane's number indexes several rows")]
+
 pub(crate) mod asynchronous;
 pub(crate) mod atomic;
 pub(crate) mod bits;
@@ -23,6 +25,7 @@ pub(crate) mod memory;
 pub(crate) mod printf;
 pub(crate) mod rounding;
 mod scatter;
+mod shared;
 pub(crate) mod sync;
 pub(crate) mod warp;
 
@@ -56,7 +59,7 @@ pub(crate) enum Table {
 
 impl Slot {
     pub(crate) fn new(table: Table, row: u32) -> Self {
-        Self(row * ROW_BYTES | table as u32)
+        Self((row * ROW_BYTES) | table as u32)
     }
 }
 
@@ -207,7 +210,7 @@ unsafe fn run_portable<O: Op>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
     O::run::<Portable>(w, b, i)
 }
 
-/// Tells whether the AVX2 forms can run here.
+/// Tells whether the AVX2 forms can run here; the environment variable `SIMCUDA_PORTABLE` forbids them.
 pub(crate) fn has_avx2() -> bool {
     #[cfg(target_arch = "x86_64")]
     {

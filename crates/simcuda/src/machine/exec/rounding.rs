@@ -244,7 +244,7 @@ fn scale_directed(x: f64, error: f64, n: i32, mode: Mode) -> f64 {
     }
     if exponent >= -1022 {
         let exact = direct(x, error, mode);
-        return if n >= -1022 && n <= 1023 { exact * exp2i(n) } else { exact * exp2i(n / 2) * exp2i(n - n / 2) };
+        return if (-1022..=1023).contains(&n) { exact * exp2i(n) } else { exact * exp2i(n / 2) * exp2i(n - n / 2) };
     }
     // Subnormal: count in units of the last place of f64's smallest values.
     let drop = (-1022 - exponent).min(60) as u32;

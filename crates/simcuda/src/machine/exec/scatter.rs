@@ -139,19 +139,23 @@ fn locate_global(
         last_sector = Some(to);
     }
     if b.metered {
-        let sectors = if ordered { sectors } else { distinct_sectors(lanes, addr, size) };
+        let sectors = if ordered { sectors } else { distinct_sectors(lanes, addr) };
         b.counters.global(kind == Access::Write, u64::from(lanes.count_ones() * size), sectors);
     }
     true
 }
 
-/// Counts the 32-byte sectors that lanes in any order touch.
-fn distinct_sectors(lanes: u32, addr: &[u64; LANES], size: u32) -> u64 {
-    let mut seen: Vec<u64> =
-        super::warp::Bits(lanes).flat_map(|lane| addr[lane] >> 5..=(addr[lane] + u64::from(size) - 1) >> 5).collect();
-    seen.sort_unstable();
-    seen.dedup();
-    seen.len() as u64
+/// Counts the 32-byte sectors that lanes in any order touch; aligned accesses touch one each.
+fn distinct_sectors(lanes: u32, addr: &[u64; LANES]) -> u64 {
+    let (mut seen, mut count) = ([0u64; LANES], 0);
+    for lane in super::warp::Bits(lanes) {
+        let sector = addr[lane] >> 5;
+        if !seen[..count].contains(&sector) {
+            seen[count] = sector;
+            count += 1;
+        }
+    }
+    count as u64
 }
 
 #[cold]
@@ -181,9 +185,7 @@ fn locate_shared(
     pointers: &mut [*mut u8; LANES],
 ) -> bool {
     let mut offsets = [0u32; LANES];
-    // Lanes in the block's own memory whose whole words are in order, and those that took the closer look.
-    let (mut quick, mut slow) = (0u32, 0u32);
-    let words = size as usize / 4;
+    let mut own = 0u32;
     for lane in super::warp::Bits(lanes) {
         let address = addr[lane] & ((1 << WINDOW_SHIFT) - 1);
         let Some((peer, offset)) = b.shared_at(address, size) else {
@@ -196,12 +198,8 @@ fn locate_shared(
         if !b.checks || peer.shared != b.shared {
             continue;
         }
+        own |= 1 << lane;
         let agent = Agent { warp: w.index, lane: lane as u32 };
-        if words > 0 && b.shadow.is_ordered(kind, agent, offset as usize / 4, words) {
-            quick |= 1 << lane;
-            continue;
-        }
-        slow |= 1 << lane;
         if let Err(problem) = b.shadow.check(kind, agent, offset, size)
             && !defer(w, b, lane, problem, kind)
             && !suspect(b, lane, problem, pointers[lane], size)
@@ -210,16 +208,12 @@ fn locate_shared(
         }
     }
     if b.checks {
-        for lane in super::warp::Bits(quick) {
-            let agent = Agent { warp: w.index, lane: lane as u32 };
-            b.shadow.mark_words(kind, agent, offsets[lane] as usize / 4, words, 5);
-        }
-        for lane in super::warp::Bits(slow) {
+        for lane in super::warp::Bits(own) {
             let agent = Agent { warp: w.index, lane: lane as u32 };
             b.shadow.record(kind, agent, offsets[lane], size);
         }
         if matches!(kind, Access::Write | Access::Atomic) {
-            for lane in super::warp::Bits(lanes & !quick & !slow) {
+            for lane in super::warp::Bits(lanes & !own) {
                 record_remote(b, addr[lane], size);
             }
         }
@@ -289,7 +283,7 @@ fn settle_suspects(b: &mut Block) -> Flow {
 /// Passes over the banks that an access takes, and how many it would take without conflicts.
 ///
 /// Lanes are served in groups that ask for at most 128 bytes; in a group each bank serves one word a pass.
-fn bank_passes(lanes: u32, offsets: &[u32; LANES], size: u32) -> (u64, u64) {
+pub(super) fn bank_passes(lanes: u32, offsets: &[u32; LANES], size: u32) -> (u64, u64) {
     let per_group = (128 / size).min(32);
     let (mut passes, mut ideal) = (0, 0);
     for group in 0..32 / per_group {

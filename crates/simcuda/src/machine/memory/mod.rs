@@ -140,7 +140,7 @@ impl Memory {
         if count == 0 {
             return Ok(());
         }
-        let bytes = count.checked_mul(size).unwrap_or(usize::MAX);
+        let bytes = count.saturating_mul(size);
         let offset = self.inside(dst, bytes)?;
         // SAFETY: `inside` found the range in one live allocation; no reference to it exists outside this call.
         let target = unsafe { std::slice::from_raw_parts_mut(self.0.data.base().add(offset), bytes) };

@@ -13,7 +13,7 @@ const RELEASE_BYTES: usize = 1 << 16;
 
 /// Space an allocation takes with its rounding and red zone.
 fn extent(bytes: usize) -> Option<usize> {
-    Some(bytes.checked_next_multiple_of(ALIGN_BYTES)?.checked_add(RED_ZONE_BYTES)?)
+    bytes.checked_next_multiple_of(ALIGN_BYTES)?.checked_add(RED_ZONE_BYTES)
 }
 
 pub(super) struct Table {

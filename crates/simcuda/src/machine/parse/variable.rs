@@ -99,7 +99,7 @@ impl<'a> Parser<'a> {
         }
         let mut init = Vec::new();
         if self.eat(b'=')? {
-            self.initialiser(&mut init, 0)?;
+            self.initialiser(&mut init, elem, 0)?;
             if open {
                 count = init.len();
                 open = false;
@@ -112,16 +112,16 @@ impl<'a> Parser<'a> {
         Ok(Var { name, space, align_bytes, elem_bytes: elem, size_bytes, init, is_extern: is_extern || open, line })
     }
 
-    fn initialiser(&mut self, init: &mut Vec<Init<'a>>, depth: u32) -> Result<()> {
+    fn initialiser(&mut self, init: &mut Vec<Init<'a>>, elem: usize, depth: u32) -> Result<()> {
         if depth > MAX_EXTENTS {
             return self.error(format!("expected at most {MAX_EXTENTS} nested braces"));
         }
         if !self.eat(b'{')? {
-            init.push(self.init_value()?);
+            init.push(self.init_value(elem)?);
             return Ok(());
         }
         while !self.eat(b'}')? {
-            self.initialiser(init, depth + 1)?;
+            self.initialiser(init, elem, depth + 1)?;
             if !self.eat(b',')? && self.token != Token::Punct(b'}') {
                 return self.expected("`,` or `}`");
             }
@@ -129,7 +129,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    fn init_value(&mut self) -> Result<Init<'a>> {
+    fn init_value(&mut self, elem: usize) -> Result<Init<'a>> {
         match self.token {
             Token::F32(bits) => {
                 self.advance()?;
@@ -137,7 +137,9 @@ impl<'a> Parser<'a> {
             }
             Token::F64(bits) => {
                 self.advance()?;
-                Ok(Init::Bits(bits))
+                // A decimal literal takes the width of its variable.
+                let narrow = u64::from((f64::from_bits(bits) as f32).to_bits());
+                Ok(Init::Bits(if elem == 4 { narrow } else { bits }))
             }
             Token::Word(mut name) => {
                 self.advance()?;

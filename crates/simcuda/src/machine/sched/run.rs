@@ -23,6 +23,7 @@ pub(crate) enum Stop {
 }
 
 /// Runs a warp until it stops, at most `steps` instructions.
+#[inline(never)]
 pub(crate) fn run(w: &mut Warp, b: &mut Block, steps: &mut u32) -> Stop {
     if w.active == 0 && !w.select() {
         return if w.groups.is_empty() { Stop::Done } else { Stop::Blocked };
@@ -30,13 +31,13 @@ pub(crate) fn run(w: &mut Warp, b: &mut Block, steps: &mut u32) -> Stop {
     let code: *const Code = &*b.env.code;
     // SAFETY: `env` keeps the code for as long as the block, and nothing writes it.
     let (insts, counts) = unsafe { ((*code).insts.as_slice(), b.counts.as_mut_ptr()) };
-    let (mut pc, mut active) = (w.pc, w.active);
+    let (mut pc, mut active, mut left) = (w.pc, w.active, *steps);
     loop {
-        if *steps == 0 {
-            (w.pc, w.active) = (pc, active);
+        if left == 0 {
+            (w.pc, w.active, *steps) = (pc, active, left);
             return Stop::Quantum;
         }
-        *steps -= 1;
+        left -= 1;
         debug_assert!((pc as usize) < insts.len());
         // SAFETY: the decoder ends every function with an exit and checks branch targets; counts has as many entries.
         let inst = unsafe {
@@ -56,6 +57,7 @@ pub(crate) fn run(w: &mut Warp, b: &mut Block, steps: &mut u32) -> Stop {
                 (w.pc, w.active) = (pc, active);
                 // SAFETY: as above.
                 if let Some(stop) = leave(w, b, unsafe { &*code }, inst, flow, mask) {
+                    *steps = left;
                     return stop;
                 }
                 (pc, active) = (w.pc, w.active);
@@ -152,7 +154,7 @@ fn jump(w: &mut Warp, target: u32, mask: u32) {
     w.pc = target;
     if target <= pc {
         w.turns += 1;
-        if w.turns % TURNS == 0 {
+        if w.turns.is_multiple_of(TURNS) {
             w.rotate();
             return;
         }
