@@ -39,13 +39,19 @@ fn dense(cpu: &Cpu, model: &Model<Cpu>, tokens: &[u32]) -> Vec<Vec<u32>> {
     whole(cpu, model, &roomy(LEN), tokens).chunks(VOCAB).map(bits).collect()
 }
 
+/// Names the first position that differs, rather than print every number.
+fn assert_same(got: &[Vec<u32>], expected: &[Vec<u32>], what: impl std::fmt::Debug) {
+    let differs = got.iter().zip(expected).position(|(got, expected)| got != expected);
+    assert!(got.len() == expected.len() && differs.is_none(), "{what:?}: differs at position {differs:?}");
+}
+
 #[test]
 fn keeping_every_head_matches_dense_for_every_kv_policy() {
     let (cpu, tokens) = (Cpu::detect(), tokens(1, LEN));
     for model in [multi_head(2).dense(), multi_head(2).w4a8(Mode::PerChannel)] {
         let dense = dense(&cpu, &model, &tokens);
         for kv in [KvPolicy::WriteAll, KvPolicy::Hole, KvPolicy::Zero, KvPolicy::Recompute { lag: 4 }] {
-            assert_eq!(generation(&cpu, &model, &heads(1.0, 0, kv), &tokens), dense, "{kv:?}");
+            assert_same(&generation(&cpu, &model, &heads(1.0, 0, kv), &tokens), &dense, kv);
         }
     }
 }
@@ -63,13 +69,13 @@ fn keeping_every_neuron_matches_dense_for_every_policy() {
         ];
         for mlp in policies {
             let settings = Settings { mlp, ..roomy(LEN) };
-            assert_eq!(generation(&cpu, &model, &settings, &tokens), dense, "{:?}", settings.mlp);
+            assert_same(&generation(&cpu, &model, &settings, &tokens), &dense, &settings.mlp);
         }
     }
 }
 
 #[test]
-fn prompt_and_first_generated_token_match_dense_and_the_next_do_not() {
+fn the_prompt_matches_dense_and_the_generation_does_not() {
     let (cpu, tokens) = (Cpu::detect(), tokens(3, LEN));
     let plain = multi_head(2);
     let griffin = MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(0.3).unwrap()));
@@ -79,7 +85,7 @@ fn prompt_and_first_generated_token_match_dense_and_the_next_do_not() {
     ];
     for (model, settings) in cases {
         let (sparse, dense) = (generation(&cpu, &model, &settings, &tokens), dense(&cpu, &model, &tokens));
-        assert_eq!(sparse[..PROMPT], dense[..PROMPT]);
+        assert_same(&sparse[..PROMPT], &dense[..PROMPT], "prompt");
         assert!((PROMPT..LEN).all(|position| sparse[position] != dense[position]));
     }
 }
@@ -105,9 +111,9 @@ fn recompute_matches_write_all_when_the_lag_covers_what_was_skipped() {
     for model in [multi_head(3).dense(), multi_head(3).w4a8(Mode::PerChannel)] {
         let run = |kv| generation(&cpu, &model, &heads(0.5, REFRESH, kv), &tokens);
         let write_all = run(KvPolicy::WriteAll);
-        assert_eq!(run(KvPolicy::Recompute { lag: REFRESH - 1 }), write_all);
-        assert_eq!(run(KvPolicy::Recompute { lag: 64 }), write_all);
-        assert_ne!(run(KvPolicy::Recompute { lag: 1 }), write_all);
+        assert_same(&run(KvPolicy::Recompute { lag: REFRESH - 1 }), &write_all, "the lag that suffices");
+        assert_same(&run(KvPolicy::Recompute { lag: 64 }), &write_all, "a long lag");
+        assert!(run(KvPolicy::Recompute { lag: 1 }) != write_all);
     }
 }
 
@@ -118,8 +124,8 @@ fn the_kv_policies_match_until_a_skipped_head_runs_again_and_then_differ() {
     let policies = [KvPolicy::WriteAll, KvPolicy::Hole, KvPolicy::Zero];
     let [write_all, hole, zero] = policies.map(|kv| generation(&cpu, &model, &heads(0.5, REFRESH, kv), &tokens));
     let again = PROMPT + REFRESH - 1;
-    assert_eq!(write_all[..again], hole[..again]);
-    assert_eq!(write_all[..again], zero[..again]);
+    assert_same(&hole[..again], &write_all[..again], "hole");
+    assert_same(&zero[..again], &write_all[..again], "zero");
     assert!(write_all[again] != hole[again] && write_all[again] != zero[again] && hole[again] != zero[again]);
     // a list that is never renewed never reads what it did not write
     let [write_all, hole, zero] = policies.map(|kv| generation(&cpu, &model, &heads(0.5, 0, kv), &tokens));
