@@ -11,9 +11,9 @@ const EMPTY: usize = usize::MAX;
 
 /// The normed input of every layer's attention for the last `lag` tokens of each slot: a ring per (layer, slot).
 ///
-/// With [`super::KvPolicy::Recompute`] a forward pass, per layer: stores the input ([`InputCache::store`]), asks which rows
-/// the selected heads lack ([`InputCache::missing`]), projects those inputs ([`InputCache::read`]) to k and v of that one head,
-/// and writes them with [`super::write_row`]. The recomputed K and V are those of a token whose own hidden state was made
+/// With [`super::KvPolicy::Recompute`] a forward pass, per layer: asks which rows the selected heads lack
+/// ([`InputCache::missing`]), projects those inputs ([`InputCache::read`]) to k and v of that one head, writes them with
+/// [`super::write_row`], and then stores the call's own inputs ([`InputCache::store`]), which take the oldest ones' places. The recomputed K and V are those of a token whose own hidden state was made
 /// with the head skipped; that loss stays.
 ///
 /// # Source

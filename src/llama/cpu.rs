@@ -244,10 +244,11 @@ impl Backend for Cpu {
         let normed = &state.normed[..m * d];
         layer.qkv.forward_rows(self, &state.rows, normed, None, qkv, &mut state.int8)?;
         state.split_qkv();
+        // before the new inputs take the oldest ones' places
+        state.recompute(self, index, layer, spans, masked)?;
         if let Some(inputs) = &mut state.inputs {
             inputs.store(index, spans, &state.normed[..m * d])?;
         }
-        state.recompute(self, index, layer, spans, masked)?;
 
         let words = &state.head_words[..spans.len() * shape.n_q_heads.div_ceil(32)];
         let heads = if masked { Heads::Mask { words } } else { Heads::All };

@@ -87,6 +87,8 @@ impl Sampler {
         // min_p against the largest, whose weight is 1
         let candidates = logits.iter().enumerate().map(|(token, &logit)| (logit, token as u32));
         self.candidates.clear();
+        // at once for all, as the next call may keep more
+        self.candidates.reserve(logits.len());
         self.candidates.extend(candidates.filter(|&(logit, _)| weight(logit) >= f64::from(min_p)));
         if top_p < 1.0 {
             self.candidates.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));

@@ -1,0 +1,78 @@
+//! Logits against the definition: no further from the exact ones than twice a plain implementation of the same
+//! precision, which rounds after every operation and sums from left to right.
+
+use moray::w4a8::Mode;
+
+use crate::common::{bits, cpus};
+use crate::definition::{Rounding, distance, logits};
+use crate::plain::{Kind, Plain, roomy, tokens, whole};
+
+/// Longer than a block of the KV cache.
+const LEN: usize = 70;
+
+#[test]
+fn dense_f32_logits_match_the_f64_definition_on_every_configuration() {
+    for (seed, kind) in Kind::all().iter().enumerate() {
+        let (plain, tokens) = (Plain::new(kind, seed as u64), tokens(seed as u64 + 100, LEN));
+        let exact = logits(&plain, &tokens, Rounding::NONE);
+        let (worst, mean) = distance(&logits(&plain, &tokens, Rounding::F32), &exact);
+        for cpu in cpus() {
+            let got = whole(&cpu, &plain.dense(), &roomy(LEN), &tokens);
+            let (got_worst, got_mean) = distance(&got, &exact);
+            assert!(got_worst <= 2.0 * worst, "{kind:?}: {got_worst} with a plain f32 pass at {worst}");
+            assert!(got_mean <= 2.0 * mean, "{kind:?}: {got_mean} with a plain f32 pass at {mean}");
+        }
+    }
+}
+
+#[test]
+fn by_neuron_f32_logits_match_the_f64_definition_on_every_configuration() {
+    for (seed, kind) in Kind::all().iter().enumerate() {
+        let (plain, tokens) = (Plain::new(kind, seed as u64), tokens(seed as u64 + 100, LEN));
+        let exact = logits(&plain, &tokens, Rounding::NONE);
+        let (worst, mean) = distance(&logits(&plain, &tokens, Rounding::F32), &exact);
+        for cpu in cpus() {
+            let got = whole(&cpu, &plain.by_neuron(), &roomy(LEN), &tokens);
+            let (got_worst, got_mean) = distance(&got, &exact);
+            assert!(got_worst <= 2.0 * worst && got_mean <= 2.0 * mean, "{kind:?}: {got_worst}, {got_mean}");
+        }
+    }
+}
+
+#[test]
+fn w4a8_logits_match_the_dequantized_model_as_closely_as_int8_activations_allow() {
+    let modes = [
+        Mode::PerChannel,
+        Mode::PerGroup { group_size: 32, offset: true },
+        Mode::PerGroup { group_size: 32, offset: false },
+        Mode::TwoLevel { group_size: 32 },
+        Mode::W8,
+    ];
+    for (seed, kind) in Kind::all().iter().enumerate() {
+        let (plain, tokens) = (Plain::new(kind, seed as u64), tokens(seed as u64 + 200, LEN));
+        for mode in modes {
+            let rounded = plain.rounded_to(mode);
+            let exact = logits(&rounded, &tokens, Rounding::NONE);
+            let (_, mean) = distance(&logits(&rounded, &tokens, Rounding::INT8), &exact);
+            for cpu in cpus() {
+                let got = whole(&cpu, &plain.w4a8(mode), &roomy(LEN), &tokens);
+                let (_, got_mean) = distance(&got, &exact);
+                assert!(got_mean <= 2.0 * mean, "{kind:?}, {mode:?}: {got_mean} with plain int8 at {mean}");
+            }
+        }
+    }
+}
+
+#[test]
+fn by_neuron_logits_match_whole_4_bit_mlps_bit_for_bit() {
+    for (seed, kind) in Kind::all().iter().enumerate() {
+        let (plain, tokens) = (Plain::new(kind, seed as u64), tokens(seed as u64 + 300, LEN));
+        for mode in [Mode::PerChannel, Mode::PerGroup { group_size: 32, offset: true }] {
+            for cpu in cpus() {
+                let whole_mlp = whole(&cpu, &plain.w4a8(mode), &roomy(LEN), &tokens);
+                let by_neuron = whole(&cpu, &plain.w4a8_by_neuron(mode), &roomy(LEN), &tokens);
+                assert_eq!(bits(&whole_mlp), bits(&by_neuron), "{kind:?}, {mode:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Policies inside the forward pass: what keeps everything is dense, and the four KV policies.
+
+use moray::Cpu;
+use moray::attention::{HeadNorm, KvPolicy};
+use moray::llama::{LogitRows, MlpPolicy, Model, PromptRule, Sequence, Settings};
+use moray::sparse_mlp::policy::{Griffin, TopK};
+use moray::w4a8::Mode;
+
+use crate::common::bits;
+use crate::plain::{D_FF, Kind, Plain, VOCAB, feed, roomy, tokens, whole};
+
+const PROMPT: usize = 20;
+const LEN: usize = 40;
+/// Every third generated token runs all heads.
+const REFRESH: usize = 3;
+
+/// Logits [LEN, vocab] of a prompt and a generation of given tokens.
+fn generation(cpu: &Cpu, model: &Model<Cpu>, settings: &Settings, tokens: &[u32]) -> Vec<Vec<u32>> {
+    let mut session = model.session(cpu, settings.clone()).unwrap();
+    let mut rows: Vec<Vec<u32>> = feed(cpu, model, &mut session, &tokens[..PROMPT]).chunks(VOCAB).map(bits).collect();
+    model.start_generation(cpu, &mut session, 0).unwrap();
+    rows.extend(tokens[PROMPT..].chunks(1).map(|token| bits(&feed(cpu, model, &mut session, token))));
+    rows
+}
+
+fn heads(kept: f32, refresh: usize, kv: KvPolicy) -> Settings {
+    let mut settings = roomy(LEN);
+    settings.heads = Some(HeadNorm::new(kept, refresh).unwrap());
+    settings.kv = kv;
+    settings
+}
+
+/// A skipped head is a skipped KV head.
+fn multi_head(n_layers: usize) -> Plain {
+    Plain::new(&Kind { heads: (4, 4, 16), n_layers, ..Kind::default() }, 5)
+}
+
+fn dense(cpu: &Cpu, model: &Model<Cpu>, tokens: &[u32]) -> Vec<Vec<u32>> {
+    whole(cpu, model, &roomy(LEN), tokens).chunks(VOCAB).map(bits).collect()
+}
+
+/// Names the first position that differs, rather than print every number.
+fn assert_same(got: &[Vec<u32>], expected: &[Vec<u32>], what: impl std::fmt::Debug) {
+    let differs = got.iter().zip(expected).position(|(got, expected)| got != expected);
+    assert!(got.len() == expected.len() && differs.is_none(), "{what:?}: differs at position {differs:?}");
+}
+
+#[test]
+fn keeping_every_head_matches_dense_for_every_kv_policy() {
+    let (cpu, tokens) = (Cpu::detect(), tokens(1, LEN));
+    for model in [multi_head(2).dense(), multi_head(2).w4a8(Mode::PerChannel)] {
+        let dense = dense(&cpu, &model, &tokens);
+        for kv in [KvPolicy::WriteAll, KvPolicy::Hole, KvPolicy::Zero, KvPolicy::Recompute { lag: 4 }] {
+            assert_same(&generation(&cpu, &model, &heads(1.0, 0, kv), &tokens), &dense, kv);
+        }
+    }
+}
+
+#[test]
+fn keeping_every_neuron_matches_dense_for_every_policy() {
+    let (cpu, tokens) = (Cpu::detect(), tokens(2, LEN));
+    let plain = Plain::new(&Kind::default(), 6);
+    for model in [plain.by_neuron(), plain.w4a8_by_neuron(Mode::PerGroup { group_size: 32, offset: true })] {
+        let dense = dense(&cpu, &model, &tokens);
+        let policies = [
+            MlpPolicy::TopK(TopK::by_gate(1.0, D_FF).unwrap()),
+            MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(1.0).unwrap())),
+            MlpPolicy::prompt(PromptRule::TdaQuantile(1.0)),
+        ];
+        for mlp in policies {
+            let settings = Settings { mlp, ..roomy(LEN) };
+            assert_same(&generation(&cpu, &model, &settings, &tokens), &dense, &settings.mlp);
+        }
+    }
+}
+
+#[test]
+fn the_prompt_matches_dense_and_the_generation_does_not() {
+    let (cpu, tokens) = (Cpu::detect(), tokens(3, LEN));
+    let plain = multi_head(2);
+    let griffin = MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(0.3).unwrap()));
+    let cases = [
+        (plain.dense(), heads(0.5, 0, KvPolicy::WriteAll)),
+        (plain.by_neuron(), Settings { mlp: griffin, ..roomy(LEN) }),
+    ];
+    for (model, settings) in cases {
+        let (sparse, dense) = (generation(&cpu, &model, &settings, &tokens), dense(&cpu, &model, &tokens));
+        assert_same(&sparse[..PROMPT], &dense[..PROMPT], "prompt");
+        assert!((PROMPT..LEN).all(|position| sparse[position] != dense[position]));
+    }
+}
+
+/// In one layer the inputs of K and V are embeddings, which no skipped head has changed: once all heads run again over
+/// what write-all stored, the result is the dense one.
+#[test]
+fn write_all_matches_dense_when_all_heads_run_again() {
+    let (cpu, tokens) = (Cpu::detect(), tokens(4, LEN));
+    for model in [multi_head(1).dense(), multi_head(1).w4a8(Mode::PerChannel)] {
+        let dense = dense(&cpu, &model, &tokens);
+        let got = generation(&cpu, &model, &heads(0.5, REFRESH, KvPolicy::WriteAll), &tokens);
+        for position in PROMPT..LEN {
+            let all_run = (position - PROMPT + 1) % REFRESH == 0;
+            assert_eq!(got[position] == dense[position], all_run, "{position}");
+        }
+    }
+}
+
+#[test]
+fn recompute_matches_write_all_when_the_lag_covers_what_was_skipped() {
+    let (cpu, tokens) = (Cpu::detect(), tokens(5, LEN));
+    for model in [multi_head(3).dense(), multi_head(3).w4a8(Mode::PerChannel)] {
+        let run = |kv| generation(&cpu, &model, &heads(0.5, REFRESH, kv), &tokens);
+        let write_all = run(KvPolicy::WriteAll);
+        assert_same(&run(KvPolicy::Recompute { lag: REFRESH - 1 }), &write_all, "the lag that suffices");
+        assert_same(&run(KvPolicy::Recompute { lag: 64 }), &write_all, "a long lag");
+        assert!(run(KvPolicy::Recompute { lag: 1 }) != write_all);
+    }
+}
+
+#[test]
+fn the_kv_policies_match_until_a_skipped_head_runs_again_and_then_differ() {
+    let (cpu, tokens) = (Cpu::detect(), tokens(6, LEN));
+    let model = multi_head(2).dense();
+    let policies = [KvPolicy::WriteAll, KvPolicy::Hole, KvPolicy::Zero];
+    let [write_all, hole, zero] = policies.map(|kv| generation(&cpu, &model, &heads(0.5, REFRESH, kv), &tokens));
+    let again = PROMPT + REFRESH - 1;
+    assert_same(&hole[..again], &write_all[..again], "hole");
+    assert_same(&zero[..again], &write_all[..again], "zero");
+    assert!(write_all[again] != hole[again] && write_all[again] != zero[again] && hole[again] != zero[again]);
+    // a list that is never renewed never reads what it did not write
+    let [write_all, hole, zero] = policies.map(|kv| generation(&cpu, &model, &heads(0.5, 0, kv), &tokens));
+    assert!(write_all == hole && write_all == zero);
+}
+
+#[test]
+fn sequences_with_lists_of_their_own_match_one_by_one() {
+    let cpu = Cpu::detect();
+    let texts = [tokens(7, LEN), tokens(8, LEN), tokens(9, LEN)];
+    let plain = multi_head(2);
+    let mut settings = heads(0.5, REFRESH, KvPolicy::Recompute { lag: 2 });
+    settings.mlp = MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(0.4).unwrap()));
+    for model in [plain.by_neuron(), plain.w4a8_by_neuron(Mode::PerChannel)] {
+        let alone = texts.each_ref().map(|text| generation(&cpu, &model, &settings, text));
+        assert!(alone[0] != alone[1]);
+        let mut session = model.session(&cpu, settings.clone()).unwrap();
+        // slot 2 is still reading its prompt, one token at a time, while the others generate
+        for slot in [0, 1] {
+            model.prefill(&cpu, &mut session, slot, &texts[slot][..PROMPT]).unwrap();
+        }
+        for step in 0..PROMPT {
+            let at = [PROMPT + step, PROMPT + step, step];
+            let sequences = [2, 0, 1].map(|slot| Sequence { slot, tokens: &texts[slot][at[slot]..=at[slot]] });
+            let rows = model.forward(&cpu, &mut session, &sequences, LogitRows::All).unwrap();
+            for (slot, row) in [2, 0, 1].into_iter().zip(rows.chunks(VOCAB)) {
+                assert_eq!(bits(row), alone[slot][at[slot]], "slot {slot} at {}", at[slot]);
+            }
+        }
+    }
+}
+
+#[test]
+fn kept_fractions_match_what_was_asked_for() {
+    let (cpu, tokens) = (Cpu::detect(), tokens(10, LEN));
+    let model = multi_head(2).by_neuron();
+    let mut settings = heads(0.5, 0, KvPolicy::WriteAll);
+    settings.mlp = MlpPolicy::TopK(TopK::by_gate(0.25, D_FF).unwrap());
+    let mut session = model.session(&cpu, settings).unwrap();
+    feed(&cpu, &model, &mut session, &tokens[..PROMPT]);
+    assert_eq!(session.state().kept_heads_fraction(), None);
+    model.start_generation(&cpu, &mut session, 0).unwrap();
+    tokens[PROMPT..].chunks(1).for_each(|token| drop(feed(&cpu, &model, &mut session, token)));
+    assert_eq!(session.state().kept_heads_fraction(), Some(0.5));
+    assert_eq!(session.state().mlp_policy().kept_fraction(), Some(0.25));
+}

@@ -1,0 +1,115 @@
+//! The sampler against its definition.
+
+use moray::Error;
+use moray::llama::{Sampler, Sampling};
+
+use crate::common::Random;
+
+const LOGITS: [f32; 6] = [1.0, 2.5, -3.0, 2.0, 0.0, f32::NEG_INFINITY];
+
+fn sampling(temperature: f32, top_p: f32, min_p: f32) -> Sampling {
+    Sampling { temperature, top_p, min_p }
+}
+
+/// The distribution that settings ask for, from the definition: temperature, then top_p, then min_p.
+fn distribution(logits: &[f32], Sampling { temperature, top_p, min_p }: Sampling) -> Vec<f64> {
+    let weights: Vec<f64> = logits.iter().map(|&logit| f64::from(logit / temperature).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let largest = weights.iter().copied().fold(0.0, f64::max);
+    let kept = |i: usize| {
+        let before: f64 = weights.iter().filter(|&&weight| weight > weights[i]).sum();
+        before < f64::from(top_p) * total && weights[i] >= f64::from(min_p) * largest && weights[i] > 0.0
+    };
+    let kept: Vec<f64> = weights.iter().enumerate().map(|(i, &w)| if kept(i) { w } else { 0.0 }).collect();
+    let total: f64 = kept.iter().sum();
+    kept.iter().map(|weight| weight / total).collect()
+}
+
+#[test]
+fn greedy_matches_the_first_of_the_largest_for_any_seed() {
+    for seed in 0..5 {
+        let mut sampler = Sampler::new(Sampling::GREEDY, seed).unwrap();
+        assert_eq!(sampler.sample(&LOGITS).unwrap(), 1);
+        assert_eq!(sampler.sample(&[-1.0, 7.0, 7.0, 7.0]).unwrap(), 1);
+        assert_eq!(sampler.sample(&[f32::NEG_INFINITY, f32::MIN]).unwrap(), 1);
+    }
+}
+
+#[test]
+fn draws_match_the_distribution_of_their_settings() {
+    const DRAWS: usize = 20_000;
+    let settings = [
+        sampling(1.0, 1.0, 0.0),
+        sampling(2.5, 1.0, 0.0),
+        sampling(0.3, 1.0, 0.0),
+        sampling(1.0, 0.8, 0.0),
+        sampling(1.0, 0.05, 0.0),
+        sampling(1.0, 1.0, 0.3),
+        sampling(1.0, 1.0, 1.0),
+        sampling(1.7, 0.95, 0.2),
+    ];
+    for (seed, sampling) in settings.into_iter().enumerate() {
+        let mut sampler = Sampler::new(sampling, seed as u64).unwrap();
+        let mut counts = [0usize; LOGITS.len()];
+        (0..DRAWS).for_each(|_| counts[sampler.sample(&LOGITS).unwrap() as usize] += 1);
+        for (token, probability) in distribution(&LOGITS, sampling).into_iter().enumerate() {
+            // five standard deviations of a binomial count: one seed in a million draws further off
+            let deviation = 5.0 * (DRAWS as f64 * probability * (1.0 - probability)).sqrt();
+            let off = (counts[token] as f64 - DRAWS as f64 * probability).abs();
+            assert!(off <= deviation, "{sampling:?}, token {token}: {counts:?}, p {probability}");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_matches_itself_and_another_does_not() {
+    let draw = |seed| {
+        let mut sampler = Sampler::new(sampling(1.0, 0.9, 0.05), seed).unwrap();
+        (0..200).map(|_| sampler.sample(&LOGITS).unwrap()).collect::<Vec<u32>>()
+    };
+    assert_eq!(draw(7), draw(7));
+    assert_ne!(draw(7), draw(8));
+}
+
+#[test]
+fn draws_match_the_inverse_of_the_cumulative_distribution_of_splitmix64() {
+    for seed in [0, 1, u64::MAX] {
+        let (mut random, mut sampler) = (Random::new(seed), Sampler::new(sampling(1.0, 1.0, 0.0), seed).unwrap());
+        let probabilities = distribution(&LOGITS, sampling(1.0, 1.0, 0.0));
+        for _ in 0..100 {
+            let mut left = (random.bits() >> 11) as f64 / (1u64 << 53) as f64;
+            let expected = probabilities.iter().position(|p| {
+                left -= p;
+                left < 0.0
+            });
+            assert_eq!(sampler.sample(&LOGITS).unwrap() as usize, expected.unwrap());
+        }
+    }
+}
+
+#[test]
+fn settings_out_of_range_are_refused() {
+    let bad = [
+        (sampling(-0.1, 1.0, 0.0), "temperature"),
+        (sampling(f32::NAN, 1.0, 0.0), "temperature"),
+        (sampling(f32::INFINITY, 1.0, 0.0), "temperature"),
+        (sampling(1.0, 0.0, 0.0), "top_p"),
+        (sampling(1.0, 1.1, 0.0), "top_p"),
+        (sampling(1.0, f32::NAN, 0.0), "top_p"),
+        (sampling(1.0, 1.0, -0.1), "min_p"),
+        (sampling(1.0, 1.0, 1.1), "min_p"),
+    ];
+    for (sampling, argument) in bad {
+        let error = Sampler::new(sampling, 0).unwrap_err();
+        assert!(matches!(error, Error::Value { what, .. } if what == argument), "{error}");
+    }
+}
+
+#[test]
+fn logits_without_a_choice_are_refused() {
+    let mut sampler = Sampler::new(sampling(1.0, 1.0, 0.0), 0).unwrap();
+    assert!(matches!(sampler.sample(&[]), Err(Error::Length { what: "logits", expected: 1, got: 0 })));
+    for logits in [&[1.0, f32::NAN][..], &[f32::INFINITY, 0.0], &[f32::NEG_INFINITY; 3]] {
+        assert!(matches!(sampler.sample(logits), Err(Error::Value { what: "logits", .. })), "{logits:?}");
+    }
+}

@@ -1,0 +1,92 @@
+//! Generation allocates nothing after its first token. A program without the test harness, whose own thread would be
+//! counted.
+
+#[path = "common/mod.rs"]
+mod common;
+#[path = "llama/plain.rs"]
+mod plain;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use moray::Cpu;
+use moray::attention::{HeadNorm, KvPolicy};
+use moray::llama::{LogitRows, MlpPolicy, Model, PromptRule, Sampler, Sampling, Sequence, Settings};
+use moray::sparse_mlp::policy::{Cats, Griffin, TopK};
+use moray::w4a8::Mode;
+use plain::{D_FF, Kind, Plain, tokens};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator as it came; growing goes through alloc by default.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
+        // SAFETY: the caller's.
+        unsafe { System.dealloc(p, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const PROMPT: usize = 30;
+/// Past two blocks of the KV cache.
+const CONTEXT: usize = 140;
+
+fn main() {
+    let cpu = Cpu::detect();
+    cpu.team().run(|_| ()); // a thread that starts allocates
+    let plain = Plain::new(&Kind { heads: (4, 4, 16), biased: true, ..Kind::default() }, 1);
+    let group = Mode::PerGroup { group_size: 32, offset: true };
+    let with = |mlp: MlpPolicy| Settings { mlp, ..Settings::dense(CONTEXT) };
+    let top_k = || with(MlpPolicy::TopK(TopK::by_gate(0.5, D_FF).unwrap()));
+    let cats = || with(MlpPolicy::Cats(Cats::new(vec![0.02; 2]).unwrap()));
+    let griffin = || with(MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(0.5).unwrap())));
+    let tda = || with(MlpPolicy::prompt(PromptRule::TdaQuantile(0.5)));
+    let heads = |settings: Settings, kv| Settings { heads: Some(HeadNorm::new(0.5, 3).unwrap()), kv, ..settings };
+    let dense = || Settings::dense(CONTEXT);
+    let cases = [
+        ("dense", plain.dense(), dense()),
+        ("w4a8", plain.w4a8(group), dense()),
+        ("top-k", plain.by_neuron(), top_k()),
+        ("w4a8 top-k", plain.w4a8_by_neuron(group), top_k()),
+        ("w4a8 cats", plain.w4a8_by_neuron(group), cats()),
+        ("griffin", plain.by_neuron(), griffin()),
+        ("w4a8 tda", plain.w4a8_by_neuron(Mode::PerChannel), tda()),
+        ("heads, write-all", plain.dense(), heads(dense(), KvPolicy::WriteAll)),
+        ("heads, hole", plain.w4a8(group), heads(dense(), KvPolicy::Hole)),
+        ("heads, zero", plain.dense(), heads(dense(), KvPolicy::Zero)),
+        ("heads, recompute", plain.w4a8(group), heads(dense(), KvPolicy::Recompute { lag: 4 })),
+        ("everything", plain.w4a8_by_neuron(group), heads(griffin(), KvPolicy::Recompute { lag: 4 })),
+    ];
+    for (name, model, settings) in cases {
+        for sampling in [Sampling::GREEDY, Sampling { temperature: 1.0, top_p: 0.9, min_p: 0.02 }] {
+            generate(&cpu, name, &model, settings.clone(), sampling);
+        }
+        println!("test generation_allocates_nothing_after_its_first_token: {name} ... ok");
+    }
+}
+
+fn generate(cpu: &Cpu, name: &str, model: &Model<Cpu>, settings: Settings, sampling: Sampling) {
+    let mut session = model.session(cpu, settings).unwrap();
+    let mut sampler = Sampler::new(sampling, 1).unwrap();
+    let prompt = tokens(1, PROMPT);
+    let mut token = sampler.sample(model.prefill(cpu, &mut session, 0, &prompt).unwrap()).unwrap();
+    let mut counts = Vec::with_capacity(CONTEXT);
+    for _ in PROMPT..CONTEXT {
+        counts.push(ALLOCATIONS.load(Ordering::Relaxed));
+        let sequence = Sequence { slot: 0, tokens: &[token] };
+        let logits = model.forward(cpu, &mut session, &[sequence], LogitRows::Last).unwrap();
+        token = sampler.sample(logits).unwrap();
+    }
+    // the first generated token is allowed to; all later ones are not
+    let last = ALLOCATIONS.load(Ordering::Relaxed);
+    assert_eq!(last, counts[1], "{name}, {sampling:?}: allocations before each token: {counts:?}");
+}
