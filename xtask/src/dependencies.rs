@@ -62,35 +62,33 @@ fn fault(package: &Value) -> Option<String> {
 fn permitted(expression: &str) -> bool {
     let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ").replace(" WITH ", "+WITH+");
     let mut tokens = spaced.split_whitespace().map(|token| token.replace("+WITH+", " WITH ")).peekable();
-    let allowed = any(&mut tokens);
-    allowed && tokens.peek().is_none()
+    any(&mut tokens) == Some(true) && tokens.peek().is_none()
 }
 
-fn any<I: Iterator<Item = String>>(tokens: &mut std::iter::Peekable<I>) -> bool {
-    let mut allowed = all(tokens);
+/// The value of a chain of ORs; none where a name or a parenthesis is missing.
+fn any<I: Iterator<Item = String>>(tokens: &mut std::iter::Peekable<I>) -> Option<bool> {
+    let mut allowed = all(tokens)?;
     while tokens.next_if(|token| token == "OR").is_some() {
-        allowed |= all(tokens);
+        allowed |= all(tokens)?;
     }
-    allowed
+    Some(allowed)
 }
 
-fn all<I: Iterator<Item = String>>(tokens: &mut std::iter::Peekable<I>) -> bool {
-    let mut allowed = one(tokens);
+fn all<I: Iterator<Item = String>>(tokens: &mut std::iter::Peekable<I>) -> Option<bool> {
+    let mut allowed = one(tokens)?;
     while tokens.next_if(|token| token == "AND").is_some() {
-        allowed &= one(tokens);
+        allowed &= one(tokens)?;
     }
-    allowed
+    Some(allowed)
 }
 
-fn one<I: Iterator<Item = String>>(tokens: &mut std::iter::Peekable<I>) -> bool {
-    match tokens.next() {
-        Some(token) if token == "(" => {
-            let allowed = any(tokens);
-            tokens.next_if(|token| token == ")").is_some() && allowed
-        }
-        Some(name) => LICENCES.contains(&name.as_str()),
-        None => false,
+fn one<I: Iterator<Item = String>>(tokens: &mut std::iter::Peekable<I>) -> Option<bool> {
+    let name = tokens.next()?;
+    if name != "(" {
+        return Some(LICENCES.contains(&name.as_str()));
     }
+    let allowed = any(tokens)?;
+    tokens.next_if(|token| token == ")").map(|_| allowed)
 }
 
 #[cfg(test)]
@@ -104,7 +102,7 @@ mod tests {
         {
             assert!(permitted(good), "{good}");
         }
-        for bad in ["", "GPL-3.0", "MIT AND GPL-3.0", "(MIT", "MIT)", "MIT OR", "AGPL-3.0-only"] {
+        for bad in ["", "GPL-3.0", "MIT AND GPL-3.0", "(MIT", "MIT)", "MIT OR", "MIT OR AND ISC", "AGPL-3.0-only"] {
             assert!(!permitted(bad), "{bad}");
         }
         assert!(permitted("Apache-2.0 WITH LLVM-exception OR GPL-3.0"));
