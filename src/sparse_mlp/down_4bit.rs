@@ -155,6 +155,25 @@ impl FourBitDown<'_> {
         }
     }
 
+    /// Asks for a block's scales of the unit's columns.
+    ///
+    /// # Safety
+    /// As [`Simd`].
+    #[inline(always)]
+    unsafe fn prefetch_scales<S: Simd>(&self, run: &Run) {
+        let m = self.matrix;
+        let (first, end) = (m.columns.start(self.chunks.start), m.columns.start(self.chunks.end).min(m.columns.d));
+        if m.kind != Kind::Channel {
+            for part in 0..m.parts() {
+                let row = (run.block as usize * m.parts() + part) * m.columns.d + first;
+                for at in (0..end - first).step_by(32) {
+                    // SAFETY: prefetches never fault; the set is the caller's.
+                    unsafe { S::prefetch(m.group_params.as_ptr().wrapping_add(row + at).cast()) };
+                }
+            }
+        }
+    }
+
     /// Computes one token: block by block, the unit's chunks of a row one after another.
     ///
     /// # Safety
@@ -169,6 +188,9 @@ impl FourBitDown<'_> {
             let base = self.matrix.codes().as_ptr().add(first);
             let mut total = [[S::splat(0.0); VECTORS]; DOWN_CHUNKS];
             for (r, run) in self.runs.iter().enumerate() {
+                if let Some(next) = self.runs.get(r + 1) {
+                    self.prefetch_scales::<S>(next);
+                }
                 let mut fetched = run.start as usize;
                 for (i, (chunk, total)) in self.chunks.clone().zip(&mut total).enumerate() {
                     let mut acc = [S::splat_i32(0); VECTORS];

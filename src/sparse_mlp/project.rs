@@ -184,7 +184,7 @@ fn cut_runs(kept: &[u32], group_size: usize, slots: &mut Vec<u32>, runs: &mut Ve
         let block = kept[at] as usize / group_size;
         let end = ((block + 1) * group_size) as u32;
         let start = slots.len();
-        let count = kept[at..].iter().take(group_size).take_while(|&&j| j < end).count();
+        let count = kept[at..kept.len().min(at + group_size)].partition_point(|&j| j < end);
         slots.extend_from_slice(&kept[at..at + count]);
         let last = kept[at + count - 1];
         slots.resize(start + count.next_multiple_of(4), last);

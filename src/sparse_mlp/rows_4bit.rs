@@ -41,8 +41,8 @@ impl Kernel for FourBitRows<'_> {
         assert!(x.codes.len() >= (tokens - 1) * x.stride + d);
         assert!(x.sums.len() >= (tokens - 1) * x.sum_stride + d / SEGMENT);
         assert!((1..=BLOCK).contains(&self.rows.len()) && self.next.len() <= BLOCK);
-        let rows = self.starts(self.rows);
-        // SAFETY: tokens are in bounds by the assertions, rows by the slicing in `starts`; the set is the caller's.
+        let rows = self.starts();
+        // SAFETY: tokens are in bounds by the assertions, rows by the one in `starts`; the set is the caller's.
         unsafe { if tokens == 1 { self.one::<S>(&rows) } else { self.many::<S>(&rows) } }
     }
 }
@@ -50,13 +50,16 @@ impl Kernel for FourBitRows<'_> {
 impl FourBitRows<'_> {
     /// Where rows begin, the last repeated.
     #[inline(always)]
-    fn starts(&self, rows: &[u32]) -> [*const u8; BLOCK] {
+    fn starts(&self) -> [*const u8; BLOCK] {
         let (stride, records) = (self.matrix.stride, self.matrix.records());
+        let highest = self.rows.iter().fold(0, |highest, &row| row.max(highest)) as usize;
+        // scales are read 64 bytes at a time, up to 60 past the record; the matrix ends in slack for that
+        assert!((highest + 1) * stride + 64 <= records.len());
+        let mut rows = [self.rows[self.rows.len() - 1]; BLOCK];
+        rows[..self.rows.len()].copy_from_slice(self.rows);
         let mut starts = [records.as_ptr(); BLOCK];
-        for (i, start) in starts.iter_mut().enumerate() {
-            let row = rows[i.min(rows.len() - 1)] as usize;
-            // scales are read 64 bytes at a time, up to 60 past the record; the matrix ends in slack for that
-            *start = records[row * stride..][..stride + 64].as_ptr();
+        for (start, row) in starts.iter_mut().zip(rows) {
+            *start = start.wrapping_add(row as usize * stride);
         }
         starts
     }
@@ -68,7 +71,6 @@ impl FourBitRows<'_> {
     #[inline(always)]
     unsafe fn one<S: Simd>(self, rows: &[*const u8; BLOCK]) {
         let (m, x) = (self.matrix, &self.x);
-        let next = if self.next.is_empty() { *rows } else { self.starts(self.next) };
         let per_group = m.group_size / SEGMENT;
         let segments = m.d / SEGMENT;
         // SAFETY: `starts` checked the rows; a row has d/2 bytes of codes, then its scales, then 64 readable bytes;
@@ -91,9 +93,11 @@ impl FourBitRows<'_> {
                     let mut dots = [zero; 4];
                     // whole rows one after another, an even share in each step: the order hardware prefetchers follow
                     let (step, steps) = (4 * chunk + i, 4 * chunks);
-                    for next in &next[BLOCK * step / steps..BLOCK * (step + 1) / steps] {
+                    let ahead = self.next.len();
+                    for &row in &self.next[ahead * step / steps..ahead * (step + 1) / steps] {
+                        let row = m.records().as_ptr().wrapping_add(row as usize * m.stride);
                         for line in 0..m.stride.div_ceil(64) {
-                            S::prefetch(next.add(64 * line));
+                            S::prefetch(row.wrapping_add(64 * line));
                         }
                     }
                     for r in 0..4 {
