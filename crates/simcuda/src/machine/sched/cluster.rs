@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::super::error::Fault;
 use super::super::exec::block::Peer;
-use super::super::exec::{Block, Warp, asynchronous};
+use super::super::exec::{Block, Warp, bulk};
 use super::super::launch::Env;
 use super::barrier::open_ready;
 use super::group::{CLUSTER_KEY, State};
@@ -189,7 +189,7 @@ impl Cluster {
     }
 
     fn deliver(&mut self, block: usize, pick: u64) -> Result<bool, Box<Fault>> {
-        let delivered = asynchronous::deliver(&mut self.blocks[block], pick);
+        let delivered = bulk::deliver(&mut self.blocks[block], pick);
         delivered.map_err(|()| stuck::delivery_fault(&mut self.blocks[block]))
     }
 
