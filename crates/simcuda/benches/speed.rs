@@ -1,6 +1,8 @@
 //! Speed of the machine: warp-instructions per second on one core, with checks and meter and without, and the time that the
 //! linear layers of one token of a 135M model take.
 //!
+//! Rates are per second of processor time, so that other load on the machine matters less.
+//!
 //! `cargo bench -p simcuda [name]` runs the cases whose name holds `name`.
 
 use std::path::Path;
@@ -89,6 +91,14 @@ fn repeated(memory: &Memory, instruction: &str) -> Case {
     Case { memory: memory.clone(), function, config: shape([8, 1], 128), params: vec![0; 8] }
 }
 
+/// Seconds of processor time that this process has used.
+fn processor_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec of this function.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
 /// Launches until the time is up; returns (warp-instructions a second, seconds a launch).
 fn measure(case: &Case, options: &Options) -> (f64, f64) {
     let run = || {
@@ -96,12 +106,12 @@ fn measure(case: &Case, options: &Options) -> (f64, f64) {
         report.unwrap_or_else(|fault| panic!("{fault}")).instructions
     };
     run();
-    let (start, mut instructions, mut launches) = (Instant::now(), 0, 0);
+    let (start, used, mut instructions, mut launches) = (Instant::now(), processor_seconds(), 0, 0);
     while start.elapsed() < TIME {
         instructions += run();
         launches += 1;
     }
-    let seconds = start.elapsed().as_secs_f64();
+    let seconds = processor_seconds() - used;
     (instructions as f64 / seconds, seconds / f64::from(launches))
 }
 

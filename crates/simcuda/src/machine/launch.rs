@@ -260,21 +260,23 @@ impl Env {
         self.files.iter().find(|f| f.0 == file).map(|f| (f.1.clone(), line))
     }
 
-    /// Writes the values that a block's threads share into its rows.
-    pub(crate) fn fill_launch_rows(&self, block: &mut Block) {
+    /// Writes the values that a block's threads share into its rows; parameters only for a `fresh` block.
+    pub(crate) fn fill_launch_rows(&self, block: &mut Block, fresh: bool) {
         let mut row = 0;
         while row < self.code.launch_rows.len() {
             let kind = self.code.launch_rows[row];
             if let LaunchRow::Param { offset, bytes: 8, .. } = kind {
                 let value = self.param(offset as usize, 8);
                 let words = [value as u32, (value >> 32) as u32];
-                for half in 0..2 {
+                for half in 0..if fresh { 2 } else { 0 } {
                     block.launch_rows[row + half].0 = std::array::from_fn(|at| words[at % 2]);
                 }
                 row += 2;
                 continue;
             }
-            block.launch_rows[row].0 = [self.launch_value(block, kind); 32];
+            if fresh || !matches!(kind, LaunchRow::Param { .. }) {
+                block.launch_rows[row].0 = [self.launch_value(block, kind); 32];
+            }
             row += 1;
         }
     }

@@ -2,18 +2,18 @@
 
 use std::collections::HashMap;
 
-use super::clock::{AGENTS, ASYNC_AGENT, Clock, Clocks, MAX_COUNT};
+use super::clock::{ASYNC_AGENT, Clock, Clocks, MAX_COUNT};
 
 /// All four bytes written, nothing pending.
-const READY: u8 = 0x0f;
+pub(super) const READY: u8 = 0x0f;
 /// An asynchronous copy into the word has not been waited for.
-const PENDING: u8 = 0x10;
+pub(super) const PENDING: u8 = 0x10;
 /// Marks: count << 16 | warp << 11 | lane << 6 | bytes << 2 | proxy << 1 | atomic.
-const BYTES_SHIFT: u32 = 2;
-const LANE_SHIFT: u32 = 6;
-const WARP_SHIFT: u32 = 11;
-const COUNT_SHIFT: u32 = 16;
-const PROXY: u32 = 2;
+pub(super) const BYTES_SHIFT: u32 = 2;
+pub(super) const LANE_SHIFT: u32 = 6;
+pub(super) const WARP_SHIFT: u32 = 11;
+pub(super) const COUNT_SHIFT: u32 = 16;
+pub(super) const PROXY: u32 = 2;
 const ATOMIC: u32 = 1;
 /// Marks of granules hold four words in place of bytes, and this where lanes of one warp are joined in one mark.
 const MIXED: u32 = 1;
@@ -70,22 +70,22 @@ pub(crate) struct Agent {
 #[derive(Debug, Default)]
 pub(crate) struct Shadow {
     /// Per word: its last writer.
-    written: Vec<u32>,
+    pub(super) written: Vec<u32>,
     /// Per granule of four words: the last reader of whole words, and the last of another warp.
-    granules: Vec<u32>,
-    granules_before: Vec<u32>,
+    pub(super) granules: Vec<u32>,
+    pub(super) granules_before: Vec<u32>,
     /// Per word, the same for reads of single bytes and synchronising ones, if there were any.
-    read: Vec<u32>,
-    read_before: Vec<u32>,
-    fine_reads: bool,
-    state: Vec<u8>,
+    pub(super) read: Vec<u32>,
+    pub(super) read_before: Vec<u32>,
+    pub(super) fine_reads: bool,
+    pub(super) state: Vec<u8>,
     pub(crate) clocks: Clocks,
     /// Count of each warp's last proxy fence.
-    fences: Vec<u32>,
+    pub(super) fences: Vec<u32>,
     /// What each mbarrier passes on.
-    mbarriers: HashMap<u32, Box<Clock>>,
+    pub(super) mbarriers: HashMap<u32, Box<Clock>>,
     /// What each named barrier has gathered.
-    barriers: HashMap<u32, Box<Clock>>,
+    pub(super) barriers: HashMap<u32, Box<Clock>>,
 }
 
 impl Shadow {
@@ -103,7 +103,7 @@ impl Shadow {
         self.barriers.clear();
     }
 
-    fn forget(&mut self, words: usize) {
+    pub(super) fn forget(&mut self, words: usize) {
         let granules = words.div_ceil(4);
         let all = [
             (&mut self.written, words),
@@ -128,7 +128,7 @@ impl Shadow {
 
     /// The mark of an access now.
     #[inline(always)]
-    fn mark(&self, agent: Agent, bytes: u32) -> u32 {
+    pub(super) fn mark(&self, agent: Agent, bytes: u32) -> u32 {
         let count = self.clocks.count(agent.warp as usize);
         count << COUNT_SHIFT | agent.warp << WARP_SHIFT | agent.lane << LANE_SHIFT | bytes << BYTES_SHIFT
     }
@@ -149,7 +149,7 @@ impl Shadow {
     }
 
     /// Splits `size` bytes at `offset` into (word, bits of its bytes).
-    fn words(offset: u32, size: u32) -> impl Iterator<Item = (usize, u32)> {
+    pub(super) fn words(offset: u32, size: u32) -> impl Iterator<Item = (usize, u32)> {
         let end = offset + size;
         (offset >> 2..end.div_ceil(4)).map(move |word| {
             let from = offset.saturating_sub(word * 4);
@@ -346,112 +346,6 @@ impl Shadow {
                 }
                 self.read[word] = merge(old);
             }
-        }
-    }
-
-    /// Another block wrote the range; clusters order their blocks by means that these marks do not follow.
-    pub(crate) fn fill(&mut self, offset: u32, size: u32) {
-        for (word, bytes) in Self::words(offset, size) {
-            self.written[word] = 0;
-            self.state[word] |= bytes as u8;
-        }
-    }
-
-    /// An asynchronous copy into `N` aligned words was issued.
-    #[inline(always)]
-    pub(crate) fn issue_words<const N: usize>(&mut self, first: usize) {
-        self.state[first..first + N].iter_mut().for_each(|s| *s |= PENDING);
-    }
-
-    /// An asynchronous copy into the range was issued.
-    pub(crate) fn issue_copy(&mut self, offset: u32, size: u32) {
-        for (word, _) in Self::words(offset, size) {
-            self.state[word] |= PENDING;
-        }
-    }
-
-    /// A thread's own asynchronous copy of whole words has been waited for.
-    #[inline(always)]
-    pub(crate) fn finish_copy(&mut self, agent: Agent, offset: u32, size: u32) {
-        let (mark, words) = (self.mark(agent, 15), offset as usize / 4..(offset + size) as usize / 4);
-        self.written[words.clone()].fill(mark);
-        self.state[words].fill(READY);
-    }
-
-    /// A bulk copy has been delivered; who waits on `mbarrier` is ordered behind it.
-    pub(crate) fn finish_bulk(&mut self, offset: u32, size: u32, mbarrier: u32) {
-        let mut clock = self.mbarriers.remove(&mbarrier).unwrap_or_else(|| Box::new([0; AGENTS]));
-        let count = self.clocks.proxy_write(&mut clock);
-        self.mbarriers.insert(mbarrier, clock);
-        for (word, bytes) in Self::words(offset, size) {
-            self.written[word] = count.min(MAX_COUNT) << COUNT_SHIFT | bytes << BYTES_SHIFT | PROXY;
-            self.state[word] = self.state[word] & !PENDING | bytes as u8;
-        }
-    }
-
-    /// Looks whether the asynchronous proxy may read the range: written, and a proxy fence behind generic writes.
-    pub(crate) fn check_proxy_read(&self, offset: u32, size: u32) -> Result<(), Problem> {
-        for (word, bytes) in Self::words(offset, size) {
-            let at = (word as u32 * 4).max(offset);
-            if self.state[word] & PENDING != 0 {
-                return Err(Problem::Pending(at));
-            }
-            if u32::from(self.state[word]) & bytes != bytes {
-                return Err(Problem::Uninitialized(at));
-            }
-            let mark = self.written[word];
-            let (warp, lane) = (mark >> WARP_SHIFT & 31, mark >> LANE_SHIFT & 31);
-            if mark != 0 && mark & PROXY == 0 && mark >> COUNT_SHIFT > self.fences[warp as usize] {
-                return Err(Problem::Unfenced { at, warp, lane });
-            }
-        }
-        Ok(())
-    }
-
-    /// `fence.proxy.async` of a warp.
-    pub(crate) fn proxy_fence(&mut self, warp: u32) {
-        self.fences[warp as usize] = self.clocks.count(warp as usize);
-        self.clocks.step(warp as usize);
-    }
-
-    /// A warp arrives on an mbarrier.
-    pub(crate) fn mbarrier_arrive(&mut self, warp: u32, mbarrier: u32) {
-        let mut clock = self.mbarriers.remove(&mbarrier).unwrap_or_else(|| Box::new([0; AGENTS]));
-        self.clocks.release(warp as usize, &mut clock);
-        self.mbarriers.insert(mbarrier, clock);
-    }
-
-    /// A warp has seen a phase of an mbarrier complete.
-    pub(crate) fn mbarrier_wait(&mut self, warp: u32, mbarrier: u32) {
-        if let Some(clock) = self.mbarriers.get(&mbarrier) {
-            self.clocks.acquire(warp as usize, clock);
-        }
-    }
-
-    /// A warp arrives at a named barrier that only some warps share.
-    pub(crate) fn barrier_arrive(&mut self, warp: u32, barrier: u32) {
-        let mut clock = self.barriers.remove(&barrier).unwrap_or_else(|| Box::new([0; AGENTS]));
-        self.clocks.release(warp as usize, &mut clock);
-        self.barriers.insert(barrier, clock);
-    }
-
-    /// A warp leaves a named barrier.
-    pub(crate) fn barrier_leave(&mut self, warp: u32, barrier: u32) {
-        if let Some(clock) = self.barriers.get(&barrier) {
-            self.clocks.acquire(warp as usize, clock);
-        }
-    }
-
-    /// All warps met; marks are dropped when their counts run out.
-    pub(crate) fn meet_all(&mut self) {
-        if !self.clocks.meet_all() {
-            let words = self.state.len();
-            self.forget(words);
-            let warps = self.fences.len();
-            self.clocks.reset(warps);
-            self.fences.fill(0);
-            self.mbarriers.clear();
-            self.barriers.clear();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `cvt` forms.
 
 use super::super::exec::convert::*;
+use super::super::exec::convert_pair::*;
 use super::super::exec::half::{self, Fp16};
 use super::super::exec::int::Mov;
 use super::super::exec::lanewise::{M1, M2};
@@ -77,7 +78,7 @@ impl<'a> Builder<'a, '_> {
             }
             let [dst, a] = exactly(args)?;
             let (dst, a) = (self.word_dst(dst)?, self.word(a, Type::F32)?);
-            self.emit::<M2<NarrowPairTf32>>(Class::Convert, |i| (i.dst, i.a, i.b) = (dst, a, a));
+            self.emit::<M2<NarrowTf32>>(Class::Convert, |i| (i.dst, i.a, i.b) = (dst, a, a));
             return Ok(true);
         }
         if let Some(pair) = [Type::F16x2, Type::Bf16x2, Type::E4m3x2, Type::E5m2x2].iter().position(|&t| t == to) {

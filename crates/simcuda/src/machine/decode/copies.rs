@@ -1,13 +1,12 @@
 //! Moves, and registers that only stand for a parameter, a special register or a literal.
 
-#![allow(clippy::needless_range_loop, reason = "a lane's number indexes several rows")]
-
 use super::super::exec::bits::And;
 use super::super::exec::compare::{PRED_OR, PredLogic};
 use super::super::exec::control::{Clock, CtaRank, IsSpace, Mapa};
 use super::super::exec::int::{Add, Mov};
 use super::super::exec::lanewise::{M1, M2};
-use super::super::exec::{Block, Flow, Inst, Isa, LANES, LaunchRow, Op, Slot, Warp, handler};
+use super::super::exec::pack::{Join, Pack, Split, Unpack};
+use super::super::exec::{LaunchRow, Slot, handler};
 use super::super::meter::Class;
 use super::super::parse::ast::{Operand, RegKind, Space};
 use super::builder::{Builder, FALSE};
@@ -252,115 +251,5 @@ impl<'a> Builder<'a, '_> {
             self.emit::<M2<Add<u64>>>(Class::Move, |i| (i.dst, i.a, i.b) = (dst, a, b));
         }
         Ok(())
-    }
-}
-
-/// Splits `a` into two halves: words of a 64-bit register, or 16 bits of a word.
-struct Split<const DOUBLE: bool>;
-
-impl<const DOUBLE: bool> Op for Split<DOUBLE> {
-    #[inline(always)]
-    fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
-        let (mut low, mut high) = ([0; LANES], [0; LANES]);
-        if DOUBLE {
-            let a = w.doubles(i.a);
-            for lane in 0..LANES {
-                (low[lane], high[lane]) = (a[lane] as u32, (a[lane] >> 32) as u32);
-            }
-        } else {
-            let a = w.words(i.a);
-            for lane in 0..LANES {
-                (low[lane], high[lane]) = (a[lane] & 0xffff, a[lane] >> 16);
-            }
-        }
-        w.set_words(b.slot(i.extra), low);
-        w.set_words(b.slot(i.extra + 1), high);
-        Flow::Next
-    }
-}
-
-/// The reverse of [`Split`], into `dst`.
-struct Join<const DOUBLE: bool>;
-
-impl<const DOUBLE: bool> Op for Join<DOUBLE> {
-    #[inline(always)]
-    fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
-        let (low, high) = (w.words(b.slot(i.extra)), w.words(b.slot(i.extra + 1)));
-        if DOUBLE {
-            let mut d = [0; LANES];
-            for lane in 0..LANES {
-                d[lane] = u64::from(high[lane]) << 32 | u64::from(low[lane]);
-            }
-            w.set_doubles(i.dst, d);
-        } else {
-            let mut d = [0; LANES];
-            for lane in 0..LANES {
-                d[lane] = high[lane] << 16 | low[lane] & 0xffff;
-            }
-            w.set_words(i.dst, d);
-        }
-        Flow::Next
-    }
-}
-
-/// Splits `a` (64 bits if `imm`) into `target >> 8` parts of `target & 255` bits.
-struct Unpack;
-
-impl Op for Unpack {
-    #[inline(always)]
-    fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
-        let (count, width) = (i.target >> 8, i.target & 255);
-        let mask = u32::MAX >> (32 - width);
-        if i.imm == 1 {
-            let a = w.doubles(i.a);
-            for part in 0..count {
-                let mut d = [0; LANES];
-                for lane in 0..LANES {
-                    d[lane] = (a[lane] >> (part * width)) as u32 & mask;
-                }
-                w.set_words(b.slot(i.extra + part), d);
-            }
-        } else {
-            let a = w.words(i.a);
-            for part in 0..count {
-                let mut d = [0; LANES];
-                for lane in 0..LANES {
-                    d[lane] = a[lane] >> (part * width) & mask;
-                }
-                w.set_words(b.slot(i.extra + part), d);
-            }
-        }
-        Flow::Next
-    }
-}
-
-/// The reverse of [`Unpack`], into `dst`.
-struct Pack;
-
-impl Op for Pack {
-    #[inline(always)]
-    fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
-        let (count, width) = (i.target >> 8, i.target & 255);
-        let mask = u32::MAX >> (32 - width);
-        if i.imm == 1 {
-            let mut d = [0u64; LANES];
-            for part in 0..count {
-                let a = w.words(b.slot(i.extra + part));
-                for lane in 0..LANES {
-                    d[lane] |= u64::from(a[lane] & mask) << (part * width);
-                }
-            }
-            w.set_doubles(i.dst, d);
-        } else {
-            let mut d = [0; LANES];
-            for part in 0..count {
-                let a = w.words(b.slot(i.extra + part));
-                for lane in 0..LANES {
-                    d[lane] |= (a[lane] & mask) << (part * width);
-                }
-            }
-            w.set_words(i.dst, d);
-        }
-        Flow::Next
     }
 }

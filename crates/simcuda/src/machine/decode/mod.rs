@@ -1,5 +1,6 @@
 //! The decoder: statements to [`Inst`]s with their operands' slots and their handlers.
 
+mod asynchronous;
 mod bits;
 mod builder;
 mod compare;

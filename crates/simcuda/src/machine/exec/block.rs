@@ -9,7 +9,7 @@ use super::super::memory::Memory;
 use super::super::meter::Counters;
 use super::super::sched::barrier::Barriers;
 use super::super::sched::cluster::ClusterSync;
-use super::asynchronous::BulkQueue;
+use super::bulk::BulkQueue;
 use super::scatter::Suspect;
 use super::warp::Row;
 use super::{Flow, Slot, Warp};

@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use super::super::error::FaultKind;
-use super::asynchronous::list_value;
 use super::block::{LOCAL_WINDOW, SHARED_WINDOW, WINDOW_SHIFT};
+use super::bulk::list_value;
 use super::{Block, Flow, Inst, Isa, LANES, Op, Slot, Warp};
 
 macro_rules! flow_op {

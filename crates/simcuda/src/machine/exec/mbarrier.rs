@@ -153,8 +153,8 @@ impl<const OP: u8> Op for Mbarrier<OP> {
 fn run_mbarrier(w: &mut Warp, b: &mut Block, i: &Inst, op: u8) -> Result<Flow, ()> {
     let (mut done, mut waiting) = (0u32, false);
     for lane in w.lanes() {
-        let address = super::asynchronous::list_value(w, b, i.extra, lane).wrapping_add(i.imm as u64);
-        let value = super::asynchronous::list_value(w, b, i.extra + 2, lane);
+        let address = super::bulk::list_value(w, b, i.extra, lane).wrapping_add(i.imm as u64);
+        let value = super::bulk::list_value(w, b, i.extra + 2, lane);
         match op {
             INIT => init(b, lane, address, value)?,
             INVAL => {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::super::error::Fault;
 use super::super::exec::block::Peer;
-use super::super::exec::{Block, Warp, asynchronous};
+use super::super::exec::{Block, Warp, bulk};
 use super::super::launch::Env;
 use super::barrier::open_ready;
 use super::group::{CLUSTER_KEY, State};
@@ -57,6 +57,8 @@ pub(crate) struct Cluster {
     pub blocks: Vec<Block>,
     warps: Vec<Vec<Warp>>,
     sync: Arc<ClusterSync>,
+    /// Not restarted yet.
+    fresh: bool,
     idle_rounds: u32,
     last_events: u64,
     random: u64,
@@ -81,7 +83,7 @@ impl Cluster {
         let warp_count = env.threads().div_ceil(32);
         let warps = |_| (0..warp_count).map(|index| Warp::new(&env.code, index, env.config.block)).collect();
         let warps = (0..size).map(warps).collect();
-        Self { blocks, warps, sync, idle_rounds: 0, last_events: 0, random: env.options.seed, steps: 0 }
+        Self { blocks, warps, sync, fresh: true, idle_rounds: 0, last_events: 0, random: env.options.seed, steps: 0 }
     }
 
     /// Starts the cluster of a linear index.
@@ -94,11 +96,12 @@ impl Cluster {
         for (rank, (block, warps)) in self.blocks.iter_mut().zip(&mut self.warps).enumerate() {
             let position = env.block_index(index, rank as u32);
             block.restart(position);
-            env.fill_launch_rows(block);
+            env.fill_launch_rows(block, self.fresh);
             for warp in warps {
                 warp.restart(env.threads(), block.launch_rows.as_mut_ptr().cast());
             }
         }
+        self.fresh = false;
     }
 
     /// Steps taken since the last call.
@@ -186,7 +189,7 @@ impl Cluster {
     }
 
     fn deliver(&mut self, block: usize, pick: u64) -> Result<bool, Box<Fault>> {
-        let delivered = asynchronous::deliver(&mut self.blocks[block], pick);
+        let delivered = bulk::deliver(&mut self.blocks[block], pick);
         delivered.map_err(|()| stuck::delivery_fault(&mut self.blocks[block]))
     }
 

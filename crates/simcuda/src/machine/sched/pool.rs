@@ -84,9 +84,10 @@ pub(crate) fn run_job(env: Arc<Env>, clusters: u64) -> Result<Totals, Box<Fault>
 }
 
 impl Job {
-    /// Takes a cluster to run: a new one while the device has room, else one that was parked.
-    fn take(&self, spare: &mut Option<Cluster>) -> Option<Cluster> {
+    /// Takes a cluster to run: a new one while the device has room, else one that was parked. `finished` clusters have left.
+    fn take(&self, spare: &mut Option<Cluster>, finished: u64) -> Option<Cluster> {
         let mut shared = lock(&self.shared);
+        shared.resident -= finished;
         if shared.next < self.clusters && shared.resident < self.env.resident_clusters {
             let index = shared.next;
             shared.next += 1;
@@ -100,19 +101,21 @@ impl Job {
     }
 
     fn work(&self) {
-        let mut spare: Option<Cluster> = None;
+        let (mut spare, mut finished): (Option<Cluster>, u64) = (None, 0);
         let mut totals = (Counters::default(), vec![0; self.env.code.insts.len()]);
         while !self.stop.load(Ordering::Relaxed) {
-            let Some(mut cluster) = self.take(&mut spare) else { break };
+            let Some(mut cluster) = self.take(&mut spare, std::mem::take(&mut finished)) else { break };
             // A host process must outlive whatever a kernel does, an error of the interpreter included.
             let outcome = catch_unwind(AssertUnwindSafe(|| cluster.run(QUANTUM)));
             let outcome = outcome.unwrap_or_else(|_| Outcome::Fault(stuck::internal(&self.env)));
             let outcome = self.charge(&mut cluster, outcome);
             match outcome {
                 Outcome::Done => {
-                    collect(&mut cluster, &mut totals);
-                    lock(&self.shared).resident -= 1;
-                    spare = Some(cluster);
+                    finished = 1;
+                    // Counts stay with the cluster while it is reused.
+                    if let Some(mut old) = spare.replace(cluster) {
+                        collect(&mut old, &mut totals);
+                    }
                 }
                 Outcome::Parked => lock(&self.shared).parked.push_back(cluster),
                 Outcome::Fault(fault) => {
@@ -121,6 +124,9 @@ impl Job {
                     shared.fault.get_or_insert(fault);
                 }
             }
+        }
+        if let Some(mut cluster) = spare {
+            collect(&mut cluster, &mut totals);
         }
         let mut shared = lock(&self.shared);
         shared.counters.add(&totals.0);
