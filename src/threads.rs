@@ -2,7 +2,7 @@
 //!
 //! One decoded token is some two hundred parallel phases of 5–50 µs each with a barrier after every one. A
 //! work-stealing pool puts idle workers to sleep between them and pays a wake-up for each phase; here workers spin for
-//! [`SPIN`] before they sleep, so a phase starts and ends in well under a microsecond (`cargo bench --bench threads`
+//! `SPIN` before they sleep, so a phase starts and ends in well under a microsecond (`cargo bench --bench threads`
 //! shows both).
 
 use std::any::Any;

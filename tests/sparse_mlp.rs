@@ -241,10 +241,35 @@ fn exact_top_k_takes_the_lower_index_where_scores_are_equal() {
         (0..100).map(|j| if j == 5 { 2.0 } else { f32::from(u8::from((10..90).contains(&j))) }).collect();
     let weights = Weights::new(shape, &gate, &[1.0; 100], &[1.0f32; 100]).unwrap();
     for cpu in cpus() {
-        let selection = Selection::TopK { score: Score::plain(ScoreOn::Gate), k: 71 };
-        let (y, ws) = call(&cpu, &weights, &[1.0], &selection, None);
-        assert!(ws.kept().iter().copied().eq(std::iter::once(5).chain(10..80)), "{:?}", ws.kept());
-        assert_eq!(y, [72.0]);
+        for k in [1, 2, 40, 71, 81] {
+            let selection = Selection::TopK { score: Score::plain(ScoreOn::Gate), k };
+            let (y, ws) = call(&cpu, &weights, &[1.0], &selection, None);
+            assert!(ws.kept().iter().copied().eq(std::iter::once(5).chain(10..9 + k as u32)), "{k}: {:?}", ws.kept());
+            assert_eq!(y, [k as f32 + 1.0]);
+        }
+    }
+}
+
+#[test]
+fn used_workspace_matches_a_fresh_one_bit_for_bit() {
+    let random = &mut Random::new(14);
+    let (d_model, d_ff) = (96, 192);
+    let weights = four_bit(random, [2; 3], 32, shape(d_model, d_ff)).weights;
+    let cpu = Cpu::detect();
+    let mut used = Workspace::new(&weights, 5).unwrap();
+    for round in 0..40 {
+        let m = 1 + random.below(5);
+        let x = random.weights(m * d_model, 1.0);
+        let list = subset(random, d_ff, [0.9, 0.1, 0.5, 0.03][round % 4]);
+        let words = masks_of(random, m, d_ff, 0.3);
+        let factors = vec![1.0; d_ff];
+        let forms = selections(&list, &words, &factors, m, d_ff);
+        let selection = &forms[random.below(forms.len())];
+        let mut y = vec![f32::NAN; x.len()];
+        forward(&cpu, &weights, &x, selection, None, &mut y, &mut used).unwrap();
+        let (expected, fresh) = call(&cpu, &weights, &x, selection, None);
+        assert_eq!(bits(&y), bits(&expected), "round {round}, {selection:?}");
+        assert_eq!(used.kept(), fresh.kept(), "round {round}, {selection:?}");
     }
 }
 

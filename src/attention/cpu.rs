@@ -15,7 +15,7 @@ use crate::threads::Disjoint;
 
 /// Computes attention of a call's tokens over what the cache holds for their slots, positions ≤ their own.
 ///
-/// out[t, h] = Σ_j softmax_j(q[t, h] · k[j] / √head_dim) · v[j] over the positions j that the KV head of h holds. Heads that
+/// out\[t, h\] = Σ_j softmax_j(q\[t, h\] · k\[j\] / √head_dim) · v\[j\] over the positions j that the KV head of h holds. Heads that
 /// do not run give zeros and cost nothing else: neither their K and V are read nor anything computed. A head that holds
 /// no position gives zeros.
 ///

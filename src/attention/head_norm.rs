@@ -134,7 +134,7 @@ impl HeadNormState {
         })
     }
 
-    /// Weighs the heads of a layer, f32, [n_q_heads].
+    /// Weighs the heads of a layer, f32, \[n_q_heads\].
     ///
     /// # Errors
     /// [`Error::Index`] or [`Error::Length`]; [`Error::Value`] for a negative or NaN weight.

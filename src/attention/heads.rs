@@ -18,14 +18,14 @@ pub enum Heads<'a> {
     List {
         /// u32, [spans, width].
         list: &'a [u32],
-        /// u32, [spans], each at most `width`.
+        /// u32, \[spans\], each at most `width`.
         counts: &'a [u32],
     },
     /// As `List`, of KV heads: each stands for all query heads of its group.
     Groups {
         /// u32, [spans, width].
         list: &'a [u32],
-        /// u32, [spans], each at most `width`.
+        /// u32, \[spans\], each at most `width`.
         counts: &'a [u32],
     },
     /// One bit per query head: head h of span b runs if bit `h % 32` of `words[b · ⌈n_q_heads / 32⌉ + h / 32]` is set. Bits

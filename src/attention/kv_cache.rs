@@ -179,7 +179,7 @@ impl KvCache {
         Ok(self.presence(layer, row.slot, row.kv_head)[row.position / BLOCK] >> (row.position % BLOCK) & 1 == 1)
     }
 
-    /// Reads one key (after RoPE) and value, f32, [head_dim] each, and says whether the row is held; a hole reads as zeros.
+    /// Reads one key (after RoPE) and value, f32, \[head_dim\] each, and says whether the row is held; a hole reads as zeros.
     ///
     /// # Errors
     /// [`Error::Index`] if the layer or the row is out of range, [`Error::Length`] for a wrong buffer.

@@ -125,7 +125,7 @@ impl InputCache {
         Ok(())
     }
 
-    /// Reads one token's input into x, f32, [hidden], and says whether it is held; x is untouched if not.
+    /// Reads one token's input into x, f32, \[hidden\], and says whether it is held; x is untouched if not.
     ///
     /// # Errors
     /// [`Error::Index`] for a layer or slot out of range, [`Error::Length`] for a wrong buffer.

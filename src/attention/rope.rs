@@ -36,7 +36,7 @@ pub enum RopeScaling {
 
 /// A table of rotations: pair (i, i + head_dim / 2) of a head at position t turns by t · θ^(−2i / head_dim), scaled.
 ///
-/// x′[i] = x[i] cos − x[i + h] sin, x′[i + h] = x[i + h] cos + x[i] sin with h = head_dim / 2. Angles are computed in f64,
+/// x′\[i\] = x\[i\] cos − x\[i + h\] sin, x′\[i + h\] = x\[i + h\] cos + x\[i\] sin with h = head_dim / 2. Angles are computed in f64,
 /// their cosine and sine rounded to f32; the products are f32, each rounded.
 ///
 /// # Source

@@ -68,7 +68,7 @@ pub fn write_kv(
     Ok(())
 }
 
-/// Writes one K and V row, [head_dim] each, f32, K turned by `rope` at the row's own position: for rows that are
+/// Writes one K and V row, \[head_dim\] each, f32, K turned by `rope` at the row's own position: for rows that are
 /// recomputed after their head was skipped.
 ///
 /// # Errors

@@ -1,0 +1,237 @@
+//! Evaluation against its definition on tiny models, and the command's errors.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use moray::attention::{HeadNorm, KvDtype};
+use moray::llama::{LogitRows, MlpPolicy, Model, PromptRule, Sequence, Settings};
+use moray::sparse_mlp::policy::{Griffin, TopK};
+use moray::{Cpu, Error};
+use moray_lab::Checkpoint;
+use moray_lab::cli::{Cli, run};
+use moray_lab::eval::{Evaluation, Runner, Scored, Text, evaluate};
+use moray_lab::fixture::Fixture;
+use moray_lab::load::{LoadOptions, load_cpu};
+use moray_lab::mapped_file::MappedFile;
+use moray_lab::weights::WeightScheme;
+
+fn model(seed: u64, by_neuron: bool) -> Model<Cpu> {
+    let fixture = Fixture { seed, ..Fixture::default() };
+    let file = MappedFile::from_bytes(Path::new("fixture.gguf"), fixture.gguf_bytes());
+    let checkpoint = Checkpoint::open_gguf(file).unwrap();
+    load_cpu(&checkpoint, LoadOptions { weights: WeightScheme::F32, by_neuron }, |_, _| ()).unwrap()
+}
+
+fn tokens(len: usize) -> Vec<u32> {
+    (0..len as u32).map(|i| (i * i * 7 + i * 3) % 270).collect()
+}
+
+fn settings() -> Settings {
+    Settings { kv_dtype: KvDtype::F32, ..Settings::dense(128) }
+}
+
+/// ln of the probabilities of every row, in f64.
+fn ln_probabilities(cpu: &Cpu, model: &Model<Cpu>, window: &[u32]) -> Vec<Vec<f64>> {
+    let (max_tokens, max_logits) = (window.len(), window.len());
+    let mut session = model.session(cpu, Settings { max_tokens, max_logits, ..settings() }).unwrap();
+    let sequence = Sequence { slot: 0, tokens: window };
+    let logits = model.forward(cpu, &mut session, &[sequence], LogitRows::All).unwrap();
+    let row = |row: &[f32]| {
+        let sum: f64 = row.iter().map(|&logit| f64::from(logit).exp()).sum();
+        row.iter().map(|&logit| f64::from(logit) - sum.ln()).collect()
+    };
+    logits.chunks_exact(model.config().vocab).map(row).collect()
+}
+
+/// (nll, dense nll, KL, agreement in percent) as lists over scored positions.
+fn definition(cpu: &Cpu, model: &Model<Cpu>, dense: &Model<Cpu>, text: &Text<'_>) -> [Vec<f64>; 4] {
+    let mut found: [Vec<f64>; 4] = Default::default();
+    let width = text.context - usize::from(text.bos.is_some());
+    for tokens in text.tokens.chunks(width) {
+        let window: Vec<u32> = text.bos.into_iter().chain(tokens.iter().copied()).collect();
+        let first = if text.scored == Scored::EveryToken { 1 } else { window.len() / 2 };
+        let (run, dense) = (ln_probabilities(cpu, model, &window), ln_probabilities(cpu, dense, &window));
+        for position in first.max(1)..window.len() {
+            let (run, dense, token) = (&run[position - 1], &dense[position - 1], window[position] as usize);
+            let top = |row: &[f64]| (0..row.len()).reduce(|a, b| if row[b] > row[a] { b } else { a });
+            found[0].push(-run[token]);
+            found[1].push(-dense[token]);
+            found[2].push(dense.iter().zip(run).map(|(p, q)| p.exp() * (p - q)).sum());
+            found[3].push(if top(run) == top(dense) { 100.0 } else { 0.0 });
+        }
+    }
+    found
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+fn standard_error(values: &[f64]) -> f64 {
+    let (n, mean) = (values.len() as f64, mean(values));
+    (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt()
+}
+
+/// Terms exp(logit − largest) are rounded to f32: relative 2⁻²⁴ each, and as much in exp itself.
+const CLOSE: f64 = 1e-6;
+
+fn assert_matches(found: &Evaluation, [nll, dense_nll, kl, agreement]: &[Vec<f64>; 4]) {
+    assert_eq!(found.scored_tokens, nll.len());
+    assert!((found.nll - mean(nll)).abs() < CLOSE, "{} {}", found.nll, mean(nll));
+    assert!((found.nll_se - standard_error(nll)).abs() < CLOSE);
+    assert!((found.perplexity / mean(nll).exp() - 1.0).abs() < CLOSE);
+    assert!((found.perplexity_se - found.perplexity * found.nll_se).abs() < CLOSE);
+    let dense = found.dense.as_ref().unwrap();
+    assert!((dense.perplexity / mean(dense_nll).exp() - 1.0).abs() < CLOSE);
+    assert!((dense.kl - mean(kl)).abs() < CLOSE, "{} {}", dense.kl, mean(kl));
+    assert!((dense.kl_se - standard_error(kl)).abs() < CLOSE);
+    assert!((dense.agreement_percent - mean(agreement)).abs() < 1e-9);
+}
+
+#[test]
+fn every_number_matches_the_definition_for_each_window_bos_and_half() {
+    let (cpu, run, dense, tokens) = (Cpu::detect(), model(2, false), model(1, false), tokens(203));
+    for (context, bos) in [(64, None), (64, Some(1)), (7, None), (128, Some(1)), (2, None)] {
+        for scored in [Scored::EveryToken, Scored::SecondHalf] {
+            let text = Text { tokens: &tokens, bos, context, scored };
+            let runner = |model| Runner { cpu: &cpu, model, settings: settings() };
+            let mut steps = Vec::new();
+            let found =
+                evaluate(&text, 128, &runner(&run), Some(&runner(&dense)), &mut |done| steps.push(done)).unwrap();
+            assert_matches(&found, &definition(&cpu, &run, &dense, &text));
+            assert_eq!(steps.last(), Some(&text.scored_tokens()));
+            assert!(steps.is_sorted());
+        }
+    }
+}
+
+#[test]
+fn a_model_matches_itself_without_divergence() {
+    let (cpu, model, tokens) = (Cpu::detect(), model(3, false), tokens(100));
+    for scored in [Scored::EveryToken, Scored::SecondHalf] {
+        let text = Text { tokens: &tokens, bos: None, context: 32, scored };
+        let runner = Runner { cpu: &cpu, model: &model, settings: settings() };
+        let found = evaluate(&text, 128, &runner, Some(&runner), &mut |_| ()).unwrap();
+        let dense = found.dense.unwrap();
+        assert_eq!(found.perplexity, dense.perplexity);
+        assert_eq!(dense.agreement_percent, 100.0);
+        assert!(dense.kl.abs() < CLOSE && dense.kl_se < CLOSE);
+        assert_eq!((found.kept_neurons, found.kept_heads), (None, None));
+        assert!(evaluate(&text, 128, &runner, None, &mut |_| ()).unwrap().dense.is_none());
+    }
+}
+
+#[test]
+fn sparse_runs_match_what_their_policy_keeps() {
+    let (cpu, model, tokens) = (Cpu::detect(), model(4, true), tokens(120));
+    let d_ff = model.config().d_ff;
+    let griffin = |kept| MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(kept).unwrap()));
+    let top_k = |kept| MlpPolicy::TopK(TopK::by_gate(kept, d_ff).unwrap());
+    let dense = Runner { cpu: &cpu, model: &model, settings: settings() };
+    let cases = [
+        (griffin(0.5), Scored::SecondHalf, 0.5),
+        (griffin(1.0), Scored::SecondHalf, 1.0),
+        (top_k(0.25), Scored::EveryToken, 0.25),
+        (top_k(1.0), Scored::EveryToken, 1.0),
+    ];
+    for (mlp, scored, kept) in cases {
+        let text = Text { tokens: &tokens, bos: None, context: 40, scored };
+        let run = Runner { settings: Settings { mlp, ..settings() }, ..dense.clone() };
+        let found = evaluate(&text, 128, &run, Some(&dense), &mut |_| ()).unwrap();
+        assert_eq!(found.kept_neurons, Some(kept));
+        let against = found.dense.unwrap();
+        assert_eq!(found.perplexity == against.perplexity, kept == 1.0);
+        assert_eq!(against.kl > CLOSE, kept < 1.0);
+    }
+    let heads = Some(HeadNorm::new(0.5, 0).unwrap());
+    let run = Runner { settings: Settings { heads, ..settings() }, ..dense.clone() };
+    let text = Text { tokens: &tokens, bos: None, context: 40, scored: Scored::SecondHalf };
+    let found = evaluate(&text, 128, &run, Some(&dense), &mut |_| ()).unwrap();
+    assert_eq!((found.kept_heads, found.kept_neurons), (Some(0.5), None));
+    assert!(found.dense.unwrap().kl > CLOSE);
+}
+
+#[test]
+fn contexts_and_texts_out_of_range_are_refused() {
+    let (cpu, model, tokens) = (Cpu::detect(), model(1, false), tokens(50));
+    let runner = Runner { cpu: &cpu, model: &model, settings: settings() };
+    let mut text = Text { tokens: &tokens, bos: None, context: 129, scored: Scored::EveryToken };
+    let mut refused = |context, tokens| {
+        (text.context, text.tokens) = (context, tokens);
+        match evaluate(&text, 128, &runner, None, &mut |_| ()).unwrap_err() {
+            moray_lab::Error::Kernel(error) => error,
+            other => panic!("{other}"),
+        }
+    };
+    for context in [0, 1, 129] {
+        assert!(matches!(refused(context, &tokens), Error::Unsupported { what: "context", .. }), "{context}");
+    }
+    for few in [&tokens[..0], &tokens[..1]] {
+        assert!(matches!(refused(16, few), Error::Shape { what: "text", .. }));
+    }
+}
+
+struct Files {
+    directory: tempfile::TempDir,
+    model: PathBuf,
+}
+
+fn files() -> Files {
+    let directory = tempfile::tempdir().unwrap();
+    let model = directory.path().join("tiny.gguf");
+    Fixture::default().write_gguf(&model).unwrap();
+    Files { directory, model }
+}
+
+fn command(files: &Files, text: &[u8], rest: &[&str]) -> Result<String, String> {
+    let path = files.directory.path().join("text.txt");
+    std::fs::write(&path, text).unwrap();
+    let (model, path) = (files.model.to_str().unwrap(), path.to_str().unwrap());
+    let arguments = ["moray", "eval", "--model", model, "--text", path].into_iter().chain(rest.iter().copied());
+    let mut out = Vec::new();
+    run(Cli::try_parse_from(arguments).map_err(|e| e.to_string())?, &mut out).map_err(|e| e.to_string())?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
+#[test]
+fn the_command_reports_json_for_each_kind_of_run() {
+    let files = files();
+    let text = b"Some plain text, long enough for a few windows of a small model. ".repeat(4);
+    for (rest, sparse) in [
+        (&["--mlp", "topk:0.5"][..], "every token"),
+        (&["--mlp", "cats:0.5"], "every token"),
+        (&["--mlp", "griffin:0.5"], "the second half of each window, the half that is scored"),
+        (&["--mlp", "tda:0.5", "--heads", "norm:0.5"], "the second half of each window, the half that is scored"),
+        (&["--weights", "f32"], "no token"),
+    ] {
+        let rest = [rest, &["--context", "24", "--tokens", "70", "--json"]].concat();
+        let report: serde_json::Value = serde_json::from_str(&command(&files, &text, &rest).unwrap()).unwrap();
+        assert_eq!(report["sparse"], sparse, "{rest:?}");
+        assert_eq!(report["tokens"], 70);
+        assert!(report["perplexity"].as_f64().unwrap() > 1.0 && report["dense"]["kl"].as_f64().unwrap() > -CLOSE);
+    }
+    let report = command(&files, &text, &["--context", "24", "--json"]).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert!(report["dense"].is_null());
+}
+
+#[test]
+fn the_command_refuses_bad_texts_with_one_line() {
+    let files = files();
+    let long = b"plain text ".repeat(20);
+    for (text, rest, message) in [
+        (&b""[..], &[][..], "expected at least 2 tokens, got an empty file"),
+        (b"a", &[], "expected at least 2 tokens, got 1"),
+        (b"fine until \xff here", &[], "expected UTF-8, got an invalid byte at offset 11"),
+        (&long, &["--context", "1"], "context: expected at least 2"),
+        (&long, &["--context", "500"], "got 500 of 128"),
+        (&long, &["--context", "16", "--tokens", "1"], "tokens: expected at least 2, got 1"),
+    ] {
+        let rest = if rest.is_empty() { &["--context", "16"] } else { rest };
+        let error = command(&files, text, rest).unwrap_err();
+        assert!(error.contains(message) && !error.contains('\n'), "{error}");
+    }
+    let missing = ["moray", "eval", "--model", files.model.to_str().unwrap(), "--text", "/no/such/file"];
+    let error = run(Cli::try_parse_from(missing).unwrap(), &mut Vec::new()).unwrap_err();
+    assert!(error.to_string().starts_with("cannot read /no/such/file"), "{error}");
+}
