@@ -70,60 +70,67 @@ impl FourBitRows<'_> {
     /// As `run`, after its assertions.
     #[inline(always)]
     unsafe fn one<S: Simd>(self, rows: &[*const u8; BLOCK]) {
-        let (m, x) = (self.matrix, &self.x);
-        let per_group = m.group_size / SEGMENT;
-        let segments = m.d / SEGMENT;
+        let segments = self.matrix.d / SEGMENT;
         // SAFETY: `starts` checked the rows; a row has d/2 bytes of codes, then its scales, then 64 readable bytes;
-        // a token has d codes and d/32 sums; prefetches never fault.
+        // a token has d codes and d/32 sums.
         unsafe {
-            let zero = S::splat_i32(0);
-            let mut total = S::splat(0.0);
-            let (mut acc, mut sum) = (zero, 0);
-            let mut params = [zero; 16];
-            let (mut left, mut group) = (per_group, 0);
-            let chunks = segments.div_ceil(4);
-            for chunk in 0..chunks {
-                let n = (segments - 4 * chunk).min(4);
-                let a = x.codes.as_ptr().add(chunk * 4 * SEGMENT).cast::<u8>();
-                let halves = (2 * n).min(4);
-                let [low, high] =
-                    S::unzip_quarters(S::load_segments(a, halves), S::load_segments(a.add(64), 2 * n - halves));
-                let mut quads = [zero; 4];
-                for (i, quad) in quads.iter_mut().enumerate() {
-                    let mut dots = [zero; 4];
-                    // whole rows one after another, an even share in each step: the order hardware prefetchers follow
-                    let (step, steps) = (4 * chunk + i, 4 * chunks);
-                    let ahead = self.next.len();
-                    for &row in &self.next[ahead * step / steps..ahead * (step + 1) / steps] {
-                        let row = m.records().as_ptr().wrapping_add(row as usize * m.stride);
-                        for line in 0..m.stride.div_ceil(64) {
-                            S::prefetch(row.wrapping_add(64 * line));
-                        }
-                    }
-                    for r in 0..4 {
-                        let codes = S::load_segments(rows[4 * i + r].add(64 * chunk), n);
-                        let dot = S::dot(zero, S::low_nibbles(codes), low);
-                        dots[r] = S::dot(dot, S::high_nibbles(codes), high);
-                    }
-                    *quad = S::sum_quads(dots);
-                }
-                let sums = S::transpose_quarters(quads);
-                for (q, &segment_acc) in sums.iter().enumerate().take(n) {
-                    acc = S::add_i32(acc, segment_acc);
-                    sum += *x.sums.get_unchecked(4 * chunk + q);
-                    left -= 1;
-                    if left > 0 {
-                        continue;
-                    }
-                    let dword = if m.kind == Kind::Symmetric { group / 2 } else { group };
-                    if dword % 16 == 0 && (m.kind != Kind::Symmetric || group % 2 == 0) {
-                        params = load_params::<S>(rows, m.d / 2 + 4 * dword);
-                    }
-                    total = add_group::<S>(m.kind, group, params[dword % 16], acc, sum, total);
-                    (acc, sum, left, group) = (zero, 0, per_group, group + 1);
-                }
+            let mut state = OneToken::<S>::new(&self, rows);
+            let mut ahead = Ahead { left: self.next, due: 0, steps: 4 * segments.div_ceil(4), rows: self.next.len() };
+            for first in (0..segments / 4 * 4).step_by(4) {
+                let sums = self.dots::<S, 4>(rows, first, &mut ahead);
+                state.add(&sums, first);
             }
-            S::store(self.out[0].as_mut_ptr(), S::mul(total, S::splat(x.scale[0])));
+            let first = segments / 4 * 4;
+            match segments % 4 {
+                1 => state.add(&self.dots::<S, 1>(rows, first, &mut ahead)[..1], first),
+                2 => state.add(&self.dots::<S, 2>(rows, first, &mut ahead)[..2], first),
+                3 => state.add(&self.dots::<S, 3>(rows, first, &mut ahead)[..3], first),
+                _ => {}
+            }
+            S::store(self.out[0].as_mut_ptr(), S::mul(state.total, S::splat(self.x.scale[0])));
+        }
+    }
+
+    /// Multiplies N segments from `first` on; lane i of result q is the dot product of segment q of row i.
+    ///
+    /// # Safety
+    /// As `run`, after its assertions; `first + N` ≤ segments.
+    #[inline(always)]
+    unsafe fn dots<S: Simd, const N: usize>(
+        &self,
+        rows: &[*const u8; BLOCK],
+        first: usize,
+        ahead: &mut Ahead<'_>,
+    ) -> [S::I; 4] {
+        // SAFETY: the caller's; prefetches never fault.
+        unsafe {
+            let a = self.x.codes.as_ptr().add(first * SEGMENT).cast::<u8>();
+            let halves = if N < 2 { 2 } else { 4 };
+            let halves = S::unzip_quarters(S::load_segments(a, halves), S::load_segments(a.add(64), 2 * N - halves));
+            let mut quads = [S::splat_i32(0); 4];
+            for (i, quad) in quads.iter_mut().enumerate() {
+                ahead.step::<S>(self.matrix);
+                *quad = Self::quad::<S, N>(&rows[4 * i..], 16 * first, halves);
+            }
+            S::transpose_quarters(quads)
+        }
+    }
+
+    /// Multiplies N segments, from a byte of the rows on, of four rows.
+    ///
+    /// # Safety
+    /// As `dots`.
+    #[inline(always)]
+    unsafe fn quad<S: Simd, const N: usize>(rows: &[*const u8], byte: usize, [low, high]: [S::I; 2]) -> S::I {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut dots = [S::splat_i32(0); 4];
+            for r in 0..4 {
+                let codes = S::load_segments(rows[r].add(byte), N);
+                let dot = S::dot(dots[r], S::low_nibbles(codes), low);
+                dots[r] = S::dot(dot, S::high_nibbles(codes), high);
+            }
+            S::sum_quads(dots)
         }
     }
 
@@ -176,6 +183,94 @@ impl FourBitRows<'_> {
             }
             for t in 0..tokens {
                 S::store(self.out[t].as_mut_ptr(), S::mul(total[t], S::splat(x.scale[t])));
+            }
+        }
+    }
+}
+
+/// Rows still to be prefetched, whole rows one after another, an even share in each step: the order that hardware
+/// prefetchers follow.
+struct Ahead<'a> {
+    left: &'a [u32],
+    /// Rows · steps that are due and not yet a row.
+    due: usize,
+    steps: usize,
+    rows: usize,
+}
+
+impl Ahead<'_> {
+    /// Prefetches one step's share.
+    ///
+    /// # Safety
+    /// As [`Simd`].
+    #[inline(always)]
+    unsafe fn step<S: Simd>(&mut self, m: &RowMatrix) {
+        self.due += self.rows;
+        while self.due >= self.steps {
+            self.due -= self.steps;
+            let Some((&row, left)) = self.left.split_first() else { return };
+            self.left = left;
+            let row = m.records().as_ptr().wrapping_add(row as usize * m.stride);
+            for at in (0..m.stride).step_by(64) {
+                // SAFETY: prefetches never fault; the set is the caller's.
+                unsafe { S::prefetch(row.wrapping_add(at)) };
+            }
+        }
+    }
+}
+
+/// The sums of one token over 16 rows.
+struct OneToken<'a, S: Simd> {
+    matrix: &'a RowMatrix,
+    rows: &'a [*const u8; BLOCK],
+    sums: &'a [i32],
+    total: S::F,
+    /// Of the group that is not complete.
+    acc: S::I,
+    sum: i32,
+    /// Segments that it lacks.
+    left: usize,
+    group: usize,
+    /// Scales of the groups from `group` / 16 · 16 on (32 when symmetric).
+    params: [S::I; 16],
+}
+
+impl<'a, S: Simd> OneToken<'a, S> {
+    /// # Safety
+    /// As [`Simd`].
+    #[inline(always)]
+    unsafe fn new(call: &FourBitRows<'a>, rows: &'a [*const u8; BLOCK]) -> Self {
+        let matrix = call.matrix;
+        // SAFETY: the caller's.
+        let (zero, total) = unsafe { (S::splat_i32(0), S::splat(0.0)) };
+        let left = matrix.group_size / SEGMENT;
+        OneToken { matrix, rows, sums: call.x.sums, total, acc: zero, sum: 0, left, group: 0, params: [zero; 16] }
+    }
+
+    /// Adds the dot products of the segments from `first` on.
+    ///
+    /// # Safety
+    /// As `FourBitRows::run`, after its assertions.
+    #[inline(always)]
+    unsafe fn add(&mut self, dots: &[S::I], first: usize) {
+        let m = self.matrix;
+        // SAFETY: a token has d/32 sums; a row's scales and 64 bytes more are readable.
+        unsafe {
+            for (q, &dots) in dots.iter().enumerate() {
+                self.acc = S::add_i32(self.acc, dots);
+                self.sum += *self.sums.get_unchecked(first + q);
+                self.left -= 1;
+                if self.left > 0 {
+                    continue;
+                }
+                let group = self.group;
+                let dword = if m.kind == Kind::Symmetric { group / 2 } else { group };
+                if dword % 16 == 0 && (m.kind != Kind::Symmetric || group % 2 == 0) {
+                    self.params = load_params::<S>(self.rows, m.d / 2 + 4 * dword);
+                }
+                self.total = add_group::<S>(m.kind, group, self.params[dword % 16], self.acc, self.sum, self.total);
+                (self.acc, self.sum) = (S::splat_i32(0), 0);
+                (self.left, self.group) = (m.group_size / SEGMENT, group + 1);
             }
         }
     }
