@@ -1,0 +1,52 @@
+//! Memory of a device, with the one error that a program may want to act on.
+
+use super::{Device, call};
+use crate::error::{Error, Result};
+use cudarc::driver::sys::CUresult;
+use cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr, DriverError, HostSlice, ValidAsZeroBits};
+
+impl Device {
+    /// Allocates `len` zeros.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if they do not fit, [`Error::Driver`] for any other refusal.
+    pub fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, len: usize) -> Result<CudaSlice<T>> {
+        // the driver takes no allocation of 0 bytes
+        self.stream().alloc_zeros(len.max(1)).map_err(allocation::<T>(len))
+    }
+
+    /// Allocates memory for `host` and copies it there.
+    ///
+    /// # Errors
+    /// As [`Device::zeros`].
+    pub fn upload<T: DeviceRepr>(&self, host: &[T]) -> Result<CudaSlice<T>> {
+        self.stream().clone_htod(host).map_err(allocation::<T>(host.len()))
+    }
+
+    /// Copies device memory to the host and waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] if the copy, or a kernel before it, fails.
+    pub fn download<T: DeviceRepr + Default + Clone, S: DevicePtr<T>>(&self, device: &S) -> Result<Vec<T>> {
+        let mut host = vec![T::default(); device.len()];
+        self.download_into(device, &mut host[..])?;
+        Ok(host)
+    }
+
+    /// Copies device memory over `host` and waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Length`] unless both are as long, [`Error::Driver`] as [`Device::download`].
+    pub fn download_into<T: DeviceRepr, S: DevicePtr<T>>(&self, device: &S, host: &mut [T]) -> Result<()> {
+        crate::error::check_len("host", device.len(), HostSlice::len(host))?;
+        self.stream().memcpy_dtoh(device, host).map_err(call("copy to the host"))?;
+        self.synchronize()
+    }
+}
+
+fn allocation<T>(len: usize) -> impl Fn(DriverError) -> Error {
+    move |error| match error.0 {
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { bytes: len * size_of::<T>() },
+        _ => call("allocate")(error),
+    }
+}
