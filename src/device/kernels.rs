@@ -7,4 +7,4 @@ pub(crate) type ModuleKernels = (&'static str, &'static [&'static str]);
 
 /// Every kernel of the crate; an operation adds the row of its own table.
 pub(crate) const KERNELS: &[&[ModuleKernels]] =
-    &[crate::w4a8::cuda::KERNELS, crate::llama::cuda::KERNELS, crate::attention::cuda::KERNELS];
+    &[crate::attention::cuda::KERNELS, crate::llama::cuda::KERNELS, crate::w4a8::cuda::KERNELS];
