@@ -28,6 +28,15 @@ impl Device {
         self.stream().clone_htod(host).map_err(allocation::<T>(host.len()))
     }
 
+    /// Copies device memory over other device memory, on the stream.
+    ///
+    /// # Errors
+    /// [`Error::Length`] unless both are as long, [`Error::Driver`] if the driver refuses.
+    pub fn copy<T: DeviceRepr>(&self, from: &CudaSlice<T>, to: &mut CudaSlice<T>) -> Result<()> {
+        crate::error::check_len("to", from.len(), to.len())?;
+        self.stream().memcpy_dtod(from, to).map_err(call("copy on the device"))
+    }
+
     /// Copies device memory to the host and waits for it.
     ///
     /// # Errors
