@@ -67,6 +67,69 @@ pub enum Error {
         /// What was asked for.
         got: String,
     },
+    /// There is no CUDA driver.
+    #[error("expected a CUDA driver, got: {message}")]
+    DriverAbsent {
+        /// What the loader said.
+        message: String,
+    },
+    /// The CUDA driver lacks functions that are needed.
+    #[error("expected a CUDA driver of version {expected} or later, got {got}")]
+    DriverTooOld {
+        /// 1000 · major + 10 · minor of the oldest that will do.
+        expected: i32,
+        /// The driver's.
+        got: i32,
+    },
+    /// The crate was built without a CUDA compiler.
+    #[error("the CUDA kernels are not built: {hint}")]
+    KernelsNotBuilt {
+        /// How to build them.
+        hint: &'static str,
+    },
+    /// There are no kernels for the device.
+    #[error(
+        "device: expected compute capability {}.{} or later among those the kernels were built for, got {}.{}",
+        expected.0, expected.1, got.0, got.1
+    )]
+    UnsupportedArchitecture {
+        /// The oldest compute capability with kernels: major, minor.
+        expected: (u32, u32),
+        /// The device's.
+        got: (u32, u32),
+    },
+    /// The device's memory is full.
+    #[error("expected {bytes} free bytes of device memory, got fewer")]
+    OutOfMemory {
+        /// What was asked for.
+        bytes: usize,
+    },
+    /// A buffer on the device does not start where kernels can read it.
+    #[error("{what}: expected an address that is a multiple of {expected}, got {got:#x}")]
+    Misaligned {
+        /// The argument, by its name in the documentation.
+        what: &'static str,
+        /// Bytes.
+        expected: u64,
+        /// The address.
+        got: u64,
+    },
+    /// A kernel could not be started.
+    #[error("{kernel}: expected the kernel to start, got {message}")]
+    Launch {
+        /// Its symbol.
+        kernel: &'static str,
+        /// What the driver said.
+        message: String,
+    },
+    /// The driver refused a call.
+    #[error("driver: expected to {call}, got {message}")]
+    Driver {
+        /// What was tried, as a verb.
+        call: &'static str,
+        /// What the driver said; after a kernel that went wrong, every call says it.
+        message: String,
+    },
 }
 
 /// Checks a buffer's length.

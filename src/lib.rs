@@ -2,6 +2,8 @@
 
 pub mod attention;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod device;
 pub mod element;
 pub mod error;
 pub mod llama;
@@ -10,4 +12,6 @@ pub mod threads;
 pub mod w4a8;
 
 pub use cpu::{Cpu, Isa};
+#[cfg(feature = "cuda")]
+pub use device::Device;
 pub use error::{Error, Result};

@@ -20,6 +20,8 @@
 //! 0, restarts every [`SEGMENT`] positions, and segments are merged in order.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(not(target_arch = "x86_64"))]
 #[path = "dispatch_portable.rs"]
 mod dispatch;

@@ -102,6 +102,11 @@ impl Rope {
         self.table.len() / self.head_dim
     }
 
+    /// The table, f32 \[context, head_dim\]: head_dim / 2 cosines of a position, then as many sines.
+    pub fn table(&self) -> &[f32] {
+        &self.table
+    }
+
     /// Elements per head.
     pub fn head_dim(&self) -> usize {
         self.head_dim

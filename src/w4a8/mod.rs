@@ -33,6 +33,8 @@
 
 mod activation;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod import;
 mod pack;
 mod portable;

@@ -5,6 +5,7 @@ mod dependencies;
 mod fetch;
 mod simcuda;
 mod test;
+mod toolkit;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,8 @@ struct Task {
 /// Every task; a new one is a module and a row here.
 const TASKS: &[Task] = &[
     Task { name: "demo", help: "run a real model dense, quantized and sparse, and print one table", run: demo::run },
-    Task { name: "test", help: "run everything that is tested", run: test::run },
+    Task { name: "test", help: "run everything that is tested; cuda: only on the simulated device", run: test::run },
+    Task { name: "toolkit", help: "obtain a CUDA compiler where there is none", run: toolkit::run },
     Task { name: "fetch", help: "obtain the model and the text that examples and tests use", run: fetch::run },
     Task { name: "dependencies", help: "check the licences and sources of all dependencies", run: dependencies::run },
     Task {

@@ -23,7 +23,8 @@ pub fn library_folder() -> io::Result<PathBuf> {
     Ok(folder)
 }
 
-fn target_folder() -> PathBuf {
+/// Returns cargo's target folder.
+pub fn target_folder() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from)
 }
 

@@ -2,13 +2,44 @@
 
 use std::process::Command;
 
-use crate::{TaskResult, fetch, root};
+use crate::{TaskResult, fetch, root, simcuda, toolkit};
 
-/// Obtains the model and the text, then runs the tests of every crate, the examples in the documentation among them.
+/// The capabilities that the simulated driver can have; each takes other code of the fatbins.
+const CAPABILITIES: [&str; 2] = ["8.0", "9.0"];
+
+/// What the simulated driver runs of the kernels. Machine code is not built: it takes six times as long.
+const ARCHITECTURES: &str = "compute_80,compute_90a";
+
+/// Obtains the model and the text, then runs the tests of every crate, the examples in the documentation among them, and the
+/// tests of the CUDA device on the simulated driver.
 pub fn run(arguments: &[String]) -> TaskResult {
+    if arguments.first().is_some_and(|argument| argument == "cuda") {
+        return on_the_simulated_device(&arguments[1..]);
+    }
     fetch::run(&[])?;
     let mut command = Command::new(env!("CARGO"));
     command.args(["test", "--workspace"]).args(arguments).current_dir(root()).env("MORAY_REQUIRE_MODEL", "1");
+    check(command)?;
+    on_the_simulated_device(arguments)
+}
+
+/// Runs the tests that need a device, which are those that need the feature `cuda`.
+fn on_the_simulated_device(arguments: &[String]) -> TaskResult {
+    let nvcc = toolkit::nvcc()?;
+    for capability in CAPABILITIES {
+        println!("tests on the simulated device, compute capability {capability}");
+        let mut command = Command::new(env!("CARGO"));
+        command.args(["test", "--package", "moray", "--features", "cuda", "--test", "cuda_*"]);
+        command.args(arguments).current_dir(root());
+        command.envs([("MORAY_REQUIRE_CUDA", "1"), ("MORAY_REQUIRE_MODEL", "1")]);
+        command.envs([("MORAY_CUDA_ARCHS", ARCHITECTURES), ("SIMCUDA_ARCH", capability)]);
+        command.env("MORAY_NVCC", &nvcc);
+        check(simcuda::with_library(command)?)?;
+    }
+    Ok(())
+}
+
+fn check(mut command: Command) -> TaskResult {
     match command.status()? {
         status if status.success() => Ok(()),
         status => Err(format!("expected the tests to pass, got {status}").into()),

@@ -1,0 +1,293 @@
+// Attention of few tokens over long contexts (flash decoding): the context is split between blocks and the parts are merged.
+//
+//   out[t, h] = sum_j softmax_j(q[t, h] . k[j, kv(h)] / sqrt(head_dim)) v[j, kv(h)],  kv(h) = h / (n_q_heads / n_kv_heads),
+//   over the positions j <= position of t that the cache holds for kv(h); zeros for a head that does not run.
+//
+// | argument      | dtype          | shape                                | layout                                        |
+// |---------------|----------------|--------------------------------------|-----------------------------------------------|
+// | q             | f32            | [M, n_q_heads, head_dim]             | row-major, turned by RoPE                     |
+// | k, v          | f16, bf16, i8  | [pages, n_kv_heads, page, head_dim]  | by strides, see KvView                        |
+// | k/v_scale     | f32            | [pages, n_kv_heads, page]            | i8 only                                       |
+// | present       | u32            | [slots, n_kv_heads, present_words]   | bit per position; null: none is missing       |
+// | spans         | Span           | [spans]                              | read on the device, so that graphs replay     |
+// | partial_out   | f32            | [M, n_q_heads, n_splits, head_dim]   | weighted sums, where n_splits > 1             |
+// | partial_state | f32 x 2        | [M, n_q_heads, n_splits]             | (maximum, sum of weights)                     |
+// | out           | f32, f16, bf16 | [M, n_q_heads, head_dim]             | row-major, all of it written                  |
+//
+// Requires head_dim % 8 == 0 (i8: % 16), head_dim <= DIM; K and V rows and strides of 16 bytes; group <= 256;
+// split_len % 64 == 0.
+// attend: Grid (n_splits, n_kv_heads x row tiles of 16 (token, head) pairs, spans); Block 128; Smem sizeof(Shared).
+//   A split beyond a span's end, and a group without a running head, ends at once.
+// merge: Grid (ceil(n_q_heads / 4), tokens of the longest span, spans); Block 128 (a warp a head).
+//
+// The four warps take 16 of every 64 keys each and are merged in order through shared memory, then splits in order: the result
+// does not depend on the batch, only on split_len.
+// Source: Flash-Decoding; heads of a group in the rows of one tile; FlashAttention-2 (arXiv 2307.08691).
+// Wrapper: src/attention/cuda.
+#include "heads.cuh"
+#include "softmax.cuh"
+
+namespace moray::attention {
+
+constexpr int WARPS = 4, THREADS = 32 * WARPS, WARP_KEYS = BLOCK / WARPS;
+
+// What the warps of a block leave for the merge. Rows are padded by 8 floats, so that the 8-byte stores of half a warp (four
+// rows, four column pairs) touch all banks once.
+template <int DIM>
+struct WarpStates {
+    float out[WARPS][TILE_ROWS][DIM + 8];  // (warp, row, dimension)
+    float maximum[WARPS][TILE_ROWS];
+    float sum[WARPS][TILE_ROWS];
+};
+
+template <class Kv, int DIM>
+struct Tiles {
+    KvTile<Kv, DIM, BLOCK> k, v;
+};
+
+template <class Kv, int DIM>
+union TilesThenStates {
+    Tiles<Kv, DIM> tiles;
+    WarpStates<DIM> states;
+};
+
+template <class Kv, int DIM>
+struct Shared {
+    TilesThenStates<Kv, DIM> memory;
+    uint16_t running[MAX_GROUP];  // the group's query heads that run
+    uint32_t n_running;
+    Queries<DIM> queries;  // of all warps, whose rows are the same
+};
+
+// The part of a block: which rows, which keys.
+struct Part {
+    Span span;
+    uint32_t span_index, kv_head, split;
+    uint32_t first_row, n_rows;  // (token, head) pairs of this tile, token by token
+    uint32_t begin, end;         // positions
+};
+
+// Row of the tile -> its token within the span and its query head.
+__device__ inline uint2 token_and_head(const Part& part, uint32_t row, const uint16_t* running_smem, uint32_t n_running) {
+    const uint32_t index = part.first_row + row;
+    return make_uint2(index / n_running, running_smem[index % n_running]);
+}
+
+template <class Kv, int DIM>
+__device__ inline void load_rows(Rows<DIM>& rows, const AttendParams& p, const Part& part, Shared<Kv, DIM>& shared) {
+    const float* q[2] = {};
+#pragma unroll
+    for (int which = 0; which < 2; which++) {
+        const uint32_t row = threadIdx.x % 32 / 4 + 8 * which;
+        rows.last[which] = 0xffffffffu;  // padding sees everything, and hides nothing from the fast path
+        if (row < part.n_rows) {
+            const uint2 at = token_and_head(part, row, shared.running, shared.n_running);
+            q[which] = p.q + (static_cast<size_t>(part.span.first_row + at.x) * p.n_q_heads + at.y) * p.head_dim;
+            rows.last[which] = part.span.start + at.x;
+        }
+    }
+    load_queries<typename Kv::Compute>(rows, shared.queries, q, p.head_dim, p.score_factor, threadIdx.x < 32);
+}
+
+// Runs over the part's keys, 64 at a time: while scores are computed V is on its way, while V is added the next K.
+template <class Kv, int DIM>
+__device__ inline void accumulate(Rows<DIM>& rows, const AttendParams& p, const Part& part, Shared<Kv, DIM>& shared) {
+    using E = typename Kv::Compute;
+    const Source from = {p.kv, part.span.slot, part.kv_head, p.head_dim};
+    Tiles<Kv, DIM>& tiles = shared.memory.tiles;
+    const int key0 = threadIdx.x / 32 * WARP_KEYS;
+    Window window = {part.begin, 0};
+    seek(window, from, part.end);
+    if (window.first < part.end) {
+        load_tile<Kv, DIM, BLOCK, THREADS>(tiles.k, p.kv.k, p.kv.k_scale, from, window);
+    }
+    while (window.first < part.end) {
+        load_tile<Kv, DIM, BLOCK, THREADS>(tiles.v, p.kv.v, p.kv.v_scale, from, window);
+        Window next = {window.first + BLOCK, 0};
+        seek(next, from, part.end);
+        cp_async_wait<1>();
+        __syncthreads();
+        if constexpr (Kv::QUANTIZED) {
+            widen_tile<Kv, DIM, BLOCK, THREADS>(tiles.k);
+            __syncthreads();
+        }
+        float score[WARP_KEYS / 8][4];
+        uint32_t weight_frag[WARP_KEYS / 16][4];
+        multiply_keys<E, DIM, WARP_KEYS>(score, rows, shared.queries, tiles.k.elements, key0);
+        __syncthreads();  // K is free
+        if (next.first < part.end) {
+            load_tile<Kv, DIM, BLOCK, THREADS>(tiles.k, p.kv.k, p.kv.k_scale, from, next);
+        } else {
+            cp_async_commit();  // an empty group, so that the count of groups is always the same
+        }
+        hide_keys<DIM, WARP_KEYS>(score, rows, window.visible >> key0, window.first + key0);
+        weigh_keys<E, DIM, WARP_KEYS>(weight_frag, rows, score);
+        cp_async_wait<1>();
+        __syncthreads();
+        if constexpr (Kv::QUANTIZED) {
+            widen_tile<Kv, DIM, BLOCK, THREADS>(tiles.v);
+            __syncthreads();
+        }
+        add_values<E, DIM, WARP_KEYS>(rows, weight_frag, tiles.v.elements, key0);
+        __syncthreads();  // V is free
+        window = next;
+    }
+}
+
+template <int DIM>
+__device__ inline void publish(WarpStates<DIM>& states, const Rows<DIM>& rows) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int which = 0; which < 2; which++) {
+        const int row = lane / 4 + 8 * which;
+#pragma unroll
+        for (int n = 0; n < DIM / 8; n++) {
+            *reinterpret_cast<float2*>(&states.out[warp][row][n * 8 + 2 * (lane % 4)]) =
+                make_float2(rows.out_frag[n][2 * which], rows.out_frag[n][2 * which + 1]);
+        }
+        if (lane % 4 == 0) {
+            states.maximum[warp][row] = rows.maximum[which];
+            states.sum[warp][row] = rows.sum_frag[2 * which];
+        }
+    }
+}
+
+// Merges the warps' states in order and writes the output, or this split's part of it.
+template <class Kv, int DIM>
+__device__ inline void write_back(const AttendParams& p, const Part& part, const Shared<Kv, DIM>& shared) {
+    const WarpStates<DIM>& states = shared.memory.states;
+    for (uint32_t row = threadIdx.x / 32; row < part.n_rows; row += WARPS) {
+        float largest = -INFINITY, sum = 0.0f, factor[WARPS];
+#pragma unroll
+        for (int warp = 0; warp < WARPS; warp++) {
+            largest = fmaxf(largest, states.maximum[warp][row]);
+        }
+#pragma unroll
+        for (int warp = 0; warp < WARPS; warp++) {
+            const float maximum = states.maximum[warp][row];
+            factor[warp] = maximum == -INFINITY ? 0.0f : exp2_approx(maximum - largest);
+            sum = fmaf(states.sum[warp][row], factor[warp], sum);
+        }
+        const uint2 at = token_and_head(part, row, shared.running, shared.n_running);
+        const size_t head = static_cast<size_t>(part.span.first_row + at.x) * p.n_q_heads + at.y;
+        const size_t place = head * p.n_splits + part.split;
+        const float scale = p.n_splits > 1 ? 1.0f : (sum > 0.0f ? 1.0f / sum : 0.0f);
+        for (uint32_t dim = 2 * (threadIdx.x % 32); dim < p.head_dim; dim += 64) {
+            float2 total = {0.0f, 0.0f};
+#pragma unroll
+            for (int warp = 0; warp < WARPS; warp++) {
+                const float2 pair = *reinterpret_cast<const float2*>(&states.out[warp][row][dim]);
+                total.x = fmaf(pair.x, factor[warp], total.x);
+                total.y = fmaf(pair.y, factor[warp], total.y);
+            }
+            if (p.n_splits > 1) {
+                *reinterpret_cast<float2*>(p.partial_out + place * p.head_dim + dim) = total;
+            } else {
+                store_pair(p.out, head * p.head_dim + dim, p.out_dtype, total.x * scale, total.y * scale);
+            }
+        }
+        if (p.n_splits > 1 && threadIdx.x % 32 == 0) {
+            p.partial_state[place] = make_float2(largest, sum);
+        }
+    }
+}
+
+template <class Kv, int DIM>
+__device__ inline void attend(const AttendParams& p) {
+    extern __shared__ __align__(128) unsigned char dynamic_smem[];
+    Shared<Kv, DIM>& shared = *reinterpret_cast<Shared<Kv, DIM>*>(dynamic_smem);
+    Part part;
+    part.span_index = blockIdx.z;
+    part.split = blockIdx.x;
+    part.kv_head = blockIdx.y % p.kv.n_kv_heads;
+    part.span = p.spans[part.span_index];
+    const uint32_t group = p.n_q_heads / p.kv.n_kv_heads, row_tile = blockIdx.y / p.kv.n_kv_heads;
+    if (threadIdx.x < 32) {
+        const uint32_t count = list_running(p.heads, part.span_index, part.kv_head, group, shared.running);
+        if (threadIdx.x == 0) {
+            shared.n_running = count;
+        }
+    }
+    __syncthreads();
+    if (p.n_splits == 1) {
+        const uint32_t row_tiles = gridDim.y / p.kv.n_kv_heads;
+        zero_skipped(p, part.span, part.kv_head, shared.running, shared.n_running, row_tile, row_tiles);
+    }
+    const uint32_t all_rows = part.span.len * shared.n_running;
+    part.first_row = row_tile * TILE_ROWS;
+    if (part.first_row >= all_rows) {
+        return;
+    }
+    part.n_rows = min(all_rows - part.first_row, TILE_ROWS);
+    const uint32_t last_token = (part.first_row + part.n_rows - 1) / shared.n_running;
+    const uint32_t end = min(part.span.start + last_token + 1, p.kv.capacity);
+    part.begin = part.split * p.split_len;
+    if (part.begin >= end) {
+        return;
+    }
+    part.end = min(end, part.begin + p.split_len);
+
+    Rows<DIM> rows;
+    clear(rows);
+    load_rows<Kv, DIM>(rows, p, part, shared);
+    accumulate<Kv, DIM>(rows, p, part, shared);
+    publish(shared.memory.states, rows);
+    __syncthreads();
+    write_back<Kv, DIM>(p, part, shared);
+}
+
+}  // namespace moray::attention
+
+using namespace moray::attention;
+
+// The bytes are those that the wrapper asks for.
+#define MORAY_DECODE(name, Kv, DIM, BYTES)                                                                  \
+    static_assert(sizeof(Shared<Kv, DIM>) == BYTES);                                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS) attention_decode_##name(const __grid_constant__ AttendParams p) { \
+        attend<Kv, DIM>(p);                                                                                               \
+    }
+
+MORAY_DECODE(f16_64, F16Kv, 64, 19984)
+MORAY_DECODE(f16_128, F16Kv, 128, 36368)
+MORAY_DECODE(f16_256, F16Kv, 256, 76816)
+MORAY_DECODE(bf16_64, Bf16Kv, 64, 19984)
+MORAY_DECODE(bf16_128, Bf16Kv, 128, 36368)
+MORAY_DECODE(bf16_256, Bf16Kv, 256, 76816)
+MORAY_DECODE(int8_64, Int8Kv, 64, 26128)
+MORAY_DECODE(int8_128, Int8Kv, 128, 50704)
+MORAY_DECODE(int8_256, Int8Kv, 256, 107536)
+
+// Merges the splits of every (token, head) in order; a head that does not run, or that holds nothing, gives zeros.
+extern "C" __global__ void __launch_bounds__(THREADS) attention_merge(const __grid_constant__ AttendParams p) {
+    const uint32_t head = blockIdx.x * WARPS + threadIdx.x / 32;
+    const Span span = p.spans[blockIdx.z];
+    if (head >= p.n_q_heads || blockIdx.y >= span.len) {
+        return;
+    }
+    const size_t row = static_cast<size_t>(span.first_row + blockIdx.y) * p.n_q_heads + head;
+    const bool runs = head_runs(p.heads, blockIdx.z, head, p.n_q_heads / p.kv.n_kv_heads);
+    const uint32_t position = min(span.start + blockIdx.y, p.kv.capacity - 1);
+    const uint32_t splits = runs ? min(position / p.split_len + 1, p.n_splits) : 0;
+    const float2* states = p.partial_state + row * p.n_splits;
+    float largest = -INFINITY, sum = 0.0f;
+    for (uint32_t split = 0; split < splits; split++) {
+        largest = fmaxf(largest, states[split].x);
+    }
+    for (uint32_t split = 0; split < splits; split++) {
+        const float2 state = states[split];
+        sum = fmaf(state.y, state.x == -INFINITY ? 0.0f : exp2_approx(state.x - largest), sum);
+    }
+    const float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
+    for (uint32_t dim = 2 * (threadIdx.x % 32); dim < p.head_dim; dim += 64) {
+        float2 total = {0.0f, 0.0f};
+        for (uint32_t split = 0; split < splits; split++) {
+            const float maximum = states[split].x;
+            const float factor = maximum == -INFINITY ? 0.0f : exp2_approx(maximum - largest);
+            const float2 pair =
+                *reinterpret_cast<const float2*>(p.partial_out + (row * p.n_splits + split) * p.head_dim + dim);
+            total.x = fmaf(pair.x, factor, total.x);
+            total.y = fmaf(pair.y, factor, total.y);
+        }
+        store_pair(p.out, row * p.head_dim + dim, p.out_dtype, total.x * scale, total.y * scale);
+    }
+}

@@ -1,0 +1,284 @@
+//! The KV cache on the device: contiguous or in pages, 16-bit or int8, with or without holes.
+
+use crate::attention::{BLOCK, KvRow, KvShape, check_index};
+use crate::device::Device;
+use crate::device::cudarc::driver::{CudaSlice, DevicePtr};
+use crate::error::{Error, Result, check_len};
+use half::{bf16, f16};
+
+use super::params::KvView;
+
+/// What a cache stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KvFormat {
+    /// 2 bytes, 11 significant bits.
+    F16,
+    /// 2 bytes, 8 significant bits.
+    Bf16,
+    /// 1 byte, and an f32 scale max|x| / 127 for each row of K and of V.
+    Int8,
+}
+
+impl KvFormat {
+    /// Bytes per element, without scales.
+    pub fn bytes(self) -> usize {
+        match self {
+            KvFormat::F16 | KvFormat::Bf16 => 2,
+            KvFormat::Int8 => 1,
+        }
+    }
+}
+
+/// How sequences lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KvLayout {
+    /// Each slot has room for its capacity: \[slots, n_kv_heads, capacity, head_dim\].
+    Contiguous,
+    /// Pages that slots share by a table, see [`KvCache::set_pages`]: \[n_pages, n_kv_heads, page_size, head_dim\].
+    Paged {
+        /// Positions per page: a power of two.
+        page_size: usize,
+        /// Pages of a layer.
+        n_pages: usize,
+    },
+}
+
+/// Keys (after RoPE) and values of every layer and sequence on the device.
+///
+/// With `holes` a presence bit per (layer, slot, kv_head, position) says what attention may read; without, every
+/// position before a span must have been written, and the policies that leave positions out are refused.
+#[derive(Debug)]
+pub struct KvCache {
+    shape: KvShape,
+    format: KvFormat,
+    /// Pages of a layer, and positions of each.
+    n_pages: usize,
+    page_size: usize,
+    k: CudaSlice<u8>,
+    v: CudaSlice<u8>,
+    /// K's scales, then V's; one element if there are none.
+    scales: CudaSlice<f32>,
+    present: Option<CudaSlice<u32>>,
+    table: Option<CudaSlice<u32>>,
+}
+
+impl KvCache {
+    /// Allocates a cache.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a size of 0, a `head_dim` that the kernels do not take or a page size that is no power of two;
+    /// [`Error::OutOfMemory`] if it does not fit.
+    pub fn new(device: &Device, shape: KvShape, format: KvFormat, layout: KvLayout, holes: bool) -> Result<KvCache> {
+        check_shape(&shape, format)?;
+        let (n_pages, page_size) = match layout {
+            KvLayout::Contiguous => (shape.n_slots, shape.capacity),
+            KvLayout::Paged { page_size, n_pages } => {
+                check_pages(page_size, n_pages)?;
+                (n_pages, page_size)
+            }
+        };
+        let refused = || Error::Shape { what: "kv cache", expected: "fewer than 2^63 bytes", got: usize::MAX };
+        let rows = [shape.n_layers, n_pages, shape.n_kv_heads, page_size];
+        let rows = rows.into_iter().try_fold(1usize, usize::checked_mul).ok_or_else(refused)?;
+        let bytes = rows.checked_mul(shape.head_dim * format.bytes()).filter(|&n| n < 1 << 62).ok_or_else(refused)?;
+        let words = shape.n_layers * shape.n_slots * shape.n_kv_heads * present_words(&shape);
+        let max_pages = shape.capacity.div_ceil(page_size);
+        Ok(KvCache {
+            shape,
+            format,
+            n_pages,
+            page_size,
+            k: device.zeros(bytes)?,
+            v: device.zeros(bytes)?,
+            scales: device.zeros(if format == KvFormat::Int8 { 2 * rows } else { 1 })?,
+            present: if holes { Some(device.zeros(words)?) } else { None },
+            table: match layout {
+                KvLayout::Contiguous => None,
+                // every entry is a page that exists, so that nothing outside is read before the table is set
+                KvLayout::Paged { .. } => Some(device.zeros(shape.n_slots * max_pages)?),
+            },
+        })
+    }
+
+    /// The dimensions.
+    pub fn shape(&self) -> &KvShape {
+        &self.shape
+    }
+
+    /// What it stores.
+    pub fn format(&self) -> KvFormat {
+        self.format
+    }
+
+    /// Whether positions may be missing.
+    pub fn has_holes(&self) -> bool {
+        self.present.is_some()
+    }
+
+    /// Bytes allocated on the device.
+    pub fn memory_bytes(&self) -> usize {
+        let words = |slice: &Option<CudaSlice<u32>>| slice.as_ref().map_or(0, |slice| 4 * slice.len());
+        self.k.len() + self.v.len() + 4 * self.scales.len() + words(&self.present) + words(&self.table)
+    }
+
+    /// Names the pages of a slot, in the order of its positions; they serve every layer. Pages that were named before
+    /// and are not again are no longer read.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a contiguous cache, [`Error::Index`] for a slot or a page out of range, [`Error::Length`]
+    /// for more pages than the capacity has.
+    pub fn set_pages(&mut self, device: &Device, slot: usize, pages: &[u32]) -> Result<()> {
+        check_index("slot", slot, self.shape.n_slots)?;
+        let max_pages = self.shape.capacity.div_ceil(self.page_size);
+        let Some(table) = &mut self.table else {
+            return Err(Error::Unsupported {
+                what: "pages",
+                expected: "a paged cache",
+                got: "a contiguous one".into(),
+            });
+        };
+        if pages.len() > max_pages {
+            return Err(Error::Length { what: "pages", expected: max_pages, got: pages.len() });
+        }
+        pages.iter().try_for_each(|&page| check_index("page", page as usize, self.n_pages))?;
+        let mut row = table.slice_mut(slot * max_pages..slot * max_pages + pages.len());
+        if pages.is_empty() {
+            return Ok(());
+        }
+        device.stream().memcpy_htod(pages, &mut row).map_err(crate::device::call("copy to the device"))
+    }
+
+    /// Reads one key (after RoPE) and value as f32, \[head_dim\] each, and says whether the row is held; a hole reads as zeros.
+    /// Waits for the device: for tests and debugging.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the layer or the row is out of range, [`Error::Length`] for a wrong buffer, [`Error::Driver`] if a
+    /// copy fails.
+    pub fn read_row(&self, device: &Device, layer: usize, row: KvRow, k: &mut [f32], v: &mut [f32]) -> Result<bool> {
+        let shape = &self.shape;
+        check_index("layer", layer, shape.n_layers)?;
+        check_index("slot", row.slot, shape.n_slots)?;
+        check_index("kv_head", row.kv_head, shape.n_kv_heads)?;
+        check_index("position", row.position, shape.capacity)?;
+        check_len("k", shape.head_dim, k.len())?;
+        check_len("v", shape.head_dim, v.len())?;
+        if let Some(present) = &self.present {
+            let head = (layer * shape.n_slots + row.slot) * shape.n_kv_heads + row.kv_head;
+            let word = head * present_words(shape) + row.position / 32;
+            if device.download(&present.slice(word..word + 1))?[0] >> (row.position % 32) & 1 == 0 {
+                k.fill(0.0);
+                v.fill(0.0);
+                return Ok(false);
+            }
+        }
+        let (page, within) = match &self.table {
+            None => (row.slot, row.position),
+            Some(table) => {
+                let entry = row.slot * shape.capacity.div_ceil(self.page_size) + row.position / self.page_size;
+                (device.download(&table.slice(entry..entry + 1))?[0] as usize, row.position % self.page_size)
+            }
+        };
+        let index = ((layer * self.n_pages + page) * shape.n_kv_heads + row.kv_head) * self.page_size + within;
+        let bytes = shape.head_dim * self.format.bytes();
+        for (is_v, data, out) in [(false, &self.k, k), (true, &self.v, v)] {
+            let stored = device.download(&data.slice(index * bytes..(index + 1) * bytes))?;
+            let scale = match self.format {
+                KvFormat::Int8 => {
+                    let at = index + if is_v { self.scales.len() / 2 } else { 0 };
+                    device.download(&self.scales.slice(at..at + 1))?[0]
+                }
+                _ => 1.0,
+            };
+            widen(self.format, &stored, scale, out);
+        }
+        Ok(true)
+    }
+
+    /// The addresses and strides of a layer, for [`super::attend_raw`] and [`super::write_kv_raw`].
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a layer out of range.
+    pub fn layer(&self, device: &Device, layer: usize) -> Result<KvView> {
+        check_index("layer", layer, self.shape.n_layers)?;
+        super::check_device("kv cache", device, &self.k)?;
+        let shape = &self.shape;
+        let rows = self.n_pages * shape.n_kv_heads * self.page_size;
+        let words = shape.n_slots * shape.n_kv_heads * present_words(shape);
+        // One stream orders all work on the cache, so addresses outlive the guards that would order several.
+        let stream = device.stream();
+        let address = |slice: &CudaSlice<u8>| slice.device_ptr(stream).0 + (layer * rows * self.row_bytes()) as u64;
+        let scales = self.scales.device_ptr(stream).0;
+        let scale = |first: usize| if self.format == KvFormat::Int8 { scales + 4 * first as u64 } else { 0 };
+        let present = |slice: &CudaSlice<u32>| slice.device_ptr(stream).0 + (4 * layer * words) as u64;
+        Ok(KvView {
+            k: address(&self.k),
+            v: address(&self.v),
+            k_scale: scale(layer * rows),
+            v_scale: scale(self.scales.len() / 2 + layer * rows),
+            present: self.present.as_ref().map_or(0, present),
+            page_table: self.table.as_ref().map_or(0, |table| table.device_ptr(stream).0),
+            page_stride: (shape.n_kv_heads * self.page_size * shape.head_dim) as u64,
+            head_stride: (self.page_size * shape.head_dim) as u64,
+            row_stride: shape.head_dim as u32,
+            page_size: self.page_size as u32,
+            max_pages: shape.capacity.div_ceil(self.page_size) as u32,
+            present_words: present_words(shape) as u32,
+            capacity: shape.capacity as u32,
+            n_kv_heads: shape.n_kv_heads as u32,
+        })
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.shape.head_dim * self.format.bytes()
+    }
+}
+
+/// Presence words of a (layer, slot, kv_head): whole blocks.
+fn present_words(shape: &KvShape) -> usize {
+    shape.capacity.div_ceil(BLOCK) * (BLOCK / 32)
+}
+
+fn check_shape(shape: &KvShape, format: KvFormat) -> Result<()> {
+    let sizes = [
+        ("n_layers", shape.n_layers),
+        ("n_slots", shape.n_slots),
+        ("n_kv_heads", shape.n_kv_heads),
+        ("capacity", shape.capacity),
+    ];
+    for (what, got) in sizes {
+        if got == 0 || got > 1 << 24 {
+            return Err(Error::Shape { what, expected: "1 to 2^24", got });
+        }
+    }
+    let d = shape.head_dim;
+    match format {
+        _ if d == 0 || d % 8 != 0 || d > super::MAX_HEAD_DIM => {
+            Err(Error::Shape { what: "head_dim", expected: "a positive multiple of 8, at most 256", got: d })
+        }
+        KvFormat::Int8 if d % 16 != 0 => {
+            Err(Error::Shape { what: "head_dim", expected: "a multiple of 16 for int8 caches", got: d })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_pages(page_size: usize, n_pages: usize) -> Result<()> {
+    if !page_size.is_power_of_two() || page_size > 1 << 24 {
+        return Err(Error::Shape { what: "page_size", expected: "a power of two, at most 2^24", got: page_size });
+    }
+    if n_pages == 0 || n_pages > 1 << 31 {
+        return Err(Error::Shape { what: "n_pages", expected: "1 to 2^31", got: n_pages });
+    }
+    Ok(())
+}
+
+fn widen(format: KvFormat, stored: &[u8], scale: f32, out: &mut [f32]) {
+    let halves = stored.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+    match format {
+        KvFormat::F16 => out.iter_mut().zip(halves).for_each(|(out, bits)| *out = f16::from_bits(bits).to_f32()),
+        KvFormat::Bf16 => out.iter_mut().zip(halves).for_each(|(out, bits)| *out = bf16::from_bits(bits).to_f32()),
+        KvFormat::Int8 => out.iter_mut().zip(stored).for_each(|(out, &code)| *out = scale * f32::from(code as i8)),
+    }
+}

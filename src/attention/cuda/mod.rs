@@ -1,0 +1,81 @@
+//! Attention on a CUDA device: the operations of [`super`], with everything they read resident on the device.
+//!
+//! A layer calls [`write_kv`] (RoPE on q and k, K and V into the cache under a [`super::KvPolicy`]) and [`attend`] with the
+//! same [`Call`]. Spans and heads are read by the kernels, so a captured graph replays with other positions and other
+//! selections: [`Spans::set`] and [`Spans::advance`] change them. Calls check their arguments, then launch; they allocate
+//! nothing and wait for nothing.
+//!
+//! # Precision
+//! K and the rotated q have the CPU's bits before they are rounded to the cache's type. Scores and sums are f32 from
+//! tensor cores; q and the softmax weights are rounded to 16 bits (f16, also for int8 caches, or bf16) before they multiply.
+//!
+//! # Determinism
+//! No float atomics. A prefill result depends on the cache up to a token's position only, a decode result also on
+//! the workspace's split length; neither depends on the batch.
+//!
+//! # Example
+//! ```
+//! use moray::attention::cuda::{Call, Heads, KvCache, KvFormat, KvLayout, Projections, Spans, Workspace, attend, write_kv};
+//! use moray::attention::{AttentionShape, KvPolicy, KvShape, Limits, Span};
+//! use moray::{Device, Error};
+//!
+//! # fn main() -> moray::Result<()> {
+//! let device = match Device::new(0) {
+//!     Ok(device) => device,
+//!     Err(Error::DriverAbsent { .. } | Error::KernelsNotBuilt { .. }) => return Ok(()),
+//!     Err(error) => return Err(error),
+//! };
+//! let shape = AttentionShape::new(4, 2, 64)?;
+//! let kv = KvShape { n_layers: 1, n_slots: 1, n_kv_heads: 2, head_dim: 64, capacity: 256 };
+//! let mut cache = KvCache::new(&device, kv, KvFormat::F16, KvLayout::Contiguous, false)?;
+//! let mut workspace = Workspace::new(&device, shape, Limits { max_rows: 3, max_spans: 1, capacity: 256 })?;
+//! let mut spans = Spans::new(&device, 1)?;
+//! spans.set(&device, &[Span { slot: 0, start: 0, len: 3 }])?;
+//!
+//! let qkv = device.upload(&[0.5f32; 3 * (4 + 2 * 2) * 64])?; // one projection: q, k, v side by side
+//! let mut q = device.zeros::<f32>(3 * shape.q_elems())?;
+//! let mut out = device.zeros::<f32>(3 * shape.q_elems())?;
+//! let call = Call { shape, layer: 0, spans: &spans, heads: Heads::All };
+//! let projections = Projections::fused(&qkv, &shape);
+//! write_kv(&device, &call, KvPolicy::WriteAll, None, &projections, Some(&mut q), &mut cache)?;
+//! attend(&device, &call, &q, &cache, &mut out, &mut workspace)?;
+//! assert!(device.download(&out)?.iter().all(|&x| x == 0.5)); // every v is 0.5
+//! # Ok(())
+//! # }
+//! ```
+
+mod attend;
+mod batch;
+mod kv_cache;
+mod params;
+mod variant;
+mod write;
+
+pub use attend::{Workspace, attend, attend_raw};
+pub use batch::{Call, Heads, OwnedHeads, Spans};
+pub use kv_cache::{KvCache, KvFormat, KvLayout};
+pub use params::{AttendParams, HeadsView, KvView, SpanRecord, WriteParams};
+pub(crate) use variant::KERNELS;
+pub use write::{Projections, Rope, write_kv, write_kv_raw};
+
+use crate::device::Device;
+use crate::device::cudarc::driver::DeviceSlice;
+use crate::error::{Error, Result};
+
+/// Largest `head_dim` of the kernels.
+pub const MAX_HEAD_DIM: usize = 256;
+/// Most query heads per KV head that the kernels take.
+pub const MAX_GROUP: usize = 256;
+
+/// Checks that memory belongs to the device's context.
+fn check_device<T>(what: &'static str, device: &Device, slice: &impl DeviceSlice<T>) -> Result<()> {
+    if **slice.stream().context() == **device.context() {
+        return Ok(());
+    }
+    Err(Error::Unsupported { what, expected: "memory of the operation's device", got: "memory of another".into() })
+}
+
+/// Checks that a buffer has at least `expected` elements; one that is longer serves smaller calls too.
+fn check_room(what: &'static str, expected: usize, got: usize) -> Result<()> {
+    if got >= expected { Ok(()) } else { Err(Error::Length { what, expected, got }) }
+}

@@ -1,0 +1,158 @@
+//! Which kernel a call runs: a pure function of shape, format and sizes.
+
+use super::kv_cache::KvFormat;
+use crate::attention::AttentionShape;
+use crate::device::{Device, ModuleKernels};
+use crate::error::{Error, Result};
+
+/// Every kernel of the operation.
+pub(crate) const KERNELS: &[ModuleKernels] = &[
+    (
+        "attention/decode",
+        &[
+            "attention_decode_f16_64",
+            "attention_decode_f16_128",
+            "attention_decode_f16_256",
+            "attention_decode_bf16_64",
+            "attention_decode_bf16_128",
+            "attention_decode_bf16_256",
+            "attention_decode_int8_64",
+            "attention_decode_int8_128",
+            "attention_decode_int8_256",
+            "attention_merge",
+        ],
+    ),
+    (
+        "attention/prefill",
+        &[
+            "attention_prefill_f16_64",
+            "attention_prefill_f16_128",
+            "attention_prefill_f16_256",
+            "attention_prefill_bf16_64",
+            "attention_prefill_bf16_128",
+            "attention_prefill_bf16_256",
+            "attention_prefill_int8_64",
+            "attention_prefill_int8_128",
+            "attention_prefill_int8_256",
+        ],
+    ),
+    ("attention/write", &["attention_write_f16", "attention_write_bf16", "attention_write_int8", "attention_advance"]),
+];
+
+/// Rows ((token, head) pairs) of a tile of the decode and of the prefill kernel.
+const DECODE_ROWS: usize = 16;
+const PREFILL_ROWS: usize = 64;
+
+/// Row tiles up to which a span is still decoded: each reads K and V again, from the second-level cache.
+const MAX_DECODE_TILES: usize = 4;
+
+/// An attention kernel and the shape of its launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Variant {
+    pub module: &'static str,
+    pub symbol: &'static str,
+    /// Splits of the context, and their length; one where the kernel does not split.
+    pub split: Split,
+    /// Blocks.
+    pub grid: [u32; 3],
+    pub shared_bytes: u32,
+}
+
+/// How the context is split between blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Split {
+    pub n_splits: usize,
+    pub len: usize,
+}
+
+/// Splits a context: finely where there are few (span, KV head) pairs to fill the device with, otherwise coarsely, since each
+/// split writes and reads an output of its own (at 256 positions and 4 heads a group, 3% of the bytes of K and V).
+pub(super) fn split(n_kv_heads: usize, max_spans: usize, capacity: usize, multiprocessors: usize) -> Split {
+    let len = if n_kv_heads * max_spans >= 2 * multiprocessors { 1024 } else { 256 };
+    Split { n_splits: capacity.div_ceil(len).max(1), len }
+}
+
+/// Chooses the kernel for spans of up to `longest` tokens.
+pub(super) fn select(
+    shape: &AttentionShape,
+    format: KvFormat,
+    n_spans: usize,
+    longest: usize,
+    split: Split,
+) -> Variant {
+    let rows = longest * shape.group_size();
+    let (n_kv_heads, n_spans) = (shape.n_kv_heads as u32, n_spans as u32);
+    let size = match shape.head_dim {
+        ..=64 => 0,
+        65..=128 => 1,
+        _ => 2,
+    };
+    let kind = match format {
+        KvFormat::F16 => 0,
+        KvFormat::Bf16 => 1,
+        KvFormat::Int8 => 2,
+    };
+    if rows.div_ceil(DECODE_ROWS) <= MAX_DECODE_TILES {
+        let grid = [split.n_splits as u32, n_kv_heads * rows.div_ceil(DECODE_ROWS) as u32, n_spans];
+        let (module, symbols) = KERNELS[0];
+        let shared_bytes = [[19984, 36368, 76816], [19984, 36368, 76816], [26128, 50704, 107_536]][kind][size];
+        return Variant { module, symbol: symbols[3 * kind + size], split, grid, shared_bytes };
+    }
+    let grid = [rows.div_ceil(PREFILL_ROWS) as u32, n_kv_heads, n_spans];
+    let (module, symbols) = KERNELS[1];
+    let shared_bytes = [[19056, 35440, 66160], [19056, 35440, 66160], [27664, 52240, 82704]][kind][size];
+    let split = Split { n_splits: 1, len: split.len };
+    Variant { module, symbol: symbols[3 * kind + size], split, grid, shared_bytes }
+}
+
+impl Variant {
+    /// Checks that the device can start it.
+    pub(super) fn check(&self, device: &Device) -> Result<()> {
+        if self.shared_bytes as usize > device.shared_bytes() {
+            return Err(Error::Unsupported {
+                what: "attention over int8 caches with head_dim above 128",
+                expected: "a device with 105 KiB of shared memory per block",
+                got: format!("{} bytes", device.shared_bytes()),
+            });
+        }
+        if self.grid[1] > 0xffff || self.grid[2] > 0xffff {
+            let expected = "at most 65535 KV heads times row tiles";
+            return Err(Error::Shape { what: "n_kv_heads", expected, got: self.grid[1] as usize });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variant_matches_the_rows_of_a_span() {
+        let shape = AttentionShape::new(32, 8, 128).unwrap();
+        let split = split(8, 1, 4096, 132);
+        assert_eq!(split, Split { n_splits: 16, len: 256 });
+        let decode = select(&shape, KvFormat::Bf16, 3, 1, split);
+        assert_eq!((decode.symbol, decode.grid), ("attention_decode_bf16_128", [16, 8, 3]));
+        let speculative = select(&shape, KvFormat::F16, 1, 16, split);
+        assert_eq!((speculative.symbol, speculative.grid), ("attention_decode_f16_128", [16, 32, 1]));
+        let prefill = select(&shape, KvFormat::Int8, 2, 17, split);
+        assert_eq!((prefill.symbol, prefill.grid), ("attention_prefill_int8_128", [2, 8, 2]));
+        assert_eq!(prefill.split.n_splits, 1);
+    }
+
+    #[test]
+    fn variant_matches_the_next_larger_head_dim() {
+        for (head_dim, suffix) in [(8, "64"), (64, "64"), (72, "128"), (128, "128"), (136, "256"), (256, "256")] {
+            let shape = AttentionShape::new(1, 1, head_dim).unwrap();
+            let variant = select(&shape, KvFormat::F16, 1, 1, Split { n_splits: 1, len: 256 });
+            assert_eq!(variant.symbol, format!("attention_decode_f16_{suffix}"));
+        }
+    }
+
+    #[test]
+    fn splits_are_coarse_where_heads_fill_the_device() {
+        assert_eq!(split(8, 64, 4096, 132), Split { n_splits: 4, len: 1024 });
+        assert_eq!(split(1, 1, 1, 132), Split { n_splits: 1, len: 256 });
+    }
+}
