@@ -41,21 +41,37 @@ fn regenerated(text: &str, folder: &Path) -> (String, usize) {
     (fresh, commands)
 }
 
-/// With `MORAY_UPDATE_DOCS=1` the test writes what it would otherwise compare.
-#[test]
-fn document_matches_the_output_of_its_commands() {
+/// Compares a document with what its commands print; with `MORAY_UPDATE_DOCS=1` writes it instead.
+fn check(name: &str, least_commands: usize) {
     let folder = tempfile::tempdir().expect("a folder");
-    let (path, plot) = (Path::new(ROOT).join("docs/bpipe.md"), Path::new(ROOT).join("docs/bpipe-timeline.svg"));
+    let path = Path::new(ROOT).join(name);
     let text = std::fs::read_to_string(&path).expect("the document");
     let (fresh, commands) = regenerated(&text, folder.path());
-    let redrawn = std::fs::read_to_string(folder.path().join("bpipe-timeline.svg")).expect("a command writes the plot");
-    assert!(commands >= 4, "{commands} commands");
-    if std::env::var("MORAY_UPDATE_DOCS").is_ok_and(|update| update == "1") {
-        std::fs::write(&path, fresh).expect("the document is writable");
-        std::fs::write(&plot, redrawn).expect("the plot is writable");
-        return;
+    assert!(commands >= least_commands, "{name}: {commands} commands");
+    let update = std::env::var("MORAY_UPDATE_DOCS").is_ok_and(|update| update == "1");
+    if update {
+        std::fs::write(&path, &fresh).expect("the document is writable");
+    } else {
+        assert_eq!(text, fresh, "{name} is stale; MORAY_UPDATE_DOCS=1 cargo test -p moray-lab rewrites it");
     }
-    assert_eq!(text, fresh, "docs/bpipe.md is stale; MORAY_UPDATE_DOCS=1 cargo test -p moray-lab rewrites it");
-    let drawn = std::fs::read_to_string(&plot).expect("the plot");
-    assert!(drawn == redrawn, "docs/bpipe-timeline.svg is stale; MORAY_UPDATE_DOCS=1 rewrites it");
+    for file in std::fs::read_dir(folder.path()).expect("the folder").flatten() {
+        let redrawn = std::fs::read_to_string(file.path()).expect("what a command wrote");
+        let plot = Path::new(ROOT).join("docs").join(file.file_name());
+        if update {
+            std::fs::write(&plot, &redrawn).expect("the plot is writable");
+        }
+        let drawn = std::fs::read_to_string(&plot).expect("the plot");
+        assert!(drawn == redrawn, "{} is stale; MORAY_UPDATE_DOCS=1 rewrites it", plot.display());
+    }
+}
+
+#[test]
+fn document_matches_the_output_of_its_commands() {
+    check("docs/bpipe.md", 4);
+    assert!(Path::new(ROOT).join("docs/bpipe-timeline.svg").is_file());
+}
+
+#[test]
+fn readme_matches_the_output_of_its_commands() {
+    check("README.md", 3);
 }
