@@ -106,7 +106,13 @@ fn issue(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
     let to = addresses::<SHARED>(w, &Inst { imm: i.imm << 32 >> 32, ..i.clone() });
     let read = if i.target == 1 { w.words(i.c).map(|n| n.min(bytes) as u8) } else { [bytes as u8; LANES] };
     let (all, mut pointers) = (w.mask, [std::ptr::null_mut(); LANES]);
-    for size in [bytes, 0, 1, 2, 4, 8].into_iter().enumerate().filter(|&(n, s)| n == 0 || s != bytes).map(|(_, s)| s) {
+    // Mostly every lane reads all its bytes.
+    let whole = w.lanes().all(|lane| u32::from(read[lane]) == bytes);
+    if whole && !locate(w, b, &from, GLOBAL, bytes, Access::Read, &mut pointers) {
+        return Flow::Fault;
+    }
+    let sizes = if whole { &[][..] } else { &[0, 1, 2, 4, 8, 16][..] };
+    for &size in sizes {
         w.mask = Bits(all).filter(|&lane| u32::from(read[lane]) == size).fold(0, |m, lane| m | 1 << lane);
         if size == 0 || w.mask == 0 {
             continue;

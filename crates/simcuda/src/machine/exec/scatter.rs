@@ -3,7 +3,7 @@
 use super::super::check::shadow::{Access, Agent, Problem};
 use super::super::error::FaultKind;
 use super::block::WINDOW_SHIFT;
-use super::memory::{SHARED, report};
+use super::memory::{GLOBAL, SHARED, report};
 use super::{Block, Flow, LANES, Warp};
 
 /// A write that conflicts with an earlier one unless it leaves the bytes as they are.
@@ -50,6 +50,10 @@ pub(crate) fn locate(
     pointers: &mut [*mut u8; LANES],
 ) -> bool {
     let (mut global, mut shared) = (0u32, 0u32);
+    let bits = w.lanes().fold(0, |bits, lane| bits | addr[lane]);
+    if space == GLOBAL && bits & u64::from(size - 1) == 0 && bits >> WINDOW_SHIFT == 0 {
+        return locate_global(b, w.mask, addr, size, kind, pointers);
+    }
     for lane in w.lanes() {
         let address = addr[lane];
         if address & u64::from(size - 1) != 0 {
