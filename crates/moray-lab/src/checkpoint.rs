@@ -335,7 +335,7 @@ impl Checkpoint {
     fn check_quantized(&self, role: Role, name: &str) -> Result<bool> {
         let (Some(quantization), Role::Layer(_, tensor)) = (self.quantization, role) else { return Ok(false) };
         let Some(prefix) = name.strip_suffix(".weight").filter(|_| !tensor.is_vector()) else { return Ok(false) };
-        for suffix in quantization.required() {
+        for suffix in quantization.required(tensor.shape(&self.config)[1]) {
             let name = format!("{prefix}.{suffix}");
             if !self.arrays.contains_key(&name) {
                 return Err(Error::MissingTensor { path: self.path.clone(), name });

@@ -107,12 +107,15 @@ impl Quantization {
         }
     }
 
-    /// The suffixes of the tensors that a projection must have.
-    pub(crate) fn required(self) -> &'static [&'static str] {
+    /// The suffixes of the tensors that a projection of K inputs must have.
+    pub(crate) fn required(self, k: usize) -> &'static [&'static str] {
         match self {
             Quantization::Own => &["codes", "scale"],
-            Quantization::Qqq { group_size: None } => &["B", "s_channel"],
-            Quantization::Qqq { group_size: Some(_) } => &["B", "s_channel", "s_group"],
+            // a group as long as K means a scale for each channel
+            Quantization::Qqq { group_size } if group_size.is_some_and(|size| size != k) => {
+                &["B", "s_channel", "s_group"]
+            }
+            Quantization::Qqq { .. } => &["B", "s_channel"],
             Quantization::Gptq { .. } | Quantization::Awq { .. } => &["qweight", "qzeros", "scales"],
             Quantization::CompressedTensors { symmetric: true, .. } => &["weight_packed", "weight_scale"],
             Quantization::CompressedTensors { symmetric: false, .. } => {
@@ -135,7 +138,7 @@ impl Quantization {
     /// Whether a tensor of this name belongs to the layout and not to the floats.
     pub(crate) fn owns(self, name: &str) -> bool {
         let suffix = name.rsplit('.').next().unwrap_or(name);
-        self.required().contains(&suffix) || self.optional().contains(&suffix)
+        self.required(0).contains(&suffix) || self.optional().contains(&suffix)
     }
 
     /// Reads the projection under `prefix`, \[N, K\].

@@ -121,8 +121,7 @@ fn restore<T: Copy + Default>(stored: &[T], size: usize, at: fn(usize) -> usize)
 pub(super) fn read(source: &Projection<'_>, n: usize, k: usize, group_size: Option<usize>) -> Result<QuantizedWeight> {
     check(n, k)?;
     // a group as long as K means a scale for each channel
-    let grouped =
-        group_size.is_some_and(|size| size != k) || (group_size == Some(k) && source.optional("s_group").is_some());
+    let grouped = group_size.is_some_and(|size| size != k || source.optional("s_group").is_some());
     let words = source.required("B")?.shaped(&[k / BLOCK_K, 2 * n])?.words()?;
     let mut codes = vec![0i8; n * k];
     for (at, &word) in words.iter().enumerate() {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::forward::{Pass, add_bias, check_finite, fake_quantize, project};
 use super::layer::{FloatLayer, Projection, Site};
-use super::matrix::{Matrix, gram_add, multiply_add, multiply_transposed_add};
+use super::matrix::{Matrix, gram_add, multiply_add};
 use super::options::Options;
 use super::solve::{SiteError, Solved, Sums, solve};
 use crate::error::Result;
@@ -270,13 +270,15 @@ impl Work<'_> {
         Ok((solve(weight, &sums, self.options.solve())?, collected))
     }
 
-    /// Adds o's or down's output to the quantized stream.
+    /// Adds o's or down's output to the quantized stream, as [`run_layer`] does it, so that a run that was interrupted goes
+    /// on from the same numbers.
     fn advance(&self, site: Site, solved: &Solved, inputs: &[f32], streams: &mut Streams) {
-        let weight = &solved.values;
-        let (k, d) = (weight.columns, streams.hidden);
-        for (inputs, x) in inputs.chunks(BATCH_TOKENS * k).zip(streams.quantized.chunks_mut(BATCH_TOKENS * d)) {
-            multiply_transposed_add(inputs, &weight.data, k, x);
-            add_bias(x, self.layer.site(site).bias.as_deref());
+        let (k, d) = (solved.values.columns, streams.hidden);
+        let projection = Projection { weight: solved.values.clone(), bias: self.layer.site(site).bias.clone() };
+        for (_, tokens) in streams.batches() {
+            let change = project(&projection, &inputs[tokens.start * k..tokens.end * k]);
+            let x = &mut streams.quantized[tokens.start * d..tokens.end * d];
+            x.par_iter_mut().zip(&change).for_each(|(x, y)| *x += y);
         }
     }
 }
