@@ -63,13 +63,8 @@ fn model(kind: Kind) -> Model<Cpu> {
         Mlp::Whole { gate_up: linear(kind, 2 * d_ff, d, 1), down: linear(kind, d, d_ff, 3) }
     };
     let (qkv, o) = (linear(kind, config.qkv_features(), d, 4), linear(kind, d, d, 5));
-    let layer = |_| Layer {
-        attn_norm: vec![1.0; d],
-        qkv: qkv.clone(),
-        o: o.clone(),
-        mlp_norm: vec![1.0; d],
-        mlp: mlp.clone(),
-    };
+    let layer =
+        |_| Layer { attn_norm: vec![1.0; d], qkv: qkv.clone(), o: o.clone(), mlp_norm: vec![1.0; d], mlp: mlp.clone() };
     let layers = (0..config.n_layers).map(layer).collect();
     let embedding = numbers(config.vocab * d, 6);
     let embedding = DenseWeight::from_f32(&embedding, config.vocab, d, DenseType::F16).expect("a valid shape");

@@ -165,6 +165,20 @@ impl QuantizedWeight {
         Ok(self.select(order))
     }
 
+    /// Returns some consecutive rows as a matrix of their own: the inverse of [`QuantizedWeight::concatenate`].
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a range past N, [`Error::Shape`] for an empty one.
+    pub fn rows(&self, rows: std::ops::Range<usize>) -> Result<Self> {
+        if rows.end > self.n {
+            return Err(Error::Index { what: "rows", limit: self.n + 1, got: rows.end });
+        }
+        if rows.is_empty() {
+            return Err(Error::Shape { what: "rows", expected: "at least 1", got: 0 });
+        }
+        Ok(self.select(&rows.collect::<Vec<_>>()))
+    }
+
     /// Puts matrices of the same K, bits and kind of scales below each other, as one layer.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 mod demo;
 mod dependencies;
 mod fetch;
+mod quality;
 mod simcuda;
 mod test;
 mod toolkit;
@@ -24,6 +25,7 @@ struct Task {
 /// Every task; a new one is a module and a row here.
 const TASKS: &[Task] = &[
     Task { name: "demo", help: "run a real model dense, quantized and sparse, and print one table", run: demo::run },
+    Task { name: "quality", help: "quantize a real model in many ways, and print one table", run: quality::run },
     Task { name: "test", help: "run everything that is tested; cuda: only on the simulated device", run: test::run },
     Task { name: "toolkit", help: "obtain a CUDA compiler where there is none", run: toolkit::run },
     Task { name: "fetch", help: "obtain the model and the text that examples and tests use", run: fetch::run },

@@ -4,16 +4,27 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use moray::w4a8::QuantizedWeight;
+
 use crate::config::ModelConfig;
 pub use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gguf::{self, Header, Vocabulary};
+use crate::hf::StoredArrayInfo;
 use crate::hf::{self, StoredTensor};
 use crate::mapped_file::MappedFile;
+use crate::packed::{PackedTensors, Quantization};
 pub use crate::roles::LayerTensor;
 use crate::roles::{Format, Presence, Role};
 pub use crate::tensor::Tensor;
 use crate::tokenizer::Tokenizer;
+
+/// A GGUF header without tensors: the vocabulary of a model that came from a GGUF file and has no `tokenizer.json`.
+const VOCABULARY_FILE: &str = "tokenizer.gguf";
+
+/// What a directory has besides configuration and weights.
+const TOKENIZER_FILES: [&str; 5] =
+    ["tokenizer.json", VOCABULARY_FILE, "tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
 
 /// An open model. Its files stay mapped as long as it lives.
 ///
@@ -41,6 +52,10 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, (usize, StoredTensor)>,
     config: ModelConfig,
     format: Format,
+    /// How matrices of the layers are stored that are not in `tensors`.
+    quantization: Option<Quantization>,
+    /// Their arrays.
+    arrays: BTreeMap<String, (usize, StoredArrayInfo)>,
 }
 
 impl Checkpoint {
@@ -53,8 +68,9 @@ impl Checkpoint {
     pub fn open(path: &Path) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(|source| Error::io("open", path, source))?;
         if metadata.is_dir() {
-            let hf::Opened { files, tensors, config } = hf::open_directory(path)?;
-            return Self { path: path.into(), files, tensors, config, format: Format::HuggingFace }.checked();
+            let hf::Opened { files, tensors, config, quantization, arrays } = hf::open_directory(path)?;
+            let format = Format::HuggingFace;
+            return Self { path: path.into(), files, tensors, config, format, quantization, arrays }.checked();
         }
         Self::open_gguf(MappedFile::open(path)?)
     }
@@ -79,7 +95,8 @@ impl Checkpoint {
         // What parsing touched, mostly the vocabulary, is read again when the tokenizer is built.
         file.release(0..header.end);
         let format = Format::Gguf { interleaved: gguf::interleaved(&architecture), header };
-        Self { path: file.path().into(), files: vec![file], tensors, config, format }.checked()
+        let (quantization, arrays) = (None, BTreeMap::new());
+        Self { path: file.path().into(), files: vec![file], tensors, config, format, quantization, arrays }.checked()
     }
 
     /// The model's configuration.
@@ -99,6 +116,11 @@ impl Checkpoint {
     /// [`Error::Vocabulary`] if the tokenizer has ids beyond the embedding.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         match &self.format {
+            Format::HuggingFace if self.path.join(VOCABULARY_FILE).exists() => {
+                let file = MappedFile::open(&self.path.join(VOCABULARY_FILE))?;
+                let header = Header::parse(file.path(), file.bytes())?;
+                Tokenizer::from_vocabulary(&Vocabulary::open(&file, &header)?, &self.config)
+            }
             Format::HuggingFace => {
                 let file = MappedFile::open(&self.path.join("tokenizer.json"))?;
                 hf::check_merges(file.path(), file.bytes())?;
@@ -110,6 +132,42 @@ impl Checkpoint {
                 tokenizer
             }
         }
+    }
+
+    /// The files that a directory needs to have this model's tokenizer, by name: those of the directory it came from, or
+    /// what a GGUF file's vocabulary becomes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if they cannot be read, and as [`Checkpoint::tokenizer`].
+    pub fn tokenizer_files(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let mut files = Vec::new();
+        match &self.format {
+            Format::HuggingFace => {
+                for name in TOKENIZER_FILES {
+                    let path = self.path.join(name);
+                    if path.exists() {
+                        files.push((name, std::fs::read(&path).map_err(|source| Error::io("read", &path, source))?));
+                    }
+                }
+            }
+            Format::Gguf { header, .. } => {
+                match self.tokenizer()?.to_json()? {
+                    Some(json) => files.push(("tokenizer.json", json.into_bytes())),
+                    None => {
+                        // the file's own pairs, without its tensors
+                        let mut bytes = self.files[0].bytes()[..header.end].to_vec();
+                        bytes[8..16].fill(0);
+                        files.push((VOCABULARY_FILE, bytes));
+                    }
+                }
+                let mut stated = serde_json::json!({"add_bos_token": self.config.add_bos});
+                if let Some(template) = &self.config.chat_template {
+                    stated["chat_template"] = template.as_str().into();
+                }
+                files.push(("tokenizer_config.json", stated.to_string().into_bytes()));
+            }
+        }
+        Ok(files)
     }
 
     /// The embedding `[vocab, hidden]`.
@@ -154,6 +212,28 @@ impl Checkpoint {
         Ok(self.find(Role::Layer(index, tensor)))
     }
 
+    /// How quantized matrices of the layers are stored, if there are any.
+    pub fn quantization(&self) -> Option<Quantization> {
+        self.quantization
+    }
+
+    /// A matrix of layer `index` as integer codes, if that is how the checkpoint has it.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if there is no such layer; [`Error::MissingTensor`], [`Error::Malformed`], [`Error::Unsupported`] and
+    /// [`Error::Kernel`] for arrays that contradict the layout.
+    pub fn layer_quantized(&self, index: usize, tensor: LayerTensor) -> Result<Option<QuantizedWeight>> {
+        self.check_layer(index)?;
+        let Some(quantization) = self.quantization else { return Ok(None) };
+        let name = self.format.name(Role::Layer(index, tensor));
+        let Some(prefix) = name.strip_suffix(".weight").filter(|_| !self.tensors.contains_key(&name)) else {
+            return Ok(None);
+        };
+        let [n, k] = tensor.shape(&self.config);
+        let tensors = PackedTensors { path: &self.path, files: &self.files, arrays: &self.arrays };
+        quantization.read(&tensors, prefix, n, k).map(Some)
+    }
+
     /// Drops a tensor's bytes from the resident set, once they are converted. They may be read again.
     pub fn release(&self, tensor: &Tensor<'_>) {
         let (file, range) = &tensor.origin;
@@ -164,7 +244,13 @@ impl Checkpoint {
 
     /// Bytes of all weights as stored.
     pub fn stored_bytes(&self) -> usize {
-        self.tensors.values().map(|(_, tensor)| tensor.range.len()).sum()
+        let floats: usize = self.tensors.values().map(|(_, tensor)| tensor.range.len()).sum();
+        floats + self.arrays.values().map(|(_, array)| array.range.len()).sum::<usize>()
+    }
+
+    /// Bytes of the integer matrices as stored, codes and scales.
+    pub fn quantized_bytes(&self) -> usize {
+        self.arrays.values().map(|(_, array)| array.range.len()).sum()
     }
 
     fn check_layer(&self, index: usize) -> Result<()> {
@@ -212,6 +298,7 @@ impl Checkpoint {
         if known < self.tensors.len() {
             self.check_unknown()?;
         }
+        self.check_unknown_arrays()?;
         Ok(self)
     }
 
@@ -224,6 +311,9 @@ impl Checkpoint {
             Role::Layer(_, tensor) => (tensor.shape(&self.config), self.presence(tensor), tensor.is_vector()),
         };
         let Some((file, stored)) = self.tensors.get(&name) else {
+            if self.check_quantized(role, &name)? {
+                return Ok(0);
+            }
             let missing = Error::MissingTensor { path: self.path.clone(), name };
             return if presence == Presence::Required { Err(missing) } else { Ok(0) };
         };
@@ -239,6 +329,19 @@ impl Checkpoint {
             return Err(Error::TensorType { path, name, expected, got });
         }
         Ok(1)
+    }
+
+    /// Whether a matrix that is not among the floats is there as integer codes, all of its arrays.
+    fn check_quantized(&self, role: Role, name: &str) -> Result<bool> {
+        let (Some(quantization), Role::Layer(_, tensor)) = (self.quantization, role) else { return Ok(false) };
+        let Some(prefix) = name.strip_suffix(".weight").filter(|_| !tensor.is_vector()) else { return Ok(false) };
+        for suffix in quantization.required(tensor.shape(&self.config)[1]) {
+            let name = format!("{prefix}.{suffix}");
+            if !self.arrays.contains_key(&name) {
+                return Err(Error::MissingTensor { path: self.path.clone(), name });
+            }
+        }
+        Ok(true)
     }
 
     /// Layers are alike: a bias that the first layer has, every layer has, and none where the configuration says so.
@@ -265,6 +368,23 @@ impl Checkpoint {
         let expected: std::collections::BTreeSet<String> =
             expected.into_iter().map(|role| self.format.name(role)).collect();
         match self.tensors.keys().find(|name| !expected.contains(*name) && !self.format.ignores(name)) {
+            Some(name) => Err(Error::UnexpectedTensor { path: self.path.clone(), name: name.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Arrays of integer codes that belong to no matrix of the model.
+    fn check_unknown_arrays(&self) -> Result<()> {
+        let matrices = LayerTensor::ALL.into_iter().filter(|tensor| !tensor.is_vector());
+        let names = (0..self.config.n_layers)
+            .flat_map(|index| matrices.clone().map(move |tensor| Role::Layer(index, tensor)))
+            .map(|role| self.format.name(role));
+        let known: std::collections::BTreeSet<String> = names.collect();
+        let unknown = self.arrays.keys().find(|name| {
+            let prefix = name.rsplit_once('.').map_or(name.as_str(), |(prefix, _)| prefix);
+            !known.contains(&format!("{prefix}.weight"))
+        });
+        match unknown {
             Some(name) => Err(Error::UnexpectedTensor { path: self.path.clone(), name: name.clone() }),
             None => Ok(()),
         }

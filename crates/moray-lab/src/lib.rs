@@ -17,6 +17,8 @@ pub mod hf;
 pub mod load;
 pub mod machine;
 pub mod mapped_file;
+pub mod packed;
+pub mod quantize;
 mod roles;
 pub mod statistics;
 pub mod tensor;

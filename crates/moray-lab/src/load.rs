@@ -3,6 +3,7 @@
 use moray::attention::{AttentionShape, RopeScaling};
 use moray::llama::{Config, Layer, Linear, Mlp, Model};
 use moray::sparse_mlp::{Activation, Shape, Weights};
+use moray::w4a8::QuantizedWeight;
 use moray::{Cpu, w4a8};
 
 use crate::checkpoint::{Checkpoint, LayerTensor};
@@ -10,7 +11,7 @@ use crate::config::{self, ModelConfig};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
-use crate::weights::{WeightScheme, linear, quantized, vocabulary_linear};
+use crate::weights::{WeightScheme, linear, quantized, quantized_linear, vocabulary_linear};
 
 /// What a model is loaded as.
 #[derive(Debug, Clone, Copy)]
@@ -128,6 +129,12 @@ impl Loader<'_> {
     /// The three matrices neuron by neuron, in 4 bits if the scheme has such codes for all three.
     fn neurons(&self, shape: Shape) -> Result<Weights> {
         let tensors = [LayerTensor::Gate, LayerTensor::Up, LayerTensor::Down];
+        let pairs = tensors.map(|tensor| (tensor, tensor));
+        if let Some(parts) = self.quantized_parts(&pairs)?
+            && let Ok([gate, up, down]) = <[_; 3]>::try_from(parts)
+        {
+            return Ok(Weights::from_quantized(shape, &gate, &up, &down)?);
+        }
         let [gate, up, down] = tensors.map(|tensor| self.checkpoint.layer(self.index, tensor));
         let parts = [gate?, up?, down?];
         let mut codes = Vec::new();
@@ -158,18 +165,40 @@ impl Loader<'_> {
     }
 
     fn linear(&self, tensors: &[(LayerTensor, LayerTensor)]) -> Result<Linear> {
-        let load = |(tensor, _): &(LayerTensor, LayerTensor)| self.checkpoint.layer(self.index, *tensor);
-        let parts = tensors.iter().map(load).collect::<Result<Vec<_>>>()?;
-        let weight = linear(&parts, self.options.weights)?;
-        parts.iter().for_each(|part| self.checkpoint.release(part));
+        let weight = match self.quantized_parts(tensors)? {
+            Some(parts) => quantized_linear(parts, self.options.weights)?,
+            None => {
+                let load = |(tensor, _): &(LayerTensor, LayerTensor)| self.checkpoint.layer(self.index, *tensor);
+                let parts = tensors.iter().map(load).collect::<Result<Vec<_>>>()?;
+                let weight = linear(&parts, self.options.weights)?;
+                parts.iter().for_each(|part| self.checkpoint.release(part));
+                weight
+            }
+        };
         let mut bias = Vec::new();
         let mut any = false;
-        for ((_, tensor), part) in tensors.iter().zip(&parts) {
-            let values = self.optional_vector(*tensor)?;
+        for (tensor, bias_tensor) in tensors {
+            let values = self.optional_vector(*bias_tensor)?;
             any |= values.is_some();
-            bias.extend(values.unwrap_or_else(|| vec![0.0; part.shape[0]]));
+            bias.extend(values.unwrap_or_else(|| vec![0.0; tensor.shape(self.checkpoint.config())[0]]));
         }
         if any { Ok(weight.with_bias(bias)?) } else { Ok(weight) }
+    }
+
+    /// The matrices as integer codes, if the checkpoint has all of them so.
+    fn quantized_parts(&self, tensors: &[(LayerTensor, LayerTensor)]) -> Result<Option<Vec<QuantizedWeight>>> {
+        let mut parts = Vec::new();
+        for (tensor, _) in tensors {
+            parts.extend(self.checkpoint.layer_quantized(self.index, *tensor)?);
+        }
+        match parts.len() {
+            0 => Ok(None),
+            len if len == tensors.len() => Ok(Some(parts)),
+            len => {
+                let (expected, got) = ("all matrices that share an input quantized, or none", format!("{len} of them"));
+                Err(Error::Kernel(moray::Error::Unsupported { what: "layer", expected, got }))
+            }
+        }
     }
 
     fn vector(&self, tensor: LayerTensor) -> Result<Vec<f32>> {

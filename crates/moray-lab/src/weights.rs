@@ -6,6 +6,7 @@ use std::str::FromStr;
 use moray::llama::{DenseType, DenseWeight, Linear};
 use moray::w4a8::{Bits, Block, GroupOffset, Mode, PackedWeight, QuantizedWeight, Scales, quantize};
 
+use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -17,6 +18,8 @@ const CHUNK_ROWS: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WeightScheme {
+    /// A quantized checkpoint's own codes with int8 activations; 16 bits for any other.
+    Auto,
     /// 16 bits: f16 or bf16 as stored, f16 for anything else.
     Dense,
     /// f32, exactly what the checkpoint says.
@@ -28,7 +31,8 @@ pub enum WeightScheme {
 }
 
 /// Names on the command line; `w4a8` is per-channel, a trailing `o` adds an offset to each group.
-const NAMES: [(&str, WeightScheme); 14] = [
+const NAMES: [(&str, WeightScheme); 15] = [
+    ("auto", WeightScheme::Auto),
     ("dense", WeightScheme::Dense),
     ("f32", WeightScheme::F32),
     ("as-file", WeightScheme::AsFile),
@@ -46,6 +50,15 @@ const NAMES: [(&str, WeightScheme); 14] = [
 ];
 
 impl WeightScheme {
+    /// What [`WeightScheme::Auto`] stands for with a checkpoint.
+    pub fn resolved(self, checkpoint: &Checkpoint) -> Self {
+        match (self, checkpoint.quantization()) {
+            (WeightScheme::Auto, Some(_)) => WeightScheme::AsFile,
+            (WeightScheme::Auto, None) => WeightScheme::Dense,
+            (scheme, _) => scheme,
+        }
+    }
+
     /// Every scheme with its name.
     pub fn all() -> impl Iterator<Item = (&'static str, WeightScheme)> {
         NAMES.into_iter()
@@ -99,9 +112,30 @@ pub(crate) fn linear(parts: &[Tensor<'_>], scheme: WeightScheme) -> Result<Linea
             Ok(PackedWeight::pack(&stack(parts)?).into())
         }
         WeightScheme::F32 => dense(parts, DenseType::F32),
-        WeightScheme::Dense | WeightScheme::AsFile => {
+        WeightScheme::Auto | WeightScheme::Dense | WeightScheme::AsFile => {
             let bf16 = parts.iter().any(|part| part.dtype == DType::Bf16);
             dense(parts, if bf16 { DenseType::Bf16 } else { DenseType::F16 })
+        }
+    }
+}
+
+/// Holds matrices that are integer codes already, one below the other: as they are, or what they stand for in floating point.
+///
+/// # Errors
+/// [`Error::Kernel`] for matrices of different kinds, and for a mode to requantize them into.
+pub(crate) fn quantized_linear(parts: Vec<QuantizedWeight>, scheme: WeightScheme) -> Result<Linear> {
+    let float = |dtype| {
+        let (n, k) = (parts.iter().map(QuantizedWeight::n).sum(), parts.first().map_or(0, QuantizedWeight::k));
+        let values: Vec<f32> = parts.iter().flat_map(QuantizedWeight::dequantize).collect();
+        Ok(DenseWeight::from_f32(&values, n, k, dtype)?.into())
+    };
+    match scheme {
+        WeightScheme::AsFile | WeightScheme::Auto => Ok(PackedWeight::pack(&stack(parts)?).into()),
+        WeightScheme::Dense => float(DenseType::F16),
+        WeightScheme::F32 => float(DenseType::F32),
+        WeightScheme::Quantized(_) => {
+            let (expected, got) = ("as-file, dense or f32 for a quantized checkpoint", scheme.to_string());
+            Err(Error::Kernel(moray::Error::Unsupported { what: "weights", expected, got }))
         }
     }
 }

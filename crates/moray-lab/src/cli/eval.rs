@@ -27,6 +27,9 @@ pub struct Arguments {
     /// Take only the first tokens of the text.
     #[arg(long)]
     pub tokens: Option<usize>,
+    /// The 16-bit model to compare a quantized checkpoint with; by default what its own codes stand for.
+    #[arg(long)]
+    pub against: Option<PathBuf>,
     /// Report as JSON.
     #[arg(long)]
     pub json: bool,
@@ -88,9 +91,20 @@ pub fn report(arguments: &Arguments) -> Result<Report> {
     arguments.switches.check_cpu()?;
     let run = arguments.switches.load()?;
     let tokens = tokens_of(&run, &arguments.text, &text, arguments.tokens)?;
-    let dense = dense_switches(&arguments.switches);
+    let mut arguments = arguments.clone();
+    arguments.switches.weights = arguments.switches.weights.resolved(&run.checkpoint);
+    let dense = match &arguments.against {
+        Some(model) => Some(Switches {
+            model: model.clone(),
+            weights: WeightScheme::Dense,
+            mlp: MlpSwitch::Dense,
+            heads: HeadSwitch::All,
+            ..arguments.switches.clone()
+        }),
+        None => dense_switches(&arguments.switches),
+    };
     let dense = dense.map(|switches| switches.load().map(|run| (switches, run))).transpose()?;
-    score(arguments, &tokens, &run, dense.as_ref())
+    score(&arguments, &tokens, &run, dense.as_ref())
 }
 
 /// Scores tokens with loaded models; `dense` is what the run is compared with.

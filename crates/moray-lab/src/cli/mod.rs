@@ -6,6 +6,7 @@ mod device;
 pub mod doctor;
 pub mod eval;
 pub mod generate;
+pub mod quantize;
 mod switches;
 
 pub use switches::{Device, HeadSwitch, KvSwitch, MlpSwitch, Run, Switches};
@@ -32,6 +33,8 @@ pub enum Command {
     Generate(generate::Arguments),
     /// Measure perplexity on a text, and the distance from the dense model.
     Eval(eval::Arguments),
+    /// Quantize a model to 4 bits, calibrated on a text, into a directory that the other commands run.
+    Quantize(quantize::Arguments),
     /// Measure prefill and decode speed, beside llama.cpp in the same run.
     Bench(bench::Arguments),
     /// Run one model dense, quantized and sparse, and print one table of text, speed and quality.
@@ -51,6 +54,7 @@ pub fn run(cli: Cli, out: &mut dyn Write) -> Result<()> {
     match cli.command {
         Command::Generate(arguments) => generate::run(&arguments, out),
         Command::Eval(arguments) => eval::run(&arguments, out),
+        Command::Quantize(arguments) => quantize::run(&arguments, out),
         Command::Bench(arguments) => bench::run(&arguments, out),
         Command::Demo(arguments) => demo::run(&arguments, out),
         Command::Doctor(arguments) => doctor::run(&arguments, out),

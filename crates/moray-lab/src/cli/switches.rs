@@ -29,9 +29,9 @@ pub struct Switches {
     /// A .gguf file or a Hugging Face directory.
     #[arg(long, short)]
     pub model: PathBuf,
-    /// How weights are held: dense (16 bits), f32, as-file (the file's own blocks with int8 activations), w4a8
+    /// How weights are held: auto (a quantized checkpoint as it is, any other dense), dense (16 bits), f32, as-file (the file's own blocks with int8 activations), w4a8
     /// (per-channel), w4a8-g32|g64|g128 (groups; a trailing o adds offsets), w4a8-t32|t64 (two-level), w4a8-qqq, w8a8.
-    #[arg(long, default_value = "dense")]
+    #[arg(long, default_value = "auto")]
     pub weights: WeightScheme,
     /// Neurons that are computed, K the kept fraction: dense, topk:K, cats:K, griffin:K, tda:K.
     #[arg(long, default_value = "dense")]

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::config::{Activation, ModelConfig, RopeScaling};
 use crate::error::{Error, Result};
+use crate::packed::Quantization;
 
 /// Model types whose forward pass is exactly the one described by [`ModelConfig`].
 const MODEL_TYPES: [&str; 3] = ["llama", "mistral", "qwen2"];
@@ -53,6 +54,7 @@ struct RawRope {
     high_freq_factor: Option<f64>,
     original_max_position_embeddings: Option<usize>,
     partial_rotary_factor: Option<f64>,
+    factors: Option<Vec<f32>>,
 }
 
 /// Reads `config.json`; `path` only names it in messages.
@@ -126,8 +128,7 @@ pub(super) fn token_ids(path: &Path, key: &str, value: Option<&Value>) -> Result
 
 fn check_unsupported(path: &Path, raw: &RawConfig) -> Result<()> {
     if let Some(quantization) = &raw.quantization_config {
-        let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("an unnamed method");
-        return Err(Error::unsupported(path, "quantization_config", "F32, F16 or BF16 weights", method));
+        Quantization::parse(path, quantization)?;
     }
     let nested = raw.rope_parameters.as_ref().and_then(|rope| rope.partial_rotary_factor);
     match raw.partial_rotary_factor.or(nested) {
@@ -152,6 +153,11 @@ fn rope_scaling(path: &Path, rope: Option<&RawRope>, context_length: usize) -> R
     match rope.rope_type.as_deref().or(rope.old_type.as_deref()) {
         None | Some("default") => Ok(RopeScaling::None),
         Some("linear") => Ok(RopeScaling::Linear { factor: required("factor", rope.factor)? }),
+        // not a name of others: what a GGUF file's table of factors becomes when its model is written as a directory
+        Some("factors") => {
+            let factors = rope.factors.clone().ok_or_else(|| Error::missing_key(path, "rope_scaling.factors"))?;
+            Ok(RopeScaling::Factors(factors))
+        }
         Some("llama3") => Ok(RopeScaling::Llama3 {
             factor: required("factor", rope.factor)?,
             low_freq_factor: required("low_freq_factor", rope.low_freq_factor)?,

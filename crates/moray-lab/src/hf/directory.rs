@@ -8,20 +8,24 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::config::{parse_config, token_ids};
-use super::safetensors::{StoredTensor, parse_safetensors};
+use super::safetensors::{StoredArrayInfo, StoredTensor, as_tensor, parse_arrays};
 use super::tokenizer_file::adds_bos;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::mapped_file::MappedFile;
+use crate::packed::Quantization;
 
 /// A configuration or index is a page of text; more than this is something else.
 const MAX_JSON_BYTES: u64 = 64 << 20;
 
-/// What a directory holds: mapped weight files, tensors by name with the index of their file, the configuration.
+/// What a directory holds: mapped weight files, tensors by name with the index of their file, the configuration, and how
+/// quantized matrices are stored and their arrays.
 pub(crate) struct Opened {
     pub(crate) files: Vec<MappedFile>,
     pub(crate) tensors: BTreeMap<String, (usize, StoredTensor)>,
     pub(crate) config: ModelConfig,
+    pub(crate) quantization: Option<Quantization>,
+    pub(crate) arrays: BTreeMap<String, (usize, StoredArrayInfo)>,
 }
 
 /// Opens a directory's configuration and weights; the tokenizer is left for later.
@@ -30,8 +34,37 @@ pub(crate) fn open_directory(directory: &Path) -> Result<Opened> {
     let mut config = parse_config(&config_path, &read_small(&config_path)?)?;
     add_generation_config(directory, &mut config)?;
     add_tokenizer_config(directory, &mut config)?;
-    let (files, tensors) = open_weights(directory)?;
-    Ok(Opened { files, tensors, config })
+    let quantization = quantization(directory, &config_path)?;
+    let (files, all) = open_weights(directory)?;
+    let (mut tensors, mut arrays) = (BTreeMap::new(), BTreeMap::new());
+    for (name, (file, array)) in all {
+        if quantization.is_some_and(|quantization| quantization.owns(&name)) {
+            arrays.insert(name, (file, array));
+        } else {
+            let tensor = as_tensor(files[file].path(), &name, &array)?;
+            tensors.insert(name, (file, tensor));
+        }
+    }
+    Ok(Opened { files, tensors, config, quantization, arrays })
+}
+
+/// How the matrices are quantized: what `config.json` says, or one of the files that older exports have beside it.
+fn quantization(directory: &Path, config_path: &Path) -> Result<Option<Quantization>> {
+    #[derive(Deserialize)]
+    struct Config {
+        quantization_config: Option<Value>,
+    }
+    let config: Option<Config> = read_optional(config_path)?;
+    if let Some(stated) = config.and_then(|config| config.quantization_config) {
+        return Quantization::parse(config_path, &stated).map(Some);
+    }
+    for name in ["quantize_config.json", "quant_config.json"] {
+        let path = directory.join(name);
+        if let Some(stated) = read_optional::<Value>(&path)? {
+            return Quantization::parse(&path, &stated).map(Some);
+        }
+    }
+    Ok(None)
 }
 
 fn read_small(path: &Path) -> Result<Vec<u8>> {
@@ -105,7 +138,7 @@ fn default_template(value: &Value) -> Option<String> {
     template.as_str().map(str::to_owned)
 }
 
-type Weights = (Vec<MappedFile>, BTreeMap<String, (usize, StoredTensor)>);
+type Weights = (Vec<MappedFile>, BTreeMap<String, (usize, StoredArrayInfo)>);
 
 fn open_weights(directory: &Path) -> Result<Weights> {
     let single = directory.join("model.safetensors");
@@ -124,7 +157,7 @@ fn open_files(paths: Vec<PathBuf>) -> Result<Weights> {
     let (mut files, mut tensors) = (Vec::new(), BTreeMap::new());
     for path in paths {
         let file = MappedFile::open(&path)?;
-        for (name, tensor) in parse_safetensors(&path, file.bytes())? {
+        for (name, tensor) in parse_arrays(&path, file.bytes())? {
             if tensors.insert(name.clone(), (files.len(), tensor)).is_some() {
                 return Err(Error::malformed(&path, format!("tensor {name}"), "one file with it", "a second"));
             }

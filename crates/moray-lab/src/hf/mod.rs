@@ -13,4 +13,5 @@ pub use config::parse_config;
 pub use safetensors::{StoredTensor, parse_safetensors};
 
 pub(crate) use directory::{Opened, open_directory};
+pub(crate) use safetensors::{StoredArrayInfo, parse_arrays};
 pub(crate) use tokenizer_file::check_merges;

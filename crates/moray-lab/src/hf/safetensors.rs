@@ -31,6 +31,17 @@ pub struct StoredTensor {
     pub range: Range<usize>,
 }
 
+/// One array of a file, of any element type and number of dimensions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredArrayInfo {
+    /// How elements are stored.
+    pub(crate) dtype: Dtype,
+    /// Sizes, the slowest first.
+    pub(crate) shape: Vec<usize>,
+    /// The array's bytes in the file.
+    pub(crate) range: Range<usize>,
+}
+
 /// The header's entries in file order; a map would silently keep one of two equal names.
 struct Entries(Vec<(String, TensorInfo)>);
 
@@ -64,22 +75,50 @@ impl<'de> Deserialize<'de> for Entries {
 /// [`Error::Truncated`], [`Error::Malformed`] for duplicate names, shapes that contradict byte ranges, ranges that
 /// overlap, leave holes or reach beyond the file, [`Error::Unsupported`] for element types other than F32, F16, BF16.
 pub fn parse_safetensors(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>> {
+    let arrays = parse_arrays(path, bytes)?;
+    arrays.into_iter().map(|(name, array)| as_tensor(path, &name, &array).map(|tensor| (name, tensor))).collect()
+}
+
+/// As [`parse_safetensors`], for every element type of whole bytes.
+pub(crate) fn parse_arrays(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, StoredArrayInfo>> {
     let header = header_bytes(path, bytes)?;
     let data_start = 8 + header.len();
     let entries: Entries = serde_json::from_slice(header)
         .map_err(|error| Error::malformed(path, "header", "a JSON object of tensors", error))?;
     let mut ranges = Vec::with_capacity(entries.0.len());
-    let mut tensors = BTreeMap::new();
+    let mut arrays = BTreeMap::new();
     for (name, info) in entries.0 {
-        let tensor = place(path, &name, &info, data_start, bytes.len())?;
-        ranges.push((tensor.range.clone(), name.clone()));
-        if let Some(tensor) = tensors.insert(name, tensor) {
-            let got = format!("a duplicate over bytes {:?}", tensor.range);
+        let array = place(path, &name, &info, data_start, bytes.len())?;
+        ranges.push((array.range.clone(), name.clone()));
+        if let Some(array) = arrays.insert(name, array) {
+            let got = format!("a duplicate over bytes {:?}", array.range);
             return Err(Error::malformed(path, "header", "each tensor once", got));
         }
     }
     check_tiling(path, ranges, data_start, bytes.len())?;
-    Ok(tensors)
+    Ok(arrays)
+}
+
+/// A matrix or vector of floats.
+pub(crate) fn as_tensor(path: &Path, name: &str, array: &StoredArrayInfo) -> Result<StoredTensor> {
+    let dtype = match array.dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::Bf16,
+        other => {
+            let what = format!("element type of tensor {name}");
+            return Err(Error::unsupported(path, what, "F32, F16 or BF16", format!("{other:?}")));
+        }
+    };
+    let shape = match array.shape[..] {
+        [k] if k > 0 => [1, k],
+        [n, k] if n > 0 && k > 0 => [n, k],
+        _ => {
+            let what = format!("shape of tensor {name}");
+            return Err(Error::malformed(path, what, "one or two sizes above 0", format!("{:?}", array.shape)));
+        }
+    };
+    Ok(StoredTensor { dtype, shape, range: array.range.clone() })
 }
 
 fn header_bytes<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
@@ -95,37 +134,22 @@ fn header_bytes<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
     rest.get(..length as usize).ok_or_else(|| truncated("header", length, rest.len() as u64))
 }
 
-fn place(path: &Path, name: &str, info: &TensorInfo, data_start: usize, file_len: usize) -> Result<StoredTensor> {
-    let dtype = match info.dtype {
-        Dtype::F32 => DType::F32,
-        Dtype::F16 => DType::F16,
-        Dtype::BF16 => DType::Bf16,
-        other => {
-            let what = format!("element type of tensor {name}");
-            return Err(Error::unsupported(path, what, "F32, F16 or BF16", format!("{other:?}")));
-        }
-    };
-    let shape = match info.shape[..] {
-        [k] if k > 0 => [1, k],
-        [n, k] if n > 0 && k > 0 => [n, k],
-        _ => {
-            let what = format!("shape of tensor {name}");
-            return Err(Error::malformed(path, what, "one or two sizes above 0", format!("{:?}", info.shape)));
-        }
-    };
+fn place(path: &Path, name: &str, info: &TensorInfo, data_start: usize, file_len: usize) -> Result<StoredArrayInfo> {
     let (begin, end) = info.data_offsets;
     let data_len = file_len - data_start;
     if begin > end || end > data_len {
         let what = format!("byte range of tensor {name}");
         return Err(Error::malformed(path, what, format!("a range inside 0..{data_len}"), format!("{begin}..{end}")));
     }
-    let expected = dtype.row_bytes(shape[1]).and_then(|row_bytes| row_bytes.checked_mul(shape[0]));
+    let elems = info.shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+    let bits = elems.and_then(|elems| elems.checked_mul(info.dtype.bitsize()));
+    let expected = bits.filter(|bits| bits % 8 == 0).map(|bits| bits / 8);
     if expected != Some(end - begin) {
         let what = format!("byte range of tensor {name}");
-        let expected = format!("{expected:?} bytes for {dtype} {shape:?}");
+        let expected = format!("{expected:?} bytes for {:?} {:?}", info.dtype, info.shape);
         return Err(Error::malformed(path, what, expected, end - begin));
     }
-    Ok(StoredTensor { dtype, shape, range: data_start + begin..data_start + end })
+    Ok(StoredArrayInfo { dtype: info.dtype, shape: info.shape.clone(), range: data_start + begin..data_start + end })
 }
 
 /// The format asks that tensors cover the data without holes or overlaps.

@@ -70,6 +70,19 @@ impl Tokenizer {
         Ok(Self { path: path.into(), model, bos: config.bos, vocab: config.vocab })
     }
 
+    /// The tokenizer as a `tokenizer.json`; none for a GGUF file's SentencePiece vocabulary, which has no such form here.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the library cannot write it.
+    pub fn to_json(&self) -> Result<Option<String>> {
+        match &self.model {
+            Model::Library { tokenizer, .. } => {
+                tokenizer.to_string(false).map(Some).map_err(|error| Error::tokenizer(&self.path, error))
+            }
+            Model::SentencePiece(_) => Ok(None),
+        }
+    }
+
     /// Encodes a text. Special tokens written in the text become themselves; `add_bos` puts BOS in front.
     ///
     /// # Errors

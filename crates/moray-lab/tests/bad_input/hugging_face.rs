@@ -80,8 +80,8 @@ pub fn config_cases() -> Vec<Case> {
         Case::broken(
             "quantized",
             with("quantization_config", json!({"quant_method": "gptq"})),
-            "Unsupported",
-            "got gptq",
+            "MissingKey",
+            "quantization_config.bits",
         ),
         Case::broken("eos_text", with("eos_token_id", json!("</s>")), "Malformed", "eos_token_id"),
         Case::broken("eos_beyond_vocabulary", with("eos_token_id", json!([2, 9999])), "Malformed", "got 9999"),

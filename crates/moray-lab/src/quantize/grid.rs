@@ -1,0 +1,368 @@
+//! The numbers that codes stand for while they are being chosen, by row and group.
+
+use half::f16;
+use moray::w4a8::{Bits, GroupOffset, Mode, QuantizedWeight, Scales, quantize};
+use rayon::prelude::*;
+
+use super::matrix::Matrix;
+use crate::error::{Error, Result};
+
+/// Codes of 4 bits.
+pub const LEVELS: f32 = 15.0;
+
+/// The code that stands for zero without an offset.
+pub const CENTRE: f32 = 8.0;
+
+/// Steps of the search for a scale, as fractions of the one that just reaches the largest weight.
+const CLIP_STEPS: [f32; 22] = [
+    1.08, 1.04, 1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79, 0.76, 0.73, 0.7, 0.67, 0.64, 0.61, 0.58, 0.55, 0.51,
+    0.47, 0.43, 0.39,
+];
+
+/// Scales and offsets of a matrix \[N, K\] in groups of K: value = scale · (code − 8) + centre.
+#[derive(Debug, Clone)]
+pub struct Grid {
+    /// How they will be stored.
+    pub mode: Mode,
+    /// Columns K.
+    pub columns: usize,
+    /// Columns that share a scale.
+    pub group_size: usize,
+    /// f32 \[N, K / group_size\].
+    pub scale: Vec<f32>,
+    /// What code 8 stands for, f32 \[N, K / group_size\]; zero without offsets.
+    pub centre: Vec<f32>,
+    /// The integer over the channel's scale in two-level form, \[N, K / group_size\]; empty otherwise.
+    pub integer: Vec<u8>,
+}
+
+/// One group's scale and what code 8 stands for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// Between neighbouring codes.
+    pub scale: f32,
+    /// The value of code 8.
+    pub centre: f32,
+}
+
+impl Step {
+    /// The nearest code to a value.
+    #[inline(always)]
+    pub fn code(self, value: f32, inverse: f32) -> f32 {
+        nearest(((value - self.centre) * inverse).clamp(-CENTRE, LEVELS - CENTRE))
+    }
+}
+
+/// Rounds |x| < 2²² to nearest, ties to even, in two additions that every instruction set has.
+#[inline(always)]
+pub fn nearest(x: f32) -> f32 {
+    (x + 12_582_912.0) - 12_582_912.0
+}
+
+/// 1 / scale, and 0 for a group of zeros.
+#[inline(always)]
+pub fn inverse(scale: f32) -> f32 {
+    if scale == 0.0 { 0.0 } else { 1.0 / scale }
+}
+
+/// Columns that share a scale, checked.
+///
+/// # Errors
+/// [`Error::Kernel`] for a group size that does not divide K, or a mode without 4-bit codes.
+pub fn group_size(mode: Mode, k: usize) -> Result<usize> {
+    let size = match mode {
+        Mode::PerChannel => k,
+        Mode::PerGroup { group_size, .. } | Mode::TwoLevel { group_size } => group_size,
+        Mode::Qqq => 128,
+        Mode::W8 => {
+            let (expected, got) = ("a 4-bit mode", "8 bits".into());
+            return Err(Error::Kernel(moray::Error::Unsupported { what: "weights", expected, got }));
+        }
+    };
+    if k % size != 0 {
+        return Err(Error::Kernel(moray::Error::Unsupported {
+            what: "weights",
+            expected: "a group size that divides every K of the model",
+            got: format!("groups of {size} and K = {k}"),
+        }));
+    }
+    Ok(size)
+}
+
+impl Grid {
+    /// The scales of round-to-nearest.
+    ///
+    /// # Errors
+    /// As [`quantize`].
+    pub fn plain(w: &Matrix, mode: Mode) -> Result<Self> {
+        let group_size = group_size(mode, w.columns)?;
+        let quantized = quantize(&w.data, w.rows, w.columns, mode)?;
+        let groups = w.columns / group_size;
+        let mut integer = Vec::new();
+        let (scale, centre) = match quantized.scales() {
+            Scales::PerChannel { scale } => (scale.clone(), vec![0.0; scale.len()]),
+            Scales::PerGroup { scale, offset, .. } => {
+                let scale: Vec<f32> = scale.iter().map(|s| s.to_f32()).collect();
+                let centre = match offset {
+                    GroupOffset::F16(offset) => {
+                        offset.iter().zip(&scale).map(|(o, s)| o.to_f32() + CENTRE * s).collect()
+                    }
+                    _ => vec![0.0; scale.len()],
+                };
+                (scale, centre)
+            }
+            Scales::TwoLevel { group_scale, scale, .. } => {
+                integer = group_scale.clone();
+                let scale = group_scale.iter().enumerate().map(|(i, &s)| scale[i / groups] * f32::from(s));
+                (scale.collect(), vec![0.0; group_scale.len()])
+            }
+            Scales::Qqq { group_scale, scale } => {
+                let scale = group_scale.iter().enumerate().map(|(i, s)| scale[i / groups] * s.to_f32());
+                (scale.collect(), vec![0.0; group_scale.len()])
+            }
+        };
+        Ok(Grid { mode, columns: w.columns, group_size, scale, centre, integer })
+    }
+
+    /// Finds, group by group, the scale (and offset) with the least Σₖ weight\[k\] · (w\[k\] − nearest level)², clipping
+    /// outliers where that pays.
+    ///
+    /// # Errors
+    /// As [`Grid::plain`].
+    pub fn searched(w: &Matrix, mode: Mode, weight: &[f32]) -> Result<Self> {
+        let group_size = group_size(mode, w.columns)?;
+        let groups = w.columns / group_size;
+        let offsets = matches!(mode, Mode::PerGroup { offset: true, .. });
+        let signed = matches!(mode, Mode::PerChannel | Mode::PerGroup { .. });
+        let steps: Vec<Step> = (0..w.rows * groups)
+            .into_par_iter()
+            .map(|i| {
+                let columns = i % groups * group_size..(i % groups + 1) * group_size;
+                let (values, weight) = (&w.row(i / groups)[columns.clone()], &weight[columns]);
+                pulp::Arch::new().dispatch(|| {
+                    if offsets { search_offset(values, weight) } else { search_symmetric(values, weight, signed) }
+                })
+            })
+            .collect();
+        let mut grid = Grid {
+            mode,
+            columns: w.columns,
+            group_size,
+            scale: steps.iter().map(|step| step.scale).collect(),
+            centre: steps.iter().map(|step| step.centre).collect(),
+            integer: Vec::new(),
+        };
+        grid.round();
+        Ok(grid)
+    }
+
+    /// Groups of a row.
+    pub fn groups(&self) -> usize {
+        self.columns / self.group_size
+    }
+
+    /// The step of one group.
+    #[inline(always)]
+    pub fn step(&self, row: usize, group: usize) -> Step {
+        let at = row * self.groups() + group;
+        Step { scale: self.scale[at], centre: self.centre[at] }
+    }
+
+    /// Multiplies every scale; offsets stay.
+    pub fn scaled(&self, factor: f32) -> Self {
+        let mut grid = self.clone();
+        grid.scale.iter_mut().for_each(|scale| *scale *= factor);
+        grid.round();
+        grid
+    }
+
+    /// Takes over one row of another grid of the same mode.
+    pub fn copy_row(&mut self, from: &Grid, row: usize) {
+        let range = row * self.groups()..(row + 1) * self.groups();
+        self.scale[range.clone()].copy_from_slice(&from.scale[range.clone()]);
+        self.centre[range.clone()].copy_from_slice(&from.centre[range.clone()]);
+        if !self.integer.is_empty() {
+            self.integer[range.clone()].copy_from_slice(&from.integer[range]);
+        }
+    }
+
+    /// Rounds scales and offsets to what can be stored.
+    pub fn round(&mut self) {
+        match self.mode {
+            Mode::PerChannel | Mode::W8 | Mode::Qqq => {}
+            Mode::PerGroup { offset, .. } => {
+                for (scale, centre) in self.scale.iter_mut().zip(&mut self.centre) {
+                    *scale = to_f16(*scale);
+                    // what is stored is the value of code 0
+                    *centre = if offset { to_f16(*centre - CENTRE * *scale) + CENTRE * *scale } else { 0.0 };
+                }
+            }
+            Mode::TwoLevel { .. } => {
+                let groups = self.groups();
+                let mut integers = Vec::with_capacity(self.scale.len());
+                for row in self.scale.chunks_exact_mut(groups) {
+                    let channel = best_channel(row);
+                    for scale in row {
+                        let integer = nearest(*scale * inverse(channel)).clamp(1.0, 16.0);
+                        *scale = channel * integer;
+                        integers.push(integer as u8);
+                    }
+                }
+                self.integer = integers;
+            }
+        }
+    }
+
+    /// What codes stand for, \[N, K\].
+    pub fn values(&self, codes: &[i8]) -> Vec<f32> {
+        let mut out = vec![0.0; codes.len()];
+        out.par_chunks_exact_mut(self.group_size).zip(codes.par_chunks_exact(self.group_size)).enumerate().for_each(
+            |(group, (out, codes))| {
+                let (scale, centre) = (self.scale[group], self.centre[group]);
+                for (out, &code) in out.iter_mut().zip(codes) {
+                    *out = scale * (f32::from(code) - CENTRE) + centre;
+                }
+            },
+        );
+        out
+    }
+
+    /// The nearest codes to w, \[N, K\].
+    pub fn nearest_codes(&self, w: &[f32]) -> Vec<i8> {
+        let mut out = vec![0; w.len()];
+        out.par_chunks_exact_mut(self.group_size).zip(w.par_chunks_exact(self.group_size)).enumerate().for_each(
+            |(group, (out, w))| {
+                let step = Step { scale: self.scale[group], centre: self.centre[group] };
+                let inverse = inverse(step.scale);
+                out.iter_mut().zip(w).for_each(|(out, &w)| *out = (step.code(w, inverse) + CENTRE) as i8);
+            },
+        );
+        out
+    }
+
+    /// Puts codes and scales together in the library's form.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] for scales that overflow their type.
+    pub fn finish(&self, rows: usize, codes: Vec<i8>) -> Result<QuantizedWeight> {
+        let (k, groups, group_size) = (self.columns, self.groups(), self.group_size);
+        let halves = |values: &mut dyn Iterator<Item = f32>| values.map(f16::from_f32).collect::<Vec<_>>();
+        let scales = match self.mode {
+            Mode::PerChannel | Mode::W8 => Scales::PerChannel { scale: self.scale.clone() },
+            Mode::PerGroup { offset, .. } => {
+                let zero = |(centre, scale): (&f32, &f32)| centre - CENTRE * scale;
+                let offset = match offset {
+                    true => GroupOffset::F16(halves(&mut self.centre.iter().zip(&self.scale).map(zero))),
+                    false => GroupOffset::Symmetric,
+                };
+                Scales::PerGroup { group_size, scale: halves(&mut self.scale.iter().copied()), offset }
+            }
+            Mode::TwoLevel { .. } => {
+                let first = |row: usize| self.scale[row * groups] / f32::from(self.integer[row * groups]);
+                let scale = (0..rows).map(first).collect();
+                Scales::TwoLevel { group_size, group_scale: self.integer.clone(), scale }
+            }
+            Mode::Qqq => {
+                let largest = |row: usize| {
+                    let groups = row * groups..(row + 1) * groups;
+                    groups.fold(0.0f32, |largest, g| {
+                        let codes = &codes[g * group_size..(g + 1) * group_size];
+                        let reach = codes.iter().map(|&code| (f32::from(code) - CENTRE).abs()).fold(0.0, f32::max);
+                        largest.max(reach * self.scale[g].abs())
+                    })
+                };
+                let scale: Vec<f32> = (0..rows).map(|row| largest(row) / 127.0).collect();
+                let group_scale = self.scale.iter().enumerate().map(|(g, s)| s * inverse(scale[g / groups]));
+                Scales::Qqq { group_scale: halves(&mut group_scale.into_iter()), scale }
+            }
+        };
+        Ok(QuantizedWeight::new(rows, k, Bits::Four, codes, scales)?)
+    }
+}
+
+fn to_f16(value: f32) -> f32 {
+    f16::from_f32(value).to_f32()
+}
+
+/// The channel scale whose multiples 1..=16 are nearest to a row's group scales, relative to them.
+fn best_channel(scales: &[f32]) -> f32 {
+    let largest = scales.iter().fold(0.0f32, |max, &s| max.max(s));
+    let error = |channel: f32| -> f64 {
+        let miss = |&s: &f32| {
+            let stored = channel * nearest(s * inverse(channel)).clamp(1.0, 16.0);
+            f64::from((stored - s) * inverse(s)).powi(2)
+        };
+        scales.iter().map(miss).sum()
+    };
+    let candidates = (0..48).map(|i| largest / 16.0 * (0.97 + 0.02 * i as f32));
+    let best = candidates.fold((f64::INFINITY, largest / 16.0), |best, channel| {
+        let error = error(channel);
+        if error < best.0 { (error, channel) } else { best }
+    });
+    best.1
+}
+
+/// Σ weight · (w − level)² for a step.
+#[inline(always)]
+fn loss(w: &[f32], weight: &[f32], step: Step) -> f32 {
+    let inverse = inverse(step.scale);
+    let mut sums = [0.0f32; 8];
+    let tail = w.len() / 8 * 8;
+    for (w, h) in w[..tail].as_chunks::<8>().0.iter().zip(weight[..tail].as_chunks::<8>().0) {
+        for i in 0..8 {
+            let miss = step.scale * step.code(w[i], inverse) + step.centre - w[i];
+            sums[i] += h[i] * miss * miss;
+        }
+    }
+    sums.iter().sum()
+}
+
+/// Scales of either sign reach −8 or 8 steps on the side of the larger outlier.
+#[inline(always)]
+fn search_symmetric(w: &[f32], weight: &[f32], signed: bool) -> Step {
+    let reach = w.iter().fold(0.0f32, |max, v| max.max(v.abs())) / 7.5;
+    let step = |scale: f32| Step { scale, centre: 0.0 };
+    let mut best = (f32::INFINITY, step(reach));
+    for clip in CLIP_STEPS {
+        for sign in [1.0, -1.0] {
+            let candidate = step(sign * reach * clip);
+            let loss = loss(w, weight, candidate);
+            if loss < best.0 && (signed || sign > 0.0) {
+                best = (loss, candidate);
+            }
+        }
+    }
+    best.1
+}
+
+/// Both ends of the range move, together and then each alone.
+#[inline(always)]
+fn search_offset(w: &[f32], weight: &[f32]) -> Step {
+    let (low, high) = w.iter().fold((f32::MAX, f32::MIN), |(low, high), &v| (low.min(v), high.max(v)));
+    let step = |a: f32, b: f32| {
+        let (low, high) = (low * a, high * b);
+        let scale = (high - low) / LEVELS;
+        Step { scale, centre: low + CENTRE * scale }
+    };
+    let mut best = (loss(w, weight, step(1.0, 1.0)), 1.0, 1.0);
+    let consider = |a: f32, b: f32, best: &mut (f32, f32, f32)| {
+        let loss = loss(w, weight, step(a, b));
+        if loss < best.0 {
+            *best = (loss, a, b);
+        }
+    };
+    for clip in CLIP_STEPS {
+        consider(clip, clip, &mut best);
+    }
+    for _ in 0..2 {
+        let (a, b) = (best.1, best.2);
+        for change in [0.84, 0.88, 0.92, 0.96, 1.04, 1.08, 1.12] {
+            consider(a * change, b, &mut best);
+        }
+        let a = best.1;
+        for change in [0.84, 0.88, 0.92, 0.96, 1.04, 1.08, 1.12] {
+            consider(a, b * change, &mut best);
+        }
+    }
+    step(best.1, best.2)
+}

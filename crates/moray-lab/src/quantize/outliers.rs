@@ -1,0 +1,49 @@
+//! How far the largest value of a row stands out: what rotation and smoothing are there to lower.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::forward::Pass;
+use super::layer::{FloatLayer, Site};
+use crate::error::Result;
+
+/// Mean over rows of max|v| / rms(v); 1 if all are equal, √K if one is alone.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Peaks {
+    /// Over the rows of a site's weights.
+    pub weight: f64,
+    /// Over the tokens' inputs of a site.
+    pub input: f64,
+}
+
+/// The mean over rows of width k.
+pub fn peak(values: &[f32], k: usize) -> f64 {
+    let ratio = |row: &[f32]| {
+        let square = row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>() / k as f64;
+        let max = row.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+        if square > 0.0 { f64::from(max) / square.sqrt() } else { 1.0 }
+    };
+    let rows = values.len() / k;
+    values.par_chunks_exact(k).map(ratio).sum::<f64>() / rows.max(1) as f64
+}
+
+/// The four sites' peaks for a layer and hidden states before it, \[T, d\] in windows; the hidden state after it replaces them.
+///
+/// # Errors
+/// What the pass refuses.
+pub fn layer_peaks(pass: &Pass<'_>, layer: &FloatLayer, hidden: &mut [f32], windows: &[usize]) -> Result<[Peaks; 4]> {
+    let mut peaks = [Peaks::default(); 4];
+    for (first, second, norm) in [(Site::Qkv, Site::O, &layer.attn_norm), (Site::GateUp, Site::Down, &layer.mlp_norm)] {
+        let x = pass.norm(hidden, norm)?;
+        let y = super::forward::project(layer.site(first), &x);
+        let inner = if first == Site::Qkv { pass.attention(&y, windows)? } else { pass.gated(&y) };
+        let change = super::forward::project(layer.site(second), &inner);
+        hidden.par_iter_mut().zip(&change).for_each(|(x, y)| *x += y);
+        for (site, input) in [(first, x), (second, inner)] {
+            let weight = &layer.site(site).weight;
+            peaks[site as usize] =
+                Peaks { weight: peak(&weight.data, weight.columns), input: peak(&input, weight.columns) };
+        }
+    }
+    Ok(peaks)
+}

@@ -1,0 +1,320 @@
+//! One layer after another: the calibration text runs through the unquantized model and, beside it, through the part that
+//! is already quantized; each site of a layer is solved on the inputs that it will really see.
+
+use moray::w4a8::QuantizedWeight;
+use rayon::prelude::*;
+
+use super::forward::{Pass, add_bias, check_finite, fake_quantize, project};
+use super::layer::{FloatLayer, Projection, Site};
+use super::matrix::{Matrix, gram_add, multiply_add};
+use super::options::Options;
+use super::solve::{SiteError, Solved, Sums, solve};
+use crate::error::Result;
+
+/// Tokens that are worked on together.
+const BATCH_TOKENS: usize = 4096;
+
+/// A quantized layer, still in the library's plain form.
+#[derive(Debug, Clone)]
+pub struct QuantizedLayer {
+    /// RMSNorm before attention.
+    pub attn_norm: Vec<f32>,
+    /// RMSNorm before the MLP.
+    pub mlp_norm: Vec<f32>,
+    /// By site, with biases.
+    pub sites: [(QuantizedWeight, Option<Vec<f32>>); 4],
+    /// By site.
+    pub errors: [SiteError; 4],
+}
+
+/// Hidden states of the calibration tokens in both models, before a layer.
+#[derive(Debug)]
+pub struct Streams {
+    /// Windows' lengths, by batch.
+    batches: Vec<Vec<usize>>,
+    hidden: usize,
+    /// In the unquantized model, f32 \[T, d\].
+    pub float: Vec<f32>,
+    /// In the quantized model.
+    pub quantized: Vec<f32>,
+}
+
+impl Streams {
+    /// Starts both from the embedded tokens of windows.
+    pub fn new(embedded: Vec<f32>, windows: &[usize], hidden: usize) -> Self {
+        let mut batches: Vec<Vec<usize>> = Vec::new();
+        let mut room = 0;
+        for &len in windows {
+            if len > room {
+                batches.push(Vec::new());
+                room = BATCH_TOKENS.max(len);
+            }
+            room -= len;
+            if let Some(batch) = batches.last_mut() {
+                batch.push(len);
+            }
+        }
+        Streams { batches, hidden, quantized: embedded.clone(), float: embedded }
+    }
+
+    /// The first windows of the quantized stream that make up about `tokens`: their lengths and hidden states.
+    pub fn sample(&self, tokens: usize) -> (Vec<usize>, &[f32]) {
+        let mut total = 0;
+        let windows = self.batches.iter().flatten().copied();
+        let windows: Vec<usize> = windows
+            .take_while(|len| {
+                let before = total;
+                total += len;
+                before < tokens
+            })
+            .collect();
+        let end = windows.iter().sum::<usize>() * self.hidden;
+        (windows, &self.quantized[..end])
+    }
+
+    /// Calibration tokens.
+    pub fn tokens(&self) -> usize {
+        self.float.len() / self.hidden
+    }
+
+    /// Each batch's windows and its range of tokens.
+    fn batches(&self) -> Vec<(Vec<usize>, std::ops::Range<usize>)> {
+        let mut first = 0;
+        let range = |windows: &Vec<usize>| {
+            let start = first;
+            first += windows.iter().sum::<usize>();
+            (windows.clone(), start..first)
+        };
+        self.batches.iter().map(range).collect()
+    }
+}
+
+/// What is known while one layer is worked on.
+struct Work<'a> {
+    pass: &'a Pass<'a>,
+    options: &'a Options,
+    layer: &'a FloatLayer,
+    index: usize,
+}
+
+/// Quantizes one layer and moves both streams past it.
+///
+/// # Errors
+/// [`crate::Error::Kernel`] for activations that are not finite and what [`solve`] refuses.
+pub fn quantize_layer(
+    pass: &Pass<'_>,
+    options: &Options,
+    layer: &FloatLayer,
+    index: usize,
+    streams: &mut Streams,
+) -> Result<QuantizedLayer> {
+    let work = Work { pass, options, layer, index };
+    let qkv = work.solve_inputs(Site::Qkv, streams)?;
+    let (o, attended) = work.solve_outputs(Site::O, &qkv, streams)?;
+    work.advance(Site::O, &o, &attended, streams);
+    let gate_up = work.solve_inputs(Site::GateUp, streams)?;
+    let (down, hidden) = work.solve_outputs(Site::Down, &gate_up, streams)?;
+    work.advance(Site::Down, &down, &hidden, streams);
+    let solved = [qkv, o, gate_up, down];
+    let errors = [0, 1, 2, 3].map(|i| solved[i].error);
+    let mut sites = solved.into_iter().zip(&layer.sites).map(|(solved, float)| (solved.weight, float.bias.clone()));
+    let mut next = || sites.next().expect("four sites were solved");
+    Ok(QuantizedLayer {
+        attn_norm: layer.attn_norm.clone(),
+        mlp_norm: layer.mlp_norm.clone(),
+        sites: [next(), next(), next(), next()],
+        errors,
+    })
+}
+
+/// Runs both streams past a layer that is quantized already: `float` as it was, `done` what the codes stand for.
+///
+/// # Errors
+/// As [`quantize_layer`].
+pub fn pass_layer(
+    pass: &Pass<'_>,
+    options: &Options,
+    float: &FloatLayer,
+    done: &FloatLayer,
+    streams: &mut Streams,
+) -> Result<()> {
+    let d = streams.hidden;
+    for (windows, tokens) in streams.batches() {
+        let range = tokens.start * d..tokens.end * d;
+        run_layer(pass, float, &windows, &mut streams.float[range.clone()], false)?;
+        run_layer(pass, done, &windows, &mut streams.quantized[range], options.int8_aware)?;
+    }
+    Ok(())
+}
+
+/// Runs hidden states \[T, d\] past one layer in place, inputs of all sites int8 if asked.
+fn run_layer(pass: &Pass<'_>, layer: &FloatLayer, windows: &[usize], x: &mut [f32], int8: bool) -> Result<()> {
+    let halves = [(Site::Qkv, Site::O, &layer.attn_norm), (Site::GateUp, Site::Down, &layer.mlp_norm)];
+    for (first, second, norm) in halves {
+        let mut inputs = pass.norm(x, norm)?;
+        if int8 {
+            fake_quantize(&mut inputs, norm.len());
+        }
+        let y = project(layer.site(first), &inputs);
+        let mut inner = if first == Site::Qkv { pass.attention(&y, windows)? } else { pass.gated(&y) };
+        if int8 {
+            fake_quantize(&mut inner, layer.site(second).weight.columns);
+        }
+        let change = project(layer.site(second), &inner);
+        x.par_iter_mut().zip(&change).for_each(|(x, y)| *x += y);
+    }
+    Ok(())
+}
+
+impl Work<'_> {
+    fn norm_of(&self, site: Site) -> &[f32] {
+        if matches!(site, Site::Qkv | Site::O) { &self.layer.attn_norm } else { &self.layer.mlp_norm }
+    }
+
+    /// A batch's normalised inputs in both models, the quantized model's as it will see them.
+    fn inputs(&self, site: Site, tokens: &std::ops::Range<usize>, streams: &Streams) -> Result<(Vec<f32>, Vec<f32>)> {
+        let d = streams.hidden;
+        let range = tokens.start * d..tokens.end * d;
+        let float = self.pass.norm(&streams.float[range.clone()], self.norm_of(site))?;
+        let mut quantized = self.pass.norm(&streams.quantized[range], self.norm_of(site))?;
+        check_finite(&quantized, self.index, site.name())?;
+        if self.options.int8_aware {
+            fake_quantize(&mut quantized, d);
+        }
+        Ok((float, quantized))
+    }
+
+    /// Solves q, k, v or gate, up, whose inputs are a norm's output.
+    fn solve_inputs(&self, site: Site, streams: &Streams) -> Result<Solved> {
+        let (d, weight) = (streams.hidden, &self.layer.site(site).weight);
+        let mut sums = Sums::new(d);
+        // Σ x_float xᵀ: the target is w times this
+        let mut cross = vec![0.0f64; d * d];
+        let mut float_gram = vec![0.0f64; d * d];
+        for (_, tokens) in streams.batches() {
+            let (float, quantized) = self.inputs(site, &tokens, streams)?;
+            add_gram(&quantized, d, &quantized, d, &mut sums.hessian);
+            if self.options.correct {
+                add_gram(&float, d, &quantized, d, &mut cross);
+                add_gram(&float, d, &float, d, &mut float_gram);
+            }
+            sums.tokens += tokens.len();
+        }
+        if self.options.correct {
+            sums.target = Some(times(weight, &cross));
+        }
+        let gram = if self.options.correct { &float_gram } else { &sums.hessian };
+        let wide: Vec<f64> = weight.data.iter().map(|&w| f64::from(w)).collect();
+        sums.energy = times(weight, gram).iter().zip(wide).map(|(a, b)| a * b).sum();
+        solve(weight, &sums, self.options.solve())
+    }
+
+    /// One batch past attention or the gate: the float stream moves past the whole half-layer, and the quantized model's
+    /// inputs of o or down are appended to `collected`.
+    fn outputs(
+        &self,
+        site: Site,
+        first: &Matrix,
+        windows: &[usize],
+        tokens: std::ops::Range<usize>,
+        streams: &mut Streams,
+        collected: &mut Vec<f32>,
+    ) -> Result<()> {
+        let before = if site == Site::O { Site::Qkv } else { Site::GateUp };
+        let (float, quantized) = self.inputs(before, &tokens, streams)?;
+        let middle = |y: Vec<f32>| {
+            if site == Site::O { self.pass.attention(&y, windows) } else { Ok(self.pass.gated(&y)) }
+        };
+        let bias = self.layer.site(before).bias.clone();
+        let float = middle(project(self.layer.site(before), &float))?;
+        let mut quantized = middle(project(&Projection { weight: first.clone(), bias }, &quantized))?;
+        check_finite(&quantized, self.index, site.name())?;
+        if self.options.int8_aware {
+            fake_quantize(&mut quantized, self.layer.site(site).weight.columns);
+        }
+        collected.extend_from_slice(&quantized);
+        let change = project(self.layer.site(site), &float);
+        let d = streams.hidden;
+        let stream = &mut streams.float[tokens.start * d..tokens.end * d];
+        stream.par_iter_mut().zip(&change).for_each(|(x, y)| *x += y);
+        Ok(())
+    }
+
+    /// Solves o or down, whose output is added to the hidden state. Returns its inputs in the quantized model too.
+    fn solve_outputs(&self, site: Site, first: &Solved, streams: &mut Streams) -> Result<(Solved, Vec<f32>)> {
+        let Projection { weight, bias } = self.layer.site(site);
+        let (n, k, d) = (weight.rows, weight.columns, streams.hidden);
+        let mut sums = Sums::new(k);
+        let mut target = vec![0.0f64; n * k];
+        let mut collected = Vec::with_capacity(streams.tokens() * k);
+        for (windows, tokens) in streams.batches() {
+            self.outputs(site, &first.values, &windows, tokens.clone(), streams, &mut collected)?;
+            let mut inputs = collected[tokens.start * k..tokens.end * k].to_vec();
+            if self.options.correct {
+                let range = tokens.start * d..tokens.end * d;
+                let (float, quantized) = (&streams.float[range.clone()], &streams.quantized[range]);
+                let mut wanted = missing(float, quantized, bias.as_deref());
+                weigh(float, d, &mut inputs, k, &mut wanted);
+                add_gram(&wanted, n, &inputs, k, &mut target);
+                sums.energy += wanted.iter().map(|&y| f64::from(y) * f64::from(y)).sum::<f64>();
+            }
+            add_gram(&inputs, k, &inputs, k, &mut sums.hessian);
+            sums.tokens += tokens.len();
+        }
+        if self.options.correct {
+            sums.target = Some(target);
+        } else {
+            let wide = weight.data.iter().map(|&w| f64::from(w));
+            sums.energy = times(weight, &sums.hessian).iter().zip(wide).map(|(a, b)| a * b).sum();
+        }
+        Ok((solve(weight, &sums, self.options.solve())?, collected))
+    }
+
+    /// Adds o's or down's output to the quantized stream, as [`run_layer`] does it, so that a run that was interrupted goes
+    /// on from the same numbers.
+    fn advance(&self, site: Site, solved: &Solved, inputs: &[f32], streams: &mut Streams) {
+        let (k, d) = (solved.values.columns, streams.hidden);
+        let projection = Projection { weight: solved.values.clone(), bias: self.layer.site(site).bias.clone() };
+        for (_, tokens) in streams.batches() {
+            let change = project(&projection, &inputs[tokens.start * k..tokens.end * k]);
+            let x = &mut streams.quantized[tokens.start * d..tokens.end * d];
+            x.par_iter_mut().zip(&change).for_each(|(x, y)| *x += y);
+        }
+    }
+}
+
+/// What the quantized stream lacks to be the float one, before a bias: o and down may make up for all of it.
+fn missing(float: &[f32], quantized: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    let mut wanted: Vec<f32> = float.par_iter().zip(quantized).map(|(float, quantized)| float - quantized).collect();
+    if let Some(bias) = bias {
+        let negative: Vec<f32> = bias.iter().map(|b| -b).collect();
+        add_bias(&mut wanted, Some(&negative));
+    }
+    wanted
+}
+
+/// Multiplies each token's inputs and wanted outputs by 1 / rms of its hidden state: the norms that follow see errors
+/// relative to it, and a few tokens of each text have a hidden state a hundred times larger than the others.
+fn weigh(hidden: &[f32], d: usize, inputs: &mut [f32], k: usize, wanted: &mut [f32]) {
+    let tokens = inputs.par_chunks_exact_mut(k).zip(wanted.par_chunks_exact_mut(d)).zip(hidden.par_chunks_exact(d));
+    tokens.for_each(|((inputs, wanted), hidden)| {
+        let mean = hidden.iter().map(|v| v * v).sum::<f32>() / d as f32;
+        let weight = 1.0 / mean.sqrt().max(1e-6);
+        inputs.iter_mut().chain(wanted).for_each(|v| *v *= weight);
+    });
+}
+
+/// sum\[A, B\] += a\[T, A\]ᵀ · b\[T, B\]: f32 within a batch, f64 over batches.
+fn add_gram(a: &[f32], a_columns: usize, b: &[f32], b_columns: usize, sum: &mut [f64]) {
+    let mut product = vec![0.0f32; a_columns * b_columns];
+    gram_add(a, a_columns, b, b_columns, &mut product);
+    sum.par_iter_mut().zip(product).for_each(|(sum, v)| *sum += f64::from(v));
+}
+
+/// w\[N, K\] · h\[K, K\] in f64.
+fn times(w: &Matrix, h: &[f64]) -> Vec<f64> {
+    let wide: Vec<f64> = w.data.iter().map(|&w| f64::from(w)).collect();
+    let mut out = vec![0.0; wide.len()];
+    multiply_add(&wide, h, w.columns, 1.0, &mut out);
+    out
+}

@@ -1,0 +1,164 @@
+//! Adaptive smoothing: input channels whose activations stand out are divided by a scale that the weights take over.
+//!
+//! With a threshold σ the scale of channel j is sⱼ = max(1, maxⱼ/σ, |minⱼ|/σ): channels inside ±σ are left alone. For each site
+//! σ runs from the largest activation down to 0.1 in max(100, ⌊largest / 0.5⌋) even steps, and the one with the least
+//!
+//! ```text
+//! mean over tokens of Σ |f(Q8(x / s), Q4(w · s)) − f(x, w)|²
+//! ```
+//!
+//! is taken, f being the attention's output for q, k, v, act(gate) ⊙ up for gate and up, the product itself for o and down. The
+//! scales are folded into what comes before: the norms, the rows of up, and the rows of v unless query heads share them.
+//!
+//! # Source
+//! QQQ (arXiv 2406.09904).
+
+use moray::w4a8::{Mode, quantize};
+use rayon::prelude::*;
+
+use super::forward::{Pass, fake_quantize, project};
+use super::layer::{FloatLayer, Projection, Site};
+use super::matrix::Matrix;
+use super::solve::dequantized;
+use crate::error::Result;
+
+/// The smallest threshold.
+const LOWEST: f32 = 0.1;
+
+/// One layer's sample while its sites are smoothed.
+struct Sample<'a> {
+    pass: &'a Pass<'a>,
+    mode: Mode,
+    windows: &'a [usize],
+}
+
+/// Smooths the four sites of a layer in the order of the forward pass, each on inputs that have come through the quantized
+/// sites before it. `hidden` is the quantized model's hidden state before the layer, for the windows of the sample.
+/// Returns the thresholds by site, none where nothing was searched.
+///
+/// # Errors
+/// What the mode refuses.
+pub fn smooth_layer(
+    pass: &Pass<'_>,
+    mode: Mode,
+    layer: &mut FloatLayer,
+    hidden: &[f32],
+    windows: &[usize],
+) -> Result<[Option<f32>; 4]> {
+    let sample = Sample { pass, mode, windows };
+    let d = pass.config.d_model;
+    let mut x = pass.norm(hidden, &layer.attn_norm)?;
+    let qkv = sample.search(Site::Qkv, layer.site(Site::Qkv), &x)?;
+    divide(&mut x, &qkv.scales);
+    fold_into_vector(&mut layer.attn_norm, &qkv.scales);
+    multiply_columns(&mut layer.site_mut(Site::Qkv).weight, &qkv.scales);
+
+    let mut attended = sample.middle(Site::Qkv, sample.quantized(layer.site(Site::Qkv), &x)?)?;
+    let shape = pass.config.attention;
+    let mut o_threshold = None;
+    if shape.n_q_heads == shape.n_kv_heads {
+        let o = sample.search(Site::O, layer.site(Site::O), &attended)?;
+        o_threshold = Some(o.threshold);
+        divide(&mut attended, &o.scales);
+        divide_rows(layer.site_mut(Site::Qkv), shape.q_elems() + shape.kv_elems(), &o.scales);
+        multiply_columns(&mut layer.site_mut(Site::O).weight, &o.scales);
+    }
+    let mut next = sample.quantized(layer.site(Site::O), &attended)?;
+    next.par_iter_mut().zip(hidden).for_each(|(y, x)| *y += x);
+
+    let mut x = pass.norm(&next, &layer.mlp_norm)?;
+    let gate_up = sample.search(Site::GateUp, layer.site(Site::GateUp), &x)?;
+    divide(&mut x, &gate_up.scales);
+    fold_into_vector(&mut layer.mlp_norm, &gate_up.scales);
+    multiply_columns(&mut layer.site_mut(Site::GateUp).weight, &gate_up.scales);
+
+    let product = sample.middle(Site::GateUp, sample.quantized(layer.site(Site::GateUp), &x)?)?;
+    let down = sample.search(Site::Down, layer.site(Site::Down), &product)?;
+    divide_rows(layer.site_mut(Site::GateUp), pass.config.d_ff, &down.scales);
+    multiply_columns(&mut layer.site_mut(Site::Down).weight, &down.scales);
+    debug_assert_eq!(hidden.len() % d, 0);
+    Ok([Some(qkv.threshold), o_threshold, Some(gate_up.threshold), Some(down.threshold)])
+}
+
+/// What a search found.
+struct Found {
+    threshold: f32,
+    scales: Vec<f32>,
+}
+
+impl Sample<'_> {
+    fn search(&self, site: Site, projection: &Projection, x: &[f32]) -> Result<Found> {
+        let k = projection.weight.columns;
+        let mut peaks = vec![0.0f32; k];
+        for row in x.chunks_exact(k) {
+            peaks.iter_mut().zip(row).for_each(|(peak, v)| *peak = peak.max(v.abs()));
+        }
+        let largest = peaks.iter().fold(0.0f32, |max, &v| max.max(v));
+        let wanted = self.middle(site, project(projection, x))?;
+        let steps = 100.max((largest / 0.5) as usize);
+        let mut best = (f64::INFINITY, Found { threshold: largest, scales: vec![1.0; k] });
+        for step in 0..steps {
+            let threshold = largest - (largest - LOWEST) * step as f32 / (steps - 1) as f32;
+            if threshold < LOWEST {
+                break;
+            }
+            let scales: Vec<f32> = peaks.iter().map(|peak| (peak / threshold).max(1.0)).collect();
+            let mut smoothed = x.to_vec();
+            divide(&mut smoothed, &scales);
+            let mut projection = projection.clone();
+            multiply_columns(&mut projection.weight, &scales);
+            let got = self.middle(site, self.quantized(&projection, &smoothed)?)?;
+            let miss = |(a, b): (&f32, &f32)| f64::from(a - b) * f64::from(a - b);
+            let loss: f64 = got.par_iter().zip(&wanted).map(miss).sum();
+            if loss < best.0 {
+                best = (loss, Found { threshold, scales });
+            }
+        }
+        Ok(best.1)
+    }
+
+    /// The function whose error counts.
+    fn middle(&self, site: Site, y: Vec<f32>) -> Result<Vec<f32>> {
+        match site {
+            Site::Qkv => self.pass.attention(&y, self.windows),
+            Site::GateUp => Ok(self.pass.gated(&y)),
+            Site::O | Site::Down => Ok(y),
+        }
+    }
+
+    /// The product with int8 inputs and weights rounded to nearest.
+    fn quantized(&self, projection: &Projection, x: &[f32]) -> Result<Vec<f32>> {
+        let Matrix { rows, columns, data } = &projection.weight;
+        let data = dequantized(&quantize(data, *rows, *columns, self.mode)?);
+        let weight = Matrix { rows: *rows, columns: *columns, data };
+        let mut x = x.to_vec();
+        fake_quantize(&mut x, *columns);
+        Ok(project(&Projection { weight, bias: projection.bias.clone() }, &x))
+    }
+}
+
+fn divide(x: &mut [f32], scales: &[f32]) {
+    x.par_chunks_exact_mut(scales.len()).for_each(|row| row.iter_mut().zip(scales).for_each(|(v, s)| *v /= s));
+}
+
+fn fold_into_vector(norm: &mut [f32], scales: &[f32]) {
+    norm.iter_mut().zip(scales).for_each(|(gain, s)| *gain /= s);
+}
+
+fn multiply_columns(weight: &mut Matrix, scales: &[f32]) {
+    weight
+        .data
+        .par_chunks_exact_mut(scales.len())
+        .for_each(|row| row.iter_mut().zip(scales).for_each(|(w, s)| *w *= s));
+}
+
+/// Divides the rows from `first` on, and their biases.
+fn divide_rows(projection: &mut Projection, first: usize, scales: &[f32]) {
+    let k = projection.weight.columns;
+    for (row, s) in projection.weight.data[first * k..].chunks_exact_mut(k).zip(scales) {
+        row.iter_mut().for_each(|w| *w /= s);
+    }
+    if let Some(bias) = &mut projection.bias {
+        bias[first..].iter_mut().zip(scales).for_each(|(b, s)| *b /= s);
+    }
+}

@@ -1,0 +1,155 @@
+//! Codes against the objective they are chosen for.
+
+use moray::w4a8::Mode;
+use moray_lab::fixture::SplitMix;
+use moray_lab::load::forward_config;
+use moray_lab::quantize::{Matrix, Method, Options, Pass, SolveOptions, Source, Streams, Sums, quantize_layer, solve};
+use proptest::prelude::*;
+
+use super::{cpu, fixture, open, tokens};
+
+const MODES: [Mode; 4] = [
+    Mode::PerChannel,
+    Mode::PerGroup { group_size: 64, offset: false },
+    Mode::PerGroup { group_size: 64, offset: true },
+    Mode::TwoLevel { group_size: 64 },
+];
+
+#[test]
+fn every_sites_error_is_below_round_to_nearests_for_every_method_and_mode() {
+    let (cpu, fixture) = (cpu(), fixture());
+    let checkpoint = open(&fixture);
+    let text = tokens(768, &fixture, 3);
+    for method in [Method::Gptq, Method::Qqq, Method::Full] {
+        for mode in MODES {
+            let options = Options { context: 96, ..Options::new(method, mode) };
+            let source = Source::new(&checkpoint, &options);
+            let config = forward_config(checkpoint.config()).unwrap();
+            let pass = Pass::new(&cpu, config, options.context).unwrap();
+            let mut streams = Streams::new(source.embedded(&text).unwrap(), &[96; 8], fixture.hidden);
+            for index in 0..fixture.n_layers {
+                let layer = source.layer(index).unwrap();
+                let done = quantize_layer(&pass, &options, &layer, index, &mut streams).unwrap();
+                for (site, error) in done.errors.iter().enumerate() {
+                    assert!(error.chosen < error.nearest, "{method} {mode:?}, layer {index}, site {site}: {error:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Inputs with correlated channels, and their sums.
+fn problem(n: usize, k: usize, count: usize, random: &mut SplitMix) -> (Matrix, Vec<f32>, Sums) {
+    let w = Matrix { rows: n, columns: k, data: (0..n * k).map(|_| random.signed()).collect() };
+    let mix: Vec<f32> = (0..k * k).map(|_| random.signed()).collect();
+    let mut inputs = Vec::with_capacity(count * k);
+    for _ in 0..count {
+        let latent: Vec<f32> = (0..k).map(|_| random.signed()).collect();
+        for j in 0..k {
+            let shared: f32 = (0..k / 4).map(|i| latent[i] * mix[i * k + j]).sum();
+            inputs.push(shared + 0.3 * latent[j]);
+        }
+    }
+    let mut sums = Sums::new(k);
+    for x in inputs.chunks_exact(k) {
+        for i in 0..k {
+            for j in 0..k {
+                sums.hessian[i * k + j] += f64::from(x[i]) * f64::from(x[j]);
+            }
+        }
+    }
+    sums.tokens = count;
+    sums.energy = output_error(&w, &inputs, &vec![0.0; n * k]);
+    (w, inputs, sums)
+}
+
+/// Σ ‖(q − w)·x‖², by definition.
+fn output_error(w: &Matrix, inputs: &[f32], values: &[f32]) -> f64 {
+    let k = w.columns;
+    let mut total = 0.0;
+    for x in inputs.chunks_exact(k) {
+        for n in 0..w.rows {
+            let miss: f64 =
+                (0..k).map(|i| (f64::from(values[n * k + i]) - f64::from(w.data[n * k + i])) * f64::from(x[i])).sum();
+            total += miss * miss;
+        }
+    }
+    total
+}
+
+fn solver(mode: Mode) -> SolveOptions {
+    SolveOptions { mode, gptq: true, act_order: true, clip_search: true, refinements: 2 }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn reported_errors_match_the_definition_and_refinement_never_costs(
+        n in 1usize..9, groups in 1usize..3, mode in 0usize..4, seed in any::<u64>(),
+    ) {
+        let mut random = SplitMix(seed);
+        let k = 64 * groups;
+        let (w, inputs, sums) = problem(n, k, 3 * k, &mut random);
+        let plain = solve(&w, &sums, SolveOptions { refinements: 0, ..solver(MODES[mode]) }).unwrap();
+        let refined = solve(&w, &sums, solver(MODES[mode])).unwrap();
+        for solved in [&plain, &refined] {
+            prop_assert_eq!(solved.weight.dequantize(), solved.values.data.clone());
+            let defined = output_error(&w, &inputs, &solved.values.data) / sums.energy;
+            // products of f64 in another order
+            prop_assert!((solved.error.chosen - defined).abs() <= 1e-9 * defined.max(1e-9));
+        }
+        // both minimise the damped objective, whose damping is 1% of the mean diagonal: the plain one can only be a
+        // little better off
+        prop_assert!(refined.error.chosen <= plain.error.chosen * 1.02, "{:?} {:?}", refined.error, plain.error);
+        prop_assert!(refined.error.chosen < refined.error.nearest);
+    }
+}
+
+#[test]
+fn dead_channels_get_zero_weights_and_fewer_tokens_than_channels_still_solve() {
+    let mut random = SplitMix(11);
+    let (n, k) = (4, 64);
+    let (w, _, mut sums) = problem(n, k, 20, &mut random);
+    for i in 0..k {
+        for dead in [3, 40] {
+            sums.hessian[dead * k + i] = 0.0;
+            sums.hessian[i * k + dead] = 0.0;
+        }
+    }
+    for mode in [Mode::PerChannel, Mode::PerGroup { group_size: 32, offset: false }] {
+        let solved = solve(&w, &sums, solver(mode)).unwrap();
+        for row in solved.values.data.chunks_exact(k) {
+            assert_eq!((row[3], row[40]), (0.0, 0.0), "{mode:?}");
+        }
+        assert!(solved.error.chosen.is_finite() && solved.error.chosen < solved.error.nearest);
+    }
+    // no input at all: every channel is dead
+    let none = Sums { hessian: vec![0.0; k * k], energy: 0.0, ..sums };
+    assert!(solve(&w, &none, solver(Mode::PerChannel)).unwrap().values.data.iter().all(|&v| v == 0.0));
+}
+
+#[test]
+fn wanted_outputs_are_met_by_the_least_squares_solution_where_errors_went_before() {
+    // inputs that are off by a known linear map: the best weights undo it
+    let mut random = SplitMix(23);
+    let (n, k) = (8, 64);
+    let (w, inputs, mut sums) = problem(n, k, 512, &mut random);
+    let plain = solve(&w, &sums, solver(Mode::PerGroup { group_size: 32, offset: true })).unwrap();
+    // y = 1.5 · w · x: T = 1.5 · w · H
+    let mut target = vec![0.0; n * k];
+    for row in 0..n {
+        for j in 0..k {
+            target[row * k + j] = (0..k).map(|i| 1.5 * f64::from(w.data[row * k + i]) * sums.hessian[i * k + j]).sum();
+        }
+    }
+    sums.target = Some(target);
+    sums.energy *= 2.25;
+    let corrected = solve(&w, &sums, solver(Mode::PerGroup { group_size: 32, offset: true })).unwrap();
+    let scaled = Matrix { data: w.data.iter().map(|v| 1.5 * v).collect(), ..w.clone() };
+    let miss = output_error(&scaled, &inputs, &corrected.values.data);
+    let blind = output_error(&scaled, &inputs, &plain.values.data);
+    assert!(miss < 0.1 * blind, "{miss} of {blind}");
+    // the reported error is the one defined, damping aside
+    assert!((corrected.error.chosen - miss / sums.energy).abs() <= 1e-6 * miss / sums.energy);
+}

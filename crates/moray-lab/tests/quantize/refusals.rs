@@ -1,0 +1,182 @@
+//! Bad input: typed errors that say what was expected and what was there.
+
+use std::fs;
+use std::path::Path;
+
+use moray::w4a8::Mode;
+use moray_lab::fixture::Fixture;
+use moray_lab::load::forward_config;
+use moray_lab::packed::StoredArray;
+use moray_lab::quantize::{Job, Layout, Method, Options, Pass, Site, Source, Streams, quantize_layer};
+use moray_lab::{Checkpoint, Error};
+use serde_json::json;
+
+use super::layouts::{golden_arrays, gptq_config, write_model};
+use super::{cpu, fixture, open, tokens};
+
+fn refused(change: impl FnOnce(&mut Job<'_>), before: impl FnOnce(&Path)) -> Error {
+    let (cpu, directory) = (cpu(), tempfile::tempdir().unwrap());
+    let checkpoint = open(&fixture());
+    let text = tokens(512, &fixture(), 1);
+    let out = directory.path().join("out");
+    before(&out);
+    let options = Options { context: 64, ..Options::new(Method::Gptq, Mode::PerChannel) };
+    let mut job = Job {
+        cpu: &cpu,
+        checkpoint: &checkpoint,
+        options,
+        layout: Layout::Moray,
+        calibration: &text,
+        evaluation: None,
+        out: &out,
+    };
+    change(&mut job);
+    job.run(&mut |_, _, _| ()).map(drop).expect_err("a refusal")
+}
+
+#[track_caller]
+fn check(error: &Error, variant: &str, message: &str) {
+    let (debug, text) = (format!("{error:?}"), error.to_string());
+    assert!(debug.starts_with(variant), "expected {variant}, got {debug}");
+    assert!(text.contains(message), "expected a message with {message:?}, got {text:?}");
+}
+
+#[test]
+fn runs_that_cannot_be_are_refused_before_anything_is_written() {
+    let short = refused(|job| job.calibration = &job.calibration[..191], |_| ());
+    check(&short, "Kernel", "got 191 tokens for 192 columns");
+    let group = refused(|job| job.options.mode = Mode::PerGroup { group_size: 128, offset: false }, |_| ());
+    check(&group, "Kernel", "groups of 128 and K = 64");
+    check(&refused(|job| job.options.mode = Mode::W8, |_| ()), "Kernel", "expected a 4-bit mode, got 8 bits");
+    check(&refused(|job| job.options.context = 1, |_| ()), "Kernel", "context");
+    check(&refused(|job| job.options.context = 4096, |_| ()), "Kernel", "got 4096");
+    let used = refused(
+        |_| (),
+        |out| {
+            fs::create_dir(out).unwrap();
+            fs::write(out.join("mine"), "work").unwrap();
+        },
+    );
+    check(&used, "Malformed", "expected an empty directory or none, got one with files");
+    let other = refused(
+        |_| (),
+        |out| {
+            let partial = out.with_file_name("out.partial");
+            fs::create_dir(&partial).unwrap();
+            fs::write(partial.join("run.json"), "{}").unwrap();
+        },
+    );
+    check(&other, "Malformed", "an interrupted run of the same model, text and options");
+}
+
+#[test]
+fn what_cannot_be_written_is_named() {
+    let file = refused(|_| (), |out| fs::write(out.with_file_name("out.partial"), "a file").unwrap());
+    check(&file, "Io", "out.partial");
+    // a write that fails midway, as on a full disk: the shard's temporary name is taken by a directory
+    let midway = refused(
+        |_| (),
+        |out| {
+            fs::create_dir_all(out.with_file_name("out.partial").join("layer-00000.safetensors.tmp")).unwrap();
+        },
+    );
+    check(&midway, "Io", "layer-00000.safetensors.tmp");
+    // scales that a layout does not have
+    let scales = refused(
+        |job| {
+            job.layout = Layout::Qqq;
+            job.options.mode = Mode::TwoLevel { group_size: 64 };
+        },
+        |_| (),
+    );
+    check(&scales, "Kernel", "got other scales");
+}
+
+#[test]
+fn activations_that_overflow_are_refused_by_layer_and_site() {
+    let (cpu, fixture) = (cpu(), fixture());
+    let checkpoint = open(&fixture);
+    let options = Options { context: 64, ..Options::new(Method::Full, Mode::PerChannel) };
+    let source = Source::new(&checkpoint, &options);
+    let pass = Pass::new(&cpu, forward_config(checkpoint.config()).unwrap(), 64).unwrap();
+    let mut layer = source.layer(0).unwrap();
+    layer.site_mut(Site::GateUp).weight.data.iter_mut().for_each(|w| *w *= 1e37);
+    let mut streams = Streams::new(source.embedded(&tokens(256, &fixture, 1)).unwrap(), &[64; 4], fixture.hidden);
+    let error = quantize_layer(&pass, &options, &layer, 7, &mut streams).unwrap_err();
+    check(&error, "Kernel", "before down of layer 7");
+}
+
+/// A GPTQ directory with one thing changed.
+fn gptq(change: impl FnOnce(&mut Vec<StoredArray>, &mut serde_json::Value)) -> moray_lab::Result<()> {
+    let (mut arrays, _) = golden_arrays("gptq.safetensors");
+    let mut config = gptq_config();
+    change(&mut arrays, &mut config);
+    let directory = tempfile::tempdir().unwrap();
+    let fixture = Fixture { hidden: 128, d_ff: 128, n_layers: 1, n_kv_heads: 4, head_dim: 32, ..Fixture::default() };
+    write_model(directory.path(), &fixture, &config, &arrays);
+    let checkpoint = Checkpoint::open(directory.path())?;
+    checkpoint.layer_quantized(0, moray_lab::checkpoint::LayerTensor::Q).map(drop)
+}
+
+fn array<'a>(arrays: &'a mut [StoredArray], suffix: &str) -> &'a mut StoredArray {
+    arrays.iter_mut().find(|array| array.name.ends_with(suffix)).unwrap()
+}
+
+#[test]
+fn arrays_that_contradict_their_layout_are_refused_by_name() {
+    gptq(|_, _| ()).unwrap();
+    let missing = gptq(|arrays, _| arrays.retain(|array| !array.name.ends_with("qzeros"))).unwrap_err();
+    check(&missing, "MissingTensor", "q_proj.qzeros");
+    let shape = gptq(|arrays, _| array(arrays, "qweight").shape = vec![32, 64]).unwrap_err();
+    check(&shape, "Malformed", "expected [16, 128], got [32, 64]");
+    let kind = gptq(|arrays, _| array(arrays, "qweight").dtype = safetensors::Dtype::F32).unwrap_err();
+    check(&kind, "TensorType", "expected I32, got F32");
+    let order = gptq(|arrays, _| array(arrays, "g_idx").bytes[0] = 1).unwrap_err();
+    check(&order, "Unsupported", "expected input 0 in group 0, got 1");
+    let infinite = gptq(|arrays, _| array(arrays, "scales").bytes[1] = 0x7c).unwrap_err();
+    check(&infinite, "Kernel", "finite numbers");
+    let zero = gptq(|arrays, _| array(arrays, "qzeros").bytes[0] = 0xff).unwrap_err();
+    check(&zero, "Unsupported", "expected 0 to 15, got 16");
+    let unknown = gptq(|arrays, _| arrays.push(StoredArray::f32("p.other", &[1], &[0.0]))).unwrap_err();
+    check(&unknown, "UnexpectedTensor", "other");
+    for (key, value, message) in [
+        ("bits", json!(8), "expected 4, got 8"),
+        ("group_size", json!(16), "got 16"),
+        ("group_size", json!(-1), "expected input 64 in group 0, got 1"),
+        ("checkpoint_format", json!("marlin"), "got marlin"),
+        ("quant_method", json!("hqq"), "got hqq"),
+    ] {
+        let error = gptq(|_, config| config[key] = value).unwrap_err();
+        assert!(error.to_string().contains(message), "{key}: {error}");
+    }
+}
+
+#[test]
+fn qqq_scales_that_overflow_int8_and_other_versions_are_refused() {
+    let (mut arrays, _) = golden_arrays("qqq_group.safetensors");
+    let open = |arrays: &[StoredArray], config: serde_json::Value| {
+        let directory = tempfile::tempdir().unwrap();
+        let fixture = Fixture {
+            hidden: 256,
+            d_ff: 256,
+            n_layers: 1,
+            n_q_heads: 8,
+            n_kv_heads: 8,
+            head_dim: 32,
+            ..Fixture::default()
+        };
+        write_model(directory.path(), &fixture, &config, arrays);
+        let checkpoint = Checkpoint::open(directory.path())?;
+        checkpoint.layer_quantized(0, moray_lab::checkpoint::LayerTensor::Q).map(drop)
+    };
+    let qqq = json!({"quant_method": "qqq", "wbits": 4, "group_size": 128});
+    open(&arrays, qqq.clone()).unwrap();
+    // every group scale 16: codes reach ±128
+    let groups = array(&mut arrays, "s_group");
+    groups.bytes.chunks_exact_mut(2).for_each(|b| b.copy_from_slice(&half::f16::from_f32(16.0).to_le_bytes()));
+    check(&open(&arrays, qqq.clone()).unwrap_err(), "Kernel", "< 127.5, got");
+    let mut rotated = qqq;
+    rotated["rotation"] = json!("hadamard");
+    check(&open(&arrays, rotated).unwrap_err(), "Unsupported", "rotation");
+    check(&open(&arrays, json!({"quant_method": "moray", "version": 2})).unwrap_err(), "Unsupported", "got 2");
+}

@@ -1,0 +1,175 @@
+//! Whole runs: into a directory that opens, in both layouts, interrupted and taken up again.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use moray::Cpu;
+use moray::w4a8::Mode;
+use moray_lab::Checkpoint;
+use moray_lab::fixture::Fixture;
+use moray_lab::load::{LoadOptions, load_cpu};
+use moray_lab::quantize::{Job, Layout, Method, Options, Report, Stage};
+use moray_lab::weights::WeightScheme;
+
+use super::{cpu, fixture, logits, tokens};
+
+fn job<'a>(cpu: &'a Cpu, checkpoint: &'a Checkpoint, text: &'a [u32], out: &'a Path) -> Job<'a> {
+    let options =
+        Options { context: 64, ..Options::new(Method::Full, Mode::PerGroup { group_size: 64, offset: true }) };
+    Job { cpu, checkpoint, options, layout: Layout::Moray, calibration: text, evaluation: None, out }
+}
+
+/// Every file of a directory but the report, which holds times.
+fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+        .filter(|(name, _)| !name.starts_with("report"))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn written_checkpoints_match_the_quantized_model_and_report_on_it() {
+    let (cpu, directory) = (cpu(), tempfile::tempdir().unwrap());
+    let fixture = fixture();
+    let source = directory.path().join("model");
+    fixture.write_hf(&source, 1).unwrap();
+    let checkpoint = Checkpoint::open(&source).unwrap();
+    // random tokens teach nothing about each other, so it takes many for an estimate of their covariance
+    let (text, scored) = (tokens(4096, &fixture, 1), tokens(128, &fixture, 2));
+    let out = directory.path().join("out");
+    let mut stages = Vec::new();
+    let job = Job { evaluation: Some(&scored), ..job(&cpu, &checkpoint, &text, &out) };
+    let (path, report) = job.run(&mut |stage, done, total| stages.push((stage, done, total))).unwrap();
+    assert_eq!(path, out);
+    assert_eq!(stages[..3], [1, 2, 3].map(|done| (Stage::Layers, done, 3)));
+    assert!(stages[3..].iter().all(|(stage, ..)| *stage == Stage::Scoring) && stages.len() > 3);
+
+    let written = Checkpoint::open(&out).unwrap();
+    assert_eq!(written.config().n_layers, 3);
+    assert!(!written.config().tied_embeddings, "a rotated model has an output layer of its own");
+    assert_eq!(written.tokenizer().unwrap().encode("hello and", false).unwrap().len(), 3);
+    let load =
+        |checkpoint, weights| load_cpu(checkpoint, LoadOptions { weights, by_neuron: false }, |_, _| ()).unwrap();
+    let probe = tokens(16, &fixture, 4);
+    let got = logits(&load(&written, WeightScheme::Auto), &cpu, &probe);
+    let exact = logits(&load(&checkpoint, WeightScheme::F32), &cpu, &probe);
+    let rounded = logits(
+        &load(&checkpoint, WeightScheme::Quantized(Mode::PerGroup { group_size: 64, offset: true })),
+        &cpu,
+        &probe,
+    );
+    let miss = |a: &[f32]| a.iter().zip(&exact).map(|(a, b)| f64::from((a - b) * (a - b))).sum::<f64>();
+    // a layer that was stored for another, or rotated by half, would be far worse than rounding
+    assert!(miss(&got) < 1.5 * miss(&rounded), "{} {}", miss(&got), miss(&rounded));
+    check_report(&out, &report);
+}
+
+fn check_report(out: &Path, report: &Report) {
+    // 4 bits, and 2 · 16 for each 64 weights
+    assert_eq!(report.size.bits_per_weight, 4.5);
+    let quality = report.quality.as_ref().unwrap();
+    assert!(quality.perplexity.is_finite() && quality.dense.as_ref().unwrap().kl > 0.0);
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+    assert_eq!(json["layers"].as_array().unwrap().len(), 3);
+    assert_eq!(json["options"]["mode"], "g64o");
+    let page = fs::read_to_string(out.join("report.html")).unwrap();
+    assert_eq!(page.matches("<svg").count(), 8);
+    assert!(!page.contains("http://") && !page.contains("https://"), "the page is to need nothing else");
+    assert!(!out.with_file_name("out.partial").exists());
+}
+
+#[test]
+fn interrupted_runs_end_in_the_same_files_as_whole_ones() {
+    let (cpu, directory) = (cpu(), tempfile::tempdir().unwrap());
+    let fixture = Fixture { attention_bias: true, mlp_bias: true, ..fixture() };
+    let path = directory.path().join("model.gguf");
+    fixture.write_gguf(&path).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let text = tokens(512, &fixture, 1);
+    let (whole, halved) = (directory.path().join("whole"), directory.path().join("halved"));
+    job(&cpu, &checkpoint, &text, &whole).run(&mut |_, _, _| ()).unwrap();
+
+    let job = job(&cpu, &checkpoint, &text, &halved);
+    let killed = catch_unwind(AssertUnwindSafe(|| job.run(&mut |_, done, _| assert!(done < 2, "killed")).map(drop)));
+    assert!(killed.is_err());
+    assert!(!halved.exists(), "nothing half-written under the name asked for");
+    let partial = directory.path().join("halved.partial");
+    assert!(Checkpoint::open(&partial).is_err(), "a half-written directory is no checkpoint");
+    // what a kill in the middle of a write leaves
+    fs::write(partial.join("layer-00002.safetensors.tmp"), b"half").unwrap();
+    fs::remove_file(partial.join("layer-00001.safetensors")).unwrap();
+    let mut seconds = Vec::new();
+    job.run(&mut |_, done, _| seconds.push(done)).unwrap();
+    assert_eq!(seconds, [1, 2, 3]);
+    let (whole, mut halved) = (files(&whole), files(&halved));
+    halved.retain(|(name, _)| !name.ends_with(".tmp"));
+    assert_eq!(whole.len(), halved.len());
+    for ((name, left), (other, right)) in whole.iter().zip(&halved) {
+        assert_eq!(name, other);
+        assert!(left == right, "{name}");
+    }
+    assert!(whole.iter().any(|(name, _)| name == "tokenizer.json"));
+}
+
+#[test]
+fn qqq_layout_of_a_run_opens_as_a_qqq_checkpoint() {
+    let (cpu, directory) = (cpu(), tempfile::tempdir().unwrap());
+    let fixture = Fixture { n_kv_heads: 4, ..fixture() };
+    let path = directory.path().join("model.gguf");
+    fixture.write_gguf(&path).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let text = tokens(512, &fixture, 1);
+    let out = directory.path().join("out");
+    let options = Options { context: 64, smooth: true, ..Options::new(Method::Qqq, Mode::PerChannel) };
+    let job = Job { options, layout: Layout::Qqq, ..job(&cpu, &checkpoint, &text, &out) };
+    let (_, report) = job.run(&mut |_, _, _| ()).unwrap();
+    assert!(report.layers.iter().all(|layer| layer.sites.iter().all(|site| site.threshold.is_some())));
+    let written = Checkpoint::open(&out).unwrap();
+    assert_eq!(written.quantization(), Some(moray_lab::packed::Quantization::Qqq { group_size: None }));
+    let model = load_cpu(&written, LoadOptions { weights: WeightScheme::Auto, by_neuron: false }, |_, _| ()).unwrap();
+    assert!(logits(&model, &cpu, &tokens(8, &fixture, 4)).iter().all(|v| v.is_finite()));
+}
+
+/// Runs the command and returns what it says.
+fn command(arguments: &[&str]) -> moray_lab::Result<String> {
+    use clap::Parser;
+    let cli = moray_lab::cli::Cli::try_parse_from(std::iter::once(&"moray").chain(arguments)).expect("valid arguments");
+    let mut out = Vec::new();
+    moray_lab::cli::run(cli, &mut out)?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
+#[test]
+fn quantize_eval_and_generate_run_one_after_another_on_the_command_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (model, text, out) = (at("model.gguf"), at("text.txt"), at("out"));
+    fixture().write_gguf(Path::new(&model)).unwrap();
+    fs::write(&text, "the hen and the ant ran on in the rain; ".repeat(60)).unwrap();
+    let quantize = ["quantize", "--model", &model, "--calibration", &text, "--out", &out, "--weights", "two-level"];
+    let sizes = ["--tokens", "256", "--context", "64", "--smooth", "search", "--threads", "1"];
+    let said = command(&[&quantize[..], &sizes[..]].concat()).unwrap();
+    // 4 bits, 8 for each 64 weights, 32 for each channel
+    assert!(
+        said.contains("bits a weight") && said.contains("perplexity") && said.contains("256 calibration"),
+        "{said}"
+    );
+    let again = command(&[&quantize[..], &sizes[..]].concat()).unwrap_err();
+    assert!(again.to_string().contains("expected an empty directory or none"), "{again}");
+    let score =
+        ["eval", "--model", &out, "--text", &text, "--tokens", "128", "--context", "64", "--threads", "1", "--json"];
+    let json = |arguments: &[&str]| serde_json::from_str::<serde_json::Value>(&command(arguments).unwrap()).unwrap();
+    let (own, other) = (json(&score), json(&[&score[..], &["--against", &model]].concat()));
+    assert_eq!(own["weights"], "as-file");
+    assert_eq!(own["perplexity"], other["perplexity"]);
+    let kl = |report: &serde_json::Value| report["dense"]["kl"].as_f64().unwrap();
+    // its own numbers in floating point differ by the activations' rounding only, the model by the weights' too
+    assert!(kl(&own) > 0.0 && kl(&own) < kl(&other), "{} {}", kl(&own), kl(&other));
+    let generated = json(&["generate", "--model", &out, "--prompt", "the ant", "-n", "4", "--threads", "1", "--json"]);
+    assert!(generated["generated_tokens"].as_u64().unwrap() <= 4);
+}
