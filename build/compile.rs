@@ -5,11 +5,11 @@ use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::nvcc::Nvcc;
 use super::Module;
+use super::nvcc::Nvcc;
 
 const FLAGS: [&str; 10] = [
     "--fatbin",
@@ -71,11 +71,7 @@ pub fn modules(
         }
     });
     let failures = failures.into_inner().expect("no job panics");
-    if failures.is_empty() {
-        Ok(modules)
-    } else {
-        Err(failures.join("\n"))
-    }
+    if failures.is_empty() { Ok(modules) } else { Err(failures.join("\n")) }
 }
 
 /// The jobs that cargo grants, or as many as there are cores.

@@ -74,7 +74,10 @@ fn spans_out_of_range_are_refused_and_the_device_goes_on() {
     assert!(matches!(write(span(2, 0, 1), 128, all).unwrap_err(), Error::Index { what: "span slot", .. }));
     assert!(matches!(write(span(0, 127, 2), 256, all).unwrap_err(), Error::Index { what: "span position", .. }));
     assert_eq!(write(span(0, 0, 2), 255, all).unwrap_err(), Error::Length { what: "k", expected: 256, got: 255 });
-    assert!(matches!(write(span(0, 0, 1), 128, KvPolicy::Hole).unwrap_err(), Error::Unsupported { what: "kv policy", .. }));
+    assert!(matches!(
+        write(span(0, 0, 1), 128, KvPolicy::Hole).unwrap_err(),
+        Error::Unsupported { what: "kv policy", .. }
+    ));
     write(span(0, 0, 1), 128, all).unwrap();
     device.synchronize().unwrap();
 }

@@ -2,8 +2,8 @@
 
 use moray::attention::cuda::{Call, Heads as DeviceHeads, KvFormat, KvLayout, Projections, Spans, attend, write_kv};
 use moray::attention::{AttentionShape, Heads, KvDtype, KvPolicy, Span};
-use moray::device::cudarc::driver::sys::CUstreamCaptureMode_enum as CaptureMode;
 use moray::device::cudarc::driver::sys::CUgraphInstantiate_flags_enum as InstantiateFlags;
+use moray::device::cudarc::driver::sys::CUstreamCaptureMode_enum as CaptureMode;
 
 use crate::case::{CAPACITY, Case, OwnedHeads, bits, noise};
 use crate::device::device;
@@ -85,7 +85,8 @@ fn selected_heads_match_the_full_batch_in_every_form() {
     }
 }
 
-/// Equal values give exactly themselves, whatever the scores: weights are divided by the sum of the rounded weights.
+/// Sums of weights times a power of two are rounded as the sum of weights is, so if that is of the rounded weights, as it must
+/// be, the mean of equal values has no error at all.
 #[test]
 fn equal_values_come_out_exactly() {
     let Some(device) = device() else { return };
@@ -95,12 +96,12 @@ fn equal_values_come_out_exactly() {
         let mut cache = case.cache(&device);
         let total = start + len;
         let k = device.upload(&noise(total * 64, 5)).unwrap();
-        let v = device.upload(&vec![0.75f32; total * 64]).unwrap();
+        let v = device.upload(&vec![0.5f32; total * 64]).unwrap();
         let projections = Projections { q: None, k: k.as_view(), v: v.as_view(), q_stride: 64, kv_stride: 64 };
         let spans = upload_spans(&device, &[Span { slot: 0, start: 0, len: total }]);
         let call = Call { shape, layer: 1, spans: &spans, heads: DeviceHeads::All };
         write_kv(&device, &call, KvPolicy::WriteAll, None, &projections, None, &mut cache).unwrap();
-        assert!(case.attend::<f32>(&device, &cache).iter().all(|&x| x == 0.75));
+        assert!(case.attend::<f32>(&device, &cache).iter().all(|&x| x == 0.5));
     }
 }
 
@@ -111,7 +112,8 @@ fn replayed_graph_matches_single_launches_with_new_positions_and_heads() {
     let case = plain_case(4, 2, 64, &[(250, 1), (3, 1)]);
     let shape = case.case.shape;
     let masks: [[u32; 2]; 3] = [[0b1111, 0b0001], [0b0100, 0b1010], [0b0011, 0b1111]];
-    let steps: Vec<Vec<f32>> = (0..3).map(|step| noise(2 * (shape.q_elems() + 2 * shape.kv_elems()), 70 + step)).collect();
+    let steps: Vec<Vec<f32>> =
+        (0..3).map(|step| noise(2 * (shape.q_elems() + 2 * shape.kv_elems()), 70 + step)).collect();
 
     let single = |graph: bool| -> Vec<Vec<u32>> {
         let mut cache = case.fill(&device);

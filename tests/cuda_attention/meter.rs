@@ -70,7 +70,13 @@ fn shared_memory_of_the_main_loops_has_no_bank_conflicts() {
             case.attend::<f32>(device, &case.fill(device));
             let case = plain_case(4, 1, head_dim, &[(0, 96)]);
             let cache = case.fill(device);
-            case.attend_spans::<f32>(device, &cache, &[Span { slot: 0, start: 0, len: 96 }], Heads::All, &case.case.q());
+            case.attend_spans::<f32>(
+                device,
+                &cache,
+                &[Span { slot: 0, start: 0, len: 96 }],
+                Heads::All,
+                &case.case.q(),
+            );
         }
     }) else {
         return;

@@ -75,7 +75,13 @@ fn attention_f64(q: &[f32], rows: &[(Vec<f32>, Vec<f32>)], d: usize, format: KvF
 }
 
 /// The rows that the cache holds for a KV head, by position.
-fn held(device: &Device, cache: &KvCache, slot: usize, kv_head: usize, end: usize) -> Vec<Option<(Vec<f32>, Vec<f32>)>> {
+fn held(
+    device: &Device,
+    cache: &KvCache,
+    slot: usize,
+    kv_head: usize,
+    end: usize,
+) -> Vec<Option<(Vec<f32>, Vec<f32>)>> {
     let d = cache.shape().head_dim;
     let read = |position| {
         let (mut k, mut v) = (vec![0.0; d], vec![0.0; d]);

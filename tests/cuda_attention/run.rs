@@ -1,10 +1,9 @@
 //! A case of the CPU's tests, run on the device.
 
-use half::{bf16, f16};
 use moray::attention::cuda::{
     Call, KvCache, KvFormat, KvLayout, OwnedHeads, Projections, Spans, Workspace, attend, write_kv,
 };
-use moray::attention::{Heads, KvPolicy, Limits, Span};
+use moray::attention::{Heads, Limits, Span};
 use moray::device::cudarc::driver::DeviceRepr;
 use moray::element::Element;
 use moray::{Cpu, Device};
@@ -42,8 +41,7 @@ impl DeviceCase {
             let per_slot = CAPACITY.div_ceil(page_size);
             let step = (1..).find(|&step| step > n_pages / 3 && gcd(step, n_pages) == 1).unwrap();
             for slot in 0..3 {
-                let pages: Vec<u32> =
-                    (0..per_slot).map(|i| ((slot * per_slot + i) * step % n_pages) as u32).collect();
+                let pages: Vec<u32> = (0..per_slot).map(|i| ((slot * per_slot + i) * step % n_pages) as u32).collect();
                 cache.set_pages(device, slot, &pages).unwrap();
             }
         }
@@ -67,8 +65,7 @@ impl DeviceCase {
         let k = device.upload(&padded(noise(elems, seed))).unwrap();
         let v = device.upload(&padded(noise(elems, seed ^ 0xFF00))).unwrap();
         let stride = shape.kv_elems();
-        let projections =
-            Projections { q: None, k: k.as_view(), v: v.as_view(), q_stride: stride, kv_stride: stride };
+        let projections = Projections { q: None, k: k.as_view(), v: v.as_view(), q_stride: stride, kv_stride: stride };
         let (spans, heads) = (upload_spans(device, spans), self.upload_heads(device, &heads, spans.len()));
         let call = Call { shape, layer: 1, spans: &spans, heads: heads.view() };
         write_kv(device, &call, self.case.policy, None, &projections, None, cache).unwrap();
@@ -108,11 +105,6 @@ impl DeviceCase {
     }
 }
 
-/// The policies without recomputation leave what the CPU leaves.
-pub fn is_stored(policy: KvPolicy, runs: bool) -> bool {
-    runs || !matches!(policy, KvPolicy::Hole | KvPolicy::Recompute { .. })
-}
-
 pub fn upload_spans(device: &Device, host: &[Span]) -> Spans {
     let mut spans = Spans::new(device, host.len().max(1)).unwrap();
     spans.set(device, host).unwrap();
@@ -125,13 +117,6 @@ pub fn padded(mut x: Vec<f32>) -> Vec<f32> {
         x.push(f32::NAN);
     }
     x
-}
-
-pub fn rounded(format: KvFormat, x: f32) -> f32 {
-    match format {
-        KvFormat::Bf16 => bf16::from_f32(x).to_f32(),
-        _ => f16::from_f32(x).to_f32(),
-    }
 }
 
 pub fn cpu() -> Cpu {

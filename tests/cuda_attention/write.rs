@@ -1,21 +1,18 @@
 //! What `write_kv` leaves in the cache and in q, against the CPU.
 
 use half::{bf16, f16};
+use moray::Device;
 use moray::attention::cuda::{self, Call, KvCache, KvFormat, KvLayout, OwnedHeads, Projections, write_kv};
 use moray::attention::{self, AttentionShape, Heads, KvDtype, KvPolicy, KvRow, KvShape, Rope, RopeScaling, Span};
-use moray::Device;
 use moray::device::cudarc::driver::DeviceRepr;
 use moray::element::Element;
 
 use crate::case::{bits, noise};
 use crate::device::device;
-use crate::run::{cpu, is_stored, upload_spans};
+use crate::run::{cpu, upload_spans};
 
-const SPANS: [Span; 3] = [
-    Span { slot: 2, start: 30, len: 5 },
-    Span { slot: 0, start: 0, len: 1 },
-    Span { slot: 1, start: 62, len: 4 },
-];
+const SPANS: [Span; 3] =
+    [Span { slot: 2, start: 30, len: 5 }, Span { slot: 0, start: 0, len: 1 }, Span { slot: 1, start: 62, len: 4 }];
 const MASK: [u32; 3] = [0b000_111, 0b110_000, 0b000_000];
 
 fn inputs<E: Element>(shape: &AttentionShape, rows: usize) -> (Vec<E>, Vec<f32>, Vec<f32>, Vec<f32>) {
@@ -87,9 +84,6 @@ fn compare_rows(device: &Device, expected: &attention::KvCache, cache: &KvCache,
             }
         }
     }
-    let runs = SPANS.iter().zip(MASK).any(|(_, mask)| mask & 0b111 == 0);
-    assert!(runs, "a span skips a whole group, so that the policy decides");
-    assert!(is_stored(policy, true));
 }
 
 /// The definition: scale = max|x| / 127, code = x / scale to nearest even, as the crate quantizes activations.

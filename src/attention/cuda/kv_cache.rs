@@ -70,13 +70,7 @@ impl KvCache {
     /// # Errors
     /// [`Error::Shape`] for a size of 0, a `head_dim` that the kernels do not take or a page size that is no power of two;
     /// [`Error::OutOfMemory`] if it does not fit.
-    pub fn new(
-        device: &Device,
-        shape: KvShape,
-        format: KvFormat,
-        layout: KvLayout,
-        holes: bool,
-    ) -> Result<KvCache> {
+    pub fn new(device: &Device, shape: KvShape, format: KvFormat, layout: KvLayout, holes: bool) -> Result<KvCache> {
         check_shape(&shape, format)?;
         let (n_pages, page_size) = match layout {
             KvLayout::Contiguous => (shape.n_slots, shape.capacity),
@@ -139,7 +133,11 @@ impl KvCache {
         check_index("slot", slot, self.shape.n_slots)?;
         let max_pages = self.shape.capacity.div_ceil(self.page_size);
         let Some(table) = &mut self.table else {
-            return Err(Error::Unsupported { what: "pages", expected: "a paged cache", got: "a contiguous one".into() });
+            return Err(Error::Unsupported {
+                what: "pages",
+                expected: "a paged cache",
+                got: "a contiguous one".into(),
+            });
         };
         if pages.len() > max_pages {
             return Err(Error::Length { what: "pages", expected: max_pages, got: pages.len() });

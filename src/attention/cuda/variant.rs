@@ -73,7 +73,13 @@ pub(super) fn split(n_kv_heads: usize, max_spans: usize, capacity: usize, multip
 }
 
 /// Chooses the kernel for spans of up to `longest` tokens.
-pub(super) fn select(shape: &AttentionShape, format: KvFormat, n_spans: usize, longest: usize, split: Split) -> Variant {
+pub(super) fn select(
+    shape: &AttentionShape,
+    format: KvFormat,
+    n_spans: usize,
+    longest: usize,
+    split: Split,
+) -> Variant {
     let rows = longest * shape.group_size();
     let (n_kv_heads, n_spans) = (shape.n_kv_heads as u32, n_spans as u32);
     let size = match shape.head_dim {
