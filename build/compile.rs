@@ -127,7 +127,9 @@ fn compile(
     let run = run.map_err(|e| format!("expected {} to start, got: {e}", nvcc.path.display()))?;
     let log = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
     if !run.status.success() {
-        return Err(format!("nvcc failed on {} ({}):\n{log}", source.display(), run.status));
+        let said: Vec<&str> =
+            log.lines().filter(|line| !line.starts_with("ptxas info") && !line.starts_with("    ")).collect();
+        return Err(format!("nvcc failed on {} ({}):\n{}", source.display(), run.status, said.join("\n")));
     }
     let forbidden = forbidden(&log, name, allowed);
     if !forbidden.is_empty() {

@@ -104,6 +104,16 @@ pub enum Error {
         /// What was asked for.
         bytes: usize,
     },
+    /// A buffer on the device does not start where kernels can read it.
+    #[error("{what}: expected an address that is a multiple of {expected}, got {got:#x}")]
+    Misaligned {
+        /// The argument, by its name in the documentation.
+        what: &'static str,
+        /// Bytes.
+        expected: u64,
+        /// The address.
+        got: u64,
+    },
     /// A kernel could not be started.
     #[error("{kernel}: expected the kernel to start, got {message}")]
     Launch {

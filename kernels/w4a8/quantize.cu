@@ -21,14 +21,12 @@
 
 #include "common/activation.cuh"
 #include "common/memory.cuh"
+#include "common/norm.cuh"
 #include "common/reduce.cuh"
 
 namespace moray {
 
 constexpr int THREADS = 256;
-
-// Values of a token that RMSNorm keeps in shared memory at a time.
-constexpr int CHUNK = 4096;
 
 struct QuantizeParams {
     const void* x;
@@ -62,29 +60,7 @@ struct RmsNorm {
 
     __device__ RmsNorm(const QuantizeParams& p)
         : x(static_cast<const T*>(p.x) + size_t(blockIdx.x) * p.k), weight(p.weight) {
-        __shared__ float chunk_smem[CHUNK];
-        __shared__ float inverse_smem;
-        float squares = 0.0f;  // lane l of warp 0: values l, l + 32, …
-        for (uint32_t start = 0; start < p.k; start += CHUNK) {
-            const uint32_t count = min(p.k - start, uint32_t(CHUNK));
-            for (uint32_t k = 4 * threadIdx.x; k < count; k += 4 * THREADS) {
-                float v[4];
-                load_4(v, x + start + k);
-                *reinterpret_cast<float4*>(chunk_smem + k) = make_float4(v[0], v[1], v[2], v[3]);
-            }
-            __syncthreads();
-            if (threadIdx.x < 32) {
-#pragma unroll 8
-                for (uint32_t k = threadIdx.x; k < count; k += 32) squares = __fmaf_rn(chunk_smem[k], chunk_smem[k], squares);
-            }
-            __syncthreads();
-        }
-        if (threadIdx.x < 32) {
-            const float mean = __fdiv_rn(warp_sum_of_two_vectors(squares), static_cast<float>(p.k));
-            if (threadIdx.x == 0) inverse_smem = __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(mean, p.eps)));
-        }
-        __syncthreads();
-        inverse = inverse_smem;
+        inverse = block_rms_factor(x, p.k, p.eps);
     }
 
     __device__ void load(float (&v)[4], uint32_t k) const {

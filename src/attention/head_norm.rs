@@ -244,6 +244,12 @@ impl HeadNormState {
         Ok(())
     }
 
+    /// Says whether the choice is made anew after some tokens.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn renews(&self) -> bool {
+        self.policy.refresh > 0
+    }
+
     /// Says whether all heads of a slot run on its next token: in its prompt, and when the choice is renewed.
     pub fn runs_all(&self, slot: usize) -> bool {
         match self.phases[slot] {

@@ -3,7 +3,12 @@
 use super::{Device, call};
 use crate::error::{Error, Result};
 use cudarc::driver::sys::CUresult;
-use cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr, DriverError, HostSlice, ValidAsZeroBits};
+use cudarc::driver::{
+    CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice, DriverError, HostSlice, SyncOnDrop, ValidAsZeroBits,
+};
+
+/// What every buffer's address is a multiple of: the widest access of a kernel.
+const ALIGNMENT: u64 = 16;
 
 impl Device {
     /// Allocates `len` zeros.
@@ -21,6 +26,15 @@ impl Device {
     /// As [`Device::zeros`].
     pub fn upload<T: DeviceRepr>(&self, host: &[T]) -> Result<CudaSlice<T>> {
         self.stream().clone_htod(host).map_err(allocation::<T>(host.len()))
+    }
+
+    /// Copies device memory over other device memory, on the stream.
+    ///
+    /// # Errors
+    /// [`Error::Length`] unless both are as long, [`Error::Driver`] if the driver refuses.
+    pub fn copy<T: DeviceRepr>(&self, from: &CudaSlice<T>, to: &mut CudaSlice<T>) -> Result<()> {
+        crate::error::check_len("to", from.len(), to.len())?;
+        self.stream().memcpy_dtod(from, to).map_err(call("copy on the device"))
     }
 
     /// Copies device memory to the host and waits for it.
@@ -48,5 +62,53 @@ fn allocation<T>(len: usize) -> impl Fn(DriverError) -> Error {
     move |error| match error.0 {
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { bytes: len * size_of::<T>() },
         _ => call("allocate")(error),
+    }
+}
+
+/// A device pointer whose buffer has been checked, and what tells the context's other streams of its use.
+pub(crate) type Pointer<'a> = (u64, SyncOnDrop<'a>);
+
+/// The pointer of a buffer that a kernel reads: `expected` elements of the device's context, 16-byte aligned.
+///
+/// # Errors
+/// [`Error::Length`], [`Error::Misaligned`], or [`Error::Unsupported`] for memory of another context.
+pub(crate) fn input<'a, T, S: DevicePtr<T>>(
+    device: &'a Device,
+    what: &'static str,
+    expected: usize,
+    slice: &'a S,
+) -> Result<Pointer<'a>> {
+    check(device, what, expected, slice)?;
+    aligned(what, slice.device_ptr(device.stream()))
+}
+
+/// The pointer of a buffer that a kernel writes, as [`input`].
+///
+/// # Errors
+/// As [`input`].
+pub(crate) fn output<'a, T, S: DevicePtrMut<T>>(
+    device: &'a Device,
+    what: &'static str,
+    expected: usize,
+    slice: &'a mut S,
+) -> Result<Pointer<'a>> {
+    check(device, what, expected, slice)?;
+    aligned(what, slice.device_ptr_mut(device.stream()))
+}
+
+fn check<T, S: DeviceSlice<T>>(device: &Device, what: &'static str, expected: usize, slice: &S) -> Result<()> {
+    crate::error::check_len(what, expected, slice.len())?;
+    match **slice.stream().context() == **device.context() {
+        true => Ok(()),
+        false => {
+            Err(Error::Unsupported { what, expected: "memory of the device's context", got: "that of another".into() })
+        }
+    }
+}
+
+fn aligned<'a>(what: &'static str, pointer: Pointer<'a>) -> Result<Pointer<'a>> {
+    match pointer.0 % ALIGNMENT {
+        0 => Ok(pointer),
+        _ => Err(Error::Misaligned { what, expected: ALIGNMENT, got: pointer.0 }),
     }
 }

@@ -16,13 +16,16 @@
 //! ```
 
 mod driver;
+mod element;
 mod kernels;
 mod launch;
 mod memory;
 
 pub use cudarc;
+pub use element::{DeviceElement, ElementKind};
 pub(crate) use kernels::ModuleKernels;
 pub(crate) use launch::{call, launch_raw};
+pub(crate) use memory::{input, output};
 
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUfunction_attribute_enum, CUresult, CUstream};

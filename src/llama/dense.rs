@@ -126,6 +126,11 @@ impl DenseWeight {
         size_of_val(&self.data[..])
     }
 
+    /// The elements' bytes, \[N/16\]\[K\]\[16\].
+    pub fn data(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.data)[..self.n.div_ceil(ROWS) * ROWS * self.k * self.dtype.bytes()]
+    }
+
     /// Writes row `n` as f32.
     ///
     /// # Errors

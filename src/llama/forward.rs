@@ -77,6 +77,31 @@ impl<B: Backend> Session<B> {
         &mut self.state
     }
 
+    /// One new token for each of `slots`, after what they hold.
+    #[cfg(feature = "cuda")]
+    pub(super) fn decode_spans(&self, slots: &[usize]) -> Result<Vec<Span>> {
+        let span = |&slot: &usize| {
+            self.check_slot(slot)?;
+            match self.lens[slot] {
+                0 => Err(Error::Shape { what: "prompt", expected: "at least 1 token", got: 0 }),
+                start => Ok(Span { slot, start, len: 1 }),
+            }
+        };
+        slots.iter().map(span).collect()
+    }
+
+    /// Counts a token that a step of the device has added to each of `slots`.
+    #[cfg(feature = "cuda")]
+    pub(super) fn advance_slots(&mut self, backend: &B, slots: &[usize]) -> Result<()> {
+        for &slot in slots {
+            self.lens[slot] += 1;
+            if self.generates[slot] {
+                backend.advance(&mut self.state, slot)?;
+            }
+        }
+        Ok(())
+    }
+
     fn check_slot(&self, slot: usize) -> Result<()> {
         let limit = self.lens.len();
         if slot < limit { Ok(()) } else { Err(Error::Index { what: "slot", limit, got: slot }) }
@@ -113,6 +138,16 @@ impl<B: Backend> Model<B> {
     /// The embedding.
     pub fn embedding(&self) -> &B::Linear {
         &self.embedding
+    }
+
+    /// RMSNorm before the output layer.
+    pub fn final_norm(&self) -> &B::Norm {
+        &self.final_norm
+    }
+
+    /// The output layer, unless it is the embedding.
+    pub fn own_lm_head(&self) -> Option<&B::Linear> {
+        self.lm_head.as_ref()
     }
 
     /// The output layer, which may be the embedding.

@@ -51,6 +51,11 @@ impl Linear {
         &self.weight
     }
 
+    /// f32 \[N\], if there is one.
+    pub fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
     /// Output features N.
     pub fn n(&self) -> usize {
         match &self.weight {

@@ -112,6 +112,20 @@ impl MlpPolicyState {
         (self.kept.1 > 0).then(|| self.kept.0 as f64 / self.kept.1 as f64)
     }
 
+    /// Says whether these spans' selections stay as they are while they generate.
+    #[cfg(feature = "cuda")]
+    pub(super) fn is_settled(&self, spans: &[Span]) -> bool {
+        match &self.policy {
+            // what is chosen for each token is chosen by kernels
+            MlpPolicy::Dense | MlpPolicy::TopK(_) | MlpPolicy::Cats(_) => true,
+            MlpPolicy::Prompt { refresh, .. } => {
+                let fixed = |span: &Span| matches!(self.slots[span.slot], Slot::Generation(_));
+                refresh.every == 0 && refresh.drift.is_none() && spans.iter().all(fixed)
+            }
+            MlpPolicy::Calibrate => false,
+        }
+    }
+
     pub(super) fn selection(&mut self, index: usize, spans: &[Span]) -> Result<Selection<'_>> {
         let fixed = matches!(self.policy, MlpPolicy::Prompt { .. });
         let dense = fixed && spans.iter().all(|span| self.slots[span.slot].is_dense());

@@ -12,6 +12,8 @@
 mod backend;
 mod config;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod dense;
 mod forward;
 mod linear;

@@ -1,19 +1,88 @@
-//! W4A8 on a CUDA device, with the CPU's bits.
+//! W4A8 on a CUDA device: the operations of [`crate::w4a8`] on device memory.
+//!
+//! Results have the CPU's bits, with one exception: where K is split in a group mode, which [`Variant::choose`] never does,
+//! the splits' f32 sums are added in their order. No call allocates or synchronises; all run on the device's stream.
+//!
+//! # Example
+//! ```no_run
+//! use moray::{Device, w4a8};
+//!
+//! let device = Device::new(0)?;
+//! let (m, n, k) = (2, 48, 64);
+//! let w: Vec<f32> = (0..n * k).map(|i| ((i * 37 % 101) as f32 - 50.0) / 100.0).collect();
+//! let quantized = w4a8::quantize(&w, n, k, w4a8::Mode::PerChannel)?;
+//!
+//! let weight = w4a8::cuda::Weight::upload(&device, &w4a8::PackedWeight::pack(&quantized))?;
+//! let mut activations = w4a8::cuda::Activations::with_capacity(&device, m, k)?;
+//! let mut workspace = w4a8::cuda::Workspace::new(&device)?;
+//! let x = device.upload(&vec![0.5f32; m * k])?;
+//! let mut y = device.zeros::<f32>(m * n)?;
+//! activations.quantize(&device, &x.as_view(), m, k)?;
+//! let epilogue = w4a8::cuda::Epilogue::default();
+//! w4a8::cuda::linear(&device, &weight, &activations, epilogue, &mut y.as_view_mut(), &mut workspace)?;
+//! println!("{:?}", device.download(&y)?);
+//! # Ok::<(), moray::Error>(())
+//! ```
+
+mod activation;
+mod linear;
+pub mod raw;
+mod variant;
+mod weight;
+
+pub use activation::Activations;
+pub use linear::{Epilogue, Workspace, linear, linear_with};
+pub use variant::{Architecture, Format, Offset, Variant};
+pub use weight::Weight;
 
 use crate::device::ModuleKernels;
 
+const QUANTIZE: &str = "w4a8/quantize";
+const GEMM: &str = "w4a8/gemm";
+const GEMV: &str = "w4a8/gemv";
+
 /// Every kernel of the operation.
-pub(crate) const KERNELS: &[ModuleKernels] = &[(
-    "w4a8/quantize",
-    &[
-        "w4a8_quantize_f32",
-        "w4a8_quantize_f16",
-        "w4a8_quantize_bf16",
-        "w4a8_quantize_rms_norm_f32",
-        "w4a8_quantize_rms_norm_f16",
-        "w4a8_quantize_rms_norm_bf16",
-        "w4a8_quantize_swiglu_f32",
-        "w4a8_quantize_swiglu_f16",
-        "w4a8_quantize_swiglu_bf16",
-    ],
-)];
+pub(crate) const KERNELS: &[ModuleKernels] = &[
+    (
+        QUANTIZE,
+        &[
+            "w4a8_quantize_f32",
+            "w4a8_quantize_f16",
+            "w4a8_quantize_bf16",
+            "w4a8_quantize_rms_norm_f32",
+            "w4a8_quantize_rms_norm_f16",
+            "w4a8_quantize_rms_norm_bf16",
+            "w4a8_quantize_swiglu_f32",
+            "w4a8_quantize_swiglu_f16",
+            "w4a8_quantize_swiglu_bf16",
+        ],
+    ),
+    (
+        GEMM,
+        &[
+            "w4a8_gemm_per_channel_16",
+            "w4a8_gemm_per_channel_64",
+            "w4a8_gemm_w8_16",
+            "w4a8_gemm_w8_64",
+            "w4a8_gemm_two_level_16",
+            "w4a8_gemm_two_level_64",
+            "w4a8_gemm_qqq_16",
+            "w4a8_gemm_qqq_64",
+            "w4a8_gemm_per_group_16",
+            "w4a8_gemm_per_group_64",
+            "w4a8_gemm_per_group8_16",
+            "w4a8_gemm_per_group8_64",
+        ],
+    ),
+    (
+        GEMV,
+        &[
+            "w4a8_gemv_per_channel",
+            "w4a8_gemv_w8",
+            "w4a8_gemv_two_level",
+            "w4a8_gemv_qqq",
+            "w4a8_gemv_per_group",
+            "w4a8_gemv_per_group8",
+        ],
+    ),
+];

@@ -124,6 +124,7 @@ pub fn measure(arguments: &Arguments) -> Result<Bench> {
     let mut rows = Vec::with_capacity(ways.len());
     for way in ways {
         let switches = switches_of(arguments, way);
+        switches.check_cpu()?;
         let run = switches.load()?;
         let speed = speed(arguments, &switches, &run)?;
         let bytes = run.weight_bytes_per_token();

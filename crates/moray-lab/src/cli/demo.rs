@@ -130,6 +130,7 @@ pub fn measure(arguments: &Arguments) -> Result<Demo> {
     for way in WAYS {
         bar.set_message(way.0);
         let switches = switches_of(arguments, way);
+        switches.check_cpu()?;
         let run = switches.load()?;
         if tokens.is_empty() {
             tokens = eval::tokens_of(&run, &arguments.text, &text, Some(arguments.tokens))?;

@@ -85,6 +85,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
 /// As [`run`].
 pub fn report(arguments: &Arguments) -> Result<Report> {
     let text = read_text(&arguments.text)?;
+    arguments.switches.check_cpu()?;
     let run = arguments.switches.load()?;
     let tokens = tokens_of(&run, &arguments.text, &text, arguments.tokens)?;
     let dense = dense_switches(&arguments.switches);

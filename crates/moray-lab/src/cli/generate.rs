@@ -4,11 +4,14 @@ use std::io::Write;
 use std::time::Instant;
 
 use clap::Args;
-use moray::Cpu;
-use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Session};
+use moray::llama::{Backend, CpuState, LogitRows, Model, Sampler, Sampling, Sequence, Session};
 use serde::{Deserialize, Serialize};
 
-use super::{Run, Switches, written};
+#[cfg(feature = "cuda")]
+use super::device::cuda;
+#[cfg(not(feature = "cuda"))]
+use super::device::no_cuda as cuda;
+use super::{Device, Run, Switches, written};
 use crate::error::{Error, Result};
 use crate::machine::{peak_memory_bytes, read_bandwidth};
 
@@ -63,7 +66,7 @@ pub struct Report {
     pub weight_bytes_per_token: usize,
     /// Gigabytes (10⁹) a second of weights during decoding, as if every weight were read.
     pub decode_gb_per_second: f64,
-    /// Gigabytes a second that this machine reads from memory, measured now.
+    /// Gigabytes a second that the device reads from memory, measured now.
     pub read_bandwidth_gb_per_second: f64,
     /// The one in percent of the other.
     pub bandwidth_percent: f64,
@@ -78,6 +81,10 @@ pub struct Report {
 /// # Errors
 /// What is wrong with the switches, the model or the prompt.
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
+    if arguments.switches.device == Device::Cuda {
+        // before the model is loaded
+        cuda::check()?;
+    }
     let run = arguments.switches.load()?;
     let json = arguments.json;
     let mut stream = |text: &str| {
@@ -100,6 +107,35 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn generate(run: &Run, arguments: &Arguments, stream: &mut dyn FnMut(&str) -> Result<()>) -> Result<Report> {
+    match arguments.switches.device {
+        Device::Cpu => {
+            let measured = Measured { kv_bytes: CpuState::kv_bytes, bandwidth: &|| Ok(read_bandwidth(&run.cpu)) };
+            generate_on(&run.cpu, &run.model, run, arguments, stream, measured)
+        }
+        Device::Cuda => cuda::generate(run, arguments, stream),
+    }
+}
+
+/// What differs between devices in what is measured.
+pub(super) struct Measured<'a, B: Backend> {
+    /// Bytes of the KV cache.
+    pub(super) kv_bytes: fn(&B::State) -> usize,
+    /// Bytes a second that the device reads from its memory.
+    pub(super) bandwidth: &'a dyn Fn() -> Result<f64>,
+}
+
+/// Generates on a device.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn generate_on<B: Backend>(
+    backend: &B,
+    model: &Model<B>,
+    run: &Run,
+    arguments: &Arguments,
+    stream: &mut dyn FnMut(&str) -> Result<()>,
+    measured: Measured<'_, B>,
+) -> Result<Report> {
     let config = run.checkpoint.config();
     let tokenizer = &run.tokenizer;
     let prompt = tokenizer.encode(&arguments.prompt, config.add_bos)?;
@@ -115,10 +151,10 @@ pub fn generate(run: &Run, arguments: &Arguments, stream: &mut dyn FnMut(&str) -
     let mut sampler = Sampler::new(sampling, arguments.seed)?;
     let mut settings = arguments.switches.settings(run, 1, context)?;
     settings.max_tokens = prompt.len().min(256);
-    let mut session = run.model.session(&run.cpu, settings)?;
+    let mut session = model.session(backend, settings)?;
 
     let start = Instant::now();
-    let logits = run.model.prefill(&run.cpu, &mut session, 0, &prompt)?;
+    let logits = model.prefill(backend, &mut session, 0, &prompt)?;
     let prefill_seconds = start.elapsed().as_secs_f64();
     let mut token = sampler.sample(logits)?;
     let mut text_stream = tokenizer.stream_after(&prompt);
@@ -130,7 +166,7 @@ pub fn generate(run: &Run, arguments: &Arguments, stream: &mut dyn FnMut(&str) -
         text.push_str(&piece);
         generated += 1;
         if generated < arguments.n {
-            token = sampler.sample(step(&run.model, &run.cpu, &mut session, token)?)?;
+            token = sampler.sample(step(model, backend, &mut session, token)?)?;
         }
     }
     let decode_seconds = start.elapsed().as_secs_f64();
@@ -141,7 +177,7 @@ pub fn generate(run: &Run, arguments: &Arguments, stream: &mut dyn FnMut(&str) -
     let weight_bytes = run.weight_bytes_per_token();
     let decoded = generated.saturating_sub(1) as f64;
     let decode_tokens_per_second = decoded / decode_seconds;
-    let bandwidth = read_bandwidth(&run.cpu);
+    let bandwidth = (measured.bandwidth)()?;
     let used = decode_tokens_per_second * weight_bytes as f64;
     Ok(Report {
         text,
@@ -154,14 +190,14 @@ pub fn generate(run: &Run, arguments: &Arguments, stream: &mut dyn FnMut(&str) -
         decode_gb_per_second: used / 1e9,
         read_bandwidth_gb_per_second: bandwidth / 1e9,
         bandwidth_percent: 100.0 * used / bandwidth,
-        kv_bytes: session.state().kv_bytes(),
+        kv_bytes: (measured.kv_bytes)(session.state()),
         peak_memory_bytes,
     })
 }
 
-fn step<'s>(model: &Model<Cpu>, cpu: &Cpu, session: &'s mut Session<Cpu>, token: u32) -> Result<&'s [f32]> {
+fn step<'s, B: Backend>(model: &Model<B>, backend: &B, session: &'s mut Session<B>, token: u32) -> Result<&'s [f32]> {
     let sequence = Sequence { slot: 0, tokens: &[token] };
-    Ok(model.forward(cpu, session, &[sequence], LogitRows::Last)?)
+    Ok(model.forward(backend, session, &[sequence], LogitRows::Last)?)
 }
 
 fn write_report(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {

@@ -221,16 +221,23 @@ impl Run {
 }
 
 impl Switches {
-    /// Opens and loads the model.
+    /// Refuses devices other than the CPU, for commands that measure it.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] for `--device cuda`.
+    pub fn check_cpu(&self) -> Result<()> {
+        if self.device == Device::Cuda {
+            let expected = "cpu: only generate runs on a CUDA device";
+            return Err(Error::Kernel(moray::Error::Unsupported { what: "device", expected, got: "cuda".into() }));
+        }
+        Ok(())
+    }
+
+    /// Opens and loads the model, on the CPU wherever it will run.
     ///
     /// # Errors
     /// What is wrong with the switches or the model.
     pub fn load(&self) -> Result<Run> {
-        if self.device == Device::Cuda {
-            let got = "cuda".into();
-            let expected = "cpu: this build has no CUDA kernels";
-            return Err(Error::Kernel(moray::Error::Unsupported { what: "device", expected, got }));
-        }
         let cpu = self.cpu()?;
         let start = std::time::Instant::now();
         let checkpoint = Checkpoint::open(&self.model)?;

@@ -1,0 +1,35 @@
+// y[i,K] = x[r,K] / √(mean(x²) + eps) ⊙ weight[K], r = rows[i], or i.
+//
+// | argument | type | shape  | layout                    |
+// |----------|------|--------|---------------------------|
+// | x        | f32  | [*, K] | row-major, 16-byte aligned |
+// | weight   | f32  | [K]    | 16-byte aligned           |
+// | rows     | u32  | [M]    | or null                   |
+// | y        | f32  | [M, K] | row-major, 16-byte aligned |
+//
+// Requires: K a multiple of 4. Grid: M. Block: 256. Shared memory: 16 KiB. The CPU's bits, see common/norm.cuh.
+// Source: RMSNorm (arXiv 1910.07467). Wrapper: src/llama/cuda/kernels.rs.
+
+#include "common/norm.cuh"
+
+namespace moray {
+
+struct NormParams {
+    const float* x;
+    const float* weight;
+    const uint32_t* rows;
+    float* y;
+    uint32_t k;
+    float eps;
+};
+static_assert(sizeof(NormParams) == 40, "as in src/llama/cuda/kernels.rs");
+
+}  // namespace moray
+
+extern "C" __global__ void __launch_bounds__(256) llama_rms_norm(const moray::NormParams p) {
+    using namespace moray;
+    const float* x = p.x + size_t(p.rows ? p.rows[blockIdx.x] : blockIdx.x) * p.k;
+    float* y = p.y + size_t(blockIdx.x) * p.k;
+    const float factor = block_rms_factor(x, p.k, p.eps);
+    for (uint32_t i = threadIdx.x; i < p.k; i += blockDim.x) y[i] = __fmul_rn(__fmul_rn(x[i], factor), p.weight[i]);
+}

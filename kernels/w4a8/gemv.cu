@@ -1,0 +1,166 @@
+// y[M,N] = act_scale[M] · (x[M,K] · w[N,K]ᵀ) + bias[N] + residual[M,N] for M from 1 to 4: the weights' bytes are all that counts.
+//
+// Arguments, types and layouts as in gemm.cu; `splits`, `partial` and `arrived` are not used.
+//
+// Requires: as gemm.cu. Grid: ⌈N/16⌉. Block: 256 threads, 8 warps that share the K of one row of tiles.
+// Shared memory: 32 KiB in group modes, 2 KiB in the others.
+//
+// Every warp takes 256 of each 2048 of K and keeps its next weights in registers while it multiplies, so about 2 KiB for each
+// warp are on their way. Tokens are the N of 8 of mma.m16n8k32: multiplying costs the same for 1 and 4, and less than dp4a.
+// The integers of a group are left in shared memory and added in f32 in the groups' order: the CPU's bits.
+// Source: as gemm.cu. Wrapper: src/w4a8/cuda/linear.rs.
+
+#include "common/ptx.cuh"
+#include "common/reduce.cuh"
+#include "w4a8/dequant.cuh"
+
+namespace moray {
+
+constexpr uint32_t WARPS = 8, THREADS = 32 * WARPS;
+constexpr uint32_t TOKENS = 4;
+constexpr uint32_t UNIT_K = 256;  // of a warp at a time
+constexpr uint32_t UNIT_STEPS = UNIT_K / 32;
+constexpr uint32_t CHUNK_K = WARPS * UNIT_K;
+constexpr uint32_t MAX_GROUPS = CHUNK_K / 32;
+constexpr uint32_t OUTPUTS = TILE_N * TOKENS;  // of a block: (token4, row16)
+
+// The weights of one warp's unit, as they lie in the tiles.
+template <typename W>
+struct Unit {
+    static constexpr uint32_t TILES = UNIT_STEPS / STEPS_PER_TILE<W::BITS>;
+    uint4 tiles[TILES];
+
+    // Loads unit number `index` of K; zeros past its end.
+    __device__ __forceinline__ void load(const LinearParams& p, uint32_t index) {
+        const uint32_t tiles_k = padded(p.k) / (32 * STEPS_PER_TILE<W::BITS>);
+#pragma unroll
+        for (uint32_t i = 0; i < TILES; ++i) {
+            const uint32_t tile = index * TILES + i;
+            const uint4* src = p.codes + (size_t(blockIdx.x) * tiles_k + tile) * 32 + threadIdx.x % 32;
+            tiles[i] = tile < tiles_k ? load_streaming(src) : make_uint4(0, 0, 0, 0);
+        }
+    }
+};
+
+// The group scales of a lane's two rows.
+template <typename W>
+__device__ __forceinline__ RowScales group_scales(const LinearParams& p, uint32_t groups, uint32_t group) {
+    const size_t at = (size_t(blockIdx.x) * groups + group) * TILE_N + threadIdx.x % 32 / 4;
+    if constexpr (W::SCALE_BYTES == 1) {
+        const uint8_t* scale = static_cast<const uint8_t*>(p.group_scale) + at;
+        return {scale[0], scale[8]};
+    } else {
+        const uint16_t* scale = static_cast<const uint16_t*>(p.group_scale) + at;
+        return {scale[0], scale[8]};
+    }
+}
+
+// Where output (token4, row16) of a block lies: rows of tokens 2 and 3 are swapped by halves, so that the lanes of `put`, with
+// 8 rows of tokens 0 and 2 or 1 and 3, touch different banks.
+__device__ __forceinline__ uint32_t place(uint32_t token, uint32_t row) { return token * TILE_N + (row ^ token / 2 * 8); }
+
+// Leaves a lane's integers, (row, token) as mma holds them, in their places.
+__device__ __forceinline__ void put(int32_t* out_smem, const int32_t (&dots)[4]) {
+    const uint32_t row = threadIdx.x % 32 / 4, token = 2 * (threadIdx.x % 4);
+    if (token >= TOKENS) return;
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) out_smem[place(token + i % 2, row + i / 2 * 8)] = dots[i];
+}
+
+// Multiplies a unit. Group modes leave each group's integers in `groups_smem`, from the unit's first group on, and clear them.
+template <typename W>
+__device__ __forceinline__ void multiply(const LinearParams& p, const Unit<W>& unit, uint32_t index, int32_t (&dots)[4],
+                                         int32_t* groups_smem) {
+    const uint32_t lane = threadIdx.x % 32, token = lane / 4, steps = p.k / 32, pad_k = padded(p.k);
+    const uint32_t group_steps = W::SCALE_BYTES > 0 ? p.group_size / 32 : 1, groups = steps / group_steps;
+    const uint32_t* x = reinterpret_cast<const uint32_t*>(p.x + size_t(token) * pad_k) + lane % 4;
+    RowScales scales = {0, 0};
+#pragma unroll
+    for (uint32_t i = 0; i < UNIT_STEPS; ++i) {
+        const uint32_t step = index * UNIT_STEPS + i;
+        if (step >= steps) break;
+        // (k 4·(lane mod 4).., token ⌊lane/4⌋) and the same 16 further
+        const uint32_t b0 = token < p.m ? x[8 * step] : 0, b1 = token < p.m ? x[8 * step + 4] : 0;
+        if constexpr (W::SCALE_BYTES > 0 && !W::GROUPED) {
+            if (i == 0 || step % group_steps == 0) scales = group_scales<W>(p, groups, step / group_steps);
+        }
+        uint32_t a[4];
+        W::fragment(a, unit.tiles[i / STEPS_PER_TILE<W::BITS>], i % STEPS_PER_TILE<W::BITS>, scales);
+        mma_s8(dots, a, b0, b1);
+        if constexpr (W::GROUPED) {
+            if ((i + 1) % group_steps == 0) {
+                put(groups_smem + i / group_steps * OUTPUTS, dots);
+                dots[0] = dots[1] = dots[2] = dots[3] = 0;
+            }
+        }
+    }
+}
+
+// Adds the groups of one chunk of K to an output of this thread, in order.
+template <typename W>
+__device__ __forceinline__ float add_chunk(const LinearParams& p, uint32_t chunk, const int32_t* groups_smem, float acc) {
+    const uint32_t token = threadIdx.x / TILE_N, row = threadIdx.x % TILE_N, groups = p.k / p.group_size;
+    const uint32_t count = CHUNK_K / p.group_size, first = chunk * count, end = min(first + count, groups);
+    const __half* scales = static_cast<const __half*>(p.group_scale);
+#pragma unroll 4
+    for (uint32_t g = first; g < end; ++g) {
+        const size_t at = (size_t(blockIdx.x) * groups + g) * TILE_N + row;
+        float offset = 0.0f;
+        uint32_t point = 0;
+        if (p.offset_kind == Offset::f16) offset = __half2float(static_cast<const __half*>(p.offset)[at]);
+        if (p.offset_kind == Offset::zero_point) point = static_cast<const uint8_t*>(p.offset)[at];
+        const int32_t dot = groups_smem[(g - first) * OUTPUTS + place(token, row)], zero = group_zero<W>(p.offset_kind, point);
+        acc = add_group(acc, dot, zero, p.sums[size_t(g) * p.m + token], __half2float(scales[at]), offset, p.offset_kind);
+    }
+    return acc;
+}
+
+template <typename W>
+__device__ __forceinline__ void gemv(const LinearParams& p) {
+    // group modes: (slot2, group, token4, row16); others: (warp8, token4, row16)
+    __shared__ int32_t smem[W::GROUPED ? 2 * MAX_GROUPS * OUTPUTS : WARPS * OUTPUTS];
+    const uint32_t warp = threadIdx.x / 32, chunks = (p.k + CHUNK_K - 1) / CHUNK_K;
+    const bool writes = threadIdx.x < TILE_N * p.m;  // (token, row16)
+    int32_t dots[4] = {};
+    float acc = 0.0f;
+    Unit<W> unit;
+    unit.load(p, warp);
+    for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
+        const Unit<W> current = unit;
+        if (chunk + 1 < chunks) unit.load(p, (chunk + 1) * WARPS + warp);
+        int32_t* groups_smem = smem;
+        if constexpr (W::GROUPED) groups_smem += chunk % 2 * MAX_GROUPS * OUTPUTS;
+        int32_t* mine = groups_smem + (W::GROUPED ? warp * (UNIT_K / p.group_size) * OUTPUTS : 0);
+        multiply(p, current, chunk * WARPS + warp, dots, mine);
+        if constexpr (W::GROUPED) {
+            // with two slots, one barrier: a slot is written again only after the next chunk's
+            __syncthreads();
+            if (writes) acc = add_chunk<W>(p, chunk, groups_smem, acc);
+        }
+    }
+    if constexpr (!W::GROUPED) {
+        put(smem + warp * OUTPUTS, dots);
+        __syncthreads();
+        if (writes) {
+            int32_t sum = 0;
+#pragma unroll
+            for (uint32_t w = 0; w < WARPS; ++w) sum += smem[w * OUTPUTS + place(threadIdx.x / TILE_N, threadIdx.x % TILE_N)];
+            if (W::ZERO != 0) sum -= W::ZERO * p.sums[threadIdx.x / TILE_N];
+            acc = __fmul_rn(__int2float_rn(sum), p.scale[blockIdx.x * TILE_N + threadIdx.x % TILE_N]);
+        }
+    }
+    const uint32_t n = blockIdx.x * TILE_N + threadIdx.x % TILE_N;
+    if (writes && n < p.n) write_output(p, threadIdx.x / TILE_N, n, acc);
+}
+
+}  // namespace moray
+
+#define MORAY_GEMV(name, Weight) \
+    extern "C" __global__ void __launch_bounds__(moray::THREADS, 2) name(const moray::LinearParams p) { moray::gemv<moray::Weight>(p); }
+
+MORAY_GEMV(w4a8_gemv_per_channel, PerChannel)
+MORAY_GEMV(w4a8_gemv_w8, W8)
+MORAY_GEMV(w4a8_gemv_two_level, TwoLevel)
+MORAY_GEMV(w4a8_gemv_qqq, Qqq)
+MORAY_GEMV(w4a8_gemv_per_group, PerGroup)
+MORAY_GEMV(w4a8_gemv_per_group8, PerGroup8)

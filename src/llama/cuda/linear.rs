@@ -1,0 +1,172 @@
+//! One weight matrix of a model on the device, unquantized or W4A8.
+
+use super::kernels::{self, DenseWeight};
+use crate::device::{Device, ElementKind};
+use crate::error::Result;
+use crate::llama::{self, DenseType};
+use crate::sparse_mlp::Activation;
+use crate::w4a8::cuda::{self as w4a8, Activations, Epilogue, Workspace};
+use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
+
+/// The numbers of a [`Linear`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Weight {
+    /// Floating point.
+    Dense(DenseWeight),
+    /// 4- or 8-bit integers, multiplied with int8 activations.
+    W4a8(w4a8::Weight),
+}
+
+/// A weight matrix \[N, K\] with an optional bias \[N\], in device memory.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Weight,
+    bias: Option<CudaSlice<f32>>,
+}
+
+/// What is multiplied, and what is done to it first.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Input<'a> {
+    /// x \[M, K\].
+    Plain(&'a CudaView<'a, f32>),
+    /// RMSNorm of x \[M, K\].
+    RmsNorm { x: &'a CudaView<'a, f32>, weight: &'a CudaSlice<f32>, eps: f32 },
+    /// act(gate) ⊙ up of gate_up \[M, 2·K\].
+    SwiGlu { gate_up: &'a CudaView<'a, f32>, activation: Activation },
+}
+
+/// What multiplications of a session work in, one after another.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    pub(super) int8: Activations,
+    pub(super) workspace: Workspace,
+    /// f32 \[M, K\]: inputs of dense matrices after what is done to them.
+    pub(super) plain: CudaSlice<f32>,
+}
+
+impl Scratch {
+    /// Allocates for up to M tokens of K features.
+    pub(super) fn new(device: &Device, m: usize, k: usize) -> Result<Self> {
+        Ok(Scratch {
+            int8: Activations::with_capacity(device, m, k)?,
+            workspace: Workspace::new(device)?,
+            plain: device.zeros(m * k)?,
+        })
+    }
+}
+
+impl Linear {
+    /// Copies a matrix to the device.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`] if it does not fit.
+    pub fn upload(device: &Device, linear: &llama::Linear) -> Result<Self> {
+        let weight = match linear.weight() {
+            llama::Weight::Dense(dense) => Weight::Dense(DenseWeight {
+                n: dense.n(),
+                k: dense.k(),
+                element: match dense.dtype() {
+                    DenseType::F32 => ElementKind::F32,
+                    DenseType::F16 => ElementKind::F16,
+                    DenseType::Bf16 => ElementKind::Bf16,
+                },
+                data: device.upload(dense.data())?,
+            }),
+            llama::Weight::W4a8(packed) => Weight::W4a8(w4a8::Weight::upload(device, packed)?),
+        };
+        Ok(Linear { weight, bias: linear.bias().map(|bias| device.upload(bias)).transpose()? })
+    }
+
+    /// The numbers.
+    pub fn weight(&self) -> &Weight {
+        &self.weight
+    }
+
+    /// Output features N.
+    pub fn n(&self) -> usize {
+        match &self.weight {
+            Weight::Dense(weight) => weight.n,
+            Weight::W4a8(weight) => weight.n(),
+        }
+    }
+
+    /// Input features K.
+    pub fn k(&self) -> usize {
+        match &self.weight {
+            Weight::Dense(weight) => weight.k,
+            Weight::W4a8(weight) => weight.k(),
+        }
+    }
+
+    /// Bytes that one multiplication reads.
+    pub fn bytes(&self) -> usize {
+        let weight = match &self.weight {
+            Weight::Dense(weight) => weight.data.len(),
+            Weight::W4a8(weight) => weight.bytes(),
+        };
+        weight + self.bias.as_ref().map_or(0, |bias| 4 * bias.len())
+    }
+
+    /// x\[m\] = row tokens\[m\]; tokens are below N.
+    pub(super) fn embed(
+        &self,
+        device: &Device,
+        tokens: &CudaView<'_, u32>,
+        x: &mut CudaViewMut<'_, f32>,
+    ) -> Result<()> {
+        match &self.weight {
+            Weight::Dense(weight) => kernels::embed_dense(device, weight, tokens, x),
+            Weight::W4a8(weight) => kernels::embed_packed(device, weight, tokens, x),
+        }
+    }
+
+    /// Multiplies: y\[M, N\] = input\[M, K\] · wᵀ + bias + residual.
+    ///
+    /// # Errors
+    /// [`crate::Error::Length`] for a buffer of another size, [`crate::Error::Shape`] for more tokens than the scratch is for.
+    pub(super) fn forward(
+        &self,
+        device: &Device,
+        input: Input<'_>,
+        m: usize,
+        residual: Option<&CudaView<'_, f32>>,
+        y: &mut CudaViewMut<'_, f32>,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let (k, bias) = (self.k(), self.bias.as_ref());
+        match &self.weight {
+            Weight::W4a8(weight) => {
+                let int8 = &mut scratch.int8;
+                match input {
+                    Input::Plain(x) => int8.quantize(device, x, m, k)?,
+                    Input::RmsNorm { x, weight, eps } => int8.quantize_rms_norm(device, x, m, weight, eps)?,
+                    Input::SwiGlu { gate_up, activation } => {
+                        int8.quantize_swiglu(device, gate_up, m, k, activation)?;
+                    }
+                }
+                w4a8::linear(device, weight, int8, Epilogue { bias, residual }, y, &mut scratch.workspace)
+            }
+            Weight::Dense(weight) => {
+                if let Input::Plain(x) = input {
+                    return kernels::dense(device, weight, x, bias, residual, y);
+                }
+                if m * k > scratch.plain.len() {
+                    let expected = "no more than the session's max_tokens";
+                    return Err(crate::Error::Shape { what: "m", expected, got: m });
+                }
+                let mut plain = scratch.plain.slice_mut(..m * k);
+                match input {
+                    Input::Plain(_) => {}
+                    Input::RmsNorm { x, weight, eps } => {
+                        kernels::rms_norm(device, x, None, weight, eps, &mut plain)?;
+                    }
+                    Input::SwiGlu { gate_up, activation } => {
+                        kernels::activate(device, activation, gate_up, k, &mut plain)?;
+                    }
+                }
+                kernels::dense(device, weight, &plain.as_view(), bias, residual, y)
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! A CUDA device for the forward pass: [`Device`] is a [`super::Backend`].
+//!
+//! A model is loaded on the CPU and copied to the device by [`upload`]; sessions, prefill and decoding are then those of
+//! [`super::Model`]. [`Decoder`] replays greedy decoding as one captured graph, tokens and positions in device memory.
+//!
+//! # Example
+//! ```no_run
+//! use moray::llama::{Model, Settings, cuda};
+//! use moray::{Cpu, Device};
+//!
+//! # fn load() -> moray::Result<Model<Cpu>> { unimplemented!() }
+//! let device = Device::new(0)?;
+//! let model = cuda::upload(&device, &load()?)?;
+//! let mut session = model.session(&device, Settings::dense(256))?;
+//! let logits = model.prefill(&device, &mut session, 0, &[1, 2, 3])?;
+//! println!("{logits:?}");
+//! # Ok::<(), moray::Error>(())
+//! ```
+
+mod backend;
+mod decoder;
+mod kernels;
+mod linear;
+mod mlp;
+mod state;
+
+pub use decoder::Decoder;
+pub(crate) use kernels::KERNELS;
+pub use kernels::{DenseWeight, NO_TOKEN, argmax};
+pub use linear::{Linear, Weight};
+pub use mlp::Mlp;
+pub use state::State;
+
+use super::{Layer, Model};
+use crate::cpu::Cpu;
+use crate::device::Device;
+use crate::error::Result;
+
+/// Copies a model to the device.
+///
+/// # Errors
+/// [`crate::Error::OutOfMemory`] if it does not fit, [`crate::Error::Unsupported`] for weights that have no kernels.
+pub fn upload(device: &Device, model: &Model<Cpu>) -> Result<Model<Device>> {
+    let layer = |layer: &Layer<Cpu>| {
+        Ok(Layer {
+            attn_norm: device.upload(&layer.attn_norm)?,
+            qkv: Linear::upload(device, &layer.qkv)?,
+            o: Linear::upload(device, &layer.o)?,
+            mlp_norm: device.upload(&layer.mlp_norm)?,
+            mlp: Mlp::upload(device, &layer.mlp)?,
+        })
+    };
+    let layers = model.layers().iter().map(layer).collect::<Result<_>>()?;
+    // a tied output layer is held once
+    let head = model.own_lm_head().map(|head| Linear::upload(device, head)).transpose()?;
+    Model::new(
+        model.config().clone(),
+        Linear::upload(device, model.embedding())?,
+        layers,
+        device.upload(model.final_norm())?,
+        head,
+    )
+}

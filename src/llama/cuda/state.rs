@@ -1,0 +1,200 @@
+//! What a session keeps on the device.
+
+use super::linear::Scratch;
+use super::mlp::MlpBuffers;
+use crate::attention::cuda::{KvCache, KvFormat, KvLayout, Rope, Spans, Workspace};
+use crate::attention::{self, HeadNormState, KvDtype, KvPolicy, KvShape, Limits, Span};
+use crate::device::{Device, call};
+use crate::error::{Error, Result, check_len};
+use crate::llama::mlp_policy::MlpPolicyState;
+use crate::llama::{Config, Layer, Settings};
+use cudarc::driver::CudaSlice;
+
+/// What a session keeps on the device, and the policies' statistics on the host.
+#[derive(Debug)]
+pub struct State {
+    pub(super) config: Config,
+    pub(super) kv: KvPolicy,
+    pub(super) cache: KvCache,
+    pub(super) rope: Rope,
+    pub(super) spans: Spans,
+    pub(super) attention: Workspace,
+    pub(super) heads: Option<HeadNormState>,
+    pub(super) head_masks: HeadMasks,
+    /// Heads that ran for tokens under the policy's choice, and heads that there were.
+    pub(super) heads_run: (u64, u64),
+    pub(super) mlp: MlpBuffers,
+    pub(super) mlp_policy: MlpPolicyState,
+    pub(super) scratch: Scratch,
+    /// Tokens of the current call.
+    pub(super) m: usize,
+    /// u32 \[M\].
+    pub(super) tokens: CudaSlice<u32>,
+    /// \[M, d\]: the residual stream, and where its next value is written.
+    pub(super) x: CudaSlice<f32>,
+    pub(super) next: CudaSlice<f32>,
+    /// \[M, q + 2·kv\], \[M, q\], \[M, q\].
+    pub(super) qkv: CudaSlice<f32>,
+    pub(super) q: CudaSlice<f32>,
+    pub(super) out: CudaSlice<f32>,
+    /// \[max_logits\], \[max_logits, d\], \[max_logits, vocab\].
+    pub(super) rows: CudaSlice<u32>,
+    pub(super) normed: CudaSlice<f32>,
+    pub(super) logits: CudaSlice<f32>,
+    pub(super) host_logits: Vec<f32>,
+    /// Attention outputs for the policy's statistics.
+    pub(super) host_out: Vec<f32>,
+}
+
+/// The head masks of every layer: in device memory, and as they were last copied there.
+#[derive(Debug)]
+pub(super) struct HeadMasks {
+    /// Each u32 \[spans, ⌈n_q_heads/32⌉\].
+    layers: Vec<(CudaSlice<u32>, Vec<u32>)>,
+}
+
+impl HeadMasks {
+    fn new(device: &Device, n_layers: usize, words: usize) -> Result<Self> {
+        let layer = |_| Ok((device.zeros(words)?, vec![0; words]));
+        Ok(HeadMasks { layers: (0..n_layers).map(layer).collect::<Result<_>>()? })
+    }
+
+    /// Brings a layer's masks to the device, if they are not there.
+    pub(super) fn set(&mut self, device: &Device, layer: usize, words: &[u32]) -> Result<()> {
+        let (slice, held) = &mut self.layers[layer];
+        if held[..words.len()] != *words {
+            held[..words.len()].copy_from_slice(words);
+            let mut target = slice.slice_mut(..words.len());
+            device.stream().memcpy_htod(words, &mut target).map_err(call("copy to the device"))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn get(&self, layer: usize) -> &CudaSlice<u32> {
+        &self.layers[layer].0
+    }
+}
+
+impl State {
+    pub(super) fn new(device: &Device, config: &Config, layers: &[Layer<Device>], settings: &Settings) -> Result<Self> {
+        check_layers(config, layers)?;
+        let Settings { slots, context, max_tokens, max_logits, .. } = *settings;
+        let (shape, d) = (config.attention, config.d_model);
+        let kv_shape = KvShape {
+            n_layers: config.n_layers,
+            n_slots: slots,
+            n_kv_heads: shape.n_kv_heads,
+            capacity: context,
+            head_dim: shape.head_dim,
+        };
+        let holes = match settings.kv {
+            KvPolicy::WriteAll | KvPolicy::Zero => false,
+            KvPolicy::Hole => true,
+            KvPolicy::Recompute { .. } => {
+                let expected = "write-all, zero or hole on a CUDA device";
+                return Err(Error::Unsupported { what: "kv policy", expected, got: format!("{:?}", settings.kv) });
+            }
+        };
+        let heads = match settings.heads {
+            Some(policy) => Some(HeadNormState::new(policy, shape, config.n_layers, slots)?),
+            None => None,
+        };
+        let masked_layers = if heads.is_some() { config.n_layers } else { 0 };
+        let words = slots * shape.n_q_heads.div_ceil(32);
+        let rope = attention::Rope::new(shape.head_dim, config.rope_theta, &config.rope_scaling, context)?;
+        let limits = Limits { max_rows: max_tokens, max_spans: slots, capacity: context };
+        let widest = [d, shape.q_elems(), config.d_ff].into_iter().max().unwrap_or(d);
+        let rows = |width: usize| device.zeros::<f32>(max_tokens * width);
+        Ok(State {
+            config: config.clone(),
+            kv: settings.kv,
+            cache: KvCache::new(device, kv_shape, format(settings.kv_dtype)?, KvLayout::Contiguous, holes)?,
+            rope: Rope::upload(device, &rope)?,
+            spans: Spans::new(device, slots)?,
+            attention: Workspace::new(device, shape, limits)?,
+            host_out: vec![0.0; if heads.is_some() { max_tokens * shape.q_elems() } else { 0 }],
+            heads,
+            head_masks: HeadMasks::new(device, masked_layers, words)?,
+            heads_run: (0, 0),
+            mlp: MlpBuffers::new(device, &layers[0].mlp, max_tokens)?,
+            mlp_policy: MlpPolicyState::new(config, settings)?,
+            scratch: Scratch::new(device, max_tokens.max(max_logits), widest)?,
+            m: 0,
+            tokens: device.zeros(max_tokens)?,
+            x: rows(d)?,
+            next: rows(d)?,
+            qkv: rows(config.qkv_features())?,
+            q: rows(shape.q_elems())?,
+            out: rows(shape.q_elems())?,
+            rows: device.zeros(max_logits)?,
+            normed: device.zeros(max_logits * d)?,
+            logits: device.zeros(max_logits * config.vocab)?,
+            host_logits: vec![0.0; max_logits * config.vocab],
+        })
+    }
+
+    /// Bytes of the KV cache.
+    pub fn kv_bytes(&self) -> usize {
+        self.cache.memory_bytes()
+    }
+
+    /// The mean fraction of query heads that ran for tokens under the policy's choice; None if there was no such token.
+    pub fn kept_heads_fraction(&self) -> Option<f64> {
+        (self.heads_run.1 > 0).then(|| self.heads_run.0 as f64 / self.heads_run.1 as f64)
+    }
+
+    /// The policy's selections and statistics.
+    pub fn mlp_policy(&self) -> &MlpPolicyState {
+        &self.mlp_policy
+    }
+
+    /// The policy's selections and statistics, for calibration.
+    pub fn mlp_policy_mut(&mut self) -> &mut MlpPolicyState {
+        &mut self.mlp_policy
+    }
+
+    /// Asks the policy which heads run in this layer, and brings the answer to the device.
+    pub(super) fn select_heads(&mut self, device: &Device, index: usize, spans: &[Span]) -> Result<bool> {
+        let Some(heads) = &self.heads else { return Ok(false) };
+        let n_q_heads = self.config.attention.n_q_heads;
+        let words = n_q_heads.div_ceil(32);
+        let mut masks = vec![0; spans.len() * words];
+        heads.mask(index, spans, &mut masks)?;
+        for (span, words) in spans.iter().zip(masks.chunks_exact(words)) {
+            if !heads.runs_all(span.slot) {
+                let run = (0..n_q_heads).filter(|head| words[head / 32] >> (head % 32) & 1 == 1).count();
+                self.heads_run.0 += (span.len * run) as u64;
+                self.heads_run.1 += (span.len * n_q_heads) as u64;
+            }
+        }
+        self.head_masks.set(device, index, &masks)?;
+        Ok(true)
+    }
+}
+
+fn format(dtype: KvDtype) -> Result<KvFormat> {
+    match dtype {
+        KvDtype::F16 => Ok(KvFormat::F16),
+        KvDtype::Bf16 => Ok(KvFormat::Bf16),
+        KvDtype::F32 => {
+            Err(Error::Unsupported { what: "kv_dtype", expected: "f16 or bf16 on a CUDA device", got: "f32".into() })
+        }
+    }
+}
+
+fn check_layers(config: &Config, layers: &[Layer<Device>]) -> Result<()> {
+    let (d, q) = (config.d_model, config.attention.q_elems());
+    for layer in layers {
+        let sizes = [
+            ("attention norm", d, layer.attn_norm.len()),
+            ("qkv rows", config.qkv_features(), layer.qkv.n()),
+            ("qkv columns", d, layer.qkv.k()),
+            ("o rows", d, layer.o.n()),
+            ("o columns", q, layer.o.k()),
+            ("mlp norm", d, layer.mlp_norm.len()),
+        ];
+        sizes.into_iter().try_for_each(|(what, expected, got)| check_len(what, expected, got))?;
+        layer.mlp.check(d, config.d_ff)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! The multiplication on the device: check, select, launch.
+
+use super::raw;
+use super::variant::{Architecture, GEMM_ROWS, Variant};
+use super::{Activations, Weight};
+use crate::device::{Device, DeviceElement, input, output};
+use crate::error::{Error, Result};
+use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, DevicePtrMut};
+
+/// What is added to the product before it is rounded to the output's type.
+#[derive(Debug, Clone, Copy)]
+pub struct Epilogue<'a, E> {
+    /// f32 \[N\].
+    pub bias: Option<&'a CudaSlice<f32>>,
+    /// \[M, N\] row-major.
+    pub residual: Option<&'a CudaView<'a, E>>,
+}
+
+impl<E> Default for Epilogue<'_, E> {
+    fn default() -> Self {
+        Epilogue { bias: None, residual: None }
+    }
+}
+
+/// Where blocks that share an output leave their parts: enough for every variant that [`Variant::choose`] gives, and so
+/// for every weight. Calls on one stream can share it.
+#[derive(Debug)]
+pub struct Workspace {
+    partial: CudaSlice<u32>,
+    arrived: CudaSlice<u32>,
+}
+
+impl Workspace {
+    /// Allocates for a device: 32 KiB for each multiprocessor.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if it does not fit.
+    pub fn new(device: &Device) -> Result<Self> {
+        let blocks = 2 * device.multiprocessors() as usize;
+        Self::with_words(device, blocks * GEMM_ROWS * 64, blocks)
+    }
+
+    /// Allocates for a variant of one's own, see [`Variant::workspace_words`].
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if it does not fit.
+    pub fn with_words(device: &Device, partial: usize, arrived: usize) -> Result<Self> {
+        Ok(Workspace { partial: device.zeros(partial)?, arrived: device.zeros(arrived)? })
+    }
+}
+
+/// Multiplies quantized activations with a packed weight, as [`crate::w4a8::linear`] does:
+/// y = act_scale · (codes · wᵀ) + bias + residual.
+///
+/// | argument | shape | type |
+/// |---|---|---|
+/// | `weight` | \[N, K\] | packed |
+/// | `x` | \[M, K\] | int8 with f32 act_scale \[M\] |
+/// | `epilogue.bias` | \[N\] | f32 |
+/// | `epilogue.residual` | \[M, N\] | as `y` |
+/// | `y` | \[M, N\] row-major | f32, f16 or bf16 |
+///
+/// # Errors
+/// [`Error::Shape`] if `x` and `weight` differ in K, [`Error::Length`] for a buffer of another size, [`Error::Misaligned`] for
+/// one that does not start at a multiple of 16 bytes, [`Error::Unsupported`] for memory of another context,
+/// [`Error::Launch`] if the driver refuses.
+pub fn linear<E: DeviceElement>(
+    device: &Device,
+    weight: &Weight,
+    x: &Activations,
+    epilogue: Epilogue<'_, E>,
+    y: &mut CudaViewMut<'_, E>,
+    workspace: &mut Workspace,
+) -> Result<()> {
+    let variant = Variant::choose(Architecture::of(device), weight.format(), x.m(), weight.n(), weight.k());
+    linear_with(device, variant, weight, x, epilogue, y, workspace)
+}
+
+/// Multiplies as [`linear`] with a kernel of one's choice.
+///
+/// # Errors
+/// As [`linear`]; [`Error::Shape`] for a variant that does not take the shape, [`Error::Length`] for too small a workspace.
+pub fn linear_with<E: DeviceElement>(
+    device: &Device,
+    variant: Variant,
+    weight: &Weight,
+    x: &Activations,
+    epilogue: Epilogue<'_, E>,
+    y: &mut CudaViewMut<'_, E>,
+    workspace: &mut Workspace,
+) -> Result<()> {
+    let (m, n, k, format) = (x.m(), weight.n(), weight.k(), weight.format());
+    if x.k() != k {
+        return Err(Error::Shape { what: "x", expected: "the weight's K", got: x.k() });
+    }
+    variant.check(m, k)?;
+    let (partial, arrived) = variant.workspace_words(m, n);
+    for (expected, got) in [(partial, workspace.partial.len()), (arrived, workspace.arrived.len())] {
+        if got < expected {
+            return Err(Error::Length { what: "workspace", expected, got });
+        }
+    }
+    let bias = epilogue.bias.map(|bias| input(device, "bias", n, bias)).transpose()?;
+    let residual = epilogue.residual.map(|residual| input(device, "residual", m * n, residual)).transpose()?;
+    let (y, _y) = output(device, "y", m * n, y)?;
+    let [codes, scale, group_scale, offset] = weight.pointers(device);
+    let [x, act_scale, sums] = x.pointers(device, format.sum_group())?;
+    let stream = device.stream();
+    let call = raw::Linear {
+        format,
+        variant,
+        m,
+        n,
+        k,
+        codes,
+        scale,
+        group_scale,
+        offset,
+        x,
+        act_scale,
+        sums,
+        bias: bias.as_ref().map_or(0, |(pointer, _)| *pointer),
+        residual: residual.as_ref().map_or(0, |(pointer, _)| *pointer),
+        y,
+        element: E::KIND,
+        partial: workspace.partial.device_ptr_mut(stream).0,
+        arrived: workspace.arrived.device_ptr_mut(stream).0,
+    };
+    // SAFETY: weight and activations were made for their sizes, the other buffers were checked above; the stream is the
+    // device's, on which all of them live.
+    unsafe { raw::linear(device, stream.cu_stream(), &call) }
+}

@@ -1,0 +1,51 @@
+//! What a session on the device refuses, after which it goes on.
+
+use crate::device::device;
+use crate::plain::{Kind, Plain, VOCAB, roomy};
+use moray::Error;
+use moray::attention::{KvDtype, KvPolicy};
+use moray::llama::{LogitRows, Sequence, Settings, cuda};
+
+#[test]
+fn settings_without_kernels_are_typed_errors() {
+    let Some(device) = device() else { return };
+    let model = cuda::upload(&device, &Plain::new(&Kind::default(), 1).dense()).unwrap();
+    let f16 = Settings { kv_dtype: KvDtype::F16, ..roomy(8) };
+    let error = model.session(&device, roomy(8)).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { what: "kv_dtype", .. }), "{error}");
+    let recompute = Settings { kv: KvPolicy::Recompute { lag: 4 }, ..f16.clone() };
+    let error = model.session(&device, recompute).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { what: "kv policy", .. }), "{error}");
+    assert!(model.session(&device, f16).is_ok());
+}
+
+#[test]
+fn bad_calls_are_typed_errors_and_the_session_goes_on() {
+    let Some(device) = device() else { return };
+    let model = cuda::upload(&device, &Plain::new(&Kind::default(), 2).dense()).unwrap();
+    let settings = Settings { kv_dtype: KvDtype::F16, max_logits: 2, ..roomy(8) };
+    let mut session = model.session(&device, settings).unwrap();
+    let mut call = |slot, tokens: &[u32], rows| {
+        model.forward(&device, &mut session, &[Sequence { slot, tokens }], rows).map(|logits| logits.to_vec())
+    };
+    let token = call(0, &[VOCAB as u32], LogitRows::Last).unwrap_err();
+    assert_eq!(token, Error::Index { what: "token", limit: VOCAB, got: VOCAB });
+    assert!(matches!(call(3, &[1], LogitRows::Last).unwrap_err(), Error::Index { what: "slot", .. }));
+    assert!(matches!(call(0, &[1; 9], LogitRows::Last).unwrap_err(), Error::Index { what: "position", .. }));
+    assert!(matches!(call(0, &[1; 3], LogitRows::All).unwrap_err(), Error::Shape { what: "logits", .. }));
+    assert!(call(0, &[1; 3], LogitRows::Last).unwrap().iter().all(|v| v.is_finite()));
+}
+
+#[test]
+fn activations_that_are_not_finite_are_a_typed_error() {
+    let Some(device) = device() else { return };
+    let mut plain = Plain::new(&Kind::default(), 3);
+    // huge but finite weights overflow on the way
+    plain.layers[0].gate.w.iter_mut().for_each(|w| *w *= 1e30);
+    plain.layers[0].up.w.iter_mut().for_each(|w| *w *= 1e30);
+    let model = cuda::upload(&device, &plain.dense()).unwrap();
+    let mut session = model.session(&device, Settings { kv_dtype: KvDtype::F16, ..roomy(8) }).unwrap();
+    let sequence = Sequence { slot: 0, tokens: &[1, 2] };
+    let error = model.forward(&device, &mut session, &[sequence], LogitRows::Last).unwrap_err();
+    assert!(matches!(error, Error::Value { what: "logits", .. }), "{error}");
+}

@@ -1,0 +1,100 @@
+//! What has the CPU's bits: embedding, norms, matrices and whole MLPs.
+
+use crate::common::{Random, bits};
+use crate::device::device;
+use crate::plain::{D_FF, Kind, Plain, VOCAB, roomy, tokens};
+use moray::attention::{KvDtype, Span};
+use moray::llama::{Backend, DenseType, DenseWeight, Linear, Mlp, Model, Settings, cuda};
+use moray::w4a8::{Mode, PackedWeight, quantize};
+use moray::{Cpu, Device};
+
+fn settings(context: usize) -> Settings {
+    Settings { kv_dtype: KvDtype::F16, ..roomy(context) }
+}
+
+/// Logits of `rows` after the embedding and, if wanted, the first layer's MLP.
+fn logits<B: Backend>(backend: &B, model: &Model<B>, tokens: &[u32], mlp: bool, rows: &[usize]) -> Vec<u32> {
+    let mut session = model.session(backend, settings(tokens.len())).unwrap();
+    let state = session.state_mut();
+    backend.embed(state, model.embedding(), tokens).unwrap();
+    if mlp {
+        let spans = [Span { slot: 0, start: 0, len: tokens.len() }];
+        backend.mlp(state, 0, &model.layers()[0], &spans).unwrap();
+    }
+    bits(backend.logits(state, model.final_norm(), model.lm_head(), rows).unwrap())
+}
+
+fn compare(device: &Device, cpu: &Cpu, model: &Model<Cpu>, mlp: bool, what: &str) {
+    let uploaded = cuda::upload(device, model).unwrap();
+    for m in [1, 3, 9, 19] {
+        let tokens = tokens(m as u64, m);
+        let rows: Vec<usize> = (0..m).rev().step_by(2).collect();
+        let got = logits(device, &uploaded, &tokens, mlp, &rows);
+        assert_eq!(got, logits(cpu, model, &tokens, mlp, &rows), "{what}, {m} tokens, mlp {mlp}");
+    }
+}
+
+const MODES: [Mode; 7] = [
+    Mode::PerChannel,
+    Mode::PerGroup { group_size: 32, offset: true },
+    Mode::PerGroup { group_size: 64, offset: false },
+    Mode::PerGroup { group_size: 128, offset: true },
+    Mode::TwoLevel { group_size: 32 },
+    Mode::Qqq,
+    Mode::W8,
+];
+
+#[test]
+fn embedding_and_output_layer_match_cpu_bit_for_bit_in_every_format() {
+    let Some(device) = device() else { return };
+    let (cpu, mut random) = (Cpu::detect(), Random::new(1));
+    // 128, so that every group size divides it
+    let kind = Kind { d_model: 128, n_layers: 1, ..Kind::default() };
+    let plain = Plain::new(&kind, 1);
+    let w = random.weights(VOCAB * 128, 0.3);
+    let mut tables: Vec<(String, Linear)> = Vec::new();
+    for dtype in [DenseType::F32, DenseType::F16, DenseType::Bf16] {
+        tables.push((format!("{dtype:?}"), DenseWeight::from_f32(&w, VOCAB, 128, dtype).unwrap().into()));
+    }
+    for mode in MODES {
+        let packed = PackedWeight::pack(&quantize(&w, VOCAB, 128, mode).unwrap());
+        tables.push((format!("{mode:?}"), packed.into()));
+    }
+    for (name, table) in tables {
+        let (config, _, layers, norm) = plain.dense_parts();
+        let model = Model::new(config, table, layers, norm, None).unwrap();
+        compare(&device, &cpu, &model, false, &name);
+    }
+}
+
+#[test]
+fn whole_mlp_matches_cpu_bit_for_bit_on_every_configuration() {
+    let Some(device) = device() else { return };
+    let cpu = Cpu::detect();
+    for (seed, kind) in Kind::all().iter().enumerate() {
+        let plain = Plain::new(kind, seed as u64);
+        compare(&device, &cpu, &plain.dense(), true, &format!("{kind:?}"));
+        for mode in [Mode::PerChannel, Mode::PerGroup { group_size: 32, offset: true }, Mode::W8] {
+            compare(&device, &cpu, &plain.w4a8(mode), true, &format!("{kind:?}, {mode:?}"));
+        }
+    }
+}
+
+#[test]
+fn dense_matrices_of_16_bits_match_cpu_bit_for_bit_where_k_is_no_multiple_of_4() {
+    let Some(device) = device() else { return };
+    let (cpu, mut random) = (Cpu::detect(), Random::new(3));
+    let kind = Kind { n_layers: 1, ..Kind::default() };
+    let plain = Plain::new(&kind, 3);
+    for (d_ff, dtype) in [(D_FF + 1, DenseType::F16), (D_FF + 2, DenseType::Bf16), (35, DenseType::F32)] {
+        let (mut config, embedding, mut layers, norm) = plain.dense_parts();
+        let d = config.d_model;
+        let mut matrix = |n: usize, k: usize| -> Linear {
+            DenseWeight::from_f32(&random.weights(n * k, 0.2), n, k, dtype).unwrap().into()
+        };
+        layers[0].mlp = Mlp::Whole { gate_up: matrix(2 * d_ff, d), down: matrix(d, d_ff) };
+        config.d_ff = d_ff;
+        let model = Model::new(config, embedding, layers, norm, None).unwrap();
+        compare(&device, &cpu, &model, true, &format!("{dtype:?}, d_ff {d_ff}"));
+    }
+}

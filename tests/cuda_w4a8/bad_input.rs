@@ -1,0 +1,161 @@
+//! Calls that must be refused before any launch, after which the device goes on.
+
+use crate::common::Random;
+use crate::device::device;
+use crate::weights::random_weight;
+use moray::device::ElementKind;
+use moray::w4a8::cuda::raw::{self, Quantize, Source};
+use moray::w4a8::cuda::{self, Activations, Epilogue, Format, Offset, Variant, Weight, Workspace};
+use moray::w4a8::{Bits, PackedWeight};
+use moray::{Device, Error};
+
+struct Operands {
+    weight: Weight,
+    activations: Activations,
+    workspace: Workspace,
+}
+
+fn operands(device: &Device, m: usize, n: usize, k: usize) -> Operands {
+    let packed = PackedWeight::pack(&random_weight(&mut Random::new(50), 0, n, k));
+    let mut activations = Activations::with_capacity(device, m, k).unwrap();
+    let x = device.upload(&vec![1.0f32; m * k]).unwrap();
+    activations.quantize(device, &x.as_view(), m, k).unwrap();
+    Operands {
+        weight: Weight::upload(device, &packed).unwrap(),
+        activations,
+        workspace: Workspace::new(device).unwrap(),
+    }
+}
+
+#[test]
+fn buffers_of_another_length_are_typed_errors_and_the_device_goes_on() {
+    let Some(device) = device() else { return };
+    let (m, n, k) = (3, 32, 64);
+    let mut o = operands(&device, m, n, k);
+    let mut call = |y: usize, bias: usize, residual: usize| {
+        let mut y = device.zeros::<f32>(y).unwrap();
+        let (bias, residual) = (device.zeros(bias).unwrap(), device.zeros(residual).unwrap());
+        let residual = residual.as_view();
+        let epilogue = Epilogue { bias: Some(&bias), residual: Some(&residual) };
+        let result = cuda::linear(&device, &o.weight, &o.activations, epilogue, &mut y.as_view_mut(), &mut o.workspace);
+        result.and_then(|()| device.download(&y))
+    };
+    let length = |what, expected, got| Err(Error::Length { what, expected, got });
+    assert_eq!(call(m * n - 1, n, m * n), length("y", m * n, m * n - 1));
+    assert_eq!(call(m * n, n + 1, m * n), length("bias", n, n + 1));
+    assert_eq!(call(m * n, n, n), length("residual", m * n, n));
+    assert!(call(m * n, n, m * n).unwrap().iter().all(|v| v.is_finite()));
+}
+
+#[test]
+fn activations_of_another_k_are_a_typed_error() {
+    let Some(device) = device() else { return };
+    let mut o = operands(&device, 2, 16, 64);
+    let other = operands(&device, 2, 16, 96).activations;
+    let mut y = device.zeros::<f32>(32).unwrap();
+    let epilogue = Epilogue::default();
+    let error = cuda::linear(&device, &o.weight, &other, epilogue, &mut y.as_view_mut(), &mut o.workspace);
+    assert_eq!(error, Err(Error::Shape { what: "x", expected: "the weight's K", got: 96 }));
+}
+
+#[test]
+fn variants_and_workspaces_that_do_not_fit_are_typed_errors() {
+    let Some(device) = device() else { return };
+    let (m, n, k) = (6, 32, 512);
+    let mut o = operands(&device, m, n, k);
+    let mut small = Workspace::with_words(&device, 64, 1).unwrap();
+    let mut y = device.zeros::<f32>(m * n).unwrap();
+    let mut call = |variant, small_one: bool| {
+        let workspace = if small_one { &mut small } else { &mut o.workspace };
+        let epilogue = Epilogue::default();
+        cuda::linear_with(&device, variant, &o.weight, &o.activations, epilogue, &mut y.as_view_mut(), workspace)
+    };
+    let what = |result: Result<(), Error>| match result.unwrap_err() {
+        Error::Shape { what, got, .. } | Error::Length { what, got, .. } => (what, got),
+        error => panic!("{error}"),
+    };
+    assert_eq!(what(call(Variant::Gemv, false)), ("m", 6));
+    assert_eq!(what(call(Variant::Gemm { tokens: 24, splits: 1 }, false)), ("tokens", 24));
+    assert_eq!(what(call(Variant::Gemm { tokens: 16, splits: 0 }, false)), ("splits", 0));
+    assert_eq!(what(call(Variant::Gemm { tokens: 16, splits: 5 }, false)), ("splits", 5));
+    assert_eq!(what(call(Variant::Gemm { tokens: 16, splits: 2 }, true)), ("workspace", 64));
+    assert_eq!(call(Variant::Gemm { tokens: 16, splits: 2 }, false), Ok(()));
+}
+
+#[test]
+fn activations_that_do_not_fit_are_typed_errors() {
+    let Some(device) = device() else { return };
+    let mut activations = Activations::with_capacity(&device, 2, 64).unwrap();
+    let x = device.zeros::<f32>(3 * 64 + 1).unwrap();
+    let shape = |got| Err(Error::Shape { what: "m", expected: "1 token or more, within the capacity", got });
+    assert_eq!(activations.quantize(&device, &x.slice(..192), 3, 64), shape(3));
+    assert_eq!(activations.quantize(&device, &x.slice(..0), 0, 64), shape(0));
+    let length = Err(Error::Length { what: "x", expected: 128, got: 127 });
+    assert_eq!(activations.quantize(&device, &x.slice(..127), 2, 64), length);
+    let error = activations.quantize(&device, &x.slice(1..129), 2, 64).unwrap_err();
+    assert!(matches!(error, Error::Misaligned { what: "x", expected: 16, .. }), "{error}");
+    assert_eq!(activations.quantize(&device, &x.slice(..128), 2, 64), Ok(()));
+}
+
+#[test]
+fn raw_calls_with_bad_formats_and_pointers_are_typed_errors() {
+    let Some(device) = device() else { return };
+    let memory = device.zeros::<u8>(1 << 16).unwrap();
+    let base = {
+        use moray::device::cudarc::driver::DevicePtr;
+        memory.device_ptr(device.stream()).0
+    };
+    let good = raw::Linear {
+        format: Format::PerGroup { bits: Bits::Four, group_size: 64, offset: Offset::F16 },
+        variant: Variant::Gemv,
+        m: 1,
+        n: 16,
+        k: 64,
+        codes: base,
+        scale: 0,
+        group_scale: base + 1024,
+        offset: base + 2048,
+        x: base + 3072,
+        act_scale: base + 4096,
+        sums: base + 4352,
+        bias: 0,
+        residual: 0,
+        y: base + 8192,
+        element: ElementKind::F32,
+        partial: 0,
+        arrived: 0,
+    };
+    // SAFETY: every pointer lies in `memory` with more room than these sizes need.
+    let call = |call: raw::Linear| unsafe { raw::linear(&device, device.stream().cu_stream(), &call) };
+    let format = |bits, group_size, offset| Format::PerGroup { bits, group_size, offset };
+    let refused = [
+        raw::Linear { format: format(Bits::Four, 48, Offset::F16), ..good },
+        raw::Linear { format: format(Bits::Four, 128, Offset::F16), ..good },
+        raw::Linear { format: format(Bits::Eight, 64, Offset::ZeroPoint), ..good },
+        raw::Linear { k: 65, ..good },
+        raw::Linear { n: 0, ..good },
+        raw::Linear { m: 0, ..good },
+        raw::Linear { offset: 0, ..good },
+        raw::Linear { y: base + 8193, ..good },
+        raw::Linear { variant: Variant::Gemm { tokens: 16, splits: 2 }, ..good },
+    ];
+    for (i, bad) in refused.into_iter().enumerate() {
+        assert!(call(bad).is_err(), "call {i}");
+    }
+    assert_eq!(call(good), Ok(()));
+    let quantize = Quantize {
+        source: Source::RmsNorm { weight: 0, eps: 1e-5 },
+        m: 1,
+        k: 64,
+        x: base,
+        element: ElementKind::F32,
+        codes: base + 1024,
+        scale: base + 2048,
+        sums: [base + 3072, base + 4096, base + 5120],
+        totals: base + 6144,
+    };
+    // SAFETY: as above.
+    let error = unsafe { raw::quantize(&device, device.stream().cu_stream(), &quantize) };
+    assert_eq!(error, Err(Error::Misaligned { what: "weight", expected: 16, got: 0 }));
+    device.synchronize().unwrap();
+}
