@@ -48,7 +48,8 @@ fn outputs_in_16_bits_match_the_rounded_result() {
     assert_eq!(device.download(&half).unwrap(), expected);
     let residual = device.upload(&vec![bf16::from_f32(0.5); 40]).unwrap();
     let mut brain = device.zeros::<bf16>(40).unwrap();
-    forward(&device, &model.device, &x, 1, &Selection::All, Some(&residual), &mut brain, &mut workspace).unwrap();
+    forward(&device, &model.device, &x, 1, &Selection::All, Some(&residual.as_view()), &mut brain, &mut workspace)
+        .unwrap();
     let expected: Vec<bf16> = wide.iter().map(|&y| bf16::from_f32(y + 0.5)).collect();
     assert_eq!(device.download(&brain).unwrap(), expected);
 }

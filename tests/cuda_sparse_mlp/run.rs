@@ -116,6 +116,7 @@ pub fn call_in(
     let inputs = device.upload(x).unwrap();
     let residual = residual.map(|residual| device.upload(residual).unwrap());
     let mut y = device.upload(&vec![f32::NAN; x.len()]).unwrap();
+    let residual = residual.as_ref().map(|residual| residual.as_view());
     forward(device, weights, &inputs, tokens, selection, residual.as_ref(), &mut y, workspace).unwrap();
     Output {
         y: device.download(&y).unwrap(),

@@ -6,7 +6,7 @@ use super::weights::Weights;
 use super::workspace::{Quantized, Workspace};
 use super::{check_aligned, check_device, check_room};
 use crate::device::Device;
-use crate::device::cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr};
+use crate::device::cudarc::driver::{CudaSlice, CudaView, DevicePtr, DevicePtrMut, DeviceRepr};
 use crate::element::Element;
 use crate::error::Result;
 use crate::sparse_mlp::{Activation, ScoreOn, Shape};
@@ -38,7 +38,7 @@ pub fn forward<E: Element + DeviceRepr>(
     x: &impl DevicePtr<f32>,
     tokens: usize,
     selection: &Selection<'_>,
-    residual: Option<&CudaSlice<E>>,
+    residual: Option<&CudaView<'_, E>>,
     y: &mut impl DevicePtrMut<E>,
     workspace: &mut Workspace,
 ) -> Result<()> {
