@@ -171,7 +171,6 @@ __device__ inline void write_back(const AttendParams& p, const Part& part, const
         const uint2 at = token_and_head(part, row, shared.running, shared.n_running);
         const size_t head = static_cast<size_t>(part.span.first_row + at.x) * p.n_q_heads + at.y;
         const size_t place = head * p.n_splits + part.split;
-        const float scale = p.n_splits > 1 ? 1.0f : (sum > 0.0f ? 1.0f / sum : 0.0f);
         for (uint32_t dim = 2 * (threadIdx.x % 32); dim < p.head_dim; dim += 64) {
             float2 total = {0.0f, 0.0f};
 #pragma unroll
@@ -183,7 +182,7 @@ __device__ inline void write_back(const AttendParams& p, const Part& part, const
             if (p.n_splits > 1) {
                 *reinterpret_cast<float2*>(p.partial_out + place * p.head_dim + dim) = total;
             } else {
-                store_pair(p.out, head * p.head_dim + dim, p.out_dtype, total.x * scale, total.y * scale);
+                store_mean(p.out, head * p.head_dim + dim, p.out_dtype, total.x, total.y, sum);
             }
         }
         if (p.n_splits > 1 && threadIdx.x % 32 == 0) {
@@ -277,7 +276,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_merge(const __gr
         const float2 state = states[split];
         sum = fmaf(state.y, state.x == -INFINITY ? 0.0f : exp2_approx(state.x - largest), sum);
     }
-    const float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
     for (uint32_t dim = 2 * (threadIdx.x % 32); dim < p.head_dim; dim += 64) {
         float2 total = {0.0f, 0.0f};
         for (uint32_t split = 0; split < splits; split++) {
@@ -288,6 +286,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_merge(const __gr
             total.x = fmaf(pair.x, factor, total.x);
             total.y = fmaf(pair.y, factor, total.y);
         }
-        store_pair(p.out, row * p.head_dim + dim, p.out_dtype, total.x * scale, total.y * scale);
+        store_mean(p.out, row * p.head_dim + dim, p.out_dtype, total.x, total.y, sum);
     }
 }

@@ -150,12 +150,12 @@ __device__ inline void write_back(const AttendParams& p, const Part& part, const
             continue;
         }
         const size_t out = output_row(p, part, row, shared.running, shared.n_running);
-        const float sum = rows.sum_frag[2 * which], scale = sum > 0.0f ? 1.0f / sum : 0.0f;
+        const float sum = rows.sum_frag[2 * which];
 #pragma unroll
         for (int n = 0; n < DIM / 8; n++) {
             if (n * 8 < p.head_dim) {
-                store_pair(p.out, out + n * 8 + 2 * (lane % 4), p.out_dtype, rows.out_frag[n][2 * which] * scale,
-                           rows.out_frag[n][2 * which + 1] * scale);
+                store_mean(p.out, out + n * 8 + 2 * (lane % 4), p.out_dtype, rows.out_frag[n][2 * which],
+                           rows.out_frag[n][2 * which + 1], sum);
             }
         }
     }

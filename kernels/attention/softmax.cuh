@@ -3,8 +3,8 @@
 //   m' = max(m, max_j s_j),  l' = l 2^(m - m') + sum_j 2^(s_j - m'),  o' = o 2^(m - m') + sum_j 2^(s_j - m') v_j
 //
 // Scores carry a factor log2(e) / sqrt(head_dim) from q, so that weights are powers of two. Weights are rounded to 16 bits
-// before they multiply V, and l sums the rounded ones (as one more column of the product, all ones), so that equal values
-// give exactly themselves. A row that has seen nothing has m = -inf, l = 0, o = 0.
+// before they multiply V, and l sums the rounded ones (as one more column of the product, all ones), so that their rounding
+// cannot make the mean of equal values another. A row that has seen nothing has m = -inf, l = 0, o = 0.
 //
 // Source: Milakov and Gimelshein (arXiv 1805.02867); FlashAttention-2 (arXiv 2307.08691).
 #pragma once
@@ -196,6 +196,12 @@ __device__ inline void store_pair(void* out, size_t at, Element dtype, float low
     } else {
         reinterpret_cast<float2*>(out)[at / 2] = make_float2(low, high);
     }
+}
+
+// Writes two weighted sums divided by the sum of weights; nothing to attend to gives zeros.
+__device__ inline void store_mean(void* out, size_t at, Element dtype, float low, float high, float sum) {
+    const bool any = sum > 0.0f;
+    store_pair(out, at, dtype, any ? __fdiv_rn(low, sum) : 0.0f, any ? __fdiv_rn(high, sum) : 0.0f);
 }
 
 // Zeroes the outputs of a group's query heads that are not in the list, for the tokens first, first + step, ... of a span.

@@ -6,5 +6,9 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 pub(crate) type ModuleKernels = (&'static str, &'static [&'static str]);
 
 /// Every kernel of the crate; an operation adds the row of its own table.
-pub(crate) const KERNELS: &[&[ModuleKernels]] =
-    &[crate::attention::cuda::KERNELS, crate::llama::cuda::KERNELS, crate::w4a8::cuda::KERNELS];
+pub(crate) const KERNELS: &[&[ModuleKernels]] = &[
+    crate::attention::cuda::KERNELS,
+    crate::llama::cuda::KERNELS,
+    crate::sparse_mlp::cuda::KERNELS,
+    crate::w4a8::cuda::KERNELS,
+];

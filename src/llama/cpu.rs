@@ -4,7 +4,7 @@ use super::backend::{Backend, Layer};
 use super::config::Config;
 use super::linear::Linear;
 use super::mlp::{Mlp, MlpBuffers};
-use super::mlp_policy::MlpPolicyState;
+use super::mlp_policy::{MlpPolicyState, Observed};
 use super::norm::rms_norm;
 use super::settings::Settings;
 use crate::attention::{
@@ -273,7 +273,8 @@ impl Backend for Cpu {
         let selection = state.mlp_policy.selection(index, spans)?;
         state.mlp.forward(self, &layer.mlp, state.config.activation, normed, &selection, x, next)?;
         if let Some(workspace) = &state.mlp.sparse {
-            state.mlp_policy.observe(index, spans, workspace)?;
+            let observed = Observed { gate: &|token| workspace.gate(token), hidden: &|token| workspace.hidden(token) };
+            state.mlp_policy.observe(index, spans, &observed)?;
         }
         std::mem::swap(&mut state.x, &mut state.next);
         Ok(())

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::sparse_mlp::policy::{
     Cats, CatsCalibrator, Griffin, PromptPolicy, PromptStatistic, Refresh, RefreshOptions, Tda, TopK,
 };
-use crate::sparse_mlp::{Selection, TokenMasks, Workspace, mask_from_list};
+use crate::sparse_mlp::{Selection, TokenMasks, mask_from_list};
 
 /// A policy and its settings.
 #[derive(Debug, Clone)]
@@ -67,6 +67,28 @@ impl Slot {
     }
 }
 
+/// The activations of a layer's call, token by token and by neuron where every neuron was computed.
+pub(super) struct Observed<'a> {
+    /// act(gate).
+    pub(super) gate: &'a dyn Fn(usize) -> &'a [f32],
+    /// act(gate) ⊙ up.
+    pub(super) hidden: &'a dyn Fn(usize) -> &'a [f32],
+}
+
+/// What a policy has to be told of a layer's call.
+#[cfg(feature = "cuda")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Nothing at all.
+    Nothing,
+    /// That it was, but no values.
+    Lengths,
+    /// [`Observed::gate`].
+    Gate,
+    /// [`Observed::hidden`].
+    Hidden,
+}
+
 /// What a policy keeps of a session.
 #[derive(Debug)]
 pub struct MlpPolicyState {
@@ -110,6 +132,19 @@ impl MlpPolicyState {
     /// The mean fraction of neurons that tokens under a selection kept; None if there was no such token.
     pub fn kept_fraction(&self) -> Option<f64> {
         (self.kept.1 > 0).then(|| self.kept.0 as f64 / self.kept.1 as f64)
+    }
+
+    /// Says what [`MlpPolicyState::observe`] will look at. On a device the gates of CATS stay there: what it keeps is not
+    /// counted.
+    #[cfg(feature = "cuda")]
+    pub(super) fn wanted(&self, spans: &[Span]) -> Wanted {
+        match &self.policy {
+            MlpPolicy::Dense | MlpPolicy::Cats(_) => Wanted::Nothing,
+            MlpPolicy::Calibrate => Wanted::Gate,
+            MlpPolicy::TopK(_) => Wanted::Lengths,
+            MlpPolicy::Prompt { .. } if spans.iter().any(|span| self.slots[span.slot].is_dense()) => Wanted::Hidden,
+            MlpPolicy::Prompt { .. } => Wanted::Lengths,
+        }
     }
 
     /// Says whether these spans' selections stay as they are while they generate.
@@ -168,34 +203,34 @@ impl MlpPolicyState {
     }
 
     /// Takes in the activations of a layer.
-    pub(super) fn observe(&mut self, index: usize, spans: &[Span], workspace: &Workspace) -> Result<()> {
+    pub(super) fn observe(&mut self, index: usize, spans: &[Span], observed: &Observed<'_>) -> Result<()> {
         let tokens: usize = spans.iter().map(|span| span.len).sum();
         if let Some(calibrator) = &mut self.calibrator {
-            return (0..tokens).try_for_each(|token| calibrator.observe(index, workspace.gate(token)));
+            return (0..tokens).try_for_each(|token| calibrator.observe(index, (observed.gate)(token)));
         }
         match &self.policy {
             MlpPolicy::TopK(top_k) => self.kept.0 += (top_k.k() * tokens) as u64,
             MlpPolicy::Cats(cats) => {
                 let threshold = cats.thresholds()[index];
-                let above = |token| workspace.gate(token).iter().filter(|gate| gate.abs() > threshold).count();
+                let above = |token| (observed.gate)(token).iter().filter(|gate| gate.abs() > threshold).count();
                 self.kept.0 += (0..tokens).map(above).sum::<usize>() as u64;
             }
-            MlpPolicy::Prompt { .. } => return self.observe_prompt(index, spans, workspace),
+            MlpPolicy::Prompt { .. } => return self.observe_prompt(index, spans, observed),
             _ => return Ok(()),
         }
         self.kept.1 += (self.d_ff * tokens) as u64;
         Ok(())
     }
 
-    fn observe_prompt(&mut self, index: usize, spans: &[Span], workspace: &Workspace) -> Result<()> {
+    fn observe_prompt(&mut self, index: usize, spans: &[Span], observed: &Observed<'_>) -> Result<()> {
         let mut first = 0;
         for span in spans {
             for token in first..first + span.len {
                 match &mut self.slots[span.slot] {
                     // where a sequence runs dense, every neuron is in the union, so positions are neurons
-                    Slot::Prompt(layers) => layers[index].observe(workspace.hidden(token))?,
+                    Slot::Prompt(layers) => layers[index].observe((observed.hidden)(token))?,
                     Slot::Generation(refresh) if refresh.next_is_dense() => {
-                        refresh.observe(index, workspace.hidden(token))?;
+                        refresh.observe(index, (observed.hidden)(token))?;
                     }
                     Slot::Generation(refresh) => {
                         self.kept.0 += refresh.list(index)?.indices().len() as u64;

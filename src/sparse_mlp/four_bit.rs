@@ -158,7 +158,7 @@ impl Columns {
     }
 
     /// Where a column's scale is in a row of scales.
-    fn position(&self, column: usize) -> usize {
+    pub(crate) fn position(&self, column: usize) -> usize {
         let chunk = column / (self.segments * SEGMENT);
         let at = column - self.start(chunk);
         let (q, nibble, v, p) = (at / 32, at / 16 % 2, at / 4 % 4, at % 4);

@@ -85,7 +85,8 @@ fn selected_heads_match_the_full_batch_in_every_form() {
     }
 }
 
-/// Equal values give exactly themselves, whatever the scores: weights are divided by the sum of the rounded weights.
+/// Sums of weights times a power of two are rounded as the sum of weights is, so if that is of the rounded weights, as it must
+/// be, the mean of equal values has no error at all.
 #[test]
 fn equal_values_come_out_exactly() {
     let Some(device) = device() else { return };
@@ -95,12 +96,12 @@ fn equal_values_come_out_exactly() {
         let mut cache = case.cache(&device);
         let total = start + len;
         let k = device.upload(&noise(total * 64, 5)).unwrap();
-        let v = device.upload(&vec![0.75f32; total * 64]).unwrap();
+        let v = device.upload(&vec![0.5f32; total * 64]).unwrap();
         let projections = Projections { q: None, k: k.as_view(), v: v.as_view(), q_stride: 64, kv_stride: 64 };
         let spans = upload_spans(&device, &[Span { slot: 0, start: 0, len: total }]);
         let call = Call { shape, layer: 1, spans: &spans, heads: DeviceHeads::All };
         write_kv(&device, &call, KvPolicy::WriteAll, None, &projections, None, &mut cache).unwrap();
-        assert!(case.attend::<f32>(&device, &cache).iter().all(|&x| x == 0.75));
+        assert!(case.attend::<f32>(&device, &cache).iter().all(|&x| x == 0.5));
     }
 }
 

@@ -1,10 +1,9 @@
 //! A case of the CPU's tests, run on the device.
 
-use half::{bf16, f16};
 use moray::attention::cuda::{
     Call, KvCache, KvFormat, KvLayout, OwnedHeads, Projections, Spans, Workspace, attend, write_kv,
 };
-use moray::attention::{Heads, KvPolicy, Limits, Span};
+use moray::attention::{Heads, Limits, Span};
 use moray::device::cudarc::driver::DeviceRepr;
 use moray::element::Element;
 use moray::{Cpu, Device};
@@ -106,11 +105,6 @@ impl DeviceCase {
     }
 }
 
-/// The policies without recomputation leave what the CPU leaves.
-pub fn is_stored(policy: KvPolicy, runs: bool) -> bool {
-    runs || !matches!(policy, KvPolicy::Hole | KvPolicy::Recompute { .. })
-}
-
 pub fn upload_spans(device: &Device, host: &[Span]) -> Spans {
     let mut spans = Spans::new(device, host.len().max(1)).unwrap();
     spans.set(device, host).unwrap();
@@ -123,13 +117,6 @@ pub fn padded(mut x: Vec<f32>) -> Vec<f32> {
         x.push(f32::NAN);
     }
     x
-}
-
-pub fn rounded(format: KvFormat, x: f32) -> f32 {
-    match format {
-        KvFormat::Bf16 => bf16::from_f32(x).to_f32(),
-        _ => f16::from_f32(x).to_f32(),
-    }
 }
 
 pub fn cpu() -> Cpu {

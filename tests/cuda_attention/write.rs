@@ -9,7 +9,7 @@ use moray::element::Element;
 
 use crate::case::{bits, noise};
 use crate::device::device;
-use crate::run::{cpu, is_stored, upload_spans};
+use crate::run::{cpu, upload_spans};
 
 const SPANS: [Span; 3] =
     [Span { slot: 2, start: 30, len: 5 }, Span { slot: 0, start: 0, len: 1 }, Span { slot: 1, start: 62, len: 4 }];
@@ -84,9 +84,6 @@ fn compare_rows(device: &Device, expected: &attention::KvCache, cache: &KvCache,
             }
         }
     }
-    let runs = SPANS.iter().zip(MASK).any(|(_, mask)| mask & 0b111 == 0);
-    assert!(runs, "a span skips a whole group, so that the policy decides");
-    assert!(is_stored(policy, true));
 }
 
 /// The definition: scale = max|x| / 127, code = x / scale to nearest even, as the crate quantizes activations.

@@ -1,10 +1,11 @@
 //! Greedy decoding as a captured graph.
 
 use crate::device::device;
-use crate::plain::{Kind, Plain, roomy, tokens};
+use crate::plain::{D_FF, Kind, Plain, roomy, tokens};
 use moray::attention::{HeadNorm, KvDtype};
 use moray::llama::cuda::{self, Decoder, NO_TOKEN, argmax};
-use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Session, Settings};
+use moray::llama::{LogitRows, MlpPolicy, Model, PromptRule, Sampler, Sampling, Sequence, Session, Settings};
+use moray::sparse_mlp::policy::{Griffin, TopK};
 use moray::w4a8::Mode;
 use moray::{Device, Error};
 
@@ -75,6 +76,23 @@ fn replayed_steps_match_single_calls_with_skipped_heads() {
     let plain = Plain::new(&Kind { heads: (8, 4, 16), ..Kind::default() }, 22);
     let model = cuda::upload(&device, &plain.dense()).unwrap();
     compare(&device, &model, settings(Some(HeadNorm::new(0.5, 0).unwrap())), &[0, 2]);
+}
+
+#[test]
+fn replayed_steps_match_single_calls_with_selected_neurons() {
+    let Some(device) = device() else { return };
+    let plain = Plain::new(&Kind { heads: (8, 4, 16), ..Kind::default() }, 25);
+    let model = plain.w4a8_by_neuron(Mode::PerGroup { group_size: 32, offset: true });
+    let model = cuda::upload(&device, &model).unwrap();
+    let heads = Some(HeadNorm::new(0.5, 0).unwrap());
+    let top_k = MlpPolicy::TopK(TopK::by_gate(0.5, D_FF).unwrap());
+    let prompt = MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(0.5).unwrap()));
+    for mlp in [top_k, prompt] {
+        // slots with lists of their own take masks
+        for slots in [&[1][..], &[0, 2]] {
+            compare(&device, &model, Settings { mlp: mlp.clone(), ..settings(heads) }, slots);
+        }
+    }
 }
 
 #[test]

@@ -14,3 +14,4 @@ mod bad_input;
 mod decoder;
 mod exact;
 mod near;
+mod neurons;

@@ -9,14 +9,14 @@ use moray::w4a8::Mode;
 use moray::{Cpu, Device};
 
 /// Longer than a block of the KV cache.
-const LEN: usize = 70;
+pub const LEN: usize = 70;
 
-fn settings(context: usize) -> Settings {
+pub fn settings(context: usize) -> Settings {
     Settings { kv_dtype: KvDtype::F16, ..roomy(context) }
 }
 
 /// Logits of a new session: the first tokens in one piece, the last ones one after another.
-fn run<B: Backend>(backend: &B, model: &Model<B>, settings: &Settings, tokens: &[u32], first: usize) -> Vec<f32> {
+pub fn run<B: Backend>(backend: &B, model: &Model<B>, settings: &Settings, tokens: &[u32], first: usize) -> Vec<f32> {
     let mut session = model.session(backend, settings.clone()).unwrap();
     let mut all = Vec::new();
     let mut feed = |session: &mut _, tokens: &[u32]| {

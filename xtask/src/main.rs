@@ -3,7 +3,9 @@
 mod demo;
 mod dependencies;
 mod fetch;
+mod gpu_bundle;
 mod quality;
+mod resources;
 mod simcuda;
 mod test;
 mod toolkit;
@@ -29,6 +31,8 @@ const TASKS: &[Task] = &[
     Task { name: "test", help: "run everything that is tested; cuda: only on the simulated device", run: test::run },
     Task { name: "toolkit", help: "obtain a CUDA compiler where there is none", run: toolkit::run },
     Task { name: "fetch", help: "obtain the model and the text that examples and tests use", run: fetch::run },
+    Task { name: "resources", help: "write docs/kernels.md; --check compares", run: resources::run },
+    Task { name: "gpu-bundle", help: "pack tests and benches for a machine with a GPU", run: gpu_bundle::run },
     Task { name: "dependencies", help: "check the licences and sources of all dependencies", run: dependencies::run },
     Task {
         name: "simcuda",

@@ -29,7 +29,9 @@ fn on_the_simulated_device(arguments: &[String]) -> TaskResult {
     for capability in CAPABILITIES {
         println!("tests on the simulated device, compute capability {capability}");
         let mut command = Command::new(env!("CARGO"));
-        command.args(["test", "--package", "moray", "--features", "cuda", "--test", "cuda_*"]);
+        // the whole workspace, so that dependencies are those that the other tests built
+        command.args(["test", "--workspace", "--features", "moray/cuda,moray-lab/cuda"]);
+        command.args(["--test", "cuda_*"]);
         command.args(arguments).current_dir(root());
         command.envs([("MORAY_REQUIRE_CUDA", "1"), ("MORAY_REQUIRE_MODEL", "1")]);
         command.envs([("MORAY_CUDA_ARCHS", ARCHITECTURES), ("SIMCUDA_ARCH", capability)]);

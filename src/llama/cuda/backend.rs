@@ -8,6 +8,7 @@ use crate::attention::Span;
 use crate::attention::cuda::{Call, Heads, Projections, attend, write_kv};
 use crate::device::{Device, call};
 use crate::error::{Error, Result};
+use crate::llama::mlp_policy::{Observed, Wanted};
 use crate::llama::{Backend, Config, Layer, Settings};
 use cudarc::driver::CudaSlice;
 
@@ -41,7 +42,13 @@ impl Backend for Device {
     }
 
     fn mlp(&self, state: &mut State, index: usize, layer: &Layer<Device>, spans: &[Span]) -> Result<()> {
-        mlp(self, state, index, layer, spans)
+        mlp(self, state, index, layer, spans)?;
+        if state.mlp_policy.wanted(spans) == Wanted::Nothing {
+            return Ok(());
+        }
+        let State { mlp, mlp_policy, .. } = state;
+        let seen = |token| mlp.seen(token);
+        mlp_policy.observe(index, spans, &Observed { gate: &seen, hidden: &seen })
     }
 
     fn logits<'a>(
@@ -154,7 +161,15 @@ pub(super) fn mlp(
     let State { config, x, next, scratch, mlp_policy, mlp, .. } = state;
     let (m, used) = (state.m, state.m * config.d_model);
     let view = x.slice(..used);
-    let call = MlpCall { activation: config.activation, m, x: &view, norm: &layer.mlp_norm, eps: config.rms_eps };
+    let call = MlpCall {
+        index,
+        activation: config.activation,
+        m,
+        x: &view,
+        norm: &layer.mlp_norm,
+        eps: config.rms_eps,
+        wanted: mlp_policy.wanted(spans),
+    };
     let selection = mlp_policy.selection(index, spans)?;
     mlp.forward(device, &layer.mlp, &call, &selection, &mut next.slice_mut(..used), scratch)?;
     std::mem::swap(x, next);

@@ -115,6 +115,8 @@ fn prepare(device: &Device, state: &mut State, spans: &[Span], tokens: &[u32]) -
     stream.memcpy_htod(&rows, &mut state.rows.slice_mut(..m)).map_err(call("copy to the device"))?;
     for layer in 0..state.config.n_layers {
         state.select_heads(device, layer, spans)?;
+        let State { mlp, mlp_policy, .. } = &mut *state;
+        mlp.prepare(device, layer, &mlp_policy.selection(layer, spans)?)?;
     }
     device.synchronize()
 }

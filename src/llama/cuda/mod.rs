@@ -22,6 +22,7 @@ mod decoder;
 mod kernels;
 mod linear;
 mod mlp;
+mod selection;
 mod state;
 
 pub use decoder::Decoder;

@@ -116,7 +116,7 @@ impl State {
             heads,
             head_masks: HeadMasks::new(device, masked_layers, words)?,
             heads_run: (0, 0),
-            mlp: MlpBuffers::new(device, &layers[0].mlp, max_tokens)?,
+            mlp: MlpBuffers::new(device, &layers[0].mlp, config.n_layers, max_tokens, slots)?,
             mlp_policy: MlpPolicyState::new(config, settings)?,
             scratch: Scratch::new(device, max_tokens.max(max_logits), widest)?,
             m: 0,

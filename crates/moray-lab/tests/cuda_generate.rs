@@ -1,0 +1,109 @@
+//! The real model on the CUDA device: the CPU's greedy tokens.
+//!
+//! Attention rounds to 16 bits on tensor cores, so logits are near the CPU's, not equal, and two tokens whose logits are
+//! nearly so may change places. The prompt is one that the model continues with confidence under every setting; each test says
+//! how far apart the CPU's two largest logits come.
+
+#[path = "../../../tests/common/device.rs"]
+mod device;
+
+use std::path::Path;
+
+use moray::attention::{HeadNorm, KvPolicy};
+use moray::llama::cuda::{Decoder, upload};
+use moray::llama::{LogitRows, MlpPolicy, Model, PromptRule, Sampler, Sampling, Sequence, Settings};
+use moray::sparse_mlp::policy::Griffin;
+use moray::{Cpu, Device};
+use moray_lab::checkpoint::Checkpoint;
+use moray_lab::load::{LoadOptions, load_cpu};
+use moray_lab::weights::WeightScheme;
+
+/// Tokens that must agree.
+const TOKENS: usize = 16;
+
+const PROMPT: &str = "red, green, blue, red, green, blue, red, green, blue, red, green, blue, red,";
+
+/// The model's file, or nothing where it was not fetched; with `MORAY_REQUIRE_MODEL=1` that fails.
+fn checkpoint() -> Option<Checkpoint> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    if !path.exists() {
+        assert!(std::env::var_os("MORAY_REQUIRE_MODEL").is_none(), "{} is missing: cargo xtask fetch", path.display());
+        println!("skipped: no model");
+        return None;
+    }
+    Some(Checkpoint::open(&path).unwrap())
+}
+
+fn load(checkpoint: &Checkpoint, weights: WeightScheme, by_neuron: bool) -> Model<Cpu> {
+    load_cpu(checkpoint, LoadOptions { weights, by_neuron }, |_, _| ()).unwrap()
+}
+
+fn settings(prompt: &[u32]) -> Settings {
+    Settings { max_tokens: prompt.len(), ..Settings::dense(prompt.len() + TOKENS) }
+}
+
+fn greedy(logits: &[f32]) -> u32 {
+    Sampler::new(Sampling::GREEDY, 0).unwrap().sample(logits).unwrap()
+}
+
+/// The largest logit less the second.
+fn margin(logits: &[f32]) -> f32 {
+    let best = greedy(logits) as usize;
+    let second = logits.iter().enumerate().filter(|(token, _)| *token != best).map(|(_, logit)| *logit);
+    logits[best] - second.fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Greedy tokens of the CPU, and how far apart the two largest logits came.
+fn by_calls(cpu: &Cpu, model: &Model<Cpu>, settings: Settings, prompt: &[u32]) -> (Vec<u32>, Vec<f32>) {
+    let mut session = model.session(cpu, settings).unwrap();
+    let logits = model.prefill(cpu, &mut session, 0, prompt).unwrap();
+    let (mut tokens, mut margins) = (vec![greedy(logits)], vec![margin(logits)]);
+    while tokens.len() < TOKENS {
+        let sequence = Sequence { slot: 0, tokens: &tokens[tokens.len() - 1..] };
+        let logits = model.forward(cpu, &mut session, &[sequence], LogitRows::Last).unwrap();
+        margins.push(margin(logits));
+        tokens.push(greedy(logits));
+    }
+    (tokens, margins)
+}
+
+/// Greedy tokens by replays of one graph.
+fn by_graph(device: &Device, model: &Model<Device>, settings: Settings, prompt: &[u32]) -> Vec<u32> {
+    let mut session = model.session(device, settings).unwrap();
+    let mut tokens = vec![greedy(model.prefill(device, &mut session, 0, prompt).unwrap())];
+    let mut decoder = Decoder::capture(device, model, &mut session, &[0], &tokens).unwrap();
+    while tokens.len() < TOKENS {
+        tokens.extend_from_slice(decoder.step().unwrap());
+    }
+    tokens
+}
+
+fn compare(weights: WeightScheme, by_neuron: bool, change: impl Fn(Settings) -> Settings) {
+    let Some(device) = device::device() else { return };
+    let Some(checkpoint) = checkpoint() else { return };
+    let prompt = checkpoint.tokenizer().unwrap().encode(PROMPT, checkpoint.config().add_bos).unwrap();
+    let model = load(&checkpoint, weights, by_neuron);
+    let (expected, margins) = by_calls(&Cpu::detect(), &model, change(settings(&prompt)), &prompt);
+    println!("margins {margins:.2?}");
+    let model = upload(&device, &model).unwrap();
+    let got = by_graph(&device, &model, change(settings(&prompt)), &prompt);
+    assert_eq!(got, expected, "the two largest logits are {margins:?} apart");
+}
+
+#[test]
+fn dense_greedy_tokens_match_cpu_on_smollm2() {
+    compare(WeightScheme::Dense, false, |settings| settings);
+}
+
+#[test]
+fn w4a8_greedy_tokens_match_cpu_on_smollm2() {
+    compare(WeightScheme::AsFile, false, |settings| settings);
+}
+
+#[test]
+fn w4a8_greedy_tokens_with_selected_neurons_and_heads_match_cpu_on_smollm2() {
+    let heads = Some(HeadNorm::new(0.7, 0).unwrap());
+    let mlp = MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(0.7).unwrap()));
+    let change = |settings| Settings { heads, mlp: mlp.clone(), kv: KvPolicy::Hole, ..settings };
+    compare(WeightScheme::AsFile, true, change);
+}

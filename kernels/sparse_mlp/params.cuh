@@ -1,0 +1,107 @@
+// What the host passes to the sparse MLP kernels; mirrored in src/sparse_mlp/cuda/params.rs, where sizes are asserted as here.
+#pragma once
+
+#include "common/activation.cuh"
+#include "common/memory.cuh"
+
+namespace moray::sparse_mlp {
+
+// What the scales of 4-bit rows come with, as `Kind` in src/sparse_mlp/four_bit.rs.
+enum Kind : uint32_t {
+    CHANNEL = 0,     // one f32 scale, codes about 8
+    SYMMETRIC = 1,   // f16 scales, codes about 8
+    OFFSET = 2,      // f16 scales and f16 offsets
+    ZERO_POINT = 3,  // f16 scales and integer zero points
+};
+
+// gate or up, [d_ff, d_model] row-major: f16 or bf16, or codes of 4 bits (16 bytes for each 32: byte i holds value i low and
+// value i + 16 high) with the scales of a row apart.
+struct Matrix {
+    const void* rows;        // null: not computed
+    const uint32_t* scales;  // 4 bits: [d_ff, scale_stride]: an f32; f16 scales; or (f16 scale, f16 offset or u16 zero point)
+    const float* bias;       // f32 [d_ff] or null
+    uint32_t kind;           // Kind
+    uint32_t segments_per_group;  // 32 codes each
+    uint32_t scale_stride;   // dwords
+    uint32_t unused;
+};
+static_assert(sizeof(Matrix) == 40);
+
+// Which neurons: positions 0 .. count of a list, all of them without one; per token those in its mask.
+struct Neurons {
+    const uint32_t* list;   // strictly increasing; null: neuron = position
+    const uint32_t* count;  // one number; null: d_ff
+    const uint32_t* masks;  // bit per neuron [tokens, mask_words]; null: no masks
+    uint32_t mask_words;    // u32 words of a token: an even number
+    uint32_t limit;         // d_ff
+};
+static_assert(sizeof(Neurons) == 32);
+
+// int8 activations: x = scale * code.
+struct Codes {
+    const int8_t* codes;  // [tokens, stride]
+    const int32_t* sums;  // [tokens, stride / 32] of 32 codes each; null where not needed
+    const float* scale;   // [tokens]
+};
+static_assert(sizeof(Codes) == 24);
+
+struct GateUpParams {
+    Matrix gate, up;
+    Neurons neurons;
+    const float* x;  // f32 [tokens, d_model], for 16-bit rows
+    Codes x_int8;    // for 4-bit rows
+    float* gate_values;  // f32 [tokens, stride]: act(gate x) by position, written where gate is computed, read where not (by neuron)
+    float* hidden;       // f32 [tokens, stride] by position: act(gate x) * (up x), 0 where masked; written where up is computed
+    uint32_t tokens;
+    uint32_t d_model;
+    uint32_t stride;
+    Activation activation;
+};
+static_assert(sizeof(GateUpParams) == 176);
+
+struct DownParams {
+    const void* rows;        // [d_ff, d_model]: f16, bf16, or codes as in Matrix with features instead of inputs
+    const void* scales;      // 4 bits: f32 [d_model], or u16 [blocks of group_size neurons, 1 or 2, d_model]: f16 scales, then
+                             // f16 offsets or u16 zero points
+    Neurons neurons;         // masks unused: hidden is 0 there
+    const float* hidden;     // f32 [tokens, stride] by position, for 16-bit rows
+    Codes hidden_int8;       // by position, for 4-bit rows
+    float* partial;          // f32 [splits, tokens, d_model]
+    uint32_t tokens;
+    uint32_t d_model;
+    uint32_t stride;
+    uint32_t kind;           // Kind
+    uint32_t group_size;     // neurons
+    uint32_t unused;
+};
+static_assert(sizeof(DownParams) == 112);
+
+struct CombineParams {
+    const float* partial;    // f32 [splits, tokens, d_model]
+    const float* act_scale;  // f32 [tokens] or null
+    const float* bias;       // f32 [d_model] or null
+    const void* residual;    // dtype [tokens, d_model] or null
+    void* y;                 // dtype [tokens, d_model]
+    uint32_t n_splits;
+    uint32_t tokens;
+    uint32_t d_model;
+    Element dtype;
+};
+static_assert(sizeof(CombineParams) == 56);
+
+// Positions in use.
+__device__ __forceinline__ uint32_t count_of(const Neurons& neurons) {
+    return neurons.count == nullptr ? neurons.limit : min(*neurons.count, neurons.limit);
+}
+
+// The neuron of a position; a bad list cannot lead outside the weights.
+__device__ __forceinline__ uint32_t neuron_of(const Neurons& neurons, uint32_t position) {
+    return neurons.list == nullptr ? position : min(neurons.list[position], neurons.limit - 1);
+}
+
+__device__ __forceinline__ bool keeps(const Neurons& neurons, uint32_t token, uint32_t neuron) {
+    return neurons.masks == nullptr ||
+           (neurons.masks[static_cast<size_t>(token) * neurons.mask_words + neuron / 32] >> (neuron % 32) & 1);
+}
+
+}  // namespace moray::sparse_mlp

@@ -1,0 +1,117 @@
+//! Sparse MLP on a CUDA device: the operations of [`super`], with weights and selections resident on the device.
+//!
+//! [`forward`] computes the selected neurons of up to [`MAX_TOKENS`] tokens. Lists, counts and masks are read by the kernels, so a captured
+//! graph replays with other selections; the policies that look at values ([`Selection::Threshold`], [`Selection::TopK`], the
+//! [`PromptStatistic`]) make them there. Calls check their arguments, then launch; they allocate nothing and wait for nothing.
+//!
+//! # Precision and determinism
+//! Selections have the CPU's bits for the same values, and so has the prompt statistic. Projections are f32 sums of products
+//! of 16-bit weights and f32 activations, or exact integer sums within 32 products of 4-bit weights and int8 activations;
+//! their order is fixed, without atomics, and differs from the CPU's. A token's result does not depend on the other
+//! tokens, except through a list that they share.
+//!
+//! # Example
+//! ```
+//! use half::f16;
+//! use moray::sparse_mlp::cuda::{NeuronList, Selection, Weights, Workspace, forward};
+//! use moray::sparse_mlp::{Activation, IndexList, Shape, Weights as HostWeights};
+//! use moray::{Device, Error};
+//!
+//! # fn main() -> moray::Result<()> {
+//! let device = match Device::new(0) {
+//!     Ok(device) => device,
+//!     Err(Error::DriverAbsent { .. } | Error::KernelsNotBuilt { .. }) => return Ok(()),
+//!     Err(error) => return Err(error),
+//! };
+//! let shape = Shape { d_model: 8, d_ff: 4, activation: Activation::Relu };
+//! let ones = vec![f16::ONE; 32];
+//! let weights = Weights::upload(&device, &HostWeights::new(shape, &ones, &ones, &ones)?)?;
+//! let mut workspace = Workspace::new(&device, &weights, 1)?;
+//! let mut kept = NeuronList::new(&device, 4)?;
+//! kept.set(&device, IndexList::new(&[0, 2, 3], 4)?)?;
+//!
+//! let x = device.upload(&[0.5f32; 8])?;
+//! let mut y = device.zeros::<f32>(8)?;
+//! forward(&device, &weights, &x, 1, &Selection::List(&kept), None, &mut y, &mut workspace)?;
+//! assert_eq!(device.download(&y)?, [3.0 * 4.0 * 4.0; 8]); // three neurons of gate 4 and up 4
+//! # Ok(())
+//! # }
+//! ```
+
+mod forward;
+mod params;
+mod selection;
+mod statistic;
+mod weights;
+mod workspace;
+
+pub use forward::forward;
+pub use selection::{Keep, NeuronList, Score, Selection, mask_words, select_mask, upload_masks};
+pub use statistic::PromptStatistic;
+pub use weights::Weights;
+pub use workspace::{MAX_TOKENS, Workspace};
+
+use crate::device::cudarc::driver::DeviceSlice;
+use crate::device::{Device, ModuleKernels};
+use crate::error::{Error, Result};
+
+/// Every kernel of the operation.
+pub(crate) const KERNELS: &[ModuleKernels] = &[
+    (
+        "sparse_mlp/gather",
+        &[
+            "sparse_mlp_gate_up_f16_1",
+            "sparse_mlp_gate_up_f16_8",
+            "sparse_mlp_gate_up_bf16_1",
+            "sparse_mlp_gate_up_bf16_8",
+            "sparse_mlp_gate_up_int4_1",
+            "sparse_mlp_gate_up_int4_8",
+        ],
+    ),
+    (
+        "sparse_mlp/down",
+        &[
+            "sparse_mlp_down_f16_1",
+            "sparse_mlp_down_f16_8",
+            "sparse_mlp_down_bf16_1",
+            "sparse_mlp_down_bf16_8",
+            "sparse_mlp_down_int4_1",
+            "sparse_mlp_down_int4_8",
+            "sparse_mlp_combine",
+        ],
+    ),
+    (
+        "sparse_mlp/select",
+        &[
+            "sparse_mlp_mask",
+            "sparse_mlp_mask_statistic",
+            "sparse_mlp_union",
+            "sparse_mlp_keep",
+            "sparse_mlp_quantize",
+            "sparse_mlp_norms",
+            "sparse_mlp_observe",
+        ],
+    ),
+];
+
+/// Checks that memory belongs to the device's context.
+fn check_device<T>(what: &'static str, device: &Device, slice: &impl DeviceSlice<T>) -> Result<()> {
+    if **slice.stream().context() == **device.context() {
+        return Ok(());
+    }
+    Err(Error::Unsupported { what, expected: "memory of the operation's device", got: "memory of another".into() })
+}
+
+/// Checks that a buffer has at least `expected` elements; one that is longer serves smaller calls too.
+fn check_room(what: &'static str, expected: usize, got: usize) -> Result<()> {
+    if got >= expected { Ok(()) } else { Err(Error::Length { what, expected, got }) }
+}
+
+/// Checks that an address is one that kernels can read 16 bytes from.
+fn check_aligned(what: &'static str, address: u64) -> Result<()> {
+    if address % 16 == 0 {
+        return Ok(());
+    }
+    let got = format!("an address {} past one", address % 16);
+    Err(Error::Unsupported { what, expected: "memory aligned to 16 bytes", got })
+}

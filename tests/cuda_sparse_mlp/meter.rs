@@ -1,0 +1,73 @@
+//! What the gathers read, as the simulated driver counts it.
+
+use moray::sparse_mlp::IndexList;
+use moray::sparse_mlp::cuda::{NeuronList, Selection};
+
+use crate::common::Random;
+use crate::device::metered;
+use crate::run::{Model, call, shape};
+
+/// Every third neuron of 192, d_model 512: the weights' sectors and what else a kernel reads, by kernel.
+#[test]
+fn gathers_read_the_selected_rows_once_in_whole_sectors() {
+    const NAME: &str = "meter::gathers_read_the_selected_rows_once_in_whole_sectors";
+    let (d_model, d_ff) = (512, 192);
+    let kept: Vec<u32> = (0..d_ff as u32).step_by(3).collect();
+    let rows = kept.len() as u64;
+    let Some(all) = metered(NAME, |device| {
+        let mut random = Random::new(41);
+        let mut list = NeuronList::new(device, d_ff).unwrap();
+        list.set(device, IndexList::new(&kept, d_ff).unwrap()).unwrap();
+        for model in [
+            Model::f16(device, &mut random, shape(d_model, d_ff)),
+            Model::four_bit(device, &mut random, [1; 3], 32, shape(d_model, d_ff)),
+        ] {
+            call(device, &model.device, &random.weights(d_model, 1.0), &Selection::List(&list), None);
+        }
+    }) else {
+        return;
+    };
+    let sectors = |kernel: &str| {
+        let launch = all.iter().find(|launch| launch.kernel() == kernel).expect("the kernel has run");
+        assert_eq!(launch.count("shared_bank_conflicts"), 0, "{kernel}");
+        launch.count("global_load_sectors")
+    };
+    let (columns, row16, row4) = (d_model as u64, d_model as u64 * 2 / 32, d_model as u64 / 2 / 32);
+    let blocks = rows.div_ceil(16);
+    // x once for a block: f32, or codes and sums; every warp reads the count, two list entries and (4 bits) a scale
+    let others = |x_bytes: u64| blocks * (x_bytes / 32 + 8 * 8) + d_ff as u64 / 16 * 8;
+    let check = |kernel: &str, ideal: u64, others: u64| {
+        let read = sectors(kernel);
+        assert!(read >= ideal, "{kernel} reads {read} sectors, at least {ideal} are its rows");
+        let limit = ideal as f64 * 1.05 + others as f64;
+        assert!(read as f64 <= limit, "{kernel} reads {read} sectors, its rows are {ideal}, all else {others}");
+    };
+    check("sparse_mlp_gate_up_f16_1", rows * 2 * row16, others(4 * columns));
+    // 16 groups of 32: a sector of f16 scales for each row
+    check("sparse_mlp_gate_up_int4_1", rows * 2 * (row4 + 1), others(columns + columns / 8));
+    // a list entry and an activation for each warp and row; 2 tiles of 256 columns
+    check("sparse_mlp_down_f16_1", rows * row16, rows * 2 * 2 + 2 * 8 * 32 * 2);
+    // scales: a row of f16 for each of 6 blocks of neurons, at most once more for each warp's part
+    let scales = |parts: u64| parts * columns * 2 / 32;
+    let read = sectors("sparse_mlp_down_int4_1");
+    assert!(read >= rows * row4 + scales(6));
+}
+
+#[test]
+fn no_neurons_read_no_rows() {
+    const NAME: &str = "meter::no_neurons_read_no_rows";
+    let Some(all) = metered(NAME, |device| {
+        let mut random = Random::new(42);
+        let model = Model::f16(device, &mut random, shape(512, 192));
+        let list = NeuronList::new(device, 192).unwrap();
+        call(device, &model.device, &random.weights(512, 1.0), &Selection::List(&list), None);
+    }) else {
+        return;
+    };
+    for kernel in ["sparse_mlp_gate_up_f16_1", "sparse_mlp_down_f16_1"] {
+        let launch = all.iter().find(|launch| launch.kernel() == kernel).expect("the kernel has run");
+        // each warp reads the count
+        assert!(launch.count("global_load_bytes") <= 4 * 32 * 12 * 16, "{launch:?}");
+        assert_eq!(launch.count("global_store_sectors") > 0, kernel.contains("down"), "{launch:?}");
+    }
+}
