@@ -46,7 +46,7 @@ fn outputs_in_16_bits_match_the_rounded_result() {
     forward(&device, &model.device, &x, 1, &Selection::All, None, &mut half, &mut workspace).unwrap();
     let expected: Vec<f16> = wide.iter().map(|&y| f16::from_f32(y)).collect();
     assert_eq!(device.download(&half).unwrap(), expected);
-    let residual = device.upload(&vec![bf16::from_f32(0.5); 40]).unwrap();
+    let residual = device.upload(&[bf16::from_f32(0.5); 40]).unwrap();
     let mut brain = device.zeros::<bf16>(40).unwrap();
     forward(&device, &model.device, &x, 1, &Selection::All, Some(&residual.as_view()), &mut brain, &mut workspace)
         .unwrap();
