@@ -30,7 +30,7 @@ fn on_the_simulated_device(arguments: &[String]) -> TaskResult {
         println!("tests on the simulated device, compute capability {capability}");
         let mut command = Command::new(env!("CARGO"));
         // the whole workspace, so that dependencies are those that the other tests built
-        command.args(["test", "--workspace", "--features", "moray/cuda"]);
+        command.args(["test", "--workspace", "--features", "moray/cuda,moray-lab/cuda"]);
         command.args(["--test", "cuda_*"]);
         command.args(arguments).current_dir(root());
         command.envs([("MORAY_REQUIRE_CUDA", "1"), ("MORAY_REQUIRE_MODEL", "1")]);

@@ -1,7 +1,7 @@
 //! The real model on the CUDA device: the CPU's greedy tokens.
 //!
 //! Attention rounds to 16 bits on tensor cores, so logits are near the CPU's, not equal, and two tokens whose logits are
-//! nearly so may change places. The prompt is one that the model continues with confidence under every setting; each test says
+//! nearly so may change places. Each prompt is one that the model continues with confidence under its settings; each test says
 //! how far apart the CPU's two largest logits come.
 
 #[path = "../../../tests/common/device.rs"]
@@ -22,6 +22,8 @@ use moray_lab::weights::WeightScheme;
 const TOKENS: usize = 16;
 
 const PROMPT: &str = "red, green, blue, red, green, blue, red, green, blue, red, green, blue, red,";
+
+const COUNTING: &str = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,";
 
 /// The model's file, or nothing where it was not fetched; with `MORAY_REQUIRE_MODEL=1` that fails.
 fn checkpoint() -> Option<Checkpoint> {
@@ -78,10 +80,10 @@ fn by_graph(device: &Device, model: &Model<Device>, settings: Settings, prompt: 
     tokens
 }
 
-fn compare(weights: WeightScheme, by_neuron: bool, change: impl Fn(Settings) -> Settings) {
+fn compare(prompt: &str, weights: WeightScheme, by_neuron: bool, change: impl Fn(Settings) -> Settings) {
     let Some(device) = device::device() else { return };
     let Some(checkpoint) = checkpoint() else { return };
-    let prompt = checkpoint.tokenizer().unwrap().encode(PROMPT, checkpoint.config().add_bos).unwrap();
+    let prompt = checkpoint.tokenizer().unwrap().encode(prompt, checkpoint.config().add_bos).unwrap();
     let model = load(&checkpoint, weights, by_neuron);
     let (expected, margins) = by_calls(&Cpu::detect(), &model, change(settings(&prompt)), &prompt);
     println!("margins {margins:.2?}");
@@ -92,12 +94,12 @@ fn compare(weights: WeightScheme, by_neuron: bool, change: impl Fn(Settings) -> 
 
 #[test]
 fn dense_greedy_tokens_match_cpu_on_smollm2() {
-    compare(WeightScheme::Dense, false, |settings| settings);
+    compare(PROMPT, WeightScheme::Dense, false, |settings| settings);
 }
 
 #[test]
 fn w4a8_greedy_tokens_match_cpu_on_smollm2() {
-    compare(WeightScheme::AsFile, false, |settings| settings);
+    compare(COUNTING, WeightScheme::AsFile, false, |settings| settings);
 }
 
 #[test]
@@ -105,5 +107,5 @@ fn w4a8_greedy_tokens_with_selected_neurons_and_heads_match_cpu_on_smollm2() {
     let heads = Some(HeadNorm::new(0.7, 0).unwrap());
     let mlp = MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(0.7).unwrap()));
     let change = |settings| Settings { heads, mlp: mlp.clone(), kv: KvPolicy::Hole, ..settings };
-    compare(WeightScheme::AsFile, true, change);
+    compare(PROMPT, WeightScheme::AsFile, true, change);
 }
