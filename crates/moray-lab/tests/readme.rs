@@ -1,11 +1,17 @@
-//! The README's table is the result file's.
+//! The README's tables are those of the result files.
 
 use std::path::Path;
 
 #[test]
-fn readme_table_matches_its_result_file() {
+fn readme_tables_match_their_result_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let table = std::fs::read_to_string(root.join("results/demo.md")).expect("results/demo.md");
     let readme = std::fs::read_to_string(root.join("README.md")).expect("README.md");
-    assert!(readme.contains(&table), "README.md: expected the table of results/demo.md:\n{table}");
+    let mut tables = 0;
+    for name in readme.lines().filter_map(|line| line.strip_prefix("<!-- ")?.strip_suffix(" -->")) {
+        let table = std::fs::read_to_string(root.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let below = format!("<!-- {name} -->\n{table}");
+        assert!(readme.contains(&below), "README.md: expected the table of {name}:\n{table}");
+        tables += 1;
+    }
+    assert!(tables >= 2, "{tables} tables");
 }
