@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::kernel::{Rows, Segment};
 use super::kv_cache::{KvCache, causal_mask};
-use super::simd::KvElement;
 use super::softmax::{Finish, Merge};
 use super::storage::with_element;
 use super::workspace::{Division, Scratch, Unit, Workspace, cut_scratch, scratch_elems, state_elems};
-use super::{BLOCK, Call, SEGMENT, dispatch, heads};
+use super::{BLOCK, Call, SEGMENT, heads};
 use crate::cpu::Cpu;
 use crate::error::{Result, check_len};
+use crate::simd;
+use crate::simd::SimdElement;
 use crate::threads::Disjoint;
 
 /// Computes attention of a call's tokens over what the cache holds for their slots, positions ≤ their own.
@@ -97,7 +98,7 @@ struct Job<'a, E> {
     element: std::marker::PhantomData<E>,
 }
 
-impl<E: KvElement> Job<'_, E> {
+impl<E: SimdElement> Job<'_, E> {
     fn run(&self, division: Division, out: &mut [f32], workspace: &mut Workspace) {
         let Workspace { scratch, partials, units, .. } = workspace;
         let (out, partials) = (Disjoint::new(out), Disjoint::new(partials));
@@ -184,7 +185,7 @@ impl<E: KvElement> Job<'_, E> {
                 if segment == 0 {
                     total.copy_from_slice(segment_states);
                 } else {
-                    dispatch::run(self.cpu.isa(), Merge { head_dim, total, segment: segment_states });
+                    simd::run(self.cpu.isa(), Merge { head_dim, total, segment: segment_states });
                 }
             }
         }
@@ -249,13 +250,13 @@ impl<E: KvElement> Job<'_, E> {
         let stride = state_elems(head_dim);
         let (total, later) = states.split_at_mut(stride);
         for segment in later.chunks_exact(stride).take(last) {
-            dispatch::run(self.cpu.isa(), Merge { head_dim, total, segment });
+            simd::run(self.cpu.isa(), Merge { head_dim, total, segment });
         }
         self.finish(total, out);
     }
 
     fn finish(&self, state: &mut [f32], out: &mut [f32]) {
-        dispatch::run(self.cpu.isa(), Finish { state });
+        simd::run(self.cpu.isa(), Finish { state });
         let values = &state[state_elems(out.len()) - out.len().next_multiple_of(16)..];
         out.copy_from_slice(&values[..out.len()]);
     }

@@ -4,12 +4,12 @@
 
 use std::ops::Range;
 
+use super::BLOCK;
 use super::kv_cache::causal_mask;
-use super::simd::{KvElement, Lanes, Op};
 use super::softmax::weigh;
 use super::workspace::{STATE_HEADER, Scratch, state_elems};
-use super::{BLOCK, dispatch};
 use crate::Isa;
+use crate::simd::{self, Kernel, Simd, SimdElement};
 
 /// Rows from which a converting pass over a block costs less than converting at every use.
 const WIDEN_ROWS: usize = 12;
@@ -43,7 +43,7 @@ pub(super) struct Segment<'a, 'b, E> {
     pub(super) scratch: &'a mut Scratch<'b>,
 }
 
-impl<E: KvElement> Segment<'_, '_, E> {
+impl<E: SimdElement> Segment<'_, '_, E> {
     /// Makes the states in `scratch.segment` from the queries in `scratch.q`.
     pub(super) fn compute(self, isa: Isa) {
         let (head_dim, rows) = (self.head_dim, self.rows);
@@ -65,13 +65,13 @@ impl<E: KvElement> Segment<'_, '_, E> {
             let (weights, states, continues) = (&mut *weights, &mut *segment, index + 1 < end);
             if E::CONVERTS && rows.count >= WIDEN_ROWS {
                 let widened = &mut widened[..elems];
-                dispatch::run(isa, Widen { block, widened, head_dim, visible });
-                dispatch::run(
+                simd::run(isa, Widen { block, widened, head_dim, visible });
+                simd::run(
                     isa,
                     Tile { block: &*widened, index, present, continues: false, head_dim, rows, q, weights, states },
                 );
             } else {
-                dispatch::run(isa, Tile { block, index, present, continues, head_dim, rows, q, weights, states });
+                simd::run(isa, Tile { block, index, present, continues, head_dim, rows, q, weights, states });
             }
         }
     }
@@ -106,30 +106,44 @@ struct Widen<'a, E> {
     visible: u64,
 }
 
-impl<E: KvElement> Op for Widen<'_, E> {
+impl<E: SimdElement> Kernel for Widen<'_, E> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<V: Lanes, const W: usize>(self) {
+    unsafe fn run<S: Simd>(self) {
         let (d, v_stride) = (self.head_dim, self.head_dim.next_multiple_of(16));
         let k = 0..groups_of(self.visible) * d * 16;
         let v = BLOCK * d..BLOCK * d + (BLOCK - self.visible.leading_zeros() as usize) * v_stride;
         assert!(self.block.len() == self.widened.len() && v.end <= self.block.len() && k.end <= v.start);
         for range in [k, v] {
             for i in range.step_by(16) {
-                // SAFETY: i + 16 is at most the length of both by the assertion, since all ends are multiples of sixteen; V's
+                // SAFETY: i + 16 is at most the length of both by the assertion, since all ends are multiples of sixteen; the
                 // instruction set is the caller's care.
-                unsafe { E::load16::<V>(self.block.as_ptr().add(i)).store(self.widened.as_mut_ptr().add(i)) };
+                unsafe { S::store(self.widened.as_mut_ptr().add(i), E::load::<S>(self.block.as_ptr().add(i))) };
             }
         }
     }
 }
 
-impl<E: KvElement> Op for Tile<'_, E> {
+impl<E: SimdElement> Kernel for Tile<'_, E> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<V: Lanes, const W: usize>(mut self) {
+    unsafe fn run<S: Simd>(mut self) {
+        // SAFETY: the instruction set is the caller's care.
+        unsafe {
+            match S::TILE {
+                4 => self.rows::<S, 4>(),
+                _ => self.rows::<S, 1>(),
+            }
+        }
+    }
+}
+
+impl<E: SimdElement> Tile<'_, E> {
+    /// Takes the block into the states of all rows; inner tiles are W vectors wide.
+    #[inline(always)]
+    unsafe fn rows<S: Simd, const W: usize>(&mut self) {
         let (d, count) = (self.head_dim, self.rows.count);
         assert!(self.block.len() >= BLOCK * (d + d.next_multiple_of(16)));
         assert!(self.q.len() >= count * d && self.weights.len() >= count * BLOCK);
@@ -139,26 +153,24 @@ impl<E: KvElement> Op for Tile<'_, E> {
             let left = count - row;
             // SAFETY: the rows exist in q, weights and states by the assertions above.
             row += unsafe {
-                if V::TILED && left >= 6 {
-                    self.rows_of::<V, W, 6>(row)
-                } else if V::TILED && left >= 4 {
-                    self.rows_of::<V, W, 4>(row)
-                } else if V::TILED && left == 3 {
-                    self.rows_of::<V, W, 3>(row)
-                } else if V::TILED && left == 2 {
-                    self.rows_of::<V, W, 2>(row)
+                if S::TILED && left >= 6 {
+                    self.rows_of::<S, W, 6>(row)
+                } else if S::TILED && left >= 4 {
+                    self.rows_of::<S, W, 4>(row)
+                } else if S::TILED && left == 3 {
+                    self.rows_of::<S, W, 3>(row)
+                } else if S::TILED && left == 2 {
+                    self.rows_of::<S, W, 2>(row)
                 } else {
-                    self.rows_of::<V, W, 1>(row)
+                    self.rows_of::<S, W, 1>(row)
                 }
             };
         }
     }
-}
 
-impl<E: KvElement> Tile<'_, E> {
     /// Takes the block into the states of rows `row..row + N`, and returns N.
     #[inline(always)]
-    unsafe fn rows_of<V: Lanes, const W: usize, const N: usize>(&mut self, row: usize) -> usize {
+    unsafe fn rows_of<S: Simd, const W: usize, const N: usize>(&mut self, row: usize) -> usize {
         let visible = |i: usize, tile: &Self| tile.present & tile.rows.causal(row + i, tile.index);
         let widest = visible(N - 1, self);
         if widest == 0 {
@@ -169,24 +181,24 @@ impl<E: KvElement> Tile<'_, E> {
         unsafe {
             let groups = groups_of(widest);
             if groups == W {
-                self.scores::<V, N, W>(row, 0);
+                self.scores::<S, N, W>(row, 0);
             } else {
-                (0..groups).for_each(|group| self.scores::<V, N, 1>(row, group));
+                (0..groups).for_each(|group| self.scores::<S, N, 1>(row, group));
             }
             for i in 0..N {
                 let visible = visible(i, self);
                 if visible != 0 {
                     let state = self.states[(row + i) * stride..].as_mut_ptr();
-                    weigh::<V>(state, self.weights[(row + i) * BLOCK..].as_mut_ptr(), visible, self.head_dim);
+                    weigh::<S>(state, self.weights[(row + i) * BLOCK..].as_mut_ptr(), visible, self.head_dim);
                 }
             }
             // Rows differ only in where causality cuts them off, so what the first sees comes first for all.
             let joint = visible(0, self);
-            self.values::<V, W, N>(row, joint);
+            self.values::<S, W, N>(row, joint);
             for i in 1..N {
                 let rest = visible(i, self) & !joint;
                 if rest != 0 {
-                    self.values::<V, W, 1>(row + i, rest);
+                    self.values::<S, W, 1>(row + i, rest);
                 }
             }
         }
@@ -195,33 +207,33 @@ impl<E: KvElement> Tile<'_, E> {
 
     /// Writes the scores of N rows for G groups of sixteen positions: each is one chain over head_dim.
     #[inline(always)]
-    unsafe fn scores<V: Lanes, const N: usize, const G: usize>(&mut self, row: usize, group: usize) {
+    unsafe fn scores<S: Simd, const N: usize, const G: usize>(&mut self, row: usize, group: usize) {
         let d = self.head_dim;
         // SAFETY: the caller's: rows and groups exist, and the lengths were asserted in `run`.
         unsafe {
             let q = self.q.as_ptr().add(row * d);
             let k = self.block.as_ptr().add(group * d * 16);
-            let mut sums = [[V::splat(0.0); G]; N];
+            let mut sums = [[S::splat(0.0); G]; N];
             let values = self.block.as_ptr().add(BLOCK * d);
             for i in 0..d {
                 if row == 0 {
-                    prefetch::<V, E>(values.add(i * BLOCK), BLOCK);
+                    prefetch::<S, E>(values.add(i * BLOCK), BLOCK);
                 }
-                let mut keys = [V::splat(0.0); G];
+                let mut keys = [S::splat(0.0); G];
                 for (g, key) in keys.iter_mut().enumerate() {
-                    *key = E::load16(k.add((g * d + i) * 16));
+                    *key = E::load::<S>(k.add((g * d + i) * 16));
                 }
                 for (n, sums) in sums.iter_mut().enumerate() {
-                    let query = V::splat(*q.add(n * d + i));
+                    let query = S::splat(*q.add(n * d + i));
                     for (sum, key) in sums.iter_mut().zip(keys) {
-                        *sum = query.mul_add(key, *sum);
+                        *sum = S::fma(query, key, *sum);
                     }
                 }
             }
             let weights = self.weights.as_mut_ptr().add(row * BLOCK + group * 16);
             for (n, sums) in sums.into_iter().enumerate() {
                 for (g, sum) in sums.into_iter().enumerate() {
-                    sum.store(weights.add(n * BLOCK + g * 16));
+                    S::store(weights.add(n * BLOCK + g * 16), sum);
                 }
             }
         }
@@ -229,17 +241,17 @@ impl<E: KvElement> Tile<'_, E> {
 
     /// Adds the weighted values of the positions in `visible` to N rows: each element is one chain over positions.
     #[inline(always)]
-    unsafe fn values<V: Lanes, const W: usize, const N: usize>(&mut self, row: usize, visible: u64) {
+    unsafe fn values<S: Simd, const W: usize, const N: usize>(&mut self, row: usize, visible: u64) {
         let vectors = self.head_dim.div_ceil(16);
         let mut i = 0;
         // SAFETY: the caller's, as in `scores`; i counts the vectors of a V row.
         unsafe {
             while vectors - i >= W {
-                self.values_at::<V, N, W>(row, visible, i * 16);
+                self.values_at::<S, N, W>(row, visible, i * 16);
                 i += W;
             }
             while i < vectors {
-                self.values_at::<V, N, 1>(row, visible, i * 16);
+                self.values_at::<S, N, 1>(row, visible, i * 16);
                 i += 1;
             }
         }
@@ -247,7 +259,7 @@ impl<E: KvElement> Tile<'_, E> {
 
     /// As `values`, for G vectors of dimensions from `column` on.
     #[inline(always)]
-    unsafe fn values_at<V: Lanes, const N: usize, const G: usize>(&mut self, row: usize, visible: u64, column: usize) {
+    unsafe fn values_at<S: Simd, const N: usize, const G: usize>(&mut self, row: usize, visible: u64, column: usize) {
         let (d, stride) = (self.head_dim, state_elems(self.head_dim));
         let v_stride = d.next_multiple_of(16);
         // SAFETY: the caller's, as in `scores`; column + 16·G is at most v_stride.
@@ -256,10 +268,10 @@ impl<E: KvElement> Tile<'_, E> {
             let next = self.block.as_ptr().wrapping_add(BLOCK * (d + v_stride));
             let weights = self.weights.as_ptr().add(row * BLOCK);
             let out = self.states.as_mut_ptr().add(row * stride + STATE_HEADER + column);
-            let mut sums = [[V::splat(0.0); G]; N];
+            let mut sums = [[S::splat(0.0); G]; N];
             for (n, sums) in sums.iter_mut().enumerate() {
                 for (g, sum) in sums.iter_mut().enumerate() {
-                    *sum = V::load(out.add(n * stride + g * 16));
+                    *sum = S::load(out.add(n * stride + g * 16));
                 }
             }
             let mut left = visible;
@@ -269,23 +281,23 @@ impl<E: KvElement> Tile<'_, E> {
                 left &= !causal_mask(end, 0);
                 for j in start..end {
                     if self.continues && row == 0 && column == 0 {
-                        prefetch::<V, E>(next.wrapping_add(j * d), d);
+                        prefetch::<S, E>(next.wrapping_add(j * d), d);
                     }
-                    let mut values = [V::splat(0.0); G];
+                    let mut values = [S::splat(0.0); G];
                     for (g, value) in values.iter_mut().enumerate() {
-                        *value = E::load16(v.add(j * v_stride + g * 16));
+                        *value = E::load::<S>(v.add(j * v_stride + g * 16));
                     }
                     for (n, sums) in sums.iter_mut().enumerate() {
-                        let weight = V::splat(*weights.add(n * BLOCK + j));
+                        let weight = S::splat(*weights.add(n * BLOCK + j));
                         for (sum, value) in sums.iter_mut().zip(values) {
-                            *sum = weight.mul_add(value, *sum);
+                            *sum = S::fma(weight, value, *sum);
                         }
                     }
                 }
             }
             for (n, sums) in sums.into_iter().enumerate() {
                 for (g, sum) in sums.into_iter().enumerate() {
-                    sum.store(out.add(n * stride + g * 16));
+                    S::store(out.add(n * stride + g * 16), sum);
                 }
             }
         }
@@ -295,10 +307,10 @@ impl<E: KvElement> Tile<'_, E> {
 /// Asks for `elems` elements that are needed soon: a block's V while its K is read, and the next block's K after that. Alone,
 /// the hardware stops at every page of 4 KiB.
 #[inline(always)]
-unsafe fn prefetch<V: Lanes, E>(p: *const E, elems: usize) {
+unsafe fn prefetch<S: Simd, E>(p: *const E, elems: usize) {
     const LINE_BYTES: usize = 64;
     for i in (0..elems).step_by(LINE_BYTES / size_of::<E>()) {
         // SAFETY: any address may be asked for.
-        unsafe { V::prefetch(p.wrapping_add(i).cast()) };
+        unsafe { S::prefetch(p.wrapping_add(i).cast()) };
     }
 }

@@ -1,10 +1,10 @@
 //! The KV cache: memory of fixed size, with holes.
 
-use super::simd::KvElement;
 use super::storage::{KvDtype, Storage, with_element};
 use super::{BLOCK, check_head_dim, check_index};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
+use crate::simd::SimdElement;
 
 /// The dimensions of a [`KvCache`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -222,12 +222,12 @@ impl KvCache {
     }
 
     /// The blocks of a (layer, slot, kv_head), one after another.
-    pub(super) fn region<E: KvElement>(&self, layer: usize, slot: usize, kv_head: usize) -> &[E] {
+    pub(super) fn region<E: SimdElement>(&self, layer: usize, slot: usize, kv_head: usize) -> &[E] {
         let (first, elems) = (self.block_index(layer, slot, kv_head), self.shape.block_elems());
         &self.data.as_slice()[first * elems..(first + self.shape.blocks()) * elems]
     }
 
-    pub(super) fn region_mut<E: KvElement>(&mut self, layer: usize, slot: usize, kv_head: usize) -> &mut [E] {
+    pub(super) fn region_mut<E: SimdElement>(&mut self, layer: usize, slot: usize, kv_head: usize) -> &mut [E] {
         let (first, elems) = (self.block_index(layer, slot, kv_head), self.shape.block_elems());
         &mut self.data.as_mut_slice()[first * elems..(first + self.shape.blocks()) * elems]
     }

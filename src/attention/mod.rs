@@ -22,12 +22,6 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-#[cfg(not(target_arch = "x86_64"))]
-#[path = "dispatch_portable.rs"]
-mod dispatch;
-#[cfg(target_arch = "x86_64")]
-#[path = "dispatch_x86.rs"]
-mod dispatch;
 mod head_norm;
 mod heads;
 mod kernel;
@@ -35,12 +29,6 @@ mod kv_cache;
 mod kv_policy;
 mod recompute;
 mod rope;
-mod simd;
-#[cfg(target_arch = "x86_64")]
-mod simd_avx2;
-#[cfg(target_arch = "x86_64")]
-mod simd_avx512;
-mod simd_portable;
 mod softmax;
 mod storage;
 mod workspace;

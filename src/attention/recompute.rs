@@ -1,10 +1,10 @@
 //! The inputs of the last tokens, from which skipped K and V rows are recomputed.
 
-use super::simd::KvElement;
 use super::storage::{KvDtype, Storage, with_element};
 use super::{Call, KvCache, KvRow, Span, check_index, check_spans};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
+use crate::simd::SimdElement;
 
 /// Marks a place of the ring that holds no token.
 const EMPTY: usize = usize::MAX;
@@ -171,7 +171,7 @@ impl InputCache {
     }
 }
 
-fn narrow<E: KvElement>(x: &[f32], data: &mut Storage, start: usize) {
+fn narrow<E: SimdElement>(x: &[f32], data: &mut Storage, start: usize) {
     for (stored, &x) in data.as_mut_slice::<E>()[start..].iter_mut().zip(x) {
         *stored = E::from_f32(x);
     }

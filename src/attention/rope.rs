@@ -1,9 +1,9 @@
 //! Rotary position embedding.
 
-use super::simd::{Lanes, Op};
-use super::{Span, check_head_dim, dispatch};
+use super::{Span, check_head_dim};
 use crate::cpu::Cpu;
 use crate::error::{Error, Result, check_len};
+use crate::simd::{self, Kernel, Simd};
 
 /// How frequencies change for contexts longer than the model was first trained on.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -130,7 +130,7 @@ impl Rope {
             rest = later;
             cpu.team().for_pieces_mut(tokens, ROWS_PER_PIECE * width, |piece, tokens| {
                 let start = span.start + piece * ROWS_PER_PIECE;
-                dispatch::run(cpu.isa(), Rotate { rope: self, start, n_heads, tokens });
+                simd::run(cpu.isa(), Rotate { rope: self, start, n_heads, tokens });
             });
         }
         Ok(())
@@ -180,10 +180,10 @@ struct Rotate<'a> {
     tokens: &'a mut [f32],
 }
 
-impl Op for Rotate<'_> {
+impl Kernel for Rotate<'_> {
     type Output = ();
     #[inline(always)]
-    unsafe fn run<V: Lanes, const W: usize>(self) {
+    unsafe fn run<S: Simd>(self) {
         let d = self.rope.head_dim;
         for (i, token) in self.tokens.chunks_exact_mut((self.n_heads * d).max(1)).enumerate() {
             for head in token.chunks_exact_mut(d) {

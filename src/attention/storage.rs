@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 
-use super::simd::KvElement;
 use crate::error::{Error, Result};
+use crate::simd::SimdElement;
 
 /// Alignment, bytes.
 const LINE_BYTES: usize = 64;
@@ -80,12 +80,12 @@ impl Storage {
     }
 
     /// All elements; `E` is the type of the storage's dtype.
-    pub(super) fn as_slice<E: KvElement>(&self) -> &[E] {
+    pub(super) fn as_slice<E: SimdElement>(&self) -> &[E] {
         debug_assert_eq!(size_of::<E>(), self.dtype.bytes());
         &bytemuck::cast_slice(&self.words[self.first_word..])[..self.len]
     }
 
-    pub(super) fn as_mut_slice<E: KvElement>(&mut self) -> &mut [E] {
+    pub(super) fn as_mut_slice<E: SimdElement>(&mut self) -> &mut [E] {
         debug_assert_eq!(size_of::<E>(), self.dtype.bytes());
         &mut bytemuck::cast_slice_mut(&mut self.words[self.first_word..])[..self.len]
     }

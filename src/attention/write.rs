@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use super::kv_cache::{KvCache, KvRow, KvShape};
-use super::simd::{KvElement, Lanes, Op};
 use super::storage::with_element;
-use super::{BLOCK, Call, KvPolicy, MAX_HEAD_DIM, Rope, Span, dispatch};
+use super::{BLOCK, Call, KvPolicy, MAX_HEAD_DIM, Rope, Span};
 use crate::cpu::Cpu;
 use crate::error::{Error, Result, check_len};
+use crate::simd::{self, Kernel, Simd, SimdElement};
 
 /// Writes the K and V of a call's tokens, K turned by `rope` (`None`: k is already turned, or the model has no RoPE).
 ///
@@ -105,7 +105,7 @@ pub fn write_row(
             shape: &shape,
             block: &mut region[block * block_elems..(block + 1) * block_elems],
         };
-        dispatch::run(cpu.isa(), store);
+        simd::run(cpu.isa(), store);
     });
     cache.mark(layer, row, row.position + 1, true);
     Ok(())
@@ -129,7 +129,14 @@ struct Source<'a> {
     stride: usize,
 }
 
-fn store_span<E: KvElement>(cpu: &Cpu, layer: usize, at: KvRow, span: &Span, source: &Source<'_>, cache: &mut KvCache) {
+fn store_span<E: SimdElement>(
+    cpu: &Cpu,
+    layer: usize,
+    at: KvRow,
+    span: &Span,
+    source: &Source<'_>,
+    cache: &mut KvCache,
+) {
     let shape = *cache.shape();
     let elems = shape.block_elems();
     let blocks = span.start / BLOCK..span.end().div_ceil(BLOCK).max(span.start / BLOCK);
@@ -144,7 +151,7 @@ fn store_span<E: KvElement>(cpu: &Cpu, layer: usize, at: KvRow, span: &Span, sou
             shape: &shape,
             block,
         };
-        dispatch::run(cpu.isa(), store);
+        simd::run(cpu.isa(), store);
     });
 }
 
@@ -160,11 +167,11 @@ struct StoreBlock<'a, E> {
     block: &'a mut [E],
 }
 
-impl<E: KvElement> Op for StoreBlock<'_, E> {
+impl<E: SimdElement> Kernel for StoreBlock<'_, E> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<V: Lanes, const W: usize>(self) {
+    unsafe fn run<S: Simd>(self) {
         let (d, v_stride) = (self.shape.head_dim, self.shape.v_stride());
         let (k_block, v_block) = self.block.split_at_mut(BLOCK * d);
         // Sixteen-lane stores run to the padded end.
@@ -185,10 +192,10 @@ impl<E: KvElement> Op for StoreBlock<'_, E> {
             let v_out = &mut v_block[j * v_stride..(j + 1) * v_stride];
             for i in (0..d).step_by(16) {
                 // SAFETY: i + 16 is at most v_stride, the length of `v_out`, and at most MAX_HEAD_DIM, the length of the
-                // rows; `narrow` has sixteen elements; the instruction set is `dispatch::run`'s care.
+                // rows; `narrow` has sixteen elements; the instruction set is `simd::run`'s care.
                 unsafe {
-                    E::store16(V::load(v_row[i..].as_ptr()), v_out[i..].as_mut_ptr());
-                    E::store16(V::load(k_row[i..].as_ptr()), narrow.as_mut_ptr());
+                    E::store::<S>(v_out[i..].as_mut_ptr(), S::load(v_row[i..].as_ptr()));
+                    E::store::<S>(narrow.as_mut_ptr(), S::load(k_row[i..].as_ptr()));
                 }
                 for (lane, &x) in narrow.iter().take(d - i).enumerate() {
                     k_block[(j / 16 * d + i + lane) * 16 + j % 16] = x;

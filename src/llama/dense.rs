@@ -6,7 +6,7 @@
 use crate::cpu::Cpu;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
-use crate::sparse_mlp::simd::{Kernel, Lanes, Simd, run};
+use crate::simd::{Kernel, Simd, SimdElement, run};
 use crate::threads::Disjoint;
 use crate::w4a8::{Epilogue, Line, RowBlocks};
 use half::{bf16, f16};
@@ -183,7 +183,7 @@ impl DenseWeight {
         Ok(())
     }
 
-    fn multiply<T: Lanes>(
+    fn multiply<T: SimdElement>(
         &self,
         cpu: &Cpu,
         blocks: &RowBlocks<'_>,
@@ -241,7 +241,9 @@ struct Multiply<'a, T> {
     sums: &'a mut [[f32; ROWS]; TOKEN_BLOCK],
 }
 
-impl<T: Lanes> Kernel for Multiply<'_, T> {
+impl<T: SimdElement> Kernel for Multiply<'_, T> {
+    type Output = ();
+
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         debug_assert!(self.rows.len() == self.k * ROWS && self.x.len() <= TOKEN_BLOCK * self.k);
@@ -249,8 +251,8 @@ impl<T: Lanes> Kernel for Multiply<'_, T> {
         let mut x = self.x;
         while !rest.is_empty() {
             let count = match rest.len() {
-                4.. if S::TOKENS >= 4 => 4,
-                2.. if S::TOKENS >= 2 => 2,
+                4.. if S::TILE >= 4 => 4,
+                2.. if S::TILE >= 2 => 2,
                 _ => 1,
             };
             let (sums, later) = rest.split_at_mut(count);
@@ -271,7 +273,7 @@ impl<T: Lanes> Kernel for Multiply<'_, T> {
 /// # Safety
 /// The machine has the instruction set of `S`; `rows` is \[K\]\[16\], `x` at least \[M, K\] and `sums` M.
 #[inline(always)]
-unsafe fn multiply_tokens<S: Simd, T: Lanes, const M: usize>(
+unsafe fn multiply_tokens<S: Simd, T: SimdElement, const M: usize>(
     rows: &[T],
     x: &[f32],
     k: usize,

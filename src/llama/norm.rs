@@ -2,7 +2,7 @@
 
 use crate::cpu::Cpu;
 use crate::error::{Result, check_len};
-use crate::sparse_mlp::simd::{Kernel, Simd, load_first, run};
+use crate::simd::{Kernel, Simd, load_first, run};
 use crate::threads::Disjoint;
 
 /// Elements that are worth a barrier.
@@ -53,6 +53,8 @@ struct RmsNorm<'a> {
 }
 
 impl Kernel for RmsNorm<'_> {
+    type Output = ();
+
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let d = self.x.len();

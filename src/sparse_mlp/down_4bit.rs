@@ -3,7 +3,7 @@
 use super::four_bit::{DownMatrix, Kind};
 use super::rows::CHUNK;
 use super::rows_4bit::Codes;
-use super::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd};
 use std::ops::Range;
 
 /// Tokens that one unit of the down projection covers at most.
@@ -48,6 +48,8 @@ pub(crate) struct FourBitDown<'a> {
 }
 
 impl Kernel for FourBitDown<'_> {
+    type Output = ();
+
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let h = &self.h;
@@ -115,7 +117,7 @@ impl FourBitDown<'_> {
             for v in 0..VECTORS {
                 let at = start + v * lanes;
                 if m.kind == Kind::Channel {
-                    let scale = super::simd::load_first::<S, f32>(m.channel_scale[at..].as_ptr(), lanes);
+                    let scale = crate::simd::load_first::<S, f32>(m.channel_scale[at..].as_ptr(), lanes);
                     let centred = S::sub_i32(acc[v], S::splat_i32(8 * sum));
                     total[v] = S::fma(S::to_f32(centred), scale, total[v]);
                     continue;

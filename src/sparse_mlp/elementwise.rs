@@ -1,9 +1,9 @@
 //! What happens between the projections: gate activation, scores, int8 quantization.
 
 use super::rows::BLOCK;
-use super::simd::{Kernel, Simd, load_first, run};
 use crate::Cpu;
 use crate::error::{Error, Result, check_len};
+use crate::simd::{Kernel, Simd, load_first, run};
 
 /// The nonlinearity of the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,6 +24,8 @@ pub(crate) struct Activate<'a> {
 }
 
 impl Kernel for Activate<'_> {
+    type Output = ();
+
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         for (i, gate) in self.gate.iter_mut().enumerate() {
@@ -92,7 +94,7 @@ unsafe fn silu<S: Simd>(x: S::F) -> S::F {
         for factorial in [720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0] {
             p = S::fma(p, r, S::splat(1.0 / factorial));
         }
-        S::div(x, S::fma(p, S::exp2(n), S::splat(1.0)))
+        S::div(x, S::fma(p, S::exp2_whole(n), S::splat(1.0)))
     }
 }
 
@@ -105,6 +107,8 @@ pub(crate) struct Quantize<'a> {
 }
 
 impl Kernel for Quantize<'_> {
+    type Output = ();
+
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let bits = self.x.iter().fold(0u32, |max, v| max.max(v.to_bits() & 0x7FFF_FFFF));
@@ -139,6 +143,8 @@ pub(crate) struct MaskScores<'a> {
 }
 
 impl Kernel for MaskScores<'_> {
+    type Output = ();
+
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let n = self.values.len();

@@ -4,11 +4,11 @@ use super::elementwise::{Keep, MaskScores, Quantize, check_finite};
 use super::four_bit::SEGMENT;
 use super::project::{project_down, project_gate, project_up, quantize_hidden};
 use super::select::{Score, ScoreOn, Selection, union_into};
-use super::simd::run;
 use super::weights::{Shape, Weights};
 use super::workspace::Workspace;
 use crate::Cpu;
 use crate::error::{Error, Result, check_len};
+use crate::simd::run;
 use crate::threads::Disjoint;
 
 /// Elements that are worth a barrier.

@@ -22,12 +22,6 @@ mod project;
 mod rows;
 mod rows_4bit;
 mod select;
-pub(crate) mod simd;
-#[cfg(target_arch = "x86_64")]
-mod simd_avx2;
-#[cfg(target_arch = "x86_64")]
-mod simd_avx512;
-mod simd_portable;
 mod weights;
 mod workspace;
 

@@ -6,11 +6,11 @@ use super::forward::for_tokens;
 use super::four_bit::{DownMatrix, RowMatrix};
 use super::rows::{BLOCK, CHUNK, DENSE_CHUNK, Down, Rows};
 use super::rows_4bit::{FourBitRows, ROW_TOKENS};
-use super::simd::{Lanes, run};
 use super::weights::{Dense, Matrix, Store, Weights};
 use super::workspace::{Quantized, Workspace};
 use crate::Cpu;
 use crate::error::{Error, Result};
+use crate::simd::{SimdElement, run};
 use crate::threads::Disjoint;
 
 /// Ranges that each thread gets on average, so that unequal ones balance.
@@ -49,7 +49,7 @@ impl Tile<'_> {
         }
     }
 
-    fn multiply_dense<T: Lanes>(&self, w: &Dense<T>, matrix: Matrix, out: &mut [[f32; BLOCK]]) {
+    fn multiply_dense<T: SimdElement>(&self, w: &Dense<T>, matrix: Matrix, out: &mut [[f32; BLOCK]]) {
         let d = self.weights.shape().d_model;
         let matrix = if matrix == Matrix::Gate { &w.gate } else { &w.up };
         run(self.isa, Rows { matrix, d, rows: self.rows, x: &self.x[self.first_token * d..], out });
@@ -247,7 +247,7 @@ impl Output<'_> {
 }
 
 /// Chunks of columns by tiles of tokens.
-fn down_dense<T: Lanes>(cpu: &Cpu, matrix: &[T], ws: &Workspace, out: &Output<'_>) {
+fn down_dense<T: SimdElement>(cpu: &Cpu, matrix: &[T], ws: &Workspace, out: &Output<'_>) {
     let (d, stride) = (out.d, ws.stride);
     let chunks = d.div_ceil(DENSE_CHUNK);
     cpu.team().for_ranges(chunks * ws.tokens.div_ceil(DOWN_TOKENS), 1, |units| {

@@ -1,6 +1,6 @@
 //! 16-bit and f32 rows: dot products for gate and up, sums of rows for down.
 
-use super::simd::{Kernel, Lanes, Simd, load_first};
+use crate::simd::{Kernel, Simd, SimdElement, load_first};
 
 /// Neurons whose rows are computed together.
 pub(crate) const BLOCK: usize = 16;
@@ -27,7 +27,9 @@ pub(crate) struct Rows<'a, T> {
     pub out: &'a mut [[f32; BLOCK]],
 }
 
-impl<T: Lanes> Kernel for Rows<'_, T> {
+impl<T: SimdElement> Kernel for Rows<'_, T> {
+    type Output = ();
+
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let Rows { matrix, d, rows, x, out } = self;
@@ -39,7 +41,7 @@ impl<T: Lanes> Kernel for Rows<'_, T> {
                 *start = matrix[row * d..][..d].as_ptr();
             }
             let mut token = 0;
-            while S::TOKENS == 4 && token + 4 <= out.len() {
+            while S::TILE == 4 && token + 4 <= out.len() {
                 // SAFETY: the rows are in bounds by the slicing, the tokens by the assertion; the set is the caller's.
                 unsafe { dot_tile::<S, T, 4>(starts, x[token * d..].as_ptr(), d, &mut out[token..], first) };
                 token += 4;
@@ -56,7 +58,7 @@ impl<T: Lanes> Kernel for Rows<'_, T> {
 /// # Safety
 /// `d` elements at every row, `N · d` at `x`, and the instruction set of `S`.
 #[inline(always)]
-unsafe fn dot_tile<S: Simd, T: Lanes, const N: usize>(
+unsafe fn dot_tile<S: Simd, T: SimdElement, const N: usize>(
     rows: [*const T; 4],
     x: *const f32,
     d: usize,
@@ -105,7 +107,9 @@ pub(crate) struct Down<'a, T> {
     pub out: &'a mut [[f32; CHUNK]],
 }
 
-impl<T: Lanes> Kernel for Down<'_, T> {
+impl<T: SimdElement> Kernel for Down<'_, T> {
+    type Output = ();
+
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let tokens = self.out.len();
@@ -116,7 +120,7 @@ impl<T: Lanes> Kernel for Down<'_, T> {
         let mut token = 0;
         let mut me = self;
         while token < tokens {
-            let wide = S::TOKENS == 4 && token + 4 <= tokens;
+            let wide = S::TILE == 4 && token + 4 <= tokens;
             // SAFETY: rows, columns and activations are in bounds by the assertions; the set is the caller's.
             unsafe {
                 match (me.width == DENSE_CHUNK, wide) {
@@ -131,7 +135,7 @@ impl<T: Lanes> Kernel for Down<'_, T> {
     }
 }
 
-impl<T: Lanes> Down<'_, T> {
+impl<T: SimdElement> Down<'_, T> {
     /// Columns `at..at + 16 · V` (less at the end of the chunk) of `N` tokens.
     ///
     /// # Safety

@@ -2,7 +2,7 @@
 
 use super::four_bit::{Kind, RowMatrix, SEGMENT};
 use super::rows::BLOCK;
-use super::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd};
 
 /// Tokens that one unit of the gate and up projections covers at most.
 pub(crate) const ROW_TOKENS: usize = 64;
@@ -34,6 +34,8 @@ pub(crate) struct FourBitRows<'a> {
 }
 
 impl Kernel for FourBitRows<'_> {
+    type Output = ();
+
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let (tokens, d, x) = (self.out.len(), self.matrix.d, &self.x);

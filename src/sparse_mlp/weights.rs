@@ -2,9 +2,9 @@
 
 use super::elementwise::Activation;
 use super::four_bit::FourBit;
-use super::simd::Lanes;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
+use crate::simd::SimdElement;
 use crate::w4a8::QuantizedWeight;
 use half::{bf16, f16};
 
@@ -232,11 +232,11 @@ impl Weights {
     }
 }
 
-fn dense_bytes<T: Lanes>(w: &Dense<T>) -> usize {
+fn dense_bytes<T: SimdElement>(w: &Dense<T>) -> usize {
     (w.gate.len() + w.up.len() + w.down.len()) * size_of::<T>()
 }
 
-fn dense_row<T: Lanes>(w: &Dense<T>, matrix: Matrix, j: usize, row: &mut [f32]) {
+fn dense_row<T: SimdElement>(w: &Dense<T>, matrix: Matrix, j: usize, row: &mut [f32]) {
     let all = match matrix {
         Matrix::Gate => &w.gate,
         Matrix::Up => &w.up,

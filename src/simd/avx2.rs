@@ -1,6 +1,6 @@
 //! The vectors in AVX2 (with or without the 256-bit dot product of AVX-VNNI): two registers each.
 
-use super::simd::Simd;
+use super::Simd;
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 
@@ -29,6 +29,14 @@ fn halves_to_f32(low: __m256i) -> __m256 {
 #[target_feature(enable = "avx2")]
 fn bf16_to_f32(v: __m128i) -> __m256 {
     _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(v)))
+}
+
+/// All bits of lane i where bit i of the low eight is set.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lane_mask(bits: i32) -> __m256 {
+    let bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits), bit), bit))
 }
 
 #[inline]
@@ -62,7 +70,8 @@ fn transpose_quads(rows: [__m256i; 4]) -> [__m256i; 4] {
 impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = F;
     type I = I;
-    const TOKENS: usize = 1;
+    const TILE: usize = 1;
+    const TILED: bool = true;
 
     features! {
     unsafe fn splat(v: f32) -> F { [_mm256_set1_ps(v); 2] }
@@ -87,6 +96,15 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             _mm256_storeu_ps(p.add(8), v[1]);
         }
     }
+    unsafe fn store_f16(p: *mut f16, v: F) {
+        // SAFETY: the caller gives room for 16 elements.
+        unsafe {
+            _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[0]));
+            _mm_storeu_si128(p.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[1]));
+        }
+    }
+    unsafe fn add(a: F, b: F) -> F { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    unsafe fn sub(a: F, b: F) -> F { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
     unsafe fn fma(a: F, b: F, c: F) -> F {
         [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])]
     }
@@ -102,7 +120,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
         [_mm256_round_ps::<NEAREST>(a[0]), _mm256_round_ps::<NEAREST>(a[1])]
     }
-    unsafe fn exp2(n: F) -> F {
+    unsafe fn exp2_whole(n: F) -> F {
         let half = |n| {
             let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
             _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
@@ -114,6 +132,16 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         let a = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
         let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
         _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
+    }
+    unsafe fn largest(a: F) -> f32 {
+        let a = _mm256_max_ps(a[0], a[1]);
+        let a = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+        let a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+        _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)))
+    }
+    unsafe fn select(mask: u16, a: F, b: F) -> F {
+        let mask = i32::from(mask);
+        [_mm256_blendv_ps(b[0], a[0], lane_mask(mask)), _mm256_blendv_ps(b[1], a[1], lane_mask(mask >> 8))]
     }
     unsafe fn gt_mask(a: F, b: F) -> u16 {
         let half = |i: usize| _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a[i], b[i])) as u16;

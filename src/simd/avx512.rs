@@ -1,6 +1,6 @@
 //! The vectors in AVX-512 with VNNI: one register each.
 
-use super::simd::Simd;
+use super::Simd;
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 
@@ -33,7 +33,8 @@ fn transpose_quads(rows: [__m512i; 4]) -> [__m512i; 4] {
 impl Simd for Avx512 {
     type F = __m512;
     type I = __m512i;
-    const TOKENS: usize = 4;
+    const TILE: usize = 4;
+    const TILED: bool = true;
 
     features! {
     unsafe fn splat(v: f32) -> __m512 { _mm512_set1_ps(v) }
@@ -54,6 +55,12 @@ impl Simd for Avx512 {
         // SAFETY: the caller gives room for 16 elements.
         unsafe { _mm512_storeu_ps(p, v) }
     }
+    unsafe fn store_f16(p: *mut f16, v: __m512) {
+        // SAFETY: the caller gives room for 16 elements.
+        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
+    }
+    unsafe fn add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
+    unsafe fn sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
     unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
     unsafe fn mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
     unsafe fn div(a: __m512, b: __m512) -> __m512 { _mm512_div_ps(a, b) }
@@ -61,7 +68,7 @@ impl Simd for Avx512 {
     unsafe fn max(a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }
     unsafe fn abs(a: __m512) -> __m512 { _mm512_abs_ps(a) }
     unsafe fn round(a: __m512) -> __m512 { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT }>(a) }
-    unsafe fn exp2(n: __m512) -> __m512 {
+    unsafe fn exp2_whole(n: __m512) -> __m512 {
         let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
         _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
     }
@@ -71,6 +78,13 @@ impl Simd for Avx512 {
         let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
         _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
     }
+    unsafe fn largest(a: __m512) -> f32 {
+        let a = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
+        let a = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+        let a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+        _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)))
+    }
+    unsafe fn select(mask: u16, a: __m512, b: __m512) -> __m512 { _mm512_mask_blend_ps(mask, b, a) }
     unsafe fn gt_mask(a: __m512, b: __m512) -> u16 { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) }
     unsafe fn ge_mask(a: __m512, b: __m512) -> u16 { _mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b) }
     unsafe fn count_ge(count: __m512i, a: __m512, b: __m512) -> __m512i {

@@ -1,6 +1,6 @@
 //! The vectors in plain Rust: what each operation means.
 
-use super::simd::Simd;
+use super::Simd;
 use half::{bf16, f16};
 use std::array::from_fn;
 
@@ -16,7 +16,8 @@ const NIBBLES: i32 = 0x0F0F_0F0F;
 impl Simd for Portable {
     type F = F;
     type I = I;
-    const TOKENS: usize = 1;
+    const TILE: usize = 1;
+    const TILED: bool = false;
 
     #[inline(always)]
     unsafe fn splat(v: f32) -> F {
@@ -41,6 +42,19 @@ impl Simd for Portable {
     unsafe fn store(p: *mut f32, v: F) {
         // SAFETY: the caller gives room for 16 elements.
         unsafe { p.cast::<F>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(p: *mut f16, v: F) {
+        // SAFETY: the caller gives room for 16 elements.
+        unsafe { p.cast::<[f16; 16]>().write_unaligned(v.map(f16::from_f32)) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: F, b: F) -> F {
+        from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn sub(a: F, b: F) -> F {
+        from_fn(|i| a[i] - b[i])
     }
     #[inline(always)]
     unsafe fn fma(a: F, b: F, c: F) -> F {
@@ -71,14 +85,27 @@ impl Simd for Portable {
         a.map(f32::round_ties_even)
     }
     #[inline(always)]
-    unsafe fn exp2(n: F) -> F {
-        n.map(|n| f32::from_bits(((n as i32 + 127) << 23) as u32))
+    unsafe fn exp2_whole(n: F) -> F {
+        n.map(|n| f32::from_bits(((n as i32).wrapping_add(127) << 23) as u32))
     }
     #[inline(always)]
     unsafe fn sum(a: F) -> f32 {
         let a: [f32; 8] = from_fn(|i| a[i] + a[i + 8]);
         let a: [f32; 4] = from_fn(|i| a[i] + a[i + 4]);
         (a[0] + a[2]) + (a[1] + a[3])
+    }
+    #[inline(always)]
+    unsafe fn largest(mut a: F) -> f32 {
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                a[i] = if a[i] > a[i + half] { a[i] } else { a[i + half] };
+            }
+        }
+        a[0]
+    }
+    #[inline(always)]
+    unsafe fn select(mask: u16, a: F, b: F) -> F {
+        from_fn(|i| if mask >> i & 1 == 1 { a[i] } else { b[i] })
     }
     #[inline(always)]
     unsafe fn gt_mask(a: F, b: F) -> u16 {

@@ -1,16 +1,29 @@
-//! Sixteen-lane vectors that every kernel of this module is written in once.
+//! Sixteen-lane vectors that the CPU kernels of the sparse MLP, of attention and of dense products are written in once.
 //!
 //! A kernel is a [`Kernel`] whose `run` is generic over [`Simd`]; [`run`] compiles it for each instruction set. Every
 //! operation rounds the same way in every implementation and sums lanes in the same order, so results are equal bit
 //! for bit.
 
 #[cfg(target_arch = "x86_64")]
-use super::simd_avx2::Avx2;
+mod avx2;
 #[cfg(target_arch = "x86_64")]
-use super::simd_avx512::Avx512;
-use super::simd_portable::Portable;
-use crate::Isa;
+mod avx512;
+mod element;
+mod exponential;
+mod portable;
+#[cfg(test)]
+mod tests;
+
+#[cfg(target_arch = "x86_64")]
+use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use avx512::Avx512;
 use half::{bf16, f16};
+use portable::Portable;
+
+use crate::Isa;
+pub(crate) use element::{SimdElement, load_first};
+pub(crate) use exponential::exp2_to_one;
 
 /// Sixteen f32 lanes and sixteen i32 lanes (or 16 × 4 bytes) of one instruction set.
 ///
@@ -22,14 +35,20 @@ pub(crate) trait Simd: Copy + 'static {
     type F: Copy;
     /// 16 i32, or 64 bytes.
     type I: Copy;
-    /// Tokens that a register tile of f32 sums covers.
-    const TOKENS: usize;
+    /// Vectors side by side in a register tile of f32 sums: tokens, or columns beside six rows.
+    const TILE: usize;
+    /// Whether several rows at once pay: registers hold their sums.
+    const TILED: bool;
 
     unsafe fn splat(v: f32) -> Self::F;
     unsafe fn load(p: *const f32) -> Self::F;
     unsafe fn load_f16(p: *const f16) -> Self::F;
     unsafe fn load_bf16(p: *const bf16) -> Self::F;
     unsafe fn store(p: *mut f32, v: Self::F);
+    /// Rounds to nearest, ties to even.
+    unsafe fn store_f16(p: *mut f16, v: Self::F);
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
     /// a · b + c, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
@@ -41,10 +60,14 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn abs(a: Self::F) -> Self::F;
     /// To the nearest integer, ties to even.
     unsafe fn round(a: Self::F) -> Self::F;
-    /// 2ⁿ for whole n in −126..=127.
-    unsafe fn exp2(n: Self::F) -> Self::F;
+    /// 2ⁿ for whole n in −126..=127; anything for others.
+    unsafe fn exp2_whole(n: Self::F) -> Self::F;
     /// Lane i plus lane i + 8, then i + 4, i + 2, i + 1.
     unsafe fn sum(a: Self::F) -> f32;
+    /// The largest lane: `max(lane i, lane i + 8)`, then i + 4, i + 2, i + 1.
+    unsafe fn largest(a: Self::F) -> f32;
+    /// Lane i: a\[i\] where bit i is set, else b\[i\].
+    unsafe fn select(mask: u16, a: Self::F, b: Self::F) -> Self::F;
     /// Bit i: a\[i\] > b\[i\].
     unsafe fn gt_mask(a: Self::F, b: Self::F) -> u16;
     /// Bit i: a\[i\] ≥ b\[i\].
@@ -93,15 +116,17 @@ pub(crate) trait Simd: Copy + 'static {
 
 /// Work that runs on any instruction set.
 pub(crate) trait Kernel {
+    /// What it gives.
+    type Output;
     /// Does the work; implementations are `#[inline(always)]`, so that it is compiled for each instruction set.
     ///
     /// # Safety
     /// The machine has the instruction set of `S`.
-    unsafe fn run<S: Simd>(self);
+    unsafe fn run<S: Simd>(self) -> Self::Output;
 }
 
 /// Runs a kernel on an instruction set that this machine has (as the one of a [`crate::Cpu`] always is).
-pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) {
+pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     match isa {
         // SAFETY: plain Rust.
         Isa::Portable => unsafe { kernel.run::<Portable>() },
@@ -122,71 +147,21 @@ pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,popcnt")]
-unsafe fn run_avx2<K: Kernel>(kernel: K) {
+unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the features are this function's own.
     unsafe { kernel.run::<Avx2<false>>() }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni,popcnt")]
-unsafe fn run_avx_vnni<K: Kernel>(kernel: K) {
+unsafe fn run_avx_vnni<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the features are this function's own.
     unsafe { kernel.run::<Avx2<true>>() }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,popcnt")]
-unsafe fn run_avx512<K: Kernel>(kernel: K) {
+unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the features are this function's own.
     unsafe { kernel.run::<Avx512>() }
-}
-
-/// An element of a 16-bit or f32 weight row.
-pub(crate) trait Lanes: crate::element::Element {
-    /// Reads 16 elements as f32.
-    ///
-    /// # Safety
-    /// As [`Simd`]: the instruction set, and 16 elements at `p`.
-    unsafe fn load<S: Simd>(p: *const Self) -> S::F;
-}
-
-impl Lanes for f32 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const Self) -> S::F {
-        // SAFETY: the caller's.
-        unsafe { S::load(p) }
-    }
-}
-
-impl Lanes for f16 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const Self) -> S::F {
-        // SAFETY: the caller's.
-        unsafe { S::load_f16(p) }
-    }
-}
-
-impl Lanes for bf16 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const Self) -> S::F {
-        // SAFETY: the caller's.
-        unsafe { S::load_bf16(p) }
-    }
-}
-
-/// Reads the first `count` ≤ 16 elements, the rest zero.
-///
-/// # Safety
-/// As [`Simd`]: the instruction set, and `count` elements at `p`.
-#[inline(always)]
-pub(crate) unsafe fn load_first<S: Simd, T: Lanes>(p: *const T, count: usize) -> S::F {
-    // SAFETY: either 16 elements are there, or `count` are and the copy has 16.
-    unsafe {
-        if count >= 16 {
-            return T::load::<S>(p);
-        }
-        let mut copy = [T::zeroed(); 16];
-        std::ptr::copy_nonoverlapping(p, copy.as_mut_ptr(), count);
-        T::load::<S>(copy.as_ptr())
-    }
 }
