@@ -1,8 +1,10 @@
 //! Sparse MLP on SmolLM2-135M's shape, 30 layers in turn so that weights come from memory. Ids:
 //! sparse_mlp/weights/smollm2-135m/selection/mM. One iteration is one layer.
 //!
-//! Before them a table of one token over 4-bit weights: every selection in turn, layer after layer, so that whatever else
-//! the machine does falls on all of them; the lower quartile counts.
+//! Before them two tables of one token over 4-bit weights, one of that shape and one of LLaMA-7B's: every selection in turn,
+//! layer after layer, so that whatever else the machine does falls on all of them; the lower quartile counts. The rows "lines
+//! of …" only load a byte of every cache line that the weights of a selection lie in, by the same threads in the same order:
+//! what the memory allows to such rows, whatever is computed with them.
 
 mod common;
 
@@ -14,30 +16,32 @@ use moray::sparse_mlp::{
     Activation, IndexList, Score, ScoreOn, Selection, Shape, Weights, Workspace, activate_product, bytes_read, forward,
 };
 use moray::w4a8::{Activations, Epilogue, Mode, PackedWeight, linear, quantize};
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 const SHAPE: Shape = Shape { d_model: 576, d_ff: 1536, activation: Activation::Silu };
+const LLAMA_7B: Shape = Shape { d_model: 4096, d_ff: 11008, activation: Activation::Silu };
 
-fn weights(four_bit: bool) -> Weights {
-    let Shape { d_model, d_ff, .. } = SHAPE;
+fn weights(shape: Shape, four_bit: bool) -> Weights {
+    let Shape { d_model, d_ff, .. } = shape;
     let [gate, up, down] = [1, 2, 3].map(|seed| numbers(d_ff * d_model, seed));
     if four_bit {
         let mode = Mode::PerGroup { group_size: 32, offset: true };
         let quantized = |w: &[f32], n, k| quantize(w, n, k, mode).expect("a valid shape");
         let (gate, up) = (quantized(&gate, d_ff, d_model), quantized(&up, d_ff, d_model));
-        Weights::from_quantized(SHAPE, &gate, &up, &quantized(&down, d_model, d_ff)).expect("matching sizes")
+        Weights::from_quantized(shape, &gate, &up, &quantized(&down, d_model, d_ff)).expect("matching sizes")
     } else {
         let half = |w: &[f32]| w.iter().map(|&w| f16::from_f32(w)).collect::<Vec<_>>();
-        Weights::new(SHAPE, &half(&gate), &half(&up), &half(&down)).expect("matching sizes")
+        Weights::new(shape, &half(&gate), &half(&up), &half(&down)).expect("matching sizes")
     }
 }
 
 /// A scattered list of the given share of the neurons.
-fn scattered(kept: f32) -> Vec<u32> {
-    let scores = numbers(SHAPE.d_ff, 9);
-    let mut order: Vec<u32> = (0..SHAPE.d_ff as u32).collect();
+fn scattered(d_ff: usize, kept: f32) -> Vec<u32> {
+    let scores = numbers(d_ff, 9);
+    let mut order: Vec<u32> = (0..d_ff as u32).collect();
     order.sort_by(|&a, &b| scores[a as usize].total_cmp(&scores[b as usize]));
-    order.truncate((SHAPE.d_ff as f32 * kept) as usize);
+    order.truncate((d_ff as f32 * kept) as usize);
     order.sort_unstable();
     order
 }
@@ -45,7 +49,7 @@ fn scattered(kept: f32) -> Vec<u32> {
 fn sparse_mlp(c: &mut Criterion) {
     let cpu = Cpu::detect();
     println!("{} threads, {}, reads {:.1} GB/s", cpu.threads(), cpu.isa().name(), read_bandwidth(&cpu) / 1e9);
-    let lists = [0.5, 0.25, 0.1].map(scattered);
+    let lists = [0.5, 0.25, 0.1].map(|kept| scattered(SHAPE.d_ff, kept));
     let list = |i: usize| Selection::List(IndexList::new(&lists[i], SHAPE.d_ff).expect("a sorted list"));
     let gate = Score::plain(ScoreOn::Gate);
     let half = SHAPE.d_ff / 2;
@@ -58,8 +62,8 @@ fn sparse_mlp(c: &mut Criterion) {
         ("topk-hidden-0.5", Selection::TopK { score: Score::plain(ScoreOn::Hidden), k: half }),
     ];
     for (name, four_bit) in [("q4-g32-offset", true), ("f16", false)] {
-        let layer = weights(four_bit);
-        let layers = vec![layer; copies(weights(four_bit).bytes()).min(240)];
+        let layer = weights(SHAPE, four_bit);
+        let layers = vec![layer; copies(weights(SHAPE, four_bit).bytes()).min(240)];
         let mut group = c.benchmark_group(format!("sparse_mlp/{name}/smollm2-135m"));
         group.sample_size(30).warm_up_time(std::time::Duration::from_millis(150));
         group.measurement_time(std::time::Duration::from_millis(600));
@@ -88,28 +92,26 @@ fn sparse_mlp(c: &mut Criterion) {
     }
 }
 
-/// Rounds over all selections for the table of ratios.
-const ROUNDS: usize = 600;
-
 /// The dense MLP as two packed matrices, which is what runs where nothing is selected.
 #[derive(Clone)]
 struct Packed {
+    shape: Shape,
     gate_up: PackedWeight,
     down: PackedWeight,
 }
 
 impl Packed {
-    fn new() -> Packed {
-        let Shape { d_model, d_ff, .. } = SHAPE;
+    fn new(shape: Shape) -> Packed {
+        let Shape { d_model, d_ff, .. } = shape;
         let packed = |n, k, seed| {
             let mode = Mode::PerGroup { group_size: 32, offset: true };
             PackedWeight::pack(&quantize(&numbers(n * k, seed), n, k, mode).expect("a valid shape"))
         };
-        Packed { gate_up: packed(2 * d_ff, d_model, 1), down: packed(d_model, d_ff, 3) }
+        Packed { shape, gate_up: packed(2 * d_ff, d_model, 1), down: packed(d_model, d_ff, 3) }
     }
 
     fn forward(&self, cpu: &Cpu, x: &[f32], y: &mut [f32], rows: &mut [f32], int8: &mut Activations) {
-        let Shape { d_model, d_ff, activation } = SHAPE;
+        let Shape { d_model, d_ff, activation, .. } = self.shape;
         int8.quantize(cpu, x, 1, d_model).expect("finite inputs");
         linear(cpu, &self.gate_up, int8, Epilogue::default(), rows).expect("matching sizes");
         let (gate, hidden) = rows.split_at_mut(d_ff);
@@ -119,15 +121,44 @@ impl Packed {
     }
 }
 
-fn ratios(_: &mut Criterion) {
+const LINE_BYTES: usize = 64;
+
+/// Loads a byte of each cache line of `len` bytes from `start` on.
+fn load_lines(bytes: &[u8], start: usize, len: usize) -> u64 {
+    let first = start / LINE_BYTES * LINE_BYTES;
+    (first..start + len).step_by(LINE_BYTES).map(|at| u64::from(bytes[at])).sum()
+}
+
+/// Loads what the neurons of `list` take of a layer of groups of 32 with offsets: gate and up records, blocks of neurons
+/// shared among threads, then the codes of down, of which each thread has its columns.
+fn touch(cpu: &Cpu, shape: Shape, layer: &[u8], list: &[u32]) {
+    let Shape { d_model, d_ff, .. } = shape;
+    let (record, row) = (d_model / 2 + 4 * (d_model / 32), d_model / 2);
+    cpu.team().for_ranges(list.len(), list.len().div_ceil(4 * cpu.threads()), |range| {
+        for matrix in 0..2 {
+            let lines = |&j: &u32| load_lines(layer, (matrix * d_ff + j as usize) * record, record);
+            black_box(list[range.clone()].iter().map(lines).sum::<u64>());
+        }
+    });
+    let share = row / cpu.threads();
+    cpu.team().run(|member| {
+        let lines = |&j: &u32| load_lines(layer, 2 * d_ff * record + j as usize * row + member * share, share);
+        black_box(list.iter().map(lines).sum::<u64>());
+    });
+}
+
+/// Prints how long each selection takes beside the whole layer, and how many bytes it reads.
+fn ratios(name: &str, shape: Shape, rounds: usize) {
     let cpu = Cpu::detect();
-    let layer = weights(true);
-    let layers = vec![layer; copies(weights(true).bytes())];
-    let packed = vec![Packed::new(); layers.len()];
-    let lists = [0.5, 0.25, 0.1].map(scattered);
-    let list = |i: usize| Selection::List(IndexList::new(&lists[i], SHAPE.d_ff).expect("a sorted list"));
-    let half = SHAPE.d_ff / 2;
-    let top = |on| Selection::TopK { score: Score::plain(on), k: half };
+    let layer = weights(shape, true);
+    let bytes_of_layer = layer.bytes();
+    let layers = vec![layer; copies(bytes_of_layer)];
+    let packed = vec![Packed::new(shape); layers.len()];
+    let raw: Vec<Vec<u8>> = layers.iter().map(|_| vec![1; bytes_of_layer + LINE_BYTES]).collect();
+    let every: Vec<u32> = (0..shape.d_ff as u32).collect();
+    let lists = [0.5, 0.25, 0.1].map(|kept| scattered(shape.d_ff, kept));
+    let list = |i: usize| Selection::List(IndexList::new(&lists[i], shape.d_ff).expect("a sorted list"));
+    let top = |on| Selection::TopK { score: Score::plain(on), k: shape.d_ff / 2 };
     let forms = [
         ("all, by neuron", Selection::All),
         ("list 0.5", list(0)),
@@ -136,35 +167,52 @@ fn ratios(_: &mut Criterion) {
         ("top-k by gate 0.5", top(ScoreOn::Gate)),
         ("top-k by product 0.5", top(ScoreOn::Hidden)),
     ];
-    let (x, mut y) = (numbers(SHAPE.d_model, 5), vec![0.0; SHAPE.d_model]);
+    let others = ["all, packed matrices", "lines of all", "lines of list 0.5"];
+    let (x, mut y) = (numbers(shape.d_model, 5), vec![0.0; shape.d_model]);
     let mut workspace = Workspace::new(&layers[0], 1).expect("at least one token");
-    let (mut rows, mut int8) = (vec![0.0; 2 * SHAPE.d_ff], Activations::with_capacity(1, SHAPE.d_ff));
-    let mut times = vec![Vec::with_capacity(ROUNDS); forms.len() + 1];
-    let mut bytes = [0; 6];
-    for round in 0..ROUNDS {
+    let (mut rows, mut int8) = (vec![0.0; 2 * shape.d_ff], Activations::with_capacity(1, shape.d_ff));
+    let mut times = vec![Vec::with_capacity(rounds); forms.len() + others.len()];
+    let mut bytes = vec![0; forms.len()];
+    for round in 0..rounds {
+        let mut turn = round * (forms.len() + 1);
         for (i, (_, selection)) in forms.iter().enumerate() {
-            let layer = &layers[(round * (forms.len() + 1) + i) % layers.len()];
+            let layer = &layers[turn % layers.len()];
+            turn += 1;
             let start = Instant::now();
             forward(&cpu, layer, &x, selection, None, &mut y, &mut workspace).expect("matching sizes");
             times[i].push(start.elapsed());
             bytes[i] = bytes_read(layer, selection, workspace.kept());
         }
+        let at = round % packed.len();
         let start = Instant::now();
-        packed[round % packed.len()].forward(&cpu, &x, &mut y, &mut rows, &mut int8);
+        packed[at].forward(&cpu, &x, &mut y, &mut rows, &mut int8);
         times[forms.len()].push(start.elapsed());
+        for (i, list) in [&every, &lists[0]].into_iter().enumerate() {
+            let start = Instant::now();
+            touch(&cpu, shape, &raw[(2 * round + i) % raw.len()], list);
+            times[forms.len() + 1 + i].push(start.elapsed());
+        }
     }
     let quartile = |times: &mut Vec<Duration>| {
         times.sort();
         times[times.len() / 4].as_secs_f64() * 1e6
     };
     let times: Vec<f64> = times.iter_mut().map(quartile).collect();
-    println!("one token, 4-bit groups of 32 with offsets, lower quartile of {ROUNDS}, all in turn:");
+    println!("{name}, one token, 4-bit groups of 32 with offsets, lower quartile of {rounds}, all in turn:");
     println!("{:<22} {:>8} {:>11} {:>15}", "", "µs", "× all", "× all's bytes");
-    for ((name, _), (time, bytes_of)) in forms.iter().zip(times.iter().zip(bytes)) {
-        println!("{name:<22} {time:8.1} {:11.2} {:15.2}", time / times[0], bytes_of as f64 / bytes[0] as f64);
+    for ((name, _), (time, bytes_of)) in forms.iter().zip(times.iter().zip(&bytes)) {
+        println!("{name:<22} {time:8.1} {:11.2} {:15.2}", time / times[0], *bytes_of as f64 / bytes[0] as f64);
     }
-    println!("{:<22} {:8.1} {:11.2}", "all, packed matrices", times[6], times[6] / times[0]);
+    for (name, time) in others.iter().zip(&times[forms.len()..]) {
+        println!("{name:<22} {time:8.1} {:11.2}", time / times[0]);
+    }
+    println!();
 }
 
-criterion_group!(benches, ratios, sparse_mlp);
+fn tables(_: &mut Criterion) {
+    ratios("SmolLM2-135M", SHAPE, 600);
+    ratios("LLaMA-7B", LLAMA_7B, 30);
+}
+
+criterion_group!(benches, tables, sparse_mlp);
 criterion_main!(benches);
