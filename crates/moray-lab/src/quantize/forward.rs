@@ -1,9 +1,11 @@
 //! The forward pass of one layer in f32 over calibration windows, cut at the places where inputs are quantized.
 
 use moray::Cpu;
-use moray::attention::{Rope, Span};
+use moray::attention::{
+    Call, Heads, KvCache, KvDtype, KvPolicy, KvShape, Limits, Rope, Span, Workspace, attend, write_kv,
+};
 use moray::llama::{Config, rms_norm};
-use moray::sparse_mlp::Activation;
+use moray::sparse_mlp::activate_product;
 use rayon::prelude::*;
 
 use super::grid::nearest;
@@ -47,92 +49,45 @@ impl<'a> Pass<'a> {
     /// [`Error::Kernel`] for a window beyond the rotary table.
     pub fn attention(&self, qkv: &[f32], windows: &[usize]) -> Result<Vec<f32>> {
         let shape = self.config.attention;
-        let (q, kv, width) = (shape.q_elems(), shape.kv_elems(), self.config.qkv_features());
+        let (q_elems, kv_elems, width) = (shape.q_elems(), shape.kv_elems(), self.config.qkv_features());
         let tokens = qkv.len() / width;
-        let spans: Vec<Span> = windows.iter().map(|&len| Span { slot: 0, start: 0, len }).collect();
-        // queries and keys side by side, so that one call turns them all
-        let mut turned: Vec<f32> = qkv.chunks_exact(width).flat_map(|row| row[..q + kv].iter().copied()).collect();
-        self.rope.apply(self.cpu, &spans, shape.n_q_heads + shape.n_kv_heads, &mut turned)?;
-        let mut out = vec![0.0; tokens * q];
-        let mut rest = out.as_mut_slice();
-        let mut first = 0;
-        for &len in windows {
-            let (window, later) = rest.split_at_mut(len * q);
-            rest = later;
-            let (turned, rows) = (&turned[first * (q + kv)..], &qkv[first * width..(first + len) * width]);
-            let heads: Vec<Vec<f32>> =
-                (0..shape.n_q_heads).into_par_iter().map(|head| self.head(head, turned, rows, len)).collect();
-            for (head, values) in heads.iter().enumerate() {
-                for (row, value) in window.chunks_exact_mut(q).zip(values.chunks_exact(shape.head_dim)) {
-                    row[head * shape.head_dim..][..shape.head_dim].copy_from_slice(value);
-                }
-            }
-            first += len;
-        }
+        let part = |at: usize, elems: usize| -> Vec<f32> {
+            let mut out = Vec::with_capacity(tokens * elems);
+            qkv.chunks_exact(width).for_each(|row| out.extend_from_slice(&row[at..at + elems]));
+            out
+        };
+        let (mut q, k) = (part(0, q_elems), part(q_elems, kv_elems));
+        let v = part(q_elems + kv_elems, kv_elems);
+        let spans: Vec<Span> = windows.iter().enumerate().map(|(slot, &len)| Span { slot, start: 0, len }).collect();
+        let capacity = windows.iter().copied().max().unwrap_or(1);
+        let (n_slots, n_kv_heads, head_dim) = (windows.len(), shape.n_kv_heads, shape.head_dim);
+        let kv_shape = KvShape { n_layers: 1, n_slots, n_kv_heads, head_dim, capacity };
+        let mut cache = KvCache::new(kv_shape, KvDtype::F32)?;
+        let limits = Limits { max_rows: tokens, max_spans: windows.len(), capacity };
+        let mut workspace = Workspace::new(self.cpu, shape, limits)?;
+        let call = Call { shape, layer: 0, spans: &spans, heads: Heads::All };
+        self.rope.apply(self.cpu, &spans, shape.n_q_heads, &mut q)?;
+        write_kv(self.cpu, &call, KvPolicy::WriteAll, Some(&self.rope), &k, &v, &mut cache)?;
+        let mut out = vec![0.0; q.len()];
+        attend(self.cpu, &call, &q, &cache, &mut out, &mut workspace)?;
         Ok(out)
     }
 
-    /// One query head of one window, \[len, head_dim\].
-    fn head(&self, head: usize, turned: &[f32], qkv: &[f32], len: usize) -> Vec<f32> {
-        use faer::linalg::matmul::matmul;
-        use faer::{Accum, Mat, MatMut, MatRef, Par};
-        let shape = self.config.attention;
-        let (q, kv, hd) = (shape.q_elems(), shape.kv_elems(), shape.head_dim);
-        let kv_head = head / (shape.n_q_heads / shape.n_kv_heads);
-        let columns =
-            |data, stride, at| MatRef::from_row_major_slice_with_stride(data, len, at + hd, stride).subcols(at, hd);
-        let turned = &turned[..len * (q + kv)];
-        let queries = columns(turned, q + kv, head * hd);
-        let keys = columns(turned, q + kv, q + kv_head * hd);
-        let values = columns(qkv, self.config.qkv_features(), q + kv + kv_head * hd);
-        // transposed, so that a query's scores lie side by side
-        let mut scores = Mat::<f32>::zeros(len, len);
-        let scale = 1.0 / (hd as f32).sqrt();
-        matmul(scores.as_mut(), Accum::Replace, keys, queries.transpose(), scale, Par::Seq);
-        for (t, column) in scores.col_iter_mut().enumerate() {
-            if let Some(column) = column.try_as_col_major_mut() {
-                softmax(column.as_slice_mut(), t + 1);
-            }
-        }
-        let mut out = vec![0.0; len * hd];
-        let view = MatMut::from_row_major_slice_mut(&mut out, len, hd);
-        matmul(view, Accum::Replace, scores.transpose(), values, 1.0, Par::Seq);
-        out
-    }
-
     /// act(gate) ⊙ up \[T, d_ff\] from \[T, 2·d_ff\].
-    pub fn gated(&self, gate_up: &[f32]) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// None for whole tokens.
+    pub fn gated(&self, gate_up: &[f32]) -> Result<Vec<f32>> {
         let d_ff = self.config.d_ff;
-        let mut out = vec![0.0; gate_up.len() / 2];
-        let activation = self.config.activation;
-        out.par_chunks_exact_mut(d_ff).zip(gate_up.par_chunks_exact(2 * d_ff)).for_each(|(out, row)| {
-            let (gate, up) = row.split_at(d_ff);
-            for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
-                *out = activate(activation, gate) * up;
-            }
-        });
-        out
+        let mut gate = Vec::with_capacity(gate_up.len() / 2);
+        let mut up = Vec::with_capacity(gate_up.len() / 2);
+        for row in gate_up.chunks_exact(2 * d_ff) {
+            gate.extend_from_slice(&row[..d_ff]);
+            up.extend_from_slice(&row[d_ff..]);
+        }
+        activate_product(self.cpu, self.config.activation, &gate, &mut up)?;
+        Ok(up)
     }
-}
-
-fn activate(activation: Activation, gate: f32) -> f32 {
-    match activation {
-        Activation::Relu => gate.max(0.0),
-        _ => gate / (1.0 + (-gate).exp()),
-    }
-}
-
-/// Softmax of the first `count`, zero for the rest.
-fn softmax(scores: &mut [f32], count: usize) {
-    let (seen, hidden) = scores.split_at_mut(count);
-    hidden.fill(0.0);
-    let top = seen.iter().fold(f32::NEG_INFINITY, |top, &v| top.max(v));
-    let mut sum = 0.0;
-    for v in seen.iter_mut() {
-        *v = (*v - top).exp();
-        sum += *v;
-    }
-    seen.iter_mut().for_each(|v| *v /= sum);
 }
 
 /// y\[T, N\] = x · wᵀ + bias.

@@ -36,7 +36,7 @@ pub fn layer_peaks(pass: &Pass<'_>, layer: &FloatLayer, hidden: &mut [f32], wind
     for (first, second, norm) in [(Site::Qkv, Site::O, &layer.attn_norm), (Site::GateUp, Site::Down, &layer.mlp_norm)] {
         let x = pass.norm(hidden, norm)?;
         let y = super::forward::project(layer.site(first), &x);
-        let inner = if first == Site::Qkv { pass.attention(&y, windows)? } else { pass.gated(&y) };
+        let inner = if first == Site::Qkv { pass.attention(&y, windows)? } else { pass.gated(&y)? };
         let change = super::forward::project(layer.site(second), &inner);
         hidden.par_iter_mut().zip(&change).for_each(|(x, y)| *x += y);
         for (site, input) in [(first, x), (second, inner)] {

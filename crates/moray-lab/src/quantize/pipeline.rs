@@ -156,7 +156,7 @@ fn run_layer(pass: &Pass<'_>, layer: &FloatLayer, windows: &[usize], x: &mut [f3
             fake_quantize(&mut inputs, norm.len());
         }
         let y = project(layer.site(first), &inputs);
-        let mut inner = if first == Site::Qkv { pass.attention(&y, windows)? } else { pass.gated(&y) };
+        let mut inner = if first == Site::Qkv { pass.attention(&y, windows)? } else { pass.gated(&y)? };
         if int8 {
             fake_quantize(&mut inner, layer.site(second).weight.columns);
         }
@@ -223,7 +223,7 @@ impl Work<'_> {
         let before = if site == Site::O { Site::Qkv } else { Site::GateUp };
         let (float, quantized) = self.inputs(before, &tokens, streams)?;
         let middle = |y: Vec<f32>| {
-            if site == Site::O { self.pass.attention(&y, windows) } else { Ok(self.pass.gated(&y)) }
+            if site == Site::O { self.pass.attention(&y, windows) } else { self.pass.gated(&y) }
         };
         let bias = self.layer.site(before).bias.clone();
         let float = middle(project(self.layer.site(before), &float))?;

@@ -121,7 +121,7 @@ impl Sample<'_> {
     fn middle(&self, site: Site, y: Vec<f32>) -> Result<Vec<f32>> {
         match site {
             Site::Qkv => self.pass.attention(&y, self.windows),
-            Site::GateUp => Ok(self.pass.gated(&y)),
+            Site::GateUp => self.pass.gated(&y),
             Site::O | Site::Down => Ok(y),
         }
     }
