@@ -22,6 +22,7 @@ pub(crate) mod lanewise;
 pub(crate) mod ldmatrix;
 pub(crate) mod matrix;
 mod matrix_avx2;
+mod matrix_vnni;
 pub(crate) mod mbarrier;
 pub(crate) mod memory;
 pub(crate) mod pack;
