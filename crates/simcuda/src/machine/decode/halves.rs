@@ -1,6 +1,6 @@
 //! f16 values that are widened right where they lie: `mov.b32 {low, high}, word` that only feeds `cvt.f32.f16`.
 //!
-//! Kernels in half precision spend a third of their instructions on such moves. They are not executed, but counted with the
+//! Of the main loop of an fp16 GEMV they are more than a third. They are not executed, but counted with the
 //! first conversion that reads one of their halves, which runs as often as the move would.
 
 use std::collections::HashMap;
@@ -26,7 +26,7 @@ pub(super) struct Halves {
 }
 
 /// The registers of `mov.b32 {low, high}, word`.
-fn split<'a>(stmt: &'a Stmt<'_>) -> Option<[u32; 3]> {
+fn split(stmt: &Stmt<'_>) -> Option<[u32; 3]> {
     let (None, "mov.b32", [Operand::List(parts), Operand::Reg(word)]) = (stmt.guard, stmt.opcode, stmt.args.as_slice())
     else {
         return None;
