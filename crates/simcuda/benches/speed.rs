@@ -1,7 +1,8 @@
 //! Speed of the machine: warp-instructions per second on one core, with checks and meter and without, and the time that the
 //! linear layers of one token of a 135M model take.
 //!
-//! Rates are per second of processor time, so that other load on the machine matters less.
+//! Rates are per second of processor time and of the fastest launch among those that fit into the time of a figure, so that
+//! other load on the machine matters less.
 //!
 //! `cargo bench -p simcuda [name]` runs the cases whose name holds `name`.
 
@@ -13,6 +14,9 @@ use simcuda::machine::{Arch, Function, LaunchConfig, Memory, Module, Options, la
 
 /// How long each figure is measured.
 const TIME: Duration = Duration::from_millis(400);
+
+/// Tokens of which the fastest is printed.
+const TOKENS: usize = 3;
 
 /// A device with one module loaded.
 struct Case {
@@ -99,40 +103,42 @@ fn processor_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
-/// Launches until the time is up; returns (warp-instructions a second, seconds a launch).
+/// Launches until the time is up; returns (warp-instructions a second, seconds) of the fastest launch.
 fn measure(case: &Case, options: &Options) -> (f64, f64) {
     let run = || {
         let report = launch(&case.memory, &case.function, &case.config, &case.params, options);
         report.unwrap_or_else(|fault| panic!("{fault}")).instructions
     };
-    run();
-    let (start, used, mut instructions, mut launches) = (Instant::now(), processor_seconds(), 0, 0);
+    let (start, mut instructions, mut fastest) = (Instant::now(), run(), f64::INFINITY);
     while start.elapsed() < TIME {
-        instructions += run();
-        launches += 1;
+        let before = processor_seconds();
+        instructions = run();
+        fastest = fastest.min(processor_seconds() - before);
     }
-    let seconds = processor_seconds() - used;
-    (instructions as f64 / seconds, seconds / f64::from(launches))
+    (instructions as f64 / fastest, fastest)
 }
 
 fn options(checks: bool, meter: bool, workers: usize) -> Options {
     Options { checks, meter, workers, ..Options::for_arch(Arch::Sm80) }
 }
 
-/// Seconds of one token's linear layers: (rows, columns, how often) in the shapes of a 135M model with its output layer.
+/// Wall-clock seconds of one token's linear layers: (rows, columns, how often) in the shapes of a 135M model with its output layer.
 fn token(make: fn(&Memory, u32, u32) -> Case, workers: usize) -> f64 {
     let shapes = [(576, 576, 60), (192, 576, 60), (1536, 576, 60), (576, 1536, 30), (49152, 576, 1)];
     let memory = Memory::new(512 << 20).expect("address space");
     let cases: Vec<(Case, u32)> = shapes.iter().map(|&(n, k, times)| (make(&memory, n, k), times)).collect();
     let options = options(true, true, workers);
-    let start = Instant::now();
-    for (case, times) in &cases {
-        for _ in 0..*times {
-            launch(&case.memory, &case.function, &case.config, &case.params, &options)
-                .unwrap_or_else(|f| panic!("{f}"));
+    let pass = || {
+        let start = Instant::now();
+        for (case, times) in &cases {
+            for _ in 0..*times {
+                launch(&case.memory, &case.function, &case.config, &case.params, &options)
+                    .unwrap_or_else(|f| panic!("{f}"));
+            }
         }
-    }
-    start.elapsed().as_secs_f64()
+        start.elapsed().as_secs_f64()
+    };
+    (0..TOKENS).map(|_| pass()).fold(f64::INFINITY, f64::min)
 }
 
 fn main() {

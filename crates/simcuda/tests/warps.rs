@@ -37,7 +37,7 @@ fn shuffles_match_their_definition_in_segments() {
     let a = random_words(32);
     for (width, clamp_up) in [(32usize, 0u32), (16, 0x1000), (8, 0x1800)] {
         let clamp = 31 | (32 - width as u32) << 8;
-        for by in [0usize, 1, 3, 7, 15, 31] {
+        for by in [0usize, 1, 2, 3, 4, 7, 8, 15, 16, 31] {
             let base = |lane: usize| lane / width * width;
             let down = warp(&format!("shfl.sync.down.b32 %d, %a, {by}, {clamp}, -1;"), &a);
             let up = warp(&format!("shfl.sync.up.b32 %d, %a, {by}, {clamp_up}, -1;"), &a);

@@ -146,7 +146,7 @@ pub fn launch(
     };
     let code = Arc::clone(&env.code);
     let (counters, counts) = run_job(Arc::new(env), clusters).map_err(|fault| *fault)?;
-    report.fill(&counters, &counts, &code.classes);
+    report.fill(&counters, &counts, &code.classes, &code.merged);
     Ok(report)
 }
 

@@ -177,8 +177,10 @@ impl Report {
     }
 
     /// Fills in what handlers counted and how often each instruction ran.
-    pub(crate) fn fill(&mut self, counters: &Counters, counts: &[u64], classes: &[Class]) {
-        for (&count, &class) in counts.iter().zip(classes) {
+    pub(crate) fn fill(&mut self, counters: &Counters, counts: &[u64], classes: &[Class], merged: &[(u32, Class)]) {
+        let own = counts.iter().copied().zip(classes.iter().copied());
+        let merged = merged.iter().filter_map(|&(at, class)| Some((*counts.get(at as usize)?, class)));
+        for (count, class) in own.chain(merged) {
             self.instructions += count;
             self.by_class[class as usize] += count;
         }
@@ -241,11 +243,11 @@ mod tests {
     fn json_matches_the_counts() {
         let mut report = Report { kernel: "a\"b".into(), ..Report::default() };
         let counters = Counters { load_sectors: 4, shared_passes: 5, shared_ideal: 2, ..Counters::default() };
-        report.fill(&counters, &[3, 4], &[Class::Integer, Class::Tensor]);
+        report.fill(&counters, &[3, 4], &[Class::Integer, Class::Tensor], &[(1, Class::Move)]);
         let json = report.to_json();
-        assert!(json.starts_with("{\"kernel\":\"a\\\"b\",\"instructions\":7,"), "{json}");
+        assert!(json.starts_with("{\"kernel\":\"a\\\"b\",\"instructions\":11,"), "{json}");
         assert!(json.contains("\"global_load_sectors\":4,") && json.contains("\"shared_bank_conflicts\":3,"), "{json}");
-        assert!(json.ends_with("\"classes\":{\"integer\":3,\"tensor\":4}}"), "{json}");
+        assert!(json.ends_with("\"classes\":{\"integer\":3,\"move\":4,\"tensor\":4}}"), "{json}");
         assert!(Class::ALL.iter().enumerate().all(|(at, &class)| class as usize == at));
     }
 }

@@ -1,7 +1,7 @@
 //! What orders accesses: asynchronous copies and their waits, fences, mbarriers and barriers.
 
 use super::clock::{AGENTS, MAX_COUNT};
-use super::shadow::{Agent, BYTES_SHIFT, COUNT_SHIFT, LANE_SHIFT, PENDING, PROXY, Problem, READY, Shadow, WARP_SHIFT};
+use super::shadow::{BYTES_SHIFT, COUNT_SHIFT, LANE_SHIFT, PENDING, PROXY, Problem, Shadow, WARP_SHIFT};
 
 impl Shadow {
     /// Another block wrote the range; clusters order their blocks by means that these marks do not follow.
@@ -12,25 +12,11 @@ impl Shadow {
         }
     }
 
-    /// An asynchronous copy into `N` aligned words was issued.
-    #[inline(always)]
-    pub(crate) fn issue_words<const N: usize>(&mut self, first: usize) {
-        self.state[first..first + N].iter_mut().for_each(|s| *s |= PENDING);
-    }
-
     /// An asynchronous copy into the range was issued.
     pub(crate) fn issue_copy(&mut self, offset: u32, size: u32) {
         for (word, _) in Self::words(offset, size) {
             self.state[word] |= PENDING;
         }
-    }
-
-    /// A thread's own asynchronous copy of whole words has been waited for.
-    #[inline(always)]
-    pub(crate) fn finish_copy(&mut self, agent: Agent, offset: u32, size: u32) {
-        let (mark, words) = (self.mark(agent, 15), offset as usize / 4..(offset + size) as usize / 4);
-        self.written[words.clone()].fill(mark);
-        self.state[words].fill(READY);
     }
 
     /// A bulk copy has been delivered; who waits on `mbarrier` is ordered behind it.

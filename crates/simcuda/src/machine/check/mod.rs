@@ -3,3 +3,4 @@
 pub(crate) mod clock;
 mod events;
 pub(crate) mod shadow;
+mod words;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::clock::{ASYNC_AGENT, Clock, Clocks, MAX_COUNT};
+use super::clock::{ASYNC_AGENT, Clock, Clocks};
 
 /// All four bytes written, nothing pending.
 pub(super) const READY: u8 = 0x0f;
@@ -14,14 +14,14 @@ pub(super) const LANE_SHIFT: u32 = 6;
 pub(super) const WARP_SHIFT: u32 = 11;
 pub(super) const COUNT_SHIFT: u32 = 16;
 pub(super) const PROXY: u32 = 2;
-const ATOMIC: u32 = 1;
+pub(super) const ATOMIC: u32 = 1;
 /// Marks of granules hold four words in place of bytes, and this where lanes of one warp are joined in one mark.
-const MIXED: u32 = 1;
-const WORDS: u32 = 15 << BYTES_SHIFT;
+pub(super) const MIXED: u32 = 1;
+pub(super) const WORDS: u32 = 15 << BYTES_SHIFT;
 /// Count and warp of a mark.
-const EPOCH: u32 = !0 << WARP_SHIFT;
+pub(super) const EPOCH: u32 = !0 << WARP_SHIFT;
 /// Warp, lane and proxy of a mark: the same in marks of one thread.
-const THREAD: u32 = 0x3ff << LANE_SHIFT | PROXY;
+pub(super) const THREAD: u32 = 0x3ff << LANE_SHIFT | PROXY;
 
 /// What an access does to shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,119 +171,6 @@ impl Shadow {
         count > self.clocks.known(agent.warp as usize, warp as usize)
     }
 
-    /// Marks below this are ordered before everything that `warp` does.
-    #[inline(always)]
-    pub(crate) fn limit(&self, warp: u32) -> u32 {
-        (self.clocks.floor(warp as usize).min(MAX_COUNT) + 1) << COUNT_SHIFT
-    }
-
-    /// Whether `N` aligned words can be read without a closer look: written, not pending, by this thread or before `limit`.
-    #[inline(always)]
-    pub(crate) fn is_readable<const N: usize>(&self, agent: Agent, limit: u32, first: usize) -> bool {
-        let own = self.mark(agent, 0);
-        let (written, state) = (&self.written[first..first + N], &self.state[first..first + N]);
-        let mut good = true;
-        for k in 0..N {
-            good &= (written[k] < limit) | ((written[k] ^ own) & THREAD == 0);
-            good &= state[k] == READY;
-        }
-        good
-    }
-
-    /// Whether `N` aligned words were written before `limit` by whomever, and none is pending.
-    #[inline(always)]
-    pub(crate) fn is_settled<const N: usize>(&self, limit: u32, first: usize) -> bool {
-        let (written, state) = (&self.written[first..first + N], &self.state[first..first + N]);
-        (0..N).all(|k| (written[k] < limit) & (state[k] == READY))
-    }
-
-    /// Whether `N` aligned words can be written without a closer look.
-    #[inline(always)]
-    pub(crate) fn is_writable<const N: usize>(&self, agent: Agent, limit: u32, first: usize) -> bool {
-        let own = self.mark(agent, 0);
-        let (written, state) = (&self.written[first..first + N], &self.state[first..first + N]);
-        let mut good = !self.fine_reads;
-        for k in 0..N {
-            good &= (written[k] < limit) | ((written[k] ^ own) & THREAD == 0);
-            good &= state[k] & PENDING == 0;
-        }
-        // Aligned groups of up to four words lie in one granule.
-        let touched = ((1 << N) - 1) << (first & 3) << BYTES_SHIFT;
-        for mark in [self.granules[first / 4], self.granules_before[first / 4]] {
-            good &= (mark < limit) | (mark & touched == 0) | ((mark ^ own) & (THREAD | MIXED) == 0);
-        }
-        good
-    }
-
-    /// Marks a read of `N` aligned words; `shared` says that other lanes read them too.
-    #[inline(always)]
-    pub(crate) fn note_read<const N: usize>(&mut self, agent: Agent, first: usize, shared: bool) {
-        let words = ((1 << N) - 1) << (first & 3);
-        self.note_granule(first / 4, self.mark(agent, words) | if shared { MIXED } else { 0 });
-    }
-
-    #[inline(always)]
-    fn note_granule(&mut self, granule: usize, mark: u32) {
-        let old = self.granules[granule];
-        if (old ^ mark) & EPOCH == 0 {
-            let other_lane = u32::from((old ^ mark) >> LANE_SHIFT & 31 != 0) * MIXED;
-            self.granules[granule] = mark | old & (WORDS | MIXED) | other_lane;
-            return;
-        }
-        if (old ^ mark) >> WARP_SHIFT & 31 != 0 {
-            self.granules_before[granule] = old;
-        }
-        self.granules[granule] = mark;
-    }
-
-    /// Marks a write of `N` aligned words.
-    #[inline(always)]
-    pub(crate) fn note_write<const N: usize>(&mut self, agent: Agent, first: usize) {
-        let mark = self.mark(agent, 15);
-        self.written[first..first + N].fill(mark);
-        self.state[first..first + N].fill(READY);
-    }
-
-    /// Reads or writes `N` words of all 32 lanes that lie one behind the other, if that needs no closer look; otherwise does
-    /// nothing and returns false.
-    #[inline(always)]
-    pub(crate) fn access_run<const N: usize>(&mut self, write: bool, warp: u32, first: usize) -> bool {
-        let (limit, own) = (self.limit(warp), self.mark(Agent { warp, lane: 0 }, 15));
-        let (written, state) = (&mut self.written[first..first + 32 * N], &mut self.state[first..first + 32 * N]);
-        let mut good = true;
-        for lane in 0..32 {
-            for k in lane * N..lane * N + N {
-                let thread = own + ((lane as u32) << LANE_SHIFT);
-                good &= (written[k] < limit) | ((written[k] ^ thread) & THREAD == 0);
-            }
-        }
-        if !write {
-            good &= state.iter().fold(true, |all, &s| all & (s == READY));
-            if !good {
-                return false;
-            }
-            for lane in 0..32 {
-                self.note_read::<N>(Agent { warp, lane: lane as u32 }, first + lane * N, false);
-            }
-            return true;
-        }
-        good &= state.iter().fold(0, |any, &s| any | s) & PENDING == 0;
-        let granules = first / 4..(first + 32 * N).div_ceil(4);
-        for mark in self.granules[granules.clone()].iter().chain(&self.granules_before[granules]) {
-            good &= *mark < limit;
-        }
-        if !good || self.fine_reads {
-            return false;
-        }
-        for lane in 0..32 {
-            for k in lane * N..lane * N + N {
-                written[k] = own + ((lane as u32) << LANE_SHIFT);
-            }
-        }
-        state.fill(READY);
-        true
-    }
-
     /// Looks for a problem of one lane's access, and marks nothing.
     pub(crate) fn check(&self, kind: Access, agent: Agent, offset: u32, size: u32) -> Result<(), Problem> {
         for (word, bytes) in Self::words(offset, size) {
@@ -335,7 +222,7 @@ impl Shadow {
                 self.state[word] |= bytes as u8;
             }
             if kind == Access::Read && bytes == 15 {
-                self.note_read::<1>(agent, word, false);
+                self.note_granule(word / 4, self.mark(agent, 1 << (word & 3)));
             } else if matches!(kind, Access::Read | Access::AtomicRead) {
                 if !self.fine_reads {
                     self.start_fine_reads();
@@ -349,3 +236,6 @@ impl Shadow {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

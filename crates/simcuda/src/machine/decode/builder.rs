@@ -6,10 +6,11 @@ use super::super::exec::control::{Exit, Missing};
 use super::super::exec::{Code, Handler, Inst, LANES, LaunchRow, Op, Slot, Table, ThreadSpecial, handler};
 use super::super::meter::Class;
 use super::super::parse::ast::{Ast, Func, Stmt};
+use super::halves::{Half, Halves};
 use super::layout::{Layout, Symbols, align_up, lay_out};
 use super::opcode::{Opcode, is_known};
 use super::{Refusal, Result};
-use super::{copies, flatten, registers};
+use super::{copies, flatten, halves, registers};
 
 /// Scratch rows that `_` destinations write to.
 const SINK_ROWS: u32 = 2;
@@ -41,6 +42,7 @@ pub(super) struct Builder<'a, 'b> {
     /// Place of each register: row in the register table, slot of an alias, or predicate.
     pub(super) places: Vec<u32>,
     pub(super) aliases: HashMap<u32, Slot>,
+    pub(super) halves: HashMap<u32, Half>,
     pub(super) code: Code,
     constant_slots: HashMap<(u64, bool), Slot>,
     thread_slots: HashMap<ThreadSpecial, Slot>,
@@ -81,9 +83,17 @@ pub(crate) fn decode<'a>(
     let (shared_bytes, local_bytes) = (layout.shared_bytes, layout.local_bytes);
     let mut builder = Builder::new(&func, symbols, layout);
     copies::find_aliases(&mut builder).map_err(at_entry)?;
+    let Halves { registers, moves, readers } = halves::find(&func);
+    builder.halves = registers;
     builder.allocate();
     for (index, stmt) in func.body.iter().enumerate() {
         builder.starts[index] = builder.code.insts.len() as u32;
+        if moves.binary_search(&index).is_ok() {
+            continue;
+        }
+        if readers.binary_search(&index).is_ok() {
+            builder.code.merged.push((builder.starts[index], Class::Move));
+        }
         builder.statement(stmt).map_err(|message| (stmt.line, message))?;
     }
     let registers = builder.first_temp - SINK_ROWS;
@@ -103,6 +113,7 @@ impl<'a, 'b> Builder<'a, 'b> {
             launch_rows: Vec::new(),
             lines: Vec::new(),
             classes: Vec::new(),
+            merged: Vec::new(),
             texts: Vec::new(),
         };
         Self {
@@ -111,6 +122,7 @@ impl<'a, 'b> Builder<'a, 'b> {
             layout,
             places: Vec::new(),
             aliases: HashMap::new(),
+            halves: HashMap::new(),
             code,
             constant_slots: HashMap::new(),
             thread_slots: HashMap::new(),
@@ -126,7 +138,7 @@ impl<'a, 'b> Builder<'a, 'b> {
 
     fn allocate(&mut self) {
         let aliases = &self.aliases;
-        let allocation = registers::allocate(self.func, |reg| aliases.contains_key(&reg));
+        let allocation = registers::allocate(self.func, |reg| aliases.contains_key(&reg), &self.halves);
         let kinds = self.func.regs.iter();
         let pred = |kind| kind == super::super::parse::ast::RegKind::Pred;
         self.places = allocation

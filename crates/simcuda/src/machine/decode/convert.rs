@@ -54,7 +54,7 @@ fn fast(conversion: &Conversion) -> Option<Handler> {
         (F32, U32) if nearest => handler::<M1<UnsignedToF32>>(),
         (S32, F32) if zero && !c.ftz => handler::<M1<F32ToSigned>>(),
         (S32, F32) if nearest && !c.ftz => handler::<M1<F32ToSignedNearest>>(),
-        (F32, F16) if !c.integral => handler::<F16ToF32>(),
+        (F32, F16) if !c.integral => handler::<F16ToF32<false>>(),
         (F16, F32) if nearest && !c.ftz && !c.integral => handler::<F32ToHalf<Fp16, false>>(),
         (Bf16, F32) if nearest && !c.ftz && !c.integral => handler::<F32ToHalf<half::Bf16, false>>(),
         (F64, F32) if !c.integral && !c.ftz => handler::<M1<F32ToF64>>(),
@@ -98,6 +98,15 @@ impl<'a> Builder<'a, '_> {
             ftz: op.has("ftz"),
             relu: op.has("relu"),
         };
+        if let (Operand::Reg(reg), Operand::Reg(dst)) = (a, dst)
+            && let Some(&half) = self.halves.get(reg)
+        {
+            // Read where it lies, see `halves`.
+            let (dst, a) = (self.word_dst(&Operand::Reg(*dst))?, self.word(&Operand::Reg(half.word), Type::U32)?);
+            let run = if half.high { handler::<F16ToF32<true>>() } else { handler::<F16ToF32<false>>() };
+            self.emit_handler(run, Class::Convert, |i| (i.dst, i.a) = (dst, a));
+            return Ok(true);
+        }
         let a = self.narrow_source(a, from)?;
         // A result narrower than its register is extended to it.
         let wide = matches!(dst, Operand::Reg(reg) if self.kind(*reg) == super::super::parse::ast::RegKind::Double);

@@ -10,6 +10,7 @@ mod flatten;
 mod float;
 mod flow;
 mod half;
+mod halves;
 mod int;
 mod layout;
 mod memory;

@@ -3,7 +3,10 @@
 //! PTX names a register per value, so that a large kernel declares thousands; kept apart they would not fit the cache. Lanes
 //! never overwrite each other's values, so that the liveness of a single thread decides.
 
+use std::collections::HashMap;
+
 use super::super::parse::ast::{Func, Operand, RegKind, Stmt};
+use super::halves::Half;
 
 /// Where each virtual register lies: row or predicate number, relative to the first of its kind.
 #[derive(Debug, Default)]
@@ -97,8 +100,16 @@ fn blocks(func: &Func<'_>) -> Vec<Block> {
     blocks
 }
 
-/// First and last statement at which each register is live.
-fn intervals(func: &Func<'_>) -> Vec<Option<(usize, usize)>> {
+/// First statement and end of each stretch that is entered at its start and left at its end only.
+pub(super) fn straight_runs(func: &Func<'_>) -> Vec<(usize, usize)> {
+    if func.body.is_empty() {
+        return Vec::new();
+    }
+    blocks(func).into_iter().map(|block| (block.first, block.end)).collect()
+}
+
+/// First and last statement at which each register is live; reading a half is reading its word.
+fn intervals(func: &Func<'_>, halves: &HashMap<u32, Half>) -> Vec<Option<(usize, usize)>> {
     let words = func.regs.len().div_ceil(64);
     let blocks = blocks(func);
     let mut live_in = vec![vec![0u64; words]; blocks.len()];
@@ -154,15 +165,21 @@ fn intervals(func: &Func<'_>) -> Vec<Option<(usize, usize)>> {
             let mut touched = Vec::new();
             let touch = std::cell::RefCell::new(&mut touched);
             effects(&func.body[at], |reg| touch.borrow_mut().push(reg), |reg| touch.borrow_mut().push(reg));
-            touched.into_iter().for_each(|reg| extend(reg as usize, at));
+            for reg in touched {
+                extend(reg as usize, at);
+                if let Some(half) = halves.get(&reg) {
+                    extend(half.word as usize, at);
+                }
+            }
         }
     }
     intervals
 }
 
-/// Gives every register that `aliased` leaves over a place.
-pub(super) fn allocate(func: &Func<'_>, aliased: impl Fn(u32) -> bool) -> Allocation {
-    let intervals = intervals(func);
+/// Gives every register that `aliased` leaves over a place; `halves` need none.
+pub(super) fn allocate(func: &Func<'_>, aliased: impl Fn(u32) -> bool, halves: &HashMap<u32, Half>) -> Allocation {
+    let intervals = intervals(func, halves);
+    let aliased = |reg: u32| aliased(reg) || halves.contains_key(&reg);
     let mut order: Vec<u32> =
         (0..func.regs.len() as u32).filter(|&r| intervals[r as usize].is_some() && !aliased(r)).collect();
     order.sort_by_key(|&r| intervals[r as usize].map(|i| i.0));

@@ -2,7 +2,8 @@
 
 use super::super::check::shadow::{Access, Agent};
 use super::super::error::FaultKind;
-use super::memory::{GLOBAL, SHARED, addresses, report};
+use super::block::CLUSTER_SHIFT;
+use super::memory::{GLOBAL, report};
 use super::scatter::locate;
 use super::warp::Bits;
 use super::{Block, Flow, Inst, Isa, LANES, Op, Warp};
@@ -43,49 +44,73 @@ impl CopyQueue {
         self.commits.push((self.last_group, lanes));
     }
 
-    /// Takes what `lanes` wait for: all but their `keep` newest groups, or everything.
-    pub(super) fn take(&mut self, lanes: u32, keep: Option<u32>) -> Vec<Copy> {
-        let mut taken = Vec::new();
+    /// Hands `each` what `lanes` wait for: all but their `keep` newest groups, or everything.
+    fn release(&mut self, lanes: u32, keep: Option<u32>, mut each: impl FnMut(&Copy, u32)) {
         for copy in &mut self.copies {
-            let mut ready = copy.lanes & lanes;
-            if let Some(keep) = keep {
-                if copy.group == 0 {
-                    continue;
-                }
-                let newer = self.commits.iter().filter(|c| c.0 > copy.group);
-                ready = Bits(ready)
-                    .filter(|&lane| newer.clone().filter(|c| c.1 >> lane & 1 == 1).count() >= keep as usize)
-                    .fold(0, |mask, lane| mask | 1 << lane);
-            }
+            let ready = match keep {
+                _ if copy.lanes & lanes == 0 => 0,
+                None => copy.lanes & lanes,
+                Some(_) if copy.group == 0 => 0,
+                Some(keep) => behind(&self.commits, copy.group, copy.lanes & lanes, keep),
+            };
             if ready != 0 {
+                each(copy, ready);
                 copy.lanes &= !ready;
-                taken.push(Copy { lanes: ready, ..copy.clone() });
             }
         }
         self.copies.retain(|c| c.lanes != 0);
         let oldest = self.copies.iter().map(|c| c.group).filter(|&g| g != 0).min();
         self.commits.retain(|c| oldest.is_some_and(|o| c.0 >= o));
+    }
+
+    /// Takes everything that `lanes` have issued.
+    pub(super) fn take(&mut self, lanes: u32) -> Vec<Copy> {
+        let mut taken = Vec::new();
+        self.release(lanes, None, |copy, ready| taken.push(Copy { lanes: ready, ..copy.clone() }));
         taken
     }
 }
 
-/// Applies copies of a warp to its block's shared memory.
-pub(super) fn apply(b: &mut Block, warp: u32, copies: &[Copy]) {
-    for copy in copies {
-        for lane in Bits(copy.lanes) {
-            let read = u32::from(copy.read[lane]).min(copy.bytes) as usize;
-            // SAFETY: source and destination were checked when the copy was issued, and neither arena nor shared memory
-            // moves; they are different mappings.
-            unsafe {
-                let to = b.shared.add(copy.to[lane] as usize);
-                std::ptr::copy_nonoverlapping(copy.from[lane] as *const u8, to, read);
+/// Those of `lanes` that have committed at least `keep` groups after `group`.
+fn behind(commits: &[(u32, u32)], group: u32, lanes: u32, keep: u32) -> u32 {
+    let newer = || commits.iter().filter(|c| c.0 > group);
+    // Mostly all lanes commit together.
+    if newer().all(|c| c.1 & lanes == lanes) {
+        return if newer().count() >= keep as usize { lanes } else { 0 };
+    }
+    let enough = |lane: &usize| newer().filter(|c| c.1 >> lane & 1 == 1).count() >= keep as usize;
+    Bits(lanes).filter(enough).fold(0, |mask, lane| mask | 1 << lane)
+}
+
+/// Applies a copy of some lanes of a warp to its block's shared memory.
+fn apply(b: &mut Block, warp: u32, copy: &Copy, lanes: u32) {
+    for lane in Bits(lanes) {
+        let (agent, offset) = (Agent { warp, lane: lane as u32 }, copy.to[lane] as usize);
+        let read = u32::from(copy.read[lane]).min(copy.bytes) as usize;
+        // SAFETY: source and destination were checked when the copy was issued, and neither arena nor shared memory moves;
+        // they are different mappings.
+        unsafe {
+            let (from, to) = (copy.from[lane] as *const u8, b.shared.add(offset));
+            if read == 16 {
+                to.cast::<[u8; 16]>().write_unaligned(from.cast::<[u8; 16]>().read_unaligned());
+            } else {
+                std::ptr::copy_nonoverlapping(from, to, read);
                 std::ptr::write_bytes(to.add(read), 0, copy.bytes as usize - read);
             }
-            if b.checks {
-                b.shadow.finish_copy(Agent { warp, lane: lane as u32 }, copy.to[lane], copy.bytes);
+        }
+        if b.checks {
+            match copy.bytes {
+                4 => b.shadow.finish_copy_to::<1>(agent, offset / 4),
+                8 => b.shadow.finish_copy_to::<2>(agent, offset / 4),
+                _ => b.shadow.finish_copy_to::<4>(agent, offset / 4),
             }
         }
     }
+}
+
+/// Applies copies that were taken from a warp's queue.
+pub(super) fn apply_all(b: &mut Block, warp: u32, copies: &[Copy]) {
+    copies.iter().for_each(|copy| apply(b, warp, copy, copy.lanes));
 }
 
 /// `cp.async`: destination addresses in `a` (words), source in `b`, bytes in `extra`, source size in `c` if `target` is 1.
@@ -100,61 +125,75 @@ impl Op for CpAsync {
 
 fn issue(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
     let bytes = i.extra;
-    let source = w.doubles(i.b);
     // The source's displacement is in the upper half of `imm`, the destination's in the lower.
-    let from = source.map(|a| a.wrapping_add((i.imm >> 32) as u64));
-    let to = addresses::<SHARED>(w, &Inst { imm: i.imm << 32 >> 32, ..i.clone() });
-    let read = if i.target == 1 { w.words(i.c).map(|n| n.min(bytes) as u8) } else { [bytes as u8; LANES] };
-    let (all, mut pointers) = (w.mask, [std::ptr::null_mut(); LANES]);
-    // Mostly every lane reads all its bytes.
-    let whole = w.lanes().all(|lane| u32::from(read[lane]) == bytes);
-    if whole && !locate(w, b, &from, GLOBAL, bytes, Access::Read, &mut pointers) {
+    let (mut from, mut to, mut read) = (w.doubles(i.b), w.words(i.a), [bytes as u8; LANES]);
+    for lane in 0..LANES {
+        from[lane] = from[lane].wrapping_add((i.imm >> 32) as u64);
+        to[lane] = to[lane].wrapping_add(i.imm as u32);
+    }
+    let mut whole = true;
+    if i.target == 1 {
+        let asked = w.words(i.c);
+        for lane in 0..LANES {
+            read[lane] = asked[lane].min(bytes) as u8;
+            whole &= asked[lane] >= bytes || w.mask >> lane & 1 == 0;
+        }
+    }
+    if !read_sources(w, b, &from, &read, whole, bytes) {
         return Flow::Fault;
     }
-    let sizes = if whole { &[][..] } else { &[0, 1, 2, 4, 8, 16][..] };
-    for &size in sizes {
-        w.mask = Bits(all).filter(|&lane| u32::from(read[lane]) == size).fold(0, |m, lane| m | 1 << lane);
-        if size == 0 || w.mask == 0 {
+    let limit = if b.checks { b.shadow.limit(w.index) } else { 0 };
+    for lane in w.lanes() {
+        let Some(offset) = destination(b, to[lane], bytes).filter(|_| read[lane].count_ones() <= 1) else {
+            let message = format!("expected {bytes} aligned bytes of the block's shared memory as destination");
+            return b.fault(FaultKind::OutOfBounds, lane, Some(to[lane].into()), message);
+        };
+        to[lane] = offset;
+        if !b.checks {
             continue;
         }
-        if !locate(w, b, &from, GLOBAL, size, Access::Read, &mut pointers) {
-            return Flow::Fault;
-        }
-    }
-    w.mask = all;
-    let limit = if b.checks { b.shadow.limit(w.index) } else { 0 };
-    let mut offsets = [0; LANES];
-    for lane in w.lanes() {
-        let odd = read[lane].count_ones() > 1;
-        match b.shared_at(to[lane], bytes) {
-            Some((peer, offset)) if peer.shared == b.shared && offset & (bytes - 1) == 0 && !odd => {
-                offsets[lane] = offset
-            }
-            _ => {
-                let message = format!("expected {bytes} aligned bytes of the block's shared memory as destination");
-                return b.fault(FaultKind::OutOfBounds, lane, Some(to[lane]), message);
-            }
-        }
-        if b.checks {
-            let (agent, first) = (Agent { warp: w.index, lane: lane as u32 }, offsets[lane] as usize / 4);
-            let ordered = match bytes {
-                4 => b.shadow.is_writable::<1>(agent, limit, first),
-                8 => b.shadow.is_writable::<2>(agent, limit, first),
-                _ => b.shadow.is_writable::<4>(agent, limit, first),
-            };
-            if !ordered && let Err(problem) = b.shadow.check(Access::Write, agent, offsets[lane], bytes) {
+        let (agent, first) = (Agent { warp: w.index, lane: lane as u32 }, offset as usize / 4);
+        let ordered = match bytes {
+            4 => b.shadow.issue_copy_to::<1>(agent, limit, first),
+            8 => b.shadow.issue_copy_to::<2>(agent, limit, first),
+            _ => b.shadow.issue_copy_to::<4>(agent, limit, first),
+        };
+        if !ordered {
+            if let Err(problem) = b.shadow.check(Access::Write, agent, offset, bytes) {
                 return report(b, lane, problem);
             }
-            match bytes {
-                4 => b.shadow.issue_words::<1>(first),
-                8 => b.shadow.issue_words::<2>(first),
-                _ => b.shadow.issue_words::<4>(first),
-            }
+            b.shadow.issue_copy(offset, bytes);
         }
     }
     b.counters.async_copies += 1;
-    w.copies.copies.push(Copy { lanes: w.mask, group: 0, bytes, from, to: offsets, read });
+    w.copies.copies.push(Copy { lanes: w.mask, group: 0, bytes, from, to, read });
     Flow::Next
+}
+
+/// Checks and counts the bytes that the executing lanes read; mostly every lane reads all of its bytes (`whole`).
+fn read_sources(w: &mut Warp, b: &mut Block, from: &[u64; LANES], read: &[u8; LANES], whole: bool, bytes: u32) -> bool {
+    let (all, mut pointers) = (w.mask, [std::ptr::null_mut(); LANES]);
+    if whole {
+        return locate(w, b, from, GLOBAL, bytes, Access::Read, &mut pointers);
+    }
+    let mut found = true;
+    for size in [1, 2, 4, 8, 16] {
+        w.mask = Bits(all).filter(|&lane| u32::from(read[lane]) == size).fold(0, |m, lane| m | 1 << lane);
+        found = found && (w.mask == 0 || locate(w, b, from, GLOBAL, size, Access::Read, &mut pointers));
+    }
+    w.mask = all;
+    found
+}
+
+/// Offset of a copy's destination in the block's own shared memory, if it lies there.
+#[inline(always)]
+fn destination(b: &Block, address: u32, bytes: u32) -> Option<u32> {
+    let offset = if address >> CLUSTER_SHIFT == 0 {
+        (address <= b.shared_bytes.saturating_sub(bytes) && bytes <= b.shared_bytes).then_some(address)
+    } else {
+        b.shared_at(address.into(), bytes).filter(|(peer, _)| peer.shared == b.shared).map(|(_, offset)| offset)
+    };
+    offset.filter(|offset| offset & (bytes - 1) == 0)
 }
 
 /// `cp.async.commit_group`
@@ -174,8 +213,8 @@ pub(crate) struct CpWait;
 impl Op for CpWait {
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
-        let copies = w.copies.take(w.mask, u32::try_from(i.imm).ok());
-        apply(b, w.index, &copies);
+        let (warp, mask) = (w.index, w.mask);
+        w.copies.release(mask, u32::try_from(i.imm).ok(), |copy, lanes| apply(b, warp, copy, lanes));
         Flow::Next
     }
 }

@@ -1,7 +1,7 @@
 //! Operations that are delivered some time after their issue: bulk copies and the arrivals of `cp.async`.
 
 use super::super::error::FaultKind;
-use super::asynchronous::{Copy, apply};
+use super::asynchronous::{Copy, apply_all};
 use super::block::Peer;
 use super::mbarrier;
 use super::memory::{SHARED, addresses, report};
@@ -72,7 +72,7 @@ fn perform(b: &mut Block, op: Bulk, thread: u32) -> Result<(), ()> {
             Ok(())
         }
         Bulk::Arrive { warp, copies, mbarriers } => {
-            apply(b, warp, &copies);
+            apply_all(b, warp, &copies);
             mbarriers.into_iter().try_for_each(|m| mbarrier::arrive_later(b, warp, m))
         }
     }
@@ -90,7 +90,7 @@ impl Op for CpArrive {
                 return Flow::Fault;
             }
         }
-        let copies = w.copies.take(w.mask, None);
+        let copies = w.copies.take(w.mask);
         let mbarriers = w.lanes().map(|lane| address[lane]).collect();
         b.bulk.ops.push((Bulk::Arrive { warp: w.index, copies, mbarriers }, w.index * 32 + w.leader() as u32, 0));
         Flow::Next

@@ -37,13 +37,19 @@ impl Op for Truncate {
     }
 }
 
-/// f16 to f32.
-pub(crate) struct F16ToF32;
+/// f16 in the low or the `HIGH` half of a word to f32.
+pub(crate) struct F16ToF32<const HIGH: bool>;
 
-impl Op for F16ToF32 {
+impl<const HIGH: bool> Op for F16ToF32<HIGH> {
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
-        let values = Fp16::widen::<I>(&w.words(i.a));
+        let mut halves = w.words(i.a);
+        if HIGH {
+            for lane in 0..LANES {
+                halves[lane] >>= 16;
+            }
+        }
+        let values = Fp16::widen::<I>(&halves);
         let mut d = [0; LANES];
         for lane in 0..LANES {
             d[lane] = output::<false, false>(values[lane]).to_bits();

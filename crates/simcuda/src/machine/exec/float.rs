@@ -29,9 +29,9 @@ pub(crate) fn output<const FTZ: bool, const SAT: bool>(x: f32) -> f32 {
     if SAT {
         return saturate(x);
     }
-    // On bits: of a float the compiler may choose the NaN itself.
+    // On bits: of a float the compiler may choose the NaN itself, and take a test for one elsewhere.
     let bits = x.to_bits();
-    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { NAN_F32 } else { bits })
+    f32::from_bits(if (bits & 0x7fff_ffff) as i32 > 0x7f80_0000 { NAN_F32 } else { bits })
 }
 
 /// Clamps to [0, 1]; NaN and -0 become +0.

@@ -72,14 +72,17 @@ impl Half for Fp16 {
         #[cfg(target_arch = "x86_64")]
         if I::AVX2 {
             use std::arch::x86_64::*;
-            for part in 0..4 {
-                // SAFETY: compiled for and run with AVX2 and F16C; both arrays have 8 elements at 8 * part.
+            for part in 0..2 {
+                // SAFETY: compiled for and run with AVX2 and F16C; both arrays have 16 elements at 16 * part.
                 unsafe {
-                    let words = _mm256_loadu_si256(bits.as_ptr().add(8 * part).cast());
-                    let low = _mm256_and_si256(words, _mm256_set1_epi32(0xffff));
-                    let packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0b1000);
-                    let wide = _mm256_cvtph_ps(_mm256_castsi256_si128(packed));
-                    _mm256_storeu_ps(values.as_mut_ptr().add(8 * part), wide);
+                    let from = bits.as_ptr().add(16 * part);
+                    let first = _mm256_and_si256(_mm256_loadu_si256(from.cast()), _mm256_set1_epi32(0xffff));
+                    let second = _mm256_and_si256(_mm256_loadu_si256(from.add(8).cast()), _mm256_set1_epi32(0xffff));
+                    // Quarters of both come in turns.
+                    let packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(first, second), 0b11_01_10_00);
+                    let to = values.as_mut_ptr().add(16 * part);
+                    _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm256_castsi256_si128(packed)));
+                    _mm256_storeu_ps(to.add(8), _mm256_cvtph_ps(_mm256_extracti128_si256(packed, 1)));
                 }
             }
             return values;

@@ -20,7 +20,7 @@ type Register = [u32; LANES];
 
 /// Words of a row of A: registers alternate rows 0-7 and 8-15 for each run of four words.
 #[inline(always)]
-pub(super) fn row_of_a<const WORDS: usize>(a: &[Register], row: usize) -> [u32; 8] {
+fn row_of_a<const WORDS: usize>(a: &[Register], row: usize) -> [u32; 8] {
     let mut words = [0; 8];
     for part in 0..WORDS / 4 {
         let g = row % 8;
@@ -106,6 +106,10 @@ fn multiply_int<I: Isa, const WORDS: usize, const A: u8, const B: u8>(
 ) -> [Register; 4] {
     #[cfg(target_arch = "x86_64")]
     if I::AVX2 && A <= U8 {
+        if B == S8 && super::matrix_vnni::is_available() {
+            // SAFETY: just found available.
+            return unsafe { super::matrix_vnni::multiply::<WORDS, A>(a, b, c, saturate) };
+        }
         // SAFETY: compiled for and run with AVX2.
         return unsafe { super::matrix_avx2::multiply_bytes::<WORDS, A, B>(a, b, c, saturate) };
     }
@@ -255,3 +259,6 @@ pub(crate) fn transpose(a: &[u32; LANES]) -> [u32; LANES] {
     }
     d
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,7 @@ pub(crate) mod lanewise;
 pub(crate) mod ldmatrix;
 pub(crate) mod matrix;
 mod matrix_avx2;
+mod matrix_vnni;
 pub(crate) mod mbarrier;
 pub(crate) mod memory;
 pub(crate) mod pack;
@@ -129,6 +130,8 @@ pub(crate) struct Code {
     /// PTX line and (file, line) of each instruction.
     pub lines: Vec<(u32, (u32, u32))>,
     pub classes: Vec<super::meter::Class>,
+    /// Instructions that stand for a further one of this class.
+    pub merged: Vec<(u32, super::meter::Class)>,
     /// Texts that instructions refer to.
     pub texts: Vec<String>,
 }

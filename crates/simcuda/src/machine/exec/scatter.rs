@@ -100,7 +100,7 @@ fn outside(b: &mut Block, lane: usize, address: u64, size: u32, what: &str) {
     b.fault(FaultKind::OutOfBounds, lane, Some(address), format!("expected {size} bytes inside {what}"));
 }
 
-/// Global lanes, taken in runs of neighbours.
+/// Global lanes at aligned addresses.
 fn locate_global(
     b: &mut Block,
     lanes: u32,
@@ -109,44 +109,48 @@ fn locate_global(
     kind: Access,
     pointers: &mut [*mut u8; LANES],
 ) -> bool {
-    let (mut left, mut sectors, mut last_sector, mut ordered) = (lanes, 0u64, None::<u64>, true);
-    while left != 0 {
-        let lane = left.trailing_zeros() as usize;
-        let first = addr[lane];
-        let mut next = lane;
-        // Lanes directly behind, in place and number, belong to the run.
-        while next < LANES && left >> next & 1 == 1 && addr[next] == first + (next - lane) as u64 * u64::from(size) {
-            pointers[next] = addr[next] as *mut u8;
-            left &= !(1 << next);
-            next += 1;
-        }
-        let bytes = (next - lane) * size as usize;
-        let offset = first.wrapping_sub(b.arena_base) as usize;
-        let inside = offset <= b.arena_span - bytes;
-        let good = inside
-            && (!b.checks
-                || if kind == Access::Write {
-                    b.memory.is_valid(offset, bytes)
-                } else {
-                    b.memory.is_initialized(offset, bytes)
-                });
-        if !good {
-            global_fault(b, lane, first, bytes, size, kind);
-            return false;
-        }
-        if b.checks && kind == Access::Write {
-            b.memory.mark_written(offset, bytes);
-        }
-        let (from, to) = (first >> 5, (first + bytes as u64 - 1) >> 5);
-        ordered &= last_sector.is_none_or(|last| from >= last);
-        sectors += to - from + 1 - u64::from(last_sector == Some(from));
-        last_sector = Some(to);
+    let (base, most, bytes) = (b.arena_base, b.arena_span - size as usize, size as usize);
+    let (mut inside, mut last_sector, mut sectors, mut ordered) = (true, 0, 0, true);
+    for lane in super::warp::Bits(lanes) {
+        inside &= addr[lane].wrapping_sub(base) as usize <= most;
+        pointers[lane] = addr[lane] as *mut u8;
+        let sector = addr[lane] >> 5;
+        ordered &= sector >= last_sector;
+        sectors += u64::from(sector != last_sector);
+        last_sector = sector;
+    }
+    let places = super::warp::Bits(lanes).map(|lane| addr[lane].wrapping_sub(base) as usize);
+    let good = inside
+        && (!b.checks
+            || if kind == Access::Write {
+                b.memory.are_valid(bytes, places.clone())
+            } else {
+                b.memory.are_initialized(bytes, places.clone())
+            });
+    if !good {
+        let bad = super::warp::Bits(lanes).find(|&lane| !is_good(b, addr[lane], bytes, kind)).unwrap_or(0);
+        global_fault(b, bad, addr[bad], bytes, size, kind);
+        return false;
+    }
+    if b.checks && kind == Access::Write && !b.memory.are_initialized(bytes, places.clone()) {
+        places.for_each(|place| b.memory.mark_written(place, bytes));
     }
     if b.metered {
         let sectors = if ordered { sectors } else { distinct_sectors(lanes, addr) };
         b.counters.global(kind == Access::Write, u64::from(lanes.count_ones() * size), sectors);
     }
     true
+}
+
+/// Whether one lane's access lies in the arena and, with checks, in memory that it may touch.
+#[cold]
+fn is_good(b: &Block, address: u64, bytes: usize, kind: Access) -> bool {
+    let offset = address.wrapping_sub(b.arena_base) as usize;
+    let inside = offset <= b.arena_span - bytes;
+    let may = |offset| {
+        if kind == Access::Write { b.memory.is_valid(offset, bytes) } else { b.memory.is_initialized(offset, bytes) }
+    };
+    inside && (!b.checks || may(offset))
 }
 
 /// Counts the 32-byte sectors that lanes in any order touch; aligned accesses touch one each.

@@ -1,6 +1,6 @@
 //! The fast ways into the block's own shared memory, for accesses of whole words that nothing speaks against.
 
-use super::super::check::shadow::{Access, Agent};
+use super::super::check::shadow::Access;
 use super::block::{SHARED_WINDOW, WINDOW_SHIFT};
 use super::{Block, LANES, Warp};
 
@@ -45,21 +45,14 @@ pub(super) fn run<const SIZE: usize>(w: &Warp, b: &mut Block, first: u64, kind: 
 pub(super) fn same<const SIZE: usize>(w: &Warp, b: &mut Block, first: u64) -> Option<*mut u8> {
     let offset = offset_of::<SIZE>(b, first, SIZE)?;
     if b.checks {
-        // What the warp itself wrote since its last barrier takes the closer look.
-        let (agent, limit) = (Agent { warp: w.index, lane: 0 }, b.shadow.limit(w.index));
         let ordered = match SIZE {
-            4 => b.shadow.is_settled::<1>(limit, offset / 4),
-            8 => b.shadow.is_settled::<2>(limit, offset / 4),
-            16 => b.shadow.is_settled::<4>(limit, offset / 4),
+            4 => b.shadow.read_same::<1>(w.index, offset / 4),
+            8 => b.shadow.read_same::<2>(w.index, offset / 4),
+            16 => b.shadow.read_same::<4>(w.index, offset / 4),
             _ => false,
         };
         if !ordered {
             return None;
-        }
-        match SIZE {
-            4 => b.shadow.note_read::<1>(agent, offset / 4, true),
-            8 => b.shadow.note_read::<2>(agent, offset / 4, true),
-            _ => b.shadow.note_read::<4>(agent, offset / 4, true),
         }
     }
     if b.metered {
@@ -103,39 +96,17 @@ pub(super) fn lanes<const SIZE: usize>(
     true
 }
 
+/// Checks and marks the lanes.
 #[inline(always)]
 fn ordered<const SIZE: usize>(w: &Warp, b: &mut Block, offsets: &[u32; LANES], write: bool) -> bool {
-    match SIZE {
-        4 => ordered_words::<1>(w, b, offsets, write),
-        8 => ordered_words::<2>(w, b, offsets, write),
-        _ => ordered_words::<4>(w, b, offsets, write),
+    match (SIZE, write) {
+        (4, false) => b.shadow.read_lanes::<1>(w.index, w.lanes(), offsets),
+        (8, false) => b.shadow.read_lanes::<2>(w.index, w.lanes(), offsets),
+        (_, false) => b.shadow.read_lanes::<4>(w.index, w.lanes(), offsets),
+        (4, true) => b.shadow.write_lanes::<1>(w.index, w.lanes(), offsets),
+        (8, true) => b.shadow.write_lanes::<2>(w.index, w.lanes(), offsets),
+        (_, true) => b.shadow.write_lanes::<4>(w.index, w.lanes(), offsets),
     }
-}
-
-/// Checks and marks the lanes of an access to `N` words each. Writes are marked when all have been checked, so that lanes of
-/// one instruction do not meet each other's marks.
-#[inline(always)]
-fn ordered_words<const N: usize>(w: &Warp, b: &mut Block, offsets: &[u32; LANES], write: bool) -> bool {
-    let limit = b.shadow.limit(w.index);
-    for lane in w.lanes() {
-        let (agent, first) = (Agent { warp: w.index, lane: lane as u32 }, offsets[lane] as usize / 4);
-        if write {
-            if !b.shadow.is_writable::<N>(agent, limit, first) {
-                return false;
-            }
-        } else {
-            if !b.shadow.is_readable::<N>(agent, limit, first) {
-                return false;
-            }
-            b.shadow.note_read::<N>(agent, first, false);
-        }
-    }
-    if write {
-        for lane in w.lanes() {
-            b.shadow.note_write::<N>(Agent { warp: w.index, lane: lane as u32 }, offsets[lane] as usize / 4);
-        }
-    }
-    true
 }
 
 /// Passes over the banks, and how many there would be without conflicts: lanes are served in groups that ask for 128 bytes.

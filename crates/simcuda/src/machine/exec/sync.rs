@@ -37,6 +37,11 @@ impl<const MODE: u8> Op for Shuffle<MODE> {
             return flow;
         }
         let (a, by, clamp) = (w.words(i.a), w.words(i.b), w.words(i.c));
+        if MODE == BUTTERFLY && clamp == [31; LANES] && by == [by[0]; LANES] {
+            // Over the whole warp every source is inside.
+            let d = exchange(&a, by[0] & 31);
+            return finish(w, b, i, &d, ALL);
+        }
         let (mut d, mut inside) = ([0; LANES], 0u32);
         for lane in 0..LANES as u32 {
             let (by, clamp) = (by[lane as usize] & 31, clamp[lane as usize]);
@@ -54,15 +59,44 @@ impl<const MODE: u8> Op for Shuffle<MODE> {
             d[lane as usize] = a[from as usize & 31];
             inside |= u32::from(ok) << lane;
         }
-        w.set_words(i.dst, d);
-        if i.target != 0 {
-            w.set_pred(i.target, inside);
-        }
-        if b.checks {
-            b.shadow.clocks.step(w.index as usize);
-        }
-        Flow::Next
+        finish(w, b, i, &d, inside)
     }
+}
+
+/// Writes a shuffle's result, and its predicate if it has one.
+#[inline(always)]
+fn finish(w: &mut Warp, b: &mut Block, i: &Inst, d: &[u32; LANES], inside: u32) -> Flow {
+    w.set_words(i.dst, *d);
+    if i.target != 0 {
+        w.set_pred(i.target, inside);
+    }
+    if b.checks {
+        b.shadow.clocks.step(w.index as usize);
+    }
+    Flow::Next
+}
+
+/// Each lane's value of the lane whose number differs by `by`; powers of two are spelled out, so that they become shuffles
+/// of whole vectors.
+#[inline(always)]
+fn exchange(a: &[u32; LANES], by: u32) -> [u32; LANES] {
+    match by {
+        16 => swapped::<16>(a),
+        8 => swapped::<8>(a),
+        4 => swapped::<4>(a),
+        2 => swapped::<2>(a),
+        1 => swapped::<1>(a),
+        by => std::array::from_fn(|lane| a[(lane ^ by as usize) & 31]),
+    }
+}
+
+#[inline(always)]
+fn swapped<const BY: usize>(a: &[u32; LANES]) -> [u32; LANES] {
+    let mut d = [0; LANES];
+    for lane in 0..LANES {
+        d[lane] = a[lane ^ BY];
+    }
+    d
 }
 
 /// `vote.sync` modes.

@@ -37,7 +37,20 @@ impl Bitmap {
             let mask = word_mask(bit, count);
             return self.words()[first >> 6].load(Ordering::Relaxed) & mask == mask;
         }
-        self.pieces(first, count).all(|(word, mask)| self.words()[word].load(Ordering::Relaxed) & mask == mask)
+        let last = first + count - 1;
+        let [start, middle @ .., end] = &self.words()[first >> 6..=last >> 6] else { return false };
+        let missing = !start.load(Ordering::Relaxed) >> bit | !end.load(Ordering::Relaxed) << (63 - (last & 63));
+        middle.iter().fold(missing, |missing, word| missing | !word.load(Ordering::Relaxed)) == 0
+    }
+
+    /// Tells whether each of `lanes` has all bits of `count` set, at an aligned place that lies inside the map.
+    #[inline(always)]
+    pub(crate) fn all_aligned(&self, count: usize, places: impl Iterator<Item = usize>) -> bool {
+        let (words, mut missing) = (self.words(), 0);
+        for place in places {
+            missing |= !words[place >> 6].load(Ordering::Relaxed) >> (place & 63) & word_mask(0, count);
+        }
+        missing == 0
     }
 
     /// Sets every bit of a non-empty range. Words that are set already are not written.

@@ -209,10 +209,24 @@ impl Memory {
         self.0.valid.all(offset, bytes)
     }
 
+    /// [`Memory::is_initialized`] of several places that are multiples of `bytes`, a power of two of at most 64.
+    #[inline(always)]
+    pub(crate) fn are_initialized(&self, bytes: usize, places: impl Iterator<Item = usize>) -> bool {
+        self.0.init.all_aligned(bytes, places)
+    }
+
+    /// The same for [`Memory::is_valid`].
+    #[inline(always)]
+    pub(crate) fn are_valid(&self, bytes: usize, places: impl Iterator<Item = usize>) -> bool {
+        self.0.valid.all_aligned(bytes, places)
+    }
+
     /// Records a write by a kernel. The range must lie in the arena and be allocated.
     #[inline(always)]
     pub(crate) fn mark_written(&self, offset: usize, bytes: usize) {
-        self.0.init.set(offset, bytes);
+        if !self.0.init.all(offset, bytes) {
+            self.0.init.set(offset, bytes);
+        }
     }
 
     /// Finds out why an access was refused: the kind, the first bad address, and the allocation in or next to it.

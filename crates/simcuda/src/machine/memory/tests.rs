@@ -5,6 +5,28 @@ fn device() -> Memory {
 }
 
 #[test]
+fn bit_ranges_match_a_plain_loop_at_every_place() {
+    let map = super::bitmap::Bitmap::new(512).expect("address space");
+    // Two holes: a single bit and one that spans words.
+    map.set(3, 500);
+    map.clear(130, 1);
+    map.clear(250, 20);
+    let is_set = |bit: usize| (3..503).contains(&bit) && bit != 130 && !(250..270).contains(&bit);
+    for first in 0..300 {
+        for count in 1..200 {
+            assert_eq!(map.all(first, count), (first..first + count).all(is_set), "{count} bits from {first}");
+        }
+    }
+    for count in [1usize, 2, 4, 8, 16] {
+        for first in (0..400).step_by(count) {
+            let places = [4 * count, first].map(|place| place.next_multiple_of(count));
+            let expected = places.iter().all(|&place| (place..place + count).all(is_set));
+            assert_eq!(map.all_aligned(count, places.into_iter()), expected, "{count} bits from {first}");
+        }
+    }
+}
+
+#[test]
 fn read_matches_write_inside_an_allocation() {
     let memory = device();
     let p = memory.alloc(100).expect("fits");
