@@ -234,7 +234,7 @@ struct CodeSums {
         using T = Tile<FourBitRows, TOKENS>;
         const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
         const auto* words = reinterpret_cast<const uint32_t*>(stage + warp / 2 * T::POSITIONS * 32) + lane % 4 * 8 + lane / 4;
-#pragma unroll
+#pragma unroll 1  // `flush` has shuffles in a loop: more than one copy of them, and ptxas calls functions for them
         for (uint32_t step = 0; step < 2; step++) {
             const uint32_t neuron = neurons[step * 32 + lane];
             const uint32_t mine = neuron == NONE ? NONE : neuron / p.group_size;
@@ -266,7 +266,7 @@ struct CodeSums {
                     if (block != NONE) {
                         flush(p, part);
                     }
-                    block = __shfl_sync(FULL_WARP, mine, start);
+                    block = neurons[step * 32 + start] / p.group_size;
                 }
                 const uint32_t later = heads & ~((2u << start) - 1), end = later == 0 ? 32 : __ffs(later) - 1;
                 const uint32_t below_end = end == 32 ? 0xffffffffu : (1u << end) - 1;
