@@ -9,11 +9,12 @@ use crate::{TaskResult, root, simcuda, toolkit};
 /// The most that the archive may be, so that it is easily carried.
 const LIMIT_BYTES: u64 = 60 << 20;
 
-/// What is built: package and the kind of cargo's targets.
-const PROGRAMS: [(&str, &[&str]); 2] = [
-    ("moray", &["test", "--features", "cublaslt", "--test", "cuda_*", "--bench", "cuda_*"]),
-    ("moray-lab", &["build", "--features", "cuda", "--bin", "moray"]),
-];
+/// What is built, of the whole workspace with one set of features, so that the kernels are compiled once.
+const PROGRAMS: [&[&str]; 2] =
+    [&["test", "--no-run", "--test", "cuda_*", "--bench", "cuda_*"], &["build", "--bin", "moray"]];
+
+/// The features of [`PROGRAMS`].
+const FEATURES: &str = "moray/cublaslt,moray-lab/cuda";
 
 /// How the archive is packed. Every program holds all kernels, a hundred megabytes that differ in nothing: a dictionary larger
 /// than a program finds them again.
@@ -31,8 +32,8 @@ pub fn run(arguments: &[String]) -> TaskResult {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    for (package, words) in PROGRAMS {
-        for (program, name) in build(package, words, &nvcc)? {
+    for words in PROGRAMS {
+        for (program, name) in build(words, &nvcc)? {
             install(&program, &name, &folder)?;
         }
     }
@@ -59,17 +60,14 @@ pub fn run(arguments: &[String]) -> TaskResult {
     Ok(())
 }
 
-/// Builds a package's programs in release and returns their files and names.
-fn build(package: &str, words: &[&str], nvcc: &Path) -> io::Result<Vec<(PathBuf, String)>> {
+/// Builds programs in release and returns their files and names.
+fn build(words: &[&str], nvcc: &Path) -> io::Result<Vec<(PathBuf, String)>> {
     let mut command = Command::new(env!("CARGO"));
-    command.arg(words[0]).args(["--release", "--package", package]).args(&words[1..]);
-    if words[0] == "test" {
-        command.arg("--no-run");
-    }
+    command.arg(words[0]).args(["--release", "--workspace", "--features", FEATURES]).args(&words[1..]);
     command.args(["--message-format", "json-render-diagnostics"]).current_dir(root()).env("MORAY_NVCC", nvcc);
     let output = command.stderr(std::process::Stdio::inherit()).output()?;
     if !output.status.success() {
-        return Err(io::Error::other(format!("expected {package} to build, got {}", output.status)));
+        return Err(io::Error::other(format!("expected cargo {} to build, got {}", words[0], output.status)));
     }
     let messages = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok(messages.lines().filter_map(program_of).collect())
