@@ -6,7 +6,7 @@
 // | argument      | dtype          | shape                                | layout                                        |
 // |---------------|----------------|--------------------------------------|-----------------------------------------------|
 // | q             | f32            | [M, n_q_heads, head_dim]             | row-major, turned by RoPE                     |
-// | k, v          | f16, bf16, i8  | [pages, n_kv_heads, page, head_dim]  | by strides, see KvView                        |
+// | k, v          | f32 to i8      | [pages, n_kv_heads, page, head_dim]  | by strides, see KvView                        |
 // | k/v_scale     | f32            | [pages, n_kv_heads, page]            | i8 only                                       |
 // | present       | u32            | [slots, n_kv_heads, present_words]   | bit per position; null: none is missing       |
 // | spans         | Span           | [spans]                              | read on the device, so that graphs replay     |
@@ -56,7 +56,7 @@ struct Shared {
     TilesThenStates<Kv, DIM> memory;
     uint16_t running[MAX_GROUP];  // the group's query heads that run
     uint32_t n_running;
-    Queries<DIM> queries;  // of all warps, whose rows are the same
+    Queries<typename Kv::Compute, DIM> queries;  // of all warps, whose rows are the same
 };
 
 // The part of a block: which rows, which keys.
@@ -74,7 +74,7 @@ __device__ inline uint2 token_and_head(const Part& part, uint32_t row, const uin
 }
 
 template <class Kv, int DIM>
-__device__ inline void load_rows(Rows<DIM>& rows, const AttendParams& p, const Part& part, Shared<Kv, DIM>& shared) {
+__device__ inline void load_rows(RowsOf<Kv, DIM>& rows, const AttendParams& p, const Part& part, Shared<Kv, DIM>& shared) {
     const float* q[2] = {};
 #pragma unroll
     for (int which = 0; which < 2; which++) {
@@ -91,7 +91,7 @@ __device__ inline void load_rows(Rows<DIM>& rows, const AttendParams& p, const P
 
 // Runs over the part's keys, 64 at a time: while scores are computed V is on its way, while V is added the next K.
 template <class Kv, int DIM>
-__device__ inline void accumulate(Rows<DIM>& rows, const AttendParams& p, const Part& part, Shared<Kv, DIM>& shared) {
+__device__ inline void accumulate(RowsOf<Kv, DIM>& rows, const AttendParams& p, const Part& part, Shared<Kv, DIM>& shared) {
     using E = typename Kv::Compute;
     const Source from = {p.kv, part.span.slot, part.kv_head, p.head_dim};
     Tiles<Kv, DIM>& tiles = shared.memory.tiles;
@@ -112,7 +112,7 @@ __device__ inline void accumulate(Rows<DIM>& rows, const AttendParams& p, const 
             __syncthreads();
         }
         float score[WARP_KEYS / 8][4];
-        uint32_t weight_frag[WARP_KEYS / 16][4];
+        uint32_t weight_frag[WARP_KEYS / E::STEP][4];
         multiply_keys<E, DIM, WARP_KEYS>(score, rows, shared.queries, tiles.k.elements, key0);
         __syncthreads();  // K is free
         if (next.first < part.end) {
@@ -120,7 +120,7 @@ __device__ inline void accumulate(Rows<DIM>& rows, const AttendParams& p, const 
         } else {
             cp_async_commit();  // an empty group, so that the count of groups is always the same
         }
-        hide_keys<DIM, WARP_KEYS>(score, rows, window.visible >> key0, window.first + key0);
+        hide_keys<E, DIM, WARP_KEYS>(score, rows, window.visible >> key0, window.first + key0);
         weigh_keys<E, DIM, WARP_KEYS>(weight_frag, rows, score);
         cp_async_wait<1>();
         __syncthreads();
@@ -134,8 +134,8 @@ __device__ inline void accumulate(Rows<DIM>& rows, const AttendParams& p, const 
     }
 }
 
-template <int DIM>
-__device__ inline void publish(WarpStates<DIM>& states, const Rows<DIM>& rows) {
+template <class E, int DIM>
+__device__ inline void publish(WarpStates<DIM>& states, const Rows<E, DIM>& rows) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
     for (int which = 0; which < 2; which++) {
@@ -226,7 +226,7 @@ __device__ inline void attend(const AttendParams& p) {
     }
     part.end = min(end, part.begin + p.split_len);
 
-    Rows<DIM> rows;
+    RowsOf<Kv, DIM> rows;
     clear(rows);
     load_rows<Kv, DIM>(rows, p, part, shared);
     accumulate<Kv, DIM>(rows, p, part, shared);
@@ -239,12 +239,13 @@ __device__ inline void attend(const AttendParams& p) {
 
 using namespace moray::attention;
 
-// The bytes are those that the wrapper asks for.
-#define MORAY_DECODE(name, Kv, DIM, BYTES)                                                                  \
-    static_assert(sizeof(Shared<Kv, DIM>) == BYTES);                                                      \
-    extern "C" __global__ void __launch_bounds__(THREADS) attention_decode_##name(const __grid_constant__ AttendParams p) { \
-        attend<Kv, DIM>(p);                                                                                               \
+// The bytes are those that the wrapper asks for; the rest are launch bounds.
+#define MORAY_DECODE_WITHIN(name, Kv, DIM, BYTES, ...)                                                                       \
+    static_assert(sizeof(Shared<Kv, DIM>) == BYTES);                                                                       \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) attention_decode_##name(const __grid_constant__ AttendParams p) { \
+        attend<Kv, DIM>(p);                                                                                                \
     }
+#define MORAY_DECODE(name, Kv, DIM, BYTES) MORAY_DECODE_WITHIN(name, Kv, DIM, BYTES, THREADS)
 
 MORAY_DECODE(f16_64, F16Kv, 64, 19984)
 MORAY_DECODE(f16_128, F16Kv, 128, 36368)
@@ -252,9 +253,18 @@ MORAY_DECODE(f16_256, F16Kv, 256, 76816)
 MORAY_DECODE(bf16_64, Bf16Kv, 64, 19984)
 MORAY_DECODE(bf16_128, Bf16Kv, 128, 36368)
 MORAY_DECODE(bf16_256, Bf16Kv, 256, 76816)
-MORAY_DECODE(int8_64, Int8Kv, 64, 26128)
+// Four blocks to a multiprocessor: for a fifth the compiler spills.
+MORAY_DECODE_WITHIN(int8_64, Int8Kv, 64, 26128, THREADS, 4)
 MORAY_DECODE(int8_128, Int8Kv, 128, 50704)
 MORAY_DECODE(int8_256, Int8Kv, 256, 107536)
+MORAY_DECODE(f32_64, F32Kv, 64, 37552)
+MORAY_DECODE(f32_128, F32Kv, 128, 74416)
+// Its shared memory is more than devices from 12.0 on have, where its accumulators would not fit in registers either.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1200
+MORAY_DECODE(f32_256, F32Kv, 256, 148144)
+#else
+extern "C" __global__ void attention_decode_f32_256(const __grid_constant__ AttendParams) {}
+#endif
 
 // Merges the splits of every (token, head) in order; a head that does not run, or that holds nothing, gives zeros.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_merge(const __grid_constant__ AttendParams p) {

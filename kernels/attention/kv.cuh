@@ -6,7 +6,7 @@
 
 namespace moray::attention {
 
-// What a cache stores, and the 16-bit type that tensor cores multiply.
+// What a cache stores, and the type that tensor cores multiply.
 struct F16Kv {
     using Compute = Half;
     using Stored = uint16_t;
@@ -15,6 +15,11 @@ struct F16Kv {
 struct Bf16Kv {
     using Compute = Bfloat;
     using Stored = uint16_t;
+    static constexpr bool QUANTIZED = false;
+};
+struct F32Kv {
+    using Compute = Single;
+    using Stored = float;
     static constexpr bool QUANTIZED = false;
 };
 // x = scale * code, scale = max|x| / 127 of the row; widened to f16, whose rounding (2^-11) is far below the code's (2^-8).
@@ -69,10 +74,19 @@ __device__ inline int tile_offset(int row, int chunk) {
     return row * DIM + (chunk ^ (row & 7)) * 8;
 }
 
+// The element (row, 4 chunk) of an f32 tile. The exchange is by pairs of chunks and takes rows 0 to 3 (and 4 to 7) to four
+// places, as rows 0, 2, 4, 6 (and 1, 3, 5, 7): half a warp reads 8 bytes of each of four keys' rows for scores, a warp 4 bytes of
+// every second row for values, and both touch all banks once.
+template <int DIM>
+__device__ inline int wide_offset(int row, int chunk) {
+    const int place = (row & 2) | ((row ^ row >> 2) & 1);
+    return row * DIM + (chunk ^ 2 * place) * 4;
+}
+
 // Shared memory of a tile of K or V rows.
 template <class Kv, int DIM, int KEYS>
 struct KvTile {
-    uint16_t elements[KEYS * DIM];  // (KEYS, DIM), swizzled
+    typename Kv::Compute::Element elements[KEYS * DIM];  // (KEYS, DIM), swizzled
     // int8 rows on their way, and their scales.
     typename Kv::Stored codes[Kv::QUANTIZED ? KEYS * DIM : 16];  // (KEYS, DIM)
     float scales[Kv::QUANTIZED ? KEYS : 4];
@@ -119,6 +133,8 @@ __device__ inline void load_tile(KvTile<Kv, DIM, KEYS>& tile, const void* base, 
         }
         if constexpr (Kv::QUANTIZED) {
             cp_async_16(shared_address(&tile.codes[key * DIM + chunk * 16]), source, valid ? 16 : 0);
+        } else if constexpr (Kv::Compute::WIDE) {
+            cp_async_16(shared_address(&tile.elements[wide_offset<DIM>(key, chunk)]), source, valid ? 16 : 0);
         } else {
             cp_async_16(shared_address(&tile.elements[tile_offset<DIM>(key, chunk)]), source, valid ? 16 : 0);
         }

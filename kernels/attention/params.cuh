@@ -33,7 +33,7 @@ static_assert(sizeof(Heads) == 24);
 //     page * page_stride + kv_head * head_stride + (position within the page) * row_stride,
 // where the page is the slot itself (contiguous: one page holds a sequence) or an entry of the slot's page table.
 struct KvView {
-    void* k;                     // f16, bf16 or i8; K turned by RoPE
+    void* k;                     // f32, f16, bf16 or i8; K turned by RoPE
     void* v;                     // as k
     float* k_scale;              // f32 [pages, n_kv_heads, page_size], for i8 only
     float* v_scale;              // as k_scale
@@ -68,7 +68,8 @@ struct AttendParams {
 static_assert(sizeof(AttendParams) == 176);
 
 // What is stored for a group none of whose query heads runs.
-enum KvPolicy : uint32_t { WRITE_ALL = 0, HOLE = 1, ZERO = 2 };
+// KEEP leaves what there is.
+enum KvPolicy : uint32_t { WRITE_ALL = 0, HOLE = 1, ZERO = 2, KEEP = 3 };
 
 struct WriteParams {
     KvView kv;

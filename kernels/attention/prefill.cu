@@ -6,7 +6,7 @@
 // | argument  | dtype          | shape                                | layout                                            |
 // |-----------|----------------|--------------------------------------|---------------------------------------------------|
 // | q         | f32            | [M, n_q_heads, head_dim]             | row-major, turned by RoPE                         |
-// | k, v      | f16, bf16, i8  | [pages, n_kv_heads, page, head_dim]  | by strides, see KvView; this call's tokens within |
+// | k, v      | f32 to i8      | [pages, n_kv_heads, page, head_dim]  | by strides, see KvView; this call's tokens within |
 // | k/v_scale | f32            | [pages, n_kv_heads, page]            | i8 only                                           |
 // | present   | u32            | [slots, n_kv_heads, present_words]   | bit per position; null: none is missing           |
 // | spans     | Span           | [spans]                              | read on the device                                |
@@ -27,16 +27,17 @@ namespace moray::attention {
 
 constexpr int WARPS = 4, THREADS = 32 * WARPS, BLOCK_ROWS = TILE_ROWS * WARPS;
 
-// Keys per pass: 32 where the accumulators of 256 dimensions leave no registers for more.
-template <int DIM>
-constexpr int KEYS = DIM > 128 ? 32 : 64;
+// Keys per pass: 32 where the accumulators of 256 dimensions leave no registers for more, and 16 of f32, which leave no shared
+// memory.
+template <class Kv, int DIM>
+constexpr int KEYS = DIM <= 128 ? 64 : Kv::Compute::WIDE ? 16 : 32;
 
 template <class Kv, int DIM>
 struct Shared {
-    KvTile<Kv, DIM, KEYS<DIM>> k, v;
+    KvTile<Kv, DIM, KEYS<Kv, DIM>> k, v;
     uint16_t running[MAX_GROUP];  // the group's query heads that run
     uint32_t n_running;
-    Queries<DIM> queries[WARPS];
+    Queries<typename Kv::Compute, DIM> queries[WARPS];
 };
 
 // The rows of a warp: (token, head) pairs, token by token.
@@ -56,7 +57,7 @@ __device__ inline size_t output_row(const AttendParams& p, const Part& part, uin
 }
 
 template <class Kv, int DIM>
-__device__ inline void load_rows(Rows<DIM>& rows, const AttendParams& p, const Part& part, Shared<Kv, DIM>& shared) {
+__device__ inline void load_rows(RowsOf<Kv, DIM>& rows, const AttendParams& p, const Part& part, Shared<Kv, DIM>& shared) {
     const float* q[2] = {};
 #pragma unroll
     for (int which = 0; which < 2; which++) {
@@ -70,32 +71,32 @@ __device__ inline void load_rows(Rows<DIM>& rows, const AttendParams& p, const P
     load_queries<typename Kv::Compute>(rows, shared.queries[threadIdx.x / 32], q, p.head_dim, p.score_factor, true);
 }
 
-// The window of KEYS positions from `first` on, within a block that is already known.
-template <int KEYS>
+// The window of N positions from `first` on, within a block that is already known.
+template <int N>
 __device__ inline Window narrow(const Window& block, uint32_t first) {
-    return {first, block.visible >> (first - block.first) & (KEYS == 64 ? ~0ull : (1ull << KEYS % 64) - 1)};
+    return {first, block.visible >> (first - block.first) & (N == 64 ? ~0ull : (1ull << N % 64) - 1)};
 }
 
-// Moves on to the next window of KEYS positions with anything visible.
-template <int KEYS>
+// Moves on to the next window of N positions with anything visible.
+template <int N>
 __device__ inline void advance(Window& block, Window& window, const Source& from, uint32_t end) {
     do {
-        const uint32_t first = window.first + KEYS;
+        const uint32_t first = window.first + N;
         if (first >= block.first + BLOCK) {
             block.first += BLOCK;
             seek(block, from, end);
-            window = narrow<KEYS>(block, block.first);
+            window = narrow<N>(block, block.first);
         } else {
-            window = narrow<KEYS>(block, first);
+            window = narrow<N>(block, first);
         }
     } while (window.visible == 0 && window.first < end);
 }
 
 // Runs over the keys: while scores are computed V is on its way, while V is added the next K.
 template <class Kv, int DIM>
-__device__ inline void accumulate(Rows<DIM>& rows, const AttendParams& p, const Part& part, Shared<Kv, DIM>& shared) {
+__device__ inline void accumulate(RowsOf<Kv, DIM>& rows, const AttendParams& p, const Part& part, Shared<Kv, DIM>& shared) {
     using E = typename Kv::Compute;
-    constexpr int N = KEYS<DIM>;
+    constexpr int N = KEYS<Kv, DIM>;
     const Source from = {p.kv, part.span.slot, part.kv_head, p.head_dim};
     Window block = {0, 0};
     seek(block, from, part.end);
@@ -117,7 +118,7 @@ __device__ inline void accumulate(Rows<DIM>& rows, const AttendParams& p, const 
             __syncthreads();
         }
         float score[N / 8][4];
-        uint32_t weight_frag[N / 16][4];
+        uint32_t weight_frag[N / E::STEP][4];
         multiply_keys<E, DIM, N>(score, rows, shared.queries[threadIdx.x / 32], shared.k.elements, 0);
         __syncthreads();  // K is free
         if (next.first < part.end) {
@@ -125,7 +126,7 @@ __device__ inline void accumulate(Rows<DIM>& rows, const AttendParams& p, const 
         } else {
             cp_async_commit();  // an empty group, so that the count of groups is always the same
         }
-        hide_keys<DIM, N>(score, rows, window.visible, window.first);
+        hide_keys<E, DIM, N>(score, rows, window.visible, window.first);
         weigh_keys<E, DIM, N>(weight_frag, rows, score);
         cp_async_wait<1>();
         __syncthreads();
@@ -140,7 +141,7 @@ __device__ inline void accumulate(Rows<DIM>& rows, const AttendParams& p, const 
 }
 
 template <class Kv, int DIM>
-__device__ inline void write_back(const AttendParams& p, const Part& part, const Rows<DIM>& rows,
+__device__ inline void write_back(const AttendParams& p, const Part& part, const RowsOf<Kv, DIM>& rows,
                                   const Shared<Kv, DIM>& shared) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -185,7 +186,7 @@ __device__ inline void attend(const AttendParams& p) {
     part.end = min(part.span.start + last_row / shared.n_running + 1, p.kv.capacity);
     part.first_row = tile * BLOCK_ROWS + threadIdx.x / 32 * TILE_ROWS;
 
-    Rows<DIM> rows;
+    RowsOf<Kv, DIM> rows;
     clear(rows);
     load_rows<Kv, DIM>(rows, p, part, shared);
     accumulate<Kv, DIM>(rows, p, part, shared);
@@ -212,3 +213,6 @@ MORAY_PREFILL(bf16_256, Bf16Kv, 256, 66160)
 MORAY_PREFILL(int8_64, Int8Kv, 64, 27664)
 MORAY_PREFILL(int8_128, Int8Kv, 128, 52240)
 MORAY_PREFILL(int8_256, Int8Kv, 256, 82704)
+MORAY_PREFILL(f32_64, F32Kv, 64, 49840)
+MORAY_PREFILL(f32_128, F32Kv, 128, 98992)
+MORAY_PREFILL(f32_256, F32Kv, 256, 98992)

@@ -8,11 +8,11 @@
 // | k, v     | f32, f16, bf16 | [M, n_kv_heads, head_dim]           | rows k_stride, v_stride elements apart                  |
 // | rope     | f32            | [context, head_dim]                 | h cosines, then h sines; null: no rotation              |
 // | q_out    | f32            | [M, n_q_heads, head_dim]            | row-major; rows of skipped heads are left as they are   |
-// | cache    | f16, bf16, i8  | [pages, n_kv_heads, page, head_dim] | by strides, see KvView                                  |
+// | cache    | f32 to i8      | [pages, n_kv_heads, page, head_dim] | by strides, see KvView                                  |
 // | present  | u32            | [slots, n_kv_heads, present_words]  | bit per position; null where no position may be missing |
 //
-// A group without a running head gets, by policy: its K and V all the same (WRITE_ALL), a cleared presence bit (HOLE), or
-// zeros (ZERO). Rounding is that of the CPU, bit for bit: each product of the rotation is rounded, f16 and bf16 to nearest
+// A group without a running head gets, by policy: its K and V all the same (WRITE_ALL), a cleared presence bit (HOLE),
+// zeros (ZERO), or nothing, not even the bit (KEEP). Rounding is that of the CPU, bit for bit: each product of the rotation is rounded, f16 and bf16 to nearest
 // even; int8 code = x / scale to nearest even, scale = max|x| / 127 of the row.
 //
 // Requires head_dim % 8 == 0, head_dim <= 256, positions below the capacity and the rope table (others are left out).
@@ -135,6 +135,9 @@ __device__ inline void write_key_value(const WriteParams& p, const Span& span, u
                                        uint32_t position, uint32_t kv_head) {
     const bool projected =
         p.policy == WRITE_ALL || group_runs(p.heads, span_index, kv_head, p.n_q_heads / p.kv.n_kv_heads);
+    if (!projected && p.policy == KEEP) {
+        return;
+    }
     if (projected || p.policy == ZERO) {
         const Place place = place_of(p.kv, span.slot, position);
         const size_t at = row_offset(p.kv, place, kv_head), scale_at = scale_offset(p.kv, place, kv_head);
@@ -180,6 +183,7 @@ using namespace moray::attention;
 MORAY_WRITE(f16, F16Kv)
 MORAY_WRITE(bf16, Bf16Kv)
 MORAY_WRITE(int8, Int8Kv)
+MORAY_WRITE(f32, F32Kv)
 
 // start += len for every span: the next step of a captured graph continues where this one ended. Spans of length 0 stay.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_advance(Span* spans, uint32_t n_spans) {

@@ -73,6 +73,22 @@ __device__ __forceinline__ void mma_bf16(float (&acc)[4], const uint32_t (&a)[4]
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// cvt.rna.tf32.f32 (9.7.9.22): the nearest number of 11 significant bits, with the exponents of f32; as the bits of an f32.
+__device__ __forceinline__ uint32_t to_tf32(float x) {
+    uint32_t bits;
+    asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(bits) : "f"(x));
+    return bits;
+}
+
+// mma m16n8k8 (9.7.14.5.7), tf32 × tf32 → f32: the rows and columns of acc as above; a[0] (row, k l mod 4), a[1] (row + 8, same
+// k), a[2], a[3] the same with k + 4; b0 (k l mod 4, column ⌊l/4⌋), b1 with k + 4.
+__device__ __forceinline__ void mma_tf32(float (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};\n"
+                 : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 // 16 bytes that are read once: not kept in the first-level cache. The address is a multiple of 16; nothing may write there
 // while the kernel runs.
 __device__ __forceinline__ uint4 load_streaming(const void* p_gmem) {

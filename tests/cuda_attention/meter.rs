@@ -1,10 +1,12 @@
 //! What attention reads, as the simulated driver counts it.
 
+use moray::attention::cuda::KvFormat;
 use moray::attention::{Heads, Span};
 
 use crate::case::OwnedHeads;
 use crate::device::{Launch, metered};
 use crate::exact::plain_case;
+use crate::run::DeviceCase;
 
 fn launches<'a>(all: &'a [Launch], kernel: &str) -> Vec<&'a Launch> {
     all.iter().filter(|launch| launch.kernel() == kernel).collect()
@@ -66,10 +68,11 @@ fn holes_are_not_read() {
 fn shared_memory_of_the_main_loops_has_no_bank_conflicts() {
     const NAME: &str = "meter::shared_memory_of_the_main_loops_has_no_bank_conflicts";
     let Some(all) = metered(NAME, |device| {
-        for head_dim in [64, 128, 256] {
-            let case = plain_case(4, 1, head_dim, &[(299, 1)]);
+        let formats = [KvFormat::F16, KvFormat::F32];
+        for (format, head_dim) in formats.iter().flat_map(|format| [64, 128, 256].map(|head_dim| (*format, head_dim))) {
+            let case = DeviceCase { format, ..plain_case(4, 1, head_dim, &[(299, 1)]) };
             case.attend::<f32>(device, &case.fill(device));
-            let case = plain_case(4, 1, head_dim, &[(0, 96)]);
+            let case = DeviceCase { format, ..plain_case(4, 1, head_dim, &[(0, 96)]) };
             let cache = case.fill(device);
             case.attend_spans::<f32>(
                 device,
@@ -89,5 +92,5 @@ fn shared_memory_of_the_main_loops_has_no_bank_conflicts() {
         assert_eq!(conflicts, 0, "{} of {passes} passes in {}", conflicts, launch.kernel());
         seen += 1;
     }
-    assert_eq!(seen, 6);
+    assert_eq!(seen, 12);
 }

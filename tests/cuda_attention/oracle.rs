@@ -1,4 +1,4 @@
-//! Attention in f64 from the definition, and how far 16-bit operands may be from it.
+//! Attention in f64 from the definition, and how far the operands of tensor cores may be from it.
 
 use half::{bf16, f16};
 use moray::Device;
@@ -11,17 +11,20 @@ use crate::case::{Case, any_case};
 use crate::device::device;
 use crate::run::DeviceCase;
 
-/// The rounding of the 16-bit operands of a format: relative, and absolute below the normal numbers.
+/// The rounding of the operands of a format: relative, and absolute below the normal numbers; and the products that stand for one.
 struct Rounding {
     relative: f64,
     absolute: f64,
+    products: f64,
 }
 
 impl Rounding {
     fn new(format: KvFormat) -> Rounding {
         match format {
-            KvFormat::Bf16 => Rounding { relative: 2f64.powi(-8), absolute: 0.0 },
-            _ => Rounding { relative: 2f64.powi(-11), absolute: 2f64.powi(-25) },
+            // both factors are off by 2⁻²², and the product of their low parts is left out
+            KvFormat::F32 => Rounding { relative: 3.0 * 2f64.powi(-22), absolute: 0.0, products: 3.0 },
+            KvFormat::Bf16 => Rounding { relative: 2f64.powi(-8), absolute: 0.0, products: 1.0 },
+            _ => Rounding { relative: 2f64.powi(-11), absolute: 2f64.powi(-25), products: 1.0 },
         }
     }
 
@@ -34,7 +37,8 @@ impl Rounding {
 ///
 /// With u = 2⁻²⁴ and r the operands' rounding: q times log₂ e / √d is rounded to 16 bits, so a score is off by Σ r(q)|k| and by
 /// 2·(d + 3)·u·Σ|q k| of accumulation (2, since tensor cores may truncate); K and V of int8 caches are rounded to 16 bits
-/// too. Taking the maximum away adds 2·u times the largest score, 2^x 2⁻²² relative. That is a weight's relative
+/// too. Over f32 caches r is that of a product of sums of two tf32 numbers, whose three parts are accumulated one by one: three
+/// times the terms. Taking the maximum away adds 2·u times the largest score, 2^x 2⁻²² relative. That is a weight's relative
 /// error, which is then rounded to 16 bits itself; the sum of weights has it all again. Sums over n positions and rescalings
 /// add (n + 4·n/16 + 40)·u.
 fn attention_f64(q: &[f32], rows: &[(Vec<f32>, Vec<f32>)], d: usize, format: KvFormat) -> (Vec<f64>, Vec<f64>) {
@@ -52,7 +56,7 @@ fn attention_f64(q: &[f32], rows: &[(Vec<f32>, Vec<f32>)], d: usize, format: KvF
         let magnitude: f64 = products().map(|(q, k)| (q * k).abs()).sum();
         let rounding: f64 = products().map(|(q, k)| (r.of(q) + 2.0 * u * q.abs()) * k.abs()).sum();
         let widening: f64 = if quantized { products().map(|(q, k)| q.abs() * r.of(k)).sum() } else { 0.0 };
-        score_error = score_error.max(2.0 * (d + 3) as f64 * u * magnitude + rounding + widening);
+        score_error = score_error.max(2.0 * (d + 3) as f64 * r.products * u * magnitude + rounding + widening);
     }
     let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp2()).collect();
@@ -60,7 +64,7 @@ fn attention_f64(q: &[f32], rows: &[(Vec<f32>, Vec<f32>)], d: usize, format: KvF
     let extent = scores.iter().map(|score| score.abs()).fold(0.0, f64::max);
     let n = rows.len() as f64;
     let of_weight = (score_error + 2.0 * u * extent) * std::f64::consts::LN_2 + 2f64.powi(-22) + r.relative;
-    let relative = 2.0 * of_weight + (n + 4.0 * n / 16.0 + 40.0) * u;
+    let relative = 2.0 * of_weight + (n + 4.0 * n / 16.0 + 40.0) * r.products * u;
     // 1.01 for the second-order terms
     let (mut expected, mut bound) = (vec![0.0; d], vec![0.0; d]);
     for i in 0..d {
@@ -170,7 +174,7 @@ fn attention_in_16_bits_matches_the_rounded_result() {
 fn attention_matches_f64_over_the_table_of_kernels() {
     let Some(device) = device() else { return };
     for (index, head_dim) in [16, 64, 80, 128, 144, 256].into_iter().enumerate() {
-        for format in [KvFormat::F16, KvFormat::Bf16, KvFormat::Int8] {
+        for format in [KvFormat::F32, KvFormat::F16, KvFormat::Bf16, KvFormat::Int8] {
             for len in [1, 9, 40] {
                 let mut case = crate::exact::plain_case(4, 2, head_dim, &[(100 + 64 * (index % 2), len)]);
                 case.format = format;

@@ -108,6 +108,7 @@ fn written_rows_and_q_match_the_cpu_bit_for_bit_for_every_type_and_head_size() {
     for head_dim in [8, 24, 128, 256] {
         compare::<f16>(&device, head_dim, KvFormat::F16, KvPolicy::Hole);
         compare::<bf16>(&device, head_dim, KvFormat::Bf16, KvPolicy::Zero);
+        compare::<f32>(&device, head_dim, KvFormat::F32, KvPolicy::Hole);
     }
 }
 

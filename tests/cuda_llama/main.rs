@@ -15,3 +15,5 @@ mod decoder;
 mod exact;
 mod near;
 mod neurons;
+mod recompute;
+mod sampling;

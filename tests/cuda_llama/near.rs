@@ -50,6 +50,25 @@ fn dense_logits_are_as_near_to_the_f64_definition_as_the_cpu_on_every_configurat
     }
 }
 
+/// In f32 nothing is rounded but sums, and tensor cores take products of 22 bits: 4 times the CPU's distance, which is 2⁻²⁴ of
+/// every product.
+#[test]
+fn dense_logits_over_an_f32_cache_are_as_near_to_the_f64_definition_as_products_of_22_bits() {
+    let Some(device) = device() else { return };
+    let settings = Settings { kv_dtype: KvDtype::F32, ..settings(LEN) };
+    for (seed, kind) in Kind::all().iter().enumerate() {
+        let plain = Plain::new(kind, seed as u64);
+        let model = plain.dense();
+        let (cpu, tokens) = (Cpu::detect(), tokens(seed as u64 + 100, LEN));
+        let exact = logits(&plain, &tokens, Rounding::NONE);
+        let on_cpu = distance(&run(&cpu, &model, &settings, &tokens, LEN - 6), &exact);
+        let uploaded = cuda::upload(&device, &model).unwrap();
+        let got = distance(&run(&device, &uploaded, &settings, &tokens, LEN - 6), &exact);
+        println!("{kind:?}: {got:?}, the CPU {on_cpu:?}");
+        assert!(got.1 <= 4.0 * on_cpu.1, "{kind:?}: mean distance {got:?}, the CPU's {on_cpu:?}");
+    }
+}
+
 #[test]
 fn w4a8_logits_are_as_near_to_the_dequantized_model_as_the_cpu() {
     let Some(device) = device() else { return };
@@ -68,7 +87,7 @@ fn skipped_heads_give_logits_near_the_cpus_under_every_kv_policy() {
     let (plain, cpu, tokens) = (Plain::new(&kind, 9), Cpu::detect(), tokens(10, LEN));
     let model = plain.dense();
     let uploaded = cuda::upload(&device, &model).unwrap();
-    for kv in [KvPolicy::WriteAll, KvPolicy::Hole, KvPolicy::Zero] {
+    for kv in [KvPolicy::WriteAll, KvPolicy::Hole, KvPolicy::Zero, KvPolicy::Recompute { lag: 6 }] {
         for refresh in [0, 4] {
             let heads = Some(HeadNorm::new(0.5, refresh).unwrap().whole_groups());
             let settings = Settings { heads, kv, ..settings(LEN) };

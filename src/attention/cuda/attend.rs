@@ -91,7 +91,7 @@ fn states(shape: &AttentionShape, limits: &Limits, split: Split) -> usize {
 /// | argument | dtype | shape | layout |
 /// |---|---|---|---|
 /// | `q` | f32 | \[M, n_q_heads, head_dim\] | row-major, turned by RoPE; rows of skipped heads are not read |
-/// | `cache` | f16, bf16, int8 | see [`KvCache`] | this call's own tokens already written |
+/// | `cache` | f32, f16, bf16, int8 | see [`KvCache`] | this call's own tokens already written |
 /// | `out` | f32, f16, bf16 | \[M, n_q_heads, head_dim\] | row-major, all of it written |
 ///
 /// Spans of few tokens take the decode kernel, which splits the context between blocks, longer ones the prefill kernel;

@@ -1,4 +1,4 @@
-//! The KV cache on the device: contiguous or in pages, 16-bit or int8, with or without holes.
+//! The KV cache on the device: contiguous or in pages, f32 to int8, with or without holes.
 
 use crate::attention::{BLOCK, KvRow, KvShape, check_index};
 use crate::device::Device;
@@ -12,6 +12,8 @@ use super::params::KvView;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KvFormat {
+    /// 4 bytes, 24 significant bits.
+    F32,
     /// 2 bytes, 11 significant bits.
     F16,
     /// 2 bytes, 8 significant bits.
@@ -24,6 +26,7 @@ impl KvFormat {
     /// Bytes per element, without scales.
     pub fn bytes(self) -> usize {
         match self {
+            KvFormat::F32 => 4,
             KvFormat::F16 | KvFormat::Bf16 => 2,
             KvFormat::Int8 => 1,
         }
@@ -276,7 +279,9 @@ fn check_pages(page_size: usize, n_pages: usize) -> Result<()> {
 
 fn widen(format: KvFormat, stored: &[u8], scale: f32, out: &mut [f32]) {
     let halves = stored.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+    let words = stored.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]));
     match format {
+        KvFormat::F32 => out.iter_mut().zip(words).for_each(|(out, word)| *out = word),
         KvFormat::F16 => out.iter_mut().zip(halves).for_each(|(out, bits)| *out = f16::from_bits(bits).to_f32()),
         KvFormat::Bf16 => out.iter_mut().zip(halves).for_each(|(out, bits)| *out = bf16::from_bits(bits).to_f32()),
         KvFormat::Int8 => out.iter_mut().zip(stored).for_each(|(out, &code)| *out = scale * f32::from(code as i8)),

@@ -8,6 +8,7 @@
 //! # Precision
 //! K and the rotated q have the CPU's bits before they are rounded to the cache's type. Scores and sums are f32 from
 //! tensor cores; q and the softmax weights are rounded to 16 bits (f16, also for int8 caches, or bf16) before they multiply.
+//! Over f32 caches every operand is the sum of two tf32 numbers, and a product is off by 3 · 2⁻²² of itself at most.
 //!
 //! # Determinism
 //! No float atomics. A prefill result depends on the cache up to a token's position only, a decode result also on
@@ -48,6 +49,7 @@ mod attend;
 mod batch;
 mod kv_cache;
 mod params;
+mod rewrite;
 mod variant;
 mod write;
 
@@ -55,6 +57,7 @@ pub use attend::{Workspace, attend, attend_raw};
 pub use batch::{Call, Heads, OwnedHeads, Spans};
 pub use kv_cache::{KvCache, KvFormat, KvLayout};
 pub use params::{AttendParams, HeadsView, KvView, SpanRecord, WriteParams};
+pub use rewrite::{KvRows, KvToken, write_rows};
 pub(crate) use variant::KERNELS;
 pub use write::{Projections, Rope, write_kv, write_kv_raw};
 

@@ -38,7 +38,7 @@ pub struct HeadsView {
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub struct KvView {
-    /// f16, bf16 or int8.
+    /// f32, f16, bf16 or int8.
     pub k: u64,
     /// As `k`.
     pub v: u64,
@@ -132,7 +132,7 @@ pub struct WriteParams {
     pub head_dim: u32,
     /// 0: f32, 1: f16, 2: bf16.
     pub dtype: u32,
-    /// 0: write all, 1: hole, 2: zero.
+    /// 0: write all, 1: hole, 2: zero, 3: leave what there is.
     pub policy: u32,
 }
 

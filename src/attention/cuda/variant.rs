@@ -19,6 +19,9 @@ pub(crate) const KERNELS: &[ModuleKernels] = &[
             "attention_decode_int8_64",
             "attention_decode_int8_128",
             "attention_decode_int8_256",
+            "attention_decode_f32_64",
+            "attention_decode_f32_128",
+            "attention_decode_f32_256",
             "attention_merge",
         ],
     ),
@@ -34,14 +37,32 @@ pub(crate) const KERNELS: &[ModuleKernels] = &[
             "attention_prefill_int8_64",
             "attention_prefill_int8_128",
             "attention_prefill_int8_256",
+            "attention_prefill_f32_64",
+            "attention_prefill_f32_128",
+            "attention_prefill_f32_256",
         ],
     ),
-    ("attention/write", &["attention_write_f16", "attention_write_bf16", "attention_write_int8", "attention_advance"]),
+    (
+        "attention/write",
+        &[
+            "attention_write_f32",
+            "attention_write_f16",
+            "attention_write_bf16",
+            "attention_write_int8",
+            "attention_advance",
+        ],
+    ),
 ];
 
 /// Rows ((token, head) pairs) of a tile of the decode and of the prefill kernel.
 const DECODE_ROWS: usize = 16;
 const PREFILL_ROWS: usize = 64;
+
+/// Shared memory by format and head size: f16, bf16, int8, f32; 64, 128, 256. Asserted where the kernels are.
+const DECODE_BYTES: [[u32; 3]; 4] =
+    [[19984, 36368, 76816], [19984, 36368, 76816], [26128, 50704, 107_536], [37552, 74416, 148_144]];
+const PREFILL_BYTES: [[u32; 3]; 4] =
+    [[19056, 35440, 66160], [19056, 35440, 66160], [27664, 52240, 82704], [49840, 98992, 98992]];
 
 /// Row tiles up to which a span is still decoded: each reads K and V again, from the second-level cache.
 const MAX_DECODE_TILES: usize = 4;
@@ -91,16 +112,17 @@ pub(super) fn select(
         KvFormat::F16 => 0,
         KvFormat::Bf16 => 1,
         KvFormat::Int8 => 2,
+        KvFormat::F32 => 3,
     };
     if rows.div_ceil(DECODE_ROWS) <= MAX_DECODE_TILES {
         let grid = [split.n_splits as u32, n_kv_heads * rows.div_ceil(DECODE_ROWS) as u32, n_spans];
         let (module, symbols) = KERNELS[0];
-        let shared_bytes = [[19984, 36368, 76816], [19984, 36368, 76816], [26128, 50704, 107_536]][kind][size];
+        let shared_bytes = DECODE_BYTES[kind][size];
         return Variant { module, symbol: symbols[3 * kind + size], split, grid, shared_bytes };
     }
     let grid = [rows.div_ceil(PREFILL_ROWS) as u32, n_kv_heads, n_spans];
     let (module, symbols) = KERNELS[1];
-    let shared_bytes = [[19056, 35440, 66160], [19056, 35440, 66160], [27664, 52240, 82704]][kind][size];
+    let shared_bytes = PREFILL_BYTES[kind][size];
     let split = Split { n_splits: 1, len: split.len };
     Variant { module, symbol: symbols[3 * kind + size], split, grid, shared_bytes }
 }
@@ -110,8 +132,8 @@ impl Variant {
     pub(super) fn check(&self, device: &Device) -> Result<()> {
         if self.shared_bytes as usize > device.shared_bytes() {
             return Err(Error::Unsupported {
-                what: "attention over int8 caches with head_dim above 128",
-                expected: "a device with 105 KiB of shared memory per block",
+                what: "attention over f32 or int8 caches with head_dim above 128",
+                expected: "a device with 145 KiB (f32) or 105 KiB (int8) of shared memory per block",
                 got: format!("{} bytes", device.shared_bytes()),
             });
         }
@@ -139,6 +161,9 @@ mod tests {
         let prefill = select(&shape, KvFormat::Int8, 2, 17, split);
         assert_eq!((prefill.symbol, prefill.grid), ("attention_prefill_int8_128", [2, 8, 2]));
         assert_eq!(prefill.split.n_splits, 1);
+        let wide = select(&shape, KvFormat::F32, 1, 1, split);
+        assert_eq!((wide.symbol, wide.shared_bytes), ("attention_decode_f32_128", 74416));
+        assert_eq!(select(&shape, KvFormat::F32, 2, 17, split).symbol, "attention_prefill_f32_128");
     }
 
     #[test]

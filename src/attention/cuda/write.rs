@@ -34,6 +34,10 @@ impl Rope {
     pub fn context(&self) -> usize {
         self.context
     }
+
+    pub(super) fn address(&self, device: &Device) -> u64 {
+        self.table.device_ptr(device.stream()).0
+    }
 }
 
 /// The projections of M tokens: q \[M, n_q_heads · head_dim\], k and v \[M, n_kv_heads · head_dim\], rows as far apart as the
@@ -91,7 +95,7 @@ impl<'a, E> Projections<'a, E> {
 /// Turns q and k by RoPE, writes q to `q_out` and K and V of a call's tokens into the cache.
 ///
 /// Rows of q of heads that do not run are not written. A group none of whose heads runs gets what `policy` says: its K and V
-/// all the same, a hole, or zeros ([`KvPolicy::Recompute`] leaves a hole, see [`super::KvCache`]).
+/// all the same, a hole, or zeros ([`KvPolicy::Recompute`] leaves a hole, which [`super::write_rows`] fills).
 ///
 /// | argument | dtype | shape | layout |
 /// |---|---|---|---|
@@ -119,7 +123,8 @@ pub fn write_kv<E: Element + DeviceRepr>(
     projections.check(device, &call.shape, rows)?;
     let policy = policy_code(policy, cache)?;
     if let Some(rope) = rope {
-        check_rope(rope, call)?;
+        let end = call.spans.host().iter().map(|span| span.end()).max().unwrap_or(0);
+        check_rope(rope, call.shape.head_dim, end)?;
     }
     let stream = device.stream();
     let q_out = match (&projections.q, q_out) {
@@ -142,7 +147,7 @@ pub fn write_kv<E: Element + DeviceRepr>(
         k: projections.k.device_ptr(stream).0,
         v: projections.v.device_ptr(stream).0,
         q_out,
-        rope: rope.map_or(0, |rope| rope.table.device_ptr(stream).0),
+        rope: rope.map_or(0, |rope| rope.address(device)),
         q_stride: projections.q_stride as u64,
         k_stride: projections.kv_stride as u64,
         v_stride: projections.kv_stride as u64,
@@ -180,6 +185,7 @@ pub unsafe fn write_kv_raw(
         return Ok(());
     }
     let symbol = match format {
+        KvFormat::F32 => "attention_write_f32",
         KvFormat::F16 => "attention_write_f16",
         KvFormat::Bf16 => "attention_write_bf16",
         KvFormat::Int8 => "attention_write_int8",
@@ -202,12 +208,12 @@ fn policy_code(policy: KvPolicy, cache: &KvCache) -> Result<u32> {
     }
 }
 
-fn check_rope(rope: &Rope, call: &Call<'_>) -> Result<()> {
-    if rope.head_dim != call.shape.head_dim {
+/// Checks that a table has the rotations of positions below `end`.
+pub(super) fn check_rope(rope: &Rope, head_dim: usize, end: usize) -> Result<()> {
+    if rope.head_dim != head_dim {
         let expected = "the cache's head_dim";
         return Err(Error::Shape { what: "rope head_dim", expected, got: rope.head_dim });
     }
-    let end = call.spans.host().iter().map(|span| span.end()).max().unwrap_or(0);
     if end > rope.context {
         return Err(Error::Index { what: "rope position", limit: rope.context, got: end - 1 });
     }

@@ -3,9 +3,10 @@
 use super::kernels;
 use super::linear::{Input, Linear};
 use super::mlp::{Mlp, MlpCall};
+use super::recompute::Around;
 use super::state::State;
-use crate::attention::Span;
 use crate::attention::cuda::{Call, Heads, Projections, attend, write_kv};
+use crate::attention::{self, Span};
 use crate::device::{Device, call};
 use crate::error::{Error, Result};
 use crate::llama::mlp_policy::{Observed, Wanted};
@@ -37,6 +38,7 @@ impl Backend for Device {
             state.spans.set(self, spans)?;
         }
         let masked = state.select_heads(self, index, spans)?;
+        recompute(self, state, index, layer, spans, masked)?;
         attention(self, state, index, layer, masked)?;
         observe_heads(self, state, index, spans)
     }
@@ -95,6 +97,9 @@ impl Backend for Device {
 
     fn truncate(&self, state: &mut State, slot: usize, len: usize) -> Result<()> {
         // what the cache holds past `len` is written again before it is read
+        if let Some(recompute) = &mut state.recompute {
+            recompute.truncate(slot, len);
+        }
         if len == 0 {
             if let Some(heads) = &mut state.heads {
                 heads.reset(slot)?;
@@ -109,6 +114,29 @@ impl Backend for Device {
 pub(super) fn embed(device: &Device, state: &mut State, table: &Linear) -> Result<()> {
     let (m, d) = (state.m, state.config.d_model);
     table.embed(device, &state.tokens.slice(..m), &mut state.x.slice_mut(..m * d))
+}
+
+/// Computes what the KV policy left out and the heads of this call could use, then keeps this call's inputs.
+fn recompute(
+    device: &Device,
+    state: &mut State,
+    index: usize,
+    layer: &Layer<Device>,
+    spans: &[Span],
+    masked: bool,
+) -> Result<()> {
+    let State { config, recompute, x, qkv, cache, rope, scratch, head_masks, m, .. } = state;
+    let Some(recompute) = recompute else { return Ok(()) };
+    let words = spans.len() * config.attention.n_q_heads.div_ceil(32);
+    let heads = match masked {
+        true => attention::Heads::Mask { words: &head_masks.host(index)[..words] },
+        false => attention::Heads::All,
+    };
+    // before the new inputs take the oldest ones' places
+    let around = Around { qkv, cache, rope, scratch };
+    recompute.fill(device, index, &layer.qkv, spans, &heads, around)?;
+    let x = x.slice(..*m * config.d_model);
+    recompute.store(device, index, spans, &heads, (&x, &layer.attn_norm, config.rms_eps))
 }
 
 /// x ← x + o(attend(rope(qkv(norm(x))))) for the spans and masks in device memory.

@@ -1,16 +1,21 @@
-//! Greedy decoding as one captured graph.
+//! Decoding as one captured graph.
 
 use super::kernels::{NO_TOKEN, argmax};
+use super::sampling::Samplers;
 use super::{backend, state::State};
 use crate::attention::Span;
 use crate::device::{Device, call};
 use crate::error::{Error, Result};
-use crate::llama::{Model, Session};
+use crate::llama::{Model, Sampler, Session};
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
-/// A step of greedy decoding for a fixed set of slots, captured once: embedding, layers, logits, the largest of them, and
-/// the positions moved on. Tokens and positions stay in device memory, so a replay is one launch.
+/// A step of decoding for a fixed set of slots, captured once: embedding, layers, logits, the choice of a token, and the
+/// positions moved on. Tokens, positions and the samplers' random numbers stay in device memory, so a replay is one launch.
+///
+/// A graph holds one choice of heads and neurons. Policies that choose anew while they decode are for [`Model::forward`], and with
+/// them [`crate::attention::KvPolicy::Recompute`]: under a choice that stays, a head that was skipped is never asked for again, so
+/// that the graph leaves holes and keeps no inputs.
 ///
 /// It works in the session that it was captured in, whose other calls would change what it reads: while a decoder is used,
 /// the session is lent to it.
@@ -20,6 +25,8 @@ pub struct Decoder<'a> {
     session: &'a mut Session<Device>,
     slots: Vec<usize>,
     graph: Graph,
+    /// What the graph draws with; it has their addresses.
+    _samplers: Option<Samplers>,
     /// The tokens of the last step.
     tokens: Vec<u32>,
 }
@@ -34,7 +41,7 @@ impl std::fmt::Debug for Graph {
 }
 
 impl<'a> Decoder<'a> {
-    /// Captures a step for `slots`, whose next tokens are `tokens`; nothing runs yet.
+    /// Captures a step of greedy decoding for `slots`, whose next tokens are `tokens`; nothing runs yet.
     ///
     /// # Errors
     /// [`Error::Index`] for a slot or token out of range, [`Error::Length`] unless there is a token for each slot,
@@ -47,6 +54,35 @@ impl<'a> Decoder<'a> {
         slots: &[usize],
         tokens: &[u32],
     ) -> Result<Self> {
+        Self::new(device, model, session, slots, tokens, None)
+    }
+
+    /// Captures a step as [`Decoder::capture`] that draws each slot's token with a sampler of its own, from the state that it is
+    /// in: the tokens that the sampler would draw from [`Model::forward`]'s logits.
+    ///
+    /// # Errors
+    /// As [`Decoder::capture`]; [`Error::Length`] unless there is a sampler for each slot.
+    pub fn capture_sampling(
+        device: &'a Device,
+        model: &Model<Device>,
+        session: &'a mut Session<Device>,
+        slots: &[usize],
+        tokens: &[u32],
+        samplers: &[Sampler],
+    ) -> Result<Self> {
+        crate::error::check_len("samplers", slots.len(), samplers.len())?;
+        let samplers = Samplers::new(device, samplers, model.config().vocab)?;
+        Self::new(device, model, session, slots, tokens, Some(samplers))
+    }
+
+    fn new(
+        device: &'a Device,
+        model: &Model<Device>,
+        session: &'a mut Session<Device>,
+        slots: &[usize],
+        tokens: &[u32],
+        mut samplers: Option<Samplers>,
+    ) -> Result<Self> {
         crate::error::check_len("tokens", slots.len(), tokens.len())?;
         let spans = session.decode_spans(slots)?;
         let vocab = model.config().vocab;
@@ -56,8 +92,9 @@ impl<'a> Decoder<'a> {
         let state = session.state_mut();
         check_policies(state, &spans)?;
         prepare(device, state, &spans, tokens)?;
-        let graph = capture(device, model, state, &spans)?;
-        Ok(Decoder { device, session, slots: slots.to_vec(), graph: Graph(graph), tokens: tokens.to_vec() })
+        let graph = Graph(capture(device, model, state, &spans, samplers.as_mut())?);
+        let (slots, tokens) = (slots.to_vec(), tokens.to_vec());
+        Ok(Decoder { device, session, slots, graph, _samplers: samplers, tokens })
     }
 
     /// Runs a step and returns each slot's next token.
@@ -86,19 +123,12 @@ impl<'a> Decoder<'a> {
 
 /// A graph holds one selection; policies that make another for every token, or now and then, do not fit it.
 fn check_policies(state: &State, spans: &[Span]) -> Result<()> {
-    let unsupported = |what, got: &str| {
-        let expected = "a choice that the prompt fixed";
-        Err(Error::Unsupported { what, expected, got: got.into() })
-    };
-    if let Some(heads) = &state.heads
-        && spans.iter().any(|span| heads.runs_all(span.slot) || heads.renews())
-    {
-        return unsupported("heads", "one that is still to be made or is renewed");
+    match state.unsettled(spans) {
+        None => Ok(()),
+        Some((what, got)) => {
+            Err(Error::Unsupported { what, expected: "a choice that the prompt fixed", got: got.into() })
+        }
     }
-    if !state.mlp_policy.is_settled(spans) {
-        return unsupported("mlp policy", "one that is made for each token or is renewed");
-    }
-    Ok(())
 }
 
 /// Puts everything in device memory that the first step reads and no kernel writes.
@@ -121,11 +151,17 @@ fn prepare(device: &Device, state: &mut State, spans: &[Span], tokens: &[u32]) -
     device.synchronize()
 }
 
-fn capture(device: &Device, model: &Model<Device>, state: &mut State, spans: &[Span]) -> Result<CudaGraph> {
+fn capture(
+    device: &Device,
+    model: &Model<Device>,
+    state: &mut State,
+    spans: &[Span],
+    samplers: Option<&mut Samplers>,
+) -> Result<CudaGraph> {
     let stream = device.stream();
     let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     stream.begin_capture(mode).map_err(call("begin a capture"))?;
-    let recorded = record(device, model, state, spans);
+    let recorded = record(device, model, state, spans, samplers);
     // a capture that was begun is ended, whatever went wrong in it
     let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
     let graph = stream.end_capture(flags).map_err(call("end a capture"));
@@ -133,7 +169,13 @@ fn capture(device: &Device, model: &Model<Device>, state: &mut State, spans: &[S
     graph?.ok_or_else(|| Error::Driver { call: "end a capture", message: "no graph".into() })
 }
 
-fn record(device: &Device, model: &Model<Device>, state: &mut State, spans: &[Span]) -> Result<()> {
+fn record(
+    device: &Device,
+    model: &Model<Device>,
+    state: &mut State,
+    spans: &[Span],
+    samplers: Option<&mut Samplers>,
+) -> Result<()> {
     backend::embed(device, state, model.embedding())?;
     let masked = state.heads.is_some();
     for (index, layer) in model.layers().iter().enumerate() {
@@ -143,6 +185,10 @@ fn record(device: &Device, model: &Model<Device>, state: &mut State, spans: &[Sp
     let (m, vocab) = (state.m, model.config().vocab);
     backend::logits(device, state, model.final_norm(), model.lm_head(), m)?;
     let logits = state.logits.slice(..m * vocab);
-    argmax(device, &logits, vocab, &mut state.tokens.slice_mut(..m))?;
+    let mut tokens = state.tokens.slice_mut(..m);
+    match samplers {
+        Some(samplers) => samplers.sample(device, &logits, &mut tokens)?,
+        None => argmax(device, &logits, vocab, &mut tokens)?,
+    }
     state.spans.record_advance(device)
 }

@@ -13,6 +13,7 @@ const DENSE: &str = "llama/dense";
 const EMBEDDING: &str = "llama/embedding";
 const ACTIVATION: &str = "llama/activation";
 const SAMPLING: &str = "llama/sampling";
+const ROWS: &str = "llama/rows";
 
 /// Every kernel of the operation.
 pub(crate) const KERNELS: &[ModuleKernels] = &[
@@ -30,7 +31,8 @@ pub(crate) const KERNELS: &[ModuleKernels] = &[
     ),
     (EMBEDDING, &["llama_embed_f32", "llama_embed_f16", "llama_embed_bf16", "llama_embed_packed"]),
     (ACTIVATION, &["llama_activate"]),
-    (SAMPLING, &["llama_argmax"]),
+    (SAMPLING, &["llama_argmax", "llama_sample"]),
+    (ROWS, &["llama_move_rows"]),
 ];
 
 /// The most blocks along a grid's second axis.
@@ -331,5 +333,106 @@ pub fn argmax(
     let (token, _token) = output(device, "token", rows, token)?;
     let mut params = ArgmaxParams { logits, token, vocab: vocab as u32, reserved: 0 };
     // SAFETY: the buffers were checked above.
-    unsafe { launch(device, (SAMPLING, "llama_argmax"), [rows as u32, 1, 1], 1024, &mut params) }
+    unsafe { launch(device, (SAMPLING, "llama_argmax"), [rows as u32, 1, 1], 512, &mut params) }
+}
+
+#[repr(C)]
+struct SampleParams {
+    logits: u64,
+    probability: u64,
+    samplers: u64,
+    token: u64,
+    vocab: u32,
+    reserved: u32,
+}
+
+const _: () = assert!(size_of::<SampleParams>() == 40);
+
+/// Words of a sampler in device memory.
+const SAMPLER_WORDS: usize = 3;
+
+/// token\[r\] = what sampler r chooses of row r; see [`super::Samplers`].
+///
+/// # Errors
+/// [`Error::Length`] unless logits are \[R, vocab\] for R tokens.
+pub(super) fn sample(
+    device: &Device,
+    (rows, vocab): (usize, usize),
+    logits: &CudaView<'_, f32>,
+    probability: &mut CudaSlice<f32>,
+    samplers: &mut CudaSlice<u64>,
+    token: &mut CudaViewMut<'_, u32>,
+) -> Result<()> {
+    check_rows("rows", rows)?;
+    let (logits, _logits) = input(device, "logits", rows * vocab, logits)?;
+    let (probability, _probability) = output(device, "probability", rows * vocab, probability)?;
+    let (samplers, _samplers) = output(device, "samplers", rows * SAMPLER_WORDS, samplers)?;
+    let (token, _token) = output(device, "token", rows, token)?;
+    let mut params = SampleParams { logits, probability, samplers, token, vocab: vocab as u32, reserved: 0 };
+    // SAFETY: the buffers were checked above.
+    unsafe { launch(device, (SAMPLING, "llama_sample"), [rows as u32, 1, 1], 512, &mut params) }
+}
+
+#[repr(C)]
+struct MoveParams {
+    x: u64,
+    y: u64,
+    from: u64,
+    to: u64,
+    k: u32,
+    x_type: ElementKind,
+    y_type: ElementKind,
+    reserved: u32,
+}
+
+const _: () = assert!(size_of::<MoveParams>() == 48);
+
+/// Rows of k elements to be moved: row `from[i]` to row `to[i]`. Both are rows of their buffers, and those of `to` differ.
+pub(super) struct Rows<'a> {
+    pub(super) k: usize,
+    pub(super) from: &'a CudaView<'a, u32>,
+    pub(super) to: &'a CudaView<'a, u32>,
+}
+
+impl Rows<'_> {
+    fn launch(&self, device: &Device, (x, x_type): (u64, ElementKind), (y, y_type): (u64, ElementKind)) -> Result<()> {
+        let rows = self.to.len();
+        check_rows("rows", rows)?;
+        let (from, _from) = input(device, "from", rows, self.from)?;
+        let (to, _to) = input(device, "to", rows, self.to)?;
+        let mut params = MoveParams { x, y, from, to, k: self.k as u32, x_type, y_type, reserved: 0 };
+        let grid = [self.k.div_ceil(256) as u32, rows as u32, 1];
+        // SAFETY: that the rows are those of the buffers is the callers', private functions that have checked the buffers.
+        unsafe { launch(device, (ROWS, "llama_move_rows"), grid, 256, &mut params) }
+    }
+}
+
+/// y\[to\] = x\[from\] in f32, for x of any type.
+///
+/// # Errors
+/// [`Error::Shape`] for no rows or too many.
+pub(super) fn widen_rows(
+    device: &Device,
+    rows: Rows<'_>,
+    (x, kind): (&CudaSlice<u8>, ElementKind),
+    y: &mut CudaSlice<f32>,
+) -> Result<()> {
+    let (x, _x) = input(device, "x", x.len(), x)?;
+    let (y, _y) = output(device, "y", y.len(), y)?;
+    rows.launch(device, (x, kind), (y, ElementKind::F32))
+}
+
+/// y\[to\] = x\[from\], rounded to y's type.
+///
+/// # Errors
+/// As [`widen_rows`].
+pub(super) fn narrow_rows(
+    device: &Device,
+    rows: Rows<'_>,
+    x: &CudaSlice<f32>,
+    (y, kind): (&mut CudaSlice<u8>, ElementKind),
+) -> Result<()> {
+    let (x, _x) = input(device, "x", x.len(), x)?;
+    let (y, _y) = output(device, "y", y.len(), y)?;
+    rows.launch(device, (x, ElementKind::F32), (y, kind))
 }

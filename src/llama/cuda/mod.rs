@@ -1,7 +1,7 @@
 //! A CUDA device for the forward pass: [`Device`] is a [`super::Backend`].
 //!
 //! A model is loaded on the CPU and copied to the device by [`upload`]; sessions, prefill and decoding are then those of
-//! [`super::Model`]. [`Decoder`] replays greedy decoding as one captured graph, tokens and positions in device memory.
+//! [`super::Model`]. [`Decoder`] replays decoding as one captured graph, tokens and positions in device memory.
 //!
 //! # Example
 //! ```no_run
@@ -22,6 +22,8 @@ mod decoder;
 mod kernels;
 mod linear;
 mod mlp;
+mod recompute;
+mod sampling;
 mod selection;
 mod state;
 
@@ -30,6 +32,7 @@ pub(crate) use kernels::KERNELS;
 pub use kernels::{DenseWeight, NO_TOKEN, argmax};
 pub use linear::{Linear, Weight};
 pub use mlp::Mlp;
+pub use sampling::Samplers;
 pub use state::State;
 
 use super::{Layer, Model};

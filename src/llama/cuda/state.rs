@@ -2,10 +2,11 @@
 
 use super::linear::Scratch;
 use super::mlp::MlpBuffers;
+use super::recompute::Recompute;
 use crate::attention::cuda::{KvCache, KvFormat, KvLayout, Rope, Spans, Workspace};
 use crate::attention::{self, HeadNormState, KvDtype, KvPolicy, KvShape, Limits, Span};
 use crate::device::{Device, call};
-use crate::error::{Error, Result, check_len};
+use crate::error::{Result, check_len};
 use crate::llama::mlp_policy::MlpPolicyState;
 use crate::llama::{Config, Layer, Settings};
 use cudarc::driver::CudaSlice;
@@ -16,6 +17,7 @@ pub struct State {
     pub(super) config: Config,
     pub(super) kv: KvPolicy,
     pub(super) cache: KvCache,
+    pub(super) recompute: Option<Recompute>,
     pub(super) rope: Rope,
     pub(super) spans: Spans,
     pub(super) attention: Workspace,
@@ -73,6 +75,11 @@ impl HeadMasks {
     pub(super) fn get(&self, layer: usize) -> &CudaSlice<u32> {
         &self.layers[layer].0
     }
+
+    /// A layer's masks as the device holds them.
+    pub(super) fn host(&self, layer: usize) -> &[u32] {
+        &self.layers[layer].1
+    }
 }
 
 impl State {
@@ -87,12 +94,12 @@ impl State {
             capacity: context,
             head_dim: shape.head_dim,
         };
-        let holes = match settings.kv {
-            KvPolicy::WriteAll | KvPolicy::Zero => false,
-            KvPolicy::Hole => true,
-            KvPolicy::Recompute { .. } => {
-                let expected = "write-all, zero or hole on a CUDA device";
-                return Err(Error::Unsupported { what: "kv policy", expected, got: format!("{:?}", settings.kv) });
+        let (holes, recompute) = match settings.kv {
+            KvPolicy::WriteAll | KvPolicy::Zero => (false, None),
+            KvPolicy::Hole | KvPolicy::Recompute { lag: 0 } => (true, None),
+            KvPolicy::Recompute { lag } => {
+                let sizes = (config.n_layers, slots, lag);
+                (true, Some(Recompute::new(device, shape, sizes, (d, max_tokens), settings.kv_dtype)?))
             }
         };
         let heads = match settings.heads {
@@ -108,7 +115,8 @@ impl State {
         Ok(State {
             config: config.clone(),
             kv: settings.kv,
-            cache: KvCache::new(device, kv_shape, format(settings.kv_dtype)?, KvLayout::Contiguous, holes)?,
+            cache: KvCache::new(device, kv_shape, format(settings.kv_dtype), KvLayout::Contiguous, holes)?,
+            recompute,
             rope: Rope::upload(device, &rope)?,
             spans: Spans::new(device, slots)?,
             attention: Workspace::new(device, shape, limits)?,
@@ -148,6 +156,22 @@ impl State {
         &self.mlp_policy
     }
 
+    /// Says whether the policies have made their last choice for a slot, so that a [`super::Decoder`] can hold it.
+    pub fn is_settled(&self, slot: usize) -> bool {
+        self.unsettled(&[Span { slot, start: 0, len: 1 }]).is_none()
+    }
+
+    /// The policy that still chooses for a span, if there is one, and how.
+    pub(super) fn unsettled(&self, spans: &[Span]) -> Option<(&'static str, &'static str)> {
+        if let Some(heads) = &self.heads
+            && spans.iter().any(|span| heads.runs_all(span.slot) || heads.renews())
+        {
+            return Some(("heads", "one that is still to be made or is renewed"));
+        }
+        let settled = self.mlp_policy.is_settled(spans);
+        (!settled).then_some(("mlp policy", "one that is made for each token or is renewed"))
+    }
+
     /// The policy's selections and statistics, for calibration.
     pub fn mlp_policy_mut(&mut self) -> &mut MlpPolicyState {
         &mut self.mlp_policy
@@ -172,13 +196,11 @@ impl State {
     }
 }
 
-fn format(dtype: KvDtype) -> Result<KvFormat> {
+fn format(dtype: KvDtype) -> KvFormat {
     match dtype {
-        KvDtype::F16 => Ok(KvFormat::F16),
-        KvDtype::Bf16 => Ok(KvFormat::Bf16),
-        KvDtype::F32 => {
-            Err(Error::Unsupported { what: "kv_dtype", expected: "f16 or bf16 on a CUDA device", got: "f32".into() })
-        }
+        KvDtype::F32 => KvFormat::F32,
+        KvDtype::F16 => KvFormat::F16,
+        KvDtype::Bf16 => KvFormat::Bf16,
     }
 }
 
