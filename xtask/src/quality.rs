@@ -20,7 +20,7 @@ const CALIBRATION_TOKENS: &str = "16384";
 const SCORED_TOKENS: [&str; 2] = ["8192", "4096"];
 
 /// Rows of the table: what it is called, the weights, `--method`, and the tokens that calibrate.
-const ROWS: [(&str, &str, &str, &str); 12] = [
+const ROWS: [(&str, &str, &str, &str); 11] = [
     ("round to nearest", "per-channel", "rtn", "2048"),
     ("round to nearest", "g64", "rtn", "2048"),
     ("round to nearest", "g64o", "rtn", "2048"),
@@ -32,7 +32,6 @@ const ROWS: [(&str, &str, &str, &str); 12] = [
     ("full", "g64", "full", CALIBRATION_TOKENS),
     ("full", "g64o", "full", CALIBRATION_TOKENS),
     ("full", "two-level", "full", CALIBRATION_TOKENS),
-    ("full", "g64o", "full", "65536"),
 ];
 
 /// What a row of the table says.
