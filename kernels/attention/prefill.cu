@@ -27,10 +27,9 @@ namespace moray::attention {
 
 constexpr int WARPS = 4, THREADS = 32 * WARPS, BLOCK_ROWS = TILE_ROWS * WARPS;
 
-// Keys per pass: 32 where the accumulators of 256 dimensions leave no registers for more, and 16 of f32, which leave no shared
-// memory.
+// Keys per pass: 32 where the accumulators of 256 dimensions leave no registers for more; in f32 as many bytes.
 template <class Kv, int DIM>
-constexpr int KEYS = DIM <= 128 ? 64 : Kv::Compute::WIDE ? 16 : 32;
+constexpr int KEYS = (DIM <= 128 ? 64 : 32) / (Kv::Compute::WIDE && DIM > 64 ? 2 : 1);
 
 template <class Kv, int DIM>
 struct Shared {
@@ -214,5 +213,5 @@ MORAY_PREFILL(int8_64, Int8Kv, 64, 27664)
 MORAY_PREFILL(int8_128, Int8Kv, 128, 52240)
 MORAY_PREFILL(int8_256, Int8Kv, 256, 82704)
 MORAY_PREFILL(f32_64, F32Kv, 64, 49840)
-MORAY_PREFILL(f32_128, F32Kv, 128, 98992)
+MORAY_PREFILL(f32_128, F32Kv, 128, 66224)
 MORAY_PREFILL(f32_256, F32Kv, 256, 98992)

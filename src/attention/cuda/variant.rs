@@ -62,7 +62,7 @@ const PREFILL_ROWS: usize = 64;
 const DECODE_BYTES: [[u32; 3]; 4] =
     [[19984, 36368, 76816], [19984, 36368, 76816], [26128, 50704, 107_536], [37552, 74416, 148_144]];
 const PREFILL_BYTES: [[u32; 3]; 4] =
-    [[19056, 35440, 66160], [19056, 35440, 66160], [27664, 52240, 82704], [49840, 98992, 98992]];
+    [[19056, 35440, 66160], [19056, 35440, 66160], [27664, 52240, 82704], [49840, 66224, 98992]];
 
 /// Row tiles up to which a span is still decoded: each reads K and V again, from the second-level cache.
 const MAX_DECODE_TILES: usize = 4;
