@@ -174,10 +174,9 @@ fn ratios(name: &str, shape: Shape, rounds: usize) {
     let mut times = vec![Vec::with_capacity(rounds); forms.len() + others.len()];
     let mut bytes = vec![0; forms.len()];
     for round in 0..rounds {
-        let mut turn = round * (forms.len() + 1);
+        let first = round * (forms.len() + 1);
         for (i, (_, selection)) in forms.iter().enumerate() {
-            let layer = &layers[turn % layers.len()];
-            turn += 1;
+            let layer = &layers[(first + i) % layers.len()];
             let start = Instant::now();
             forward(&cpu, layer, &x, selection, None, &mut y, &mut workspace).expect("matching sizes");
             times[i].push(start.elapsed());

@@ -21,6 +21,7 @@
 // tokens. 16-bit rows: f32 sums per lane in the order of k. 4-bit rows: integer sums of 32 products, f32 across. Lanes are
 // added by the fixed tree of warp_sum: a result depends on nothing but its row and its token.
 // Source: neuron-major gathers as in Deja Vu (ICML 2023) and CATS (arXiv 2404.08763). Wrapper: src/sparse_mlp/cuda.
+#include "product.cuh"
 #include "rows.cuh"
 
 namespace moray::sparse_mlp {
@@ -117,26 +118,6 @@ __device__ __forceinline__ void multiply_chunk(float (&acc)[T], const Matrix& ma
         multiply_codes<T>(acc, words, load_scale(matrix, neuron, k / 32 / matrix.segments_per_group), inputs, chunk);
     } else {
         multiply<Rows, T>(acc, load_streaming(bytes + element * 2), inputs, chunk);
-    }
-}
-
-// The sums of one neuron and token are complete: nonlinearity, product, mask.
-__device__ __forceinline__ void write_back(const GateUpParams& p, uint32_t token, uint32_t position, uint32_t neuron, float gate,
-                                           float up) {
-    const size_t row = static_cast<size_t>(token) * p.stride;
-    float activated;
-    if (p.gate.rows != nullptr) {
-        gate = p.gate.bias == nullptr ? gate : gate + p.gate.bias[neuron];
-        activated = activate(p.activation, gate);
-        if (p.gate_values != nullptr) {
-            p.gate_values[row + position] = activated;
-        }
-    } else {
-        activated = p.gate_values[row + neuron];
-    }
-    if (p.up.rows != nullptr) {
-        up = p.up.bias == nullptr ? up : up + p.up.bias[neuron];
-        p.hidden[row + position] = keeps(p.neurons, token, neuron) ? activated * up : 0.0f;
     }
 }
 

@@ -45,11 +45,36 @@ struct Codes {
 };
 static_assert(sizeof(Codes) == 24);
 
+// Activations of many tokens for the matrix units, see operand.cuh.
+struct Operand {
+    const uint4* tiles;    // [parts][token tiles][spans of k][lane32]
+    const int32_t* sums;   // 4 bits: [k / 32 + 1, token_tiles * 8], running sums of a token's codes; null where not needed
+    const float* scale;    // [tokens]
+    uint32_t token_tiles;  // of 8 tokens
+    uint32_t spans;        // of k that there is room for: 32 values of 16 bits, 64 of int8
+};
+static_assert(sizeof(Operand) == 32);
+
+// What brings them into that form.
+struct OperandParams {
+    const float* x;         // [tokens, stride]
+    const uint32_t* count;  // values of each token; null: n
+    uint4* tiles;
+    int32_t* sums;
+    float* scale;
+    uint32_t n;
+    uint32_t stride;
+    uint32_t token_tiles;
+    uint32_t spans;
+};
+static_assert(sizeof(OperandParams) == 56);
+
 struct GateUpParams {
     Matrix gate, up;
     Neurons neurons;
     const float* x;  // f32 [tokens, d_model], for 16-bit rows
     Codes x_int8;    // for 4-bit rows
+    Operand operand;  // of x, for many tokens
     float* gate_values;  // f32 [tokens, stride]: act(gate x) by position, written where gate is computed, read where not (by neuron)
     float* hidden;       // f32 [tokens, stride] by position: act(gate x) * (up x), 0 where masked; written where up is computed
     uint32_t tokens;
@@ -57,7 +82,7 @@ struct GateUpParams {
     uint32_t stride;
     Activation activation;
 };
-static_assert(sizeof(GateUpParams) == 176);
+static_assert(sizeof(GateUpParams) == 208);
 
 struct DownParams {
     const void* rows;        // [d_ff, d_model]: f16, bf16, or codes as in Matrix with features instead of inputs
@@ -66,6 +91,7 @@ struct DownParams {
     Neurons neurons;         // masks unused: hidden is 0 there
     const float* hidden;     // f32 [tokens, stride] by position, for 16-bit rows
     Codes hidden_int8;       // by position, for 4-bit rows
+    Operand operand;         // of hidden by position, for many tokens
     float* partial;          // f32 [splits, tokens, d_model]
     uint32_t tokens;
     uint32_t d_model;
@@ -74,7 +100,7 @@ struct DownParams {
     uint32_t group_size;     // neurons
     uint32_t unused;
 };
-static_assert(sizeof(DownParams) == 112);
+static_assert(sizeof(DownParams) == 144);
 
 struct CombineParams {
     const float* partial;    // f32 [splits, tokens, d_model]

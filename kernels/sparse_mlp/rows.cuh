@@ -36,20 +36,24 @@ struct Scale {
     int zero;      // all other kinds
 };
 
-__device__ __forceinline__ Scale load_scale(const Matrix& matrix, uint32_t neuron, uint32_t group) {
-    const uint32_t* row = matrix.scales + static_cast<size_t>(neuron) * matrix.scale_stride;
-    if (matrix.kind == CHANNEL) {
-        return {__uint_as_float(row[0]), 0.0f, 8};
+// The scale of a group in a row of scales that begins at `row`.
+__device__ __forceinline__ Scale unpack_scale(uint32_t kind, const void* row, uint32_t group) {
+    if (kind == CHANNEL) {
+        return {*static_cast<const float*>(row), 0.0f, 8};
     }
-    if (matrix.kind == SYMMETRIC) {
+    if (kind == SYMMETRIC) {
         return {f16_at(row, group), 0.0f, 8};
     }
-    const uint32_t pair = row[group];
+    const uint32_t pair = static_cast<const uint32_t*>(row)[group];
     const float scale = __half2float(__ushort_as_half(static_cast<uint16_t>(pair)));
-    if (matrix.kind == OFFSET) {
+    if (kind == OFFSET) {
         return {scale, __half2float(__ushort_as_half(static_cast<uint16_t>(pair >> 16))), 0};
     }
     return {scale, 0.0f, static_cast<int>(pair >> 16)};
+}
+
+__device__ __forceinline__ Scale load_scale(const Matrix& matrix, uint32_t neuron, uint32_t group) {
+    return unpack_scale(matrix.kind, matrix.scales + static_cast<size_t>(neuron) * matrix.scale_stride, group);
 }
 
 // total += scale * (sum of code a - zero * sum of a) + offset * sum of a; the integers are exact.

@@ -209,11 +209,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         };
         [half(0), half(1)]
     }
-    unsafe fn transpose_quads(rows: [I; 4]) -> [I; 4] {
-        let half = |i: usize| transpose_quads([rows[0][i], rows[1][i], rows[2][i], rows[3][i]]);
-        let (a, b) = (half(0), half(1));
-        [[a[0], b[0]], [a[1], b[1]], [a[2], b[2]], [a[3], b[3]]]
-    }
     unsafe fn transpose_quarters(rows: [I; 4]) -> [I; 4] {
         let [r0, r1, r2, r3] = rows;
         let low = |i: usize| [_mm256_permute2x128_si256::<0x20>(r0[i], r1[i]), _mm256_permute2x128_si256::<0x20>(r2[i], r3[i])];

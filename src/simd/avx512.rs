@@ -125,7 +125,6 @@ impl Simd for Avx512 {
         let (a, b) = (pairs(rows[0], rows[1]), pairs(rows[2], rows[3]));
         _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b))
     }
-    unsafe fn transpose_quads(rows: [__m512i; 4]) -> [__m512i; 4] { transpose_quads(rows) }
     unsafe fn transpose_quarters(rows: [__m512i; 4]) -> [__m512i; 4] {
         let [r0, r1, r2, r3] = rows;
         let (a, b) = (_mm512_shuffle_i32x4::<0x44>(r0, r1), _mm512_shuffle_i32x4::<0xEE>(r0, r1));

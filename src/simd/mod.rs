@@ -98,8 +98,6 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn load_rows(rows: &[*const u8; 16], offset: usize) -> [Self::I; 4];
     /// Takes four vectors; lane 4q + p of the result is the sum of the four lanes 4q.. of vector p.
     unsafe fn sum_quads(rows: [Self::I; 4]) -> Self::I;
-    /// Transposes each 4 × 4 block: lane 4q + p of result j is lane 4q + j of vector p.
-    unsafe fn transpose_quads(rows: [Self::I; 4]) -> [Self::I; 4];
     /// Transposes 16-byte quarters: quarter p of result q is quarter q of vector p.
     unsafe fn transpose_quarters(rows: [Self::I; 4]) -> [Self::I; 4];
     /// The even and the odd 16-byte quarters of two vectors, in order.

@@ -183,10 +183,6 @@ impl Simd for Portable {
         from_fn(|i| rows[i % 4][i / 4 * 4..][..4].iter().sum())
     }
     #[inline(always)]
-    unsafe fn transpose_quads(rows: [I; 4]) -> [I; 4] {
-        from_fn(|j| from_fn(|i| rows[i % 4][i / 4 * 4 + j]))
-    }
-    #[inline(always)]
     unsafe fn transpose_quarters(rows: [I; 4]) -> [I; 4] {
         from_fn(|q| from_fn(|i| rows[i / 4][4 * q + i % 4]))
     }

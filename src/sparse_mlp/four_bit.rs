@@ -32,6 +32,11 @@ pub(crate) enum Kind {
     ZeroPoint,
 }
 
+impl Kind {
+    /// By discriminant.
+    pub const ALL: [Kind; 4] = [Kind::Channel, Kind::Symmetric, Kind::Offset, Kind::ZeroPoint];
+}
+
 /// Bytes that begin on a cache line.
 #[derive(Debug, Clone)]
 struct Lines {

@@ -66,17 +66,34 @@ impl FourBitRows<'_> {
         starts
     }
 
-    /// Computes one token: dot products row by row, 4 segments at a time, then sums across lanes for 16 rows together.
+    /// Computes one token: the kind of scales is settled here, so that no group asks for it.
     ///
     /// # Safety
     /// As `run`, after its assertions.
     #[inline(always)]
     unsafe fn one<S: Simd>(self, rows: &[*const u8; BLOCK]) {
+        // SAFETY: the caller's.
+        unsafe {
+            match self.matrix.kind {
+                Kind::Channel => self.one_of::<S, { Kind::Channel as u8 }>(rows),
+                Kind::Symmetric => self.one_of::<S, { Kind::Symmetric as u8 }>(rows),
+                Kind::Offset => self.one_of::<S, { Kind::Offset as u8 }>(rows),
+                Kind::ZeroPoint => self.one_of::<S, { Kind::ZeroPoint as u8 }>(rows),
+            }
+        }
+    }
+
+    /// Computes one token: dot products row by row, 4 segments at a time, then sums across lanes for 16 rows together.
+    ///
+    /// # Safety
+    /// As `run`, after its assertions.
+    #[inline(always)]
+    unsafe fn one_of<S: Simd, const KIND: u8>(self, rows: &[*const u8; BLOCK]) {
         let segments = self.matrix.d / SEGMENT;
         // SAFETY: `starts` checked the rows; a row has d/2 bytes of codes, then its scales, then 64 readable bytes;
         // a token has d codes and d/32 sums.
         unsafe {
-            let mut state = OneToken::<S>::new(&self, rows);
+            let mut state = OneToken::<S, KIND>::new(&self, rows);
             let mut ahead = Ahead { left: self.next, due: 0, steps: 4 * segments.div_ceil(4), rows: self.next.len() };
             for first in (0..segments / 4 * 4).step_by(4) {
                 let sums = self.dots::<S, 4>(rows, first, &mut ahead);
@@ -221,8 +238,8 @@ impl Ahead<'_> {
     }
 }
 
-/// The sums of one token over 16 rows.
-struct OneToken<'a, S: Simd> {
+/// The sums of one token over 16 rows whose scales are of kind `KIND`.
+struct OneToken<'a, S: Simd, const KIND: u8> {
     matrix: &'a RowMatrix,
     rows: &'a [*const u8; BLOCK],
     sums: &'a [i32],
@@ -233,11 +250,13 @@ struct OneToken<'a, S: Simd> {
     /// Segments that it lacks.
     left: usize,
     group: usize,
-    /// Scales of the groups from `group` / 16 · 16 on (32 when symmetric).
-    params: [S::I; 16],
+    /// The scales' dwords from a multiple of 4 on that holds `group`'s.
+    params: [S::I; 4],
 }
 
-impl<'a, S: Simd> OneToken<'a, S> {
+impl<'a, S: Simd, const KIND: u8> OneToken<'a, S, KIND> {
+    const KIND: Kind = Kind::ALL[KIND as usize];
+
     /// # Safety
     /// As [`Simd`].
     #[inline(always)]
@@ -246,18 +265,20 @@ impl<'a, S: Simd> OneToken<'a, S> {
         // SAFETY: the caller's.
         let (zero, total) = unsafe { (S::splat_i32(0), S::splat(0.0)) };
         let left = matrix.group_size / SEGMENT;
-        OneToken { matrix, rows, sums: call.x.sums, total, acc: zero, sum: 0, left, group: 0, params: [zero; 16] }
+        OneToken { matrix, rows, sums: call.x.sums, total, acc: zero, sum: 0, left, group: 0, params: [zero; 4] }
     }
 
-    /// Adds the dot products of the segments from `first` on.
+    /// Adds the dot products of the segments from `first` on, a multiple of four.
     ///
     /// # Safety
     /// As `FourBitRows::run`, after its assertions.
     #[inline(always)]
     unsafe fn add(&mut self, dots: &[S::I], first: usize) {
-        let m = self.matrix;
         // SAFETY: a token has d/32 sums; a row's scales and 64 bytes more are readable.
         unsafe {
+            if self.matrix.group_size == SEGMENT {
+                return self.add_groups(dots, first);
+            }
             for (q, &dots) in dots.iter().enumerate() {
                 self.acc = S::add_i32(self.acc, dots);
                 self.sum += *self.sums.get_unchecked(first + q);
@@ -266,43 +287,34 @@ impl<'a, S: Simd> OneToken<'a, S> {
                     continue;
                 }
                 let group = self.group;
-                let dword = if m.kind == Kind::Symmetric { group / 2 } else { group };
-                if dword % 16 == 0 && (m.kind != Kind::Symmetric || group % 2 == 0) {
-                    self.params = load_params::<S>(self.rows, m.d / 2 + 4 * dword);
+                let dword = if matches!(Self::KIND, Kind::Symmetric) { group / 2 } else { group };
+                if dword % 4 == 0 {
+                    self.params = S::load_rows(self.rows, self.matrix.d / 2 + 4 * dword);
                 }
-                self.total = add_group::<S>(m.kind, group, self.params[dword % 16], self.acc, self.sum, self.total);
+                let param = self.params[dword % 4];
+                self.total = add_group::<S>(Self::KIND, group, param, self.acc, self.sum, self.total);
                 (self.acc, self.sum) = (S::splat_i32(0), 0);
-                (self.left, self.group) = (m.group_size / SEGMENT, group + 1);
+                (self.left, self.group) = (self.matrix.group_size / SEGMENT, group + 1);
             }
         }
     }
-}
 
-/// Reads 16 dwords at an offset of 16 rows; lane i of result j is dword j of row i.
-///
-/// # Safety
-/// As [`Simd`]; 64 bytes at the offset of every row.
-#[inline(always)]
-unsafe fn load_params<S: Simd>(rows: &[*const u8; BLOCK], offset: usize) -> [S::I; 16] {
-    // SAFETY: the caller's.
-    unsafe {
-        let zero = S::splat_i32(0);
-        let mut quads = [[zero; 4]; 4]; // [row / 4][dword % 4]
-        for (i, quad) in quads.iter_mut().enumerate() {
-            let mut bytes = [zero; 4];
-            for r in 0..4 {
-                bytes[r] = S::load_segments(rows[4 * i + r].add(offset), 4);
-            }
-            *quad = S::transpose_quads(bytes);
-        }
-        let mut params = [zero; 16];
-        for j in 0..4 {
-            let by_quarter = S::transpose_quarters([quads[0][j], quads[1][j], quads[2][j], quads[3][j]]);
-            for q in 0..4 {
-                params[4 * q + j] = by_quarter[q];
+    /// As `add` where every segment is a group.
+    ///
+    /// # Safety
+    /// As `add`.
+    #[inline(always)]
+    unsafe fn add_groups(&mut self, dots: &[S::I], first: usize) {
+        let symmetric = matches!(Self::KIND, Kind::Symmetric);
+        // SAFETY: as in `add`.
+        unsafe {
+            let params = S::load_rows(self.rows, self.matrix.d / 2 + if symmetric { 2 * first } else { 4 * first });
+            for (q, &dots) in dots.iter().enumerate() {
+                let param = params[if symmetric { q / 2 } else { q }];
+                let sum = *self.sums.get_unchecked(first + q);
+                self.total = add_group::<S>(Self::KIND, q, param, dots, sum, self.total);
             }
         }
-        params
     }
 }
 
@@ -322,7 +334,7 @@ unsafe fn add_group<S: Simd>(kind: Kind, group: usize, param: S::I, acc: S::I, s
             }
             Kind::Offset => {
                 let total = S::fma(S::to_f32(acc), S::low_f16(param), total);
-                S::fma(S::splat(sum as f32), S::high_f16(param), total)
+                S::fma(S::to_f32(S::splat_i32(sum)), S::high_f16(param), total)
             }
             Kind::ZeroPoint => {
                 let zero = S::mul_i32(S::high_u16(param), S::splat_i32(sum));

@@ -60,7 +60,13 @@ fn calls_that_do_not_fit_are_refused_and_the_device_goes_on() {
     assert!(matches!(misaligned.unwrap_err(), Error::Unsupported { what: "x", .. }));
     let mismatch = forward(&device, &other.device, &x, 1, &all, None, &mut y, &mut workspace);
     assert!(matches!(mismatch.unwrap_err(), Error::Length { what: "workspace's d_model", .. }));
-    assert!(matches!(Workspace::new(&device, &model.device, 65).unwrap_err(), Error::Shape { what: "max_tokens", .. }));
+    let bf16 = Model::bf16(&device, &mut random, shape(16, 40));
+    let format = forward(&device, &bf16.device, &x, 1, &all, None, &mut y, &mut workspace);
+    assert!(matches!(format.unwrap_err(), Error::Unsupported { what: "workspace", .. }));
+    assert!(matches!(
+        Workspace::new(&device, &model.device, 513).unwrap_err(),
+        Error::Shape { what: "max_tokens", .. }
+    ));
     let good = call(&device, &model.device, &random.weights(16, 1.0), &all, None);
     assert!(good.y.iter().all(|y| y.is_finite()));
 }

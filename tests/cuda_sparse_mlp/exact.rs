@@ -3,32 +3,77 @@
 use half::{bf16, f16};
 use moray::device::cudarc::driver::sys::CUgraphInstantiate_flags_enum as InstantiateFlags;
 use moray::device::cudarc::driver::sys::CUstreamCaptureMode_enum as CaptureMode;
-use moray::sparse_mlp::IndexList;
 use moray::sparse_mlp::cuda::{NeuronList, Selection, Workspace, forward};
+use moray::sparse_mlp::{self as host, Activation, IndexList, Shape};
 
-use crate::common::{Random, bits};
+use crate::common::{Random, bits, cpus};
 use crate::device::device;
 use crate::run::{Model, call, call_in, shape, subset};
 
+/// Up to 8 tokens every number of tokens gives a token the same bits, and so it does above.
 #[test]
-fn batch_matches_its_tokens_one_by_one() {
+fn batch_matches_smaller_batches_bit_for_bit() {
     let Some(device) = device() else { return };
     let mut random = Random::new(31);
-    let (d_model, d_ff, tokens) = (96, 192, 11);
+    let (d_model, d_ff, tokens) = (96, 512, 69);
     for model in [
         Model::f16(&device, &mut random, shape(d_model, d_ff)),
+        Model::bf16(&device, &mut random, shape(d_model, d_ff)),
         Model::four_bit(&device, &mut random, [2, 3, 2], 32, shape(d_model, d_ff)),
     ] {
         let x = random.weights(tokens * d_model, 1.0);
         let mut list = NeuronList::new(&device, d_ff).unwrap();
-        list.set(&device, IndexList::new(&subset(&mut random, d_ff, 0.4), d_ff).unwrap()).unwrap();
+        list.set(&device, IndexList::new(&subset(&mut random, d_ff, 0.7), d_ff).unwrap()).unwrap();
         let mut workspace = Workspace::new(&device, &model.device, tokens).unwrap();
         let selection = Selection::List(&list);
-        let batch = call_in(&device, &model.device, &x, &selection, None, &mut workspace);
-        for t in 0..tokens {
-            let token = &x[t * d_model..(t + 1) * d_model];
-            let alone = call_in(&device, &model.device, token, &selection, None, &mut workspace);
-            assert_eq!(bits(&alone.y), bits(&batch.y[t * d_model..(t + 1) * d_model]), "token {t}");
+        let mut batch = |first: usize, n: usize| {
+            let x = &x[first * d_model..(first + n) * d_model];
+            call_in(&device, &model.device, x, &selection, None, &mut workspace).y
+        };
+        let (few, many) = (batch(0, 8), batch(0, tokens));
+        for (first, n) in [(0, 1), (5, 1), (3, 4)] {
+            assert_eq!(bits(&batch(first, n)), bits(&few[first * d_model..(first + n) * d_model]), "{n} from {first}");
+        }
+        // one tile of 16 tokens, one of 64 in part, and whole tiles past the first
+        for (first, n) in [(0, 9), (50, 16), (20, 17), (4, 64), (0, 66)] {
+            assert_eq!(bits(&batch(first, n)), bits(&many[first * d_model..(first + n) * d_model]), "{n} from {first}");
+        }
+    }
+}
+
+/// The integer sums of gate and up are added in the CPU's order, and so are those of down where the list is one part.
+#[test]
+fn four_bit_rows_on_matrix_units_match_the_cpu_bit_for_bit() {
+    let Some(device) = device() else { return };
+    let mut random = Random::new(34);
+    let cpu = &cpus()[0];
+    for (kinds, group_size, d_model, d_ff, q) in [
+        ([0, 0, 0], 32, 96, 256, 1.0),
+        ([1, 1, 1], 32, 1056, 224, 0.3),
+        ([2, 2, 2], 64, 320, 256, 0.5),
+        ([3, 3, 3], 128, 640, 256, 0.1),
+        ([1, 2, 3], 32, 576, 192, 0.9),
+        ([3, 0, 2], 32, 32, 32, 0.5),
+    ] {
+        let shape = Shape { d_model, d_ff, activation: Activation::Silu };
+        let model = Model::four_bit(&device, &mut random, kinds, group_size, shape).with_biases(&device, &mut random);
+        for tokens in [9, 33, 64] {
+            let (x, residual) = (random.weights(tokens * d_model, 1.0), random.weights(tokens * d_model, 1.0));
+            let kept = subset(&mut random, d_ff, q);
+            let list = IndexList::new(&kept, d_ff).unwrap();
+            let mut on_device = NeuronList::new(&device, d_ff).unwrap();
+            on_device.set(&device, list).unwrap();
+            let got = call(&device, &model.device, &x, &Selection::List(&on_device), Some(&residual));
+
+            let mut workspace = host::Workspace::new(&model.host, tokens).unwrap();
+            let mut y = vec![0.0; x.len()];
+            let selection = host::Selection::List(list);
+            host::forward(cpu, &model.host, &x, &selection, Some(&residual), &mut y, &mut workspace).unwrap();
+            for t in 0..tokens {
+                let hidden = &got.hidden[t * got.stride..][..kept.len()];
+                assert_eq!(bits(hidden), bits(workspace.hidden(t)), "{kinds:?}, {tokens} tokens, hidden of {t}");
+            }
+            assert_eq!(bits(&got.y), bits(&y), "{kinds:?}, {tokens} tokens");
         }
     }
 }

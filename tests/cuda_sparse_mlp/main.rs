@@ -8,5 +8,6 @@ mod device;
 mod exact;
 mod meter;
 mod oracle;
+mod random;
 mod run;
 mod select;

@@ -53,6 +53,68 @@ fn gathers_read_the_selected_rows_once_in_whole_sectors() {
     assert!(read >= rows * row4 + scales(6));
 }
 
+/// Every third neuron of 384, d_model 512, for tokens in one tile and in the whole and part of a larger one: all reads of the
+/// kernels with matrix units beside each selected row once, and the activations once for each block.
+#[test]
+fn tiles_read_the_selected_rows_once_for_up_to_64_tokens() {
+    const NAME: &str = "meter::tiles_read_the_selected_rows_once_for_up_to_64_tokens";
+    const TOKENS: [usize; 3] = [16, 33, 64];
+    let (d_model, d_ff) = (512, 384);
+    let kept: Vec<u32> = (0..d_ff as u32).step_by(3).collect();
+    let rows = kept.len() as u64;
+    let Some(all) = metered(NAME, |device| {
+        let mut random = Random::new(43);
+        let mut list = NeuronList::new(device, d_ff).unwrap();
+        list.set(device, IndexList::new(&kept, d_ff).unwrap()).unwrap();
+        for model in [
+            Model::f16(device, &mut random, shape(d_model, d_ff)),
+            Model::bf16(device, &mut random, shape(d_model, d_ff)),
+            Model::four_bit(device, &mut random, [2; 3], 32, shape(d_model, d_ff)),
+        ] {
+            for tokens in TOKENS {
+                let x = random.weights(tokens * d_model, 1.0);
+                call(device, &model.device, &x, &Selection::List(&list), None);
+            }
+        }
+    }) else {
+        return;
+    };
+    let mut launches = all.iter().filter(|launch| launch.kernel().contains("tiles"));
+    let mut check = |kernel: &str, weights: u64, operand: u64| {
+        let launch = launches.next().expect("the kernel has run");
+        assert!(launch.kernel().starts_with(kernel), "{} instead of {kernel}", launch.kernel());
+        let (read, ideal) = (launch.count("global_load_sectors"), weights + operand);
+        let said = format!("{kernel} reads {read} sectors, {weights} of rows and {operand} of activations");
+        assert!(read >= ideal && read as f64 <= 1.05 * ideal as f64, "{said}");
+        assert_eq!(launch.count("shared_bank_conflicts"), 0, "{kernel}");
+    };
+    for (name, parts, row_sectors, scales) in [("f16", 2, 32, 0), ("bf16", 3, 32, 0), ("int4", 1, 8, 2)] {
+        for tokens in TOKENS {
+            let (tile, warps) = if tokens == 16 { (16, 2) } else { (64, 4) };
+            let padded = tokens.next_multiple_of(8) as u64;
+            // 16 bits: parts of 2 bytes; int8: a byte, and an int32 for each 32
+            let operand = |k: u64| padded * k * if name == "int4" { 1 } else { 2 * parts } / 32;
+            let sums = if name == "int4" { padded * 4 * (d_model as u64 / 32 + 4) / 32 } else { 0 };
+            let blocks = rows.div_ceil(16 * warps);
+            let weights = rows * 2 * (row_sectors + scales);
+            check(
+                &format!("sparse_mlp_gate_up_tiles_{name}_{tile}"),
+                weights,
+                blocks * (operand(d_model as u64) + sums),
+            );
+            let columns = if name == "int4" { 2 } else { 1 } * if tokens == 16 { 64 } else { 128 };
+            let column_blocks = d_model as u64 / columns;
+            // offsets too: two rows of f16 for each of 12 blocks of neurons
+            let scales = if name == "int4" { 12 * 2 * d_model as u64 * 2 / 32 } else { 0 };
+            check(
+                &format!("sparse_mlp_down_tiles_{name}_{tile}"),
+                rows * row_sectors + scales,
+                column_blocks * operand(rows),
+            );
+        }
+    }
+}
+
 #[test]
 fn no_neurons_read_no_rows() {
     const NAME: &str = "meter::no_neurons_read_no_rows";

@@ -57,6 +57,16 @@ const ARTIFACTS: [Artifact; 2] = [
     },
 ];
 
+/// A piece of the English Wikipedia's dump (CC BY-SA), for texts unlike the news corpus.
+const WIKIPEDIA: Artifact = Artifact {
+    title: "a Wikipedia dump",
+    requirement: ARTIFACTS[1].requirement,
+    platform: ARTIFACTS[1].platform,
+    member: "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
+    sha256: "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d",
+    bytes: 1_695_871,
+};
+
 /// Why a file could not be obtained. What was there before is untouched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -126,20 +136,39 @@ pub fn run(arguments: &[String]) -> TaskResult {
 pub fn fetch(models: &Path) -> Result<[PathBuf; 2], FetchError> {
     let mut python = None;
     for artifact in &ARTIFACTS {
-        let path = models.join(artifact.file_name());
-        if is_present(artifact, &path)? {
-            println!("{} is there: {}", artifact.title, path.display());
-            continue;
-        }
-        let python = match &python {
-            Some(python) => python,
-            None => python.insert(Python::find(&["python3", "python"])?),
-        };
-        println!("fetching {} ({}) with {} -m pip", artifact.title, artifact.requirement, python.program());
-        obtain(artifact, python, models)?;
-        println!("{}: {} bytes, SHA-256 {}", path.display(), artifact.bytes, artifact.sha256);
+        obtain_once(artifact, &mut python, models)?;
     }
     Ok(ARTIFACTS.each_ref().map(|artifact| models.join(artifact.file_name())))
+}
+
+/// Obtains the Wikipedia dump and writes its prose to `out`, by `scripts/wiki_text.py`.
+pub fn wikipedia(models: &Path, out: &Path) -> TaskResult {
+    obtain_once(&WIKIPEDIA, &mut None, models)?;
+    let python = Python::find(&["python3", "python"])?;
+    let script = crate::root().join("scripts/wiki_text.py");
+    let dump = models.join(WIKIPEDIA.file_name());
+    let status = std::process::Command::new(python.program()).arg(script).arg(dump).arg(out).status()?;
+    if !status.success() {
+        return Err(format!("expected the text of {}, got {status}", WIKIPEDIA.title).into());
+    }
+    Ok(())
+}
+
+/// Obtains one file unless it is there.
+fn obtain_once(artifact: &Artifact, python: &mut Option<Python>, models: &Path) -> Result<(), FetchError> {
+    let path = models.join(artifact.file_name());
+    if is_present(artifact, &path)? {
+        println!("{} is there: {}", artifact.title, path.display());
+        return Ok(());
+    }
+    let python = match python {
+        Some(python) => python,
+        None => python.insert(Python::find(&["python3", "python"])?),
+    };
+    println!("fetching {} ({}) with {} -m pip", artifact.title, artifact.requirement, python.program());
+    obtain(artifact, python, models)?;
+    println!("{}: {} bytes, SHA-256 {}", path.display(), artifact.bytes, artifact.sha256);
+    Ok(())
 }
 
 /// Whether the very file is there already. Another one of the same name is named and then replaced.

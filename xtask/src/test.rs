@@ -23,15 +23,16 @@ pub fn run(arguments: &[String]) -> TaskResult {
     on_the_simulated_device(arguments)
 }
 
-/// Runs the tests that need a device, which are those that need the feature `cuda`.
+/// Runs the tests and benches that need a device, which are those that need the feature `cuda`.
 fn on_the_simulated_device(arguments: &[String]) -> TaskResult {
     let nvcc = toolkit::nvcc()?;
     for capability in CAPABILITIES {
         println!("tests on the simulated device, compute capability {capability}");
         let mut command = Command::new(env!("CARGO"));
         // the whole workspace, so that dependencies are those that the other tests built
-        command.args(["test", "--workspace", "--features", "moray/cuda,moray-lab/cuda"]);
-        command.args(["--test", "cuda_*"]);
+        command.args(["test", "--workspace", "--features", "moray/cublaslt,moray-lab/cuda"]);
+        // benches without `--bench` run small shapes, to see that they work
+        command.args(["--test", "cuda_*", "--bench", "cuda_*"]);
         command.args(arguments).current_dir(root());
         command.envs([("MORAY_REQUIRE_CUDA", "1"), ("MORAY_REQUIRE_MODEL", "1")]);
         command.envs([("MORAY_CUDA_ARCHS", ARCHITECTURES), ("SIMCUDA_ARCH", capability)]);

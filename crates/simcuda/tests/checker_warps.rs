@@ -84,6 +84,49 @@ fn writes_and_copies_that_race_with_an_earlier_read_are_found_in_every_form() {
 }
 
 #[test]
+fn reads_of_two_warps_are_both_remembered() {
+    let own = [
+        "ld.shared.v4.u32 {%y, %z, %u, %v}, [%s];",
+        "ld.shared.u32 %y, [%s+4];",
+        "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%y, %z, %u, %v}, [%s];",
+    ];
+    // Warp 1 reads what warp 0 has read before it writes there: its own read must not hide the other.
+    for read in READS {
+        for own in own {
+            let second = format!("{own} mov.u32 %x, 9; st.shared.v4.u32 [%s], {{%x, %x, %x, %x}};");
+            let (faulty, mended) = (in_turn(read, "", &second), in_turn(read, "bar.sync 0;", &second));
+            let fault = finds(FaultKind::SharedRace, 64, &faulty, &mended);
+            assert!(fault.message.contains("read of thread"), "{fault}\n{read}\n{own}");
+        }
+    }
+}
+
+#[test]
+fn lanes_may_rewrite_their_own_words_but_not_read_a_neighbour_s() {
+    for order in ["mov.u32 %n, %l;", "xor.b32 %n, %l, 1;", "xor.b32 %n, %l, 31;"] {
+        for guard in ["", "@%r "] {
+            let place = format!("{FILL} {order} mov.u32 %d, buf; mad.lo.u32 %d, %n, 4, %d;");
+            let rewrite = format!("{guard}ld.shared.u32 %y, [%d]; add.u32 %y, %y, 1; {guard}st.shared.u32 [%d], %y;");
+            let body = |sync: &str| {
+                format!("{place} {rewrite} {rewrite} {sync} xor.b32 %d, %d, 4; {guard}ld.shared.u32 %z, [%d];")
+            };
+            finds(FaultKind::SharedRace, 32, &body(""), &body("bar.warp.sync -1;"));
+        }
+    }
+}
+
+#[test]
+fn copies_beyond_shared_memory_are_found_at_their_lane() {
+    for (cache, bytes) in [("cg", 16), ("ca", 8), ("ca", 4)] {
+        // Lane 31 copies to the last 16 bytes, or to those behind them.
+        let copy =
+            |offset: u32| format!("cp.async.{cache}.shared.global [%s+{offset}], [%p], {bytes}; cp.async.wait_all;");
+        let fault = finds(FaultKind::OutOfBounds, 32, &copy(3600), &copy(3584));
+        assert_eq!(fault.thread, [31, 0, 0], "{fault}");
+    }
+}
+
+#[test]
 fn rows_that_nothing_wrote_are_found_in_every_form() {
     for read in READS {
         let rows = "setp.ne.u32 %q, %t, 99; @%q st.shared.v4.u32 [%s+512], {%x, %x, %x, %x}; bar.warp.sync -1;";

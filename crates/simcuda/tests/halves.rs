@@ -68,6 +68,11 @@ fn split_halves_match_their_value_in_every_surrounding() {
             "mov.u32 %v, %w; mov.u32 %n, 0; L: xor.b32 %w, %v, %n; {SPLIT} {LOW} {HIGH} xor.b32 %n, %n, -1;
              setp.ne.u32 %p, %n, 0; @%p bra L; mov.u32 %w, %v; xor.b32 %r1, %f0, 0; {SPLIT} {LOW} {HIGH}"
         ),
+        // The second turn reads the halves again when the word is another.
+        format!(
+            "{SPLIT} mov.u32 %n, 0; L: {LOW} {HIGH} mov.u32 %w, 0; add.u32 %n, %n, 1; setp.lt.u32 %p, %n, 2;
+             @%p bra L;"
+        ),
         // One half only.
         format!("{SPLIT} {LOW} mov.b32 {{%s, %hi}}, %w; {HIGH}"),
     ];
@@ -79,6 +84,10 @@ fn split_halves_match_their_value_in_every_surrounding() {
         "mov.u32 %n, 0; L: {SPLIT} {LOW} {HIGH} not.b32 %w, %w; add.u32 %n, %n, 1; setp.lt.u32 %p, %n, 2; @%p bra L;"
     );
     assert_eq!(widen(&turned, &words()).0, last, "{turned}");
+    // A half with a second definition, of another word.
+    let mixed: Vec<[u32; 2]> = words().into_iter().map(|w| [expected(w)[0], expected(!w)[1]]).collect();
+    let redefined = format!("{SPLIT} {LOW} not.b32 %v, %w; mov.b32 {{%s, %hi}}, %v; {HIGH}");
+    assert_eq!(widen(&redefined, &words()).0, mixed, "{redefined}");
 }
 
 #[test]

@@ -47,6 +47,7 @@ fn lines_match_the_launches_that_ran() {
     // Two vectors of 1024 floats are read and one is written, each byte once, in whole sectors of 32 bytes.
     assert_eq!((count("global_load_bytes"), count("global_load_sectors")), (8192, 256));
     assert_eq!((count("global_store_bytes"), count("global_store_sectors")), (4096, 128));
+    assert_eq!(lines[0]["registers_from"].as_str(), Some("estimate"), "PTX came alone");
     assert_eq!((count("tensor_instructions"), count("shared_bank_conflicts")), (0, 0));
     assert!(lines.iter().all(|line| line["instructions"].as_u64().expect("a count") > 0), "{lines:?}");
 }

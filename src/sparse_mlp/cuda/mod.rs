@@ -7,8 +7,10 @@
 //! # Precision and determinism
 //! Selections have the CPU's bits for the same values, and so has the prompt statistic. Projections are f32 sums of products
 //! of 16-bit weights and f32 activations, or exact integer sums within 32 products of 4-bit weights and int8 activations;
-//! their order is fixed, without atomics, and differs from the CPU's. A token's result does not depend on the other
-//! tokens, except through a list that they share.
+//! their order is fixed, without atomics, and differs from the CPU's. Calls of more than 8 tokens run on the matrix units: there
+//! an activation is two f16 (or three bf16) whose sum it is to 23 bits, and the integer sums of gate and up have the CPU's order.
+//! A token's result does not depend on the other tokens, except through a list that they share and through which of the two
+//! ways their number takes.
 //!
 //! # Example
 //! ```
@@ -38,10 +40,15 @@
 //! # }
 //! ```
 
+mod activation;
+mod call;
 mod forward;
+mod hidden;
 mod params;
+mod project;
 mod selection;
 mod statistic;
+mod variant;
 mod weights;
 mod workspace;
 
@@ -80,6 +87,29 @@ pub(crate) const KERNELS: &[ModuleKernels] = &[
             "sparse_mlp_combine",
         ],
     ),
+    (
+        "sparse_mlp/gather_tiles",
+        &[
+            "sparse_mlp_gate_up_tiles_f16_16",
+            "sparse_mlp_gate_up_tiles_f16_64",
+            "sparse_mlp_gate_up_tiles_bf16_16",
+            "sparse_mlp_gate_up_tiles_bf16_64",
+            "sparse_mlp_gate_up_tiles_int4_16",
+            "sparse_mlp_gate_up_tiles_int4_64",
+        ],
+    ),
+    (
+        "sparse_mlp/down_tiles",
+        &[
+            "sparse_mlp_down_tiles_f16_16",
+            "sparse_mlp_down_tiles_f16_64",
+            "sparse_mlp_down_tiles_bf16_16",
+            "sparse_mlp_down_tiles_bf16_64",
+            "sparse_mlp_down_tiles_int4_16",
+            "sparse_mlp_down_tiles_int4_64",
+        ],
+    ),
+    ("sparse_mlp/operand", &["sparse_mlp_operand_f16", "sparse_mlp_operand_bf16", "sparse_mlp_operand_int8"]),
     (
         "sparse_mlp/select",
         &[

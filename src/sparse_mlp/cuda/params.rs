@@ -31,6 +31,30 @@ pub(super) struct Codes {
     pub scale: u64,
 }
 
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(super) struct Operand {
+    pub tiles: u64,
+    pub sums: u64,
+    pub scale: u64,
+    pub token_tiles: u32,
+    pub spans: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(super) struct OperandParams {
+    pub x: u64,
+    pub count: u64,
+    pub tiles: u64,
+    pub sums: u64,
+    pub scale: u64,
+    pub n: u32,
+    pub stride: u32,
+    pub token_tiles: u32,
+    pub spans: u32,
+}
+
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(super) struct GateUpParams {
@@ -39,6 +63,7 @@ pub(super) struct GateUpParams {
     pub neurons: Neurons,
     pub x: u64,
     pub x_int8: Codes,
+    pub operand: Operand,
     pub gate_values: u64,
     pub hidden: u64,
     pub tokens: u32,
@@ -55,6 +80,7 @@ pub(super) struct DownParams {
     pub neurons: Neurons,
     pub hidden: u64,
     pub hidden_int8: Codes,
+    pub operand: Operand,
     pub partial: u64,
     pub tokens: u32,
     pub d_model: u32,
@@ -96,8 +122,10 @@ const _: () = {
     assert!(size_of::<MatrixView>() == 40);
     assert!(size_of::<Neurons>() == 32);
     assert!(size_of::<Codes>() == 24);
-    assert!(size_of::<GateUpParams>() == 176);
-    assert!(size_of::<DownParams>() == 112);
+    assert!(size_of::<Operand>() == 32);
+    assert!(size_of::<OperandParams>() == 56);
+    assert!(size_of::<GateUpParams>() == 208);
+    assert!(size_of::<DownParams>() == 144);
     assert!(size_of::<CombineParams>() == 56);
     assert!(size_of::<MaskParams>() == 56);
 };

@@ -16,6 +16,16 @@ pub(super) enum RowFormat {
     FourBit,
 }
 
+impl RowFormat {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            RowFormat::F16 => "f16",
+            RowFormat::Bf16 => "bf16",
+            RowFormat::FourBit => "4-bit",
+        }
+    }
+}
+
 /// gate or up.
 #[derive(Debug)]
 struct Rows {
@@ -98,15 +108,6 @@ impl Weights {
         self.format == RowFormat::FourBit
     }
 
-    /// The part of a kernel's symbol that names the rows.
-    pub(super) fn format_index(&self) -> usize {
-        match self.format {
-            RowFormat::F16 => 0,
-            RowFormat::Bf16 => 1,
-            RowFormat::FourBit => 2,
-        }
-    }
-
     pub(super) fn gate(&self, device: &Device) -> MatrixView {
         view(device, &self.gate, &self.biases[0])
     }
@@ -158,11 +159,12 @@ fn kind_code(kind: Kind) -> u32 {
     }
 }
 
-/// Cuts the records into codes and scales, each in rows of their own; rows of scales are padded to whole 32-byte sectors.
+/// Cuts the records into codes and scales, each in rows of their own; rows of group scales are padded to whole 32-byte sectors,
+/// which is how kernels read them.
 fn four_bit_rows(device: &Device, matrix: &RowMatrix, d_ff: usize) -> Result<Rows> {
     let code_bytes = matrix.d / 2;
     let dwords = (matrix.stride - code_bytes) / 4;
-    let scale_stride = if dwords == 1 { 1 } else { dwords.next_multiple_of(8) };
+    let scale_stride = if matrix.kind == Kind::Channel { 1 } else { dwords.next_multiple_of(8) };
     let mut codes = Vec::with_capacity(d_ff * code_bytes);
     let mut scales = vec![0u32; d_ff * scale_stride];
     let records = matrix.records().chunks_exact(matrix.stride).take(d_ff);

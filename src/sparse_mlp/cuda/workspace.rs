@@ -1,14 +1,16 @@
 //! The memory of a call on the device, allocated once and passed in.
 
+use super::activation::OperandBuffer;
 use super::selection::{NeuronList, mask_words};
-use super::weights::Weights;
+use super::variant::{FEW_TOKENS, down_splits, is_tiled};
+use super::weights::{RowFormat, Weights};
 use crate::device::Device;
 use crate::device::cudarc::driver::CudaSlice;
 use crate::error::{Error, Result, check_len};
 use crate::sparse_mlp::Shape;
 
 /// Most tokens of a call.
-pub const MAX_TOKENS: usize = 64;
+pub const MAX_TOKENS: usize = 512;
 
 /// int8 activations and their scales and sums.
 #[derive(Debug)]
@@ -40,8 +42,9 @@ pub struct Workspace {
     max_tokens: usize,
     /// Floats between tokens in the buffers by neuron: d_ff rounded up to 32.
     pub(super) stride: usize,
-    /// Parts of the list that down is cut into.
+    /// Parts of the list that down is cut into for few tokens, and for many.
     pub(super) splits: usize,
+    pub(super) tile_splits: usize,
     pub(super) gate: CudaSlice<f32>,
     pub(super) hidden: CudaSlice<f32>,
     /// Products by neuron, before those that are kept are known.
@@ -52,10 +55,13 @@ pub struct Workspace {
     pub(super) x: CudaSlice<f32>,
     pub(super) x_int8: Quantized,
     pub(super) hidden_int8: Quantized,
+    /// The same activations for the matrix units.
+    pub(super) x_operand: OperandBuffer,
+    pub(super) hidden_operand: OperandBuffer,
     /// \[splits, tokens, d_model\].
     pub(super) partial: CudaSlice<f32>,
-    /// Whether a call left its own list in `kept`, and whether for 4-bit weights.
-    four_bit: bool,
+    /// What the buffers of activations are made for.
+    format: RowFormat,
 }
 
 impl Workspace {
@@ -65,20 +71,27 @@ impl Workspace {
     /// [`Error::Shape`] unless `max_tokens` is 1 to [`MAX_TOKENS`], [`Error::OutOfMemory`] if there is no room.
     pub fn new(device: &Device, weights: &Weights, max_tokens: usize) -> Result<Workspace> {
         if !(1..=MAX_TOKENS).contains(&max_tokens) {
-            return Err(Error::Shape { what: "max_tokens", expected: "1 to 64", got: max_tokens });
+            return Err(Error::Shape { what: "max_tokens", expected: "1 to 512", got: max_tokens });
         }
         let shape = weights.shape();
         let Shape { d_model, d_ff, .. } = shape;
         let stride = d_ff.next_multiple_of(32);
-        let splits = down_splits(d_model, d_ff, max_tokens, device.multiprocessors() as usize);
-        let int8_tokens = if weights.is_four_bit() { max_tokens } else { 1 };
+        let format = weights.format;
+        let cut = |tokens| down_splits(format, d_model, d_ff, tokens, device.multiprocessors() as usize);
+        let few = max_tokens.min(FEW_TOKENS);
+        let (splits, tile_splits) = (cut(few), if is_tiled(max_tokens) { cut(max_tokens) } else { 0 });
+        let partial = (splits * few).max(tile_splits * max_tokens);
+        let int8_tokens = if weights.is_four_bit() { few } else { 1 };
         let int8 = |width: usize| Quantized::new(device, int8_tokens, if weights.is_four_bit() { width } else { 1 });
+        let tiled_tokens = if is_tiled(max_tokens) { max_tokens } else { 0 };
+        let operand = |width, sums| OperandBuffer::new(device, format, tiled_tokens, width, sums);
         let floats = |elems: usize| device.zeros::<f32>(max_tokens * elems);
         Ok(Workspace {
             shape,
             max_tokens,
             stride,
             splits,
+            tile_splits,
             gate: floats(stride)?,
             hidden: floats(stride)?,
             products: floats(stride)?,
@@ -87,8 +100,10 @@ impl Workspace {
             x: floats(d_model)?,
             x_int8: int8(d_model)?,
             hidden_int8: int8(stride)?,
-            partial: floats(splits * d_model)?,
-            four_bit: weights.is_four_bit(),
+            x_operand: operand(d_model, weights.is_four_bit())?,
+            hidden_operand: operand(stride, false)?,
+            partial: device.zeros(partial * d_model)?,
+            format,
         })
     }
 
@@ -99,6 +114,8 @@ impl Workspace {
         4 * (floats.iter().map(|slice| slice.len()).sum::<usize>() + self.masks.len() + self.shape.d_ff + 1)
             + int8(&self.x_int8)
             + int8(&self.hidden_int8)
+            + self.x_operand.memory_bytes()
+            + self.hidden_operand.memory_bytes()
     }
 
     pub(super) fn check(&self, device: &Device, weights: &Weights, tokens: usize) -> Result<()> {
@@ -109,8 +126,9 @@ impl Workspace {
             let expected = "at most the workspace's max_tokens";
             return Err(Error::Shape { what: "tokens", expected, got: tokens });
         }
-        if weights.is_four_bit() && !self.four_bit {
-            let (expected, got) = ("one made for 4-bit weights", "one for 16-bit weights".into());
+        if weights.format != self.format {
+            let (expected, got) =
+                ("one made for weights of this format", format!("one for {} rows", self.format.name()));
             return Err(Error::Unsupported { what: "workspace", expected, got });
         }
         Ok(())
@@ -137,24 +155,5 @@ impl Workspace {
     /// or the product.
     pub fn kept(&self) -> &NeuronList {
         &self.kept
-    }
-}
-
-/// Parts of the list for down: enough blocks to fill the device twice, and at least 32 neurons a part.
-fn down_splits(d_model: usize, d_ff: usize, max_tokens: usize, multiprocessors: usize) -> usize {
-    let blocks = d_model.div_ceil(256) * max_tokens.div_ceil(8);
-    (2 * multiprocessors).div_ceil(blocks).min(d_ff.div_ceil(32)).clamp(1, 64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn splits_fill_the_device_and_leave_no_part_too_small() {
-        assert_eq!(down_splits(4096, 14336, 1, 132), 17);
-        assert_eq!(down_splits(576, 1536, 1, 132), 48);
-        assert_eq!(down_splits(64, 96, 1, 132), 3);
-        assert_eq!(down_splits(8192, 28672, 64, 132), 2);
     }
 }

@@ -11,6 +11,7 @@ mod cluster;
 mod codes;
 mod context;
 mod copy;
+mod cubin;
 mod device;
 mod event;
 mod function;

@@ -9,7 +9,7 @@ use super::abi::{Bytes, In, Out, Text, api, write_host};
 use super::codes::{Code, Error, Result};
 use super::context::{self, Context};
 use super::device::DRIVER_VERSION;
-use super::image;
+use super::image::{self, Image};
 use super::registry::{fresh_id, lock};
 use super::state::{self, Driver};
 use crate::machine::{Function, Module};
@@ -119,10 +119,11 @@ fn check_target(ptx: &str, capability: u32) -> Result<()> {
     }
 }
 
-fn build(driver: &Driver, context: Arc<Context>, ptx: &str, name: &str) -> Result<usize> {
+fn build(driver: &Driver, context: Arc<Context>, image: &Image, name: &str) -> Result<usize> {
+    let Image { ptx, registers } = image;
     let ptx_version = check_version(ptx)?;
     check_target(ptx, driver.capability())?;
-    let module = Module::load(&driver.memory, ptx, name).map_err(|e| {
+    let module = Module::load_compiled(&driver.memory, ptx, name, registers).map_err(|e| {
         let code = if e.out_of_memory { Code::OUT_OF_MEMORY } else { Code::INVALID_PTX };
         code.because(e)
     })?;
@@ -137,8 +138,8 @@ const UNNAMED: &str = "ptx";
 
 fn load(out: &Out<usize>, image: Bytes) -> Result<()> {
     let (driver, context) = context::current()?;
-    let ptx = image::read(image, driver.capability())?;
-    out.set(build(driver, context, &ptx, UNNAMED)?)
+    let image = image::read(image, driver.capability())?;
+    out.set(build(driver, context, &image, UNNAMED)?)
 }
 
 /// The buffers for compiler messages among the options of cuModuleLoadDataEx: `CUjit_option` 5 and 6.
@@ -182,8 +183,8 @@ api! {
         let (driver, context) = context::current()?;
         let path = path.get()?;
         let bytes = std::fs::read(&path).map_err(|e| Code::FILE_NOT_FOUND.because(format!("{path}: {e}")))?;
-        let ptx = image::read_file(&bytes, driver.capability())?;
-        out.set(build(driver, context, &ptx, &path)?)
+        let image = image::read_file(&bytes, driver.capability())?;
+        out.set(build(driver, context, &image, &path)?)
     }
 
     fn cuModuleLoadData(out: Out<usize>, image: Bytes) {

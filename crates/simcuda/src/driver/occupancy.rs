@@ -1,6 +1,6 @@
 //! Occupancy: how many blocks of a kernel fit on a multiprocessor.
 //!
-//! Registers are an estimate from the PTX, as the machine code that would settle them does not exist here.
+//! Registers are those that the machine code of the fatbin states; of PTX that came alone they are an estimate.
 
 use super::abi::{Out, api};
 use super::attributes::{Limits, limits};

@@ -141,6 +141,7 @@ pub fn launch(
     let mut report = Report {
         kernel: function.name.clone(),
         registers: function.registers,
+        registers_arch: function.registers_arch,
         shared_bytes: env.shared_bytes,
         ..Report::default()
     };

@@ -164,8 +164,10 @@ pub struct Report {
     pub atomic_instructions: u64,
     /// Asynchronous copy instructions.
     pub async_copies: u64,
-    /// 32-bit registers per thread, estimated from liveness.
+    /// 32-bit registers per thread: as the compiler settled them, or estimated from the PTX.
     pub registers: u32,
+    /// Compute capability of the machine code that states `registers`; `None` where they are an estimate.
+    pub registers_arch: Option<u32>,
     /// Shared memory per block.
     pub shared_bytes: u32,
 }
@@ -224,6 +226,10 @@ impl Report {
             // Writing to a String cannot fail.
             let _ = write!(out, ",\"{name}\":{value}");
         }
+        let _ = match self.registers_arch {
+            Some(arch) => write!(out, ",\"registers_from\":\"sm_{arch}\""),
+            None => write!(out, ",\"registers_from\":\"estimate\""),
+        };
         out.push_str(",\"classes\":{");
         let used = Class::ALL.iter().filter(|&&class| self.class(class) > 0);
         for (index, class) in used.enumerate() {
@@ -247,7 +253,10 @@ mod tests {
         let json = report.to_json();
         assert!(json.starts_with("{\"kernel\":\"a\\\"b\",\"instructions\":11,"), "{json}");
         assert!(json.contains("\"global_load_sectors\":4,") && json.contains("\"shared_bank_conflicts\":3,"), "{json}");
+        assert!(json.contains(",\"registers_from\":\"estimate\","), "{json}");
         assert!(json.ends_with("\"classes\":{\"integer\":3,\"move\":4,\"tensor\":4}}"), "{json}");
+        let json = Report { registers: 40, registers_arch: Some(90), ..report }.to_json();
+        assert!(json.contains("\"registers\":40,\"shared_bytes\":0,\"registers_from\":\"sm_90\","), "{json}");
         assert!(Class::ALL.iter().enumerate().all(|(at, &class)| class as usize == at));
     }
 }

@@ -45,4 +45,4 @@ pub use error::{Allocation, Fault, FaultKind, MemoryError, PtxError};
 pub use launch::{Arch, LaunchConfig, Options, launch};
 pub use memory::Memory;
 pub use meter::{Class, Report};
-pub use module::{Function, Module, Param};
+pub use module::{CompiledRegisters, Function, Module, Param};

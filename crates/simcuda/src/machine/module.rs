@@ -21,6 +21,15 @@ pub struct Param {
     pub align_bytes: usize,
 }
 
+/// Registers of a kernel as its machine code states them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompiledRegisters {
+    /// 32-bit registers per thread.
+    pub count: u32,
+    /// Compute capability of the machine code, as 80 or 90.
+    pub arch: u32,
+}
+
 /// One entry of a module.
 pub struct Function {
     /// Name of the entry.
@@ -35,8 +44,10 @@ pub struct Function {
     pub const_bytes: usize,
     /// Local memory per thread.
     pub local_bytes: usize,
-    /// 32-bit registers live at once, an estimate of what ptxas would use.
+    /// 32-bit registers per thread: as the compiler settled them, or those live at once in the PTX, an estimate of that.
     pub registers: u32,
+    /// Compute capability of the machine code that states `registers`, as 80 or 90; `None` where they are an estimate.
+    pub registers_arch: Option<u32>,
     /// Most threads per block.
     pub max_threads: u32,
     /// Cluster shape the kernel demands.
@@ -89,6 +100,19 @@ impl Module {
     /// # Errors
     /// Returns [`PtxError`] for text that is not PTX, with its line.
     pub fn load(memory: &Memory, ptx: &str, name: &str) -> Result<Arc<Self>, PtxError> {
+        Self::load_compiled(memory, ptx, name, &HashMap::new())
+    }
+
+    /// Reads PTX like [`load`](Self::load), with what machine code of the same source says of entries, by name.
+    ///
+    /// # Errors
+    /// Returns [`PtxError`] for text that is not PTX, with its line.
+    pub fn load_compiled(
+        memory: &Memory,
+        ptx: &str,
+        name: &str,
+        compiled: &HashMap<String, CompiledRegisters>,
+    ) -> Result<Arc<Self>, PtxError> {
         let error =
             |(line, message): (u32, String)| PtxError { module: name.into(), line, message, out_of_memory: false };
         let ast = super::parse::parse(ptx).map_err(error)?;
@@ -100,6 +124,7 @@ impl Module {
         let const_bytes = in_const.fold(0, |end, v| align_up(end, v.align_bytes) + v.size_bytes);
         for entry in ast.funcs.iter().filter(|f| f.is_entry && !f.is_prototype) {
             let decoded = decode(&ast, entry, &symbols).map_err(error)?;
+            let compiled = compiled.get(entry.name);
             let param = |&(offset_bytes, size_bytes, align_bytes)| Param { offset_bytes, size_bytes, align_bytes };
             functions.push(Arc::new(Function {
                 name: entry.name.to_owned(),
@@ -108,7 +133,8 @@ impl Module {
                 static_shared_bytes: decoded.shared_bytes,
                 const_bytes,
                 local_bytes: decoded.local_bytes,
-                registers: decoded.registers,
+                registers: compiled.map_or(decoded.registers, |known| known.count),
+                registers_arch: compiled.map(|known| known.arch),
                 max_threads: entry.max_threads.unwrap_or(MAX_THREADS).min(MAX_THREADS),
                 cluster: entry.cluster,
                 arch: ast.arch,

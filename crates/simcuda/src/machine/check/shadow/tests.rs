@@ -49,7 +49,8 @@ fn step<const N: usize>(random: &mut Random) -> Step {
         6 => {
             let kinds = [Access::Read, Access::Write, Access::Atomic, Access::AtomicRead];
             let bytes = [1, 2, 4][random.below(3) as usize];
-            Step::Plain(kinds[random.below(4) as usize], random.below(32), place(random), bytes)
+            let word = random.below(BYTES as u32 / 4) * 4;
+            Step::Plain(kinds[random.below(4) as usize], random.below(32), word, bytes)
         }
         7 => Step::Copy(random.below(32), place(random)),
         8 => Step::Finish(random.below(32), place(random)),
@@ -181,4 +182,30 @@ fn fast_ways_match_the_plain_one_on_random_programs() {
     for counts in [programs::<1>(1), programs::<2>(2), programs::<4>(3)] {
         assert!(counts.iter().all(|&n| n > 1000), "both outcomes are common: {counts:?}");
     }
+}
+
+/// Reads `N` words of which number `k` is as it must not be: not written, written by another warp since, or pending.
+fn every_word_counts<const N: usize>() {
+    for (k, fault) in (0..N).flat_map(|k| (0..4).map(move |fault| (k, fault))) {
+        let (mut shadow, at) = (Shadow::default(), 4 * k as u32);
+        shadow.reset(WARPS, BYTES);
+        for word in (0..N).filter(|&word| fault != 0 || word != k) {
+            shadow.record(Access::Write, Agent { warp: 0, lane: 0 }, 4 * word as u32, 4);
+        }
+        shadow.meet_all();
+        match fault {
+            1 => shadow.record(Access::Write, Agent { warp: 2, lane: 0 }, at, 4),
+            2 => shadow.issue_copy(at, 4),
+            _ => {}
+        }
+        assert_eq!(shadow.read_same::<N>(1, 0), fault == 3, "word {k} of {N}, fault {fault}");
+        assert_eq!(shadow.read_lanes::<N>(1, [5].into_iter(), &[0; 32]), fault == 3, "word {k} of {N}, fault {fault}");
+    }
+}
+
+#[test]
+fn fast_reads_match_the_state_of_every_word() {
+    every_word_counts::<1>();
+    every_word_counts::<2>();
+    every_word_counts::<4>();
 }

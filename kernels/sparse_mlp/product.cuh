@@ -1,0 +1,28 @@
+// What becomes of the sums of a gate and an up row.
+#pragma once
+
+#include "params.cuh"
+
+namespace moray::sparse_mlp {
+
+// The sums of one neuron and token are complete: nonlinearity, product, mask.
+__device__ __forceinline__ void write_back(const GateUpParams& p, uint32_t token, uint32_t position, uint32_t neuron, float gate,
+                                           float up) {
+    const size_t row = static_cast<size_t>(token) * p.stride;
+    float activated;
+    if (p.gate.rows != nullptr) {
+        gate = p.gate.bias == nullptr ? gate : gate + p.gate.bias[neuron];
+        activated = activate(p.activation, gate);
+        if (p.gate_values != nullptr) {
+            p.gate_values[row + position] = activated;
+        }
+    } else {
+        activated = p.gate_values[row + neuron];
+    }
+    if (p.up.rows != nullptr) {
+        up = p.up.bias == nullptr ? up : up + p.up.bias[neuron];
+        p.hidden[row + position] = keeps(p.neurons, token, neuron) ? activated * up : 0.0f;
+    }
+}
+
+}  // namespace moray::sparse_mlp
