@@ -17,7 +17,7 @@ use texts::Texts;
 const CALIBRATION_TOKENS: &str = "16384";
 
 /// Tokens that are scored of the encyclopedia, and of the held-out news.
-const SCORED_TOKENS: [&str; 2] = ["8192", "4096"];
+const SCORED_TOKENS: [&str; 2] = ["4096", "2048"];
 
 /// Rows of the table: what it is called, the weights, `--method`, and the tokens that calibrate.
 const ROWS: [(&str, &str, &str, &str); 11] = [
@@ -154,8 +154,16 @@ fn row(
         against.map(|against| eval.arg("--against").arg(against));
         json(&mut eval)
     };
-    let quality = eval(&texts.encyclopedia, SCORED_TOKENS[0], against)?;
-    let news = eval(&texts.news, SCORED_TOKENS[1], None)?;
+    let scores = texts.scores.join(format!("{method}, {weights}.json"));
+    let [quality, news] = match kept(&scores, model)? {
+        Some(scores) => scores,
+        None => {
+            let fresh =
+                [eval(&texts.encyclopedia, SCORED_TOKENS[0], against)?, eval(&texts.news, SCORED_TOKENS[1], None)?];
+            fs::write(&scores, serde_json::to_vec(&fresh)?)?;
+            fresh
+        }
+    };
     let prompt = ["--prompt", "The history of the lighthouse begins with", "-n", "128", "--ignore-eos"];
     let speed = json(moray("generate").arg("--json").arg("--model").arg(model).args(switches).args(prompt))?;
     let dense = &quality["dense"];
@@ -179,6 +187,17 @@ fn row(
         agreement: compared(format!("{:.1}%", number(dense, "agreement_percent"))),
         speed: format!("{:.0}", number(&speed, "decode_tokens_per_second")),
     })
+}
+
+/// Scores of an earlier run, unless the model has been written since: a run that was interrupted goes on where it was.
+fn kept(scores: &Path, model: &Path) -> Result<Option<[Value; 2]>, Box<dyn std::error::Error>> {
+    let report = model.join("report.json");
+    let newest = if report.exists() { report } else { model.into() };
+    let Ok(scored) = fs::metadata(scores) else { return Ok(None) };
+    if scored.modified()? < fs::metadata(newest)?.modified()? {
+        return Ok(None);
+    }
+    Ok(serde_json::from_slice(&fs::read(scores)?).ok())
 }
 
 /// The table; increases are over the first row.

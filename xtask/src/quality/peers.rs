@@ -8,7 +8,7 @@ use super::{Row, SCORED_TOKENS, json, number};
 use crate::root;
 
 /// llama.cpp's types at about as many bits a weight.
-const TYPES: [&str; 3] = ["Q4_0", "Q4_K_S", "Q4_K_M"];
+const TYPES: [&str; 2] = ["Q4_0", "Q4_K_M"];
 
 /// Quantizes and scores with llama-cpp-python, by `scripts/llama_cpp_quality.py`, and appends a row for each type.
 pub fn add_rows(

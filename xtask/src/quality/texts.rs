@@ -1,8 +1,10 @@
 //! The texts that calibrate and that are scored.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
+use super::SCORED_TOKENS;
 use crate::{fetch, root};
 
 /// Characters of each article that are scored at least, in whole paragraphs.
@@ -16,6 +18,8 @@ pub struct Texts {
     pub news: PathBuf,
     /// The beginnings of Wikipedia articles.
     pub encyclopedia: PathBuf,
+    /// Where scores on these texts are kept, a directory of their own for each version of them.
+    pub scores: PathBuf,
 }
 
 impl Texts {
@@ -33,10 +37,14 @@ impl Texts {
             ("encyclopedia.txt", beginnings(&fs::read_to_string(whole)?)),
         ];
         let [calibration, news, encyclopedia] = texts.each_ref().map(|(name, _)| work.join(name));
+        let mut hasher = DefaultHasher::new();
+        (&texts, SCORED_TOKENS).hash(&mut hasher);
+        let scores = work.join(format!("scores-{:016x}", hasher.finish()));
+        fs::create_dir_all(&scores)?;
         for (name, text) in texts {
             fs::write(work.join(name), text)?;
         }
-        Ok(Texts { calibration, news, encyclopedia })
+        Ok(Texts { calibration, news, encyclopedia, scores })
     }
 }
 
