@@ -21,13 +21,17 @@ fn code<T>(result: Result<T, DriverError>) -> Code {
 
 #[test]
 fn device_matches_the_capability_asked_for() {
-    for arch in ["8.0", "9.0"] {
+    for arch in ["7.5", "8.0", "9.0"] {
         under_simcuda("device_matches_the_capability_asked_for", &[("SIMCUDA_ARCH", arch)], || {
             let arch = std::env::var("SIMCUDA_ARCH").expect("set by the parent");
-            let (major, shared_bytes, clusters) = if arch == "8.0" { (8, 163 * 1024, 0) } else { (9, 227 * 1024, 1) };
+            let (capability, shared_bytes, clusters) = match arch.as_str() {
+                "7.5" => ((7, 5), 64 * 1024, 0),
+                "8.0" => ((8, 0), 163 * 1024, 0),
+                _ => ((9, 0), 227 * 1024, 1),
+            };
             let (context, _) = open();
             assert_eq!(CudaContext::device_count().expect("a count"), 1);
-            assert_eq!(context.compute_capability().expect("a capability"), (major, 0));
+            assert_eq!(context.compute_capability().expect("a capability"), capability);
             assert_eq!(context.name().expect("a name"), format!("simcuda {arch}"));
             let attribute = |number| context.attribute(number).expect("an attribute");
             assert_eq!(attribute(Attribute::CU_DEVICE_ATTRIBUTE_WARP_SIZE), 32);
@@ -42,13 +46,29 @@ fn device_matches_the_capability_asked_for() {
 
 #[test]
 fn wrong_setting_matches_invalid_value_and_names_the_variable() {
-    for (name, value) in [("SIMCUDA_ARCH", "7.5"), ("SIMCUDA_ORDER", "sometimes"), ("SIMCUDA_MEMORY", "0")] {
+    for (name, value) in [
+        ("SIMCUDA_ARCH", "7.0"),
+        ("SIMCUDA_DRIVER_VERSION", "13060"),
+        ("SIMCUDA_ORDER", "sometimes"),
+        ("SIMCUDA_MEMORY", "0"),
+    ] {
         let test = "wrong_setting_matches_invalid_value_and_names_the_variable";
         let stderr = under_simcuda(test, &[(name, value)], || {
             assert_eq!(code(result::init()), Code::CUDA_ERROR_INVALID_VALUE);
         });
         assert!(driver_lines(&stderr)[0].contains(name) && stderr.contains(value), "{stderr}");
     }
+}
+
+#[test]
+fn driver_version_matches_what_is_asked_for_before_the_driver_starts() {
+    let test = "driver_version_matches_what_is_asked_for_before_the_driver_starts";
+    under_simcuda(test, &[("SIMCUDA_DRIVER_VERSION", "11080")], || {
+        let mut version = 0;
+        // SAFETY: it writes one integer.
+        assert_eq!(unsafe { sys::cuDriverGetVersion(&mut version) }, Code::CUDA_SUCCESS);
+        assert_eq!(version, 11080);
+    });
 }
 
 #[test]

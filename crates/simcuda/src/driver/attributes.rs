@@ -29,6 +29,8 @@ pub(super) struct Limits {
 /// Tells the limits of an architecture.
 pub(super) fn limits(arch: Arch) -> Limits {
     let (shared_kib, portable_cluster_blocks) = match arch {
+        // a block may have all of it, so there is none to reserve
+        Arch::Sm75 => (64, 0),
         Arch::Sm80 => (164, 0),
         Arch::Sm90 => (228, 8),
     };
@@ -41,7 +43,7 @@ pub(super) fn limits(arch: Arch) -> Limits {
         registers_per_sm: 65536,
         shared_per_sm_bytes: shared_kib * 1024,
         shared_per_block_bytes: 48 * 1024,
-        reserved_shared_bytes: 1024,
+        reserved_shared_bytes: if arch == Arch::Sm75 { 0 } else { 1024 },
         portable_cluster_blocks,
     }
 }

@@ -5,10 +5,7 @@ use std::ffi::{CStr, c_char};
 use super::abi::{Out, Text, api};
 use super::attributes;
 use super::codes::{Code, Result};
-use super::state;
-
-/// What cuDriverGetVersion reports: the newest toolkit whose PTX is read.
-pub(super) const DRIVER_VERSION: i32 = 13050;
+use super::{settings, state};
 
 const UUID: [u8; 16] = *b"simcuda device 0";
 const PCI_BUS_ID: &CStr = c"0000:00:00.0";
@@ -33,7 +30,7 @@ api! {
     }
 
     fn cuDriverGetVersion(version: Out<i32>) {
-        version.set(DRIVER_VERSION)
+        version.set(settings::driver_version()?)
     }
 
     fn cuDeviceGet(device: Out<i32>, ordinal: i32) {

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use super::abi::{Bytes, In, Out, Text, api, write_host};
 use super::codes::{Code, Error, Result};
 use super::context::{self, Context};
-use super::device::DRIVER_VERSION;
 use super::image::{self, Image};
 use super::registry::{fresh_id, lock};
+use super::settings;
 use super::state::{self, Driver};
 use crate::machine::{Function, Module};
 
@@ -82,15 +82,15 @@ fn directive<'a>(ptx: &'a str, directive: &str) -> Option<&'a str> {
     ptx.lines().find_map(|line| line.trim_start().strip_prefix(directive)).map(str::trim)
 }
 
-/// Reads `.version` and refuses one that is newer than the driver, as a driver does before it reads on.
-fn check_version(ptx: &str) -> Result<(u32, u32)> {
+/// Reads `.version` and refuses one that is newer than a driver of version `driver`, as a driver does before it reads on.
+fn check_version(ptx: &str, driver: i32) -> Result<(u32, u32)> {
     let text = directive(ptx, ".version").unwrap_or_default();
     let number = text.split(|c: char| !(c.is_ascii_digit() || c == '.')).next().unwrap_or_default();
     let parsed = number.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
     let version: (u32, u32) =
         parsed.ok_or_else(|| Code::INVALID_PTX.because(format!("expected .version <major>.<minor>, got {text:?}")))?;
-    // CUDA 13.n reads PTX up to 9.n.
-    let newest = (DRIVER_VERSION as u32 / 1000 - 4, DRIVER_VERSION as u32 % 1000 / 10);
+    // CUDA 13.n reads PTX up to 9.n, 12.n up to 8.n and 11.n up to 7.n
+    let newest = (driver as u32 / 1000 - 4, driver as u32 % 1000 / 10);
     if version > newest {
         let message = format!("expected PTX up to {}.{}, got {}.{}", newest.0, newest.1, version.0, version.1);
         return Err(Code::UNSUPPORTED_PTX_VERSION.because(message));
@@ -121,7 +121,7 @@ fn check_target(ptx: &str, capability: u32) -> Result<()> {
 
 fn build(driver: &Driver, context: Arc<Context>, image: &Image, name: &str) -> Result<usize> {
     let Image { ptx, registers } = image;
-    let ptx_version = check_version(ptx)?;
+    let ptx_version = check_version(ptx, settings::driver_version()?)?;
     check_target(ptx, driver.capability())?;
     let module = Module::load_compiled(&driver.memory, ptx, name, registers).map_err(|e| {
         let code = if e.out_of_memory { Code::OUT_OF_MEMORY } else { Code::INVALID_PTX };
@@ -240,11 +240,14 @@ mod tests {
 
     #[test]
     fn version_check_matches_the_newest_known() {
-        assert_eq!(check_version("// text\n.version 9.5\n"), Ok((9, 5)));
-        assert_eq!(check_version(".version 8.0 // c"), Ok((8, 0)));
-        assert_eq!(check_version(".version 9.6").map_err(|e| e.code), Err(Code::UNSUPPORTED_PTX_VERSION));
-        assert_eq!(check_version(".version 10.0").map_err(|e| e.code), Err(Code::UNSUPPORTED_PTX_VERSION));
-        assert_eq!(check_version(".version nine").map_err(|e| e.code), Err(Code::INVALID_PTX));
+        let check = |text, driver| check_version(text, driver).map_err(|e| e.code);
+        assert_eq!(check("// text\n.version 9.5\n", 13050), Ok((9, 5)));
+        assert_eq!(check(".version 8.0 // c", 13050), Ok((8, 0)));
+        assert_eq!(check(".version 9.6", 13050), Err(Code::UNSUPPORTED_PTX_VERSION));
+        assert_eq!(check(".version 10.0", 13050), Err(Code::UNSUPPORTED_PTX_VERSION));
+        assert_eq!(check(".version nine", 13050), Err(Code::INVALID_PTX));
+        assert_eq!(check(".version 7.8", 11080), Ok((7, 8)));
+        assert_eq!(check(".version 8.0", 11080), Err(Code::UNSUPPORTED_PTX_VERSION));
     }
 
     #[test]

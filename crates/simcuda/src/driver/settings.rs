@@ -68,6 +68,7 @@ fn parse_flag(text: &str) -> Option<bool> {
 
 fn parse_arch(text: &str) -> Option<Arch> {
     match text {
+        "7.5" => Some(Arch::Sm75),
         "8.0" => Some(Arch::Sm80),
         "9.0" => Some(Arch::Sm90),
         _ => None,
@@ -80,7 +81,7 @@ impl Settings {
     /// # Errors
     /// `CUDA_ERROR_INVALID_VALUE` for a value that is not understood, with a line that names the variable.
     pub(super) fn from_environment() -> Result<Self> {
-        let arch = read("SIMCUDA_ARCH", "8.0 or 9.0", parse_arch)?.unwrap_or_default();
+        let arch = read("SIMCUDA_ARCH", "7.5, 8.0 or 9.0", parse_arch)?.unwrap_or_default();
         let mut options = Options::for_arch(arch);
         if let Some(checks) = read("SIMCUDA_CHECKS", "0 or 1", parse_flag)? {
             options.checks = checks;
@@ -106,8 +107,21 @@ impl Settings {
             None => None,
         };
         options.meter = meter.is_some();
+        driver_version()?;
         Ok(Self { memory_bytes: memory_bytes.unwrap_or(8 << 30), order, meter, options })
     }
+}
+
+/// What cuDriverGetVersion reports by default: the newest toolkit whose PTX is read.
+const NEWEST_DRIVER: i32 = 13050;
+
+/// The driver's version as 1000 · major + 10 · minor (`SIMCUDA_DRIVER_VERSION`); may be asked before cuInit.
+///
+/// # Errors
+/// `CUDA_ERROR_INVALID_VALUE` for a value that is not understood, with a line that names the variable.
+pub(super) fn driver_version() -> Result<i32> {
+    let parse = |text: &str| text.parse().ok().filter(|version| (11000..=NEWEST_DRIVER).contains(version));
+    Ok(read("SIMCUDA_DRIVER_VERSION", "1000 · major + 10 · minor from 11000 to 13050", parse)?.unwrap_or(NEWEST_DRIVER))
 }
 
 /// Tells whether every API call is to be named on stderr (`SIMCUDA_TRACE=1`).

@@ -17,7 +17,7 @@ use super::registry::{Registry, lock};
 use super::schedule::Scheduler;
 use super::settings::Settings;
 use super::stream::Stream;
-use crate::machine::{Arch, Memory, Options};
+use crate::machine::{Memory, Options};
 
 /// Everything behind the exported functions.
 pub(super) struct Driver {
@@ -113,12 +113,10 @@ pub(super) fn device(ordinal: i32) -> Result<&'static Driver> {
 }
 
 impl Driver {
-    /// The compute capability as 80 or 90.
+    /// The compute capability as 75, 80 or 90.
     pub(super) fn capability(&self) -> u32 {
-        match self.options.arch {
-            Arch::Sm80 => 80,
-            Arch::Sm90 => 90,
-        }
+        let (major, minor) = self.options.arch.compute_capability();
+        10 * major + minor
     }
 
     /// Runs everything that has been submitted.

@@ -14,6 +14,8 @@ use super::sched::pool::run_job;
 /// The simulated architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Arch {
+    /// Compute capability 7.5: a device that runs no PTX for 8.0.
+    Sm75,
     /// Compute capability 8.0.
     #[default]
     Sm80,
@@ -25,6 +27,7 @@ impl Arch {
     /// Compute capability as (major, minor).
     pub fn compute_capability(self) -> (u32, u32) {
         match self {
+            Self::Sm75 => (7, 5),
             Self::Sm80 => (8, 0),
             Self::Sm90 => (9, 0),
         }
@@ -78,6 +81,7 @@ impl Options {
     /// Makes the options of one architecture with checks and meter on.
     pub fn for_arch(arch: Arch) -> Self {
         let max_shared_bytes = match arch {
+            Arch::Sm75 => 64 * 1024,
             Arch::Sm80 => 163 * 1024,
             Arch::Sm90 => 227 * 1024,
         };
@@ -226,7 +230,7 @@ fn check_shape(function: &Function, config: &LaunchConfig, options: &Options) ->
     }
     let blocks = config.cluster.iter().fold(1, |n: u32, &d| n.saturating_mul(d));
     let divides = config.grid.iter().zip(config.cluster).all(|(&g, c)| c >= 1 && g % c == 0);
-    if blocks > MAX_CLUSTER || !divides || (blocks > 1 && options.arch == Arch::Sm80) {
+    if blocks > MAX_CLUSTER || !divides || (blocks > 1 && options.arch != Arch::Sm90) {
         let message = format!(
             "expected a cluster of at most {MAX_CLUSTER} blocks that divides the grid, got {:?}",
             config.cluster
