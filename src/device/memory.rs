@@ -79,7 +79,8 @@ pub(crate) fn input<'a, T, S: DevicePtr<T>>(
     slice: &'a S,
 ) -> Result<Pointer<'a>> {
     check(device, what, expected, slice)?;
-    aligned(what, slice.device_ptr(device.stream()))
+    let pointer = slice.device_ptr(device.stream());
+    check_aligned(what, pointer.0).map(|()| pointer)
 }
 
 /// The pointer of a buffer that a kernel writes, as [`input`].
@@ -93,11 +94,20 @@ pub(crate) fn output<'a, T, S: DevicePtrMut<T>>(
     slice: &'a mut S,
 ) -> Result<Pointer<'a>> {
     check(device, what, expected, slice)?;
-    aligned(what, slice.device_ptr_mut(device.stream()))
+    let pointer = slice.device_ptr_mut(device.stream());
+    check_aligned(what, pointer.0).map(|()| pointer)
 }
 
 fn check<T, S: DeviceSlice<T>>(device: &Device, what: &'static str, expected: usize, slice: &S) -> Result<()> {
     crate::error::check_len(what, expected, slice.len())?;
+    check_context(what, device, slice)
+}
+
+/// Checks that memory belongs to the device's context.
+///
+/// # Errors
+/// [`Error::Unsupported`] for that of another.
+pub(crate) fn check_context<T>(what: &'static str, device: &Device, slice: &impl DeviceSlice<T>) -> Result<()> {
     match **slice.stream().context() == **device.context() {
         true => Ok(()),
         false => {
@@ -106,9 +116,13 @@ fn check<T, S: DeviceSlice<T>>(device: &Device, what: &'static str, expected: us
     }
 }
 
-fn aligned<'a>(what: &'static str, pointer: Pointer<'a>) -> Result<Pointer<'a>> {
-    match pointer.0 % ALIGNMENT {
-        0 => Ok(pointer),
-        _ => Err(Error::Misaligned { what, expected: ALIGNMENT, got: pointer.0 }),
+/// Checks that an address is one from which kernels can read 16 bytes.
+///
+/// # Errors
+/// [`Error::Misaligned`] for any other.
+pub(crate) fn check_aligned(what: &'static str, address: u64) -> Result<()> {
+    match address % ALIGNMENT {
+        0 => Ok(()),
+        _ => Err(Error::Misaligned { what, expected: ALIGNMENT, got: address }),
     }
 }

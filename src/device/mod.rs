@@ -25,7 +25,7 @@ pub use cudarc;
 pub use element::{DeviceElement, ElementKind};
 pub(crate) use kernels::ModuleKernels;
 pub(crate) use launch::{call, launch_raw};
-pub(crate) use memory::{input, output};
+pub(crate) use memory::{check_aligned, check_context, input, output};
 
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUfunction_attribute_enum, CUresult, CUstream};
@@ -75,7 +75,7 @@ impl Device {
     /// [`Error::DriverTooOld`] for the driver, [`Error::UnsupportedArchitecture`] for a GPU without kernels,
     /// [`Error::Driver`] for any other refusal, such as a number that is no device.
     pub fn new(ordinal: usize) -> Result<Self> {
-        check_kernels()?;
+        check_kernels(HINT)?;
         driver::probe()?;
         let context = CudaContext::new(ordinal).map_err(call("open the device"))?;
         // SAFETY: memory of this context is only used on the one stream made below, so nothing has to be ordered by
@@ -90,7 +90,7 @@ impl Device {
     /// # Errors
     /// As [`Device::new`].
     pub fn with_stream(stream: Arc<CudaStream>) -> Result<Self> {
-        check_kernels()?;
+        check_kernels(HINT)?;
         let context = stream.context().clone();
         let attribute = |attribute| context.attribute(attribute).map(|v| v as u32).map_err(call("read an attribute"));
         let capability = (
@@ -221,10 +221,11 @@ impl Device {
     }
 }
 
-fn check_kernels() -> Result<()> {
-    match HINT.is_empty() {
+/// Checks that the build has kernels: it leaves a hint where it has none.
+fn check_kernels(hint: &'static str) -> Result<()> {
+    match hint.is_empty() {
         true => Ok(()),
-        false => Err(Error::KernelsNotBuilt { hint: HINT }),
+        false => Err(Error::KernelsNotBuilt { hint }),
     }
 }
 
@@ -269,4 +270,16 @@ fn allow_shared_memory(context: &CudaContext, function: &CudaFunction) -> Result
     }
     let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
     function.set_attribute(attribute, dynamic).map_err(call("allow shared memory"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn build_without_kernels_is_a_typed_error_that_says_how_to_build_them() {
+        let hint = "expected nvcc, got none; run `cargo xtask toolkit`";
+        assert_eq!(check_kernels(hint), Err(Error::KernelsNotBuilt { hint }));
+        assert_eq!(check_kernels(""), Ok(()));
+    }
 }

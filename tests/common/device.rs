@@ -2,11 +2,18 @@
 #![allow(dead_code)] // each test file uses its part
 
 use moray::{Device, Error};
+use std::sync::OnceLock;
 
-/// Opens the device, or says `skipped` and returns nothing where there is none. With `MORAY_REQUIRE_CUDA=1` that fails.
+/// The device with a stream of the test's own, or nothing, and `skipped` is said, where there is none. With `MORAY_REQUIRE_CUDA=1`
+/// that fails.
 pub fn device() -> Option<Device> {
-    match Device::new(0) {
-        Ok(device) => Some(device),
+    // opened once for all tests of a program: to load every kernel takes longer than most of them
+    static DEVICE: OnceLock<moray::Result<Device>> = OnceLock::new();
+    match DEVICE.get_or_init(|| Device::new(0)) {
+        Ok(device) => {
+            let stream = device.context().new_stream().expect("a stream");
+            Some(device.on_stream(stream).expect("a stream of the device"))
+        }
         Err(Error::DriverAbsent { .. } | Error::KernelsNotBuilt { .. }) if !is_required() => {
             println!("skipped: no CUDA device");
             None
@@ -35,7 +42,42 @@ impl Launch {
     }
 }
 
-const CHILD: &str = "MORAY_METERED_TEST";
+/// Names the test for which a process was started.
+const CHILD: &str = "MORAY_TEST_ALONE";
+
+/// Runs `body` in a process of its own with other environment variables, of which `None` is removed; does nothing on a GPU,
+/// whose driver reads none of them.
+///
+/// `test` is the name of the calling test, which does nothing else.
+pub fn with_environment(test: &str, variables: &[(&str, Option<&str>)], body: impl FnOnce()) {
+    if is_alone(test) {
+        return body();
+    }
+    let Some(device) = device() else { return };
+    match device.name().contains("simcuda") {
+        true => run_alone(test, variables),
+        false => println!("skipped: no simulated device"),
+    }
+}
+
+/// Whether this process is one that [`run_alone`] has started for the test.
+fn is_alone(test: &str) -> bool {
+    std::env::var(CHILD).is_ok_and(|name| name == test)
+}
+
+fn run_alone(test: &str, variables: &[(&str, Option<&str>)]) {
+    let mut command = std::process::Command::new(std::env::current_exe().expect("a test knows its executable"));
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(CHILD, test);
+    for (name, value) in variables {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let run = command.output().expect("a test can start itself");
+    let said = String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success() && said.contains("1 passed"), "{test} failed with {variables:?}:\n{said}");
+}
 
 /// Runs `body` in a process of its own under the simulated driver's meter and returns its launches; nothing on a GPU,
 /// which counts none of this, and nothing in the process that runs the body.
@@ -43,7 +85,7 @@ const CHILD: &str = "MORAY_METERED_TEST";
 /// `test` is the name of the calling test.
 pub fn metered(test: &str, body: impl FnOnce(&Device)) -> Option<Vec<Launch>> {
     let device = device()?;
-    if std::env::var(CHILD).is_ok_and(|name| name == test) {
+    if is_alone(test) {
         body(&device);
         device.synchronize().expect("the kernels run");
         return None;
@@ -53,14 +95,7 @@ pub fn metered(test: &str, body: impl FnOnce(&Device)) -> Option<Vec<Launch>> {
         return None;
     }
     let path = std::env::temp_dir().join(format!("moray-meter-{}-{test}.json", std::process::id()));
-    let run = std::process::Command::new(std::env::current_exe().expect("a test knows its executable"))
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(CHILD, test)
-        .env("SIMCUDA_METER", &path)
-        .output()
-        .expect("a test can start itself");
-    let said = String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
-    assert!(run.status.success(), "{test} failed under the meter:\n{said}");
+    run_alone(test, &[("SIMCUDA_METER", path.to_str())]);
     let text = std::fs::read_to_string(&path).expect("the meter writes its file");
     std::fs::remove_file(&path).expect("the meter's file can go");
     let parse = |line: &str| Launch(serde_json::from_str(line).expect("the meter writes JSON"));

@@ -6,7 +6,7 @@ use moray::attention::cuda::{
 };
 use moray::attention::{self, AttentionShape, KvPolicy, KvShape, Limits, Rope, RopeScaling, Span};
 
-use crate::device::device;
+use crate::device::{device, metered};
 use crate::run::upload_spans;
 
 const KV: KvShape = KvShape { n_layers: 1, n_slots: 2, n_kv_heads: 2, head_dim: 64, capacity: 128 };
@@ -116,6 +116,31 @@ fn buffers_and_shapes_that_disagree_are_refused() {
 }
 
 #[test]
+fn addresses_that_kernels_cannot_read_are_refused_and_the_device_goes_on() {
+    let Some(device) = device() else { return };
+    let shape = AttentionShape::new(4, 2, 64).unwrap();
+    let cache = KvCache::new(&device, KV, KvFormat::F16, KvLayout::Contiguous, false).unwrap();
+    let spans = upload_spans(&device, &[Span { slot: 0, start: 0, len: 1 }]);
+    let limits = Limits { max_rows: 1, max_spans: 1, capacity: 128 };
+    let mut workspace = Workspace::new(&device, shape, limits).unwrap();
+    let q = device.zeros::<f32>(257).unwrap();
+    let mut out = device.upload(&[f32::NAN; 257]).unwrap();
+    let call = Call { shape, layer: 0, spans: &spans, heads: Heads::All };
+    let mut run = |q_at: usize, out_at: usize| {
+        let (q, mut out) = (q.slice(q_at..q_at + 256), out.slice_mut(out_at..out_at + 256));
+        attend::<f32>(&device, &call, &q, &cache, &mut out, &mut workspace)
+    };
+    let misaligned = |result: moray::Result<()>, name: &str| {
+        let error = result.unwrap_err();
+        assert!(matches!(&error, Error::Misaligned { what, expected: 16, .. } if *what == name), "{name}: {error}");
+    };
+    misaligned(run(1, 0), "q");
+    misaligned(run(0, 1), "out");
+    run(0, 0).unwrap();
+    assert!(device.download(&out.slice(..256)).unwrap().iter().all(|&x| x == 0.0));
+}
+
+#[test]
 fn heads_and_ropes_that_do_not_fit_are_refused() {
     let Some(device) = device() else { return };
     let shape = AttentionShape::new(4, 2, 64).unwrap();
@@ -137,4 +162,21 @@ fn heads_and_ropes_that_do_not_fit_are_refused() {
     assert!(matches!(write(32, 128).unwrap_err(), Error::Shape { what: "rope head_dim", .. }));
     assert_eq!(write(64, 100).unwrap_err(), Error::Index { what: "rope position", limit: 100, got: 100 });
     write(64, 101).unwrap();
+}
+
+/// The launches are those of the calls that show that the device goes on.
+#[test]
+fn refused_calls_launch_nothing() {
+    let Some(all) = metered("bad_input::refused_calls_launch_nothing", |_| {
+        caches_that_no_kernel_takes_are_refused();
+        pages_out_of_range_are_refused();
+        spans_out_of_range_are_refused_and_the_device_goes_on();
+        buffers_and_shapes_that_disagree_are_refused();
+        addresses_that_kernels_cannot_read_are_refused_and_the_device_goes_on();
+        heads_and_ropes_that_do_not_fit_are_refused();
+    }) else {
+        return;
+    };
+    let kernels: Vec<&str> = all.iter().map(|launch| launch.kernel()).collect();
+    assert_eq!(kernels, ["attention_advance", "attention_write_f16", "attention_decode_f16_64", "attention_write_f16"]);
 }

@@ -1,6 +1,6 @@
 //! What a session on the device refuses, after which it goes on.
 
-use crate::device::device;
+use crate::device::{device, metered};
 use crate::plain::{Kind, Plain, VOCAB, roomy};
 use moray::Error;
 use moray::attention::{KvDtype, KvPolicy};
@@ -46,4 +46,18 @@ fn activations_that_are_not_finite_are_a_typed_error() {
     let sequence = Sequence { slot: 0, tokens: &[1, 2] };
     let error = model.forward(&device, &mut session, &[sequence], LogitRows::Last).unwrap_err();
     assert!(matches!(error, Error::Value { what: "logits", .. }), "{error}");
+}
+
+/// One call runs, that which shows that the session goes on.
+#[test]
+fn refused_calls_launch_nothing() {
+    let Some(all) = metered("bad_input::refused_calls_launch_nothing", |_| {
+        settings_that_cannot_be_are_typed_errors();
+        bad_calls_are_typed_errors_and_the_session_goes_on();
+    }) else {
+        return;
+    };
+    let count = |name: &str| all.iter().filter(|launch| launch.kernel().contains(name)).count();
+    let layers = Kind::default().n_layers;
+    assert_eq!((count("llama_embed"), count("attention_write"), count("norm")), (1, layers, 2 * layers + 1), "{all:?}");
 }

@@ -7,7 +7,7 @@ use moray::sparse_mlp::cuda::{
 use moray::sparse_mlp::{IndexList, ScoreOn, Weights as HostWeights};
 
 use crate::common::Random;
-use crate::device::device;
+use crate::device::{device, metered};
 use crate::run::{Model, call, shape};
 
 #[test]
@@ -57,7 +57,7 @@ fn calls_that_do_not_fit_are_refused_and_the_device_goes_on() {
     assert_eq!(run(16, 1, &Selection::TopK { score, k: 1 }), wrong);
 
     let misaligned = forward(&device, &model.device, &x.slice(1..17), 1, &all, None, &mut y, &mut workspace);
-    assert!(matches!(misaligned.unwrap_err(), Error::Unsupported { what: "x", .. }));
+    assert!(matches!(misaligned.unwrap_err(), Error::Misaligned { what: "x", expected: 16, .. }));
     let mismatch = forward(&device, &other.device, &x, 1, &all, None, &mut y, &mut workspace);
     assert!(matches!(mismatch.unwrap_err(), Error::Length { what: "workspace's d_model", .. }));
     let bf16 = Model::bf16(&device, &mut random, shape(16, 40));
@@ -98,4 +98,20 @@ fn selections_that_do_not_fit_are_refused() {
     assert!(matches!(statistic.select_top(&device, 41, &mut list).unwrap_err(), Error::Shape { what: "k", .. }));
     let nan = statistic.select_above(&device, f64::NAN, &mut list).unwrap_err();
     assert!(matches!(nan, Error::Value { what: "threshold", .. }));
+}
+
+/// The launches are those of the calls that show that the device goes on.
+#[test]
+fn refused_calls_launch_nothing() {
+    let Some(all) = metered("bad_input::refused_calls_launch_nothing", |_| {
+        weights_that_no_kernel_takes_are_refused();
+        calls_that_do_not_fit_are_refused_and_the_device_goes_on();
+        selections_that_do_not_fit_are_refused();
+    }) else {
+        return;
+    };
+    let kernels: Vec<&str> = all.iter().map(|launch| launch.kernel()).collect();
+    let call = ["sparse_mlp_gate_up_f16_1", "sparse_mlp_down_f16_1", "sparse_mlp_combine"];
+    let observed = ["sparse_mlp_norms", "sparse_mlp_observe"];
+    assert_eq!(kernels, [&call[..], &observed].concat());
 }

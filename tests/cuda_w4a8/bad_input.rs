@@ -1,12 +1,12 @@
 //! Calls that must be refused before any launch, after which the device goes on.
 
 use crate::common::Random;
-use crate::device::device;
+use crate::device::{device, metered};
 use crate::weights::random_weight;
 use moray::device::ElementKind;
 use moray::w4a8::cuda::raw::{self, Quantize, Source};
 use moray::w4a8::cuda::{self, Activations, Epilogue, Format, Offset, Variant, Weight, Workspace};
-use moray::w4a8::{Bits, PackedWeight};
+use moray::w4a8::{Bits, LAYOUT_VERSION, PackedWeight};
 use moray::{Device, Error};
 
 struct Operands {
@@ -111,6 +111,7 @@ fn raw_calls_with_bad_formats_and_pointers_are_typed_errors() {
         m: 1,
         n: 16,
         k: 64,
+        layout: LAYOUT_VERSION,
         codes: base,
         scale: 0,
         group_scale: base + 1024,
@@ -142,6 +143,8 @@ fn raw_calls_with_bad_formats_and_pointers_are_typed_errors() {
     for (i, bad) in refused.into_iter().enumerate() {
         assert!(call(bad).is_err(), "call {i}");
     }
+    let layout = call(raw::Linear { layout: LAYOUT_VERSION + 1, ..good }).unwrap_err();
+    assert!(matches!(layout, Error::Unsupported { what: "packed layout", .. }), "{layout}");
     assert_eq!(call(good), Ok(()));
     let quantize = Quantize {
         source: Source::RmsNorm { weight: 0, eps: 1e-5 },
@@ -158,4 +161,20 @@ fn raw_calls_with_bad_formats_and_pointers_are_typed_errors() {
     let error = unsafe { raw::quantize(&device, device.stream().cu_stream(), &quantize) };
     assert_eq!(error, Err(Error::Misaligned { what: "weight", expected: 16, got: 0 }));
     device.synchronize().unwrap();
+}
+
+/// The launches are those that prepare the calls, and of the calls that show that the device goes on.
+#[test]
+fn refused_calls_launch_nothing() {
+    let Some(all) = metered("bad_input::refused_calls_launch_nothing", |_| {
+        buffers_of_another_length_are_typed_errors_and_the_device_goes_on();
+        activations_of_another_k_are_a_typed_error();
+        variants_and_workspaces_that_do_not_fit_are_typed_errors();
+        activations_that_do_not_fit_are_typed_errors();
+        raw_calls_with_bad_formats_and_pointers_are_typed_errors();
+    }) else {
+        return;
+    };
+    let count = |name: &str| all.iter().filter(|launch| launch.kernel().contains(name)).count();
+    assert_eq!((count("w4a8_quantize"), count("w4a8_gemv"), count("w4a8_gemm"), all.len()), (5, 2, 1, 8), "{all:?}");
 }

@@ -1,18 +1,18 @@
 //! Attention: check, select, launch.
 
 use crate::attention::{AttentionShape, Limits};
-use crate::device::Device;
 use crate::device::cudarc::driver::sys::CUstream;
 use crate::device::cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr};
+use crate::device::{Device, check_aligned, check_context};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use std::ffi::c_void;
 
 use super::batch::Call;
+use super::check_room;
 use super::kv_cache::{KvCache, KvFormat};
 use super::params::{AttendParams, dtype_of};
 use super::variant::{Split, Variant, select, split};
-use super::{check_device, check_room};
 
 /// What decode kernels leave for the merge, made once for a shape and [`Limits`].
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Workspace {
 
     fn check(&self, device: &Device, call: &Call<'_>, rows: usize, capacity: usize) -> Result<()> {
         let shape = |what, expected, got| Err(Error::Shape { what, expected, got });
-        check_device("workspace", device, &self.partial_out)?;
+        check_context("workspace", device, &self.partial_out)?;
         if self.shape != call.shape {
             return shape("workspace", "one made for the call's shape", self.shape.n_q_heads);
         }
@@ -99,8 +99,8 @@ fn states(shape: &AttentionShape, limits: &Limits, split: Split) -> usize {
 ///
 /// # Errors
 /// [`Error::Index`] for a layer, slot or position out of range, [`Error::Length`] for a buffer that is too short,
-/// [`Error::Shape`] if the call, the cache and the workspace disagree, [`Error::Unsupported`] for memory of another device or
-/// a device with too little shared memory, [`Error::Launch`] if a kernel cannot be started. Nothing has been launched then.
+/// [`Error::Shape`] if the call, the cache and the workspace disagree, [`Error::Misaligned`] for a `q` or `out` that does not
+/// start at a multiple of 16 bytes, [`Error::Unsupported`] for memory of another device or a device with too little shared memory, [`Error::Launch`] if a kernel cannot be started. Nothing has been launched then.
 ///
 /// # Source
 /// FlashAttention-2 (arXiv 2307.08691); Flash-Decoding; a list of heads per sequence: Polar Sparsity (arXiv 2505.14884).
@@ -117,8 +117,8 @@ pub fn attend<E: Element + DeviceRepr>(
 ) -> Result<()> {
     let rows = call.check(device, cache.shape())?;
     let heads = call.heads.view(device, &call.shape, call.spans.host().len())?;
-    check_device("q", device, q)?;
-    check_device("out", device, out)?;
+    check_context("q", device, q)?;
+    check_context("out", device, out)?;
     check_room("q", rows * call.shape.q_elems(), q.len())?;
     check_room("out", rows * call.shape.q_elems(), out.len())?;
     workspace.check(device, call, rows, cache.shape().capacity)?;
@@ -131,6 +131,8 @@ pub fn attend<E: Element + DeviceRepr>(
     let stream = device.stream();
     let (q, _read) = q.device_ptr(stream);
     let (out, _write) = out.device_ptr_mut(stream);
+    check_aligned("q", q)?;
+    check_aligned("out", out)?;
     let params = AttendParams {
         kv: cache.layer(device, call.layer)?,
         heads,

@@ -2,12 +2,12 @@
 
 use crate::attention::{self, AttentionShape, KvShape, Span, check_index, check_spans};
 use crate::device::cudarc::driver::{CudaSlice, DevicePtr};
-use crate::device::{Device, call};
+use crate::device::{Device, call, check_context};
 use crate::error::{Error, Result};
 use std::ffi::c_void;
 
 use super::params::{HeadsView, SpanRecord};
-use super::{MAX_GROUP, check_device, check_room};
+use super::{MAX_GROUP, check_room};
 
 /// The tokens of a call on the device, with a copy on the host for checks.
 ///
@@ -43,7 +43,7 @@ impl Spans {
             return Err(Error::Shape { what: "spans", expected: "at most max_spans", got: spans.len() });
         }
         check_spans(spans, 1 << 31, 1 << 31)?;
-        check_device("spans", device, &self.records)?;
+        check_context("spans", device, &self.records)?;
         let mut first_row = 0;
         let mut words = Vec::with_capacity(4 * spans.len());
         for span in spans {
@@ -75,7 +75,7 @@ impl Spans {
     /// # Errors
     /// [`Error::Launch`] if the kernel cannot be started.
     pub fn record_advance(&self, device: &Device) -> Result<()> {
-        check_device("spans", device, &self.records)?;
+        check_context("spans", device, &self.records)?;
         let (mut records, mut n_spans) = (self.records.device_ptr(device.stream()).0, self.host.len() as u32);
         if n_spans == 0 {
             return Ok(());
@@ -129,7 +129,7 @@ impl Spans {
     }
 
     pub(super) fn check(&self, device: &Device, cache: &KvShape) -> Result<()> {
-        check_device("spans", device, &self.records)?;
+        check_context("spans", device, &self.records)?;
         check_spans(&self.host, cache.n_slots, cache.capacity).map(|_| ())
     }
 }
@@ -171,7 +171,7 @@ impl Heads<'_> {
     pub(super) fn view(&self, device: &Device, shape: &AttentionShape, n_spans: usize) -> Result<HeadsView> {
         let stream = device.stream();
         let listed = |form, list: &CudaSlice<u32>, counts: &CudaSlice<u32>, width: usize| {
-            check_device("head list", device, list)?;
+            check_context("head list", device, list)?;
             check_room("head list", n_spans.saturating_mul(width), list.len())?;
             check_room("head counts", n_spans, counts.len())?;
             let (list, counts) = (list.device_ptr(stream).0, counts.device_ptr(stream).0);
@@ -183,7 +183,7 @@ impl Heads<'_> {
             Heads::Groups { list, counts, width } => listed(2, list, counts, width),
             Heads::Mask { words } => {
                 let width = shape.n_q_heads.div_ceil(32);
-                check_device("head mask", device, words)?;
+                check_context("head mask", device, words)?;
                 check_room("head mask", n_spans.saturating_mul(width), words.len())?;
                 Ok(HeadsView { list: words.device_ptr(stream).0, counts: 0, form: 3, width: width as u32 })
             }

@@ -1,8 +1,8 @@
 //! The KV cache on the device: contiguous or in pages, f32 to int8, with or without holes.
 
 use crate::attention::{BLOCK, KvRow, KvShape, check_index};
-use crate::device::Device;
 use crate::device::cudarc::driver::{CudaSlice, DevicePtr};
+use crate::device::{Device, check_context};
 use crate::error::{Error, Result, check_len};
 use half::{bf16, f16};
 
@@ -205,7 +205,7 @@ impl KvCache {
     /// [`Error::Index`] for a layer out of range.
     pub fn layer(&self, device: &Device, layer: usize) -> Result<KvView> {
         check_index("layer", layer, self.shape.n_layers)?;
-        super::check_device("kv cache", device, &self.k)?;
+        check_context("kv cache", device, &self.k)?;
         let shape = &self.shape;
         let rows = self.n_pages * shape.n_kv_heads * self.page_size;
         let words = shape.n_slots * shape.n_kv_heads * present_words(shape);

@@ -61,22 +61,12 @@ pub use rewrite::{KvRows, KvToken, write_rows};
 pub(crate) use variant::KERNELS;
 pub use write::{Projections, Rope, write_kv, write_kv_raw};
 
-use crate::device::Device;
-use crate::device::cudarc::driver::DeviceSlice;
 use crate::error::{Error, Result};
 
 /// Largest `head_dim` of the kernels.
 pub const MAX_HEAD_DIM: usize = 256;
 /// Most query heads per KV head that the kernels take.
 pub const MAX_GROUP: usize = 256;
-
-/// Checks that memory belongs to the device's context.
-fn check_device<T>(what: &'static str, device: &Device, slice: &impl DeviceSlice<T>) -> Result<()> {
-    if **slice.stream().context() == **device.context() {
-        return Ok(());
-    }
-    Err(Error::Unsupported { what, expected: "memory of the operation's device", got: "memory of another".into() })
-}
 
 /// Checks that a buffer has at least `expected` elements; one that is longer serves smaller calls too.
 fn check_room(what: &'static str, expected: usize, got: usize) -> Result<()> {

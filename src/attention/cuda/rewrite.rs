@@ -2,7 +2,7 @@
 
 use crate::attention::{AttentionShape, KvShape, check_index};
 use crate::device::cudarc::driver::{CudaSlice, DevicePtr};
-use crate::device::{Device, call};
+use crate::device::{Device, call, check_context};
 use crate::error::{Error, Result};
 
 use super::check_room;
@@ -125,8 +125,8 @@ pub fn write_rows(
     let (q, kv) = (shape.q_elems(), shape.kv_elems());
     let width = q + 2 * kv;
     check_room("qkv", rows.tokens * width, qkv.len())?;
-    super::check_device("qkv", device, qkv)?;
-    super::check_device("rows", device, &rows.records)?;
+    check_context("qkv", device, qkv)?;
+    check_context("rows", device, &rows.records)?;
     let stream = device.stream();
     let first = qkv.device_ptr(stream).0;
     let params = WriteParams {

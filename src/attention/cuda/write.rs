@@ -1,17 +1,17 @@
 //! RoPE on q and k and the writing of K and V: check, launch.
 
 use crate::attention::{self, AttentionShape, KvPolicy};
-use crate::device::Device;
 use crate::device::cudarc::driver::sys::CUstream;
 use crate::device::cudarc::driver::{CudaSlice, CudaView, DevicePtr, DevicePtrMut, DeviceRepr};
+use crate::device::{Device, check_context};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use std::ffi::c_void;
 
 use super::batch::Call;
+use super::check_room;
 use super::kv_cache::{KvCache, KvFormat};
 use super::params::{WriteParams, dtype_of};
-use super::{check_device, check_room};
 
 /// A table of rotations on the device, with the bits of the host's.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl<'a, E> Projections<'a, E> {
         buffers.push(("v", &self.v, self.kv_stride, shape.kv_elems()));
         buffers.extend(self.q.iter().map(|q| ("q", q, self.q_stride, shape.q_elems())));
         for (what, view, stride, width) in buffers {
-            check_device(what, device, view)?;
+            check_context(what, device, view)?;
             if stride < width {
                 return Err(Error::Shape { what: "stride", expected: "at least a row's elements", got: stride });
             }
@@ -123,6 +123,7 @@ pub fn write_kv<E: Element + DeviceRepr>(
     projections.check(device, &call.shape, rows)?;
     let policy = policy_code(policy, cache)?;
     if let Some(rope) = rope {
+        check_context("rope", device, &rope.table)?;
         let end = call.spans.host().iter().map(|span| span.end()).max().unwrap_or(0);
         check_rope(rope, call.shape.head_dim, end)?;
     }
@@ -130,7 +131,7 @@ pub fn write_kv<E: Element + DeviceRepr>(
     let q_out = match (&projections.q, q_out) {
         (None, _) => 0,
         (Some(_), Some(out)) => {
-            check_device("q_out", device, out)?;
+            check_context("q_out", device, out)?;
             check_room("q_out", rows * call.shape.q_elems(), out.len())?;
             out.device_ptr_mut(stream).0
         }

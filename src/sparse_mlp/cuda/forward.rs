@@ -4,9 +4,9 @@ use super::call::Call;
 use super::selection::Selection;
 use super::weights::Weights;
 use super::workspace::Workspace;
-use super::{check_aligned, check_device, check_room};
-use crate::device::Device;
+use super::{check_device, check_room};
 use crate::device::cudarc::driver::{CudaView, DevicePtr, DevicePtrMut, DeviceRepr};
+use crate::device::{Device, check_aligned};
 use crate::element::Element;
 use crate::error::Result;
 use crate::sparse_mlp::Shape;
@@ -27,7 +27,7 @@ use crate::sparse_mlp::Shape;
 /// # Errors
 /// [`crate::Error::Length`] for a buffer or selection that is too short, [`crate::Error::Shape`] for more tokens than the
 /// workspace has room for, [`crate::Error::Value`] for a threshold that makes no sense, [`crate::Error::Unsupported`] for memory of another
-/// device or that is not aligned, [`crate::Error::Launch`] if a kernel cannot be started. Checks come before any launch.
+/// device, [`crate::Error::Misaligned`] for an `x` that does not start at a multiple of 16 bytes, [`crate::Error::Launch`] if a kernel cannot be started. Checks come before any launch.
 ///
 /// # Example
 /// See [`crate::sparse_mlp::cuda`].

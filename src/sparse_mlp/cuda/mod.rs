@@ -58,8 +58,7 @@ pub use statistic::PromptStatistic;
 pub use weights::Weights;
 pub use workspace::{MAX_TOKENS, Workspace};
 
-use crate::device::cudarc::driver::DeviceSlice;
-use crate::device::{Device, ModuleKernels};
+use crate::device::{ModuleKernels, check_context as check_device};
 use crate::error::{Error, Result};
 
 /// Every kernel of the operation.
@@ -124,24 +123,7 @@ pub(crate) const KERNELS: &[ModuleKernels] = &[
     ),
 ];
 
-/// Checks that memory belongs to the device's context.
-fn check_device<T>(what: &'static str, device: &Device, slice: &impl DeviceSlice<T>) -> Result<()> {
-    if **slice.stream().context() == **device.context() {
-        return Ok(());
-    }
-    Err(Error::Unsupported { what, expected: "memory of the operation's device", got: "memory of another".into() })
-}
-
 /// Checks that a buffer has at least `expected` elements; one that is longer serves smaller calls too.
 fn check_room(what: &'static str, expected: usize, got: usize) -> Result<()> {
     if got >= expected { Ok(()) } else { Err(Error::Length { what, expected, got }) }
-}
-
-/// Checks that an address is one that kernels can read 16 bytes from.
-fn check_aligned(what: &'static str, address: u64) -> Result<()> {
-    if address % 16 == 0 {
-        return Ok(());
-    }
-    let got = format!("an address {} past one", address % 16);
-    Err(Error::Unsupported { what, expected: "memory aligned to 16 bytes", got })
 }

@@ -1,7 +1,7 @@
 //! Activations quantized per token, on the device.
 
 use super::raw::{self, Quantize, Source};
-use crate::device::{Device, DeviceElement, input};
+use crate::device::{Device, DeviceElement, check_context, input};
 use crate::error::{Error, Result, check_len};
 use crate::sparse_mlp::Activation;
 use crate::w4a8::activation::{PAD_K, SUM_GROUP};
@@ -94,6 +94,7 @@ impl Activations {
         width: usize,
         source: Source,
     ) -> Result<()> {
+        self.check(device)?;
         let padded = k.next_multiple_of(PAD_K);
         if m == 0 || m * padded > self.codes.len() || m > self.scale.len() {
             return Err(Error::Shape { what: "m", expected: "1 token or more, within the capacity", got: m });
@@ -154,6 +155,11 @@ impl Activations {
             got => return Err(Error::Shape { what: "group_size", expected: "32, 64 or 128", got }),
         };
         Ok(self.sums[level].slice(..self.m * self.k.next_multiple_of(PAD_K).div_ceil(group_size)))
+    }
+
+    /// Checks that the activations lie on a device.
+    pub(super) fn check(&self, device: &Device) -> Result<()> {
+        check_context("activations", device, &self.codes)
     }
 
     /// The pointers of codes, scales and the sums that go with a format.

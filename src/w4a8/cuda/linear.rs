@@ -3,8 +3,9 @@
 use super::raw;
 use super::variant::{Architecture, GEMM_ROWS, Variant};
 use super::{Activations, Weight};
-use crate::device::{Device, DeviceElement, input, output};
+use crate::device::{Device, DeviceElement, check_context, input, output};
 use crate::error::{Error, Result};
+use crate::w4a8::LAYOUT_VERSION;
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, DevicePtrMut};
 
 /// What is added to the product before it is rounded to the output's type.
@@ -90,6 +91,9 @@ pub fn linear_with<E: DeviceElement>(
     workspace: &mut Workspace,
 ) -> Result<()> {
     let (m, n, k, format) = (x.m(), weight.n(), weight.k(), weight.format());
+    weight.check(device)?;
+    x.check(device)?;
+    check_context("workspace", device, &workspace.partial)?;
     if x.k() != k {
         return Err(Error::Shape { what: "x", expected: "the weight's K", got: x.k() });
     }
@@ -112,6 +116,7 @@ pub fn linear_with<E: DeviceElement>(
         m,
         n,
         k,
+        layout: LAYOUT_VERSION,
         codes,
         scale,
         group_scale,

@@ -8,6 +8,7 @@ use super::{GEMM, GEMV, QUANTIZE};
 use crate::device::{Device, ElementKind};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::Activation;
+use crate::w4a8::LAYOUT_VERSION;
 use cudarc::driver::sys::CUstream;
 use std::ffi::c_void;
 
@@ -24,7 +25,9 @@ pub struct Linear {
     pub n: usize,
     /// Input features.
     pub k: usize,
-    /// Packed tiles, see [`crate::w4a8::LAYOUT_VERSION`].
+    /// Version of the packed layout that codes and scales are in; kernels read [`LAYOUT_VERSION`] alone.
+    pub layout: u32,
+    /// Packed tiles.
     pub codes: u64,
     /// f32 \[N/16\]\[16\], unless the format is per group.
     pub scale: u64,
@@ -72,7 +75,8 @@ const _: () = assert!(size_of::<LinearParams>() == 128);
 ///
 /// # Errors
 /// [`Error::Shape`] for sizes that the format or variant does not take, [`Error::Misaligned`] for a pointer that is not a
-/// multiple of 16 or a needed one that is 0, [`Error::Launch`] if the driver refuses.
+/// multiple of 16 or a needed one that is 0, [`Error::Unsupported`] for another packed layout, [`Error::Launch`] if the driver
+/// refuses.
 ///
 /// # Safety
 /// Pointers are device memory of the device's context with the shapes and types of the fields' documentation, valid until
@@ -126,6 +130,10 @@ pub unsafe fn linear(device: &Device, stream: CUstream, call: &Linear) -> Result
 const MAX_GRID_Y: usize = 65_535;
 
 fn check(call: &Linear) -> Result<()> {
+    if call.layout != LAYOUT_VERSION {
+        let got = format!("version {}", call.layout);
+        return Err(Error::Unsupported { what: "packed layout", expected: "version 1", got });
+    }
     call.format.check(call.n, call.k)?;
     if call.m == 0 || call.m > MAX_GRID_Y * 16 {
         return Err(Error::Shape { what: "m", expected: "1 to 1048560 tokens", got: call.m });

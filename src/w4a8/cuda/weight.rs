@@ -1,7 +1,7 @@
 //! A packed weight on the device.
 
 use super::variant::Format;
-use crate::device::Device;
+use crate::device::{Device, check_context};
 use crate::error::Result;
 use crate::w4a8::{GroupOffset, PackedWeight, pack::PackedScales};
 use cudarc::driver::{CudaSlice, DevicePtr};
@@ -72,6 +72,11 @@ impl Weight {
     /// Bytes of codes and scales, all of which one multiplication reads.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Checks that the weight lies on a device.
+    pub(super) fn check(&self, device: &Device) -> Result<()> {
+        check_context("weight", device, &self.codes)
     }
 
     /// The device pointers of codes, scale, group_scale and offset; 0 for what the format does not have.
