@@ -161,8 +161,7 @@ __device__ inline void widen_tile(KvTile<Kv, DIM, KEYS>& tile) {
         const int key = i / CHUNKS, chunk = i % CHUNKS;
         const uint2 codes = *reinterpret_cast<const uint2*>(&tile.codes[key * DIM + chunk * 8]);
         const float scale = tile.scales[key];
-        uint4 wide;
-        uint32_t* pairs = reinterpret_cast<uint32_t*>(&wide);
+        uint32_t pairs[4];
 #pragma unroll
         for (int pair = 0; pair < 4; pair++) {
             const uint32_t word = pair < 2 ? codes.x : codes.y;
@@ -170,7 +169,7 @@ __device__ inline void widen_tile(KvTile<Kv, DIM, KEYS>& tile) {
             const int low = static_cast<int8_t>(word >> shift), high = static_cast<int8_t>(word >> (shift + 8));
             pairs[pair] = Kv::Compute::pack(scale * static_cast<float>(low), scale * static_cast<float>(high));
         }
-        *reinterpret_cast<uint4*>(&tile.elements[tile_offset<DIM>(key, chunk)]) = wide;
+        store_shared_16(shared_address(&tile.elements[tile_offset<DIM>(key, chunk)]), pairs);
     }
 }
 

@@ -30,6 +30,12 @@ __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;\n" ::"n"(Pending) : "memory");
 }
 
+// Stores 16 bytes, aligned to 16, in one access: of a store through a pointer the compiler may make four.
+__device__ __forceinline__ void store_shared_16(uint32_t dst_smem, const uint32_t (&words)[4]) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};\n" ::"r"(dst_smem), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+                 : "memory");
+}
+
 // ldmatrix (9.7.14.5.15): four matrices of 8 rows × 16 bytes; lane 8i + r gives the address of row r of matrix i, and lane l
 // receives bytes 4·(l mod 4).. of row ⌊l/4⌋ of each.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&frag)[4], uint32_t row_smem) {

@@ -67,32 +67,21 @@ __device__ __forceinline__ void add_rows(float (&total)[T][COLUMNS], const DownP
     }
 }
 
-// The scale of column n in a block of neurons.
-__device__ __forceinline__ Scale load_down_scale(const DownParams& p, uint32_t block, uint32_t column) {
-    if (p.kind == CHANNEL) {
-        return {static_cast<const float*>(p.scales)[column], 0.0f, 8};
-    }
-    const uint32_t parts = p.kind == SYMMETRIC ? 1 : 2;
-    const auto* row = static_cast<const uint16_t*>(p.scales) + static_cast<size_t>(block) * parts * p.d_model + column;
-    const float scale = f16_at(row, 0);
-    switch (p.kind) {
-        case OFFSET: return {scale, f16_at(row, p.d_model), 0};
-        case ZERO_POINT: return {scale, 0.0f, row[p.d_model]};
-        default: return {scale, 0.0f, 8};
-    }
-}
-
 // Adds the integer sums of a block of neurons to the totals and clears them.
 template <int T>
 __device__ __forceinline__ void flush(float (&total)[T][COLUMNS], int32_t (&acc)[T][COLUMNS], int32_t (&sum)[T],
                                       const DownParams& p, const Part& part, uint32_t block) {
 #pragma unroll
-    for (int i = 0; i < COLUMNS; i++) {
-        const Scale scale = load_down_scale(p, block, part.first + (i < 4 ? i : i + 12));
+    for (int high = 0; high < COLUMNS; high += 4) {
+        Scale scales[4];
+        load_down_scales(scales, p, block, part.first + 4 * high);
 #pragma unroll
-        for (int t = 0; t < T; t++) {
-            total[t][i] = add_group(scale, acc[t][i], sum[t], total[t][i]);
-            acc[t][i] = 0;
+        for (int i = high; i < high + 4; i++) {
+#pragma unroll
+            for (int t = 0; t < T; t++) {
+                total[t][i] = add_group(scales[i - high], acc[t][i], sum[t], total[t][i]);
+                acc[t][i] = 0;
+            }
         }
     }
 #pragma unroll

@@ -56,6 +56,27 @@ __device__ __forceinline__ Scale load_scale(const Matrix& matrix, uint32_t neuro
     return unpack_scale(matrix.kind, matrix.scales + static_cast<size_t>(neuron) * matrix.scale_stride, group);
 }
 
+// The scales of down of four neighbouring columns, from a multiple of 4 on, in a block of neurons.
+__device__ __forceinline__ void load_down_scales(Scale (&scales)[4], const DownParams& p, uint32_t block, uint32_t column) {
+    if (p.kind == CHANNEL) {
+        const float4 four = *reinterpret_cast<const float4*>(static_cast<const float*>(p.scales) + column);
+        scales[0] = {four.x, 0.0f, 8}, scales[1] = {four.y, 0.0f, 8};
+        scales[2] = {four.z, 0.0f, 8}, scales[3] = {four.w, 0.0f, 8};
+        return;
+    }
+    const uint32_t parts = p.kind == SYMMETRIC ? 1 : 2;
+    const auto* row = static_cast<const uint16_t*>(p.scales) + size_t(block) * parts * p.d_model + column;
+    const uint2 words = *reinterpret_cast<const uint2*>(row);
+    const uint2 more = parts == 2 ? *reinterpret_cast<const uint2*>(row + p.d_model) : make_uint2(0, 0);
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++) {
+        const auto half_of = [i](uint2 two) { return static_cast<uint16_t>((i < 2 ? two.x : two.y) >> (16 * (i % 2))); };
+        const float second = __half2float(__ushort_as_half(half_of(more)));
+        const int zero = p.kind == SYMMETRIC ? 8 : half_of(more);
+        scales[i] = {__half2float(__ushort_as_half(half_of(words))), p.kind == OFFSET ? second : 0.0f, p.kind == OFFSET ? 0 : zero};
+    }
+}
+
 // total += scale * (sum of code a - zero * sum of a) + offset * sum of a; the integers are exact.
 __device__ __forceinline__ float add_group(const Scale& scale, int32_t dot, int32_t sum, float total) {
     total = __fmaf_rn(static_cast<float>(dot - scale.zero * sum), scale.scale, total);

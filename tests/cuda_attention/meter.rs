@@ -68,7 +68,7 @@ fn holes_are_not_read() {
 fn shared_memory_of_the_main_loops_has_no_bank_conflicts() {
     const NAME: &str = "meter::shared_memory_of_the_main_loops_has_no_bank_conflicts";
     let Some(all) = metered(NAME, |device| {
-        let formats = [KvFormat::F16, KvFormat::F32];
+        let formats = [KvFormat::F16, KvFormat::Bf16, KvFormat::F32, KvFormat::Int8];
         for (format, head_dim) in formats.iter().flat_map(|format| [64, 128, 256].map(|head_dim| (*format, head_dim))) {
             let case = DeviceCase { format, ..plain_case(4, 1, head_dim, &[(299, 1)]) };
             case.attend::<f32>(device, &case.fill(device));
@@ -92,5 +92,5 @@ fn shared_memory_of_the_main_loops_has_no_bank_conflicts() {
         assert_eq!(conflicts, 0, "{} of {passes} passes in {}", conflicts, launch.kernel());
         seen += 1;
     }
-    assert_eq!(seen, 12);
+    assert_eq!(seen, 24);
 }

@@ -47,10 +47,39 @@ fn gathers_read_the_selected_rows_once_in_whole_sectors() {
     check("sparse_mlp_gate_up_int4_1", rows * 2 * (row4 + 1), others(columns + columns / 8));
     // a list entry and an activation for each warp and row; 2 tiles of 256 columns
     check("sparse_mlp_down_f16_1", rows * row16, rows * 2 * 2 + 2 * 8 * 32 * 2);
-    // scales: a row of f16 for each of 6 blocks of neurons, at most once more for each warp's part
-    let scales = |parts: u64| parts * columns * 2 / 32;
-    let read = sectors("sparse_mlp_down_int4_1");
-    assert!(read >= rows * row4 + scales(6));
+}
+
+/// Every third neuron of 1536: a warp reads the scales of a block of 32 neurons once, however many of its rows the list has.
+#[test]
+fn down_reads_the_scales_of_a_block_once_for_each_warps_part() {
+    const NAME: &str = "meter::down_reads_the_scales_of_a_block_once_for_each_warps_part";
+    let (d_model, d_ff) = (256, 1536);
+    let kept: Vec<u32> = (0..d_ff as u32).step_by(3).collect();
+    let Some(all) = metered(NAME, |device| {
+        let mut random = Random::new(44);
+        let mut list = NeuronList::new(device, d_ff).unwrap();
+        list.set(device, IndexList::new(&kept, d_ff).unwrap()).unwrap();
+        let model = Model::four_bit(device, &mut random, [1; 3], 32, shape(d_model, d_ff));
+        call(device, &model.device, &random.weights(d_model, 1.0), &Selection::List(&list), None);
+    }) else {
+        return;
+    };
+    let launch = all.iter().find(|launch| launch.kernel() == "sparse_mlp_down_int4_1").expect("the kernel has run");
+    assert_eq!(launch.count("shared_bank_conflicts"), 0);
+    let (rows, blocks) = (kept.len() as u64, d_ff as u64 / 32);
+    // 512 rows in 32 splits of 8 warps: parts of 2 rows, of which at most one lies over each edge of two blocks
+    let parts = 256;
+    let codes = rows * d_model as u64 / 2 / 32;
+    let scales = |times: u64| times * d_model as u64 * 2 / 32;
+    // a list entry and a byte of hidden for each warp and row, a count and a scale for each warp
+    let others = 2 * rows + 2 * parts;
+    let read = launch.count("global_load_sectors");
+    let limit = codes + scales(parts + blocks) + others;
+    assert!(
+        read >= codes + scales(blocks) && read <= limit,
+        "{read} sectors, {codes} of codes, {} of scales",
+        scales(blocks)
+    );
 }
 
 /// Every third neuron of 384, d_model 512, for tokens in one tile and in the whole and part of a larger one: all reads of the
