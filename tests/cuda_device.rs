@@ -9,7 +9,7 @@ use moray::attention::{KvShape, Span};
 use moray::device::cudarc::driver::{CudaContext, sys};
 use moray::sparse_mlp::IndexList;
 use moray::sparse_mlp::cuda::NeuronList;
-use moray::w4a8::cuda as w4a8;
+use moray::w4a8::{Mode, PackedWeight, cuda as w4a8, quantize};
 use moray::{Device, Error};
 
 #[test]
@@ -102,6 +102,9 @@ fn memory_and_streams_of_another_context_are_typed_errors() {
     with_environment(NAME, &[], || {
         let before = Device::new(0).unwrap();
         let activations = std::mem::ManuallyDrop::new(w4a8::Activations::with_capacity(&before, 1, 64).unwrap());
+        let packed = PackedWeight::pack(&quantize(&[0.5; 16 * 64], 16, 64, Mode::PerChannel).unwrap());
+        let weight = std::mem::ManuallyDrop::new(w4a8::Weight::upload(&before, &packed).unwrap());
+        let mut workspace = std::mem::ManuallyDrop::new(w4a8::Workspace::new(&before).unwrap());
         let x = std::mem::ManuallyDrop::new(before.zeros::<f32>(64).unwrap());
         let mut list = std::mem::ManuallyDrop::new(NeuronList::new(&before, 8).unwrap());
         let mut spans = std::mem::ManuallyDrop::new(Spans::new(&before, 1).unwrap());
@@ -121,6 +124,16 @@ fn memory_and_streams_of_another_context_are_typed_errors() {
         another(spans.set(&device, &[Span { slot: 0, start: 0, len: 1 }]).unwrap_err(), "spans");
         std::mem::forget((stale, before));
         fresh.quantize(&device, &x.as_view(), 1, 64).unwrap();
+        let mut y = device.zeros::<f32>(16).unwrap();
+        let mut multiply = |weight: &w4a8::Weight, workspace: &mut w4a8::Workspace| {
+            let epilogue = w4a8::Epilogue::default();
+            w4a8::linear(&device, weight, &fresh, epilogue, &mut y.as_view_mut(), workspace)
+        };
+        let mut room = w4a8::Workspace::new(&device).unwrap();
+        another(multiply(&weight, &mut room).unwrap_err(), "weight");
+        let weight = w4a8::Weight::upload(&device, &packed).unwrap();
+        another(multiply(&weight, &mut workspace).unwrap_err(), "workspace");
+        multiply(&weight, &mut room).unwrap();
         device.synchronize().unwrap();
     });
 }
