@@ -120,9 +120,12 @@ pub fn run(arguments: &[String]) -> TaskResult {
     Ok(())
 }
 
+fn program() -> PathBuf {
+    root().join("target/release").join(format!("moray{}", std::env::consts::EXE_SUFFIX))
+}
+
 fn moray(subcommand: &str) -> Command {
-    let mut command =
-        Command::new(root().join("target/release").join(format!("moray{}", std::env::consts::EXE_SUFFIX)));
+    let mut command = Command::new(program());
     command.arg(subcommand);
     command
 }
@@ -155,7 +158,7 @@ fn row(
         json(&mut eval)
     };
     let scores = texts.scores.join(format!("{method}, {weights}.json"));
-    let [quality, news] = match kept(&scores, model)? {
+    let [quality, news] = match kept(&scores, model, &program())? {
         Some(scores) => scores,
         None => {
             let fresh =
@@ -189,13 +192,16 @@ fn row(
     })
 }
 
-/// Scores of an earlier run, unless the model has been written since: a run that was interrupted goes on where it was.
-fn kept(scores: &Path, model: &Path) -> Result<Option<[Value; 2]>, Box<dyn std::error::Error>> {
+/// Scores of an earlier run, unless the model or the program that scores has been written since: a run that was interrupted
+/// goes on where it was.
+fn kept(scores: &Path, model: &Path, program: &Path) -> Result<Option<[Value; 2]>, Box<dyn std::error::Error>> {
     let report = model.join("report.json");
-    let newest = if report.exists() { report } else { model.into() };
+    let model = if report.exists() { &report } else { model };
     let Ok(scored) = fs::metadata(scores) else { return Ok(None) };
-    if scored.modified()? < fs::metadata(newest)?.modified()? {
-        return Ok(None);
+    for source in [model, program] {
+        if scored.modified()? < fs::metadata(source)?.modified()? {
+            return Ok(None);
+        }
     }
     Ok(serde_json::from_slice(&fs::read(scores)?).ok())
 }
@@ -227,4 +233,37 @@ fn table(rows: &[Row]) -> String {
          held out. Speed: greedy decoding, one sequence. Made by `cargo xtask quality`."
     );
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn scores_are_kept_until_the_model_or_the_program_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, minute: u64| {
+            let path = directory.path().join(name);
+            fs::write(&path, "[1, 2]").unwrap();
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(60 * minute);
+            fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+            path
+        };
+        let (scores, model, program) = (file("scores", 5), file("model", 4), file("program", 4));
+        let kept = |program: &Path, model: &Path| kept(&scores, model, program).unwrap();
+        assert_eq!(kept(&program, &model), Some([1.into(), 2.into()]));
+        assert_eq!(kept(&file("newer program", 6), &model), None);
+        assert_eq!(kept(&program, &file("newer model", 6)), None);
+        // of a quantized model its report counts, which is written last
+        let quantized = directory.path().join("quantized");
+        fs::create_dir(&quantized).unwrap();
+        file("quantized/report.json", 4);
+        assert!(kept(&program, &quantized).is_some());
+        file("quantized/report.json", 6);
+        assert_eq!(kept(&program, &quantized), None);
+        fs::remove_file(&scores).unwrap();
+        assert_eq!(kept(&program, &model), None);
+    }
 }
