@@ -21,7 +21,7 @@ fn quantize_rounds_to_the_nearest_code_of_the_stored_scales_in_every_mode() {
             let (low, high) = if q.bits() == Bits::Four { (0, 15) } else { (-127, 127) };
             let code = q.codes()[i];
             for (neighbour, allowed) in [(stored - step, code > low), (stored + step, code < high)] {
-                let better = (neighbour - f64::from(w)).abs() < error * (1.0 - 1e-5);
+                let better = (neighbour - f64::from(w)).abs() < error * (1.0 - 4.0 * place_error_steps(&q));
                 let unused = mode == Mode::PerChannel && code == 1 && neighbour < stored; // −8 stays unused
                 // QQQ's codes are chosen before their scale is rounded to int8
                 assert!(!(better && allowed) || unused || mode == Mode::Qqq, "{mode:?} {i}: {w}");
@@ -42,10 +42,18 @@ fn step(q: &QuantizedWeight, n: usize, k: usize) -> f64 {
     }
 }
 
+/// How far off, in steps, f32 finds a weight between its codes: two roundings of at most 15 or 127 steps. A code may then be
+/// half a step and that much away, its neighbour half a step less as much: nearer by four times the share.
+fn place_error_steps(q: &QuantizedWeight) -> f64 {
+    let reach = if q.bits() == Bits::Four { 15.0 } else { 127.0 };
+    2.0 * reach * f64::from(f32::EPSILON) / 2.0
+}
+
 /// The largest error in steps: half a step, more where the grid is one-sided, clipped by choice or rounded twice.
 fn error_limit_steps(mode: Mode) -> f64 {
     match mode {
-        Mode::PerChannel | Mode::W8 => 0.5001,
+        // two roundings of f32, at up to 127 steps
+        Mode::PerChannel | Mode::W8 => 0.5 + 127.0 * f64::from(f32::EPSILON),
         // the offset is rounded to f16 (2⁻¹¹ of it) and the scale too, 15 steps away
         Mode::PerGroup { offset: true, .. } => 0.53,
         // an extreme of the other sign is clipped by up to one step
