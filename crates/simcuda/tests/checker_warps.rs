@@ -102,6 +102,32 @@ fn reads_of_two_warps_are_both_remembered() {
 }
 
 #[test]
+fn a_read_is_remembered_behind_a_later_one_that_a_named_barrier_orders() {
+    let writes = [
+        "st.shared.v4.u32 [%s], {%x, %x, %x, %x};",
+        "st.shared.u32 [%s+4], %x;",
+        "cp.async.cg.shared.global [%s], [%p], 16; cp.async.wait_all;",
+    ];
+    for write in writes {
+        // Warp 0 meets warp 1 until its count is the higher one, and reads; then warp 2 reads, which meets warp 1 before the
+        // write: the later of the two reads is ordered, the earlier is not.
+        let body = |sync: &str, warp_0: &str| {
+            let read = "mov.u32 %d, buf; mad.lo.u32 %d, %l, 16, %d; ld.shared.v4.u32 {%y, %z, %u, %v}, [%d+512];";
+            let meet = "bar.sync 2, 64;".repeat(5);
+            format!(
+                "{FILL} setp.eq.u32 %r, %w, 1; @%q bra READER; @%r bra WRITER;
+                 bar.sync 3, 64; {read} {sync} bra END;
+                 READER: {meet} {read} {warp_0} bra END;
+                 WRITER: {meet} bar.sync 3, 64; {sync} {write} END:"
+            )
+        };
+        let fault =
+            finds(FaultKind::SharedRace, 96, &body("bar.sync 1, 64;", ""), &body("bar.sync 1, 96;", "bar.sync 1, 96;"));
+        assert!(fault.message.contains("read of thread"), "{fault}\n{write}");
+    }
+}
+
+#[test]
 fn lanes_may_rewrite_their_own_words_but_not_read_a_neighbour_s() {
     for order in ["mov.u32 %n, %l;", "xor.b32 %n, %l, 1;", "xor.b32 %n, %l, 31;"] {
         for guard in ["", "@%r "] {
