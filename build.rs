@@ -16,7 +16,12 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Kernels that may use local memory or spill registers, each with the reason: module, kernel, reason.
-const ALLOWED_LOCAL_MEMORY: &[(&str, &str, &str)] = &[];
+const ALLOWED_LOCAL_MEMORY: &[(&str, &str, &str)] = &[
+    ("attention/decode", "attention_decode_f32_256", ACCUMULATORS),
+    ("attention/prefill", "attention_prefill_f32_256", ACCUMULATORS),
+];
+
+const ACCUMULATORS: &str = "on 10.0a alone, 20 and 12 bytes: of 255 registers a row tile's accumulators take 132";
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -78,6 +78,39 @@ fn four_bit_rows_on_matrix_units_match_the_cpu_bit_for_bit() {
     }
 }
 
+/// A call leaves its activations in the workspace, past the positions and tokens of a smaller one that follows: none of them
+/// may meet a weight, not even one of 0, whose product with NaN or an infinity is NaN.
+#[test]
+fn calls_after_inputs_that_are_not_finite_match_those_in_a_new_workspace() {
+    let Some(device) = device() else { return };
+    let mut random = Random::new(35);
+    let (d_model, d_ff, tokens) = (96, 320, 40);
+    for model in [
+        Model::f16(&device, &mut random, shape(d_model, d_ff)),
+        Model::bf16(&device, &mut random, shape(d_model, d_ff)),
+        Model::four_bit(&device, &mut random, [2, 1, 3], 32, shape(d_model, d_ff)),
+    ] {
+        let mut used = Workspace::new(&device, &model.device, tokens).unwrap();
+        let mut list = NeuronList::new(&device, d_ff).unwrap();
+        // 1 and 8 tokens without matrix units, 9 to 40 in tiles of 8 that they fill in part; neurons within spans of 32 and 64
+        for (n, q) in [(1, 0.5), (3, 0.03), (8, 0.9), (9, 0.03), (12, 0.3), (17, 0.6), (33, 0.9), (40, 0.0)] {
+            for spoiler in [f32::NAN, f32::INFINITY] {
+                let spoilt = vec![spoiler; tokens * d_model];
+                call_in(&device, &model.device, &spoilt, &Selection::All, None, &mut used);
+                call_in(&device, &model.device, &spoilt[..8 * d_model], &Selection::All, None, &mut used);
+            }
+            let kept = subset(&mut random, d_ff, q);
+            list.set(&device, IndexList::new(&kept, d_ff).unwrap()).unwrap();
+            let x = random.weights(n * d_model, 1.0);
+            let after = call_in(&device, &model.device, &x, &Selection::List(&list), None, &mut used);
+            let mut new = Workspace::new(&device, &model.device, tokens).unwrap();
+            let alone = call_in(&device, &model.device, &x, &Selection::List(&list), None, &mut new);
+            assert!(alone.y.iter().all(|y| y.is_finite()));
+            assert_eq!(bits(&after.y), bits(&alone.y), "{n} tokens, {} of {d_ff} neurons", kept.len());
+        }
+    }
+}
+
 #[test]
 fn outputs_in_16_bits_match_the_rounded_result() {
     let Some(device) = device() else { return };

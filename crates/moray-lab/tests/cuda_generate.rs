@@ -1,4 +1,4 @@
-//! The real model on the CUDA device: the CPU's greedy tokens.
+//! Models on the CUDA device: the CPU's tokens.
 //!
 //! Attention rounds to 16 bits on tensor cores, so logits are near the CPU's, not equal, and two tokens whose logits are
 //! nearly so may change places. Each prompt is one that the model continues with confidence under its settings; each test says
@@ -9,12 +9,15 @@ mod device;
 
 use std::path::Path;
 
+use clap::Parser;
 use moray::attention::{HeadNorm, KvPolicy};
 use moray::llama::cuda::{Decoder, upload};
 use moray::llama::{LogitRows, MlpPolicy, Model, PromptRule, Sampler, Sampling, Sequence, Settings};
 use moray::sparse_mlp::policy::Griffin;
 use moray::{Cpu, Device};
 use moray_lab::checkpoint::Checkpoint;
+use moray_lab::cli::{Cli, run};
+use moray_lab::fixture::Fixture;
 use moray_lab::load::{LoadOptions, load_cpu};
 use moray_lab::weights::WeightScheme;
 
@@ -108,4 +111,65 @@ fn w4a8_greedy_tokens_with_selected_neurons_and_heads_match_cpu_on_smollm2() {
     let mlp = MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(0.7).unwrap()));
     let change = |settings| Settings { heads, mlp: mlp.clone(), kv: KvPolicy::Hole, ..settings };
     compare(PROMPT, WeightScheme::AsFile, true, change);
+}
+
+/// The text that `moray generate` continues a prompt with on a tiny model.
+fn generated(model: &Path, device: &str, switches: &[&str]) -> String {
+    let model = model.to_str().unwrap();
+    let command =
+        ["moray", "generate", "--model", model, "--prompt", "a tale of", "-n", "24", "--ignore-eos", "--json"];
+    let place = ["--device", device, "--kv-type", "f32"];
+    let arguments = command.iter().chain(&place).chain(switches);
+    let mut out = Vec::new();
+    run(Cli::try_parse_from(arguments).unwrap(), &mut out).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(report["generated_tokens"], 24);
+    report["text"].as_str().unwrap().to_owned()
+}
+
+/// Over an f32 cache logits differ by parts in a million: no two of this model's largest are as near, and no draw falls as near
+/// to a token's edge.
+#[test]
+fn generated_text_matches_cpu_on_a_tiny_model_when_drawn_and_under_recomputation() {
+    if device::device().is_none() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let model = directory.path().join("tiny.gguf");
+    Fixture { n_q_heads: 4, n_kv_heads: 4, ..Fixture::default() }.write_gguf(&model).unwrap();
+    let drawn = ["--temperature", "1.2", "--top-p", "0.95", "--min-p", "0.01", "--seed", "5"];
+    let recomputed = ["--heads", "norm:0.5:3", "--kv", "recompute:2"];
+    let both: Vec<&str> = drawn.iter().chain(&recomputed).copied().collect();
+    for switches in [&drawn[..], &recomputed, &both] {
+        assert_eq!(generated(&model, "cuda", switches), generated(&model, "cpu", switches), "{switches:?}");
+    }
+    assert_ne!(generated(&model, "cpu", &drawn), generated(&model, "cpu", &[]));
+}
+
+/// Products of codes are the CPU's bits, so what differs is what attention makes of an f32 cache: parts in a million, until one
+/// of them moves an activation past the middle between two codes. This model's largest logits are further apart than that.
+#[test]
+fn generated_text_matches_cpu_on_quantized_checkpoints() {
+    if device::device().is_none() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let text: String = (0..400).map(|i| ["a tale ", "of one ", "long ", "road, "][i * i % 7 % 4]).collect();
+    std::fs::write(path("text"), text).unwrap();
+    let fixture = Fixture { hidden: 128, d_ff: 256, head_dim: 32, ..Fixture::default() };
+    fixture.write_gguf(&path("tiny.gguf")).unwrap();
+    let mut texts = Vec::new();
+    for weights in ["per-channel", "g64", "g64o", "two-level", "qqq"] {
+        let (model, out) = (path("tiny.gguf"), path(weights));
+        let files = [("--model", &model), ("--calibration", &path("text")), ("--out", &out)];
+        let mut arguments = vec!["moray", "quantize", "--weights", weights, "--method", "rtn", "--tokens", "256"];
+        arguments.extend(["--context", "64", "--scored-tokens", "0", "--threads", "1"]);
+        arguments.extend(files.iter().flat_map(|(name, file)| [*name, file.to_str().unwrap()]));
+        run(Cli::try_parse_from(arguments).unwrap(), &mut Vec::new()).unwrap();
+        texts.push(generated(&out, "cuda", &[]));
+        assert_eq!(texts.last(), Some(&generated(&out, "cpu", &[])), "{weights}");
+    }
+    texts.dedup();
+    assert!(texts.len() > 1, "{texts:?}");
 }

@@ -110,7 +110,7 @@ pub fn generate(run: &Run, arguments: &Arguments, stream: &mut dyn FnMut(&str) -
     match arguments.switches.device {
         Device::Cpu => {
             let measured = Measured { kv_bytes: CpuState::kv_bytes, bandwidth: &|| Ok(read_bandwidth(&run.cpu)) };
-            generate_on(&run.cpu, &run.model, run, arguments, stream, measured)
+            generate_on(&run.cpu, &run.model, run, arguments, stream, measured, &by_calls)
         }
         Device::Cuda => cuda::generate(run, arguments, stream),
     }
@@ -124,6 +124,27 @@ pub(super) struct Measured<'a, B: Backend> {
     pub(super) bandwidth: &'a dyn Fn() -> Result<f64>,
 }
 
+/// The next token after one that has been chosen.
+pub(super) type Next<'s> = Box<dyn FnMut(u32) -> Result<u32> + 's>;
+
+/// How tokens follow one another in a session after its prompt: begins with the sampler that chose the first, and that token.
+pub(super) type Decode<'a, B> =
+    &'a dyn for<'s> Fn(&'s B, &'s Model<B>, &'s mut Session<B>, Sampler, u32) -> Result<Next<'s>>;
+
+/// Decodes by single calls, drawing on the host.
+pub(super) fn by_calls<'s, B: Backend>(
+    backend: &'s B,
+    model: &'s Model<B>,
+    session: &'s mut Session<B>,
+    mut sampler: Sampler,
+    _first: u32,
+) -> Result<Next<'s>> {
+    Ok(Box::new(move |token| {
+        let sequence = Sequence { slot: 0, tokens: &[token] };
+        Ok(sampler.sample(model.forward(backend, session, &[sequence], LogitRows::Last)?)?)
+    }))
+}
+
 /// Generates on a device.
 ///
 /// # Errors
@@ -135,6 +156,7 @@ pub(super) fn generate_on<B: Backend>(
     arguments: &Arguments,
     stream: &mut dyn FnMut(&str) -> Result<()>,
     measured: Measured<'_, B>,
+    decode: Decode<'_, B>,
 ) -> Result<Report> {
     let config = run.checkpoint.config();
     let tokenizer = &run.tokenizer;
@@ -159,6 +181,7 @@ pub(super) fn generate_on<B: Backend>(
     let mut token = sampler.sample(logits)?;
     let mut text_stream = tokenizer.stream_after(&prompt);
     let (mut text, mut generated) = (String::new(), 0);
+    let mut next = decode(backend, model, &mut session, sampler, token)?;
     let start = Instant::now();
     while generated < arguments.n && (arguments.ignore_eos || !config.eos.contains(&token)) {
         let piece = text_stream.push(token);
@@ -166,10 +189,11 @@ pub(super) fn generate_on<B: Backend>(
         text.push_str(&piece);
         generated += 1;
         if generated < arguments.n {
-            token = sampler.sample(step(model, backend, &mut session, token)?)?;
+            token = next(token)?;
         }
     }
     let decode_seconds = start.elapsed().as_secs_f64();
+    drop(next);
     let rest = text_stream.finish();
     stream(&rest)?;
     text.push_str(&rest);
@@ -193,11 +217,6 @@ pub(super) fn generate_on<B: Backend>(
         kv_bytes: (measured.kv_bytes)(session.state()),
         peak_memory_bytes,
     })
-}
-
-fn step<'s, B: Backend>(model: &Model<B>, backend: &B, session: &'s mut Session<B>, token: u32) -> Result<&'s [f32]> {
-    let sequence = Sequence { slot: 0, tokens: &[token] };
-    Ok(model.forward(backend, session, &[sequence], LogitRows::Last)?)
 }
 
 fn write_report(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use moray::Device;
-use moray::llama::cuda::{State, upload};
+use moray::llama::cuda::{Decoder, State, upload};
+use moray::llama::{Model, Sampler, Session};
 
 use crate::cli::Run;
-use crate::cli::generate::{Arguments, Measured, Report, generate_on};
+use crate::cli::generate::{Arguments, Measured, Next, Report, by_calls, generate_on};
 use crate::error::Result;
 
 /// Says whether there is a device.
@@ -30,7 +31,22 @@ pub(in crate::cli) fn generate(
     let device = Device::new(0)?;
     let model = upload(&device, &run.model)?;
     let measured = Measured { kv_bytes: State::kv_bytes, bandwidth: &|| copy_bandwidth(&device) };
-    generate_on(&device, &model, run, arguments, stream, measured)
+    generate_on(&device, &model, run, arguments, stream, measured, &decode)
+}
+
+/// Decodes by replays of one graph, drawing on the device; under policies that choose anew while they decode, by single calls.
+fn decode<'s>(
+    device: &'s Device,
+    model: &'s Model<Device>,
+    session: &'s mut Session<Device>,
+    sampler: Sampler,
+    first: u32,
+) -> Result<Next<'s>> {
+    if !session.state().is_settled(0) {
+        return by_calls(device, model, session, sampler, first);
+    }
+    let mut decoder = Decoder::capture_sampling(device, model, session, &[0], &[first], &[sampler])?;
+    Ok(Box::new(move |_| Ok(decoder.step()?[0])))
 }
 
 /// Bytes of a measured copy: several times the largest second-level caches.
