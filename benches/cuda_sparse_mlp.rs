@@ -10,7 +10,7 @@ mod cublaslt;
 #[path = "common/cuda.rs"]
 mod cuda;
 
-use common::numbers;
+use common::{numbers, scattered};
 use cublaslt::CublasLt;
 use cuda::{Bench, Row, repeated};
 use half::f16;
@@ -121,16 +121,6 @@ fn four_bit(shape: Shape, group_size: usize) -> Result<HostWeights> {
         &matrix(d_ff, d_model, 2)?,
         &matrix(d_model, d_ff, 3)?,
     )
-}
-
-/// A scattered list of the given share of the neurons.
-fn scattered(d_ff: usize, kept: f32) -> Vec<u32> {
-    let scores = numbers(d_ff, 9);
-    let mut order: Vec<u32> = (0..d_ff as u32).collect();
-    order.sort_by(|&a, &b| scores[a as usize].total_cmp(&scores[b as usize]));
-    order.truncate((d_ff as f32 * kept) as usize);
-    order.sort_unstable();
-    order
 }
 
 /// One MLP with so many tokens.

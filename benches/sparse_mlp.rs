@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::{copies, numbers, read_bandwidth};
+use common::{copies, numbers, read_bandwidth, scattered};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
 use moray::Cpu;
@@ -34,16 +34,6 @@ fn weights(shape: Shape, four_bit: bool) -> Weights {
         let half = |w: &[f32]| w.iter().map(|&w| f16::from_f32(w)).collect::<Vec<_>>();
         Weights::new(shape, &half(&gate), &half(&up), &half(&down)).expect("matching sizes")
     }
-}
-
-/// A scattered list of the given share of the neurons.
-fn scattered(d_ff: usize, kept: f32) -> Vec<u32> {
-    let scores = numbers(d_ff, 9);
-    let mut order: Vec<u32> = (0..d_ff as u32).collect();
-    order.sort_by(|&a, &b| scores[a as usize].total_cmp(&scores[b as usize]));
-    order.truncate((d_ff as f32 * kept) as usize);
-    order.sort_unstable();
-    order
 }
 
 fn sparse_mlp(c: &mut Criterion) {

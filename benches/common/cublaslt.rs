@@ -64,15 +64,7 @@ impl CublasLt {
         };
         // SAFETY: the three buffers have the elements that the configuration speaks of.
         let mut call = |w: &CudaSlice<f16>| unsafe { self.0.matmul(config, w, &x, &mut y, None, None) };
-        if let Err(error) = call(&weights[0]) {
-            println!("cuBLASLt f16, m{m}: {error}");
-            return Ok(None);
-        }
-        let seconds = bench.seconds(weights.len(), |i| {
-            call(&weights[i]).expect("what ran once runs again");
-            Ok(())
-        });
-        seconds.map(Some)
+        seconds(bench, &format!("f16, m{m}"), &weights, &mut call)
     }
 
     /// The same in int8 with int32 sums.
@@ -97,15 +89,7 @@ impl CublasLt {
             // all of which outlive the graph's replays below.
             unsafe { plan.run(*self.0.handle(), [w, x, y, workspace], stream.cu_stream().cast()) }
         };
-        if let Err(error) = call(&weights[0]) {
-            println!("cuBLASLt int8, m{m}: {error}");
-            return Ok(None);
-        }
-        let seconds = bench.seconds(weights.len(), |i| {
-            call(&weights[i]).expect("what ran once runs again");
-            Ok(())
-        });
-        seconds.map(Some)
+        seconds(bench, &format!("int8, m{m}"), &weights, &mut call)
     }
 
     fn rotated<T: moray::device::cudarc::driver::DeviceRepr + Clone>(
@@ -117,6 +101,24 @@ impl CublasLt {
         let host = repeated(block, elems);
         (0..bench.copies(elems * size_of::<T>())).map(|_| bench.device.upload(&host)).collect()
     }
+}
+
+/// Seconds of a product that takes these weights in turn; none, and a line that says why, where its first call fails.
+fn seconds<T>(
+    bench: &Bench,
+    what: &str,
+    weights: &[CudaSlice<T>],
+    call: &mut dyn FnMut(&CudaSlice<T>) -> std::result::Result<(), CublasError>,
+) -> Result<Option<f64>> {
+    if let Err(error) = call(&weights[0]) {
+        println!("cuBLASLt {what}: {error}");
+        return Ok(None);
+    }
+    let seconds = bench.seconds(weights.len(), |i| {
+        call(&weights[i]).expect("what ran once runs again");
+        Ok(())
+    });
+    seconds.map(Some)
 }
 
 /// An int8 product of one shape; cudarc's own form of it knows floats only.

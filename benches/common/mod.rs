@@ -18,6 +18,16 @@ pub fn numbers(len: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
+/// A scattered list of the given share of the neurons.
+pub fn scattered(d_ff: usize, kept: f32) -> Vec<u32> {
+    let scores = numbers(d_ff, 9);
+    let mut order: Vec<u32> = (0..d_ff as u32).collect();
+    order.sort_by(|&a, &b| scores[a as usize].total_cmp(&scores[b as usize]));
+    order.truncate((d_ff as f32 * kept) as usize);
+    order.sort_unstable();
+    order
+}
+
 /// Copies of a working set that together are well above the last-level cache.
 pub fn copies(bytes: usize) -> usize {
     (256usize << 20).div_ceil(bytes).max(1)

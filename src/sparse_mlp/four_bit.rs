@@ -8,6 +8,10 @@
 //! neurons that share one scale for each feature: a row of d_model scales (and one of offsets or zero points) for each
 //! block. Their order is the one in which unpacked codes arrive, see [`Columns`].
 
+mod down;
+
+pub(crate) use down::DownMatrix;
+
 use super::weights::Matrix;
 use crate::error::{Error, Result};
 use crate::w4a8::{Bits, GroupOffset, QuantizedWeight, Scales};
@@ -127,129 +131,6 @@ impl RowMatrix {
     }
 }
 
-/// Where the columns of a down row are.
-///
-/// A row is cut into chunks of `segments` segments of 32 columns (the last may have fewer). A chunk's codes of four rows,
-/// interleaved, are 4 vectors of bytes and by nibble 8 vectors: lane 4q + p of vector 4·nibble + v is column
-/// 32q + 16·nibble + 4v + p of the chunk. Scales are stored chunk by chunk, vector by vector, lane by lane.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Columns {
-    pub d: usize,
-    /// Segments of a chunk, 1 to 4.
-    pub segments: usize,
-}
-
-impl Columns {
-    /// As few chunks as 4 segments allow, but an even number of them, so that two, four … threads share them evenly.
-    fn new(d: usize) -> Self {
-        let all = d / SEGMENT;
-        let chunks = all.div_ceil(4);
-        let chunks = if chunks > 1 { chunks.next_multiple_of(2) } else { 1 };
-        Columns { d, segments: all.div_ceil(chunks) }
-    }
-
-    pub(crate) fn chunks(&self) -> usize {
-        (self.d / SEGMENT).div_ceil(self.segments)
-    }
-
-    /// The segments of one chunk.
-    pub(crate) fn segments_of(&self, chunk: usize) -> usize {
-        (self.d / SEGMENT - chunk * self.segments).min(self.segments)
-    }
-
-    /// The first column of a chunk.
-    pub(crate) fn start(&self, chunk: usize) -> usize {
-        chunk * self.segments * SEGMENT
-    }
-
-    /// Where a column's scale is in a row of scales.
-    pub(crate) fn position(&self, column: usize) -> usize {
-        let chunk = column / (self.segments * SEGMENT);
-        let at = column - self.start(chunk);
-        let (q, nibble, v, p) = (at / 32, at / 16 % 2, at / 4 % 4, at % 4);
-        self.start(chunk) + (4 * nibble + v) * 4 * self.segments_of(chunk) + 4 * q + p
-    }
-}
-
-/// down.
-#[derive(Debug, Clone)]
-pub(crate) struct DownMatrix {
-    pub columns: Columns,
-    pub kind: Kind,
-    pub group_size: usize,
-    codes: Lines,
-    /// f32 \[d\] per channel, empty otherwise.
-    pub channel_scale: Vec<f32>,
-    /// u16 \[blocks, 1 or 2, d\]: f16 scales, then f16 offsets or zero points.
-    pub group_params: Vec<u16>,
-}
-
-impl DownMatrix {
-    fn new(w: &QuantizedWeight) -> Result<Self> {
-        let (kind, group_size) = kind_of("down", w)?;
-        let (d, d_ff) = (w.n(), w.k());
-        let columns = Columns::new(d);
-        let mut codes = Lines::zeroed(d_ff * d / 2);
-        for (j, row) in codes.bytes_mut().chunks_exact_mut(d / 2).take(d_ff).enumerate() {
-            pack_codes(|n| w.codes()[n * d_ff + j], row);
-        }
-        let mut down =
-            DownMatrix { columns, kind, group_size, codes, channel_scale: Vec::new(), group_params: Vec::new() };
-        match w.scales() {
-            Scales::PerChannel { scale } => {
-                down.channel_scale = vec![0.0; d];
-                (0..d).for_each(|n| down.channel_scale[columns.position(n)] = scale[n]);
-            }
-            Scales::PerGroup { scale, offset, .. } => {
-                let (groups, parts) = (d_ff / group_size, down.parts());
-                down.group_params = vec![0; groups * parts * d];
-                for n in 0..d {
-                    for g in 0..groups {
-                        let at = g * parts * d + columns.position(n);
-                        down.group_params[at] = scale[n * groups + g].to_bits();
-                        if let Some(second) = second(offset, n * groups + g) {
-                            down.group_params[at + d] = second;
-                        }
-                    }
-                }
-            }
-            _ => return Err(unsupported("down", "other scales")),
-        }
-        Ok(down)
-    }
-
-    /// Rows of scales for each block: 1, or 2 with offsets or zero points.
-    pub(crate) fn parts(&self) -> usize {
-        match self.kind {
-            Kind::Channel | Kind::Symmetric => 1,
-            Kind::Offset | Kind::ZeroPoint => 2,
-        }
-    }
-
-    /// All rows of codes and at least 16 bytes more.
-    pub(crate) fn codes(&self) -> &[u8] {
-        self.codes.bytes()
-    }
-
-    fn row(&self, j: usize, row: &mut [f32]) {
-        let d = self.columns.d;
-        let codes = &self.codes()[j * d / 2..(j + 1) * d / 2];
-        let params = j / self.group_size * self.parts() * d;
-        for (n, out) in row.iter_mut().enumerate() {
-            let at = self.columns.position(n);
-            let (scale, second) = match self.kind {
-                Kind::Channel => (self.channel_scale[at], 0),
-                Kind::Symmetric => (f16::from_bits(self.group_params[params + at]).to_f32(), 0),
-                Kind::Offset | Kind::ZeroPoint => {
-                    let scale = f16::from_bits(self.group_params[params + at]).to_f32();
-                    (scale, self.group_params[params + at + d])
-                }
-            };
-            *out = dequantize(self.kind, code_at(codes, n), scale, second);
-        }
-    }
-}
-
 /// The three 4-bit matrices.
 #[derive(Debug, Clone)]
 pub(crate) struct FourBit {
@@ -282,8 +163,7 @@ impl FourBit {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let down = self.down.channel_scale.len() * 4 + self.down.group_params.len() * 2 + self.down.codes.len;
-        self.gate.records.len + self.up.records.len + down
+        self.gate.records.len + self.up.records.len + self.down.bytes()
     }
 
     pub(crate) fn row(&self, matrix: Matrix, j: usize, row: &mut [f32]) {

@@ -35,13 +35,19 @@ fn dot(w: &[f32], x: &[f64], bias: f32, largest: Option<f32>) -> Bounded {
     Bounded { value, error: (w.len() + 8) as f64 * U * (sum + f64::from(bias).abs()) }
 }
 
+/// What silu leaves of a gate below −88, where the exponential stays e⁸⁸: 6.1e-37 of −100; gates here are far above −160.
+const CAPPED: f64 = 1e-36;
+
+/// A product below the normal numbers may become zero.
+const FLUSHED: f64 = f32::MIN_POSITIVE as f64;
+
 /// The nonlinearity: its slope is at most 1.1, its own error 4 units in the last place.
 fn activated(activation: Activation, gate: Bounded) -> Bounded {
     let value = match activation {
         Activation::Relu => gate.value.max(0.0),
         _ => gate.value / (1.0 + (-gate.value).exp()),
     };
-    Bounded { value, error: 1.1 * gate.error + 8.0 * U * value.abs() + 1e-36 }
+    Bounded { value, error: 1.1 * gate.error + 8.0 * U * value.abs() + CAPPED }
 }
 
 pub struct Rows<'a> {
@@ -85,7 +91,8 @@ pub fn check(
             let (a, u) =
                 (activated(activation, gate), dot(&row(rows.model, Matrix::Up, j), &x, bias(rows.up_bias, j), largest));
             let (value, got) = (a.value * u.value, f64::from(hidden[at]));
-            let error = a.value.abs() * u.error + u.value.abs() * a.error + a.error * u.error + U * value.abs() + 1e-36;
+            let error =
+                a.value.abs() * u.error + u.value.abs() * a.error + a.error * u.error + U * value.abs() + FLUSHED;
             assert!(
                 (got - value).abs() <= error,
                 "hidden of token {t}, neuron {j}: {got} instead of {value} ± {error:e}"

@@ -113,7 +113,8 @@ fn on_the_cpu(model: &Model, x: &[f32], selection: &host::Selection<'_>, residua
 }
 
 /// A threshold, or a number of values to keep, that roundings cannot move: in the widest gap between neighbouring scores.
-/// Nothing if every gap is within what the two orders of summation may differ by.
+/// Nothing if every gap is within what the two orders of summation may differ by: of at most 320 products and a bias
+/// 2 · 321 · 2⁻²⁴ = 3.8e-5 of their sizes, taken 26 times, for scores that are so much smaller than their products.
 fn split_scores(scores: &[Vec<f32>], together: bool) -> Option<(f32, usize)> {
     let n = scores[0].len();
     let gap = |low: f32, high: f32| (high - low) / high.max(f32::MIN_POSITIVE);

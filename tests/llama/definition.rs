@@ -62,7 +62,8 @@ fn frequency(scaling: &RopeScaling, theta: f64, head_dim: usize, i: usize) -> f6
             let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
             kept * plain + (1.0 - kept) * plain / factor
         }
-        other => unimplemented!("{other:?}"),
+        RopeScaling::Factors(factors) => plain / f64::from(factors[i]),
+        other => panic!("no definition of the frequencies of {other:?} is written here"),
     }
 }
 
@@ -124,7 +125,7 @@ pub fn logits(plain: &Plain, tokens: &[u32], rounding: Rounding) -> Vec<f64> {
             let act = |g: f64| match config.activation {
                 Activation::Silu => each(g / each(1.0 + each((-g).exp()))),
                 Activation::Relu => g.max(0.0),
-                other => unimplemented!("{other:?}"),
+                other => panic!("no definition of the activation {other:?} is written here"),
             };
             let hidden: Vec<f64> = gate.iter().zip(up).map(|(&g, u)| each(act(g) * u)).collect();
             *x = rounding.add(x, &rounding.linear(&layer.down, &hidden, rounding.int8));

@@ -11,6 +11,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::{TaskResult, fetch, root};
+use texts::Calibration::{self, Mixed, News};
 use texts::Texts;
 
 /// Tokens that calibrate.
@@ -19,19 +20,22 @@ const CALIBRATION_TOKENS: &str = "16384";
 /// Tokens that are scored of the encyclopedia, and of the held-out news.
 const SCORED_TOKENS: [&str; 2] = ["4096", "2048"];
 
-/// Rows of the table: what it is called, the weights, `--method`, and the tokens that calibrate.
-const ROWS: [(&str, &str, &str, &str); 11] = [
-    ("round to nearest", "per-channel", "rtn", "2048"),
-    ("round to nearest", "g64", "rtn", "2048"),
-    ("round to nearest", "g64o", "rtn", "2048"),
-    ("round to nearest", "two-level", "rtn", "2048"),
-    ("GPTQ", "g64o", "gptq", CALIBRATION_TOKENS),
-    ("QQQ: rotation + GPTQ", "per-channel", "qqq", CALIBRATION_TOKENS),
-    ("QQQ: rotation + GPTQ", "g64o", "qqq", CALIBRATION_TOKENS),
-    ("full", "per-channel", "full", CALIBRATION_TOKENS),
-    ("full", "g64", "full", CALIBRATION_TOKENS),
-    ("full", "g64o", "full", CALIBRATION_TOKENS),
-    ("full", "two-level", "full", CALIBRATION_TOKENS),
+/// Rows of the table: what it is called, the weights, `--method`, the text and the tokens that calibrate.
+const ROWS: [(&str, &str, &str, Calibration, &str); 14] = [
+    ("round to nearest", "per-channel", "rtn", News, "2048"),
+    ("round to nearest", "g64", "rtn", News, "2048"),
+    ("round to nearest", "g64o", "rtn", News, "2048"),
+    ("round to nearest", "two-level", "rtn", News, "2048"),
+    ("GPTQ", "g64o", "gptq", News, CALIBRATION_TOKENS),
+    ("QQQ: rotation + GPTQ", "per-channel", "qqq", News, CALIBRATION_TOKENS),
+    ("QQQ: rotation + GPTQ", "g64o", "qqq", News, CALIBRATION_TOKENS),
+    ("full", "g64", "full", News, CALIBRATION_TOKENS),
+    ("full", "g64o", "full", News, CALIBRATION_TOKENS),
+    ("full", "two-level", "full", News, CALIBRATION_TOKENS),
+    ("full", "per-channel", "full", Mixed, CALIBRATION_TOKENS),
+    ("full", "g64", "full", Mixed, CALIBRATION_TOKENS),
+    ("full", "g64o", "full", Mixed, CALIBRATION_TOKENS),
+    ("full", "two-level", "full", Mixed, CALIBRATION_TOKENS),
 ];
 
 /// What a row of the table says.
@@ -56,7 +60,7 @@ struct Row {
 struct Arguments {
     /// Make the table of what has been quantized.
     table_only: bool,
-    /// A Python with llama-cpp-python.
+    /// A Python with llama-cpp-python, and GPTQModel for its row.
     peer: Option<PathBuf>,
 }
 
@@ -79,7 +83,8 @@ impl Arguments {
 }
 
 /// Quantizes what is not there yet, scores and times everything, and writes `results/quality.md`. With `--table` nothing is
-/// quantized: the table is made of what is there. `--peer PYTHON` adds llama.cpp's quantizations of the same model.
+/// quantized: the table is made of what is there. `--peer PYTHON` adds llama.cpp's and, if it is installed there, GPTQModel's
+/// quantizations of the same model.
 pub fn run(arguments: &[String]) -> TaskResult {
     let arguments = Arguments::parse(arguments)?;
     let build = ["build", "--release", "--package", "moray-lab"];
@@ -94,24 +99,32 @@ pub fn run(arguments: &[String]) -> TaskResult {
     let model = root().join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
     let mut rows = Vec::new();
     for (name, weights) in [("the model, 16 bits", "dense"), ("its own Q4_1 blocks", "as-file")] {
-        rows.push(row(name, "–", &model, &["--weights", weights], &texts, None)?);
+        rows.push(row([name, "–", "–"], &model, &["--weights", weights], &texts, None)?);
     }
-    for (name, weights, method, tokens) in ROWS {
-        let out = work.join(format!("{method}-{weights}-{tokens}"));
+    for (name, weights, method, calibration, tokens) in ROWS {
+        let out = work.join(format!("{method}-{weights}-{}-{tokens}", calibration.name()));
         if !out.exists() && !arguments.table_only {
             let mut command = moray("quantize");
             command.args(["--scored-tokens", "0", "--weights", weights, "--method", method, "--tokens", tokens]);
-            command.arg("--model").arg(&model).arg("--calibration").arg(&texts.calibration).arg("--out").arg(&out);
+            let text = texts.calibration(calibration);
+            command.arg("--model").arg(&model).arg("--calibration").arg(text).arg("--out").arg(&out);
             match command.status()? {
                 status if status.success() => {}
                 status => return Err(format!("expected {weights} to be quantized, got {status}").into()),
             }
         }
         if out.exists() {
-            rows.push(row(name, weights, &out, &[], &texts, Some(&model))?);
+            rows.push(row([name, weights, calibration.name()], &out, &[], &texts, Some(&model))?);
         }
     }
     if let Some(python) = &arguments.peer {
+        if peers::has_gptqmodel(python)? {
+            let text = texts.calibration(News);
+            let out = peers::gptqmodel(python, &model, text, CALIBRATION_TOKENS, &work)?;
+            let mut row = row(["GPTQModel, QQQ", "per-channel", "news"], &out, &[], &texts, Some(&model))?;
+            row.calibration = format!("news {CALIBRATION_TOKENS}");
+            rows.push(row);
+        }
         peers::add_rows(python, &model, &texts, &mut rows)?;
     }
     let table = table(&rows);
@@ -120,9 +133,12 @@ pub fn run(arguments: &[String]) -> TaskResult {
     Ok(())
 }
 
+fn program() -> PathBuf {
+    root().join("target/release").join(format!("moray{}", std::env::consts::EXE_SUFFIX))
+}
+
 fn moray(subcommand: &str) -> Command {
-    let mut command =
-        Command::new(root().join("target/release").join(format!("moray{}", std::env::consts::EXE_SUFFIX)));
+    let mut command = Command::new(program());
     command.arg(subcommand);
     command
 }
@@ -140,22 +156,21 @@ fn number(value: &Value, key: &str) -> f64 {
 }
 
 fn row(
-    method: &str,
-    weights: &str,
+    [method, weights, text]: [&str; 3],
     model: &Path,
     switches: &[&str],
     texts: &Texts,
     against: Option<&Path>,
 ) -> Result<Row, Box<dyn std::error::Error>> {
-    println!("scoring {method}, {weights}");
+    println!("scoring {method}, {weights}, {text}");
     let eval = |text: &Path, tokens: &str, against: Option<&Path>| {
         let mut eval = moray("eval");
         eval.arg("--json").arg("--model").arg(model).args(switches).arg("--text").arg(text).args(["--tokens", tokens]);
         against.map(|against| eval.arg("--against").arg(against));
         json(&mut eval)
     };
-    let scores = texts.scores.join(format!("{method}, {weights}.json"));
-    let [quality, news] = match kept(&scores, model)? {
+    let scores = texts.scores.join(format!("{method}, {weights}, {text}.json"));
+    let [quality, news] = match kept(&scores, model, &program())? {
         Some(scores) => scores,
         None => {
             let fresh =
@@ -177,7 +192,7 @@ fn row(
     Ok(Row {
         method: method.into(),
         weights: weights.into(),
-        calibration: calibration.map_or("–".into(), |tokens| tokens.to_string()),
+        calibration: calibration.map_or("–".into(), |tokens| format!("{text} {tokens}")),
         bits: report["size"]["bits_per_weight"].as_f64().map_or("–".into(), |bits| format!("{bits:.2}")),
         megabytes: format!("{:.0}", number(&speed, "weight_bytes_per_token") / 1e6),
         perplexity: number(&quality, "perplexity"),
@@ -189,13 +204,16 @@ fn row(
     })
 }
 
-/// Scores of an earlier run, unless the model has been written since: a run that was interrupted goes on where it was.
-fn kept(scores: &Path, model: &Path) -> Result<Option<[Value; 2]>, Box<dyn std::error::Error>> {
+/// Scores of an earlier run, unless the model or the program that scores has been written since: a run that was interrupted
+/// goes on where it was.
+fn kept(scores: &Path, model: &Path, program: &Path) -> Result<Option<[Value; 2]>, Box<dyn std::error::Error>> {
     let report = model.join("report.json");
-    let newest = if report.exists() { report } else { model.into() };
+    let model = if report.exists() { &report } else { model };
     let Ok(scored) = fs::metadata(scores) else { return Ok(None) };
-    if scored.modified()? < fs::metadata(newest)?.modified()? {
-        return Ok(None);
+    for source in [model, program] {
+        if scored.modified()? < fs::metadata(source)?.modified()? {
+            return Ok(None);
+        }
     }
     Ok(serde_json::from_slice(&fs::read(scores)?).ok())
 }
@@ -203,7 +221,7 @@ fn kept(scores: &Path, model: &Path) -> Result<Option<[Value; 2]>, Box<dyn std::
 /// The table; increases are over the first row.
 fn table(rows: &[Row]) -> String {
     let mut out = String::from(
-        "| method | weights | calibration tokens | bits a weight | MB a token | perplexity | increase | increase, news | \
+        "| method | weights | calibration, tokens | bits a weight | MB a token | perplexity | increase | increase, news | \
          KL, nats | same top token | tok/s |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     for row in rows {
@@ -222,9 +240,42 @@ fn table(rows: &[Row]) -> String {
     let _ = writeln!(
         out,
         "\nSmolLM2-135M-Instruct, activations int8 (16 bits in the first row), embedding and output layer in 16 bits (the file's \
-         own in the second row). Calibrated on news (round to nearest needs none), scored in windows of 512 on {encyclopedia} \
-         tokens of Wikipedia, which differs from the calibration text as a user's would, and on {news} tokens of news that were \
-         held out. Speed: greedy decoding, one sequence. Made by `cargo xtask quality`."
+         own in the second row). Calibrated on news, or on news and Wikipedia articles in turn; round to nearest needs no text. \
+         Scored in windows of 512 on {encyclopedia} tokens of other Wikipedia articles and on {news} tokens of other news. \
+         Speed: greedy decoding, one sequence. Made by `cargo xtask quality`."
     );
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn scores_are_kept_until_the_model_or_the_program_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, minute: u64| {
+            let path = directory.path().join(name);
+            fs::write(&path, "[1, 2]").unwrap();
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(60 * minute);
+            fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+            path
+        };
+        let (scores, model, program) = (file("scores", 5), file("model", 4), file("program", 4));
+        let kept = |program: &Path, model: &Path| kept(&scores, model, program).unwrap();
+        assert_eq!(kept(&program, &model), Some([1.into(), 2.into()]));
+        assert_eq!(kept(&file("newer program", 6), &model), None);
+        assert_eq!(kept(&program, &file("newer model", 6)), None);
+        // of a quantized model its report counts, which is written last
+        let quantized = directory.path().join("quantized");
+        fs::create_dir(&quantized).unwrap();
+        file("quantized/report.json", 4);
+        assert!(kept(&program, &quantized).is_some());
+        file("quantized/report.json", 6);
+        assert_eq!(kept(&program, &quantized), None);
+        fs::remove_file(&scores).unwrap();
+        assert_eq!(kept(&program, &model), None);
+    }
 }

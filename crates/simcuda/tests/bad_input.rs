@@ -27,6 +27,7 @@ fn malformed_modules_are_refused_with_their_line() {
         ("ld.global.u32 %r1, [%r2];", "64-bit address"),
         ("lop3.b32 %r1, %r2, %r3, %r4, 300;", "8 bits"),
         ("cp.async.ca.shared.global [%r1], [%d1], 5;", "size"),
+        ("cp.async.cg.shared.global [%r1], [%d1], 8;", "size"),
         ("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%r1}, {%r1}, {%r1}, {%r1};", "4 registers"),
         ("call nowhere;", "nowhere"),
         (".bogus 3;", ".bogus"),

@@ -102,6 +102,32 @@ fn reads_of_two_warps_are_both_remembered() {
 }
 
 #[test]
+fn a_read_is_remembered_behind_a_later_one_that_a_named_barrier_orders() {
+    let writes = [
+        "st.shared.v4.u32 [%s], {%x, %x, %x, %x};",
+        "st.shared.u32 [%s+4], %x;",
+        "cp.async.cg.shared.global [%s], [%p], 16; cp.async.wait_all;",
+    ];
+    for write in writes {
+        // Warp 0 meets warp 1 until its count is the higher one, and reads; then warp 2 reads, which meets warp 1 before the
+        // write: the later of the two reads is ordered, the earlier is not.
+        let body = |sync: &str, warp_0: &str| {
+            let read = "mov.u32 %d, buf; mad.lo.u32 %d, %l, 16, %d; ld.shared.v4.u32 {%y, %z, %u, %v}, [%d+512];";
+            let meet = "bar.sync 2, 64;".repeat(5);
+            format!(
+                "{FILL} setp.eq.u32 %r, %w, 1; @%q bra READER; @%r bra WRITER;
+                 bar.sync 3, 64; {read} {sync} bra END;
+                 READER: {meet} {read} {warp_0} bra END;
+                 WRITER: {meet} bar.sync 3, 64; {sync} {write} END:"
+            )
+        };
+        let fault =
+            finds(FaultKind::SharedRace, 96, &body("bar.sync 1, 64;", ""), &body("bar.sync 1, 96;", "bar.sync 1, 96;"));
+        assert!(fault.message.contains("read of thread"), "{fault}\n{write}");
+    }
+}
+
+#[test]
 fn lanes_may_rewrite_their_own_words_but_not_read_a_neighbour_s() {
     for order in ["mov.u32 %n, %l;", "xor.b32 %n, %l, 1;", "xor.b32 %n, %l, 31;"] {
         for guard in ["", "@%r "] {
@@ -165,6 +191,53 @@ fn asynchronous_groups_are_counted_for_each_lane() {
         )
     };
     finds(FaultKind::AsyncNotWaited, 32, &twice(""), &twice("cp.async.wait_all;"));
+}
+
+#[test]
+fn copies_wait_for_their_own_commit_and_no_other_lane_s() {
+    // Lanes from 16 on copy; all lanes commit, or those below 16 only, or nobody.
+    let copy = |commit: &str| {
+        format!(
+            "@%r bra A; cp.async.cg.shared.global [%s], [%p], 16; A: bar.warp.sync -1; {commit} bar.warp.sync -1;
+             cp.async.wait_group 0; @!%r ld.shared.v4.u32 {{%y, %z, %u, %v}}, [%s];"
+        )
+    };
+    for faulty in ["", "@!%r bra B; cp.async.commit_group; B:"] {
+        finds(FaultKind::AsyncNotWaited, 32, &copy(faulty), &copy("cp.async.commit_group;"));
+    }
+}
+
+#[test]
+fn groups_that_stay_pending_are_counted_again_by_the_next_wait() {
+    let stage = |at: u32| format!("cp.async.cg.shared.global [%s+{at}], [%p], 16; cp.async.commit_group;");
+    let stages = [0, 1024, 2048].map(stage).concat();
+    let body =
+        |keep: u32| format!("{stages} cp.async.wait_group 2; cp.async.wait_group {keep}; ld.shared.u32 %y, [%s+1024];");
+    finds(FaultKind::AsyncNotWaited, 32, &body(2), &body(1));
+}
+
+#[test]
+fn copies_match_their_source_and_destination_displacements() {
+    let body = "add.u32 %d, %s, 32; add.u64 %a, %p, 64; cp.async.cg.shared.global [%d+-32], [%a+16], 16;
+        cp.async.ca.shared.global [%d+512], [%a+-8], 8; cp.async.wait_all; ld.shared.v4.u32 {%x, %z, %u, %v}, [%s];
+        ld.shared.v2.u32 {%y, %n}, [%s+544]; bar.warp.sync -1; mad.wide.u32 %a, %t, 32, %p;
+        st.global.v4.u32 [%a+512], {%x, %z, %u, %v}; st.global.v2.u32 [%a+528], {%y, %n};";
+    let device = Device::of(Arch::Sm80);
+    let f = device.kernel(&kernel(body));
+    let p = device.upload(&(0..4096).map(|k| k as u8).collect::<Vec<u8>>());
+    device.run(&f, &shape(1, 1), &[p]).unwrap_or_else(|fault| panic!("{fault}"));
+    let expected: Vec<u8> = (80..96).chain(56..64).collect();
+    assert_eq!(device.download(p + 512, 24), expected);
+}
+
+#[test]
+fn copies_to_misaligned_places_and_of_odd_sizes_are_found() {
+    for (cache, bytes, offset) in [("cg", 16, 8), ("ca", 8, 4), ("ca", 4, 2)] {
+        let copy = |offset: u32| format!("cp.async.{cache}.shared.global [%s+{offset}], [%p], {bytes};");
+        finds(FaultKind::OutOfBounds, 32, &copy(offset), &copy(0));
+    }
+    let short = |read: u32| format!("mov.u32 %y, {read}; cp.async.ca.shared.global [%s], [%p], 8, %y;");
+    finds(FaultKind::OutOfBounds, 32, &short(3), &short(4));
 }
 
 #[test]

@@ -143,6 +143,31 @@ fn saturating_mma_clamps_the_sum() {
     assert_eq!(result, vec![i32::MAX as u32; 128]);
 }
 
+#[test]
+fn saturating_mma_matches_the_clamped_sum_at_both_bounds() {
+    let (a, b, near) = (random_matrix(4, 16, 32), random_matrix(5, 32, 8), random_matrix(6, 16, 8));
+    // Up to 2¹⁵ from a bound, about what the products sum to, or far from both.
+    let c = |m: usize, n: usize| {
+        let distance = (near[m][n] >> 17) as i32;
+        [i32::MAX - distance, i32::MIN + distance, distance][(m + n) % 3]
+    };
+    for (sa, sb) in [(true, true), (true, false), (false, true), (false, false)] {
+        let name = |signed: bool| if signed { "s8" } else { "u8" };
+        let opcode = format!("mma.sync.aligned.m16n8k32.row.col.satfinite.s32.{}.{}.s32", name(sa), name(sb));
+        let result = mma(
+            &opcode,
+            &pack(&|m, k| a[m][k], a8, 4, 8),
+            &pack(&|k, n| b[k][n], b8, 2, 8),
+            &pack(&|m, n| c(m, n) as u32, c32, 4, 32),
+        );
+        let product = |m: usize, n: usize| {
+            let dot: i64 = (0..32).map(|k| extend(a[m][k], 8, sa) * extend(b[k][n], 8, sb)).sum();
+            (dot + i64::from(c(m, n))).clamp(i32::MIN.into(), i32::MAX.into()) as i32 as u32
+        };
+        assert_eq!(result, pack(&product, c32, 4, 32), "{opcode}");
+    }
+}
+
 /// Small integers are exact in every format, so that any order of additions gives the same sum.
 fn small(seed: u64, rows: usize, columns: usize) -> Vec<Vec<f32>> {
     random_matrix(seed, rows, columns)
@@ -180,6 +205,42 @@ fn float_mma_matches_a_plain_product_exactly_for_small_values() {
         );
         let product = |m: usize, n: usize| out((0..k).map(|k| a[m][k] * b[k][n]).sum::<f32>() + c[m][n]);
         assert_eq!(result, pack(&product, map_c, regs, width), "{opcode}");
+    }
+}
+
+#[test]
+fn tf32_mma_matches_the_product_without_the_low_13_bits() {
+    let (a, b, c) = (small(7, 16, 8), small(8, 8, 8), small(9, 16, 8));
+    let low = random_matrix(10, 16, 8);
+    let result = mma(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32",
+        &pack(&|m, k| a[m][k].to_bits() | low[m][k] & 0x1fff, a32, 4, 32),
+        &pack(&|k, n| b[k][n].to_bits() | low[n][k] & 0x1fff, b32, 2, 32),
+        &pack(&|m, n| c[m][n].to_bits(), c32, 4, 32),
+    );
+    let product = |m: usize, n: usize| ((0..8).map(|k| a[m][k] * b[k][n]).sum::<f32>() + c[m][n]).to_bits();
+    assert_eq!(result, pack(&product, c32, 4, 32));
+}
+
+#[test]
+fn float_mma_gives_the_canonical_nan_in_the_rows_that_have_one() {
+    let (a, b, c) = (small(11, 16, 16), small(12, 16, 8), small(13, 16, 8));
+    let f16_bits = |x: f32| u32::from(f16::from_f32(x).to_bits());
+    let bf16_bits = |x: f32| u32::from(bf16::from_f32(x).to_bits());
+    type Bits<'a> = &'a dyn Fn(f32) -> u32;
+    let cases: [(&str, u32, Bits<'_>); 2] = [("f16", 0xfe01, &f16_bits), ("bf16", 0xffc1, &bf16_bits)];
+    for (ty, nan, encode) in cases {
+        let result = mma(
+            &format!("mma.sync.aligned.m16n8k16.row.col.f32.{ty}.{ty}.f32"),
+            &pack(&|m, k| if (m, k) == (3, 5) { nan } else { encode(a[m][k]) }, a16, 4, 16),
+            &pack(&|k, n| encode(b[k][n]), b16, 2, 16),
+            &pack(&|m, n| c[m][n].to_bits(), c32, 4, 32),
+        );
+        let product = |m: usize, n: usize| match m {
+            3 => 0x7fff_ffff,
+            _ => ((0..16).map(|k| a[m][k] * b[k][n]).sum::<f32>() + c[m][n]).to_bits(),
+        };
+        assert_eq!(result, pack(&product, c32, 4, 32), "{ty}");
     }
 }
 

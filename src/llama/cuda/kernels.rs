@@ -1,12 +1,19 @@
 //! The kernels that only the forward pass needs, each behind a function with its checks.
 
+mod embedding;
+mod rows;
+mod sampling;
+
 use crate::device::{Device, ElementKind, ModuleKernels, input, output};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::Activation;
-use crate::w4a8::Bits;
-use crate::w4a8::cuda::{Format, Offset, Weight};
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 use std::ffi::c_void;
+
+pub(super) use embedding::{embed_dense, embed_packed};
+pub(super) use rows::{Rows, narrow_rows, widen_rows};
+pub(super) use sampling::sample;
+pub use sampling::{NO_TOKEN, argmax};
 
 const NORM: &str = "llama/norm";
 const DENSE: &str = "llama/dense";
@@ -171,104 +178,6 @@ pub(super) fn dense(
 }
 
 #[repr(C)]
-struct EmbedParams {
-    tokens: u64,
-    table: u64,
-    x: u64,
-    k: u32,
-    reserved: u32,
-}
-
-const _: () = assert!(size_of::<EmbedParams>() == 32);
-
-/// x\[m\] = row tokens\[m\] of a dense table. Tokens are rows of it.
-///
-/// # Errors
-/// [`Error::Length`] for a buffer of another size, [`Error::Shape`] for too many tokens.
-pub(super) fn embed_dense(
-    device: &Device,
-    table: &DenseWeight,
-    tokens: &CudaView<'_, u32>,
-    x: &mut CudaViewMut<'_, f32>,
-) -> Result<()> {
-    let (m, k) = (tokens.len(), table.k);
-    check_rows("tokens", m)?;
-    let (tokens, _tokens) = input(device, "tokens", m, tokens)?;
-    let (x, _x) = output(device, "x", m * k, x)?;
-    let (data, _data) = input(device, "table", table.data.len(), &table.data)?;
-    let mut params = EmbedParams { tokens, table: data, x, k: k as u32, reserved: 0 };
-    let symbol = match table.element {
-        ElementKind::F32 => "llama_embed_f32",
-        ElementKind::F16 => "llama_embed_f16",
-        ElementKind::Bf16 => "llama_embed_bf16",
-    };
-    let grid = [k.div_ceil(256) as u32, m as u32, 1];
-    // SAFETY: the buffers were checked above; that tokens are below N is the caller's of this private function.
-    unsafe { launch(device, (EMBEDDING, symbol), grid, 256, &mut params) }
-}
-
-#[repr(C)]
-struct EmbedPackedParams {
-    tokens: u64,
-    codes: u64,
-    scale: u64,
-    group_scale: u64,
-    offset: u64,
-    x: u64,
-    k: u32,
-    bits: u32,
-    mode: u32,
-    group_size: u32,
-    offset_kind: Offset,
-    reserved: u32,
-}
-
-const _: () = assert!(size_of::<EmbedPackedParams>() == 72);
-
-/// x\[m\] = row tokens\[m\] of a packed table. Tokens are rows of it.
-///
-/// # Errors
-/// As [`embed_dense`].
-pub(super) fn embed_packed(
-    device: &Device,
-    table: &Weight,
-    tokens: &CudaView<'_, u32>,
-    x: &mut CudaViewMut<'_, f32>,
-) -> Result<()> {
-    let (m, k) = (tokens.len(), table.k());
-    check_rows("tokens", m)?;
-    let (tokens, _tokens) = input(device, "tokens", m, tokens)?;
-    let (x, _x) = output(device, "x", m * k, x)?;
-    let [codes, scale, group_scale, offset] = table.pointers(device);
-    let (mode, bits, offset_kind) = match table.format() {
-        Format::PerChannel => (0, 4, Offset::None),
-        Format::W8 => (0, 8, Offset::None),
-        Format::PerGroup { bits, offset, .. } => (1, if bits == Bits::Four { 4 } else { 8 }, offset),
-        Format::TwoLevel { .. } => (2, 4, Offset::None),
-        Format::Qqq => (3, 4, Offset::None),
-    };
-    let group_size = table.format().group_size().unwrap_or(k) as u32;
-    let k32 = k as u32;
-    let mut params = EmbedPackedParams {
-        tokens,
-        codes,
-        scale,
-        group_scale,
-        offset,
-        x,
-        k: k32,
-        bits,
-        mode,
-        group_size,
-        offset_kind,
-        reserved: 0,
-    };
-    let grid = [k.div_ceil(256) as u32, m as u32, 1];
-    // SAFETY: as in `embed_dense`; the table's buffers go with its format.
-    unsafe { launch(device, (EMBEDDING, "llama_embed_packed"), grid, 256, &mut params) }
-}
-
-#[repr(C)]
 struct ActivateParams {
     gate_up: u64,
     hidden: u64,
@@ -301,138 +210,4 @@ pub(super) fn activate(
     let grid = [features.div_ceil(256) as u32, m as u32, 1];
     // SAFETY: the buffers were checked above.
     unsafe { launch(device, (ACTIVATION, "llama_activate"), grid, 256, &mut params) }
-}
-
-/// What [`argmax`] writes for logits without a largest one.
-pub const NO_TOKEN: u32 = u32::MAX;
-
-#[repr(C)]
-struct ArgmaxParams {
-    logits: u64,
-    token: u64,
-    vocab: u32,
-    reserved: u32,
-}
-
-const _: () = assert!(size_of::<ArgmaxParams>() == 24);
-
-/// token\[r\] = the largest logit of row r, the first of equals, as greedy [`crate::llama::Sampler`]; [`NO_TOKEN`] if one is
-/// NaN or +∞, or all are −∞.
-///
-/// # Errors
-/// [`Error::Length`] unless logits are \[R, vocab\] for R tokens.
-pub fn argmax(
-    device: &Device,
-    logits: &CudaView<'_, f32>,
-    vocab: usize,
-    token: &mut CudaViewMut<'_, u32>,
-) -> Result<()> {
-    let rows = token.len();
-    check_rows("rows", rows)?;
-    let (logits, _logits) = input(device, "logits", rows * vocab, logits)?;
-    let (token, _token) = output(device, "token", rows, token)?;
-    let mut params = ArgmaxParams { logits, token, vocab: vocab as u32, reserved: 0 };
-    // SAFETY: the buffers were checked above.
-    unsafe { launch(device, (SAMPLING, "llama_argmax"), [rows as u32, 1, 1], 512, &mut params) }
-}
-
-#[repr(C)]
-struct SampleParams {
-    logits: u64,
-    probability: u64,
-    samplers: u64,
-    token: u64,
-    vocab: u32,
-    reserved: u32,
-}
-
-const _: () = assert!(size_of::<SampleParams>() == 40);
-
-/// Words of a sampler in device memory.
-const SAMPLER_WORDS: usize = 3;
-
-/// token\[r\] = what sampler r chooses of row r; see [`super::Samplers`].
-///
-/// # Errors
-/// [`Error::Length`] unless logits are \[R, vocab\] for R tokens.
-pub(super) fn sample(
-    device: &Device,
-    (rows, vocab): (usize, usize),
-    logits: &CudaView<'_, f32>,
-    probability: &mut CudaSlice<f32>,
-    samplers: &mut CudaSlice<u64>,
-    token: &mut CudaViewMut<'_, u32>,
-) -> Result<()> {
-    check_rows("rows", rows)?;
-    let (logits, _logits) = input(device, "logits", rows * vocab, logits)?;
-    let (probability, _probability) = output(device, "probability", rows * vocab, probability)?;
-    let (samplers, _samplers) = output(device, "samplers", rows * SAMPLER_WORDS, samplers)?;
-    let (token, _token) = output(device, "token", rows, token)?;
-    let mut params = SampleParams { logits, probability, samplers, token, vocab: vocab as u32, reserved: 0 };
-    // SAFETY: the buffers were checked above.
-    unsafe { launch(device, (SAMPLING, "llama_sample"), [rows as u32, 1, 1], 512, &mut params) }
-}
-
-#[repr(C)]
-struct MoveParams {
-    x: u64,
-    y: u64,
-    from: u64,
-    to: u64,
-    k: u32,
-    x_type: ElementKind,
-    y_type: ElementKind,
-    reserved: u32,
-}
-
-const _: () = assert!(size_of::<MoveParams>() == 48);
-
-/// Rows of k elements to be moved: row `from[i]` to row `to[i]`. Both are rows of their buffers, and those of `to` differ.
-pub(super) struct Rows<'a> {
-    pub(super) k: usize,
-    pub(super) from: &'a CudaView<'a, u32>,
-    pub(super) to: &'a CudaView<'a, u32>,
-}
-
-impl Rows<'_> {
-    fn launch(&self, device: &Device, (x, x_type): (u64, ElementKind), (y, y_type): (u64, ElementKind)) -> Result<()> {
-        let rows = self.to.len();
-        check_rows("rows", rows)?;
-        let (from, _from) = input(device, "from", rows, self.from)?;
-        let (to, _to) = input(device, "to", rows, self.to)?;
-        let mut params = MoveParams { x, y, from, to, k: self.k as u32, x_type, y_type, reserved: 0 };
-        let grid = [self.k.div_ceil(256) as u32, rows as u32, 1];
-        // SAFETY: that the rows are those of the buffers is the callers', private functions that have checked the buffers.
-        unsafe { launch(device, (ROWS, "llama_move_rows"), grid, 256, &mut params) }
-    }
-}
-
-/// y\[to\] = x\[from\] in f32, for x of any type.
-///
-/// # Errors
-/// [`Error::Shape`] for no rows or too many.
-pub(super) fn widen_rows(
-    device: &Device,
-    rows: Rows<'_>,
-    (x, kind): (&CudaSlice<u8>, ElementKind),
-    y: &mut CudaSlice<f32>,
-) -> Result<()> {
-    let (x, _x) = input(device, "x", x.len(), x)?;
-    let (y, _y) = output(device, "y", y.len(), y)?;
-    rows.launch(device, (x, kind), (y, ElementKind::F32))
-}
-
-/// y\[to\] = x\[from\], rounded to y's type.
-///
-/// # Errors
-/// As [`widen_rows`].
-pub(super) fn narrow_rows(
-    device: &Device,
-    rows: Rows<'_>,
-    x: &CudaSlice<f32>,
-    (y, kind): (&mut CudaSlice<u8>, ElementKind),
-) -> Result<()> {
-    let (x, _x) = input(device, "x", x.len(), x)?;
-    let (y, _y) = output(device, "y", y.len(), y)?;
-    rows.launch(device, (x, ElementKind::F32), (y, kind))
 }

@@ -8,13 +8,12 @@
 //! use moray::llama::{Model, Settings, cuda};
 //! use moray::{Cpu, Device};
 //!
-//! # fn load() -> moray::Result<Model<Cpu>> { unimplemented!() }
-//! let device = Device::new(0)?;
-//! let model = cuda::upload(&device, &load()?)?;
-//! let mut session = model.session(&device, Settings::dense(256))?;
-//! let logits = model.prefill(&device, &mut session, 0, &[1, 2, 3])?;
-//! println!("{logits:?}");
-//! # Ok::<(), moray::Error>(())
+//! fn first_logits(model: &Model<Cpu>) -> moray::Result<Vec<f32>> {
+//!     let device = Device::new(0)?;
+//!     let model = cuda::upload(&device, model)?;
+//!     let mut session = model.session(&device, Settings::dense(256))?;
+//!     Ok(model.prefill(&device, &mut session, 0, &[1, 2, 3])?.to_vec())
+//! }
 //! ```
 
 mod backend;

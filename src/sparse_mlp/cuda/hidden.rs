@@ -2,7 +2,7 @@
 
 use super::call::Call;
 use super::params::{MaskParams, MatrixView, Neurons};
-use super::selection::{Score, Selection, launch, launch_mask, mask_words};
+use super::selection::{Score, Selection, launch, launch_mask};
 use crate::error::Result;
 use crate::sparse_mlp::ScoreOn;
 use std::ffi::c_void;
@@ -98,22 +98,13 @@ impl Call<'_> {
         selection: &Selection<'_>,
         score: Score<'_>,
     ) -> Result<()> {
-        let (threshold, k) = match selection {
-            Selection::Threshold { threshold, .. } => (*threshold, 0),
+        let keep = match selection {
+            Selection::Threshold { threshold, .. } => (f64::from(*threshold), 0),
             Selection::TopK { k, .. } => (0.0, *k),
             _ => return Ok(()),
         };
-        let params = MaskParams {
-            values,
-            channel_scale: score.channel_scale.map_or(0, |scale| self.address(scale)),
-            masks: self.address(&self.ws.masks),
-            threshold: f64::from(threshold),
-            tokens_seen: 1.0,
-            n: n as u32,
-            stride: stride as u32,
-            words: mask_words(n) as u32,
-            k: k as u32,
-        };
+        let channel_scale = score.channel_scale.map_or(0, |scale| self.address(scale));
+        let params = MaskParams::new([values, channel_scale, self.address(&self.ws.masks)], n, stride, keep);
         // SAFETY: the caller's.
         unsafe { launch_mask(self.device, "sparse_mlp_mask", self.tokens, params) }
     }

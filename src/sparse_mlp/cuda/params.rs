@@ -1,6 +1,8 @@
 //! What the kernels take: the structs of `kernels/sparse_mlp/params.cuh` and `select.cu`, whose sizes are asserted on both
 //! sides.
 
+use super::selection::mask_words;
+
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub(super) struct MatrixView {
@@ -116,6 +118,29 @@ pub(super) struct MaskParams {
     pub stride: u32,
     pub words: u32,
     pub k: u32,
+}
+
+impl MaskParams {
+    /// Of n values in each row of `stride`, as they are, at these addresses: values, channel_scale or 0, masks. They are kept
+    /// above the threshold, or the k highest unless that is 0.
+    pub(super) fn new(
+        [values, channel_scale, masks]: [u64; 3],
+        n: usize,
+        stride: usize,
+        (threshold, k): (f64, usize),
+    ) -> Self {
+        MaskParams {
+            values,
+            channel_scale,
+            masks,
+            threshold,
+            tokens_seen: 1.0,
+            n: n as u32,
+            stride: stride as u32,
+            words: mask_words(n) as u32,
+            k: k as u32,
+        }
+    }
 }
 
 const _: () = {

@@ -253,17 +253,8 @@ pub fn select_mask(
     let stream = device.stream();
     let (values, _read) = values.device_ptr(stream);
     let (masks, _write) = masks.device_ptr_mut(stream);
-    let params = MaskParams {
-        values,
-        channel_scale: channel_scale.map_or(0, |scale| scale.device_ptr(stream).0),
-        masks,
-        threshold: f64::from(threshold),
-        tokens_seen: 1.0,
-        n: n as u32,
-        stride: stride as u32,
-        words: mask_words(n) as u32,
-        k: k as u32,
-    };
+    let channel_scale = channel_scale.map_or(0, |scale| scale.device_ptr(stream).0);
+    let params = MaskParams::new([values, channel_scale, masks], n, stride, (f64::from(threshold), k));
     // SAFETY: the checks above are what the kernel's table of arguments asks for.
     unsafe { launch_mask(device, "sparse_mlp_mask", tokens, params) }
 }

@@ -143,16 +143,10 @@ impl PromptStatistic {
         }
         check_device("statistic", device, &self.squares)?;
         crate::error::check_len("list's limit", self.d_ff, list.limit())?;
+        let (squares, masks) = (self.squares.device_ptr(device.stream()).0, self.masks.device_ptr(device.stream()).0);
         let params = MaskParams {
-            values: self.squares.device_ptr(device.stream()).0,
-            channel_scale: 0,
-            masks: self.masks.device_ptr(device.stream()).0,
-            threshold,
             tokens_seen: self.tokens as f64,
-            n: self.d_ff as u32,
-            stride: 0,
-            words: mask_words(self.d_ff) as u32,
-            k: k as u32,
+            ..MaskParams::new([squares, 0, masks], self.d_ff, 0, (threshold, k))
         };
         // SAFETY: the statistic has d_ff squares and the mask its words.
         unsafe { launch_mask(device, "sparse_mlp_mask_statistic", 1, params)? };

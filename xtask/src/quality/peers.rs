@@ -1,6 +1,6 @@
-//! llama.cpp's own quantizations of the same model, beside ours.
+//! Other programs' quantizations of the same model, beside ours.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::texts::Texts;
@@ -40,4 +40,33 @@ pub fn add_rows(
         });
     }
     Ok(())
+}
+
+/// Whether a Python has GPTQModel.
+pub fn has_gptqmodel(python: &Path) -> Result<bool, Box<dyn std::error::Error>> {
+    let find = "import importlib.util as u, sys; sys.exit(0 if u.find_spec('gptqmodel') else 1)";
+    Ok(Command::new(python).args(["-c", find]).status()?.success())
+}
+
+/// Quantizes with GPTQModel's QQQ, by `scripts/gptqmodel_qqq.py`, unless that has been done; returns the checkpoint.
+pub fn gptqmodel(
+    python: &Path,
+    model: &Path,
+    text: &Path,
+    tokens: &str,
+    work: &Path,
+) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let out = work.join(format!("gptqmodel-per-channel-news-{tokens}"));
+    if !out.exists() {
+        // a run that is killed leaves a directory that nobody takes for whole
+        let partial = out.with_extension("partial");
+        let mut command = Command::new(python);
+        command.arg(root().join("scripts/gptqmodel_qqq.py")).arg(model).arg(text).args([tokens, "512"]).arg(&partial);
+        let status = command.status()?;
+        if !status.success() {
+            return Err(format!("expected GPTQModel to quantize, got {status}").into());
+        }
+        std::fs::rename(partial, &out)?;
+    }
+    Ok(out)
 }

@@ -51,7 +51,7 @@ pub struct Arguments {
     /// int8 inputs while calibrating.
     #[arg(long, value_enum)]
     pub int8_aware: Option<Switch>,
-    /// The unquantized model's outputs as targets.
+    /// Targets a quarter of the way to the unquantized model's outputs.
     #[arg(long, value_enum)]
     pub correct: Option<Switch>,
     /// Rounds of refinement after error feedback.

@@ -198,14 +198,18 @@ mod tests {
         let (m, n, k) = (5, 7, 19);
         let mut draw = |len: usize| (0..len).map(|_| f64::from(random.signed())).collect::<Vec<f64>>();
         let (x, w) = (draw(m * k), draw(n * k));
-        let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-13) && a.len() == b.len();
+        // two sums of k products of at most 1, each off by k roundings of at most k: 8.0e-14
+        let bound = 2.0 * (k * k) as f64 * f64::EPSILON / 2.0;
+        let close = |a: &[f64], b: &[f64], factor: f64| {
+            a.iter().zip(b).all(|(a, b)| (a - b).abs() <= factor * bound) && a.len() == b.len()
+        };
         let mut y = vec![0.0; m * n];
         multiply_transposed(&x, &w, k, &mut y);
-        assert!(close(&y, &product(&x, &transposed(&w, k), k)));
+        assert!(close(&y, &product(&x, &transposed(&w, k), k), 1.0));
         let mut y = vec![1.0; m * n];
         multiply_add(&x, &transposed(&w, k), k, -2.0, &mut y);
         let expected: Vec<f64> = product(&x, &transposed(&w, k), k).iter().map(|v| 1.0 - 2.0 * v).collect();
-        assert!(close(&y, &expected));
+        assert!(close(&y, &expected, 2.0));
         // the f32 ones, on small integers, are exact
         let whole = |values: &[f64]| values.iter().map(|v| (v * 4.0).round() as f32).collect::<Vec<f32>>();
         let (a, b) = (whole(&x), whole(&w));

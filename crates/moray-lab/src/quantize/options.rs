@@ -20,7 +20,7 @@ pub enum Method {
     /// Rotation, a search for clipped scales, and error feedback, as QQQ recommends; with `--smooth on --rotate off` its
     /// paper's form.
     Qqq,
-    /// All of it: rotation, int8 activations while calibrating, the unquantized model's outputs as targets, fitted scales.
+    /// All of it: rotation, int8 activations while calibrating, targets nearer to the unquantized model's outputs, fitted scales.
     Full,
 }
 
@@ -42,7 +42,7 @@ pub struct Options {
     pub clip_search: bool,
     /// Inputs are int8 while Hessians are gathered, as they will be at run time.
     pub int8_aware: bool,
-    /// Outputs of the unquantized model are the targets.
+    /// Targets are a quarter of the way to the unquantized model's outputs.
     pub correct: bool,
     /// Rounds of refinement after error feedback.
     pub refinements: usize,

@@ -14,6 +14,12 @@ use crate::error::Result;
 /// Tokens that are worked on together.
 const BATCH_TOKENS: usize = 4096;
 
+/// How much of the way from a site's own outputs on the quantized model's inputs to the unquantized model's outputs the
+/// targets are. All of it fits the calibration text closely and costs on every other: SmolLM2-135M in groups of 64 with
+/// offsets, calibrated on 8192 tokens of news, is away from the 16-bit model on 2048 tokens of Wikipedia by a KL divergence of
+/// 0.127 nats at 0, 0.106 at 1/4 and 0.123 at 1/2; at 1, without refinement, by more than without correction.
+const CORRECTION: f64 = 0.25;
+
 /// A quantized layer, still in the library's plain form.
 #[derive(Debug, Clone)]
 pub struct QuantizedLayer {
@@ -202,10 +208,9 @@ impl Work<'_> {
         }
         if self.options.correct {
             sums.target = Some(times(weight, &cross));
+            sums.energy = inner(&times(weight, &float_gram), weight);
         }
-        let gram = if self.options.correct { &float_gram } else { &sums.hessian };
-        let wide: Vec<f64> = weight.data.iter().map(|&w| f64::from(w)).collect();
-        sums.energy = times(weight, gram).iter().zip(wide).map(|(a, b)| a * b).sum();
+        soften(weight, &mut sums);
         solve(weight, &sums, self.options.solve())
     }
 
@@ -263,10 +268,8 @@ impl Work<'_> {
         }
         if self.options.correct {
             sums.target = Some(target);
-        } else {
-            let wide = weight.data.iter().map(|&w| f64::from(w));
-            sums.energy = times(weight, &sums.hessian).iter().zip(wide).map(|(a, b)| a * b).sum();
         }
+        soften(weight, &mut sums);
         Ok((solve(weight, &sums, self.options.solve())?, collected))
     }
 
@@ -281,6 +284,26 @@ impl Work<'_> {
             x.par_iter_mut().zip(&change).for_each(|(x, y)| *x += y);
         }
     }
+}
+
+/// Moves targets back towards the site's own outputs, y ← (1 − α)·w·x + α·y with α = [`CORRECTION`], in the sums over them;
+/// without targets the outputs are the site's own.
+fn soften(weight: &Matrix, sums: &mut Sums) {
+    let own = times(weight, &sums.hessian);
+    let own_energy = inner(&own, weight);
+    let Some(target) = &mut sums.target else {
+        sums.energy = own_energy;
+        return;
+    };
+    let (keep, take) = (1.0 - CORRECTION, CORRECTION);
+    let cross = inner(target, weight);
+    sums.energy = keep * keep * own_energy + 2.0 * keep * take * cross + take * take * sums.energy;
+    target.par_iter_mut().zip(&own).for_each(|(target, own)| *target = keep * own + take * *target);
+}
+
+/// tr(a·wᵀ).
+fn inner(a: &[f64], w: &Matrix) -> f64 {
+    a.iter().zip(&w.data).map(|(a, &w)| a * f64::from(w)).sum()
 }
 
 /// What the quantized stream lacks to be the float one, before a bias: o and down may make up for all of it.
@@ -317,4 +340,49 @@ fn times(w: &Matrix, h: &[f64]) -> Vec<f64> {
     let mut out = vec![0.0; wide.len()];
     multiply_add(&wide, h, w.columns, 1.0, &mut out);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::SplitMix;
+
+    #[test]
+    fn softened_sums_match_the_sums_of_softened_outputs() {
+        let (n, k, tokens) = (3, 5, 11);
+        let mut random = SplitMix(4);
+        let mut draw = |len: usize| (0..len).map(|_| random.signed()).collect::<Vec<f32>>();
+        let (w, x, y) = (Matrix { rows: n, columns: k, data: draw(n * k) }, draw(tokens * k), draw(tokens * n));
+        let wide = |v: &[f32]| v.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
+        let (x, y) = (wide(&x), wide(&y));
+        // by definition, from outputs y[T, N]
+        let sums_of = |y: &[f64]| {
+            let mut sums = Sums::new(k);
+            let mut target = vec![0.0; n * k];
+            for (x, y) in x.chunks_exact(k).zip(y.chunks_exact(n)) {
+                for i in 0..k {
+                    (0..k).for_each(|j| sums.hessian[i * k + j] += x[i] * x[j]);
+                    (0..n).for_each(|o| target[o * k + i] += y[o] * x[i]);
+                }
+                sums.energy += y.iter().map(|y| y * y).sum::<f64>();
+            }
+            sums.target = Some(target);
+            sums
+        };
+        let own = |t: usize, o: usize| (0..k).map(|i| f64::from(w.row(o)[i]) * x[t * k + i]).sum::<f64>();
+        let soft: Vec<f64> =
+            (0..tokens * n).map(|i| (1.0 - CORRECTION) * own(i / n, i % n) + CORRECTION * y[i]).collect();
+        let (mut got, expected) = (sums_of(&y), sums_of(&soft));
+        soften(&w, &mut got);
+        // sums of some 11 · 5 products of numbers below 1, and once more over n · k of them: each adds at most an ulp of 2⁶
+        let bound = 2f64.powi(6) * f64::EPSILON * 200.0;
+        let (got_target, target) = (got.target.unwrap(), expected.target.unwrap());
+        got_target.iter().zip(&target).for_each(|(a, b)| assert!((a - b).abs() < bound, "{a} {b}"));
+        assert!((got.energy - expected.energy).abs() < bound, "{} {}", got.energy, expected.energy);
+        // without targets the energy is that of the own outputs
+        got.target = None;
+        soften(&w, &mut got);
+        let expected: f64 = (0..tokens * n).map(|i| own(i / n, i % n).powi(2)).sum();
+        assert!((got.energy - expected).abs() < bound, "{} {expected}", got.energy);
+    }
 }

@@ -7,6 +7,10 @@ use moray_lab::quantize::{Method, Options, Pass, Source, smooth_layer};
 
 use super::{cpu, fixture, logits, model, open, tokens};
 
+/// Sums of f32 in another order, of logits and hidden numbers near 1: 2⁻²⁴ for each addition on the way through a model. The
+/// longest way has three layers of 64 + 128 + 64 + 192 (K of qkv, o, gate and up, down) and an output layer of 64.
+const REORDERED: f32 = 1408.0 * (f32::EPSILON / 2.0);
+
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).fold(0.0, |max, (a, b)| max.max((a - b).abs()))
@@ -34,9 +38,8 @@ fn rotated_logits_match_the_unrotated_models_for_every_shape() {
             let source = Source::new(&checkpoint, &rotated);
             assert!(!source.tied(), "the norm is in the output layer only");
             let got = logits(&model(&source, |_, _| ()), &cpu, &text);
-            // sums of f32 in another order, through two or three layers of logits near 1: far below the 1e-3 asked for
             let difference = largest_difference(&expected, &got);
-            assert!(difference < 1e-4, "{fixture:?}: {difference}");
+            assert!(difference < REORDERED, "{fixture:?}: {difference}");
             assert!(difference > 0.0, "nothing was rotated");
         }
     }
@@ -66,6 +69,6 @@ fn smoothed_logits_match_the_plain_models_and_scales_are_not_all_one() {
         });
         assert!(changed > 0, "expected a threshold below the largest activation in some layer");
         let difference = largest_difference(&expected, &logits(&smoothed, &cpu, &text));
-        assert!(difference < 1e-4, "{difference}");
+        assert!(difference < REORDERED, "{difference}");
     }
 }

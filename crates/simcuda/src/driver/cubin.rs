@@ -5,6 +5,8 @@
 //! lists attributes of kernels; that layout was read off files that nvcc writes and held against what its assembler prints.
 //! Section headers of the code carry the count too, but no longer from compute capability 9.0 on.
 
+use super::little_endian::{u16_at, u32_at, u64_at};
+
 const SECTION_BYTES: usize = 64;
 const SYMBOL_BYTES: usize = 24;
 const TYPE_SYMBOLS: u32 = 2;
@@ -17,16 +19,8 @@ const REGISTER_COUNT: u8 = 0x2f;
 const MOST_REGISTERS: u32 = 255;
 const LONGEST_NAME_BYTES: usize = 1 << 14;
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(bytes.get(at..)?.first_chunk().copied()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..)?.first_chunk().copied()?))
-}
-
 fn usize_at(bytes: &[u8], at: usize) -> Option<usize> {
-    usize::try_from(u64::from_le_bytes(bytes.get(at..)?.first_chunk().copied()?)).ok()
+    usize::try_from(u64_at(bytes, at)?).ok()
 }
 
 /// The section headers of an ELF file.

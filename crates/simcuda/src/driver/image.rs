@@ -11,6 +11,7 @@ use std::io::Read as _;
 use super::abi::Bytes;
 use super::codes::{Code, Error, Result};
 use super::cubin;
+use super::little_endian::{u16_at, u32_at, u64_at};
 use crate::machine::CompiledRegisters;
 
 const CONTAINER_MAGIC: u32 = 0xba55_ed50;
@@ -44,43 +45,34 @@ pub(super) fn read(image: Bytes, capability: u32) -> Result<Image> {
     }
     // Text is terminated, and every binary header has a zero byte soon after its magic.
     let start = image.copy_text();
-    match start.get(..4).map(|magic| u32_at(magic, 0)) {
+    match u32_at(&start, 0) {
         Some(CONTAINER_MAGIC) => container(image, capability),
-        Some(WRAPPER_MAGIC) => container(Bytes::from_address(u64_at(&image.copy(16), 8) as usize), capability),
-        Some(ELF_MAGIC) => Err(cubin()),
+        Some(WRAPPER_MAGIC) => {
+            let address = u64_at(&image.copy(16), 8).ok_or_else(|| truncated("wrapper"))?;
+            container(Bytes::from_address(address as usize), capability)
+        }
+        Some(ELF_MAGIC) => Err(machine_code_alone()),
         _ => text_alone(start),
     }
 }
 
-fn cubin() -> Error {
+fn machine_code_alone() -> Error {
     Code::NO_BINARY_FOR_GPU.because("expected PTX, got a cubin, whose machine code does not run here")
 }
 
 /// Reads an image from the bytes of a file.
 pub(super) fn read_file(bytes: &[u8], capability: u32) -> Result<Image> {
-    match bytes.get(..4).map(|magic| u32_at(magic, 0)) {
+    match u32_at(bytes, 0) {
         Some(CONTAINER_MAGIC) => fatbin(bytes, capability),
-        Some(ELF_MAGIC) => Err(cubin()),
+        Some(ELF_MAGIC) => Err(machine_code_alone()),
         _ => text_alone(bytes.iter().copied().take_while(|&byte| byte != 0).collect()),
     }
 }
 
 fn container(image: Bytes, capability: u32) -> Result<Image> {
     let header = image.copy(CONTAINER_BYTES);
-    let size = usize::try_from(u64_at(&header, 8)).ok().and_then(|size| size.checked_add(CONTAINER_BYTES));
+    let size = u64_at(&header, 8).and_then(|size| usize::try_from(size).ok()?.checked_add(CONTAINER_BYTES));
     fatbin(&image.copy(size.ok_or_else(|| truncated("container"))?), capability)
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]))
 }
 
 fn truncated(what: &str) -> Error {
@@ -99,24 +91,19 @@ struct Entry<'a> {
 impl<'a> Entry<'a> {
     /// Splits the first entry off `bytes`: the entry and the rest.
     fn parse(bytes: &'a [u8]) -> Result<(Self, &'a [u8])> {
-        if bytes.len() < SMALLEST_ENTRY_HEADER {
-            return Err(truncated("header"));
-        }
-        let header_bytes = u32_at(bytes, 4) as usize;
-        let padded = usize::try_from(u64_at(bytes, 8)).map_err(|_| truncated("payload"))?;
+        let word = |at: usize| u32_at(bytes, at).ok_or_else(|| truncated("header"));
+        let long = |at: usize| u64_at(bytes, at).ok_or_else(|| truncated("header"));
+        let (kind, flags, plain_bytes) = (u16_at(bytes, 0).ok_or_else(|| truncated("header"))?, long(40)?, long(56)?);
+        let header_bytes = word(4)? as usize;
+        let padded = usize::try_from(long(8)?).map_err(|_| truncated("payload"))?;
         let end = header_bytes.checked_add(padded).filter(|&end| end <= bytes.len());
         let end = end.filter(|_| header_bytes >= SMALLEST_ENTRY_HEADER).ok_or_else(|| truncated("payload"))?;
-        let stored = match u32_at(bytes, 16) as usize {
+        let stored = match word(16)? as usize {
             0 => padded,
             compressed => compressed.min(padded),
         };
-        let entry = Self {
-            kind: u16_at(bytes, 0),
-            arch: u32_at(bytes, 28),
-            flags: u64_at(bytes, 40),
-            payload: &bytes[header_bytes..header_bytes + stored],
-            plain_bytes: u64_at(bytes, 56),
-        };
+        let entry =
+            Self { kind, arch: word(28)?, flags, payload: &bytes[header_bytes..header_bytes + stored], plain_bytes };
         Ok((entry, &bytes[end..]))
     }
 
@@ -155,12 +142,11 @@ impl<'a> Entry<'a> {
 
 /// Chooses the PTX of the highest capability that the device has.
 fn fatbin(bytes: &[u8], capability: u32) -> Result<Image> {
-    if bytes.len() < CONTAINER_BYTES {
-        return Err(truncated("container"));
-    }
-    let header_bytes = u16_at(bytes, 6) as usize;
-    let size = usize::try_from(u64_at(bytes, 8)).ok().and_then(|size| size.checked_add(header_bytes));
-    let mut rest = size.and_then(|end| bytes.get(header_bytes..end)).ok_or_else(|| truncated("container"))?;
+    let contained = || {
+        let (start, size) = (usize::from(u16_at(bytes, 6)?), usize::try_from(u64_at(bytes, 8)?).ok()?);
+        bytes.get(start..size.checked_add(start)?)
+    };
+    let mut rest = contained().ok_or_else(|| truncated("container"))?;
     let mut best: Option<Entry<'_>> = None;
     let (mut seen, mut cubins) = (Vec::new(), Vec::new());
     while !rest.is_empty() {

@@ -19,6 +19,7 @@ mod graph;
 mod host;
 mod image;
 mod launch;
+mod little_endian;
 mod memory;
 mod module;
 mod occupancy;

@@ -1,0 +1,211 @@
+//! Few tokens, straight from the tiles.
+
+use super::{Combine, add_parts, load_rows, nibbles, transpose4};
+use crate::w4a8::pack::{TILE_BYTES, TILE_N};
+use crate::w4a8::tile::{TileScales, Tokens};
+use crate::w4a8::weight::Bits;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Bytes ahead of the current tile that are asked for: enough to cover memory latency at one core's bandwidth.
+const PREFETCH_BYTES: usize = 4096;
+
+/// Multiplies straight from the tiles, without a panel, for up to four tokens.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+pub(crate) fn gemv(tiles: &[u8], bits: Bits, tokens: Tokens<'_>, scales: &TileScales<'_>, out: &mut [[f32; TILE_N]]) {
+    match (bits, tokens.count) {
+        (Bits::Four, 1) => gemv_tokens::<1, false>(tiles, tokens, scales, out),
+        (Bits::Four, 2) => gemv_tokens::<2, false>(tiles, tokens, scales, out),
+        (Bits::Four, 3) => gemv_tokens::<3, false>(tiles, tokens, scales, out),
+        (Bits::Four, _) => gemv_tokens::<4, false>(tiles, tokens, scales, out),
+        (Bits::Eight, 1) => gemv_tokens::<1, true>(tiles, tokens, scales, out),
+        (Bits::Eight, 2) => gemv_tokens::<2, true>(tiles, tokens, scales, out),
+        (Bits::Eight, 3) => gemv_tokens::<3, true>(tiles, tokens, scales, out),
+        (Bits::Eight, _) => gemv_tokens::<4, true>(tiles, tokens, scales, out),
+    }
+}
+
+/// Partial sums of 16 rows for one token: rows 0–3, 4–7, 8–11, 12–15, each with four parts still to be added.
+type Parts = [__m512i; 4];
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn gemv_tokens<const M: usize, const EIGHT: bool>(
+    tiles: &[u8],
+    tokens: Tokens<'_>,
+    scales: &TileScales<'_>,
+    out: &mut [[f32; TILE_N]],
+) {
+    let tiles = tiles.as_chunks().0;
+    let tile_k = if EIGHT { 32 } else { 64 };
+    assert!(tiles.len() * tile_k >= tokens.stride && out.len() >= M);
+    assert!(tokens.codes.len() >= M * tokens.stride && tokens.sums.len() >= M * tokens.groups);
+    let steps = Steps { tiles, tokens };
+    // SAFETY: this function has the instruction set; the lengths are asserted, and groups end within K ≤ stride.
+    unsafe {
+        let mut sums = Combine::<M>::new(tokens);
+        match *scales {
+            TileScales::PerChannel { scale, zero } => {
+                let acc = steps.sum::<M, EIGHT>(0..tokens.stride / 64);
+                sums.channel(acc, scale, zero);
+            }
+            TileScales::PerGroup { group_size: 32, scale, zero } => {
+                for (k64, pair) in scale.chunks(2).enumerate() {
+                    let halves = steps.sum_halves::<M, EIGHT>(k64);
+                    for (half, scale) in pair.iter().enumerate() {
+                        sums.group(halves[half], 2 * k64 + half, scale, zero);
+                    }
+                }
+            }
+            TileScales::PerGroup { group_size, scale, zero } => {
+                let step = group_size / 64;
+                for (g, scale) in scale.iter().enumerate() {
+                    let acc = steps.sum::<M, EIGHT>(g * step..(g + 1) * step);
+                    sums.group(acc, g, scale, zero);
+                }
+            }
+            TileScales::TwoLevel { group_size: 32, group_scale, scale } => {
+                for (k64, pair) in group_scale.chunks(2).enumerate() {
+                    let halves = steps.sum_halves::<M, EIGHT>(k64);
+                    for (half, group_scale) in pair.iter().enumerate() {
+                        sums.integer(halves[half], 2 * k64 + half, group_scale);
+                    }
+                }
+                sums.integers_to_channel(scale);
+            }
+            TileScales::TwoLevel { group_size, group_scale, scale } => {
+                let step = group_size / 64;
+                for (g, group_scale) in group_scale.iter().enumerate() {
+                    let acc = steps.sum::<M, EIGHT>(g * step..(g + 1) * step);
+                    sums.integer(acc, g, group_scale);
+                }
+                sums.integers_to_channel(scale);
+            }
+        }
+        sums.store(out);
+    }
+}
+
+/// The tiles of 16 rows and the tokens. Its functions are for code compiled with AVX-512 VNNI, and for columns that both
+/// the tiles and the tokens have.
+struct Steps<'a> {
+    tiles: &'a [[u8; TILE_BYTES]],
+    tokens: Tokens<'a>,
+}
+
+impl Steps<'_> {
+    /// Sums over a range of 64 columns each.
+    #[inline(always)]
+    unsafe fn sum<const M: usize, const EIGHT: bool>(&self, k64: Range<usize>) -> [__m512i; M] {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut acc = [[_mm512_setzero_si512(); 4]; M];
+            for k64 in k64 {
+                if EIGHT {
+                    self.add_tile8(2 * k64, &mut acc);
+                    self.add_tile8(2 * k64 + 1, &mut acc);
+                } else {
+                    self.add_words4::<M, 0>(k64, &mut acc);
+                }
+            }
+            add_all_parts(acc)
+        }
+    }
+
+    /// Sums over each 32 of the 64 columns of `k64`.
+    #[inline(always)]
+    unsafe fn sum_halves<const M: usize, const EIGHT: bool>(&self, k64: usize) -> [[__m512i; M]; 2] {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut low = [[_mm512_setzero_si512(); 4]; M];
+            let mut high = low;
+            if EIGHT {
+                self.add_tile8(2 * k64, &mut low);
+                self.add_tile8(2 * k64 + 1, &mut high);
+            } else {
+                self.add_words4::<M, 1>(k64, &mut low);
+                self.add_words4::<M, 2>(k64, &mut high);
+            }
+            [add_all_parts(low), add_all_parts(high)]
+        }
+    }
+
+    /// Token m's four words of columns `column`.. + 16, word t in all of part t.
+    #[inline(always)]
+    unsafe fn words(&self, m: usize, column: usize) -> __m512i {
+        // SAFETY: the caller's: 16 readable bytes.
+        unsafe {
+            let x = _mm_loadu_si128(self.tokens.codes.as_ptr().add(m * self.tokens.stride + column).cast());
+            let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+            _mm512_permutexvar_epi32(spread, _mm512_castsi128_si512(x))
+        }
+    }
+
+    /// Adds a 4-bit tile: all its columns (`HALVES` 0), the first 32 (1) or the last 32 (2).
+    #[inline(always)]
+    unsafe fn add_words4<const M: usize, const HALVES: usize>(&self, index: usize, acc: &mut [Parts; M]) {
+        // SAFETY: the caller's.
+        unsafe {
+            let tile = self.tiles.get_unchecked(index);
+            if HALVES != 2 {
+                prefetch(tile);
+            }
+            let (a, b) = (transpose4(load_rows(tile, 0)), transpose4(load_rows(tile, 1)));
+            for word in 0..4 {
+                if HALVES != 0 && word % 2 != HALVES - 1 {
+                    continue;
+                }
+                let column = 64 * index + 32 * (word % 2) + 16 * (word / 2);
+                let ((a_low, a_high), (b_low, b_high)) = (nibbles(a[word]), nibbles(b[word]));
+                for m in 0..M {
+                    let x = self.words(m, column);
+                    acc[m][0] = _mm512_dpbusd_epi32(acc[m][0], a_low, x);
+                    acc[m][1] = _mm512_dpbusd_epi32(acc[m][1], b_low, x);
+                    acc[m][2] = _mm512_dpbusd_epi32(acc[m][2], a_high, x);
+                    acc[m][3] = _mm512_dpbusd_epi32(acc[m][3], b_high, x);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_tile8<const M: usize>(&self, index: usize, acc: &mut [Parts; M]) {
+        // SAFETY: the caller's.
+        unsafe {
+            let tile = self.tiles.get_unchecked(index);
+            prefetch(tile);
+            let (a, b) = (transpose4(load_rows(tile, 0)), transpose4(load_rows(tile, 1)));
+            let sign = _mm512_set1_epi8(-128);
+            for word in 0..4 {
+                let (high, column) = (word % 2, 32 * index + 16 * (word / 2));
+                let (a, b) = (_mm512_xor_si512(a[word], sign), _mm512_xor_si512(b[word], sign));
+                for m in 0..M {
+                    let x = self.words(m, column);
+                    acc[m][2 * high] = _mm512_dpbusd_epi32(acc[m][2 * high], a, x);
+                    acc[m][2 * high + 1] = _mm512_dpbusd_epi32(acc[m][2 * high + 1], b, x);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn add_all_parts<const M: usize>(acc: [Parts; M]) -> [__m512i; M] {
+    // SAFETY: the caller has the instruction set.
+    unsafe {
+        let mut sums = [_mm512_setzero_si512(); M];
+        for m in 0..M {
+            sums[m] = add_parts(acc[m]);
+        }
+        sums
+    }
+}
+
+/// Asks for the tile that will be needed [`PREFETCH_BYTES`] from here; past the end it asks for nothing of use.
+#[inline(always)]
+fn prefetch(tile: &[u8; TILE_BYTES]) {
+    for line in 0..TILE_BYTES / 64 {
+        let ahead = tile.as_ptr().wrapping_add(PREFETCH_BYTES + 64 * line);
+        // SAFETY: a prefetch has no effect on memory and accepts any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) };
+    }
+}

@@ -1,0 +1,138 @@
+//! The product against its definition, bit for bit, and against f64.
+
+use half::{bf16, f16};
+use moray::Cpu;
+use moray::element::Element;
+use moray::w4a8::{Activations, Epilogue, Mode, PackedWeight, QuantizedWeight, linear, linear_reference, quantize};
+use proptest::prelude::*;
+
+use crate::case::{MODES, activations, group_of};
+use crate::common::{Random, bits, cpus};
+use crate::weights::random_weight;
+
+fn compare_with_reference(weight: &QuantizedWeight, m: usize, random: &mut Random) {
+    let (n, k) = (weight.n(), weight.k());
+    let (bias, residual) = (random.weights(n, 1.0), random.weights(m * n, 1.0));
+    let epilogue = Epilogue { bias: Some(&bias), residual: Some(&residual) };
+    let mut expected = vec![f32::NAN; m * n];
+    for cpu in cpus() {
+        let (_, x) = activations(&cpu, &mut Random::new(7), m, k);
+        linear_reference(weight, &x, epilogue, &mut expected).unwrap();
+        let packed = PackedWeight::pack(weight);
+        let mut y = vec![f32::NAN; m * n];
+        linear(&cpu, &packed, &x, epilogue, &mut y).unwrap();
+        assert_eq!(bits(&y), bits(&expected), "{:?}, {m} × {n} × {k}, {weight:.0?}", cpu.isa());
+    }
+}
+
+#[test]
+fn linear_matches_reference_bit_for_bit_on_every_kind_and_edge_shape() {
+    let mut random = Random::new(1);
+    for kind in 0..9 {
+        for (n, k) in [(1, 128), (15, 128), (16, 256), (17, 384), (33, 128)] {
+            for m in [1, 2, 3, 4, 5, 13] {
+                compare_with_reference(&random_weight(&mut random, kind, n, k), m, &mut Random::new(3));
+            }
+        }
+    }
+}
+
+#[test]
+fn linear_matches_reference_bit_for_bit_where_k_is_no_multiple_of_a_tile() {
+    let mut random = Random::new(2);
+    for kind in 0..8 {
+        for k in [32, 64, 96, 160, 576] {
+            for m in [1, 4, 6] {
+                compare_with_reference(&random_weight(&mut random, kind, 20, k), m, &mut Random::new(3));
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn linear_matches_reference_bit_for_bit_on_random_shapes(
+        seed: u64, kind in 0usize..9, n in 1usize..70, k32 in 1usize..14, m in 1usize..64,
+    ) {
+        let k = if kind == 8 { 128 * k32.div_ceil(4) } else { 32 * k32 };
+        let mut random = Random::new(seed);
+        compare_with_reference(&random_weight(&mut random, kind, n, k), m, &mut random);
+    }
+
+    #[test]
+    fn linear_is_the_same_one_token_at_a_time_as_in_one_call(seed: u64, kind in 0usize..8, m in 2usize..60) {
+        let mut random = Random::new(seed);
+        let (n, k) = (40, 192);
+        let packed = PackedWeight::pack(&random_weight(&mut random, kind, n, k));
+        for cpu in cpus() {
+            let (x, all) = activations(&cpu, &mut random, m, k);
+            let mut together = vec![0.0f32; m * n];
+            linear(&cpu, &packed, &all, Epilogue::default(), &mut together).unwrap();
+            let mut one = Activations::default();
+            let mut alone = vec![0.0f32; n];
+            for token in 0..m {
+                one.quantize(&cpu, &x[token * k..][..k], 1, k).unwrap();
+                linear(&cpu, &packed, &one, Epilogue::default(), &mut alone).unwrap();
+                prop_assert_eq!(bits(&alone), bits(&together[token * n..][..n]));
+            }
+        }
+    }
+}
+
+#[test]
+fn quantized_product_matches_f64_product_of_the_dequantized_numbers() {
+    let cpu = Cpu::detect();
+    for mode in MODES {
+        let (m, n, k) = (5, 48, 512);
+        let mut random = Random::new(13);
+        let w = random.weights(n * k, 0.02);
+        let q = quantize(&w, n, k, mode).unwrap();
+        let (_, x) = activations(&cpu, &mut random, m, k);
+        let mut y = vec![0.0f32; m * n];
+        linear(&cpu, &PackedWeight::pack(&q), &x, Epilogue::default(), &mut y).unwrap();
+        for (i, &y) in y.iter().enumerate() {
+            let (mut exact, mut size) = (0.0f64, 0.0f64);
+            for kk in 0..k {
+                let a = f64::from(x.codes()[i / n * x.padded_k() + kk]) * f64::from(x.scale()[i / n]);
+                let product = a * q.dequantize_at(i % n, kk);
+                exact += product;
+                size += product.abs();
+            }
+            // integers are exact; per group two roundings of a partial sum no larger than `size`, and two at the end
+            let groups = (k / group_of(mode)) as f64;
+            let limit = size * (2.0 * groups + 4.0) * f64::from(f32::EPSILON) / 2.0;
+            let offset_free = if matches!(mode, Mode::PerGroup { offset: true, .. }) { 8.0 } else { 1.0 };
+            assert!((f64::from(y) - exact).abs() <= limit * offset_free, "{mode:?}: {y} against {exact} ± {limit}");
+        }
+    }
+}
+
+fn half_types_match_rounded_f32<E: Element>() {
+    let (m, n, k) = (3, 24, 96);
+    let mut random = Random::new(19);
+    let weight = random_weight(&mut random, 4, n, k);
+    let x: Vec<E> = random.weights(m * k, 1.0).into_iter().map(E::from_f32).collect();
+    let wide: Vec<f32> = x.iter().map(|v| v.to_f32()).collect();
+    let residual: Vec<E> = random.weights(m * n, 1.0).into_iter().map(E::from_f32).collect();
+    let wide_residual: Vec<f32> = residual.iter().map(|v| v.to_f32()).collect();
+    let packed = PackedWeight::pack(&weight);
+    for cpu in cpus() {
+        let (mut a, mut b) = (Activations::default(), Activations::default());
+        a.quantize(&cpu, &x, m, k).unwrap();
+        b.quantize(&cpu, &wide, m, k).unwrap();
+        assert_eq!((a.codes(), a.scale(), a.sums()), (b.codes(), b.scale(), b.sums()));
+        let mut y = vec![E::from_f32(0.0); m * n];
+        let mut expected = vec![0.0f32; m * n];
+        linear(&cpu, &packed, &a, Epilogue { bias: None, residual: Some(&residual) }, &mut y).unwrap();
+        linear(&cpu, &packed, &b, Epilogue { bias: None, residual: Some(&wide_residual) }, &mut expected).unwrap();
+        let expected: Vec<E> = expected.into_iter().map(E::from_f32).collect();
+        assert_eq!(y, expected, "{} {:?}", E::NAME, cpu.isa());
+    }
+}
+
+#[test]
+fn f16_and_bf16_activations_match_f32_rounded_once() {
+    half_types_match_rounded_f32::<f16>();
+    half_types_match_rounded_f32::<bf16>();
+}

@@ -1,0 +1,108 @@
+//! The quantizers of weights and of tokens against their definitions.
+
+use moray::Error;
+use moray::w4a8::{Activations, Bits, Mode, QuantizedWeight, Scales, quantize};
+
+use crate::case::{MODES, activations};
+use crate::common::{Random, cpus};
+
+#[test]
+fn quantize_rounds_to_the_nearest_code_of_the_stored_scales_in_every_mode() {
+    let mut random = Random::new(11);
+    for mode in MODES {
+        let (n, k) = (9, 384);
+        let mut w = random.weights(n * k, 0.02);
+        w[..128].fill(0.0); // a group of zeros
+        let q = quantize(&w, n, k, mode).unwrap();
+        for (i, &w) in w.iter().enumerate() {
+            let (stored, step) = (q.dequantize_at(i / k, i % k), step(&q, i / k, i % k));
+            let error = (stored - f64::from(w)).abs();
+            assert!(error <= step.abs() * error_limit_steps(mode), "{mode:?} {i}: {w} became {stored}");
+            let (low, high) = if q.bits() == Bits::Four { (0, 15) } else { (-127, 127) };
+            let code = q.codes()[i];
+            for (neighbour, allowed) in [(stored - step, code > low), (stored + step, code < high)] {
+                let better = (neighbour - f64::from(w)).abs() < error * (1.0 - 4.0 * place_error_steps(&q));
+                let unused = mode == Mode::PerChannel && code == 1 && neighbour < stored; // −8 stays unused
+                // QQQ's codes are chosen before their scale is rounded to int8
+                assert!(!(better && allowed) || unused || mode == Mode::Qqq, "{mode:?} {i}: {w}");
+            }
+        }
+    }
+}
+
+fn step(q: &QuantizedWeight, n: usize, k: usize) -> f64 {
+    let group = |size: usize| n * (q.k() / size) + k / size;
+    match q.scales() {
+        Scales::PerChannel { scale } => f64::from(scale[n].abs()),
+        Scales::PerGroup { group_size, scale, .. } => scale[group(*group_size)].to_f64(),
+        Scales::TwoLevel { group_size, group_scale, scale } => {
+            f64::from(scale[n]) * f64::from(group_scale[group(*group_size)])
+        }
+        Scales::Qqq { group_scale, scale } => f64::from(scale[n]) * group_scale[group(128)].to_f64().abs(),
+    }
+}
+
+/// How far off, in steps, f32 finds a weight between its codes: two roundings of at most 15 or 127 steps. A code may then be
+/// half a step and that much away, its neighbour half a step less as much: nearer by four times the share.
+fn place_error_steps(q: &QuantizedWeight) -> f64 {
+    let reach = if q.bits() == Bits::Four { 15.0 } else { 127.0 };
+    2.0 * reach * f64::from(f32::EPSILON) / 2.0
+}
+
+/// The largest error in steps: half a step, more where the grid is one-sided, clipped by choice or rounded twice.
+fn error_limit_steps(mode: Mode) -> f64 {
+    match mode {
+        // two roundings of f32, at up to 127 steps
+        Mode::PerChannel | Mode::W8 => 0.5 + 127.0 * f64::from(f32::EPSILON),
+        // the offset is rounded to f16 (2⁻¹¹ of it) and the scale too, 15 steps away
+        Mode::PerGroup { offset: true, .. } => 0.53,
+        // an extreme of the other sign is clipped by up to one step
+        Mode::PerGroup { offset: false, .. } => 1.01,
+        // the best integer scale may clip the extremes
+        Mode::TwoLevel { .. } => 7.0 / 0.5,
+        // codes reach +7 where the scale spans 7.5, and the int8 weight is rounded again
+        Mode::Qqq => 1.1,
+    }
+}
+
+#[test]
+fn activations_match_their_definition_on_every_instruction_set() {
+    for cpu in cpus() {
+        for k in [32, 64, 96, 576] {
+            let (x, a) = activations(&cpu, &mut Random::new(17), 4, k);
+            assert_eq!(a.padded_k(), k.next_multiple_of(64));
+            for m in 0..4 {
+                let row = &x[m * k..][..k];
+                let max = row.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+                assert_eq!(a.scale()[m], max / 127.0);
+                let codes = &a.codes()[m * a.padded_k()..][..a.padded_k()];
+                for (i, &code) in codes.iter().enumerate() {
+                    let inverse = if max == 0.0 { 0.0 } else { 1.0 / (max / 127.0) };
+                    let expected = if i < k { (row[i] * inverse).round_ties_even().clamp(-127.0, 127.0) } else { 0.0 };
+                    assert_eq!(f32::from(code), expected, "{:?} token {m}, feature {i}", cpu.isa());
+                }
+                for (g, codes) in codes.chunks_exact(32).enumerate() {
+                    let sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
+                    assert_eq!(a.sums()[m * a.padded_k() / 32 + g], sum);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_of_extreme_magnitude_stay_in_range_and_invalid_ones_are_refused() {
+    for cpu in cpus() {
+        let mut a = Activations::default();
+        for max in [f32::MAX, f32::MIN_POSITIVE, 1e-45, 3e-39] {
+            let x: Vec<f32> = (0..64).map(|i| if i % 2 == 0 { max } else { -max / 3.0 }).collect();
+            a.quantize(&cpu, &x, 1, 64).unwrap();
+            assert!(a.codes().iter().all(|&c| c >= -127), "{max}");
+        }
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = vec![1.0f32; 96];
+            x[70] = bad;
+            assert!(matches!(a.quantize(&cpu, &x, 1, 96), Err(Error::Value { what: "x", .. })));
+        }
+    }
+}
