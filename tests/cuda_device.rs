@@ -69,7 +69,9 @@ fn operations_without_room_are_typed_errors_and_the_device_goes_on() {
 fn driver_that_is_absent_is_a_typed_error() {
     const NAME: &str = "driver_that_is_absent_is_a_typed_error";
     with_environment(NAME, &[("LD_LIBRARY_PATH", None)], || match Device::new(0) {
-        Err(error) => assert!(matches!(error, Error::DriverAbsent { .. }), "{error}"),
+        Err(error) => {
+            assert!(matches!(&error, Error::DriverAbsent { message } if message.contains("libcuda")), "{error}");
+        }
         Ok(device) => println!("skipped: this machine has {}", device.name()),
     });
 }

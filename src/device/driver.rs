@@ -18,7 +18,10 @@ pub(super) fn probe() -> Result<()> {
         // again.
         match unsafe { libloading::Library::new(name) } {
             Ok(library) => return version(&std::mem::ManuallyDrop::new(library)),
-            Err(error) if reason.is_empty() => reason = error.to_string(),
+            // the error's own text is only that loading failed; its source has the loader's words
+            Err(error) if reason.is_empty() => {
+                reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            }
             Err(_) => {}
         }
     }

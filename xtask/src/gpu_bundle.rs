@@ -124,7 +124,7 @@ check() {
     ran=$((ran + 1))
     "$@" >output.txt 2>&1
     local code=$?
-    grep -E '^(test result|test .*FAILED|thread|\||simcuda|=+ ERROR|[a-z0-9_]+/|device:|copy:|cuBLASLt|skipped|Error)' output.txt |
+    grep -E '^(test result|test .*FAILED|thread|expected|assertion| +(left|right):|\||simcuda|=+ ERROR|[a-z0-9_]+/|device:|copy:|cuBLASLt|skipped|Error)' output.txt |
         tail -2000 | tee -a "$result"
     printf 'exit status %d\n' "$code" | tee -a "$result"
     [ "$code" -eq 0 ] || failed=1
@@ -140,6 +140,13 @@ section "moray"
 { printf 'commit %s\n' "$(cat commit)"; date -u +'%Y-%m-%dT%H:%M:%SZ'; } | tee -a "$result"
 machine "machine"
 export MORAY_REQUIRE_CUDA=1
+if ! ./cuda_device --exact every_kernel_of_the_table_is_loaded_and_found >output.txt 2>&1; then
+    section "no device that runs the kernels"
+    grep -E '^(expected|Error|error)' output.txt | head -5 | tee -a "$result"
+    rm -f output.txt
+    echo "FAILED" | tee -a "$result"
+    exit 1
+fi
 for test in ./cuda_*; do
     case $test in *_bench) continue ;; esac
     wanted "$test" && check "$test"
@@ -211,6 +218,16 @@ mod tests {
         let output = command.output().expect("bash runs");
         let result = fs::read_to_string(folder.join("result.txt")).expect("a result file");
         (output.status.success(), result)
+    }
+
+    #[test]
+    fn the_script_says_what_is_missing_where_no_device_runs_the_kernels() {
+        let absent = "echo \"thread '$2' panicked\"; echo 'expected a CUDA device, got: no driver' >&2; exit 101";
+        let folder = bundle("absent", &[("cuda_device", absent), ("cuda_x", "echo 'test result: ok.'")]);
+        let (passed, result) = run_in(&folder, "");
+        assert!(!passed && result.contains("expected a CUDA device, got: no driver"), "{result}");
+        assert!(result.ends_with("FAILED\n") && !result.contains("cuda_x"), "{result}");
+        fs::remove_dir_all(folder).expect("the folder can go");
     }
 
     #[test]
