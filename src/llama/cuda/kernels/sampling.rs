@@ -22,7 +22,7 @@ const _: () = assert!(size_of::<ArgmaxParams>() == 24);
 /// NaN or +∞, or all are −∞.
 ///
 /// # Errors
-/// [`Error::Length`] unless logits are \[R, vocab\] for R tokens.
+/// [`crate::Error::Length`] unless logits are \[R, vocab\] for R tokens.
 pub fn argmax(
     device: &Device,
     logits: &CudaView<'_, f32>,
