@@ -19,6 +19,7 @@ mod rotate;
 mod smooth;
 mod solve;
 mod source;
+mod targets;
 
 pub use directory::{Directory, Identity, LayerRecord, Layout, SiteRecord};
 pub use hadamard::{hadamard, orthogonal};
