@@ -4,7 +4,7 @@ use super::call::Call;
 use super::selection::Selection;
 use super::weights::Weights;
 use super::workspace::Workspace;
-use super::{check_device, check_room};
+use super::{check_context, check_room};
 use crate::device::cudarc::driver::{CudaView, DevicePtr, DevicePtrMut, DeviceRepr};
 use crate::device::{Device, check_aligned};
 use crate::element::Element;
@@ -27,7 +27,8 @@ use crate::sparse_mlp::Shape;
 /// # Errors
 /// [`crate::Error::Length`] for a buffer or selection that is too short, [`crate::Error::Shape`] for more tokens than the
 /// workspace has room for, [`crate::Error::Value`] for a threshold that makes no sense, [`crate::Error::Unsupported`] for memory of another
-/// device, [`crate::Error::Misaligned`] for an `x` that does not start at a multiple of 16 bytes, [`crate::Error::Launch`] if a kernel cannot be started. Checks come before any launch.
+/// device, [`crate::Error::Misaligned`] for an `x` that does not start at a multiple of 16 bytes, [`crate::Error::Launch`] if a
+/// kernel cannot be started. Checks come before any launch.
 ///
 /// # Example
 /// See [`crate::sparse_mlp::cuda`].
@@ -42,14 +43,14 @@ pub fn forward<E: Element + DeviceRepr>(
     workspace: &mut Workspace,
 ) -> Result<()> {
     let Shape { d_model, d_ff, .. } = weights.shape();
-    weights.check_device(device)?;
+    weights.check_context(device)?;
     workspace.check(device, weights, tokens)?;
-    check_device("x", device, x)?;
-    check_device("y", device, y)?;
+    check_context("x", device, x)?;
+    check_context("y", device, y)?;
     check_room("x", tokens * d_model, x.len())?;
     check_room("y", tokens * d_model, y.len())?;
     if let Some(residual) = residual {
-        check_device("residual", device, residual)?;
+        check_context("residual", device, residual)?;
         check_room("residual", tokens * d_model, residual.len())?;
     }
     selection.check(device, tokens, d_model, d_ff)?;

@@ -58,7 +58,7 @@ pub use statistic::PromptStatistic;
 pub use weights::Weights;
 pub use workspace::{MAX_TOKENS, Workspace};
 
-use crate::device::{ModuleKernels, check_context as check_device};
+use crate::device::{ModuleKernels, check_context};
 use crate::error::{Error, Result};
 
 /// Every kernel of the operation.

@@ -1,7 +1,7 @@
 //! Selections resident on the device, and the kernels that make them.
 
 use super::params::{MaskParams, Neurons};
-use super::{check_device, check_room};
+use super::{check_context, check_room};
 use crate::device::Device;
 use crate::device::cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut};
 use crate::error::{Error, Result, check_len};
@@ -48,7 +48,7 @@ impl NeuronList {
     /// [`Error::Length`] if it is over another number of neurons, [`Error::Driver`] if the copy fails.
     pub fn set(&mut self, device: &Device, list: IndexList<'_>) -> Result<()> {
         check_len("list's limit", self.limit, list.limit())?;
-        check_device("list", device, &self.list)?;
+        check_context("list", device, &self.list)?;
         let failed = crate::device::call("copy to the device");
         let indices = list.indices();
         if !indices.is_empty() {
@@ -80,8 +80,8 @@ impl NeuronList {
     /// [`Error::Length`] if there are fewer masks, [`Error::Launch`] if the kernel cannot be started.
     pub fn set_union(&mut self, device: &Device, masks: &impl DevicePtr<u32>, tokens: usize) -> Result<()> {
         let words = mask_words(self.limit);
-        check_device("masks", device, masks)?;
-        check_device("list", device, &self.list)?;
+        check_context("masks", device, masks)?;
+        check_context("list", device, &self.list)?;
         check_room("masks", tokens.saturating_mul(words), masks.len())?;
         let (masks, _read) = masks.device_ptr(device.stream());
         // SAFETY: there are tokens · words words of masks.
@@ -166,10 +166,10 @@ impl<'a> Selection<'a> {
     pub(super) fn check(&self, device: &Device, tokens: usize, d_model: usize, d_ff: usize) -> Result<()> {
         let list = |list: &NeuronList| {
             check_len("selection list's limit", d_ff, list.limit)?;
-            check_device("selection list", device, &list.list)
+            check_context("selection list", device, &list.list)
         };
         let masks = |masks: &CudaSlice<u32>| {
-            check_device("selection masks", device, masks)?;
+            check_context("selection masks", device, masks)?;
             check_room("selection masks", tokens * mask_words(d_ff), masks.len())
         };
         let n = match self.score() {
@@ -177,7 +177,7 @@ impl<'a> Selection<'a> {
             _ => d_ff,
         };
         if let Some(scale) = self.score().and_then(|score| score.channel_scale) {
-            check_device("channel_scale", device, scale)?;
+            check_context("channel_scale", device, scale)?;
             check_len("channel_scale", n, scale.len())?;
         }
         match self {
@@ -233,14 +233,14 @@ pub fn select_mask(
     if !(1..=1 << 24).contains(&n) || stride < n {
         return Err(Error::Shape { what: "n", expected: "1 to 2^24 and at most the stride", got: n });
     }
-    check_device("values", device, values)?;
-    check_device("masks", device, masks)?;
+    check_context("values", device, values)?;
+    check_context("masks", device, masks)?;
     let needed = tokens.checked_sub(1).map_or(0, |before| before.saturating_mul(stride).saturating_add(n));
     check_room("values", needed, values.len())?;
     check_room("masks", tokens.saturating_mul(mask_words(n)), masks.len())?;
     if let Some(scale) = channel_scale {
         check_len("channel_scale", n, scale.len())?;
-        check_device("channel_scale", device, scale)?;
+        check_context("channel_scale", device, scale)?;
     }
     let (threshold, k) = match keep {
         Keep::Above(threshold) => (threshold, 0),

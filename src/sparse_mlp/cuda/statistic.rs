@@ -2,7 +2,7 @@
 
 use super::params::MaskParams;
 use super::selection::{NeuronList, launch, launch_mask, mask_words};
-use super::{check_device, check_room};
+use super::{check_context, check_room};
 use crate::device::Device;
 use crate::device::cudarc::driver::{CudaSlice, DevicePtr};
 use crate::error::{Error, Result};
@@ -55,8 +55,8 @@ impl PromptStatistic {
         tokens: usize,
         stride: usize,
     ) -> Result<()> {
-        check_device("hidden", device, hidden)?;
-        check_device("statistic", device, &self.squares)?;
+        check_context("hidden", device, hidden)?;
+        check_context("statistic", device, &self.squares)?;
         if stride < self.d_ff || stride > u32::MAX as usize {
             return Err(Error::Shape { what: "stride", expected: "at least d_ff, below 2^32", got: stride });
         }
@@ -141,7 +141,7 @@ impl PromptStatistic {
         if self.tokens == 0 {
             return Err(Error::Shape { what: "prompt", expected: "at least 1 token", got: 0 });
         }
-        check_device("statistic", device, &self.squares)?;
+        check_context("statistic", device, &self.squares)?;
         crate::error::check_len("list's limit", self.d_ff, list.limit())?;
         let (squares, masks) = (self.squares.device_ptr(device.stream()).0, self.masks.device_ptr(device.stream()).0);
         let params = MaskParams {

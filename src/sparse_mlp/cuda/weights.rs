@@ -120,8 +120,8 @@ impl Weights {
         address_of(device, &self.biases[2])
     }
 
-    pub(super) fn check_device(&self, device: &Device) -> Result<()> {
-        super::check_device("weights", device, &self.gate.data)
+    pub(super) fn check_context(&self, device: &Device) -> Result<()> {
+        super::check_context("weights", device, &self.gate.data)
     }
 }
 

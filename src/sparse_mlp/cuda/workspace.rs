@@ -119,7 +119,7 @@ impl Workspace {
     }
 
     pub(super) fn check(&self, device: &Device, weights: &Weights, tokens: usize) -> Result<()> {
-        super::check_device("workspace", device, &self.hidden)?;
+        super::check_context("workspace", device, &self.hidden)?;
         check_len("workspace's d_model", weights.shape().d_model, self.shape.d_model)?;
         check_len("workspace's d_ff", weights.shape().d_ff, self.shape.d_ff)?;
         if tokens > self.max_tokens {

@@ -132,7 +132,7 @@ const MAX_GRID_Y: usize = 65_535;
 fn check(call: &Linear) -> Result<()> {
     if call.layout != LAYOUT_VERSION {
         let got = format!("version {}", call.layout);
-        return Err(Error::Unsupported { what: "packed layout", expected: "version 1", got });
+        return Err(Error::Unsupported { what: "packed layout", expected: "the version that this build packs", got });
     }
     call.format.check(call.n, call.k)?;
     if call.m == 0 || call.m > MAX_GRID_Y * 16 {

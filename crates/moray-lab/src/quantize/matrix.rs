@@ -128,6 +128,14 @@ fn not_positive(k: usize) -> Error {
     Error::Kernel(moray::Error::Unsupported { what: "hessian", expected, got })
 }
 
+/// w\[N, K\] · h\[K, K\] in f64.
+pub fn times(w: &Matrix, h: &[f64]) -> Vec<f64> {
+    let wide: Vec<f64> = w.data.iter().map(|&w| f64::from(w)).collect();
+    let mut out = vec![0.0; wide.len()];
+    multiply_add(&wide, h, w.columns, 1.0, &mut out);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

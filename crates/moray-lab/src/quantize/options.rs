@@ -20,7 +20,8 @@ pub enum Method {
     /// Rotation, a search for clipped scales, and error feedback, as QQQ recommends; with `--smooth on --rotate off` its
     /// paper's form.
     Qqq,
-    /// All of it: rotation, int8 activations while calibrating, targets nearer to the unquantized model's outputs, fitted scales.
+    /// All of it: rotation, int8 activations while calibrating, targets nearer to the unquantized model's outputs, fitted
+    /// scales.
     Full,
 }
 

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::forward::{Pass, check_finite, fake_quantize, project};
 use super::layer::{FloatLayer, Projection, Site};
-use super::matrix::{Matrix, gram_add, multiply_add};
+use super::matrix::{Matrix, gram_add, times};
 use super::options::Options;
 use super::solve::{SiteError, Solved, Sums, solve};
 use super::targets::{inner, missing, soften, weigh};
@@ -286,12 +286,4 @@ fn add_gram(a: &[f32], a_columns: usize, b: &[f32], b_columns: usize, sum: &mut 
     let mut product = vec![0.0f32; a_columns * b_columns];
     gram_add(a, a_columns, b, b_columns, &mut product);
     sum.par_iter_mut().zip(product).for_each(|(sum, v)| *sum += f64::from(v));
-}
-
-/// w\[N, K\] · h\[K, K\] in f64.
-pub(super) fn times(w: &Matrix, h: &[f64]) -> Vec<f64> {
-    let wide: Vec<f64> = w.data.iter().map(|&w| f64::from(w)).collect();
-    let mut out = vec![0.0; wide.len()];
-    multiply_add(&wide, h, w.columns, 1.0, &mut out);
-    out
 }

@@ -3,8 +3,7 @@
 use rayon::prelude::*;
 
 use super::forward::add_bias;
-use super::matrix::Matrix;
-use super::pipeline::times;
+use super::matrix::{Matrix, times};
 use super::solve::Sums;
 
 /// How much of the way from a site's own outputs on the quantized model's inputs to the unquantized model's outputs the
