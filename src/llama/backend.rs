@@ -1,6 +1,7 @@
 //! What a device does for the forward pass: a few fused operations on a state of its own.
 
 use super::config::Config;
+use super::mlp_policy::MlpPolicyState;
 use super::settings::Settings;
 use crate::attention::Span;
 use crate::error::Result;
@@ -18,7 +19,7 @@ pub trait Backend {
     /// The weights of one gated MLP.
     type Mlp: std::fmt::Debug;
     /// What a session keeps on the device.
-    type State: std::fmt::Debug;
+    type State: SessionState;
 
     /// Allocates the state of a session.
     ///
@@ -81,6 +82,18 @@ pub trait Backend {
     /// # Errors
     /// [`crate::Error::Index`] for a slot that is not there.
     fn truncate(&self, state: &mut Self::State, slot: usize, len: usize) -> Result<()>;
+}
+
+/// What a session keeps on its device, as far as the host may ask for it.
+pub trait SessionState: std::fmt::Debug {
+    /// Bytes of the KV cache.
+    fn kv_bytes(&self) -> usize;
+
+    /// The MLP policy's selections and statistics.
+    fn mlp_policy(&self) -> &MlpPolicyState;
+
+    /// The mean fraction of query heads that ran for tokens under the policy's choice; None if there was no such token.
+    fn kept_heads_fraction(&self) -> Option<f64>;
 }
 
 /// The weights of one layer.

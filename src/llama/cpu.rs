@@ -1,6 +1,6 @@
 //! The CPU as a device for the forward pass.
 
-use super::backend::{Backend, Layer};
+use super::backend::{Backend, Layer, SessionState};
 use super::config::Config;
 use super::linear::Linear;
 use super::mlp::{Mlp, MlpBuffers};
@@ -54,26 +54,6 @@ pub struct CpuState {
 }
 
 impl CpuState {
-    /// Bytes of the KV cache.
-    pub fn kv_bytes(&self) -> usize {
-        self.cache.memory_bytes()
-    }
-
-    /// The mean fraction of query heads that ran for tokens under the policy's choice; None if there was no such token.
-    pub fn kept_heads_fraction(&self) -> Option<f64> {
-        (self.heads_run.1 > 0).then(|| self.heads_run.0 as f64 / self.heads_run.1 as f64)
-    }
-
-    /// The policy's selections and statistics.
-    pub fn mlp_policy(&self) -> &MlpPolicyState {
-        &self.mlp_policy
-    }
-
-    /// The policy's selections and statistics, for calibration.
-    pub fn mlp_policy_mut(&mut self) -> &mut MlpPolicyState {
-        &mut self.mlp_policy
-    }
-
     fn new(cpu: &Cpu, config: &Config, layers: &[Layer<Cpu>], settings: &Settings) -> Result<Self> {
         check_layers(config, layers)?;
         let Settings { slots, context, max_tokens, max_logits, .. } = *settings;
@@ -214,6 +194,20 @@ fn check_layers(config: &Config, layers: &[Layer<Cpu>]) -> Result<()> {
         layer.mlp.check(d, config.d_ff)?;
     }
     Ok(())
+}
+
+impl SessionState for CpuState {
+    fn kv_bytes(&self) -> usize {
+        self.cache.memory_bytes()
+    }
+
+    fn kept_heads_fraction(&self) -> Option<f64> {
+        (self.heads_run.1 > 0).then(|| self.heads_run.0 as f64 / self.heads_run.1 as f64)
+    }
+
+    fn mlp_policy(&self) -> &MlpPolicyState {
+        &self.mlp_policy
+    }
 }
 
 impl Backend for Cpu {

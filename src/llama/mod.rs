@@ -23,7 +23,7 @@ mod norm;
 mod sampler;
 mod settings;
 
-pub use backend::{Backend, Layer};
+pub use backend::{Backend, Layer, SessionState};
 pub use config::Config;
 pub use cpu::CpuState;
 pub use dense::{DenseType, DenseWeight};

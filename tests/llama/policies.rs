@@ -2,7 +2,7 @@
 
 use moray::Cpu;
 use moray::attention::{HeadNorm, KvPolicy};
-use moray::llama::{LogitRows, MlpPolicy, Model, PromptRule, Sequence, Settings};
+use moray::llama::{LogitRows, MlpPolicy, Model, PromptRule, Sequence, SessionState, Settings};
 use moray::sparse_mlp::policy::{Griffin, TopK};
 use moray::w4a8::Mode;
 

@@ -13,12 +13,14 @@
 //! The standard errors take the scored tokens as independent; a text's tokens are correlated, so they are lower bounds.
 //! The dense model is scored at the very same positions.
 
+mod tally;
+
 use moray::Cpu;
-use moray::llama::{LogitRows, Model, Sequence, Session, Settings};
+use moray::llama::{Backend, LogitRows, Model, Sequence, Session, SessionState, Settings};
 use serde::Serialize;
 
+use self::tally::Tally;
 use crate::error::{Error, Result};
-use crate::statistics::{Mean, MeanError};
 
 /// Rows of logits that are held at a time.
 const CHUNK_ROWS: usize = 32;
@@ -49,11 +51,11 @@ impl Scored {
 
 /// A model, and how it runs.
 #[derive(Debug, Clone)]
-pub struct Runner<'a> {
+pub struct Runner<'a, B: Backend = Cpu> {
     /// The device.
-    pub cpu: &'a Cpu,
+    pub device: &'a B,
     /// The weights.
-    pub model: &'a Model<Cpu>,
+    pub model: &'a Model<B>,
     /// Its policies; the sizes are set by [`evaluate`].
     pub settings: Settings,
 }
@@ -122,7 +124,8 @@ pub struct Evaluation {
     pub windows: usize,
     /// Which tokens were scored.
     pub scored: Scored,
-    /// Mean fraction of the neurons that tokens under the policy's selection computed, measured; none without a policy.
+    /// Mean fraction of the neurons that tokens under the policy's selection computed, measured; none without a policy, and for
+    /// CATS on a CUDA device, which does not say what it kept.
     pub kept_neurons: Option<f64>,
     /// Mean fraction of the query heads that ran for tokens under the policy's choice, measured; none without a policy.
     pub kept_heads: Option<f64>,
@@ -147,23 +150,23 @@ pub struct AgainstDense {
     pub agreement_percent_se: f64,
 }
 
-/// Scores a text with a model and, at the same positions, with the dense one. `progress` is told after each chunk how many
-/// tokens are scored.
+/// Scores a text with a model and, at the same positions, with the dense one, both on one kind of device; `cpu` takes the
+/// logarithms of their logits. `progress` is told after each chunk how many tokens are scored.
 ///
 /// Memory: one session of `text.context` positions and 32 rows of logits for each model.
 ///
 /// # Errors
 /// [`Error::Kernel`] for a context below 2 or beyond `limit` (the model's positions), a text without a token to score, and
 /// whatever the forward pass refuses.
-pub fn evaluate(
+pub fn evaluate<B: Backend>(
+    cpu: &Cpu,
     text: &Text<'_>,
     limit: usize,
-    run: &Runner<'_>,
-    dense: Option<&Runner<'_>>,
+    run: &Runner<'_, B>,
+    dense: Option<&Runner<'_, B>>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
     text.check(limit)?;
-    let cpu = run.cpu;
     let mut run = Reader::new(run, text, text.scored)?;
     let mut dense = dense.map(|dense| Reader::new(dense, text, Scored::EveryToken)).transpose()?;
     let mut tally = Tally::default();
@@ -180,19 +183,19 @@ pub fn evaluate(
             let rows = run.rows(inputs)?;
             let reference = dense.as_mut().map(|dense| dense.rows(inputs)).transpose()?;
             tally.add(cpu, rows, reference, targets)?;
-            progress(tally.nll.count());
+            progress(tally.count());
         }
         tally.windows += 1;
     }
-    let (neurons, heads) =
-        (run.session.state().mlp_policy().kept_fraction(), run.session.state().kept_heads_fraction());
+    let state = run.session.state();
+    let (neurons, heads) = (state.mlp_policy().kept_fraction(), state.kept_heads_fraction());
     Ok(Evaluation { kept_neurons: neurons, kept_heads: heads, ..tally.evaluation(text.scored, dense.is_some()) })
 }
 
 /// A model that reads a window.
-struct Reader<'a> {
-    runner: &'a Runner<'a>,
-    session: Session<Cpu>,
+struct Reader<'a, B: Backend> {
+    runner: &'a Runner<'a, B>,
+    session: Session<B>,
     generates: bool,
     /// Logits of tokens that go one by one, \[CHUNK_ROWS, vocab\]; row 0 holds the prompt's after [`Reader::begin`].
     rows: Vec<f32>,
@@ -200,162 +203,48 @@ struct Reader<'a> {
     has_first: bool,
 }
 
-impl<'a> Reader<'a> {
-    fn new(runner: &'a Runner<'a>, text: &Text<'_>, scored: Scored) -> Result<Self> {
+impl<'a, B: Backend> Reader<'a, B> {
+    fn new(runner: &'a Runner<'a, B>, text: &Text<'_>, scored: Scored) -> Result<Self> {
         let generates = scored == Scored::SecondHalf;
         let mut settings = runner.settings.clone();
         settings.slots = 1;
         settings.context = text.context;
         settings.max_tokens = PROMPT_CHUNK.min(text.context);
         settings.max_logits = CHUNK_ROWS.min(text.context);
-        let session = runner.model.session(runner.cpu, settings)?;
+        let session = runner.model.session(runner.device, settings)?;
         let rows = if generates { vec![0.0; CHUNK_ROWS * runner.model.config().vocab] } else { Vec::new() };
         Ok(Reader { runner, session, generates, rows, has_first: false })
     }
 
     /// Starts a window: reads `prompt` but for its last token, or all of it as the prompt of a generation.
     fn begin(&mut self, prompt: &[u32]) -> Result<()> {
-        let Runner { cpu, model, .. } = *self.runner;
-        model.truncate(cpu, &mut self.session, 0, 0)?;
+        let Runner { device, model, .. } = *self.runner;
+        model.truncate(device, &mut self.session, 0, 0)?;
         if self.generates {
-            let logits = model.prefill(cpu, &mut self.session, 0, prompt)?;
+            let logits = model.prefill(device, &mut self.session, 0, prompt)?;
             self.rows[..logits.len()].copy_from_slice(logits);
             self.has_first = true;
             return Ok(());
         }
         for tokens in prompt[..prompt.len() - 1].chunks(self.session.settings().max_tokens) {
-            model.forward(cpu, &mut self.session, &[Sequence { slot: 0, tokens }], LogitRows::None)?;
+            model.forward(device, &mut self.session, &[Sequence { slot: 0, tokens }], LogitRows::None)?;
         }
         Ok(())
     }
 
     /// Logits \[inputs, vocab\] after each of the next inputs.
     fn rows(&mut self, inputs: &[u32]) -> Result<&[f32]> {
-        let Runner { cpu, model, .. } = *self.runner;
+        let Runner { device, model, .. } = *self.runner;
         if !self.generates {
             let sequence = Sequence { slot: 0, tokens: inputs };
-            return Ok(model.forward(cpu, &mut self.session, &[sequence], LogitRows::All)?);
+            return Ok(model.forward(device, &mut self.session, &[sequence], LogitRows::All)?);
         }
         let vocab = model.config().vocab;
         let rows = self.rows.chunks_exact_mut(vocab).zip(inputs.chunks(1));
         for (row, tokens) in rows.skip(usize::from(std::mem::take(&mut self.has_first))) {
             let sequence = Sequence { slot: 0, tokens };
-            row.copy_from_slice(model.forward(cpu, &mut self.session, &[sequence], LogitRows::Last)?);
+            row.copy_from_slice(model.forward(device, &mut self.session, &[sequence], LogitRows::Last)?);
         }
         Ok(&self.rows[..inputs.len() * vocab])
-    }
-}
-
-/// What one position adds.
-#[derive(Debug, Clone, Copy, Default)]
-struct Position {
-    nll: f64,
-    dense_nll: f64,
-    kl: f64,
-    agrees: bool,
-}
-
-#[derive(Debug, Default)]
-struct Tally {
-    nll: Mean,
-    dense_nll: Mean,
-    kl: Mean,
-    agreed: usize,
-    windows: usize,
-}
-
-impl Tally {
-    /// Takes in the logits of a chunk.
-    fn add(&mut self, cpu: &Cpu, rows: &[f32], dense: Option<&[f32]>, targets: &[u32]) -> Result<()> {
-        let vocab = rows.len() / targets.len();
-        let mut positions = [Position::default(); CHUNK_ROWS];
-        let positions = &mut positions[..targets.len()];
-        cpu.team().for_pieces_mut(positions, 1, |index, position| {
-            let row = index * vocab..(index + 1) * vocab;
-            let run = Distribution::new(&rows[row.clone()]);
-            let target = targets[index] as usize;
-            position[0].nll = -run.ln_probability(target);
-            if let Some(dense) = dense {
-                let dense = Distribution::new(&dense[row]);
-                position[0].dense_nll = -dense.ln_probability(target);
-                position[0].kl = dense.divergence_of(&run);
-                position[0].agrees = dense.largest == run.largest;
-            }
-        });
-        for position in positions {
-            if !(position.nll.is_finite() && position.kl.is_finite()) {
-                let got = position.nll as f32;
-                return Err(moray::Error::Value { what: "logits", expected: "finite logits", got }.into());
-            }
-            self.nll.add(position.nll);
-            self.dense_nll.add(position.dense_nll);
-            self.kl.add(position.kl);
-            self.agreed += usize::from(position.agrees);
-        }
-        Ok(())
-    }
-
-    fn evaluation(&self, scored: Scored, has_dense: bool) -> Evaluation {
-        let perplexity = |nll: MeanError| (nll.mean.exp(), nll.mean.exp() * nll.se);
-        let against_dense = || {
-            let ((perplexity, perplexity_se), kl) = (perplexity(self.dense_nll.value()), self.kl.value());
-            let n = self.nll.count() as f64;
-            let agreement = self.agreed as f64 / n;
-            AgainstDense {
-                perplexity,
-                perplexity_se,
-                kl: kl.mean,
-                kl_se: kl.se,
-                agreement_percent: 100.0 * agreement,
-                agreement_percent_se: 100.0 * (agreement * (1.0 - agreement) / n).sqrt(),
-            }
-        };
-        let nll = self.nll.value();
-        let (perplexity, perplexity_se) = perplexity(nll);
-        Evaluation {
-            perplexity,
-            perplexity_se,
-            nll: nll.mean,
-            nll_se: nll.se,
-            scored_tokens: self.nll.count(),
-            windows: self.windows,
-            scored,
-            kept_neurons: None,
-            kept_heads: None,
-            dense: has_dense.then(against_dense),
-        }
-    }
-}
-
-/// The distribution that logits stand for.
-struct Distribution<'a> {
-    logits: &'a [f32],
-    /// The first of the largest.
-    largest: usize,
-    /// ln Σ exp(logit).
-    ln_sum: f64,
-}
-
-impl<'a> Distribution<'a> {
-    fn new(logits: &'a [f32]) -> Self {
-        let largest =
-            logits.iter().enumerate().fold(0, |best, (i, &logit)| if logit > logits[best] { i } else { best });
-        let top = logits[largest];
-        // terms in f32, each below 1; the sum in f64
-        let sum: f64 = logits.iter().map(|&logit| f64::from((logit - top).exp())).sum();
-        Distribution { logits, largest, ln_sum: f64::from(top) + sum.ln() }
-    }
-
-    fn ln_probability(&self, token: usize) -> f64 {
-        f64::from(self.logits[token]) - self.ln_sum
-    }
-
-    /// D(self ‖ other) = Σ p_self · (logit_self − logit_other) − ln_sum_self + ln_sum_other.
-    fn divergence_of(&self, other: &Self) -> f64 {
-        let term = |(&own, &other): (&f32, &f32)| {
-            let probability = f64::from(((f64::from(own) - self.ln_sum) as f32).exp());
-            probability * (f64::from(own) - f64::from(other))
-        };
-        self.logits.iter().zip(other.logits).map(term).sum::<f64>() - self.ln_sum + other.ln_sum
     }
 }

@@ -95,10 +95,10 @@ fn every_number_matches_the_definition_for_each_window_bos_and_half() {
     for (context, bos) in [(64, None), (64, Some(1)), (7, None), (128, Some(1)), (2, None)] {
         for scored in [Scored::EveryToken, Scored::SecondHalf] {
             let text = Text { tokens: &tokens, bos, context, scored };
-            let runner = |model| Runner { cpu: &cpu, model, settings: settings() };
+            let runner = |model| Runner { device: &cpu, model, settings: settings() };
             let mut steps = Vec::new();
             let found =
-                evaluate(&text, 128, &runner(&run), Some(&runner(&dense)), &mut |done| steps.push(done)).unwrap();
+                evaluate(&cpu, &text, 128, &runner(&run), Some(&runner(&dense)), &mut |done| steps.push(done)).unwrap();
             assert_matches(&found, &definition(&cpu, &run, &dense, &text));
             assert_eq!(steps.last(), Some(&text.scored_tokens()));
             assert!(steps.is_sorted());
@@ -111,14 +111,14 @@ fn a_model_matches_itself_without_divergence() {
     let (cpu, model, tokens) = (Cpu::detect(), model(3, false), tokens(100));
     for scored in [Scored::EveryToken, Scored::SecondHalf] {
         let text = Text { tokens: &tokens, bos: None, context: 32, scored };
-        let runner = Runner { cpu: &cpu, model: &model, settings: settings() };
-        let found = evaluate(&text, 128, &runner, Some(&runner), &mut |_| ()).unwrap();
+        let runner = Runner { device: &cpu, model: &model, settings: settings() };
+        let found = evaluate(&cpu, &text, 128, &runner, Some(&runner), &mut |_| ()).unwrap();
         let dense = found.dense.unwrap();
         assert_eq!(found.perplexity, dense.perplexity);
         assert_eq!(dense.agreement_percent, 100.0);
         assert!(dense.kl.abs() < CLOSE && dense.kl_se < CLOSE);
         assert_eq!((found.kept_neurons, found.kept_heads), (None, None));
-        assert!(evaluate(&text, 128, &runner, None, &mut |_| ()).unwrap().dense.is_none());
+        assert!(evaluate(&cpu, &text, 128, &runner, None, &mut |_| ()).unwrap().dense.is_none());
     }
 }
 
@@ -128,7 +128,7 @@ fn sparse_runs_match_what_their_policy_keeps() {
     let d_ff = model.config().d_ff;
     let griffin = |kept| MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(kept).unwrap()));
     let top_k = |kept| MlpPolicy::TopK(TopK::by_gate(kept, d_ff).unwrap());
-    let dense = Runner { cpu: &cpu, model: &model, settings: settings() };
+    let dense = Runner { device: &cpu, model: &model, settings: settings() };
     let cases = [
         (griffin(0.5), Scored::SecondHalf, 0.5),
         (griffin(1.0), Scored::SecondHalf, 1.0),
@@ -138,7 +138,7 @@ fn sparse_runs_match_what_their_policy_keeps() {
     for (mlp, scored, kept) in cases {
         let text = Text { tokens: &tokens, bos: None, context: 40, scored };
         let run = Runner { settings: Settings { mlp, ..settings() }, ..dense.clone() };
-        let found = evaluate(&text, 128, &run, Some(&dense), &mut |_| ()).unwrap();
+        let found = evaluate(&cpu, &text, 128, &run, Some(&dense), &mut |_| ()).unwrap();
         assert_eq!(found.kept_neurons, Some(kept));
         let against = found.dense.unwrap();
         assert_eq!(found.perplexity == against.perplexity, kept == 1.0);
@@ -147,7 +147,7 @@ fn sparse_runs_match_what_their_policy_keeps() {
     let heads = Some(HeadNorm::new(0.5, 0).unwrap());
     let run = Runner { settings: Settings { heads, ..settings() }, ..dense.clone() };
     let text = Text { tokens: &tokens, bos: None, context: 40, scored: Scored::SecondHalf };
-    let found = evaluate(&text, 128, &run, Some(&dense), &mut |_| ()).unwrap();
+    let found = evaluate(&cpu, &text, 128, &run, Some(&dense), &mut |_| ()).unwrap();
     assert_eq!((found.kept_heads, found.kept_neurons), (Some(0.5), None));
     assert!(found.dense.unwrap().kl > CLOSE);
 }
@@ -155,11 +155,11 @@ fn sparse_runs_match_what_their_policy_keeps() {
 #[test]
 fn contexts_and_texts_out_of_range_are_refused() {
     let (cpu, model, tokens) = (Cpu::detect(), model(1, false), tokens(50));
-    let runner = Runner { cpu: &cpu, model: &model, settings: settings() };
+    let runner = Runner { device: &cpu, model: &model, settings: settings() };
     let mut text = Text { tokens: &tokens, bos: None, context: 129, scored: Scored::EveryToken };
     let mut refused = |context, tokens| {
         (text.context, text.tokens) = (context, tokens);
-        match evaluate(&text, 128, &runner, None, &mut |_| ()).unwrap_err() {
+        match evaluate(&cpu, &text, 128, &runner, None, &mut |_| ()).unwrap_err() {
             moray_lab::Error::Kernel(error) => error,
             other => panic!("{other}"),
         }
@@ -231,6 +231,11 @@ fn the_command_refuses_bad_texts_with_one_line() {
         let rest = if rest.is_empty() { &["--context", "16"] } else { rest };
         let error = command(&files, text, rest).unwrap_err();
         assert!(error.contains(message) && !error.contains('\n'), "{error}");
+    }
+    #[cfg(not(feature = "cuda"))]
+    {
+        let error = command(&files, &long, &["--device", "cuda"]).unwrap_err();
+        assert_eq!(error, "device: expected cpu: this build has no CUDA kernels (feature cuda), got cuda");
     }
     let missing = ["moray", "eval", "--model", files.model.to_str().unwrap(), "--text", "/no/such/file"];
     let error = run(Cli::try_parse_from(missing).unwrap(), &mut Vec::new()).unwrap_err();

@@ -133,9 +133,9 @@ fn window_of_the_golden_file_matches_the_tokens_of_the_text() {
 fn evaluation(cpu: &Cpu, model: &Model<Cpu>, reference: Option<&Model<Cpu>>) -> Evaluation {
     let golden = golden();
     let text = Text { tokens: &golden.tokens, bos: None, context: 256, scored: Scored::EveryToken };
-    let runner = |model| Runner { cpu, model, settings: settings(256) };
+    let runner = |model| Runner { device: cpu, model, settings: settings(256) };
     let reference = reference.map(runner);
-    evaluate(&text, 8192, &runner(model), reference.as_ref(), &mut |_| ()).unwrap()
+    evaluate(cpu, &text, 8192, &runner(model), reference.as_ref(), &mut |_| ()).unwrap()
 }
 
 #[test]
@@ -144,8 +144,8 @@ fn perplexity_matches_the_golden_log_sum_exp_for_f32() {
     let (golden, cpu) = (golden(), Cpu::detect());
     // one window of 512: nll of token i is log_sum_exp[i − 1] − logit[i − 1, token i], where the golden file has that logit
     let text = Text { tokens: &golden.tokens, bos: None, context: 512, scored: Scored::EveryToken };
-    let runner = Runner { cpu: &cpu, model, settings: settings(512) };
-    let found = evaluate(&text, 8192, &runner, None, &mut |_| ()).unwrap();
+    let runner = Runner { device: &cpu, model, settings: settings(512) };
+    let found = evaluate(&cpu, &text, 8192, &runner, None, &mut |_| ()).unwrap();
     let mut session = model.session(&cpu, settings(512)).unwrap();
     let (vocab, mut sum) = (model.config().vocab, 0.0);
     for (chunk, tokens) in golden.tokens.chunks(64).enumerate() {

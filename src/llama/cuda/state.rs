@@ -8,7 +8,7 @@ use crate::attention::{self, HeadNormState, KvDtype, KvPolicy, KvShape, Limits, 
 use crate::device::{Device, call};
 use crate::error::{Result, check_len};
 use crate::llama::mlp_policy::MlpPolicyState;
-use crate::llama::{Config, Layer, Settings};
+use crate::llama::{Config, Layer, SessionState, Settings};
 use cudarc::driver::CudaSlice;
 
 /// What a session keeps on the device, and the policies' statistics on the host.
@@ -141,21 +141,6 @@ impl State {
         })
     }
 
-    /// Bytes of the KV cache.
-    pub fn kv_bytes(&self) -> usize {
-        self.cache.memory_bytes()
-    }
-
-    /// The mean fraction of query heads that ran for tokens under the policy's choice; None if there was no such token.
-    pub fn kept_heads_fraction(&self) -> Option<f64> {
-        (self.heads_run.1 > 0).then(|| self.heads_run.0 as f64 / self.heads_run.1 as f64)
-    }
-
-    /// The policy's selections and statistics.
-    pub fn mlp_policy(&self) -> &MlpPolicyState {
-        &self.mlp_policy
-    }
-
     /// Says whether the policies have made their last choice for a slot, so that a [`super::Decoder`] can hold it.
     pub fn is_settled(&self, slot: usize) -> bool {
         self.unsettled(&[Span { slot, start: 0, len: 1 }]).is_none()
@@ -170,11 +155,6 @@ impl State {
         }
         let settled = self.mlp_policy.is_settled(spans);
         (!settled).then_some(("mlp policy", "one that is made for each token or is renewed"))
-    }
-
-    /// The policy's selections and statistics, for calibration.
-    pub fn mlp_policy_mut(&mut self) -> &mut MlpPolicyState {
-        &mut self.mlp_policy
     }
 
     /// Asks the policy which heads run in this layer, and brings the answer to the device.
@@ -193,6 +173,20 @@ impl State {
         }
         self.head_masks.set(device, index, &masks)?;
         Ok(true)
+    }
+}
+
+impl SessionState for State {
+    fn kv_bytes(&self) -> usize {
+        self.cache.memory_bytes()
+    }
+
+    fn kept_heads_fraction(&self) -> Option<f64> {
+        (self.heads_run.1 > 0).then(|| self.heads_run.0 as f64 / self.heads_run.1 as f64)
+    }
+
+    fn mlp_policy(&self) -> &MlpPolicyState {
+        &self.mlp_policy
     }
 }
 

@@ -183,8 +183,8 @@ fn row(
     let text = Text { tokens, bos, context: arguments.context, scored: Scored::SecondHalf };
     text.check(config.context_length)?;
     let settings = switches.settings(run, 1, arguments.context)?;
-    let runner = Runner { cpu: &run.cpu, model: &run.model, settings };
-    let evaluation = evaluate(&text, config.context_length, &runner, None, &mut |_| ())?;
+    let runner = Runner { device: &run.cpu, model: &run.model, settings };
+    let evaluation = evaluate(&run.cpu, &text, config.context_length, &runner, None, &mut |_| ())?;
     let Switches { weights, mlp, heads, kv, .. } = switches;
     Ok(Row {
         name: name.to_owned(),

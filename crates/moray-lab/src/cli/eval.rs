@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
+use moray::llama::{Backend, Model};
 use serde::Serialize;
 
-use super::{HeadSwitch, MlpSwitch, Run, Switches, progress_bar, written};
+use super::device::cuda;
+use super::{Device, HeadSwitch, MlpSwitch, Run, Switches, progress_bar, written};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, Runner, Scored, Text, evaluate};
 use crate::weights::WeightScheme;
@@ -40,6 +42,8 @@ pub struct Arguments {
 pub struct Report {
     /// The model.
     pub model: PathBuf,
+    /// Where it ran.
+    pub device: Device,
     /// How its weights are held.
     pub weights: String,
     /// Which neurons are computed.
@@ -88,7 +92,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
 /// As [`run`].
 pub fn report(arguments: &Arguments) -> Result<Report> {
     let text = read_text(&arguments.text)?;
-    arguments.switches.check_cpu()?;
+    arguments.switches.check_device()?;
     let run = arguments.switches.load()?;
     let tokens = tokens_of(&run, &arguments.text, &text, arguments.tokens)?;
     let mut arguments = arguments.clone();
@@ -110,29 +114,50 @@ pub fn report(arguments: &Arguments) -> Result<Report> {
 /// Scores tokens with loaded models; `dense` is what the run is compared with.
 ///
 /// # Errors
-/// As [`evaluate`], and for a policy that cannot be.
+/// As [`evaluate`], and for a policy or a device that cannot be.
 pub fn score(arguments: &Arguments, tokens: &[u32], run: &Run, dense: Option<&(Switches, Run)>) -> Result<Report> {
+    match arguments.switches.device {
+        Device::Cpu => {
+            let dense = dense.map(|(switches, dense)| (switches, dense, &dense.model));
+            score_on(&run.cpu, &run.model, dense, arguments, tokens, run)
+        }
+        Device::Cuda => cuda::score(arguments, tokens, run, dense),
+    }
+}
+
+/// Scores tokens with models on a device.
+///
+/// # Errors
+/// As [`score`].
+pub(super) fn score_on<B: Backend>(
+    device: &B,
+    model: &Model<B>,
+    dense: Option<(&Switches, &Run, &Model<B>)>,
+    arguments: &Arguments,
+    tokens: &[u32],
+    run: &Run,
+) -> Result<Report> {
     let Arguments { switches, context, .. } = arguments;
     let config = run.checkpoint.config();
     let bos = if config.add_bos { config.bos } else { None };
-    let scored = scored_by(switches);
-    let text = Text { tokens, bos, context: *context, scored };
+    let text = Text { tokens, bos, context: *context, scored: scored_by(switches) };
     // before any session is made for it
     text.check(config.context_length)?;
-    let runner = Runner { cpu: &run.cpu, model: &run.model, settings: switches.settings(run, 1, *context)? };
+    let runner = Runner { device, model, settings: switches.settings(run, 1, *context)? };
     let dense = match dense {
-        Some((switches, dense)) => {
-            Some(Runner { cpu: &run.cpu, model: &dense.model, settings: switches.settings(dense, 1, *context)? })
+        Some((switches, dense, model)) => {
+            Some(Runner { device, model, settings: switches.settings(dense, 1, *context)? })
         }
         None => None,
     };
     let bar = progress_bar(text.scored_tokens(), "scoring");
     let start = Instant::now();
-    let evaluation =
-        evaluate(&text, config.context_length, &runner, dense.as_ref(), &mut |done| bar.set_position(done as u64))?;
+    let mut progress = |done| bar.set_position(done as u64);
+    let evaluation = evaluate(&run.cpu, &text, config.context_length, &runner, dense.as_ref(), &mut progress)?;
     bar.finish_and_clear();
     Ok(Report {
         model: switches.model.clone(),
+        device: switches.device,
         weights: switches.weights.to_string(),
         mlp: switches.mlp.to_string(),
         heads: switches.heads.to_string(),

@@ -4,13 +4,10 @@ use std::io::Write;
 use std::time::Instant;
 
 use clap::Args;
-use moray::llama::{Backend, CpuState, LogitRows, Model, Sampler, Sampling, Sequence, Session};
+use moray::llama::{Backend, LogitRows, Model, Sampler, Sampling, Sequence, Session, SessionState};
 use serde::{Deserialize, Serialize};
 
-#[cfg(feature = "cuda")]
 use super::device::cuda;
-#[cfg(not(feature = "cuda"))]
-use super::device::no_cuda as cuda;
 use super::{Device, Run, Switches, written};
 use crate::error::{Error, Result};
 use crate::machine::{peak_memory_bytes, read_bandwidth};
@@ -81,10 +78,8 @@ pub struct Report {
 /// # Errors
 /// What is wrong with the switches, the model or the prompt.
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
-    if arguments.switches.device == Device::Cuda {
-        // before the model is loaded
-        cuda::check()?;
-    }
+    // before the model is loaded
+    arguments.switches.check_device()?;
     let run = arguments.switches.load()?;
     let json = arguments.json;
     let mut stream = |text: &str| {
@@ -109,20 +104,15 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
 pub fn generate(run: &Run, arguments: &Arguments, stream: &mut dyn FnMut(&str) -> Result<()>) -> Result<Report> {
     match arguments.switches.device {
         Device::Cpu => {
-            let measured = Measured { kv_bytes: CpuState::kv_bytes, bandwidth: &|| Ok(read_bandwidth(&run.cpu)) };
-            generate_on(&run.cpu, &run.model, run, arguments, stream, measured, &by_calls)
+            let bandwidth = || Ok(read_bandwidth(&run.cpu));
+            generate_on(&run.cpu, &run.model, run, arguments, stream, &bandwidth, &by_calls)
         }
         Device::Cuda => cuda::generate(run, arguments, stream),
     }
 }
 
-/// What differs between devices in what is measured.
-pub(super) struct Measured<'a, B: Backend> {
-    /// Bytes of the KV cache.
-    pub(super) kv_bytes: fn(&B::State) -> usize,
-    /// Bytes a second that the device reads from its memory.
-    pub(super) bandwidth: &'a dyn Fn() -> Result<f64>,
-}
+/// Measures the bytes a second that a device reads from its memory.
+pub(super) type Bandwidth<'a> = &'a dyn Fn() -> Result<f64>;
 
 /// The next token after one that has been chosen.
 pub(super) type Next<'s> = Box<dyn FnMut(u32) -> Result<u32> + 's>;
@@ -155,7 +145,7 @@ pub(super) fn generate_on<B: Backend>(
     run: &Run,
     arguments: &Arguments,
     stream: &mut dyn FnMut(&str) -> Result<()>,
-    measured: Measured<'_, B>,
+    bandwidth: Bandwidth<'_>,
     decode: Decode<'_, B>,
 ) -> Result<Report> {
     let config = run.checkpoint.config();
@@ -201,7 +191,7 @@ pub(super) fn generate_on<B: Backend>(
     let weight_bytes = run.weight_bytes_per_token();
     let decoded = generated.saturating_sub(1) as f64;
     let decode_tokens_per_second = decoded / decode_seconds;
-    let bandwidth = (measured.bandwidth)()?;
+    let bandwidth = bandwidth()?;
     let used = decode_tokens_per_second * weight_bytes as f64;
     Ok(Report {
         text,
@@ -214,7 +204,7 @@ pub(super) fn generate_on<B: Backend>(
         decode_gb_per_second: used / 1e9,
         read_bandwidth_gb_per_second: bandwidth / 1e9,
         bandwidth_percent: 100.0 * used / bandwidth,
-        kv_bytes: (measured.kv_bytes)(session.state()),
+        kv_bytes: session.state().kv_bytes(),
         peak_memory_bytes,
     })
 }

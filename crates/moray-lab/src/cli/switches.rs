@@ -6,10 +6,12 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use moray::attention::{HeadNorm, KvDtype, KvPolicy};
-use moray::llama::{MlpPolicy, Model, PromptRule, Settings};
+use moray::llama::{MlpPolicy, Model, PromptRule, SessionState, Settings};
 use moray::sparse_mlp::policy::{Cats, Griffin, TopK};
 use moray::{Cpu, Isa};
+use serde::Serialize;
 
+use super::device::cuda;
 use super::progress_bar;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -60,7 +62,8 @@ pub struct Switches {
 }
 
 /// Devices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Device {
     /// This machine's processor.
     Cpu,
@@ -221,13 +224,24 @@ impl Run {
 }
 
 impl Switches {
+    /// Says whether the device is there.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] for a CUDA device that is not there, or a build without CUDA, with the reason.
+    pub fn check_device(&self) -> Result<()> {
+        match self.device {
+            Device::Cpu => Ok(()),
+            Device::Cuda => cuda::check(),
+        }
+    }
+
     /// Refuses devices other than the CPU, for commands that measure it.
     ///
     /// # Errors
     /// [`Error::Kernel`] for `--device cuda`.
     pub fn check_cpu(&self) -> Result<()> {
         if self.device == Device::Cuda {
-            let expected = "cpu: only generate runs on a CUDA device";
+            let expected = "cpu: only generate and eval run on a CUDA device";
             return Err(Error::Kernel(moray::Error::Unsupported { what: "device", expected, got: "cuda".into() }));
         }
         Ok(())

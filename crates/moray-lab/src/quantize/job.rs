@@ -165,10 +165,10 @@ impl Job<'_> {
         let context = self.options.context;
         let text = Text { tokens, bos: self.bos(), context, scored: Scored::EveryToken };
         let settings = Settings::dense(context);
-        let [run, dense] = [&run, &dense].map(|model| Runner { cpu: self.cpu, model, settings: settings.clone() });
+        let [run, dense] = [&run, &dense].map(|model| Runner { device: self.cpu, model, settings: settings.clone() });
         let total = text.scored_tokens();
         let limit = self.checkpoint.config().context_length;
-        evaluate(&text, limit, &run, Some(&dense), &mut |done| progress(Stage::Scoring, done, total))
+        evaluate(self.cpu, &text, limit, &run, Some(&dense), &mut |done| progress(Stage::Scoring, done, total))
     }
 }
 

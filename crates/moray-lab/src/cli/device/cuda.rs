@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use moray::Device;
-use moray::llama::cuda::{Decoder, State, upload};
+use moray::llama::cuda::{Decoder, upload};
 use moray::llama::{Model, Sampler, Session};
 
-use crate::cli::Run;
-use crate::cli::generate::{Arguments, Measured, Next, Report, by_calls, generate_on};
+use crate::cli::eval::{self, score_on};
+use crate::cli::generate::{self, Next, by_calls, generate_on};
+use crate::cli::{Run, Switches};
 use crate::error::Result;
 
 /// Says whether there is a device.
@@ -25,13 +26,32 @@ pub(in crate::cli) fn check() -> Result<()> {
 /// [`crate::error::Error::Kernel`] if there is no device or it cannot hold the model, and what generating can fail with.
 pub(in crate::cli) fn generate(
     run: &Run,
-    arguments: &Arguments,
+    arguments: &generate::Arguments,
     stream: &mut dyn FnMut(&str) -> Result<()>,
-) -> Result<Report> {
+) -> Result<generate::Report> {
     let device = Device::new(0)?;
     let model = upload(&device, &run.model)?;
-    let measured = Measured { kv_bytes: State::kv_bytes, bandwidth: &|| copy_bandwidth(&device) };
-    generate_on(&device, &model, run, arguments, stream, measured, &decode)
+    generate_on(&device, &model, run, arguments, stream, &|| copy_bandwidth(&device), &decode)
+}
+
+/// Scores tokens on the first CUDA device.
+///
+/// # Errors
+/// [`crate::error::Error::Kernel`] if there is no device or it cannot hold the models, and what scoring can fail with.
+pub(in crate::cli) fn score(
+    arguments: &eval::Arguments,
+    tokens: &[u32],
+    run: &Run,
+    dense: Option<&(Switches, Run)>,
+) -> Result<eval::Report> {
+    let device = Device::new(0)?;
+    let model = upload(&device, &run.model)?;
+    let dense = match dense {
+        Some((switches, dense)) => Some((switches, dense, upload(&device, &dense.model)?)),
+        None => None,
+    };
+    let dense = dense.as_ref().map(|(switches, dense, model)| (*switches, *dense, model));
+    score_on(&device, &model, dense, arguments, tokens, run)
 }
 
 /// Decodes by replays of one graph, drawing on the device; under policies that choose anew while they decode, by single calls.

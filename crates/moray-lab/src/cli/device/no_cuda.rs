@@ -1,7 +1,6 @@
 //! What `--device cuda` says in a build without CUDA.
 
-use crate::cli::Run;
-use crate::cli::generate::{Arguments, Report};
+use crate::cli::{Run, Switches, eval, generate};
 use crate::error::{Error, Result};
 
 /// Refuses.
@@ -18,9 +17,22 @@ pub(in crate::cli) fn check() -> Result<()> {
 /// [`Error::Kernel`], always.
 pub(in crate::cli) fn generate(
     _run: &Run,
-    _arguments: &Arguments,
+    _arguments: &generate::Arguments,
     _stream: &mut dyn FnMut(&str) -> Result<()>,
-) -> Result<Report> {
+) -> Result<generate::Report> {
+    Err(refusal())
+}
+
+/// Refuses.
+///
+/// # Errors
+/// [`Error::Kernel`], always.
+pub(in crate::cli) fn score(
+    _arguments: &eval::Arguments,
+    _tokens: &[u32],
+    _run: &Run,
+    _dense: Option<&(Switches, Run)>,
+) -> Result<eval::Report> {
     Err(refusal())
 }
 

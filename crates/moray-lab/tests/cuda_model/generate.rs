@@ -1,11 +1,8 @@
-//! Models on the CUDA device: the CPU's tokens.
+//! Generation on the CUDA device: the CPU's tokens.
 //!
 //! Attention rounds to 16 bits on tensor cores, so logits are near the CPU's, not equal, and two tokens whose logits are
 //! nearly so may change places. Each prompt is one that the model continues with confidence under its settings; each test says
 //! how far apart the CPU's two largest logits come.
-
-#[path = "../../../tests/common/device.rs"]
-mod device;
 
 use std::path::Path;
 
@@ -20,6 +17,8 @@ use moray_lab::cli::{Cli, run};
 use moray_lab::fixture::Fixture;
 use moray_lab::load::{LoadOptions, load_cpu};
 use moray_lab::weights::WeightScheme;
+
+use crate::device;
 
 /// Tokens that must agree.
 const TOKENS: usize = 16;

@@ -1,0 +1,6 @@
+//! Models on the CUDA device.
+
+#[path = "../../../../tests/common/device.rs"]
+mod device;
+mod eval;
+mod generate;
