@@ -21,7 +21,7 @@ const CALIBRATION_TOKENS: &str = "16384";
 const SCORED_TOKENS: [&str; 2] = ["4096", "2048"];
 
 /// Rows of the table: what it is called, the weights, `--method`, the text and the tokens that calibrate.
-const ROWS: [(&str, &str, &str, Calibration, &str); 13] = [
+const ROWS: [(&str, &str, &str, Calibration, &str); 15] = [
     ("round to nearest", "per-channel", "rtn", News, "2048"),
     ("round to nearest", "g64", "rtn", News, "2048"),
     ("round to nearest", "g64o", "rtn", News, "2048"),
@@ -29,9 +29,11 @@ const ROWS: [(&str, &str, &str, Calibration, &str); 13] = [
     ("GPTQ", "g64o", "gptq", News, CALIBRATION_TOKENS),
     ("QQQ: rotation + GPTQ", "per-channel", "qqq", News, CALIBRATION_TOKENS),
     ("QQQ: rotation + GPTQ", "g64o", "qqq", News, CALIBRATION_TOKENS),
+    ("full", "per-channel", "full", News, CALIBRATION_TOKENS),
     ("full", "g64", "full", News, CALIBRATION_TOKENS),
     ("full", "g64o", "full", News, CALIBRATION_TOKENS),
     ("full", "two-level", "full", News, CALIBRATION_TOKENS),
+    ("full", "per-channel", "full", Mixed, CALIBRATION_TOKENS),
     ("full", "g64", "full", Mixed, CALIBRATION_TOKENS),
     ("full", "g64o", "full", Mixed, CALIBRATION_TOKENS),
     ("full", "two-level", "full", Mixed, CALIBRATION_TOKENS),

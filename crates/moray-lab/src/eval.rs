@@ -50,7 +50,7 @@ impl Scored {
 }
 
 /// A model, and how it runs.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Runner<'a, B: Backend = Cpu> {
     /// The device.
     pub device: &'a B,
@@ -58,6 +58,12 @@ pub struct Runner<'a, B: Backend = Cpu> {
     pub model: &'a Model<B>,
     /// Its policies; the sizes are set by [`evaluate`].
     pub settings: Settings,
+}
+
+impl<B: Backend> Clone for Runner<'_, B> {
+    fn clone(&self) -> Self {
+        Runner { settings: self.settings.clone(), ..*self }
+    }
 }
 
 /// The text of an evaluation and how it is cut.
