@@ -1,5 +1,7 @@
 //! A model on disk, whatever its format: configuration, tensors by their role, tokenizer.
 
+mod check;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use crate::hf::{self, StoredTensor};
 use crate::mapped_file::MappedFile;
 use crate::packed::{PackedTensors, Quantization};
 pub use crate::roles::LayerTensor;
-use crate::roles::{Format, Presence, Role};
+use crate::roles::{Format, Role};
 pub use crate::tensor::Tensor;
 use crate::tokenizer::Tokenizer;
 
@@ -280,113 +282,6 @@ impl Checkpoint {
             Role::Layer(_, LayerTensor::Q | LayerTensor::K) => stored.dtype.row_bytes(stored.shape[1]),
             Role::Layer(_, LayerTensor::QBias | LayerTensor::KBias) => Some(stored.dtype.block_bytes()),
             _ => None,
-        }
-    }
-
-    fn checked(self) -> Result<Self> {
-        let mut known = 0;
-        known += self.check_role(Role::Embedding)?;
-        known += self.check_role(Role::FinalNorm)?;
-        if !self.config.tied_embeddings {
-            known += self.check_role(Role::LmHead)?;
-        }
-        for index in 0..self.config.n_layers {
-            for tensor in LayerTensor::ALL {
-                known += self.check_role(Role::Layer(index, tensor))?;
-            }
-        }
-        if known < self.tensors.len() {
-            self.check_unknown()?;
-        }
-        self.check_unknown_arrays()?;
-        Ok(self)
-    }
-
-    /// Checks one tensor against the configuration; 1 if it is there, 0 if it may be absent and is.
-    fn check_role(&self, role: Role) -> Result<usize> {
-        let name = self.format.name(role);
-        let (expected, presence, vector) = match role {
-            Role::Embedding | Role::LmHead => ([self.config.vocab, self.config.hidden], Presence::Required, false),
-            Role::FinalNorm => ([1, self.config.hidden], Presence::Required, true),
-            Role::Layer(_, tensor) => (tensor.shape(&self.config), self.presence(tensor), tensor.is_vector()),
-        };
-        let Some((file, stored)) = self.tensors.get(&name) else {
-            if self.check_quantized(role, &name)? {
-                return Ok(0);
-            }
-            let missing = Error::MissingTensor { path: self.path.clone(), name };
-            return if presence == Presence::Required { Err(missing) } else { Ok(0) };
-        };
-        let path = self.files[*file].path().to_path_buf();
-        if presence == Presence::Forbidden {
-            return Err(Error::UnexpectedTensor { path, name });
-        }
-        if stored.shape != expected {
-            return Err(Error::TensorShape { path, name, expected, got: stored.shape });
-        }
-        if vector && !stored.dtype.is_float() {
-            let (expected, got) = ("F32, F16 or BF16".into(), stored.dtype.to_string());
-            return Err(Error::TensorType { path, name, expected, got });
-        }
-        Ok(1)
-    }
-
-    /// Whether a matrix that is not among the floats is there as integer codes, all of its arrays.
-    fn check_quantized(&self, role: Role, name: &str) -> Result<bool> {
-        let (Some(quantization), Role::Layer(_, tensor)) = (self.quantization, role) else { return Ok(false) };
-        let Some(prefix) = name.strip_suffix(".weight").filter(|_| !tensor.is_vector()) else { return Ok(false) };
-        for suffix in quantization.required(tensor.shape(&self.config)[1]) {
-            let name = format!("{prefix}.{suffix}");
-            if !self.arrays.contains_key(&name) {
-                return Err(Error::MissingTensor { path: self.path.clone(), name });
-            }
-        }
-        Ok(true)
-    }
-
-    /// Layers are alike: a bias that the first layer has, every layer has, and none where the configuration says so.
-    fn presence(&self, tensor: LayerTensor) -> Presence {
-        if !tensor.is_bias() {
-            return Presence::Required;
-        }
-        let mlp = matches!(tensor, LayerTensor::GateBias | LayerTensor::UpBias | LayerTensor::DownBias);
-        let stated = if mlp { self.config.mlp_bias } else { self.config.attention_bias };
-        // A Hugging Face configuration promises the biases; only the output's is left out by some families.
-        let promised = matches!(self.format, Format::HuggingFace) && tensor != LayerTensor::OBias;
-        let first = self.format.name(Role::Layer(0, tensor));
-        match stated {
-            true if promised || self.tensors.contains_key(&first) => Presence::Required,
-            _ => Presence::Forbidden,
-        }
-    }
-
-    fn check_unknown(&self) -> Result<()> {
-        let mut expected = vec![Role::Embedding, Role::FinalNorm, Role::LmHead];
-        for index in 0..self.config.n_layers {
-            expected.extend(LayerTensor::ALL.map(|tensor| Role::Layer(index, tensor)));
-        }
-        let expected: std::collections::BTreeSet<String> =
-            expected.into_iter().map(|role| self.format.name(role)).collect();
-        match self.tensors.keys().find(|name| !expected.contains(*name) && !self.format.ignores(name)) {
-            Some(name) => Err(Error::UnexpectedTensor { path: self.path.clone(), name: name.clone() }),
-            None => Ok(()),
-        }
-    }
-
-    /// Arrays of integer codes that belong to no matrix of the model.
-    fn check_unknown_arrays(&self) -> Result<()> {
-        let matrices = LayerTensor::ALL.into_iter().filter(|tensor| !tensor.is_vector());
-        let names = (0..self.config.n_layers)
-            .flat_map(|index| matrices.clone().map(move |tensor| Role::Layer(index, tensor)))
-            .map(|role| self.format.name(role));
-        let known: std::collections::BTreeSet<String> = names.collect();
-        let unknown = self.arrays.keys().find(|name| {
-            let prefix = name.rsplit_once('.').map_or(name.as_str(), |(prefix, _)| prefix);
-            !known.contains(&format!("{prefix}.weight"))
-        });
-        match unknown {
-            Some(name) => Err(Error::UnexpectedTensor { path: self.path.clone(), name: name.clone() }),
-            None => Ok(()),
         }
     }
 }
