@@ -1,5 +1,8 @@
 //! 4-bit gate and up rows times int8 activations.
 
+mod one_token;
+
+use self::one_token::{Ahead, OneToken};
 use super::four_bit::{Kind, RowMatrix, SEGMENT};
 use super::rows::BLOCK;
 use crate::simd::{Kernel, Simd};
@@ -94,7 +97,7 @@ impl FourBitRows<'_> {
         // a token has d codes and d/32 sums.
         unsafe {
             let mut state = OneToken::<S, KIND>::new(&self, rows);
-            let mut ahead = Ahead { left: self.next, due: 0, steps: 4 * segments.div_ceil(4), rows: self.next.len() };
+            let mut ahead = Ahead::new(self.next, 4 * segments.div_ceil(4));
             for first in (0..segments / 4 * 4).step_by(4) {
                 let sums = self.dots::<S, 4>(rows, first, &mut ahead);
                 state.add(&sums, first);
@@ -202,117 +205,6 @@ impl FourBitRows<'_> {
             }
             for t in 0..tokens {
                 S::store(self.out[t].as_mut_ptr(), S::mul(total[t], S::splat(x.scale[t])));
-            }
-        }
-    }
-}
-
-/// Rows still to be prefetched, whole rows one after another, an even share in each step: the order that hardware
-/// prefetchers follow.
-struct Ahead<'a> {
-    left: &'a [u32],
-    /// Rows · steps that are due and not yet a row.
-    due: usize,
-    steps: usize,
-    rows: usize,
-}
-
-impl Ahead<'_> {
-    /// Prefetches one step's share.
-    ///
-    /// # Safety
-    /// As [`Simd`].
-    #[inline(always)]
-    unsafe fn step<S: Simd>(&mut self, m: &RowMatrix) {
-        self.due += self.rows;
-        while self.due >= self.steps {
-            self.due -= self.steps;
-            let Some((&row, left)) = self.left.split_first() else { return };
-            self.left = left;
-            let row = m.records().as_ptr().wrapping_add(row as usize * m.stride);
-            for at in (0..m.stride).step_by(64) {
-                // SAFETY: prefetches never fault; the set is the caller's.
-                unsafe { S::prefetch(row.wrapping_add(at)) };
-            }
-        }
-    }
-}
-
-/// The sums of one token over 16 rows whose scales are of kind `KIND`.
-struct OneToken<'a, S: Simd, const KIND: u8> {
-    matrix: &'a RowMatrix,
-    rows: &'a [*const u8; BLOCK],
-    sums: &'a [i32],
-    total: S::F,
-    /// Of the group that is not complete.
-    acc: S::I,
-    sum: i32,
-    /// Segments that it lacks.
-    left: usize,
-    group: usize,
-    /// The scales' dwords from a multiple of 4 on that holds `group`'s.
-    params: [S::I; 4],
-}
-
-impl<'a, S: Simd, const KIND: u8> OneToken<'a, S, KIND> {
-    const KIND: Kind = Kind::ALL[KIND as usize];
-
-    /// # Safety
-    /// As [`Simd`].
-    #[inline(always)]
-    unsafe fn new(call: &FourBitRows<'a>, rows: &'a [*const u8; BLOCK]) -> Self {
-        let matrix = call.matrix;
-        // SAFETY: the caller's.
-        let (zero, total) = unsafe { (S::splat_i32(0), S::splat(0.0)) };
-        let left = matrix.group_size / SEGMENT;
-        OneToken { matrix, rows, sums: call.x.sums, total, acc: zero, sum: 0, left, group: 0, params: [zero; 4] }
-    }
-
-    /// Adds the dot products of the segments from `first` on, a multiple of four.
-    ///
-    /// # Safety
-    /// As `FourBitRows::run`, after its assertions.
-    #[inline(always)]
-    unsafe fn add(&mut self, dots: &[S::I], first: usize) {
-        // SAFETY: a token has d/32 sums; a row's scales and 64 bytes more are readable.
-        unsafe {
-            if self.matrix.group_size == SEGMENT {
-                return self.add_groups(dots, first);
-            }
-            for (q, &dots) in dots.iter().enumerate() {
-                self.acc = S::add_i32(self.acc, dots);
-                self.sum += *self.sums.get_unchecked(first + q);
-                self.left -= 1;
-                if self.left > 0 {
-                    continue;
-                }
-                let group = self.group;
-                let dword = if matches!(Self::KIND, Kind::Symmetric) { group / 2 } else { group };
-                if dword % 4 == 0 {
-                    self.params = S::load_rows(self.rows, self.matrix.d / 2 + 4 * dword);
-                }
-                let param = self.params[dword % 4];
-                self.total = add_group::<S>(Self::KIND, group, param, self.acc, self.sum, self.total);
-                (self.acc, self.sum) = (S::splat_i32(0), 0);
-                (self.left, self.group) = (self.matrix.group_size / SEGMENT, group + 1);
-            }
-        }
-    }
-
-    /// As `add` where every segment is a group.
-    ///
-    /// # Safety
-    /// As `add`.
-    #[inline(always)]
-    unsafe fn add_groups(&mut self, dots: &[S::I], first: usize) {
-        let symmetric = matches!(Self::KIND, Kind::Symmetric);
-        // SAFETY: as in `add`.
-        unsafe {
-            let params = S::load_rows(self.rows, self.matrix.d / 2 + if symmetric { 2 * first } else { 4 * first });
-            for (q, &dots) in dots.iter().enumerate() {
-                let param = params[if symmetric { q / 2 } else { q }];
-                let sum = *self.sums.get_unchecked(first + q);
-                self.total = add_group::<S>(Self::KIND, q, param, dots, sum, self.total);
             }
         }
     }

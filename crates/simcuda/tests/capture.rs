@@ -4,23 +4,19 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{driver_lines, under_simcuda};
+use common::{code, driver_lines, under_simcuda};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use sys::CUgraphInstantiate_flags as Flags;
 use sys::CUresult as Code;
 use sys::CUstreamCaptureMode::{self as Mode, *};
 use sys::CUstreamCaptureStatus as Status;
 
+/// The device and a stream, which the tests here order themselves.
 fn open() -> (Arc<CudaContext>, Arc<CudaStream>) {
-    let context = CudaContext::new(0).expect("the simulated device");
-    // SAFETY: the tests here order their streams themselves.
+    let (context, stream) = common::open();
+    // SAFETY: as said.
     unsafe { context.disable_event_tracking() };
-    let stream = context.new_stream().expect("a stream");
     (context, stream)
-}
-
-fn code<T>(result: Result<T, DriverError>) -> Code {
-    result.err().map_or(Code::CUDA_SUCCESS, |error| error.0)
 }
 
 fn begin(stream: &CudaStream, mode: Mode) {

@@ -11,10 +11,10 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use common::under_simcuda;
+use common::{code, under_simcuda};
 use cudarc::driver::{CudaContext, PushKernelArg};
 use cudarc::nvrtc::Ptx;
-use device::{code, shape};
+use device::shape;
 
 #[test]
 fn fatbins_match_their_source_with_and_without_compression() {

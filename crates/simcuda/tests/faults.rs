@@ -4,10 +4,10 @@ mod common;
 #[path = "common/device.rs"]
 mod device;
 
-use common::{driver_lines, under_simcuda};
+use common::{code, driver_lines, under_simcuda};
 use cudarc::driver::{CudaContext, LaunchConfig, PushKernelArg, result, sys};
 use cudarc::nvrtc::Ptx;
-use device::{Device, code, shape};
+use device::{Device, shape};
 use sys::CUresult as Code;
 
 /// Checks the one line that a fault leaves.

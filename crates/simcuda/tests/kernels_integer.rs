@@ -187,7 +187,7 @@ fn module_variables_match_what_host_and_kernel_write() {
             let (bias, calls) = (find(c"bias"), find(c"calls"));
             assert_eq!((bias.1, calls.1), (8, 4));
             let missing = result::module::get_global(module, c"absent".to_owned());
-            assert_eq!(device::code(missing), cudarc::driver::sys::CUresult::CUDA_ERROR_NOT_FOUND);
+            assert_eq!(common::code(missing), cudarc::driver::sys::CUresult::CUDA_ERROR_NOT_FOUND);
             (bias.0, calls.0, result::module::get_function(module, c"evaluate".to_owned()).expect("an entry"))
         };
         let mut initial = [0i32; 2];

@@ -4,9 +4,9 @@ mod common;
 #[path = "common/device.rs"]
 mod device;
 
-use common::{driver_lines, under_simcuda};
+use common::{code, driver_lines, under_simcuda};
 use cudarc::driver::{CudaFunction, CudaStream, PushKernelArg, sys};
-use device::{Device, Random, code, shape};
+use device::{Device, Random, shape};
 use sys::CUresult as Code;
 
 const HOPPER: &[(&str, &str)] = &[("SIMCUDA_ARCH", "9.0")];

@@ -94,8 +94,7 @@ impl Checkpoint {
         for index in 0..self.config.n_layers {
             expected.extend(LayerTensor::ALL.map(|tensor| Role::Layer(index, tensor)));
         }
-        let expected: BTreeSet<String> =
-            expected.into_iter().map(|role| self.format.name(role)).collect();
+        let expected: BTreeSet<String> = expected.into_iter().map(|role| self.format.name(role)).collect();
         match self.tensors.keys().find(|name| !expected.contains(*name) && !self.format.ignores(name)) {
             Some(name) => Err(Error::UnexpectedTensor { path: self.path.clone(), name: name.clone() }),
             None => Ok(()),

@@ -55,9 +55,15 @@ pub struct LayerRecord {
     pub seconds: f64,
 }
 
+/// Which algorithm this is: raised with every change after which the same options come to other codes, so that no directory
+/// holds layers of both.
+pub const ALGORITHM: u32 = 1;
+
 /// What identifies a run: one that was interrupted goes on only with the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Identity {
+    /// [`ALGORITHM`] of the program that started it.
+    pub algorithm: u32,
     /// Where the model is.
     pub model: PathBuf,
     /// Bytes of its weights.
@@ -105,7 +111,8 @@ impl Directory {
             let bytes = fs::read(&path).map_err(|source| Error::io("read", &path, source))?;
             let found: Option<Identity> = serde_json::from_slice(&bytes).ok();
             if found.as_ref() != Some(&directory.identity) {
-                let expected = "an interrupted run of the same model, text and options (remove it to start anew)";
+                let expected =
+                    "an interrupted run of the same program, model, text and options (remove it to start anew)";
                 return Err(Error::malformed(&directory.partial, "partial", expected, "another"));
             }
         } else {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use moray::Cpu;
 use moray::llama::Settings;
 
-use super::directory::{Directory, Identity, LayerRecord, Layout, SiteRecord, fingerprint, to_json};
+use super::directory::{ALGORITHM, Directory, Identity, LayerRecord, Layout, SiteRecord, fingerprint, to_json};
 use super::forward::Pass;
 use super::grid::group_size;
 use super::layer::{FloatLayer, Site};
@@ -145,6 +145,7 @@ impl Job<'_> {
 
     fn identity(&self) -> Identity {
         Identity {
+            algorithm: ALGORITHM,
             model: self.checkpoint.path().into(),
             model_bytes: self.checkpoint.stored_bytes(),
             options: self.options,

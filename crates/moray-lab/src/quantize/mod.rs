@@ -21,7 +21,7 @@ mod solve;
 mod source;
 mod targets;
 
-pub use directory::{Directory, Identity, LayerRecord, Layout, SiteRecord};
+pub use directory::{ALGORITHM, Directory, Identity, LayerRecord, Layout, SiteRecord};
 pub use hadamard::{hadamard, orthogonal};
 pub use job::{Job, Stage};
 pub use layer::{FloatLayer, Projection, Site};

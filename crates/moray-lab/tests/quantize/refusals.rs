@@ -66,7 +66,7 @@ fn runs_that_cannot_be_are_refused_before_anything_is_written() {
             fs::write(partial.join("run.json"), "{}").unwrap();
         },
     );
-    check(&other, "Malformed", "an interrupted run of the same model, text and options");
+    check(&other, "Malformed", "an interrupted run of the same program, model, text and options");
 }
 
 #[test]

@@ -103,6 +103,14 @@ fn interrupted_runs_end_in_the_same_files_as_whole_ones() {
     // what a kill in the middle of a write leaves
     fs::write(partial.join("layer-00002.safetensors.tmp"), b"half").unwrap();
     fs::remove_file(partial.join("layer-00001.safetensors")).unwrap();
+    // what a program of another algorithm leaves
+    let run = fs::read_to_string(partial.join("run.json")).unwrap();
+    let mut other: serde_json::Value = serde_json::from_str(&run).unwrap();
+    other["algorithm"] = 0.into();
+    fs::write(partial.join("run.json"), other.to_string()).unwrap();
+    let refused = job.run(&mut |_, _, _| ()).unwrap_err().to_string();
+    assert!(refused.contains("an interrupted run of the same program"), "{refused}");
+    fs::write(partial.join("run.json"), run).unwrap();
     let mut seconds = Vec::new();
     job.run(&mut |_, done, _| seconds.push(done)).unwrap();
     assert_eq!(seconds, [1, 2, 3]);

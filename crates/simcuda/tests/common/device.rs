@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, LaunchConfig, sys};
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, LaunchConfig};
 use cudarc::nvrtc::Ptx;
 
 /// A context, a stream and a loaded module.
@@ -35,11 +35,6 @@ impl Device {
 /// A launch of `grid` × `block` threads.
 pub fn shape(grid: (u32, u32), block: u32) -> LaunchConfig {
     LaunchConfig { grid_dim: (grid.0, grid.1, 1), block_dim: (block, 1, 1), shared_mem_bytes: 0 }
-}
-
-/// The code of a result.
-pub fn code<T>(result: Result<T, DriverError>) -> sys::CUresult {
-    result.err().map_or(sys::CUresult::CUDA_SUCCESS, |error| error.0)
 }
 
 /// A small generator (splitmix64).

@@ -7,7 +7,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::{env, fs};
+
+use cudarc::driver::sys::CUresult;
+use cudarc::driver::{CudaContext, CudaStream, DriverError};
 
 const CHILD: &str = "SIMCUDA_TEST_CHILD";
 const DONE: &str = "body of the test has run";
@@ -66,4 +70,16 @@ pub fn driver_lines(stderr: &str) -> Vec<&str> {
 pub fn kernel_ptx(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(name).with_extension("ptx");
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The simulated device's context and a stream that does not wait for the default one.
+pub fn open() -> (Arc<CudaContext>, Arc<CudaStream>) {
+    let context = CudaContext::new(0).expect("the simulated device");
+    let stream = context.new_stream().expect("a stream");
+    (context, stream)
+}
+
+/// The code that a call came to.
+pub fn code<T>(result: Result<T, DriverError>) -> CUresult {
+    result.err().map_or(CUresult::CUDA_SUCCESS, |error| error.0)
 }
