@@ -187,6 +187,32 @@ fn warp_specialised_pipelines_match_a_plain_sum() {
 }
 
 #[test]
+fn mbarriers_that_copies_arrive_at_complete_where_arrivals_are_counted_and_where_they_are_added() {
+    // Of 32 expected arrivals the copies make all; or each copy first adds one for itself and the lanes make theirs.
+    for (arrive, own) in
+        [("cp.async.mbarrier.arrive.noinc", ""), ("cp.async.mbarrier.arrive", "mbarrier.arrive.shared.b64 _, [%b];")]
+    {
+        let body = format!(
+            "mov.u32 %b, bar; mov.u32 %c, buf; mad.lo.u32 %e, %t, 4, %c;
+            setp.ne.u32 %p, %t, 0; @%p bra READY; mbarrier.init.shared.b64 [%b], 32;
+            READY: bar.sync 0; cp.async.ca.shared.global [%e], [%y], 4; {arrive}.shared.b64 [%b]; {own}
+            mov.u32 %i, 0;
+            WAIT: add.u32 %i, %i, 1; mbarrier.test_wait.parity.shared.b64 %q, [%b], 0;
+            @%q bra THERE; setp.lt.u32 %p, %i, 9999; @%p bra WAIT; bra NONE;
+            THERE: xor.b32 %e, %t, 1; mad.lo.u32 %e, %e, 4, %c; ld.shared.u32 %d, [%e]; NONE:"
+        );
+        let a = random_words(32);
+        for seed in 0..4 {
+            let mut device = Device::new();
+            device.options.seed = seed;
+            let result = map(&device, &body, &shape(1, 32), &a);
+            let expected: Vec<u32> = (0..32).map(|lane: usize| a[lane ^ 1]).collect();
+            assert_eq!(result, expected, "{arrive}, seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn cluster_reductions_through_distributed_shared_memory_match_a_sum() {
     // Every block stores its number of the input; each then adds up all blocks' through mapa.
     let device = Device::of(Arch::Sm90);
