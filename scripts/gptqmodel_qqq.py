@@ -25,7 +25,7 @@ STORED_MULTIPLES = [(16, 64)]
 
 def export(model: str, out: str) -> None:
     """Writes the model in 16 bits, as a directory that GPTQModel reads."""
-    directory, file = os.path.split(os.path.abspath(model))
+    directory, file = os.path.split(model)
     read = AutoModelForCausalLM.from_pretrained(directory, gguf_file=file, dtype=torch.float16)
     fields = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
     plain = type(read)(type(read.config).from_dict(fields)).half()
@@ -38,10 +38,12 @@ def export(model: str, out: str) -> None:
 def main() -> None:
     if len(sys.argv) != 6:
         sys.exit(__doc__)
-    model, text, tokens, context, out = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+    model, text, out = (os.path.abspath(sys.argv[i]) for i in (1, 2, 5))
+    tokens, context = int(sys.argv[3]), int(sys.argv[4])
     for linear in (qqq.QQQLinear, qqq.QQQTorchLinear):
         linear.IN_OUTPUT_FEATURES_DIVISIBLE_BY = STORED_MULTIPLES
     with tempfile.TemporaryDirectory() as plain:
+        os.chdir(plain)  # GPTQModel leaves its logs where it runs
         export(model, plain)
         tokenizer = AutoTokenizer.from_pretrained(plain)
         with open(text, encoding="utf-8") as file:

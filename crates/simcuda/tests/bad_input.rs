@@ -7,7 +7,8 @@ use simcuda::machine::{Arch, FaultKind, LaunchConfig, Module};
 
 fn entry(body: &str) -> String {
     ptx(&format!(
-        ".visible .entry k(.param .u64 p) {{ .reg .b64 %d<4>; .reg .b32 %r<8>; .reg .pred %p<3>; {body} ret; }}"
+        ".visible .entry k(.param .u64 p) {{ .reg .b64 %d<4>; .reg .b32 %r<8>; .reg .b16 %h<3>; .reg .pred %p<3>; \
+         {body} ret; }}"
     ))
 }
 
@@ -29,6 +30,8 @@ fn malformed_modules_are_refused_with_their_line() {
         ("cp.async.ca.shared.global [%r1], [%d1], 5;", "size"),
         ("cp.async.cg.shared.global [%r1], [%d1], 8;", "size"),
         ("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%r1}, {%r1}, {%r1}, {%r1};", "4 registers"),
+        ("mov.b32 {%h1, %h2}, %d1; cvt.f32.f16 %r1, %h1; cvt.f32.f16 %r2, %h2;", "at most 32 bits"),
+        ("mov.b32 {%p1, %h2}, %r3; cvt.f32.f16 %r1, %p1; cvt.f32.f16 %r2, %h2;", "at most 32 bits"),
         ("call nowhere;", "nowhere"),
         (".bogus 3;", ".bogus"),
     ];

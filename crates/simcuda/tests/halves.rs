@@ -88,6 +88,13 @@ fn split_halves_match_their_value_in_every_surrounding() {
     let mixed: Vec<[u32; 2]> = words().into_iter().map(|w| [expected(w)[0], expected(!w)[1]]).collect();
     let redefined = format!("{SPLIT} {LOW} not.b32 %v, %w; mov.b32 {{%s, %hi}}, %v; {HIGH}");
     assert_eq!(widen(&redefined, &words()).0, mixed, "{redefined}");
+    // And one whose second definition splits nothing.
+    let narrowed = format!("{SPLIT} {LOW} not.b32 %v, %w; shr.u32 %v, %v, 16; cvt.u16.u32 %hi, %v; {HIGH}");
+    assert_eq!(widen(&narrowed, &words()).0, mixed, "{narrowed}");
+    // One register for both halves holds the second.
+    let twice: Vec<[u32; 2]> = words().into_iter().map(|w| [expected(w)[1]; 2]).collect();
+    let one = "mov.b32 {%lo, %lo}, %w; cvt.f32.f16 %f0, %lo; cvt.f32.f16 %f1, %lo;";
+    assert_eq!(widen(one, &words()).0, twice, "{one}");
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn split(stmt: &Stmt<'_>) -> Option<[u32; 3]> {
         return None;
     };
     match parts.as_slice() {
-        [Operand::Reg(low), Operand::Reg(high)] if low != high => Some([*low, *high, *word]),
+        [Operand::Reg(low), Operand::Reg(high)] => Some([*low, *high, *word]),
         _ => None,
     }
 }
