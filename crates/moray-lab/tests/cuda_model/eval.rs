@@ -26,7 +26,7 @@ const CLOSE: f64 = 1e-5;
 
 /// With activations in 8 bits such a difference may move one of them to the next code, 1/127 of its row's largest, which is 1/64
 /// of one sum of 64 or more. That is below the distance from the dense model, 0.03 nats, by a factor of ten and more.
-const CLOSE_IN_CODES: f64 = 1e-3;
+pub(crate) const CLOSE_IN_CODES: f64 = 1e-3;
 
 /// The numbers of a report: perplexities by their logarithm.
 fn numbers(report: &Value) -> [f64; 8] {
@@ -42,6 +42,25 @@ fn numbers(report: &Value) -> [f64; 8] {
         number(&dense["kl"]),
         number(&dense["kl_se"]),
     ]
+}
+
+/// Asserts that the device reports the CPU's numbers, and returns its distance from the dense model.
+pub(crate) fn compare(files: &[(&str, &Path)], switches: &[&str], close: f64) -> f64 {
+    let [cpu, cuda] = ["cpu", "cuda"].map(|device| report(files, device, switches));
+    assert_eq!((&cpu["device"], &cuda["device"]), (&"cpu".into(), &"cuda".into()));
+    let [expected, got] = [&cpu, &cuda].map(numbers);
+    for (expected, got) in expected.iter().zip(got) {
+        assert!((got - expected).abs() <= close, "{switches:?}: {cuda}, on the CPU {cpu}");
+    }
+    for exact in ["scored_tokens", "windows", "scored", "sparse", "kept_heads"] {
+        assert_eq!(cuda[exact], cpu[exact], "{switches:?}: {exact}");
+    }
+    // the device does not say how many neurons pass the thresholds of CATS
+    let counts = !switches.contains(&"cats:0.5");
+    let kept = if counts { &cpu["kept_neurons"] } else { &Value::Null };
+    assert_eq!(&cuda["kept_neurons"], kept, "{switches:?}");
+    assert_eq!(cuda["dense"]["agreement_percent"], cpu["dense"]["agreement_percent"], "{switches:?}");
+    got[6]
 }
 
 #[test]
@@ -66,21 +85,7 @@ fn every_number_matches_cpu_for_each_kind_of_run() {
         (&alone, &["--mlp", "griffin:0.5", "--heads", "norm:0.5", "--kv", "hole"], CLOSE),
         (&alone, &["--mlp", "tda:0.5", "--heads", "norm:0.5:3", "--kv", "recompute:2"], CLOSE),
     ] {
-        let [cpu, cuda] = ["cpu", "cuda"].map(|device| report(files, device, switches));
-        assert_eq!((&cpu["device"], &cuda["device"]), (&"cpu".into(), &"cuda".into()));
-        let [expected, got] = [&cpu, &cuda].map(numbers);
-        for (expected, got) in expected.iter().zip(got) {
-            assert!((got - expected).abs() <= close, "{switches:?}: {cuda}, on the CPU {cpu}");
-        }
-        for exact in ["scored_tokens", "windows", "scored", "sparse", "kept_heads"] {
-            assert_eq!(cuda[exact], cpu[exact], "{switches:?}: {exact}");
-        }
-        // the device does not say how many neurons pass the thresholds of CATS
-        let counts = !switches.contains(&"cats:0.5");
-        let kept = if counts { &cpu["kept_neurons"] } else { &Value::Null };
-        assert_eq!(&cuda["kept_neurons"], kept, "{switches:?}");
-        assert_eq!(cuda["dense"]["agreement_percent"], cpu["dense"]["agreement_percent"], "{switches:?}");
-        found.push(got[6]);
+        found.push(compare(files, switches, close));
     }
     // no two kinds of run are as near to the dense model
     found.sort_by(f64::total_cmp);

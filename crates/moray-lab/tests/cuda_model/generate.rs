@@ -19,6 +19,7 @@ use moray_lab::load::{LoadOptions, load_cpu};
 use moray_lab::weights::WeightScheme;
 
 use crate::device;
+use crate::eval::{CLOSE_IN_CODES, compare};
 
 /// Tokens that must agree.
 const TOKENS: usize = 16;
@@ -82,7 +83,7 @@ fn by_graph(device: &Device, model: &Model<Device>, settings: Settings, prompt: 
     tokens
 }
 
-fn compare(prompt: &str, weights: WeightScheme, by_neuron: bool, change: impl Fn(Settings) -> Settings) {
+fn compare_tokens(prompt: &str, weights: WeightScheme, by_neuron: bool, change: impl Fn(Settings) -> Settings) {
     let Some(device) = device::device() else { return };
     let Some(checkpoint) = checkpoint() else { return };
     let prompt = checkpoint.tokenizer().unwrap().encode(prompt, checkpoint.config().add_bos).unwrap();
@@ -96,12 +97,12 @@ fn compare(prompt: &str, weights: WeightScheme, by_neuron: bool, change: impl Fn
 
 #[test]
 fn dense_greedy_tokens_match_cpu_on_smollm2() {
-    compare(PROMPT, WeightScheme::Dense, false, |settings| settings);
+    compare_tokens(PROMPT, WeightScheme::Dense, false, |settings| settings);
 }
 
 #[test]
 fn w4a8_greedy_tokens_match_cpu_on_smollm2() {
-    compare(COUNTING, WeightScheme::AsFile, false, |settings| settings);
+    compare_tokens(COUNTING, WeightScheme::AsFile, false, |settings| settings);
 }
 
 #[test]
@@ -109,7 +110,7 @@ fn w4a8_greedy_tokens_with_selected_neurons_and_heads_match_cpu_on_smollm2() {
     let heads = Some(HeadNorm::new(0.7, 0).unwrap());
     let mlp = MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(0.7).unwrap()));
     let change = |settings| Settings { heads, mlp: mlp.clone(), kv: KvPolicy::Hole, ..settings };
-    compare(PROMPT, WeightScheme::AsFile, true, change);
+    compare_tokens(PROMPT, WeightScheme::AsFile, true, change);
 }
 
 /// The text that `moray generate` continues a prompt with on a tiny model.
@@ -148,7 +149,7 @@ fn generated_text_matches_cpu_on_a_tiny_model_when_drawn_and_under_recomputation
 /// Products of codes are the CPU's bits, so what differs is what attention makes of an f32 cache: parts in a million, until one
 /// of them moves an activation past the middle between two codes. This model's largest logits are further apart than that.
 #[test]
-fn generated_text_matches_cpu_on_quantized_checkpoints() {
+fn generated_text_and_evaluation_match_cpu_on_quantized_checkpoints() {
     if device::device().is_none() {
         return;
     }
@@ -168,6 +169,9 @@ fn generated_text_matches_cpu_on_quantized_checkpoints() {
         run(Cli::try_parse_from(arguments).unwrap(), &mut Vec::new()).unwrap();
         texts.push(generated(&out, "cuda", &[]));
         assert_eq!(texts.last(), Some(&generated(&out, "cpu", &[])), "{weights}");
+        let files = [("--model", out.as_path()), ("--text", &path("text")), ("--against", &path("tiny.gguf"))];
+        let far = compare(&files, &[], CLOSE_IN_CODES);
+        assert!(far > 10.0 * CLOSE_IN_CODES, "{weights}: {far} nats");
     }
     texts.dedup();
     assert!(texts.len() > 1, "{texts:?}");
