@@ -174,12 +174,19 @@ impl Problem {
         Ok(Problem { rows: w.rows, columns: k, hessian, narrow, wanted })
     }
 
-    fn gptq(&self, options: SolveOptions, plain: Grid) -> Result<Refined> {
+    /// The order in which columns are rounded.
+    fn order(&self, act_order: bool) -> Vec<usize> {
         let k = self.columns;
         let mut order: Vec<usize> = (0..k).collect();
-        if options.act_order {
+        if act_order {
             order.sort_by(|&a, &b| self.hessian[b * k + b].total_cmp(&self.hessian[a * k + a]));
         }
+        order
+    }
+
+    fn gptq(&self, options: SolveOptions, plain: Grid) -> Result<Refined> {
+        let k = self.columns;
+        let order = self.order(options.act_order);
         let permuted: Vec<f64> = order
             .iter()
             .flat_map(|&i| order.iter().map(move |&j| (i, j)))
@@ -296,6 +303,49 @@ mod tests {
             }
         }
         out
+    }
+
+    #[test]
+    fn damped_problem_matches_its_definition() {
+        let mut random = SplitMix(23);
+        let (n, k) = (3, 8);
+        let w = Matrix { rows: n, columns: k, data: (0..n * k).map(|_| random.signed()).collect() };
+        let mut wide = |len: usize| (0..len).map(|_| f64::from(random.signed())).collect::<Vec<f64>>();
+        let (a, target) = (wide(k * k), wide(n * k));
+        let mut sums = Sums::new(k);
+        for i in 0..k * k {
+            sums.hessian[i] = (0..k).map(|p| a[i / k * k + p] * a[i % k * k + p]).sum();
+        }
+        let damping = 0.01 * (0..k).map(|i| sums.hessian[i * k + i]).sum::<f64>() / k as f64;
+        let mut damped = sums.hessian.clone();
+        (0..k).for_each(|i| damped[i * k + i] += damping);
+        let inverse = inverse_of(&damped);
+        sums.target = Some(target.clone());
+        let problem = Problem::new(&w, &sums).unwrap();
+        assert_eq!(problem.hessian, damped);
+        // half an epsilon for each rounding to f32; what f64 loses with a condition below 10⁵ is far less
+        let close = |a: f32, b: f64, roundings: f64| {
+            assert!((f64::from(a) - b).abs() <= roundings / 2.0 * f64::from(f32::EPSILON) * b.abs(), "{a} {b}");
+        };
+        for row in 0..n {
+            for column in 0..k {
+                let right = |i: usize| target[row * k + i] + damping * f64::from(w.row(row)[i]);
+                close(problem.wanted.row(row)[column], (0..k).map(|i| right(i) * inverse[i * k + column]).sum(), 1.1);
+            }
+        }
+        let cost = |i: usize| 1.0 / inverse[i * k + i];
+        let mean = (0..k).map(cost).sum::<f64>() / k as f64;
+        for act_order in [false, true] {
+            let order = problem.order(act_order);
+            let permuted: Vec<f64> =
+                order.iter().flat_map(|&i| order.iter().map(move |&j| i * k + j)).map(|at| damped[at]).collect();
+            let importance = problem.importance(&inverse_factor(&permuted, k).unwrap(), &order);
+            // stored, summed over k, divided by k, and into each
+            (0..k).for_each(|i| close(importance[i], cost(i) / mean, k as f64 + 3.0));
+        }
+        let diagonal: Vec<f64> = problem.order(true).iter().map(|&i| damped[i * k + i]).collect();
+        assert!(diagonal.windows(2).all(|pair| pair[0] > pair[1]), "{diagonal:?}");
+        assert!(problem.order(false).is_sorted());
     }
 
     #[test]
