@@ -5,6 +5,8 @@
 //! problem, and the best code of one column for fixed others is the level nearest to q − (q − w*)·Hₖ / Hₖₖ.
 
 mod fit;
+#[cfg(test)]
+mod tests;
 
 use rayon::prelude::*;
 

@@ -8,7 +8,7 @@ use crate::quantize::grid::{CENTRE, Grid};
 use crate::quantize::matrix::multiply_add_columns;
 
 /// Keeps a fit near the scales it starts from where codes say nothing, relative to the diagonal.
-const RIDGE: f64 = 1e-4;
+pub(super) const RIDGE: f64 = 1e-4;
 
 /// The scales, and offsets where the mode has them, with the least loss for the codes as they are.
 pub(super) fn fitted(grid: &Grid, codes: &[i8], hessian: &[f32], wanted_h: &[f32]) -> Grid {
