@@ -162,3 +162,76 @@ fn divide_rows(projection: &mut Projection, first: usize, scales: &[f32]) {
         bias[first..].iter_mut().zip(scales).for_each(|(b, s)| *b /= s);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::fixture::{Fixture, SplitMix};
+    use crate::load::forward_config;
+    use crate::mapped_file::MappedFile;
+
+    const MODE: Mode = Mode::PerChannel;
+
+    /// Σ |f(Q8(x / s), Q4(w · s)) − f(x, w)|² in f64, f the product or act(gate) ⊙ up of it.
+    fn loss(site: Site, w: &Matrix, x: &[f32], scales: &[f32]) -> f64 {
+        let (n, k) = (w.rows, w.columns);
+        let smoothed: Vec<f32> = w.data.iter().enumerate().map(|(i, w)| w * scales[i % k]).collect();
+        let quantized = quantize(&smoothed, n, k, MODE).unwrap().dequantize();
+        let function = |weight: &[f32], x: &[f64]| -> Vec<f64> {
+            let y: Vec<f64> =
+                weight.chunks_exact(k).map(|w| w.iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum()).collect();
+            match site {
+                Site::GateUp => y[..n / 2].iter().zip(&y[n / 2..]).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect(),
+                _ => y,
+            }
+        };
+        x.chunks_exact(k)
+            .map(|x| {
+                let divided: Vec<f32> = x.iter().zip(scales).map(|(x, s)| x / s).collect();
+                let scale = f64::from(divided.iter().fold(0.0f32, |max, v| max.max(v.abs())) / 127.0);
+                let coded: Vec<f64> =
+                    divided.iter().map(|&v| (f64::from(v) / scale).round_ties_even() * scale).collect();
+                let exact: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
+                let pairs = function(&quantized, &coded).into_iter().zip(function(&w.data, &exact));
+                pairs.map(|(got, wanted)| (got - wanted).powi(2)).sum::<f64>()
+            })
+            .sum()
+    }
+
+    #[test]
+    fn thresholds_match_the_best_of_all_by_definition() {
+        let (cpu, fixture) = (moray::Cpu::detect(), Fixture::default());
+        let checkpoint = Checkpoint::open_gguf(MappedFile::from_bytes(Path::new("tiny.gguf"), fixture.gguf_bytes()));
+        let config = forward_config(checkpoint.unwrap().config()).unwrap();
+        let pass = Pass::new(&cpu, config, 16).unwrap();
+        let sample = Sample { pass: &pass, mode: MODE, windows: &[12] };
+        let mut random = SplitMix(41);
+        for (site, rows) in [(Site::O, 24), (Site::GateUp, 2 * fixture.d_ff)] {
+            let k = fixture.hidden;
+            let weight = Matrix { rows, columns: k, data: (0..rows * k).map(|_| 0.1 * random.signed()).collect() };
+            // some channels stand out, by more than 50 so that there are more than 100 steps
+            let gain = |channel: usize| if channel % 20 == 5 { 3.0 * channel as f32 } else { 1.0 };
+            let x: Vec<f32> = (0..12 * k).map(|i| gain(i % k) * random.signed()).collect();
+            let found = sample.search(site, &Projection { weight: weight.clone(), bias: None }, &x).unwrap();
+
+            let peak = |channel: usize| x.iter().skip(channel).step_by(k).fold(0.0f32, |max, v| max.max(v.abs()));
+            let largest = (0..k).map(peak).fold(0.0f32, f32::max);
+            let steps = 100.max((largest / 0.5).floor() as usize);
+            assert!(steps > 100);
+            let scales = |threshold: f32| (0..k).map(|j| (peak(j) / threshold).max(1.0)).collect::<Vec<f32>>();
+            let threshold = |step: usize| largest - (largest - 0.1) * step as f32 / (steps - 1) as f32;
+            let all: Vec<f64> = (0..steps).map(|step| loss(site, &weight, &x, &scales(threshold(step)))).collect();
+            let least = all.iter().copied().fold(f64::INFINITY, f64::min);
+            assert!((0..steps).any(|step| threshold(step) == found.threshold), "{}", found.threshold);
+            assert_eq!(found.scales, scales(found.threshold));
+            // a code at a tie may round either way in f32
+            let got = loss(site, &weight, &x, &found.scales);
+            assert!(got <= 1.01 * least, "{site:?}: {got}, the least is {least}");
+            let worst = all.iter().copied().fold(0.0, f64::max);
+            assert!(least < 0.5 * all[0] && least < 0.5 * worst, "{site:?}: {least} of {} and {worst}", all[0]);
+        }
+    }
+}
