@@ -129,3 +129,29 @@ pub fn check_finite(x: &[f32], layer: usize, site: &str) -> Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::fake_quantize;
+    use crate::fixture::SplitMix;
+
+    #[test]
+    fn int8_rounding_matches_its_definition_and_keeps_the_largest() {
+        let (mut random, k) = (SplitMix(12), 48);
+        let rows: Vec<f32> = (0..4 * k).map(|i| [1.0, 300.0, 1e-3, 0.0][i / k] * random.signed()).collect();
+        let mut got = rows.clone();
+        fake_quantize(&mut got, k);
+        for (row, got) in rows.chunks_exact(k).zip(got.chunks_exact(k)) {
+            let max = row.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+            let scale = f64::from(max) / 127.0;
+            for (&v, &got) in row.iter().zip(got) {
+                let expected = if max == 0.0 { 0.0 } else { (f64::from(v) / scale).round_ties_even() * scale };
+                // the scale, its inverse, the product with it: a value this near a tie is not among these
+                assert!(
+                    (f64::from(got) - expected).abs() <= 3.0 * f64::from(f32::EPSILON) * f64::from(max),
+                    "{v}: {got}"
+                );
+            }
+        }
+    }
+}

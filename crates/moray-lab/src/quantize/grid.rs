@@ -1,6 +1,8 @@
 //! The numbers that codes stand for while they are being chosen, by row and group.
 
 mod search;
+#[cfg(test)]
+mod tests;
 
 use half::f16;
 use moray::w4a8::{Bits, GroupOffset, Mode, QuantizedWeight, Scales, quantize};

@@ -47,3 +47,18 @@ pub fn layer_peaks(pass: &Pass<'_>, layer: &FloatLayer, hidden: &mut [f32], wind
     }
     Ok(peaks)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::peak;
+
+    #[test]
+    fn peaks_match_their_bounds_and_a_mean_by_hand() {
+        // 1 for equal sizes, √K for a value alone, and 1 for nothing at all
+        assert_eq!(peak(&[2.0, -2.0, 2.0, 2.0], 4), 1.0);
+        assert_eq!(peak(&[0.0, 0.0, -3.0, 0.0], 4), 2.0);
+        assert_eq!(peak(&[0.0; 4], 4), 1.0);
+        // rms of (1, 7) is 5: 7/5, beside a row of 1
+        assert_eq!(peak(&[1.0, 7.0, 4.0, 4.0], 2), (7.0 / 5.0 + 1.0) / 2.0);
+    }
+}

@@ -1,6 +1,9 @@
 //! One layer after another: the calibration text runs through the unquantized model and, beside it, through the part that
 //! is already quantized; each site of a layer is solved on the inputs that it will really see.
 
+#[cfg(test)]
+mod tests;
+
 use moray::w4a8::QuantizedWeight;
 use rayon::prelude::*;
 

@@ -112,3 +112,63 @@ fn transposed_times(a: &[f32], b: &[f32], d: usize) -> Vec<f32> {
     super::matrix::gram_add(a, d, b, b.len() / d, &mut out);
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::fixture::Fixture;
+    use crate::mapped_file::MappedFile;
+
+    /// Σ a\[i\] · b\[i\] over `len`, in f64.
+    fn sum(len: usize, term: impl Fn(usize) -> f64) -> f64 {
+        (0..len).map(term).sum()
+    }
+
+    fn assert_close(got: &[f32], expected: impl Fn(usize) -> f64) {
+        for (i, &got) in got.iter().enumerate() {
+            // two products over at most 96 terms below 1, in f32
+            assert!((f64::from(got) - expected(i)).abs() < 2e-5, "{i}: {got}, by definition {}", expected(i));
+        }
+    }
+
+    #[test]
+    fn values_and_output_are_turned_within_heads_and_by_the_hidden_rotation() {
+        let fixture = Fixture { attention_bias: true, ..Fixture::default() };
+        let checkpoint = Checkpoint::open_gguf(MappedFile::from_bytes(Path::new("tiny.gguf"), fixture.gguf_bytes()));
+        let checkpoint = checkpoint.unwrap();
+        let before = FloatLayer::read(&checkpoint, 0).unwrap();
+        let rotation = Rotation::new(checkpoint.config(), 5);
+        let mut after = before.clone();
+        rotation.apply(&mut after);
+        let (d, hd) = (fixture.hidden, fixture.head_dim);
+        let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
+        let (r, h, gains) = (wide(&rotation.matrix), wide(&rotation.head), wide(&before.attn_norm));
+        // H · V · diag(norm) · R, head by head
+        let first = (fixture.n_q_heads + fixture.n_kv_heads) * hd;
+        let qkv = wide(&before.site(Site::Qkv).weight.data);
+        assert_close(&after.site(Site::Qkv).weight.data[first * d..], |at| {
+            let (row, column) = (at / d, at % d);
+            sum(hd * d, |i| {
+                let (inner, k) = (i / d, i % d);
+                h[row % hd * hd + inner] * qkv[(first + row / hd * hd + inner) * d + k] * gains[k] * r[k * d + column]
+            })
+        });
+        let bias = wide(before.site(Site::Qkv).bias.as_ref().unwrap());
+        assert_close(&after.site(Site::Qkv).bias.as_ref().unwrap()[first..], |row| {
+            sum(hd, |inner| h[row % hd * hd + inner] * bias[first + row / hd * hd + inner])
+        });
+        // Rᵀ · O · Hᵀ
+        let (o, width) = (wide(&before.site(Site::O).weight.data), fixture.n_q_heads * hd);
+        assert_close(&after.site(Site::O).weight.data, |at| {
+            let (row, column) = (at / width, at % width);
+            sum(d * hd, |i| {
+                let (k, inner) = (i / hd, i % hd);
+                r[k * d + row] * o[k * width + column / hd * hd + inner] * h[column % hd * hd + inner]
+            })
+        });
+        assert!(after.attn_norm.iter().chain(&after.mlp_norm).all(|&gain| gain == 1.0));
+    }
+}
