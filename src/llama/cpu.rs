@@ -7,12 +7,13 @@ use super::mlp::{Mlp, MlpBuffers};
 use super::mlp_policy::{MlpPolicyState, Observed};
 use super::norm::rms_norm;
 use super::settings::Settings;
+use super::shared::{HeadsRun, LayerSizes};
 use crate::attention::{
     Call, HeadNormState, Heads, InputCache, KvCache, KvPolicy, KvRow, KvShape, Limits, Rope, Span, Workspace, attend,
     write_kv, write_row,
 };
 use crate::cpu::Cpu;
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result};
 use crate::w4a8::Activations;
 use std::ops::Range;
 
@@ -26,8 +27,7 @@ pub struct CpuState {
     missing: Vec<KvRow>,
     rope: Rope,
     heads: Option<HeadNormState>,
-    /// Heads that ran for tokens under the policy's choice, and heads that there were.
-    heads_run: (u64, u64),
+    heads_run: HeadsRun,
     /// \[spans, ⌈n_q_heads/32⌉\].
     head_words: Vec<u32>,
     /// Rows of the joint projection that a call needs.
@@ -84,7 +84,7 @@ impl CpuState {
             inputs,
             rope: Rope::new(shape.head_dim, config.rope_theta, &config.rope_scaling, context)?,
             heads,
-            heads_run: (0, 0),
+            heads_run: HeadsRun::default(),
             head_words: vec![0; slots * shape.n_q_heads.div_ceil(32)],
             rows: Vec::with_capacity(shape.n_q_heads + 2 * shape.n_kv_heads),
             attention: Workspace::new(cpu, shape, limits)?,
@@ -112,16 +112,10 @@ impl CpuState {
     /// Asks the policy which heads run in this layer.
     fn select_heads(&mut self, index: usize, spans: &[Span]) -> Result<bool> {
         let Some(heads) = &self.heads else { return Ok(false) };
-        let words = self.config.attention.n_q_heads.div_ceil(32);
-        heads.mask(index, spans, &mut self.head_words[..spans.len() * words])?;
         let n_q_heads = self.config.attention.n_q_heads;
-        for (span, words) in spans.iter().zip(self.head_words.chunks_exact(words)) {
-            if !heads.runs_all(span.slot) {
-                let run = (0..n_q_heads).filter(|head| words[head / 32] >> (head % 32) & 1 == 1).count();
-                self.heads_run.0 += (span.len * run) as u64;
-                self.heads_run.1 += (span.len * n_q_heads) as u64;
-            }
-        }
+        let masks = &mut self.head_words[..spans.len() * n_q_heads.div_ceil(32)];
+        heads.mask(index, spans, masks)?;
+        self.heads_run.count(heads, spans, masks, n_q_heads);
         Ok(true)
     }
 
@@ -180,18 +174,15 @@ impl CpuState {
 }
 
 fn check_layers(config: &Config, layers: &[Layer<Cpu>]) -> Result<()> {
-    let (d, q) = (config.d_model, config.attention.q_elems());
     for layer in layers {
-        let sizes = [
-            ("attention norm", d, layer.attn_norm.len()),
-            ("qkv rows", config.qkv_features(), layer.qkv.n()),
-            ("qkv columns", d, layer.qkv.k()),
-            ("o rows", d, layer.o.n()),
-            ("o columns", q, layer.o.k()),
-            ("mlp norm", d, layer.mlp_norm.len()),
-        ];
-        sizes.into_iter().try_for_each(|(what, expected, got)| check_len(what, expected, got))?;
-        layer.mlp.check(d, config.d_ff)?;
+        let sizes = LayerSizes {
+            attn_norm: layer.attn_norm.len(),
+            qkv: [layer.qkv.n(), layer.qkv.k()],
+            o: [layer.o.n(), layer.o.k()],
+            mlp_norm: layer.mlp_norm.len(),
+        };
+        sizes.check(config)?;
+        layer.mlp.check(config.d_model, config.d_ff)?;
     }
     Ok(())
 }
@@ -202,7 +193,7 @@ impl SessionState for CpuState {
     }
 
     fn kept_heads_fraction(&self) -> Option<f64> {
-        (self.heads_run.1 > 0).then(|| self.heads_run.0 as f64 / self.heads_run.1 as f64)
+        self.heads_run.fraction()
     }
 
     fn mlp_policy(&self) -> &MlpPolicyState {

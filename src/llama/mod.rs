@@ -22,6 +22,7 @@ mod mlp_policy;
 mod norm;
 mod sampler;
 mod settings;
+mod shared;
 
 pub use backend::{Backend, Layer, SessionState};
 pub use config::Config;

@@ -6,8 +6,9 @@ use super::recompute::Recompute;
 use crate::attention::cuda::{KvCache, KvFormat, KvLayout, Rope, Spans, Workspace};
 use crate::attention::{self, HeadNormState, KvDtype, KvPolicy, KvShape, Limits, Span};
 use crate::device::{Device, call};
-use crate::error::{Result, check_len};
+use crate::error::Result;
 use crate::llama::mlp_policy::MlpPolicyState;
+use crate::llama::shared::{HeadsRun, LayerSizes};
 use crate::llama::{Config, Layer, SessionState, Settings};
 use cudarc::driver::CudaSlice;
 
@@ -23,8 +24,7 @@ pub struct State {
     pub(super) attention: Workspace,
     pub(super) heads: Option<HeadNormState>,
     pub(super) head_masks: HeadMasks,
-    /// Heads that ran for tokens under the policy's choice, and heads that there were.
-    pub(super) heads_run: (u64, u64),
+    pub(super) heads_run: HeadsRun,
     pub(super) mlp: MlpBuffers,
     pub(super) mlp_policy: MlpPolicyState,
     pub(super) scratch: Scratch,
@@ -123,7 +123,7 @@ impl State {
             host_out: vec![0.0; if heads.is_some() { max_tokens * shape.q_elems() } else { 0 }],
             heads,
             head_masks: HeadMasks::new(device, masked_layers, words)?,
-            heads_run: (0, 0),
+            heads_run: HeadsRun::default(),
             mlp: MlpBuffers::new(device, &layers[0].mlp, config.n_layers, max_tokens, slots)?,
             mlp_policy: MlpPolicyState::new(config, settings)?,
             scratch: Scratch::new(device, max_tokens.max(max_logits), widest)?,
@@ -161,16 +161,9 @@ impl State {
     pub(super) fn select_heads(&mut self, device: &Device, index: usize, spans: &[Span]) -> Result<bool> {
         let Some(heads) = &self.heads else { return Ok(false) };
         let n_q_heads = self.config.attention.n_q_heads;
-        let words = n_q_heads.div_ceil(32);
-        let mut masks = vec![0; spans.len() * words];
+        let mut masks = vec![0; spans.len() * n_q_heads.div_ceil(32)];
         heads.mask(index, spans, &mut masks)?;
-        for (span, words) in spans.iter().zip(masks.chunks_exact(words)) {
-            if !heads.runs_all(span.slot) {
-                let run = (0..n_q_heads).filter(|head| words[head / 32] >> (head % 32) & 1 == 1).count();
-                self.heads_run.0 += (span.len * run) as u64;
-                self.heads_run.1 += (span.len * n_q_heads) as u64;
-            }
-        }
+        self.heads_run.count(heads, spans, &masks, n_q_heads);
         self.head_masks.set(device, index, &masks)?;
         Ok(true)
     }
@@ -182,7 +175,7 @@ impl SessionState for State {
     }
 
     fn kept_heads_fraction(&self) -> Option<f64> {
-        (self.heads_run.1 > 0).then(|| self.heads_run.0 as f64 / self.heads_run.1 as f64)
+        self.heads_run.fraction()
     }
 
     fn mlp_policy(&self) -> &MlpPolicyState {
@@ -199,18 +192,15 @@ fn format(dtype: KvDtype) -> KvFormat {
 }
 
 fn check_layers(config: &Config, layers: &[Layer<Device>]) -> Result<()> {
-    let (d, q) = (config.d_model, config.attention.q_elems());
     for layer in layers {
-        let sizes = [
-            ("attention norm", d, layer.attn_norm.len()),
-            ("qkv rows", config.qkv_features(), layer.qkv.n()),
-            ("qkv columns", d, layer.qkv.k()),
-            ("o rows", d, layer.o.n()),
-            ("o columns", q, layer.o.k()),
-            ("mlp norm", d, layer.mlp_norm.len()),
-        ];
-        sizes.into_iter().try_for_each(|(what, expected, got)| check_len(what, expected, got))?;
-        layer.mlp.check(d, config.d_ff)?;
+        let sizes = LayerSizes {
+            attn_norm: layer.attn_norm.len(),
+            qkv: [layer.qkv.n(), layer.qkv.k()],
+            o: [layer.o.n(), layer.o.k()],
+            mlp_norm: layer.mlp_norm.len(),
+        };
+        sizes.check(config)?;
+        layer.mlp.check(config.d_model, config.d_ff)?;
     }
     Ok(())
 }

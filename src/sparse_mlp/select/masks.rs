@@ -52,7 +52,7 @@ impl<'a> TokenMasks<'a> {
         self.n
     }
 
-    /// The indices that any token keeps, for [`Selection::Union`].
+    /// The indices that any token keeps, for [`Selection::Union`](super::Selection::Union).
     pub fn union(&self) -> NeuronList {
         let mut indices = Vec::new();
         union_into(self.words, self.n.div_ceil(64), &mut indices);
