@@ -10,7 +10,7 @@ use moray_lab::gguf::half_split_row;
 use moray_lab::mapped_file::MappedFile;
 
 fn open_gguf(fixture: &Fixture) -> Checkpoint {
-    Checkpoint::open_gguf(MappedFile::from_bytes(Path::new("fixture.gguf"), fixture.gguf_bytes())).unwrap()
+    fixture.open().unwrap()
 }
 
 /// Every tensor of a model with its role, in one order.

@@ -1,24 +1,21 @@
 //! Evaluation against its definition on tiny models, and the command's errors.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Parser;
 use moray::attention::{HeadNorm, KvDtype};
 use moray::llama::{LogitRows, MlpPolicy, Model, PromptRule, Sequence, Settings};
 use moray::sparse_mlp::policy::{Griffin, TopK};
 use moray::{Cpu, Error};
-use moray_lab::Checkpoint;
 use moray_lab::cli::{Cli, run};
 use moray_lab::eval::{Evaluation, Runner, Scored, Text, evaluate};
 use moray_lab::fixture::Fixture;
 use moray_lab::load::{LoadOptions, load_cpu};
-use moray_lab::mapped_file::MappedFile;
 use moray_lab::weights::WeightScheme;
 
 fn model(seed: u64, by_neuron: bool) -> Model<Cpu> {
     let fixture = Fixture { seed, ..Fixture::default() };
-    let file = MappedFile::from_bytes(Path::new("fixture.gguf"), fixture.gguf_bytes());
-    let checkpoint = Checkpoint::open_gguf(file).unwrap();
+    let checkpoint = fixture.open().unwrap();
     load_cpu(&checkpoint, LoadOptions { weights: WeightScheme::F32, by_neuron }, |_, _| ()).unwrap()
 }
 

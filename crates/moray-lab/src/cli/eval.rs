@@ -144,12 +144,11 @@ pub(super) fn score_on<B: Backend>(
     // before any session is made for it
     text.check(config.context_length)?;
     let runner = Runner { device, model, settings: switches.settings(run, 1, *context)? };
-    let dense = match dense {
-        Some((switches, dense, model)) => {
-            Some(Runner { device, model, settings: switches.settings(dense, 1, *context)? })
-        }
-        None => None,
-    };
+    let dense = dense
+        .map(|(switches, dense, model)| {
+            switches.settings(dense, 1, *context).map(|settings| Runner { device, model, settings })
+        })
+        .transpose()?;
     let bar = progress_bar(text.scored_tokens(), "scoring");
     let start = Instant::now();
     let mut progress = |done| bar.set_position(done as u64);

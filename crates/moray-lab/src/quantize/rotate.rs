@@ -115,12 +115,8 @@ fn transposed_times(a: &[f32], b: &[f32], d: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::checkpoint::Checkpoint;
     use crate::fixture::Fixture;
-    use crate::mapped_file::MappedFile;
 
     /// Σ a\[i\] · b\[i\] over `len`, in f64.
     fn sum(len: usize, term: impl Fn(usize) -> f64) -> f64 {
@@ -137,8 +133,7 @@ mod tests {
     #[test]
     fn values_and_output_are_turned_within_heads_and_by_the_hidden_rotation() {
         let fixture = Fixture { attention_bias: true, ..Fixture::default() };
-        let checkpoint = Checkpoint::open_gguf(MappedFile::from_bytes(Path::new("tiny.gguf"), fixture.gguf_bytes()));
-        let checkpoint = checkpoint.unwrap();
+        let checkpoint = fixture.open().unwrap();
         let before = FloatLayer::read(&checkpoint, 0).unwrap();
         let rotation = Rotation::new(checkpoint.config(), 5);
         let mut after = before.clone();

@@ -165,13 +165,9 @@ fn divide_rows(projection: &mut Projection, first: usize, scales: &[f32]) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::checkpoint::Checkpoint;
     use crate::fixture::{Fixture, SplitMix};
     use crate::load::forward_config;
-    use crate::mapped_file::MappedFile;
 
     const MODE: Mode = Mode::PerChannel;
 
@@ -204,8 +200,7 @@ mod tests {
     #[test]
     fn thresholds_match_the_best_of_all_by_definition() {
         let (cpu, fixture) = (moray::Cpu::detect(), Fixture::default());
-        let checkpoint = Checkpoint::open_gguf(MappedFile::from_bytes(Path::new("tiny.gguf"), fixture.gguf_bytes()));
-        let config = forward_config(checkpoint.unwrap().config()).unwrap();
+        let config = forward_config(fixture.open().unwrap().config()).unwrap();
         let pass = Pass::new(&cpu, config, 16).unwrap();
         let sample = Sample { pass: &pass, mode: MODE, windows: &[12] };
         let mut random = SplitMix(41);

@@ -7,14 +7,11 @@ mod objective;
 mod refusals;
 mod runs;
 
-use std::path::Path;
-
 use moray::llama::{DenseType, DenseWeight, Layer, Linear, LogitRows, Mlp, Model, Sequence, Settings};
 use moray::{Cpu, Isa};
 use moray_lab::Checkpoint;
 use moray_lab::fixture::{Fixture, SplitMix};
 use moray_lab::load::forward_config;
-use moray_lab::mapped_file::MappedFile;
 use moray_lab::quantize::{FloatLayer, Projection, Site, Source};
 
 /// A model of 3 layers whose sizes are multiples of 64 and have no common factor with a power of two beyond that.
@@ -23,7 +20,7 @@ fn fixture() -> Fixture {
 }
 
 fn open(fixture: &Fixture) -> Checkpoint {
-    Checkpoint::open_gguf(MappedFile::from_bytes(Path::new("fixture.gguf"), fixture.gguf_bytes())).unwrap()
+    fixture.open().unwrap()
 }
 
 fn cpu() -> Cpu {

@@ -1,15 +1,11 @@
 //! One layer's four sites against their targets by definition.
 
-use std::path::Path;
-
 use moray::Cpu;
 use moray::w4a8::{Mode, quantize};
 
 use super::{Pass, QuantizedLayer, Streams, quantize_layer};
-use crate::checkpoint::Checkpoint;
 use crate::fixture::{Fixture, SplitMix};
 use crate::load::forward_config;
-use crate::mapped_file::MappedFile;
 use crate::quantize::layer::{FloatLayer, Site};
 use crate::quantize::options::{Method, Options};
 use crate::quantize::source::Source;
@@ -76,8 +72,7 @@ fn errors_of_all_sites_match_their_targets_by_definition() {
     let (cpu, mut random) = (Cpu::detect(), SplitMix(3));
     let fixture = Fixture { attention_bias: true, mlp_bias: true, ..Fixture::default() };
     let (d, tokens) = (fixture.hidden, WINDOWS.iter().sum::<usize>());
-    let checkpoint =
-        Checkpoint::open_gguf(MappedFile::from_bytes(Path::new("tiny.gguf"), fixture.gguf_bytes())).unwrap();
+    let checkpoint = fixture.open().unwrap();
     let options = Options { rotate: false, refinements: 0, ..Options::new(Method::Full, MODE) };
     let layer = Source::new(&checkpoint, &options).layer(0).unwrap();
     let pass = Pass::new(&cpu, forward_config(checkpoint.config()).unwrap(), 16).unwrap();

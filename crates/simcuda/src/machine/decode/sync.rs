@@ -1,5 +1,6 @@
 //! Operations of a warp, barriers, fences and mbarriers.
 
+use super::super::exec::barriers::*;
 use super::super::exec::control::{Nop, Sleep};
 use super::super::exec::mbarrier;
 use super::super::exec::sync::*;

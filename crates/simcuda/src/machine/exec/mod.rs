@@ -8,6 +8,7 @@
 
 pub(crate) mod asynchronous;
 pub(crate) mod atomic;
+pub(crate) mod barriers;
 pub(crate) mod bits;
 pub(crate) mod block;
 pub(crate) mod bulk;

@@ -1,6 +1,6 @@
 //! The sixteen barriers of a block.
 
-use super::super::exec::sync::{BARRIER_COUNTED, BARRIER_REDUCE_SHIFT, REDUCE_AND, REDUCE_OR, REDUCE_POPC};
+use super::super::exec::barriers::{BARRIER_COUNTED, BARRIER_REDUCE_SHIFT, REDUCE_AND, REDUCE_OR, REDUCE_POPC};
 use super::super::exec::{ALL, Block, Warp};
 use super::group::State;
 
