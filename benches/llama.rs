@@ -7,10 +7,8 @@ use common::{numbers, read_bandwidth};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use moray::Cpu;
 use moray::attention::{AttentionShape, RopeScaling};
-use moray::llama::{
-    Config, DenseType, DenseWeight, Layer, Linear, LogitRows, Mlp, MlpPolicy, Model, Sequence, Settings,
-};
-use moray::sparse_mlp::policy::TopK;
+use moray::llama::{Config, DenseType, DenseWeight, Layer, Linear, LogitRows, Mlp, Model, Sequence, Settings};
+use moray::policy::TopK;
 use moray::sparse_mlp::{Activation, Shape, Weights};
 use moray::w4a8::{Mode, PackedWeight, QuantizedWeight, quantize};
 
@@ -75,15 +73,15 @@ fn model(kind: Kind) -> Model<Cpu> {
 fn llama(c: &mut Criterion) {
     let cpu = Cpu::detect();
     println!("{} threads, {}, reads {:.1} GB/s", cpu.threads(), cpu.isa().name(), read_bandwidth(&cpu) / 1e9);
-    let top_k = MlpPolicy::TopK(TopK::by_gate(0.5, config().d_ff).expect("a fraction"));
-    for (name, kind, mlp) in [
-        ("f16", Kind::F16, MlpPolicy::Dense),
-        ("w4a8-g32-offset", Kind::W4a8, MlpPolicy::Dense),
+    let dense = Settings::dense(PROMPT + 1);
+    let top_k = dense.clone().with(TopK::by_gate(0.5, config().d_ff).expect("a fraction"));
+    for (name, kind, settings) in [
+        ("f16", Kind::F16, dense.clone()),
+        ("w4a8-g32-offset", Kind::W4a8, dense),
         ("w4a8-g32-offset-topk-0.5", Kind::W4a8ByNeuron, top_k),
     ] {
         let model = model(kind);
         let tokens: Vec<u32> = (0..PROMPT as u32 + 1).map(|i| i * 7919 % 49_152).collect();
-        let settings = Settings { mlp, ..Settings::dense(PROMPT + 1) };
         let mut session = model.session(&cpu, settings).expect("valid settings");
         let mut group = c.benchmark_group(format!("llama/{name}/smollm2-135m"));
         group.sample_size(10);

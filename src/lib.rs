@@ -7,6 +7,7 @@ pub mod device;
 pub mod element;
 pub mod error;
 pub mod llama;
+pub mod policy;
 mod simd;
 pub mod sparse_mlp;
 pub mod threads;

@@ -1,10 +1,12 @@
 //! A step of attention allocates nothing. A program without the test harness, whose own thread would be counted.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use moray::Cpu;
 use moray::attention::*;
+use moray::policy::{HeadNorm, ModelSizes, Observed, PolicySet, Site, Sizes};
 
 struct Counting;
 
@@ -31,6 +33,13 @@ fn main() {
     println!("test steps_allocate_nothing_for_prompts_decoding_and_batches ... ok");
 }
 
+/// Half of the heads, chosen anew every second token.
+fn policies(attention: AttentionShape) -> PolicySet {
+    let model = ModelSizes { n_layers: 1, d_model: 576, d_ff: 1536, attention };
+    let norm = HeadNorm::new(0.5, 2).unwrap();
+    PolicySet::new(&[Arc::new(norm)], &Sizes { model, slots: 3, max_tokens: 600 }).unwrap()
+}
+
 fn steps_allocate_nothing_for_prompts_decoding_and_batches() {
     let cpu = Cpu::detect();
     let shape = AttentionShape::new(9, 3, 64).unwrap();
@@ -40,7 +49,7 @@ fn steps_allocate_nothing_for_prompts_decoding_and_batches() {
     let mut missing = Vec::with_capacity(inputs.max_missing(3, 3));
     let limits = Limits { max_rows: 600, max_spans: 3, capacity: 700 };
     let mut workspace = Workspace::new(&cpu, shape, limits).unwrap();
-    let mut policy = HeadNormState::new(HeadNorm::new(0.5, 2).unwrap(), shape, 1, 3).unwrap();
+    let mut policy = policies(shape);
     let rope = Rope::new(64, 1e4, &RopeScaling::Default, 700).unwrap();
     let (mut q, kv, x) = (vec![0.5; 600 * 576], vec![0.5; 600 * 192], vec![0.5; 600 * 16]);
     let mut out = vec![0.0; 600 * 576];
@@ -51,7 +60,7 @@ fn steps_allocate_nothing_for_prompts_decoding_and_batches() {
     for (step, spans) in steps.iter().flat_map(|spans| [&spans[..], &spans[..1]]).enumerate() {
         let rows: usize = spans.iter().map(|span| span.len).sum();
         let mut mask = [0; 3];
-        policy.mask(0, spans, &mut mask[..spans.len()]).unwrap();
+        policy.select_heads(0, spans, 9, &mut mask[..spans.len()]).unwrap();
         let call = Call { shape, layer: 0, spans, heads: Heads::Mask { words: &mask[..spans.len()] } };
         inputs.store(0, spans, &x[..rows * 16]).unwrap();
         missing.clear();
@@ -60,9 +69,9 @@ fn steps_allocate_nothing_for_prompts_decoding_and_batches() {
         let lagged = KvPolicy::Recompute { lag: 4 };
         write_kv(&cpu, &call, lagged, Some(&rope), &kv[..rows * 192], &kv[..rows * 192], &mut cache).unwrap();
         attend(&cpu, &call, &q[..rows * 576], &cache, &mut out[..rows * 576], &mut workspace).unwrap();
-        policy.observe(0, spans, &out[..rows * 576]).unwrap();
+        policy.observe(Site::Heads, 0, spans, &Observed::new(&out[..rows * 576], 576, 576)).unwrap();
         if step == 3 {
-            (0..3).for_each(|slot| policy.start_generation(slot).unwrap());
+            (0..3).for_each(|slot| policy.begin_generation(slot).unwrap());
         }
     }
     assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before);

@@ -10,9 +10,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use moray::Cpu;
-use moray::attention::{HeadNorm, KvPolicy};
-use moray::llama::{LogitRows, MlpPolicy, Model, PromptRule, Sampler, Sampling, Sequence, Settings};
-use moray::sparse_mlp::policy::{Cats, Griffin, TopK};
+use moray::attention::KvPolicy;
+use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Settings};
+use moray::policy::{Cats, Griffin, HeadNorm, Random, Site, TdaQuantile, TopK};
 use moray::w4a8::Mode;
 use plain::{D_FF, Kind, Plain, tokens};
 
@@ -45,13 +45,13 @@ fn main() {
     cpu.team().run(|_| ()); // a thread that starts allocates
     let plain = Plain::new(&Kind { heads: (4, 4, 16), biased: true, ..Kind::default() }, 1);
     let group = Mode::PerGroup { group_size: 32, offset: true };
-    let with = |mlp: MlpPolicy| Settings { mlp, ..Settings::dense(CONTEXT) };
-    let top_k = || with(MlpPolicy::TopK(TopK::by_gate(0.5, D_FF).unwrap()));
-    let cats = || with(MlpPolicy::Cats(Cats::new(vec![0.02; 2]).unwrap()));
-    let griffin = || with(MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(0.5).unwrap())));
-    let tda = || with(MlpPolicy::prompt(PromptRule::TdaQuantile(0.5)));
-    let heads = |settings: Settings, kv| Settings { heads: Some(HeadNorm::new(0.5, 3).unwrap()), kv, ..settings };
     let dense = || Settings::dense(CONTEXT);
+    let top_k = || dense().with(TopK::by_gate(0.5, D_FF).unwrap());
+    let cats = || dense().with(Cats::new(vec![0.02; 2]).unwrap());
+    let griffin = || dense().with(Griffin::new(0.5).unwrap());
+    let tda = || dense().with(TdaQuantile::new(0.5).unwrap());
+    let random = || dense().with(Random::new(Site::Neurons, 0.5).unwrap());
+    let heads = |settings: Settings, kv| Settings { kv, ..settings }.with(HeadNorm::new(0.5, 3).unwrap());
     let cases = [
         ("dense", plain.dense(), dense()),
         ("w4a8", plain.w4a8(group), dense()),
@@ -60,6 +60,7 @@ fn main() {
         ("w4a8 cats", plain.w4a8_by_neuron(group), cats()),
         ("griffin", plain.by_neuron(), griffin()),
         ("w4a8 tda", plain.w4a8_by_neuron(Mode::PerChannel), tda()),
+        ("random", plain.by_neuron(), random()),
         ("heads, write-all", plain.dense(), heads(dense(), KvPolicy::WriteAll)),
         ("heads, hole", plain.w4a8(group), heads(dense(), KvPolicy::Hole)),
         ("heads, zero", plain.dense(), heads(dense(), KvPolicy::Zero)),

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A layer of a forward pass projects q, k and v, then calls [`Rope::apply`] on q, [`write_kv`] and [`attend`] with the
-//! same [`Call`]: the layer, the spans of tokens and the heads that run. Heads come from a policy ([`HeadNorm`], a trained
+//! same [`Call`]: the layer, the spans of tokens and the heads that run. Heads come from a policy ([`crate::policy`], a trained
 //! predictor, a file); the operation only consumes them. Nothing here allocates after the cache and the [`Workspace`] are
 //! made.
 //!
@@ -22,7 +22,6 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-mod head_norm;
 mod heads;
 mod kernel;
 mod kv_cache;
@@ -35,7 +34,6 @@ mod workspace;
 mod write;
 
 pub use cpu::{attend, bytes_read};
-pub use head_norm::{HeadNorm, HeadNormState};
 pub use heads::Heads;
 pub use kv_cache::{KvCache, KvRow, KvShape};
 pub use kv_policy::KvPolicy;

@@ -1,10 +1,10 @@
 //! What a device does for the forward pass: a few fused operations on a state of its own.
 
 use super::config::Config;
-use super::mlp_policy::MlpPolicyState;
 use super::settings::Settings;
 use crate::attention::Span;
 use crate::error::Result;
+use crate::policy::PolicySet;
 
 /// A device that runs the forward pass.
 ///
@@ -89,11 +89,8 @@ pub trait SessionState: std::fmt::Debug {
     /// Bytes of the KV cache.
     fn kv_bytes(&self) -> usize;
 
-    /// The MLP policy's selections and statistics.
-    fn mlp_policy(&self) -> &MlpPolicyState;
-
-    /// The mean fraction of query heads that ran for tokens under the policy's choice; None if there was no such token.
-    fn kept_heads_fraction(&self) -> Option<f64>;
+    /// The policies' selections and statistics.
+    fn policies(&self) -> &PolicySet;
 }
 
 /// The weights of one layer.

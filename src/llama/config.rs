@@ -2,6 +2,7 @@
 
 use crate::attention::{AttentionShape, RopeScaling};
 use crate::error::{Error, Result};
+use crate::policy::ModelSizes;
 use crate::sparse_mlp::Activation;
 
 /// What the forward pass has to know of a model besides its weights.
@@ -45,6 +46,12 @@ impl Config {
             return Err(Error::Value { what: "rms_eps", expected: "a positive number", got: self.rms_eps });
         }
         Ok(())
+    }
+
+    /// What policies depend on.
+    pub fn sizes(&self) -> ModelSizes {
+        let Config { n_layers, d_model, d_ff, attention, .. } = *self;
+        ModelSizes { n_layers, d_model, d_ff, attention }
     }
 
     /// Output features of the joint query, key and value projection.

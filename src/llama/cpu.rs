@@ -4,16 +4,16 @@ use super::backend::{Backend, Layer, SessionState};
 use super::config::Config;
 use super::linear::Linear;
 use super::mlp::{Mlp, MlpBuffers};
-use super::mlp_policy::{MlpPolicyState, Observed};
 use super::norm::rms_norm;
 use super::settings::Settings;
-use super::shared::{HeadsRun, LayerSizes};
+use super::shared::{LayerSizes, policies};
 use crate::attention::{
-    Call, HeadNormState, Heads, InputCache, KvCache, KvPolicy, KvRow, KvShape, Limits, Rope, Span, Workspace, attend,
-    write_kv, write_row,
+    Call, Heads, InputCache, KvCache, KvPolicy, KvRow, KvShape, Limits, Rope, Span, Workspace, attend, write_kv,
+    write_row,
 };
 use crate::cpu::Cpu;
 use crate::error::{Error, Result};
+use crate::policy::{Observed, PolicySet, Site, Wanted};
 use crate::w4a8::Activations;
 use std::ops::Range;
 
@@ -26,15 +26,13 @@ pub struct CpuState {
     inputs: Option<InputCache>,
     missing: Vec<KvRow>,
     rope: Rope,
-    heads: Option<HeadNormState>,
-    heads_run: HeadsRun,
+    policies: PolicySet,
     /// \[spans, ⌈n_q_heads/32⌉\].
     head_words: Vec<u32>,
     /// Rows of the joint projection that a call needs.
     rows: Vec<Range<usize>>,
     attention: Workspace,
     mlp: MlpBuffers,
-    mlp_policy: MlpPolicyState,
     int8: Activations,
     /// Tokens of the current call.
     m: usize,
@@ -70,10 +68,6 @@ impl CpuState {
             0 => None,
             lag => Some(InputCache::new(config.n_layers, slots, lag, d, settings.kv_dtype)?),
         };
-        let heads = match settings.heads {
-            Some(policy) => Some(HeadNormState::new(policy, shape, config.n_layers, slots)?),
-            None => None,
-        };
         let limits = Limits { max_rows: max_tokens, max_spans: slots, capacity: context };
         let rows = |width: usize| vec![0.0f32; max_tokens * width];
         Ok(CpuState {
@@ -83,13 +77,11 @@ impl CpuState {
             missing: Vec::with_capacity(inputs.as_ref().map_or(0, |i| i.max_missing(slots, shape.n_kv_heads))),
             inputs,
             rope: Rope::new(shape.head_dim, config.rope_theta, &config.rope_scaling, context)?,
-            heads,
-            heads_run: HeadsRun::default(),
+            policies: policies(config, settings)?,
             head_words: vec![0; slots * shape.n_q_heads.div_ceil(32)],
             rows: Vec::with_capacity(shape.n_q_heads + 2 * shape.n_kv_heads),
             attention: Workspace::new(cpu, shape, limits)?,
             mlp: MlpBuffers::new(&layers[0].mlp, max_tokens)?,
-            mlp_policy: MlpPolicyState::new(config, settings)?,
             int8: Activations::with_capacity(max_tokens, d.max(shape.q_elems())),
             m: 0,
             x: rows(d),
@@ -111,12 +103,9 @@ impl CpuState {
 
     /// Asks the policy which heads run in this layer.
     fn select_heads(&mut self, index: usize, spans: &[Span]) -> Result<bool> {
-        let Some(heads) = &self.heads else { return Ok(false) };
         let n_q_heads = self.config.attention.n_q_heads;
-        let masks = &mut self.head_words[..spans.len() * n_q_heads.div_ceil(32)];
-        heads.mask(index, spans, masks)?;
-        self.heads_run.count(heads, spans, masks, n_q_heads);
-        Ok(true)
+        let words = &mut self.head_words[..spans.len() * n_q_heads.div_ceil(32)];
+        self.policies.select_heads(index, spans, n_q_heads, words)
     }
 
     /// The rows of the joint projection that the call's heads and the KV policy need.
@@ -192,12 +181,8 @@ impl SessionState for CpuState {
         self.cache.memory_bytes()
     }
 
-    fn kept_heads_fraction(&self) -> Option<f64> {
-        self.heads_run.fraction()
-    }
-
-    fn mlp_policy(&self) -> &MlpPolicyState {
-        &self.mlp_policy
+    fn policies(&self) -> &PolicySet {
+        &self.policies
     }
 }
 
@@ -243,8 +228,9 @@ impl Backend for Cpu {
         write_kv(self, &call, state.kv, Some(&state.rope), &state.k[..kv], &state.v[..kv], &mut state.cache)?;
         let out = &mut state.out[..q];
         attend(self, &call, &state.q[..q], &state.cache, out, &mut state.attention)?;
-        if let Some(heads) = &mut state.heads {
-            heads.observe(index, spans, out)?;
+        if state.policies.wants(Site::Heads, spans) != Wanted::Nothing {
+            let width = shape.q_elems();
+            state.policies.observe(Site::Heads, index, spans, &Observed::new(out, width, width))?;
         }
         layer.o.forward(self, out, Some(&state.x[..m * d]), &mut state.next[..m * d], &mut state.int8)?;
         std::mem::swap(&mut state.x, &mut state.next);
@@ -255,11 +241,10 @@ impl Backend for Cpu {
         let used = state.m * state.config.d_model;
         state.norm(self, &layer.mlp_norm)?;
         let (normed, x, next) = (&state.normed[..used], &state.x[..used], &mut state.next[..used]);
-        let selection = state.mlp_policy.selection(index, spans)?;
+        let selection = state.policies.select(Site::Neurons, index, spans)?;
         state.mlp.forward(self, &layer.mlp, state.config.activation, normed, &selection, x, next)?;
-        if let Some(workspace) = &state.mlp.sparse {
-            let observed = Observed { gate: &|token| workspace.gate(token), hidden: &|token| workspace.hidden(token) };
-            state.mlp_policy.observe(index, spans, &observed)?;
+        if let Some(observed) = state.mlp.seen(state.policies.wants(Site::Neurons, spans)) {
+            state.policies.observe(Site::Neurons, index, spans, &observed)?;
         }
         std::mem::swap(&mut state.x, &mut state.next);
         Ok(())
@@ -285,17 +270,11 @@ impl Backend for Cpu {
     }
 
     fn start_generation(&self, state: &mut CpuState, slot: usize) -> Result<()> {
-        if let Some(heads) = &mut state.heads {
-            heads.start_generation(slot)?;
-        }
-        state.mlp_policy.start_generation(slot)
+        state.policies.begin_generation(slot)
     }
 
     fn advance(&self, state: &mut CpuState, slot: usize) -> Result<()> {
-        if let Some(heads) = &mut state.heads {
-            heads.advance(slot)?;
-        }
-        state.mlp_policy.advance(slot)
+        state.policies.end_token(slot)
     }
 
     fn truncate(&self, state: &mut CpuState, slot: usize, len: usize) -> Result<()> {
@@ -304,10 +283,7 @@ impl Backend for Cpu {
             inputs.truncate(slot, len)?;
         }
         if len == 0 {
-            if let Some(heads) = &mut state.heads {
-                heads.reset(slot)?;
-            }
-            state.mlp_policy.reset(slot)?;
+            state.policies.reset(slot)?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use super::linear::Linear;
 use crate::cpu::Cpu;
 use crate::error::{Error, Result};
+use crate::policy::{Observed, Values, Wanted};
 use crate::sparse_mlp::{self, Activation, Selection, activate_product};
 use crate::threads::Disjoint;
 use crate::w4a8::Activations;
@@ -54,7 +55,7 @@ pub(super) struct MlpBuffers {
     /// \[M, d_ff\].
     hidden: Vec<f32>,
     int8: Activations,
-    pub(super) sparse: Option<sparse_mlp::Workspace>,
+    sparse: Option<sparse_mlp::Workspace>,
 }
 
 impl MlpBuffers {
@@ -71,6 +72,19 @@ impl MlpBuffers {
                 Ok(MlpBuffers { sparse: Some(sparse_mlp::Workspace::new(weights, max_tokens)?), ..none })
             }
         }
+    }
+
+    /// What a policy wants to see of the last call; None for a whole MLP, of which there is nothing to select.
+    pub(super) fn seen(&self, wanted: Wanted) -> Option<Observed<'_>> {
+        let sparse = self.sparse.as_ref()?;
+        Some(match wanted {
+            Wanted::Nothing | Wanted::Lengths => Observed::LENGTHS,
+            Wanted::AtHand(Values::Gate) | Wanted::Copied(Values::Gate) => {
+                let width = if sparse.gate_by_neuron { sparse.shape.d_ff } else { sparse.kept.len() };
+                Observed::new(&sparse.gate, sparse.stride, width)
+            }
+            Wanted::AtHand(_) | Wanted::Copied(_) => Observed::new(&sparse.hidden, sparse.stride, sparse.kept.len()),
+        })
     }
 
     /// y = residual + mlp(x).

@@ -1,8 +1,10 @@
 //! What a session is made for.
 
-use super::mlp_policy::MlpPolicy;
-use crate::attention::{HeadNorm, KvDtype, KvPolicy};
+use std::sync::Arc;
+
+use crate::attention::{KvDtype, KvPolicy};
 use crate::error::{Error, Result};
+use crate::policy::PolicyConfig;
 
 /// Sizes and policies of a session. All memory is taken when it is made.
 #[derive(Debug, Clone)]
@@ -17,10 +19,8 @@ pub struct Settings {
     pub max_logits: usize,
     /// Element type of the KV cache.
     pub kv_dtype: KvDtype,
-    /// Which neurons are computed.
-    pub mlp: MlpPolicy,
-    /// Which heads run; all if none.
-    pub heads: Option<HeadNorm>,
+    /// What is computed, one policy at most for each [`crate::policy::Site`]; all of a site that has none.
+    pub policies: Vec<Arc<dyn PolicyConfig>>,
     /// What is stored for heads that do not run.
     pub kv: KvPolicy,
 }
@@ -34,10 +34,15 @@ impl Settings {
             max_tokens: context.clamp(1, 256),
             max_logits: 1,
             kv_dtype: KvDtype::F16,
-            mlp: MlpPolicy::Dense,
-            heads: None,
+            policies: Vec::new(),
             kv: KvPolicy::WriteAll,
         }
+    }
+
+    /// Adds a policy.
+    pub fn with(mut self, policy: impl PolicyConfig + 'static) -> Self {
+        self.policies.push(Arc::new(policy));
+        self
     }
 
     /// Checks the sizes.

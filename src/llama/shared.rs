@@ -1,8 +1,9 @@
 //! What the states of all devices have in common.
 
 use super::config::Config;
-use crate::attention::{HeadNormState, Span};
+use super::settings::Settings;
 use crate::error::{Result, check_len};
+use crate::policy::{PolicySet, Sizes};
 
 /// Sizes of one layer's weights besides its MLP; matrices are \[rows, columns\].
 pub(super) struct LayerSizes {
@@ -31,27 +32,13 @@ impl LayerSizes {
     }
 }
 
-/// Query heads that ran for tokens under the policy's choice, and heads that there were.
-#[derive(Debug, Default)]
-pub(super) struct HeadsRun {
-    run: u64,
-    all: u64,
-}
-
-impl HeadsRun {
-    /// Counts the heads in the masks u32 \[spans, ⌈n_q_heads/32⌉\] of one layer, where the policy chose them.
-    pub(super) fn count(&mut self, heads: &HeadNormState, spans: &[Span], masks: &[u32], n_q_heads: usize) {
-        for (span, words) in spans.iter().zip(masks.chunks_exact(n_q_heads.div_ceil(32))) {
-            if !heads.runs_all(span.slot) {
-                let run = (0..n_q_heads).filter(|head| words[head / 32] >> (head % 32) & 1 == 1).count();
-                self.run += (span.len * run) as u64;
-                self.all += (span.len * n_q_heads) as u64;
-            }
-        }
-    }
-
-    /// The mean fraction that ran; None if there was no such token.
-    pub(super) fn fraction(&self) -> Option<f64> {
-        (self.all > 0).then(|| self.run as f64 / self.all as f64)
-    }
+/// Makes the policies of a session.
+///
+/// # Errors
+/// As [`PolicySet::new`].
+pub(super) fn policies(config: &Config, settings: &Settings) -> Result<PolicySet> {
+    PolicySet::new(
+        &settings.policies,
+        &Sizes { model: config.sizes(), slots: settings.slots, max_tokens: settings.max_tokens },
+    )
 }

@@ -2,7 +2,7 @@
 //!
 //! A neuron is three contiguous rows: gate\[j, :\], up\[j, :\] and down transposed\[j, :\], in `f32`, `f16`, `bf16` or 4 bits
 //! ([`Weights`]). Which neurons a call computes is data ([`Selection`]): a list, masks, a threshold, an exact top-k, a
-//! union list with masks. Policies ([`policy`]) only produce selections; [`forward`] only consumes them.
+//! union list with masks. Policies ([`crate::policy`]) only produce selections; [`forward`] only consumes them.
 //!
 //! The way of a call: inputs (quantized to int8 for 4-bit weights) → gate and up rows, 16 neurons at a time → selection,
 //! where it depends on values → product, quantized again → rows of down, a chunk of columns at a time. At most three
@@ -17,7 +17,6 @@ mod down_4bit;
 mod elementwise;
 mod forward;
 mod four_bit;
-pub mod policy;
 mod project;
 mod rows;
 mod rows_4bit;
@@ -25,10 +24,9 @@ mod select;
 mod weights;
 mod workspace;
 
+pub(crate) use elementwise::check_finite;
 pub use elementwise::{Activation, activate_product};
 pub use forward::{bytes_read, forward};
-pub use select::{
-    HeadList, IndexList, NeuronList, Score, ScoreOn, Selection, TokenMasks, list_from_mask, mask_from_list,
-};
+pub use select::{IndexList, NeuronList, Score, ScoreOn, Selection, TokenMasks, list_from_mask, mask_from_list};
 pub use weights::{Matrix, Shape, WeightElement, Weights};
 pub use workspace::Workspace;

@@ -3,7 +3,7 @@
 mod lists;
 mod masks;
 
-pub use self::lists::{HeadList, IndexList, NeuronList};
+pub use self::lists::{IndexList, NeuronList};
 pub(crate) use self::masks::union_into;
 pub use self::masks::{TokenMasks, list_from_mask, mask_from_list};
 use crate::error::{Error, Result, check_len};
@@ -37,7 +37,7 @@ impl Score<'static> {
     }
 }
 
-/// Which neurons (or inputs, or heads) a call computes.
+/// Which neurons (or inputs, or heads) a call computes: what policies say and kernels consume.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Selection<'a> {
@@ -61,8 +61,6 @@ pub enum Selection<'a> {
         /// 1 to the number of channels.
         k: usize,
     },
-    /// Heads for each sequence; for attention only.
-    Heads(HeadList<'a>),
     /// A list that every token shares and a mask for each: token t computes list ∩ mask t. Rows are read once for all.
     Union {
         /// Neurons to read.
@@ -104,10 +102,6 @@ impl Selection<'_> {
             Selection::TopK { score, k } if (1..=n(score)).contains(k) => Ok(()),
             Selection::TopK { k, .. } => {
                 Err(Error::Shape { what: "k", expected: "1 to the number of channels", got: *k })
-            }
-            Selection::Heads(_) => {
-                let expected = "a selection of neurons or inputs";
-                Err(Error::Unsupported { what: "selection", expected, got: "heads".into() })
             }
         }
     }

@@ -3,7 +3,6 @@
 mod bad_input;
 mod case;
 mod exact;
-mod head_norm;
 mod holes;
 mod oracle;
 mod rope;

@@ -2,17 +2,17 @@
 
 use crate::device::device;
 use crate::plain::{D_FF, Kind, Plain, roomy, tokens};
-use moray::attention::{HeadNorm, KvDtype};
+use moray::attention::KvDtype;
 use moray::llama::cuda::{self, Decoder, NO_TOKEN, argmax};
-use moray::llama::{LogitRows, MlpPolicy, Model, PromptRule, Sampler, Sampling, Sequence, Session, Settings};
-use moray::sparse_mlp::policy::{Griffin, TopK};
+use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Session, Settings};
+use moray::policy::{Griffin, HeadNorm, TopK};
 use moray::w4a8::Mode;
 use moray::{Device, Error};
 
 const STEPS: usize = 12;
 
-fn settings(heads: Option<HeadNorm>) -> Settings {
-    Settings { kv_dtype: KvDtype::F16, heads, ..roomy(40) }
+fn settings() -> Settings {
+    Settings { kv_dtype: KvDtype::F16, ..roomy(40) }
 }
 
 fn greedy(logits: &[f32]) -> u32 {
@@ -65,8 +65,8 @@ fn replayed_steps_match_single_calls_for_one_and_more_slots() {
     let plain = Plain::new(&Kind { biased: true, tied: false, ..Kind::default() }, 21);
     for model in [plain.dense(), plain.w4a8(Mode::PerGroup { group_size: 32, offset: true })] {
         let model = cuda::upload(&device, &model).unwrap();
-        compare(&device, &model, settings(None), &[1]);
-        compare(&device, &model, settings(None), &[2, 0, 1]);
+        compare(&device, &model, settings(), &[1]);
+        compare(&device, &model, settings(), &[2, 0, 1]);
     }
 }
 
@@ -75,7 +75,7 @@ fn replayed_steps_match_single_calls_with_skipped_heads() {
     let Some(device) = device() else { return };
     let plain = Plain::new(&Kind { heads: (8, 4, 16), ..Kind::default() }, 22);
     let model = cuda::upload(&device, &plain.dense()).unwrap();
-    compare(&device, &model, settings(Some(HeadNorm::new(0.5, 0).unwrap())), &[0, 2]);
+    compare(&device, &model, settings().with(HeadNorm::new(0.5, 0).unwrap()), &[0, 2]);
 }
 
 #[test]
@@ -84,13 +84,13 @@ fn replayed_steps_match_single_calls_with_selected_neurons() {
     let plain = Plain::new(&Kind { heads: (8, 4, 16), ..Kind::default() }, 25);
     let model = plain.w4a8_by_neuron(Mode::PerGroup { group_size: 32, offset: true });
     let model = cuda::upload(&device, &model).unwrap();
-    let heads = Some(HeadNorm::new(0.5, 0).unwrap());
-    let top_k = MlpPolicy::TopK(TopK::by_gate(0.5, D_FF).unwrap());
-    let prompt = MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(0.5).unwrap()));
-    for mlp in [top_k, prompt] {
+    let heads = || settings().with(HeadNorm::new(0.5, 0).unwrap());
+    let top_k = heads().with(TopK::by_gate(0.5, D_FF).unwrap());
+    let prompt = heads().with(Griffin::new(0.5).unwrap());
+    for settings in [top_k, prompt] {
         // slots with lists of their own take masks
         for slots in [&[1][..], &[0, 2]] {
-            compare(&device, &model, Settings { mlp: mlp.clone(), ..settings(heads) }, slots);
+            compare(&device, &model, settings.clone(), slots);
         }
     }
 }
@@ -100,13 +100,13 @@ fn decoder_refuses_what_a_graph_cannot_hold_and_the_end_of_the_context() {
     let Some(device) = device() else { return };
     let plain = Plain::new(&Kind { heads: (8, 4, 16), ..Kind::default() }, 23);
     let model = cuda::upload(&device, &plain.dense()).unwrap();
-    let renewed = settings(Some(HeadNorm::new(0.5, 3).unwrap()));
+    let renewed = settings().with(HeadNorm::new(0.5, 3).unwrap());
     let mut session = model.session(&device, renewed).unwrap();
     prefill(&device, &model, &mut session);
     let error = Decoder::capture(&device, &model, &mut session, &[0], &[1]).unwrap_err();
     assert!(matches!(error, Error::Unsupported { what: "heads", .. }), "{error}");
 
-    let mut session = model.session(&device, Settings { context: 12, ..settings(None) }).unwrap();
+    let mut session = model.session(&device, Settings { context: 12, ..settings() }).unwrap();
     let error = Decoder::capture(&device, &model, &mut session, &[0], &[1]).unwrap_err();
     assert!(matches!(error, Error::Shape { what: "prompt", .. }), "{error}");
     prefill(&device, &model, &mut session);

@@ -3,8 +3,9 @@
 use crate::definition::{Rounding, distance, logits};
 use crate::device::device;
 use crate::plain::{Kind, Plain, roomy, tokens};
-use moray::attention::{HeadNorm, KvDtype, KvPolicy};
+use moray::attention::{KvDtype, KvPolicy};
 use moray::llama::{Backend, LogitRows, Model, Sequence, Settings, cuda};
+use moray::policy::HeadNorm;
 use moray::w4a8::Mode;
 use moray::{Cpu, Device};
 
@@ -89,8 +90,8 @@ fn skipped_heads_give_logits_near_the_cpus_under_every_kv_policy() {
     let uploaded = cuda::upload(&device, &model).unwrap();
     for kv in [KvPolicy::WriteAll, KvPolicy::Hole, KvPolicy::Zero, KvPolicy::Recompute { lag: 6 }] {
         for refresh in [0, 4] {
-            let heads = Some(HeadNorm::new(0.5, refresh).unwrap().whole_groups());
-            let settings = Settings { heads, kv, ..settings(LEN) };
+            let heads = HeadNorm::new(0.5, refresh).unwrap().whole_groups();
+            let settings = Settings { kv, ..settings(LEN) }.with(heads);
             let expected = run(&cpu, &model, &settings, &tokens, LEN - 12);
             let got = run(&device, &uploaded, &settings, &tokens, LEN - 12);
             // another choice of heads would move logits by tenths; rounding q and the weights to 11 bits moves them by 2⁻¹¹ of

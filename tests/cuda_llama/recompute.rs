@@ -4,8 +4,9 @@ use crate::common::bits;
 use crate::device::device;
 use crate::near::{LEN, run, settings};
 use crate::plain::{Kind, Plain, tokens};
-use moray::attention::{HeadNorm, KvDtype, KvPolicy};
+use moray::attention::{KvDtype, KvPolicy};
 use moray::llama::{LogitRows, Sequence, Session, Settings, cuda};
+use moray::policy::HeadNorm;
 use moray::w4a8::Mode;
 use moray::{Cpu, Device};
 
@@ -13,8 +14,7 @@ use moray::{Cpu, Device};
 const REFRESH: usize = 3;
 
 fn with(kv: KvPolicy, kv_dtype: KvDtype) -> Settings {
-    let heads = Some(HeadNorm::new(0.5, REFRESH).unwrap().whole_groups());
-    Settings { heads, kv, kv_dtype, ..settings(LEN) }
+    Settings { kv, kv_dtype, ..settings(LEN) }.with(HeadNorm::new(0.5, REFRESH).unwrap().whole_groups())
 }
 
 fn plain() -> Plain {

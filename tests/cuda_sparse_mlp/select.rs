@@ -1,10 +1,10 @@
 //! Selections, exactly: masks, unions, what a score keeps of the device's own values, the prompt statistic.
 
 use moray::Device;
+use moray::policy::{self, Griffin, LayerRule, Tda};
 use moray::sparse_mlp::cuda::{
     Keep, NeuronList, PromptStatistic, Score, Selection, mask_words, select_mask, upload_masks,
 };
-use moray::sparse_mlp::policy::{self, Griffin, Tda};
 use moray::sparse_mlp::{ScoreOn, TokenMasks};
 
 use crate::common::{Random, bits};
@@ -187,7 +187,7 @@ fn prompt_statistic_and_its_selections_match_the_cpu_bit_for_bit() {
     }
     let mut list = NeuronList::new(&device, d_ff).unwrap();
     for kept in [0.1, 0.5, 1.0] {
-        let griffin = Griffin::new(kept).unwrap().list(&host).unwrap();
+        let griffin = Griffin::new(kept).unwrap().list(0, &host).unwrap();
         statistic.select_top(&device, griffin.indices().len(), &mut list).unwrap();
         assert_eq!(list.download(&device).unwrap(), griffin.indices());
     }

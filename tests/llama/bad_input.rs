@@ -1,7 +1,7 @@
 //! Bad calls: a typed error, and a session that goes on as if nothing had been asked.
 
-use moray::llama::{LogitRows, MlpPolicy, Model, Sequence, Settings};
-use moray::sparse_mlp::policy::TopK;
+use moray::llama::{LogitRows, Model, Sequence, Settings};
+use moray::policy::TopK;
 use moray::w4a8::Mode;
 use moray::{Cpu, Error};
 
@@ -109,9 +109,8 @@ fn settings_that_cannot_be_are_refused() {
         assert!(matches!(error, Error::Shape { what, got: 0, .. } if what == name), "{error}");
     }
     // neurons cannot be selected in whole matrices
-    let mlp = MlpPolicy::TopK(TopK::by_gate(0.5, D_FF).unwrap());
     let refused = model
-        .session(&cpu, Settings { mlp, ..small() })
+        .session(&cpu, small().with(TopK::by_gate(0.5, D_FF).unwrap()))
         .and_then(|mut session| model.forward(&cpu, &mut session, &[call(0, &[1])], LogitRows::Last).map(<[f32]>::len));
     assert!(matches!(refused.unwrap_err(), Error::Unsupported { what: "mlp", .. }));
 }

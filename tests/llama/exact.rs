@@ -1,8 +1,8 @@
 //! The bit-for-bit promises: cached = uncached, batch = one by one, any split = one piece, every instruction set.
 
 use moray::attention::KvDtype;
-use moray::llama::{LogitRows, MlpPolicy, Model, Sequence, Settings};
-use moray::sparse_mlp::policy::TopK;
+use moray::llama::{LogitRows, Model, Sequence, Settings};
+use moray::policy::TopK;
 use moray::w4a8::Mode;
 use moray::{Cpu, Isa};
 
@@ -17,8 +17,7 @@ fn cases() -> Vec<(&'static str, Model<Cpu>, Settings)> {
     let biased = Plain::new(&Kind { biased: true, tied: false, ..Kind::default() }, 1);
     let wide = Plain::new(&Kind { heads: (8, 2, 32), ..Kind::default() }, 2);
     let group = Mode::PerGroup { group_size: 32, offset: true };
-    let mut top_k = roomy(LEN);
-    top_k.mlp = MlpPolicy::TopK(TopK::by_gate(0.4, D_FF).unwrap());
+    let top_k = roomy(LEN).with(TopK::by_gate(0.4, D_FF).unwrap());
     let mut half = roomy(LEN);
     half.kv_dtype = KvDtype::F16;
     vec![

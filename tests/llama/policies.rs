@@ -1,9 +1,11 @@
 //! Policies inside the forward pass: what keeps everything is dense, and the four KV policies.
 
+use std::sync::Arc;
+
 use moray::Cpu;
-use moray::attention::{HeadNorm, KvPolicy};
-use moray::llama::{LogitRows, MlpPolicy, Model, PromptRule, Sequence, SessionState, Settings};
-use moray::sparse_mlp::policy::{Griffin, TopK};
+use moray::attention::KvPolicy;
+use moray::llama::{LogitRows, Model, Sequence, SessionState, Settings};
+use moray::policy::{Griffin, HeadNorm, PolicyConfig, Random, Site, TdaQuantile, TopK};
 use moray::w4a8::Mode;
 
 use crate::common::bits;
@@ -24,10 +26,7 @@ fn generation(cpu: &Cpu, model: &Model<Cpu>, settings: &Settings, tokens: &[u32]
 }
 
 fn heads(kept: f32, refresh: usize, kv: KvPolicy) -> Settings {
-    let mut settings = roomy(LEN);
-    settings.heads = Some(HeadNorm::new(kept, refresh).unwrap());
-    settings.kv = kv;
-    settings
+    Settings { kv, ..roomy(LEN) }.with(HeadNorm::new(kept, refresh).unwrap())
 }
 
 /// A skipped head is a skipped KV head.
@@ -62,14 +61,15 @@ fn keeping_every_neuron_matches_dense_for_every_policy() {
     let plain = Plain::new(&Kind::default(), 6);
     for model in [plain.by_neuron(), plain.w4a8_by_neuron(Mode::PerGroup { group_size: 32, offset: true })] {
         let dense = dense(&cpu, &model, &tokens);
-        let policies = [
-            MlpPolicy::TopK(TopK::by_gate(1.0, D_FF).unwrap()),
-            MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(1.0).unwrap())),
-            MlpPolicy::prompt(PromptRule::TdaQuantile(1.0)),
+        let policies: [Arc<dyn PolicyConfig>; 4] = [
+            Arc::new(TopK::by_gate(1.0, D_FF).unwrap()),
+            Arc::new(Griffin::new(1.0).unwrap()),
+            Arc::new(TdaQuantile::new(1.0).unwrap()),
+            Arc::new(Random::new(Site::Neurons, 1.0).unwrap()),
         ];
-        for mlp in policies {
-            let settings = Settings { mlp, ..roomy(LEN) };
-            assert_same(&generation(&cpu, &model, &settings, &tokens), &dense, &settings.mlp);
+        for policy in policies {
+            let settings = Settings { policies: vec![policy], ..roomy(LEN) };
+            assert_same(&generation(&cpu, &model, &settings, &tokens), &dense, &settings.policies);
         }
     }
 }
@@ -78,10 +78,9 @@ fn keeping_every_neuron_matches_dense_for_every_policy() {
 fn the_prompt_matches_dense_and_the_generation_does_not() {
     let (cpu, tokens) = (Cpu::detect(), tokens(3, LEN));
     let plain = multi_head(2);
-    let griffin = MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(0.3).unwrap()));
     let cases = [
         (plain.dense(), heads(0.5, 0, KvPolicy::WriteAll)),
-        (plain.by_neuron(), Settings { mlp: griffin, ..roomy(LEN) }),
+        (plain.by_neuron(), roomy(LEN).with(Griffin::new(0.3).unwrap())),
     ];
     for (model, settings) in cases {
         let (sparse, dense) = (generation(&cpu, &model, &settings, &tokens), dense(&cpu, &model, &tokens));
@@ -137,8 +136,7 @@ fn sequences_with_lists_of_their_own_match_one_by_one() {
     let cpu = Cpu::detect();
     let texts = [tokens(7, LEN), tokens(8, LEN), tokens(9, LEN)];
     let plain = multi_head(2);
-    let mut settings = heads(0.5, REFRESH, KvPolicy::Recompute { lag: 2 });
-    settings.mlp = MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(0.4).unwrap()));
+    let settings = heads(0.5, REFRESH, KvPolicy::Recompute { lag: 2 }).with(Griffin::new(0.4).unwrap());
     for model in [plain.by_neuron(), plain.w4a8_by_neuron(Mode::PerChannel)] {
         let alone = texts.each_ref().map(|text| generation(&cpu, &model, &settings, text));
         assert!(alone[0] != alone[1]);
@@ -162,13 +160,12 @@ fn sequences_with_lists_of_their_own_match_one_by_one() {
 fn kept_fractions_match_what_was_asked_for() {
     let (cpu, tokens) = (Cpu::detect(), tokens(10, LEN));
     let model = multi_head(2).by_neuron();
-    let mut settings = heads(0.5, 0, KvPolicy::WriteAll);
-    settings.mlp = MlpPolicy::TopK(TopK::by_gate(0.25, D_FF).unwrap());
+    let settings = heads(0.5, 0, KvPolicy::WriteAll).with(TopK::by_gate(0.25, D_FF).unwrap());
     let mut session = model.session(&cpu, settings).unwrap();
     feed(&cpu, &model, &mut session, &tokens[..PROMPT]);
-    assert_eq!(session.state().kept_heads_fraction(), None);
+    assert_eq!(session.state().policies().kept_fraction(Site::Heads), None);
     model.start_generation(&cpu, &mut session, 0).unwrap();
     tokens[PROMPT..].chunks(1).for_each(|token| drop(feed(&cpu, &model, &mut session, token)));
-    assert_eq!(session.state().kept_heads_fraction(), Some(0.5));
-    assert_eq!(session.state().mlp_policy().kept_fraction(), Some(0.25));
+    assert_eq!(session.state().policies().kept_fraction(Site::Heads), Some(0.5));
+    assert_eq!(session.state().policies().kept_fraction(Site::Neurons), Some(0.25));
 }

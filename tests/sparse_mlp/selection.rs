@@ -1,8 +1,7 @@
 //! What selections keep, and how their forms become each other.
 
 use moray::sparse_mlp::{
-    Activation, HeadList, IndexList, Score, ScoreOn, Selection, Shape, TokenMasks, Weights, list_from_mask,
-    mask_from_list,
+    Activation, IndexList, Score, ScoreOn, Selection, Shape, TokenMasks, Weights, list_from_mask, mask_from_list,
 };
 
 use crate::case::{all_weights, call, has, masks_of, subset};
@@ -55,6 +54,4 @@ fn forms_convert_into_each_other_without_loss() {
         assert_eq!(union.indices(), expected);
     }
     assert_eq!(IndexList::with_count(&[3, 7, 9, 9], 3, 10).unwrap().indices(), [3, 7, 9]);
-    let heads = HeadList::new(&[0, 2, 9, 1, 9, 9], &[2, 1], 3, 4).unwrap();
-    assert_eq!((heads.sequence(0).indices(), heads.sequence(1).indices()), (&[0, 2][..], &[1][..]));
 }

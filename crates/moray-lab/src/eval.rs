@@ -17,6 +17,7 @@ mod tally;
 
 use moray::Cpu;
 use moray::llama::{Backend, LogitRows, Model, Sequence, Session, SessionState, Settings};
+use moray::policy::Site;
 use serde::Serialize;
 
 use self::tally::Tally;
@@ -194,7 +195,8 @@ pub fn evaluate<B: Backend>(
         tally.windows += 1;
     }
     let state = run.session.state();
-    let (neurons, heads) = (state.mlp_policy().kept_fraction(), state.kept_heads_fraction());
+    let kept = |site| state.policies().kept_fraction(site);
+    let (neurons, heads) = (kept(Site::Neurons), kept(Site::Heads));
     Ok(Evaluation { kept_neurons: neurons, kept_heads: heads, ..tally.evaluation(text.scored, dense.is_some()) })
 }
 

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use moray::attention::{HeadNorm, KvDtype};
-use moray::llama::{LogitRows, MlpPolicy, Model, PromptRule, Sequence, Settings};
-use moray::sparse_mlp::policy::{Griffin, TopK};
+use moray::attention::KvDtype;
+use moray::llama::{LogitRows, Model, Sequence, Settings};
+use moray::policy::{Griffin, HeadNorm, TopK};
 use moray::{Cpu, Error};
 use moray_lab::cli::{Cli, run};
 use moray_lab::eval::{Evaluation, Runner, Scored, Text, evaluate};
@@ -123,8 +123,8 @@ fn a_model_matches_itself_without_divergence() {
 fn sparse_runs_match_what_their_policy_keeps() {
     let (cpu, model, tokens) = (Cpu::detect(), model(4, true), tokens(120));
     let d_ff = model.config().d_ff;
-    let griffin = |kept| MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(kept).unwrap()));
-    let top_k = |kept| MlpPolicy::TopK(TopK::by_gate(kept, d_ff).unwrap());
+    let griffin = |kept| settings().with(Griffin::new(kept).unwrap());
+    let top_k = |kept| settings().with(TopK::by_gate(kept, d_ff).unwrap());
     let dense = Runner { device: &cpu, model: &model, settings: settings() };
     let cases = [
         (griffin(0.5), Scored::SecondHalf, 0.5),
@@ -132,17 +132,16 @@ fn sparse_runs_match_what_their_policy_keeps() {
         (top_k(0.25), Scored::EveryToken, 0.25),
         (top_k(1.0), Scored::EveryToken, 1.0),
     ];
-    for (mlp, scored, kept) in cases {
+    for (settings, scored, kept) in cases {
         let text = Text { tokens: &tokens, bos: None, context: 40, scored };
-        let run = Runner { settings: Settings { mlp, ..settings() }, ..dense.clone() };
+        let run = Runner { settings, ..dense.clone() };
         let found = evaluate(&cpu, &text, 128, &run, Some(&dense), &mut |_| ()).unwrap();
         assert_eq!(found.kept_neurons, Some(kept));
         let against = found.dense.unwrap();
         assert_eq!(found.perplexity == against.perplexity, kept == 1.0);
         assert_eq!(against.kl > CLOSE, kept < 1.0);
     }
-    let heads = Some(HeadNorm::new(0.5, 0).unwrap());
-    let run = Runner { settings: Settings { heads, ..settings() }, ..dense.clone() };
+    let run = Runner { settings: settings().with(HeadNorm::new(0.5, 0).unwrap()), ..dense.clone() };
     let text = Text { tokens: &tokens, bos: None, context: 40, scored: Scored::SecondHalf };
     let found = evaluate(&cpu, &text, 128, &run, Some(&dense), &mut |_| ()).unwrap();
     assert_eq!((found.kept_heads, found.kept_neurons), (Some(0.5), None));

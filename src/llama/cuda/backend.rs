@@ -9,8 +9,8 @@ use crate::attention::cuda::{Call, Heads, Projections, attend, write_kv};
 use crate::attention::{self, Span};
 use crate::device::{Device, call};
 use crate::error::{Error, Result};
-use crate::llama::mlp_policy::{Observed, Wanted};
 use crate::llama::{Backend, Config, Layer, Settings};
+use crate::policy::{Observed, Site, Wanted};
 use cudarc::driver::CudaSlice;
 
 impl Backend for Device {
@@ -45,12 +45,11 @@ impl Backend for Device {
 
     fn mlp(&self, state: &mut State, index: usize, layer: &Layer<Device>, spans: &[Span]) -> Result<()> {
         mlp(self, state, index, layer, spans)?;
-        if state.mlp_policy.wanted(spans) == Wanted::Nothing {
-            return Ok(());
+        let State { mlp, policies, .. } = state;
+        match policies.wants(Site::Neurons, spans) {
+            Wanted::Nothing | Wanted::AtHand(_) => Ok(()),
+            Wanted::Lengths | Wanted::Copied(_) => policies.observe(Site::Neurons, index, spans, &mlp.seen()),
         }
-        let State { mlp, mlp_policy, .. } = state;
-        let seen = |token| mlp.seen(token);
-        mlp_policy.observe(index, spans, &Observed { gate: &seen, hidden: &seen })
     }
 
     fn logits<'a>(
@@ -82,17 +81,11 @@ impl Backend for Device {
     }
 
     fn start_generation(&self, state: &mut State, slot: usize) -> Result<()> {
-        if let Some(heads) = &mut state.heads {
-            heads.start_generation(slot)?;
-        }
-        state.mlp_policy.start_generation(slot)
+        state.policies.begin_generation(slot)
     }
 
     fn advance(&self, state: &mut State, slot: usize) -> Result<()> {
-        if let Some(heads) = &mut state.heads {
-            heads.advance(slot)?;
-        }
-        state.mlp_policy.advance(slot)
+        state.policies.end_token(slot)
     }
 
     fn truncate(&self, state: &mut State, slot: usize, len: usize) -> Result<()> {
@@ -101,10 +94,7 @@ impl Backend for Device {
             recompute.truncate(slot, len);
         }
         if len == 0 {
-            if let Some(heads) = &mut state.heads {
-                heads.reset(slot)?;
-            }
-            state.mlp_policy.reset(slot)?;
+            state.policies.reset(slot)?;
         }
         Ok(())
     }
@@ -168,14 +158,17 @@ pub(super) fn attention(
 
 /// Shows a layer's attention outputs to the policy, where it wants them: of prompts, and where the choice is renewed.
 fn observe_heads(device: &Device, state: &mut State, index: usize, spans: &[Span]) -> Result<()> {
-    let Some(heads) = &mut state.heads else { return Ok(()) };
-    if !spans.iter().any(|span| heads.runs_all(span.slot)) {
-        return Ok(());
-    }
-    let used = state.m * state.config.attention.q_elems();
-    let host = &mut state.host_out[..used];
-    device.download_into(&state.out.slice(..used), host)?;
-    heads.observe(index, spans, host)
+    let width = state.config.attention.q_elems();
+    let observed = match state.policies.wants(Site::Heads, spans) {
+        Wanted::Nothing | Wanted::AtHand(_) => return Ok(()),
+        Wanted::Lengths => Observed::LENGTHS,
+        Wanted::Copied(_) => {
+            let host = &mut state.host_out[..state.m * width];
+            device.download_into(&state.out.slice(..state.m * width), host)?;
+            Observed::new(host, width, width)
+        }
+    };
+    state.policies.observe(Site::Heads, index, spans, &observed)
 }
 
 /// x ← x + mlp(norm(x)) over the neurons that the policy keeps.
@@ -186,7 +179,7 @@ pub(super) fn mlp(
     layer: &Layer<Device>,
     spans: &[Span],
 ) -> Result<()> {
-    let State { config, x, next, scratch, mlp_policy, mlp, .. } = state;
+    let State { config, x, next, scratch, policies, mlp, .. } = state;
     let (m, used) = (state.m, state.m * config.d_model);
     let view = x.slice(..used);
     let call = MlpCall {
@@ -196,9 +189,9 @@ pub(super) fn mlp(
         x: &view,
         norm: &layer.mlp_norm,
         eps: config.rms_eps,
-        wanted: mlp_policy.wanted(spans),
+        wanted: policies.wants(Site::Neurons, spans),
     };
-    let selection = mlp_policy.selection(index, spans)?;
+    let selection = policies.select(Site::Neurons, index, spans)?;
     mlp.forward(device, &layer.mlp, &call, &selection, &mut next.slice_mut(..used), scratch)?;
     std::mem::swap(x, next);
     Ok(())

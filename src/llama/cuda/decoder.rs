@@ -7,6 +7,7 @@ use crate::attention::Span;
 use crate::device::{Device, call};
 use crate::error::{Error, Result};
 use crate::llama::{Model, Sampler, Session};
+use crate::policy::Site;
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
@@ -123,10 +124,11 @@ impl<'a> Decoder<'a> {
 
 /// A graph holds one selection; policies that make another for every token, or now and then, do not fit it.
 fn check_policies(state: &State, spans: &[Span]) -> Result<()> {
-    match state.unsettled(spans) {
+    match state.policies.unsettled(spans) {
         None => Ok(()),
-        Some((what, got)) => {
-            Err(Error::Unsupported { what, expected: "a choice that the prompt fixed", got: got.into() })
+        Some(site) => {
+            let got = "one that is still to be made or is renewed".into();
+            Err(Error::Unsupported { what: site.name(), expected: "a choice that the prompt fixed", got })
         }
     }
 }
@@ -145,8 +147,8 @@ fn prepare(device: &Device, state: &mut State, spans: &[Span], tokens: &[u32]) -
     stream.memcpy_htod(&rows, &mut state.rows.slice_mut(..m)).map_err(call("copy to the device"))?;
     for layer in 0..state.config.n_layers {
         state.select_heads(device, layer, spans)?;
-        let State { mlp, mlp_policy, .. } = &mut *state;
-        mlp.prepare(device, layer, &mlp_policy.selection(layer, spans)?)?;
+        let State { mlp, policies, .. } = &mut *state;
+        mlp.prepare(device, layer, &policies.select(Site::Neurons, layer, spans)?)?;
     }
     device.synchronize()
 }
@@ -177,7 +179,7 @@ fn record(
     samplers: Option<&mut Samplers>,
 ) -> Result<()> {
     backend::embed(device, state, model.embedding())?;
-    let masked = state.heads.is_some();
+    let masked = state.policies.has(Site::Heads);
     for (index, layer) in model.layers().iter().enumerate() {
         backend::attention(device, state, index, layer, masked)?;
         backend::mlp(device, state, index, layer, spans)?;

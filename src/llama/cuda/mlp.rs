@@ -6,7 +6,7 @@ use super::selection::Resident;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::llama;
-use crate::llama::mlp_policy::Wanted;
+use crate::policy::{Observed, Values, Wanted};
 use crate::sparse_mlp::cuda::{self as sparse, MAX_TOKENS};
 use crate::sparse_mlp::{Activation, Selection};
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
@@ -123,13 +123,12 @@ impl MlpBuffers {
         }
     }
 
-    /// What the policy wanted to see of one token of the last call, by neuron.
-    pub(super) fn seen(&self, token: usize) -> &[f32] {
+    /// What the policy wanted to see of the last call, by neuron.
+    pub(super) fn seen(&self) -> Observed<'_> {
         match self {
-            MlpBuffers::Whole { .. } => &[],
+            MlpBuffers::Whole { .. } => Observed::LENGTHS,
             MlpBuffers::ByNeuron(buffers) => {
-                let (stride, d_ff) = (buffers.workspace.stride(), buffers.resident[0].d_ff());
-                buffers.seen.get(token * stride..token * stride + d_ff).unwrap_or(&[])
+                Observed::new(&buffers.seen, buffers.workspace.stride(), buffers.resident[0].d_ff())
             }
         }
     }
@@ -189,9 +188,9 @@ impl ByNeuron {
             let mut y = y.slice_mut(range);
             sparse::forward(device, weights, &x, tokens, &selection, Some(&residual), &mut y, &mut self.workspace)?;
             let values = match call.wanted {
-                Wanted::Gate => self.workspace.gate(),
-                Wanted::Hidden => self.workspace.hidden(),
-                Wanted::Nothing | Wanted::Lengths => continue,
+                Wanted::Copied(Values::Gate) => self.workspace.gate(),
+                Wanted::Copied(_) => self.workspace.hidden(),
+                Wanted::Nothing | Wanted::Lengths | Wanted::AtHand(_) => continue,
             };
             let used = tokens * self.workspace.stride();
             self.seen.extend(device.download(&values.slice(..used))?);

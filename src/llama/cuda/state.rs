@@ -4,12 +4,12 @@ use super::linear::Scratch;
 use super::mlp::MlpBuffers;
 use super::recompute::Recompute;
 use crate::attention::cuda::{KvCache, KvFormat, KvLayout, Rope, Spans, Workspace};
-use crate::attention::{self, HeadNormState, KvDtype, KvPolicy, KvShape, Limits, Span};
+use crate::attention::{self, KvDtype, KvPolicy, KvShape, Limits, Span};
 use crate::device::{Device, call};
 use crate::error::Result;
-use crate::llama::mlp_policy::MlpPolicyState;
-use crate::llama::shared::{HeadsRun, LayerSizes};
+use crate::llama::shared::{LayerSizes, policies};
 use crate::llama::{Config, Layer, SessionState, Settings};
+use crate::policy::{PolicySet, Site};
 use cudarc::driver::CudaSlice;
 
 /// What a session keeps on the device, and the policies' statistics on the host.
@@ -22,11 +22,9 @@ pub struct State {
     pub(super) rope: Rope,
     pub(super) spans: Spans,
     pub(super) attention: Workspace,
-    pub(super) heads: Option<HeadNormState>,
+    pub(super) policies: PolicySet,
     pub(super) head_masks: HeadMasks,
-    pub(super) heads_run: HeadsRun,
     pub(super) mlp: MlpBuffers,
-    pub(super) mlp_policy: MlpPolicyState,
     pub(super) scratch: Scratch,
     /// Tokens of the current call.
     pub(super) m: usize,
@@ -102,11 +100,9 @@ impl State {
                 (true, Some(Recompute::new(device, shape, sizes, (d, max_tokens), settings.kv_dtype)?))
             }
         };
-        let heads = match settings.heads {
-            Some(policy) => Some(HeadNormState::new(policy, shape, config.n_layers, slots)?),
-            None => None,
-        };
-        let masked_layers = if heads.is_some() { config.n_layers } else { 0 };
+        let policies = policies(config, settings)?;
+        let selects_heads = policies.has(Site::Heads);
+        let masked_layers = if selects_heads { config.n_layers } else { 0 };
         let words = slots * shape.n_q_heads.div_ceil(32);
         let rope = attention::Rope::new(shape.head_dim, config.rope_theta, &config.rope_scaling, context)?;
         let limits = Limits { max_rows: max_tokens, max_spans: slots, capacity: context };
@@ -120,12 +116,10 @@ impl State {
             rope: Rope::upload(device, &rope)?,
             spans: Spans::new(device, slots)?,
             attention: Workspace::new(device, shape, limits)?,
-            host_out: vec![0.0; if heads.is_some() { max_tokens * shape.q_elems() } else { 0 }],
-            heads,
+            host_out: vec![0.0; if selects_heads { max_tokens * shape.q_elems() } else { 0 }],
+            policies,
             head_masks: HeadMasks::new(device, masked_layers, words)?,
-            heads_run: HeadsRun::default(),
             mlp: MlpBuffers::new(device, &layers[0].mlp, config.n_layers, max_tokens, slots)?,
-            mlp_policy: MlpPolicyState::new(config, settings)?,
             scratch: Scratch::new(device, max_tokens.max(max_logits), widest)?,
             m: 0,
             tokens: device.zeros(max_tokens)?,
@@ -143,29 +137,18 @@ impl State {
 
     /// Says whether the policies have made their last choice for a slot, so that a [`super::Decoder`] can hold it.
     pub fn is_settled(&self, slot: usize) -> bool {
-        self.unsettled(&[Span { slot, start: 0, len: 1 }]).is_none()
-    }
-
-    /// The policy that still chooses for a span, if there is one, and how.
-    pub(super) fn unsettled(&self, spans: &[Span]) -> Option<(&'static str, &'static str)> {
-        if let Some(heads) = &self.heads
-            && spans.iter().any(|span| heads.runs_all(span.slot) || heads.renews())
-        {
-            return Some(("heads", "one that is still to be made or is renewed"));
-        }
-        let settled = self.mlp_policy.is_settled(spans);
-        (!settled).then_some(("mlp policy", "one that is made for each token or is renewed"))
+        self.policies.unsettled(&[Span { slot, start: 0, len: 1 }]).is_none()
     }
 
     /// Asks the policy which heads run in this layer, and brings the answer to the device.
     pub(super) fn select_heads(&mut self, device: &Device, index: usize, spans: &[Span]) -> Result<bool> {
-        let Some(heads) = &self.heads else { return Ok(false) };
         let n_q_heads = self.config.attention.n_q_heads;
         let mut masks = vec![0; spans.len() * n_q_heads.div_ceil(32)];
-        heads.mask(index, spans, &mut masks)?;
-        self.heads_run.count(heads, spans, &masks, n_q_heads);
-        self.head_masks.set(device, index, &masks)?;
-        Ok(true)
+        let selects = self.policies.select_heads(index, spans, n_q_heads, &mut masks)?;
+        if selects {
+            self.head_masks.set(device, index, &masks)?;
+        }
+        Ok(selects)
     }
 }
 
@@ -174,12 +157,8 @@ impl SessionState for State {
         self.cache.memory_bytes()
     }
 
-    fn kept_heads_fraction(&self) -> Option<f64> {
-        self.heads_run.fraction()
-    }
-
-    fn mlp_policy(&self) -> &MlpPolicyState {
-        &self.mlp_policy
+    fn policies(&self) -> &PolicySet {
+        &self.policies
     }
 }
 

@@ -11,7 +11,7 @@ use std::ffi::c_void;
 /// Tokens whose norms are held at once.
 const MAX_TOKENS: usize = 64;
 
-/// Accumulates s_j² = Σ_t (A\[t, j\] / ‖A\[t, :\]‖₂)² over tokens: [`crate::sparse_mlp::policy::PromptStatistic`], with its bits.
+/// Accumulates s_j² = Σ_t (A\[t, j\] / ‖A\[t, :\]‖₂)² over tokens: [`crate::policy::PromptStatistic`], with its bits.
 ///
 /// One for each layer and sequence. All that is selected from it stays on the device.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ impl PromptStatistic {
         Ok(())
     }
 
-    /// Keeps the neurons with s_j / √P above a threshold, as [`crate::sparse_mlp::policy::Tda::list`].
+    /// Keeps the neurons with s_j / √P above a threshold, as [`crate::policy::Tda`] does.
     ///
     /// # Errors
     /// [`Error::Shape`] before any token, [`Error::Value`] for a threshold that is NaN, [`Error::Launch`] if a kernel cannot be
@@ -126,7 +126,7 @@ impl PromptStatistic {
     }
 
     /// Keeps the `k` neurons with the highest s_j, the lower index first where equal, as
-    /// [`crate::sparse_mlp::policy::Griffin::list`].
+    /// [`crate::policy::Griffin`] does.
     ///
     /// # Errors
     /// [`Error::Shape`] before any token and unless `k` is 1 to d_ff, [`Error::Launch`] if a kernel cannot be started.

@@ -1,7 +1,7 @@
 //! Lists of indices in order: neurons, inputs or heads.
 
 use super::Selection;
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result};
 
 /// A strictly increasing list of indices below a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +80,18 @@ impl NeuronList {
         NeuronList { indices: (0..limit).filter(|&j| keep(j)).map(|j| j as u32).collect(), limit }
     }
 
+    /// The `k` largest scores, the lower index first where equal.
+    pub fn of_largest(scores: &[f64], k: usize) -> Self {
+        let mut order: Vec<u32> = (0..scores.len() as u32).collect();
+        let by_score = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));
+        if k < order.len() {
+            order.select_nth_unstable_by(k, by_score);
+            order.truncate(k);
+        }
+        order.sort_unstable();
+        NeuronList { indices: order, limit: scores.len() }
+    }
+
     /// Borrows it as a view.
     pub fn view(&self) -> IndexList<'_> {
         IndexList { indices: &self.indices, limit: self.limit }
@@ -106,43 +118,5 @@ impl NeuronList {
         }
         let union = self.indices.len() + other.indices.len() - common;
         if union == 0 { 1.0 } else { common as f64 / union as f64 }
-    }
-}
-
-/// Query or key-value heads per sequence: u32 \[batch, capacity\], of which row b uses the first `counts[b]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeadList<'a> {
-    heads: &'a [u32],
-    counts: &'a [u32],
-    capacity: usize,
-    n_heads: usize,
-}
-
-impl<'a> HeadList<'a> {
-    /// Checks a list for `counts.len()` sequences.
-    ///
-    /// # Errors
-    /// [`Error::Length`] unless `heads` has batch · capacity entries, [`Error::Index`] for a count above the capacity or
-    /// a head that is `n_heads` or more, [`Error::NotIncreasing`] for heads out of order.
-    pub fn new(heads: &'a [u32], counts: &'a [u32], capacity: usize, n_heads: usize) -> Result<Self> {
-        check_len("heads", counts.len() * capacity, heads.len())?;
-        for (sequence, &count) in counts.iter().enumerate() {
-            if count as usize > capacity {
-                return Err(Error::Index { what: "counts", limit: capacity + 1, got: count as usize });
-            }
-            check_indices("heads", &heads[sequence * capacity..][..count as usize], n_heads)?;
-        }
-        Ok(HeadList { heads, counts, capacity, n_heads })
-    }
-
-    /// Sequences.
-    pub fn batch(&self) -> usize {
-        self.counts.len()
-    }
-
-    /// The heads of one sequence.
-    pub fn sequence(&self, b: usize) -> IndexList<'a> {
-        let indices = &self.heads[b * self.capacity..][..self.counts[b] as usize];
-        IndexList { indices, limit: self.n_heads }
     }
 }

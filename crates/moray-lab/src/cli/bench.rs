@@ -8,9 +8,10 @@ use std::time::Instant;
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use moray::llama::{LogitRows, Sequence};
+use moray::policy::Named;
 use serde::{Deserialize, Serialize};
 
-use super::{Device, HeadSwitch, KvSwitch, MlpSwitch, Run, Switches, eval, progress_bar, switches, written};
+use super::{Device, KvSwitch, Run, Switches, eval, progress_bar, switches, written};
 use crate::error::{Error, Result};
 use crate::machine::{processor, read_bandwidth};
 use crate::weights::WeightScheme;
@@ -111,19 +112,19 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
 /// As [`run`].
 pub fn measure(arguments: &Arguments) -> Result<Bench> {
     let ways = [
-        (WeightScheme::Dense, MlpSwitch::Dense),
-        (WeightScheme::AsFile, MlpSwitch::Dense),
-        (WeightScheme::AsFile, MlpSwitch::Griffin(0.5)),
-        (WeightScheme::AsFile, MlpSwitch::TopK(0.5)),
+        (WeightScheme::Dense, "dense"),
+        (WeightScheme::AsFile, "dense"),
+        (WeightScheme::AsFile, "griffin:0.5"),
+        (WeightScheme::AsFile, "topk:0.5"),
     ];
-    let first = switches_of(arguments, ways[0]).cpu()?;
+    let first = switches_of(arguments, ways[0])?.cpu()?;
     let bar = progress_bar(ways.len() + 2, "measuring");
     let before = peer(arguments, first.threads())?;
     let mut bandwidth = read_bandwidth(&first);
     bar.inc(1);
     let mut rows = Vec::with_capacity(ways.len());
     for way in ways {
-        let switches = switches_of(arguments, way);
+        let switches = switches_of(arguments, way)?;
         switches.check_cpu()?;
         let run = switches.load()?;
         let speed = speed(arguments, &switches, &run)?;
@@ -153,19 +154,19 @@ pub fn measure(arguments: &Arguments) -> Result<Bench> {
     })
 }
 
-fn switches_of(arguments: &Arguments, (weights, mlp): (WeightScheme, MlpSwitch)) -> Switches {
-    Switches {
+fn switches_of(arguments: &Arguments, (weights, mlp): (WeightScheme, &str)) -> Result<Switches> {
+    Ok(Switches {
         model: arguments.model.clone(),
         weights,
-        mlp,
+        mlp: switches::neurons(mlp)?,
         calibration: None,
-        heads: HeadSwitch::All,
+        heads: Named::EVERY_HEAD,
         kv: KvSwitch(moray::attention::KvPolicy::WriteAll),
         kv_type: switches::KvType::F16,
         device: Device::Cpu,
         threads: arguments.threads,
         isa: None,
-    }
+    })
 }
 
 fn speed(arguments: &Arguments, switches: &Switches, run: &Run) -> Result<Speed> {

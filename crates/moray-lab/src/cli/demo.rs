@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::{Deserialize, Serialize};
 
 use super::generate::Report;
-use super::{Device, HeadSwitch, KvSwitch, MlpSwitch, Run, Switches, eval, generate, progress_bar, switches, written};
+use super::{Device, KvSwitch, Run, Switches, eval, generate, progress_bar, switches, written};
 use crate::error::Result;
 use crate::eval::{Runner, Scored, Text, evaluate};
 use crate::machine::{processor, read_bandwidth};
@@ -81,27 +81,20 @@ pub struct Demo {
 }
 
 /// Name, weights, neurons, heads, what is stored for heads that do not run.
-type Way = (&'static str, WeightScheme, MlpSwitch, HeadSwitch, KvPolicy);
+type Way = (&'static str, WeightScheme, &'static str, &'static str, KvPolicy);
 
 const G64: WeightScheme = WeightScheme::Quantized(Mode::PerGroup { group_size: 64, offset: false });
-const HEADS: HeadSwitch = HeadSwitch::Norm { kept: 0.7, refresh: 0 };
 
 const WAYS: [Way; 9] = [
-    ("dense, 16 bits", WeightScheme::Dense, MlpSwitch::Dense, HeadSwitch::All, KvPolicy::WriteAll),
-    ("W4A8, the file's own weights", WeightScheme::AsFile, MlpSwitch::Dense, HeadSwitch::All, KvPolicy::WriteAll),
-    (
-        "W4A8 per channel",
-        WeightScheme::Quantized(Mode::PerChannel),
-        MlpSwitch::Dense,
-        HeadSwitch::All,
-        KvPolicy::WriteAll,
-    ),
-    ("W4A8 groups of 64", G64, MlpSwitch::Dense, HeadSwitch::All, KvPolicy::WriteAll),
-    ("sparse, top-k 0.7", WeightScheme::Dense, MlpSwitch::TopK(0.7), HeadSwitch::All, KvPolicy::WriteAll),
-    ("sparse, CATS 0.7", WeightScheme::Dense, MlpSwitch::Cats(0.7), HeadSwitch::All, KvPolicy::WriteAll),
-    ("sparse, TDA 0.7", WeightScheme::Dense, MlpSwitch::Tda(0.7), HeadSwitch::All, KvPolicy::WriteAll),
-    ("W4A8 + top-k 0.7", WeightScheme::AsFile, MlpSwitch::TopK(0.7), HeadSwitch::All, KvPolicy::WriteAll),
-    ("W4A8 + top-k 0.7 + heads 0.7", WeightScheme::AsFile, MlpSwitch::TopK(0.7), HEADS, KvPolicy::Hole),
+    ("dense, 16 bits", WeightScheme::Dense, "dense", "all", KvPolicy::WriteAll),
+    ("W4A8, the file's own weights", WeightScheme::AsFile, "dense", "all", KvPolicy::WriteAll),
+    ("W4A8 per channel", WeightScheme::Quantized(Mode::PerChannel), "dense", "all", KvPolicy::WriteAll),
+    ("W4A8 groups of 64", G64, "dense", "all", KvPolicy::WriteAll),
+    ("sparse, top-k 0.7", WeightScheme::Dense, "topk:0.7", "all", KvPolicy::WriteAll),
+    ("sparse, CATS 0.7", WeightScheme::Dense, "cats:0.7", "all", KvPolicy::WriteAll),
+    ("sparse, TDA 0.7", WeightScheme::Dense, "tda:0.7", "all", KvPolicy::WriteAll),
+    ("W4A8 + top-k 0.7", WeightScheme::AsFile, "topk:0.7", "all", KvPolicy::WriteAll),
+    ("W4A8 + top-k 0.7 + heads 0.7", WeightScheme::AsFile, "topk:0.7", "norm:0.7", KvPolicy::Hole),
 ];
 
 /// Runs the command.
@@ -129,7 +122,7 @@ pub fn measure(arguments: &Arguments) -> Result<Demo> {
     let (mut tokens, mut machine) = (Vec::new(), None);
     for way in WAYS {
         bar.set_message(way.0);
-        let switches = switches_of(arguments, way);
+        let switches = switches_of(arguments, way)?;
         switches.check_cpu()?;
         let run = switches.load()?;
         if tokens.is_empty() {
@@ -154,19 +147,19 @@ pub fn measure(arguments: &Arguments) -> Result<Demo> {
     })
 }
 
-fn switches_of(arguments: &Arguments, (_, weights, mlp, heads, kv): Way) -> Switches {
-    Switches {
+fn switches_of(arguments: &Arguments, (_, weights, mlp, heads, kv): Way) -> Result<Switches> {
+    Ok(Switches {
         model: arguments.model.clone(),
         weights,
-        mlp,
+        mlp: switches::neurons(mlp)?,
         calibration: None,
-        heads,
+        heads: switches::heads(heads)?,
         kv: KvSwitch(kv),
         kv_type: switches::KvType::F16,
         device: Device::Cpu,
         threads: None,
         isa: None,
-    }
+    })
 }
 
 fn row(

@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use clap::Args;
 use moray::llama::{Backend, Model};
+use moray::policy::{Chosen, Named};
 use serde::Serialize;
 
 use super::device::cuda;
-use super::{Device, HeadSwitch, MlpSwitch, Run, Switches, progress_bar, written};
+use super::{Device, Run, Switches, progress_bar, written};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, Runner, Scored, Text, evaluate};
 use crate::weights::WeightScheme;
@@ -98,13 +99,7 @@ pub fn report(arguments: &Arguments) -> Result<Report> {
     let mut arguments = arguments.clone();
     arguments.switches.weights = arguments.switches.weights.resolved(&run.checkpoint);
     let dense = match &arguments.against {
-        Some(model) => Some(Switches {
-            model: model.clone(),
-            weights: WeightScheme::Dense,
-            mlp: MlpSwitch::Dense,
-            heads: HeadSwitch::All,
-            ..arguments.switches.clone()
-        }),
+        Some(model) => Some(Switches { model: model.clone(), ..all_of(&arguments.switches) }),
         None => dense_switches(&arguments.switches),
     };
     let dense = dense.map(|switches| switches.load().map(|run| (switches, run))).transpose()?;
@@ -203,28 +198,34 @@ pub fn read_text(path: &Path) -> Result<String> {
     String::from_utf8(bytes).map_err(invalid)
 }
 
+/// The switches of the same model, dense.
+fn all_of(switches: &Switches) -> Switches {
+    let (mlp, heads) = (Named::EVERY_NEURON, Named::EVERY_HEAD);
+    Switches { weights: WeightScheme::Dense, mlp, heads, ..switches.clone() }
+}
+
 /// The switches of the dense model; none if these are.
 pub fn dense_switches(switches: &Switches) -> Option<Switches> {
-    let dense =
-        Switches { weights: WeightScheme::Dense, mlp: MlpSwitch::Dense, heads: HeadSwitch::All, ..switches.clone() };
+    let dense = all_of(switches);
     let same = (switches.weights, switches.mlp, switches.heads) == (dense.weights, dense.mlp, dense.heads);
     (!same).then_some(dense)
 }
 
 /// Selections that the prompt fixes are scored in generation.
 pub fn scored_by(switches: &Switches) -> Scored {
-    let fixed = matches!(switches.mlp, MlpSwitch::Griffin(_) | MlpSwitch::Tda(_)) || switches.heads != HeadSwitch::All;
+    let fixed = [switches.mlp, switches.heads].iter().any(|policy| policy.chosen() == Chosen::ByPrompt);
     if fixed { Scored::SecondHalf } else { Scored::EveryToken }
 }
 
+/// Says which tokens are sparse.
 fn sparse_tokens(switches: &Switches) -> &'static str {
-    match (scored_by(switches), switches.mlp) {
-        (Scored::EveryToken, MlpSwitch::Dense) => "no token",
-        (Scored::EveryToken, _) => "every token",
-        (Scored::SecondHalf, MlpSwitch::TopK(_) | MlpSwitch::Cats(_)) => {
-            "neurons: every token; heads: the second half of each window, the half that is scored"
-        }
-        (Scored::SecondHalf, _) => "the second half of each window, the half that is scored",
+    let half = "the second half of each window, the half that is scored";
+    match (switches.mlp.chosen(), switches.heads.chosen()) {
+        (Chosen::Never, Chosen::Never) => "no token",
+        (Chosen::ByPrompt, Chosen::ByPrompt | Chosen::Never) | (Chosen::Never, Chosen::ByPrompt) => half,
+        (_, Chosen::ByPrompt) => "neurons: every token; heads: the second half of each window, the half that is scored",
+        (Chosen::ByPrompt, _) => "heads: every token; neurons: the second half of each window, the half that is scored",
+        _ => "every token",
     }
 }
 

@@ -9,7 +9,7 @@ pub mod generate;
 pub mod quantize;
 mod switches;
 
-pub use switches::{Device, HeadSwitch, KvSwitch, MlpSwitch, Run, Switches};
+pub use switches::{Device, KvSwitch, Run, Switches};
 
 use std::io::{IsTerminal, Write};
 

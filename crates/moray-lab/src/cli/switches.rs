@@ -3,11 +3,13 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use moray::attention::{HeadNorm, KvDtype, KvPolicy};
-use moray::llama::{MlpPolicy, Model, PromptRule, SessionState, Settings};
-use moray::sparse_mlp::policy::{Cats, Griffin, TopK};
+use moray::attention::{KvDtype, KvPolicy};
+use moray::llama::{Mlp, Model, Settings};
+use moray::policy::{Chosen, Context, ModelSizes, Named, PolicyConfig, Site};
+use moray::sparse_mlp::Weights;
 use moray::{Cpu, Isa};
 use serde::Serialize;
 
@@ -25,6 +27,16 @@ const CALIBRATION_TOKENS: usize = 512;
 /// What thresholds are set on where no text is given: plain prose on several subjects, so that it favours none.
 const CALIBRATION_TEXT: &str = include_str!("calibration.txt");
 
+fn neurons_help() -> String {
+    let known = moray::policy::help(Site::Neurons);
+    format!("Neurons that are computed, K the kept fraction: {known}")
+}
+
+fn heads_help() -> String {
+    let known = moray::policy::help(Site::Heads);
+    format!("Heads that run, K the kept fraction: {known}")
+}
+
 /// How a model is loaded and run.
 #[derive(Debug, Clone, Args)]
 pub struct Switches {
@@ -35,15 +47,15 @@ pub struct Switches {
     /// (per-channel), w4a8-g32|g64|g128 (groups; a trailing o adds offsets), w4a8-t32|t64 (two-level), w4a8-qqq, w8a8.
     #[arg(long, default_value = "auto")]
     pub weights: WeightScheme,
-    /// Neurons that are computed, K the kept fraction: dense, topk:K, cats:K, griffin:K, tda:K.
-    #[arg(long, default_value = "dense")]
-    pub mlp: MlpSwitch,
-    /// Text whose first 512 tokens set the thresholds of cats; a short text of our own by default.
+    /// Neurons that are computed.
+    #[arg(long, default_value = "dense", value_parser = neurons, help = neurons_help())]
+    pub mlp: Named,
+    /// Text whose first 512 tokens set the policies that are calibrated; a short text of our own by default.
     #[arg(long)]
     pub calibration: Option<PathBuf>,
-    /// Heads that run, K the kept fraction: all, norm:K, norm:K:R (chosen anew every R tokens).
-    #[arg(long, default_value = "all")]
-    pub heads: HeadSwitch,
+    /// Heads that run.
+    #[arg(long, default_value = "all", value_parser = heads, help = heads_help())]
+    pub heads: Named,
     /// What is stored for heads that do not run: write-all, hole, zero, recompute:LAG.
     #[arg(long, default_value = "write-all")]
     pub kv: KvSwitch,
@@ -90,85 +102,24 @@ impl From<KvType> for KvDtype {
     }
 }
 
-/// `--mlp`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs)]
-pub enum MlpSwitch {
-    Dense,
-    TopK(f32),
-    Cats(f32),
-    Griffin(f32),
-    Tda(f32),
-}
-
-/// `--heads`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs)]
-pub enum HeadSwitch {
-    All,
-    Norm { kept: f32, refresh: usize },
-}
-
 /// `--kv`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvSwitch(pub KvPolicy);
 
-fn fraction(text: &str) -> std::result::Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(kept) if kept > 0.0 && kept <= 1.0 => Ok(kept),
-        _ => Err(format!("expected a kept fraction in (0, 1], got {text}")),
-    }
+/// Finds a policy for `--mlp`.
+///
+/// # Errors
+/// As [`Named::parse`].
+pub fn neurons(text: &str) -> moray::Result<Named> {
+    Named::parse(Site::Neurons, text)
 }
 
-impl FromStr for MlpSwitch {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text.split_once(':') {
-            None if text == "dense" => Ok(MlpSwitch::Dense),
-            Some(("topk", kept)) => fraction(kept).map(MlpSwitch::TopK),
-            Some(("cats", kept)) => fraction(kept).map(MlpSwitch::Cats),
-            Some(("griffin", kept)) => fraction(kept).map(MlpSwitch::Griffin),
-            Some(("tda", kept)) => fraction(kept).map(MlpSwitch::Tda),
-            _ => Err(format!("expected dense, topk:K, cats:K, griffin:K or tda:K, got {text}")),
-        }
-    }
-}
-
-impl fmt::Display for MlpSwitch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            MlpSwitch::Dense => f.write_str("dense"),
-            MlpSwitch::TopK(kept) => write!(f, "topk:{kept}"),
-            MlpSwitch::Cats(kept) => write!(f, "cats:{kept}"),
-            MlpSwitch::Griffin(kept) => write!(f, "griffin:{kept}"),
-            MlpSwitch::Tda(kept) => write!(f, "tda:{kept}"),
-        }
-    }
-}
-
-impl FromStr for HeadSwitch {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let expected = || format!("expected all, norm:K or norm:K:R, got {text}");
-        if text == "all" {
-            return Ok(HeadSwitch::All);
-        }
-        let rest = text.strip_prefix("norm:").ok_or_else(expected)?;
-        let (kept, refresh) = rest.split_once(':').unwrap_or((rest, "0"));
-        Ok(HeadSwitch::Norm { kept: fraction(kept)?, refresh: refresh.parse().map_err(|_| expected())? })
-    }
-}
-
-impl fmt::Display for HeadSwitch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            HeadSwitch::All => f.write_str("all"),
-            HeadSwitch::Norm { kept, refresh: 0 } => write!(f, "norm:{kept}"),
-            HeadSwitch::Norm { kept, refresh } => write!(f, "norm:{kept}:{refresh}"),
-        }
-    }
+/// Finds a policy for `--heads`.
+///
+/// # Errors
+/// As [`Named::parse`].
+pub fn heads(text: &str) -> moray::Result<Named> {
+    Named::parse(Site::Heads, text)
 }
 
 impl FromStr for KvSwitch {
@@ -256,7 +207,7 @@ impl Switches {
         let start = std::time::Instant::now();
         let checkpoint = Checkpoint::open(&self.model)?;
         let tokenizer = checkpoint.tokenizer()?;
-        let options = LoadOptions { weights: self.weights, by_neuron: self.mlp != MlpSwitch::Dense };
+        let options = LoadOptions { weights: self.weights, by_neuron: self.mlp.chosen() != Chosen::Never };
         let bar = progress_bar(checkpoint.config().n_layers, "loading");
         let model = load_cpu(&checkpoint, options, |done, _| bar.set_position(done as u64))?;
         bar.finish_and_clear();
@@ -279,20 +230,15 @@ impl Switches {
         Ok(Cpu::new(self.threads.unwrap_or(threads), isa)?)
     }
 
-    /// Finds CATS's thresholds on calibration text: the start of `--calibration`, or a text of our own.
-    fn calibrate(&self, run: &Run, kept: f32) -> Result<Cats> {
+    /// The tokens of the calibration text: the start of `--calibration`, or of a text of our own.
+    fn calibration_tokens(&self, run: &Run) -> Result<Vec<u32>> {
         let text = match &self.calibration {
             Some(path) => std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?,
             None => CALIBRATION_TEXT.to_owned(),
         };
         let mut tokens = run.tokenizer.encode(&text, run.checkpoint.config().add_bos)?;
         tokens.truncate(CALIBRATION_TOKENS.min(run.checkpoint.config().context_length));
-        let mut settings = Settings::dense(tokens.len().max(1));
-        settings.mlp = MlpPolicy::Calibrate;
-        let mut session = run.model.session(&run.cpu, settings)?;
-        run.model.prefill(&run.cpu, &mut session, 0, &tokens)?;
-        let nothing = moray::Error::Shape { what: "calibration", expected: "at least 1 token", got: 0 };
-        Ok(session.state().mlp_policy().calibrator().ok_or(nothing)?.finish(kept)?)
+        Ok(tokens)
     }
 
     /// Settings of a session of `slots` sequences and `context` positions.
@@ -304,17 +250,44 @@ impl Switches {
         settings.slots = slots;
         settings.kv_dtype = self.kv_type.into();
         settings.kv = self.kv.0;
-        settings.heads = match self.heads {
-            HeadSwitch::All => None,
-            HeadSwitch::Norm { kept, refresh } => Some(HeadNorm::new(kept, refresh)?),
-        };
-        settings.mlp = match self.mlp {
-            MlpSwitch::Dense => MlpPolicy::Dense,
-            MlpSwitch::TopK(kept) => MlpPolicy::TopK(TopK::by_gate(kept, run.model.config().d_ff)?),
-            MlpSwitch::Cats(kept) => MlpPolicy::Cats(self.calibrate(run, kept)?),
-            MlpSwitch::Griffin(kept) => MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(kept)?)),
-            MlpSwitch::Tda(kept) => MlpPolicy::prompt(PromptRule::TdaQuantile(kept)),
-        };
+        let calibrated = self.mlp.is_calibrated() || self.heads.is_calibrated();
+        let tokens = if calibrated { self.calibration_tokens(run)? } else { Vec::new() };
+        let mut text = CalibrationText { cpu: &run.cpu, model: &run.model, tokens };
+        for policy in [&self.heads, &self.mlp] {
+            settings.policies.extend(policy.make(&mut text)?);
+        }
         Ok(settings)
+    }
+}
+
+/// A model and a text to set policies by.
+struct CalibrationText<'a> {
+    cpu: &'a Cpu,
+    model: &'a Model<Cpu>,
+    tokens: Vec<u32>,
+}
+
+impl Context for CalibrationText<'_> {
+    fn model(&self) -> ModelSizes {
+        self.model.config().sizes()
+    }
+
+    fn mlp(&self, layer: usize) -> moray::Result<&Weights> {
+        let layers = self.model.layers();
+        match layers.get(layer).map(|layer| &layer.mlp) {
+            Some(Mlp::ByNeuron(weights)) => Ok(weights),
+            Some(_) => {
+                let expected = "weights by neuron";
+                Err(moray::Error::Unsupported { what: "mlp", expected, got: "a whole MLP".into() })
+            }
+            None => Err(moray::Error::Index { what: "layer", limit: layers.len(), got: layer }),
+        }
+    }
+
+    fn run(&mut self, policy: Arc<dyn PolicyConfig>) -> moray::Result<()> {
+        let mut settings = Settings::dense(self.tokens.len().max(1));
+        settings.policies.push(policy);
+        let mut session = self.model.session(self.cpu, settings)?;
+        self.model.prefill(self.cpu, &mut session, 0, &self.tokens).map(drop)
     }
 }

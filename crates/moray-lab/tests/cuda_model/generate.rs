@@ -7,10 +7,10 @@
 use std::path::Path;
 
 use clap::Parser;
-use moray::attention::{HeadNorm, KvPolicy};
+use moray::attention::KvPolicy;
 use moray::llama::cuda::{Decoder, upload};
-use moray::llama::{LogitRows, MlpPolicy, Model, PromptRule, Sampler, Sampling, Sequence, Settings};
-use moray::sparse_mlp::policy::Griffin;
+use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Settings};
+use moray::policy::{Griffin, HeadNorm};
 use moray::{Cpu, Device};
 use moray_lab::checkpoint::Checkpoint;
 use moray_lab::cli::{Cli, run};
@@ -107,9 +107,8 @@ fn w4a8_greedy_tokens_match_cpu_on_smollm2() {
 
 #[test]
 fn w4a8_greedy_tokens_with_selected_neurons_and_heads_match_cpu_on_smollm2() {
-    let heads = Some(HeadNorm::new(0.7, 0).unwrap());
-    let mlp = MlpPolicy::prompt(PromptRule::Griffin(Griffin::new(0.7).unwrap()));
-    let change = |settings| Settings { heads, mlp: mlp.clone(), kv: KvPolicy::Hole, ..settings };
+    let skipping = |settings: Settings| settings.with(HeadNorm::new(0.7, 0).unwrap()).with(Griffin::new(0.7).unwrap());
+    let change = |settings| skipping(Settings { kv: KvPolicy::Hole, ..settings });
     compare_tokens(PROMPT, WeightScheme::AsFile, true, change);
 }
 

@@ -1,8 +1,16 @@
 //! CATS: a threshold on the gate, calibrated as a quantile.
 
-use super::check_layer;
+use std::sync::Arc;
+
+use super::observed::tokens_of;
+use super::table::{Arguments, Context};
+use super::{
+    Calibrate, Calibration, Kept, Observed, Policy, PolicyConfig, Site, Sizes, Values, Wanted, check_fraction,
+    check_layer,
+};
+use crate::attention::Span;
 use crate::error::{Error, Result};
-use crate::sparse_mlp::select::{Score, ScoreOn, Selection};
+use crate::sparse_mlp::{Score, ScoreOn, Selection, check_finite};
 
 /// Keeps neuron j for a token iff |act(x·gate_j)| > threshold\[layer\].
 ///
@@ -30,13 +38,46 @@ impl Cats {
         &self.thresholds
     }
 
-    /// The selection for a layer.
-    ///
-    /// # Errors
-    /// [`Error::Index`] for a layer without a threshold.
-    pub fn selection(&self, layer: usize) -> Result<Selection<'static>> {
+    pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Arc<dyn PolicyConfig>> {
+        let calibrate = Calibrate::new(CatsCalibrator::new(context.model().n_layers)?);
+        context.run(Arc::new(calibrate.clone()))?;
+        Ok(Arc::new(calibrate.with(|calibrator| calibrator.finish(arguments.fraction))?))
+    }
+}
+
+impl PolicyConfig for Cats {
+    fn policy(&self, sizes: &Sizes) -> Result<Box<dyn Policy>> {
+        crate::error::check_len("cats thresholds", sizes.model.n_layers, self.thresholds.len())?;
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Policy for Cats {
+    fn site(&self) -> Site {
+        Site::Neurons
+    }
+
+    /// On a device the gates stay there: what it keeps is not counted.
+    fn wants(&self, _: &[Span]) -> Wanted {
+        Wanted::AtHand(Values::Gate)
+    }
+
+    fn select(&mut self, layer: usize, _: &[Span]) -> Result<Selection<'_>> {
         check_layer(layer, self.thresholds.len())?;
         Ok(Selection::Threshold { score: Score::plain(ScoreOn::Gate), threshold: self.thresholds[layer] })
+    }
+
+    fn observe(&mut self, layer: usize, spans: &[Span], observed: &Observed<'_>) -> Result<Kept> {
+        check_layer(layer, self.thresholds.len())?;
+        let (mut kept, threshold) = (Kept::default(), self.thresholds[layer]);
+        for gate in (0..tokens_of(spans)).map(|token| observed.token(token)) {
+            kept += Kept::each(1, gate.iter().filter(|gate| gate.abs() > threshold).count(), gate.len());
+        }
+        Ok(kept)
+    }
+
+    fn is_settled(&self, _: &[Span]) -> bool {
+        true
     }
 }
 
@@ -53,7 +94,7 @@ const BIN_BITS: u32 = 11;
 ///
 /// # Example
 /// ```
-/// use moray::sparse_mlp::policy::CatsCalibrator;
+/// use moray::policy::{Calibration, CatsCalibrator};
 ///
 /// let mut calibrator = CatsCalibrator::new(1)?;
 /// calibrator.observe(0, &[0.1, -0.2, 0.3, -0.4])?;
@@ -80,24 +121,13 @@ impl CatsCalibrator {
         Ok(CatsCalibrator { layers: vec![vec![0; (OCTAVES << BIN_BITS) as usize]; n_layers] })
     }
 
-    /// Counts a layer's gate activations act(x·gate), f32 of any number of tokens.
-    ///
-    /// # Errors
-    /// [`Error::Index`] for a layer too high, [`Error::Value`] for a value that is not finite; nothing is counted then.
-    pub fn observe(&mut self, layer: usize, gate: &[f32]) -> Result<()> {
-        check_layer(layer, self.layers.len())?;
-        crate::sparse_mlp::elementwise::check_finite("gate", gate)?;
-        gate.iter().for_each(|v| self.layers[layer][bin(*v)] += 1);
-        Ok(())
-    }
-
     /// Finds, for each layer, the smallest threshold at a bin's upper edge that leaves at most the fraction `kept` of the
     /// observed values above it; 0 if all may be kept.
     ///
     /// # Errors
     /// [`Error::Value`] for a fraction outside (0, 1], [`Error::Shape`] if a layer has seen nothing.
     pub fn finish(&self, kept: f32) -> Result<Cats> {
-        super::check_fraction("kept fraction", kept)?;
+        check_fraction("kept fraction", kept)?;
         let threshold = |counts: &Vec<u64>| {
             let total: u64 = counts.iter().sum();
             if total == 0 {
@@ -118,6 +148,20 @@ impl CatsCalibrator {
             Ok(upper_edge(counts.len() - 1))
         };
         Cats::new(self.layers.iter().map(threshold).collect::<Result<_>>()?)
+    }
+}
+
+impl Calibration for CatsCalibrator {
+    fn values(&self) -> Values {
+        Values::Gate
+    }
+
+    /// Counts act(x·gate), of any number of tokens; nothing is counted where an error is returned.
+    fn observe(&mut self, layer: usize, gate: &[f32]) -> Result<()> {
+        check_layer(layer, self.layers.len())?;
+        check_finite("gate", gate)?;
+        gate.iter().for_each(|v| self.layers[layer][bin(*v)] += 1);
+        Ok(())
     }
 }
 

@@ -1,15 +1,17 @@
-//! The policies against their definitions: what they keep, how they are calibrated, when they renew.
+//! Policies for neurons.
 
-mod common;
+use std::sync::Arc;
 
-use common::Random;
-use moray::sparse_mlp::policy::{
-    Cats, CatsCalibrator, Cett, Dense, Griffin, PromptPolicy, PromptStatistic, Refresh, RefreshOptions, Tda, TopK,
-    cett_of_dropping, kept_count, threshold_for_cett,
+use moray::policy::{
+    Calibration, Cats, CatsCalibrator, Cett, Griffin, LayerRule, Observed, Policy, PolicyConfig, PromptStatistic,
+    Refresh, RefreshOptions, Refreshed, Tda, TdaQuantile, TopK, cett_of_dropping, kept_count, threshold_for_cett,
 };
 use moray::sparse_mlp::{Activation, Matrix, NeuronList, Selection, Shape, Weights, Workspace, forward};
 use moray::{Cpu, Error};
 use proptest::prelude::*;
+
+use crate::common::Random;
+use crate::{sizes, token};
 
 fn statistic(activations: &[f32], d_ff: usize) -> PromptStatistic {
     let mut statistic = PromptStatistic::new(d_ff).unwrap();
@@ -64,7 +66,7 @@ proptest! {
         });
         order.truncate(kept_count(kept, d_ff).unwrap());
         order.sort_unstable();
-        let list = Griffin::new(kept).unwrap().list(&statistic).unwrap();
+        let list = Griffin::new(kept).unwrap().list(0, &statistic).unwrap();
         prop_assert_eq!(list.indices(), &order[..]);
     }
 }
@@ -133,7 +135,7 @@ fn cats_threshold_keeps_the_calibrated_fraction_of_its_own_text() {
     let (d_model, d_ff, m) = (48, 200, 40);
     let weights = weights(random, d_model, d_ff);
     let x = random.weights(m * d_model, 1.0);
-    let (_, dense) = run(&weights, &x, &Dense.selection());
+    let (_, dense) = run(&weights, &x, &Selection::All);
     let mut together = CatsCalibrator::new(2).unwrap();
     let mut by_token = together.clone();
     let all: Vec<f32> = (0..m).flat_map(|t| dense.gate(t).to_vec()).collect();
@@ -142,7 +144,7 @@ fn cats_threshold_keeps_the_calibrated_fraction_of_its_own_text() {
         (0..m).for_each(|t| by_token.observe(layer, dense.gate(t)).unwrap());
     }
     for kept in [0.05, 0.3, 0.5, 0.9] {
-        let cats = together.finish(kept).unwrap();
+        let mut cats = together.finish(kept).unwrap();
         assert_eq!(cats, by_token.finish(kept).unwrap());
         let threshold = cats.thresholds()[1];
         let above = all.iter().filter(|v| v.abs() > threshold).count();
@@ -150,7 +152,7 @@ fn cats_threshold_keeps_the_calibrated_fraction_of_its_own_text() {
         let in_bin = all.iter().filter(|v| (v.abs() / threshold - 1.0).abs() < 1.0 / 1024.0).count();
         let target = (all.len() as f64 * f64::from(kept)).round() as usize;
         assert!(above <= target && above + in_bin >= target, "{above} + {in_bin} of {target}");
-        let (_, ws) = run(&weights, &x[..d_model], &cats.selection(1).unwrap());
+        let (_, ws) = run(&weights, &x[..d_model], &cats.select(1, &token(0, 0)).unwrap());
         assert_eq!(ws.kept().len(), dense.gate(0).iter().filter(|v| v.abs() > threshold).count());
     }
     assert_eq!(together.finish(1.0).unwrap().thresholds(), [0.0, 0.0]);
@@ -195,8 +197,8 @@ fn cett_matches_its_definition_and_thresholds_meet_their_target() {
         let mut policy = Cett::new();
         policy.calibrate_layer(&weights, &a, target).unwrap();
         assert_eq!(f64::from(policy.thresholds()[0]), epsilon);
-        assert!(matches!(policy.selection(0).unwrap(), Selection::Threshold { .. }));
-        assert!(policy.selection(1).is_err());
+        assert!(matches!(policy.select(0, &token(0, 0)).unwrap(), Selection::Threshold { .. }));
+        assert!(policy.select(1, &token(0, 0)).is_err());
     }
     let s = statistic(&a, d_ff);
     let threshold = Tda::calibrated_by_cett(&weights, &s, &a, 0.3).unwrap();
@@ -213,20 +215,20 @@ fn contribution_top_k_has_less_error_than_gate_top_k() {
     let weights = weights(random, d_model, d_ff);
     let x = random.weights(m * d_model, 1.0);
     let (dense, _) = run(&weights, &x, &Selection::All);
-    let error = |policy: &TopK| -> f64 {
-        let (y, ws) = run(&weights, &x, &policy.selection(0).unwrap());
+    let error = |mut policy: TopK| -> f64 {
+        let (y, ws) = run(&weights, &x, &policy.select(0, &token(0, 0)).unwrap());
         assert!(ws.kept().len() >= policy.k());
         y.iter().zip(&dense).map(|(a, b)| f64::from(a - b).powi(2)).sum()
     };
-    let gate = error(&TopK::by_gate(0.5, d_ff).unwrap());
-    let contribution = error(&TopK::by_contribution(0.5, d_ff, vec![weights.down_norms()]).unwrap());
+    let gate = error(TopK::by_gate(0.5, d_ff).unwrap());
+    let contribution = error(TopK::by_contribution(0.5, d_ff, vec![weights.down_norms()]).unwrap());
     assert!(0.0 < contribution && contribution < gate, "{contribution} against {gate}");
 }
 
 fn refresh(every: usize, window: usize, recent_weight: f32, drift: Option<f32>) -> Refresh {
     // the prompt uses neurons 0..4 of 8
     let prompt = statistic(&[1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0], 8);
-    let policy = PromptPolicy::Griffin(Griffin::new(0.5).unwrap());
+    let policy = Arc::new(Griffin::new(0.5).unwrap());
     Refresh::new(policy, vec![prompt; 2], RefreshOptions { every, window, recent_weight, drift }).unwrap()
 }
 
@@ -281,22 +283,68 @@ fn bad_policy_input_is_refused_and_changes_nothing() {
     assert_eq!(s, before);
     assert!(PromptStatistic::new(0).is_err() && CatsCalibrator::new(0).is_err());
     let empty = PromptStatistic::new(2).unwrap();
-    assert!(matches!(Griffin::new(0.5).unwrap().list(&empty), Err(Error::Shape { what: "prompt", .. })));
+    assert!(matches!(Griffin::new(0.5).unwrap().list(0, &empty), Err(Error::Shape { what: "prompt", .. })));
     assert!(Tda::joint_quantile(&[], 0.5).is_err() && Tda::joint_quantile(std::slice::from_ref(&empty), 0.5).is_err());
     assert!(Tda::new(vec![f64::NAN]).is_err() && Tda::new(vec![-1.0]).is_err());
     assert!(matches!(Tda::new(vec![0.1]).unwrap().list(1, &s), Err(Error::Index { limit: 1, got: 1, .. })));
     assert!(Cats::new(vec![-0.1]).is_err() && Cats::new(vec![f32::INFINITY]).is_err());
-    assert!(matches!(Cats::new(vec![0.1]).unwrap().selection(1), Err(Error::Index { limit: 1, .. })));
+    assert!(matches!(Cats::new(vec![0.1]).unwrap().select(1, &token(0, 0)), Err(Error::Index { limit: 1, .. })));
     let mut calibrator = CatsCalibrator::new(1).unwrap();
     assert!(matches!(calibrator.finish(0.5), Err(Error::Shape { what: "calibration", .. })));
     assert!(calibrator.observe(1, &[1.0]).is_err() && calibrator.observe(0, &[f32::INFINITY]).is_err());
     assert!(s.mixed(&PromptStatistic::new(3).unwrap(), 0.5).is_err() && s.mixed(&empty, 1.5).is_err());
     let options = RefreshOptions { every: 4, window: 5, recent_weight: 0.5, drift: None };
-    let policy = PromptPolicy::Griffin(Griffin::new(0.5).unwrap());
+    let policy = Arc::new(Griffin::new(0.5).unwrap());
     assert!(matches!(Refresh::new(policy.clone(), vec![s.clone()], options), Err(Error::Shape { what: "window", .. })));
     assert!(Refresh::new(policy.clone(), vec![], options).is_err());
     let heavy = RefreshOptions { window: 1, recent_weight: 2.0, ..options };
     assert!(matches!(Refresh::new(policy, vec![s], heavy), Err(Error::Value { what: "recent_weight", .. })));
     assert!(TopK::by_contribution(0.5, 4, vec![vec![1.0; 3]]).is_err());
-    assert!(TopK::by_contribution(0.5, 4, vec![vec![1.0; 4]]).unwrap().selection(1).is_err());
+    assert!(TopK::by_contribution(0.5, 4, vec![vec![1.0; 4]]).unwrap().select(1, &token(0, 0)).is_err());
+}
+
+/// A session's policy against a [`Refresh`] of its own: the same lists, the same tokens in full.
+#[test]
+fn a_refreshed_policy_matches_its_refresh_for_every_token() {
+    let options = RefreshOptions { every: 4, window: 2, recent_weight: 0.8, drift: None };
+    let random = &mut Random::new(7);
+    let (tokens, d_ff) = (20, 40);
+    let a = activations(random, tokens, d_ff, 1.0);
+    let row = |t: usize| &a[t * d_ff..(t + 1) * d_ff];
+    let mut policy = Refreshed::new(TdaQuantile::new(0.5).unwrap(), options).unwrap().policy(&sizes(1, d_ff)).unwrap();
+    policy.observe(0, &[moray::attention::Span { slot: 1, start: 0, len: 5 }], &Observed::new(&a, d_ff, d_ff)).unwrap();
+    policy.begin_generation(1).unwrap();
+    let prompt = vec![statistic(&a[..5 * d_ff], d_ff)];
+    let rule = Arc::new(Tda::joint_quantile(&prompt, 0.5).unwrap());
+    let mut sequence = Refresh::new(rule, prompt, options).unwrap();
+    let mut changed = 0;
+    for t in 5..tokens {
+        let spans = token(1, t);
+        match policy.select(0, &spans).unwrap() {
+            Selection::All => assert!(sequence.next_is_dense()),
+            Selection::List(list) => assert_eq!(list, sequence.list(0).unwrap().view()),
+            other => panic!("{other:?}"),
+        }
+        policy.observe(0, &spans, &Observed::new(row(t), d_ff, d_ff)).unwrap();
+        policy.end_token(1).unwrap();
+        if sequence.next_is_dense() {
+            sequence.observe(0, row(t)).unwrap();
+        }
+        changed += sequence.end_token().unwrap();
+    }
+    assert!(changed > 1 && !policy.is_settled(&token(1, tokens)));
+    assert!(Refreshed::new(Griffin::new(0.5).unwrap(), RefreshOptions { window: 5, ..options }).is_err());
+}
+
+#[test]
+fn cats_counts_the_gates_above_its_threshold_where_they_are_shown() {
+    let mut policy = Cats::new(vec![0.5, 1.0]).unwrap().policy(&sizes(2, 4)).unwrap();
+    let gates = [0.6, -0.7, 0.5, 2.0, /* between rows */ 9.0, -0.1, 0.2, 1.5, -0.51, 9.0];
+    let spans = [moray::attention::Span { slot: 0, start: 0, len: 2 }];
+    let shown =
+        |policy: &mut Box<dyn Policy>, layer| policy.observe(layer, &spans, &Observed::new(&gates, 5, 4)).unwrap();
+    assert_eq!((shown(&mut policy, 0).kept, shown(&mut policy, 1).kept, shown(&mut policy, 1).all), (5, 2, 8));
+    assert_eq!(policy.observe(0, &spans, &Observed::LENGTHS).unwrap().fraction(), None);
+    assert!(Cats::new(vec![0.5]).unwrap().policy(&sizes(2, 4)).is_err(), "a threshold for each layer");
+    assert!(TopK::by_gate(0.5, 5).unwrap().policy(&sizes(2, 4)).is_err(), "of another width");
 }

@@ -1,10 +1,15 @@
 //! TDA: a threshold per layer on the prompt statistic.
 
-use super::griffin::check_seen;
-use super::{PromptStatistic, check_layer, kept_count, threshold_for_cett};
+use std::sync::Arc;
+
+use super::statistic::check_seen;
+use super::table::{Arguments, Context};
+use super::{
+    ByPrompt, LayerRule, Policy, PolicyConfig, PromptRule, PromptStatistic, RefreshOptions, Sizes, check_layer,
+    kept_count, threshold_for_cett,
+};
 use crate::error::{Error, Result};
-use crate::sparse_mlp::select::NeuronList;
-use crate::sparse_mlp::weights::Weights;
+use crate::sparse_mlp::{NeuronList, Weights};
 
 /// Keeps neuron j of a layer for a whole generation iff s_j / √P > threshold\[layer\]; the count varies by layer.
 ///
@@ -79,15 +84,54 @@ impl Tda {
     pub fn thresholds(&self) -> &[f64] {
         &self.thresholds
     }
+}
 
-    /// The neurons of a layer after a prompt; there may be none.
-    ///
-    /// # Errors
-    /// [`Error::Index`] for a layer without a threshold, [`Error::Shape`] before any token.
-    pub fn list(&self, layer: usize, statistic: &PromptStatistic) -> Result<NeuronList> {
+impl LayerRule for Tda {
+    /// There may be none.
+    fn list(&self, layer: usize, statistic: &PromptStatistic) -> Result<NeuronList> {
         check_layer(layer, self.thresholds.len())?;
         check_seen(statistic)?;
         Ok(NeuronList::from_fn(statistic.d_ff(), |j| statistic.normalised(j) > self.thresholds[layer]))
+    }
+}
+
+impl PolicyConfig for Tda {
+    fn policy(&self, sizes: &Sizes) -> Result<Box<dyn Policy>> {
+        crate::error::check_len("tda thresholds", sizes.model.n_layers, self.thresholds.len())?;
+        Ok(Box::new(ByPrompt::new(Arc::new(self.clone()), RefreshOptions::NEVER, sizes)?))
+    }
+}
+
+/// [`Tda`] with the threshold that each prompt's [`Tda::joint_quantile`] gives.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TdaQuantile {
+    kept: f32,
+}
+
+impl TdaQuantile {
+    /// Takes the fraction of all neurons of the model that a prompt keeps.
+    ///
+    /// # Errors
+    /// [`Error::Value`] outside (0, 1].
+    pub fn new(kept: f32) -> Result<Self> {
+        super::check_fraction("kept fraction", kept)?;
+        Ok(TdaQuantile { kept })
+    }
+
+    pub(super) fn make(arguments: &Arguments, _: &mut dyn Context) -> Result<Arc<dyn PolicyConfig>> {
+        Ok(Arc::new(TdaQuantile::new(arguments.fraction)?))
+    }
+}
+
+impl PromptRule for TdaQuantile {
+    fn settle(&self, prompt: &[PromptStatistic]) -> Result<Arc<dyn LayerRule>> {
+        Ok(Arc::new(Tda::joint_quantile(prompt, self.kept)?))
+    }
+}
+
+impl PolicyConfig for TdaQuantile {
+    fn policy(&self, sizes: &Sizes) -> Result<Box<dyn Policy>> {
+        Ok(Box::new(ByPrompt::new(Arc::new(*self), RefreshOptions::NEVER, sizes)?))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::error::{Error, Result, check_len};
 ///
 /// # Example
 /// ```
-/// use moray::sparse_mlp::policy::PromptStatistic;
+/// use moray::policy::PromptStatistic;
 ///
 /// let mut statistic = PromptStatistic::new(2)?;
 /// statistic.observe(&[3.0, 4.0, 0.0, 2.0])?; // rows become (0.6, 0.8) and (0, 1)
@@ -105,4 +105,12 @@ impl PromptStatistic {
         let mix = |(a, b): (&f64, &f64)| ((1.0 - weight) * a / p + weight * b / r) * tokens as f64;
         Ok(PromptStatistic { squares: self.squares.iter().zip(&other.squares).map(mix).collect(), tokens })
     }
+}
+
+/// Checks that a statistic has tokens.
+pub(super) fn check_seen(statistic: &PromptStatistic) -> Result<()> {
+    if statistic.tokens() == 0 {
+        return Err(Error::Shape { what: "prompt", expected: "at least 1 token", got: 0 });
+    }
+    Ok(())
 }

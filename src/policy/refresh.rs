@@ -1,30 +1,10 @@
 //! Renewing a prompt's selection as generation goes on.
 
-use super::{Griffin, PromptStatistic, Tda};
+use std::sync::Arc;
+
+use super::{ByPrompt, LayerRule, Policy, PolicyConfig, PromptRule, PromptStatistic, Sizes};
 use crate::error::{Error, Result};
-use crate::sparse_mlp::select::NeuronList;
-
-/// A policy that turns a layer's statistic into a list.
-#[derive(Debug, Clone, PartialEq)]
-pub enum PromptPolicy {
-    /// Fixed top-k.
-    Griffin(Griffin),
-    /// Threshold per layer.
-    Tda(Tda),
-}
-
-impl PromptPolicy {
-    /// The neurons of a layer.
-    ///
-    /// # Errors
-    /// As [`Griffin::list`] and [`Tda::list`].
-    pub fn list(&self, layer: usize, statistic: &PromptStatistic) -> Result<NeuronList> {
-        match self {
-            PromptPolicy::Griffin(griffin) => griffin.list(statistic),
-            PromptPolicy::Tda(tda) => tda.list(layer, statistic),
-        }
-    }
-}
+use crate::sparse_mlp::NeuronList;
 
 /// When and how a selection is renewed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,6 +19,52 @@ pub struct RefreshOptions {
     pub drift: Option<f32>,
 }
 
+impl RefreshOptions {
+    /// The prompt's selection stays.
+    pub const NEVER: RefreshOptions = RefreshOptions { every: 0, window: 0, recent_weight: 0.0, drift: None };
+
+    /// Checks them.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a window that does not fit between refreshes, [`Error::Value`] for a weight or drift outside 0..=1.
+    pub fn check(&self) -> Result<()> {
+        if self.every > 0 && !(1..=self.every).contains(&self.window) {
+            let expected = "1 to the tokens between refreshes";
+            return Err(Error::Shape { what: "window", expected, got: self.window });
+        }
+        for (what, got) in [("recent_weight", self.recent_weight), ("drift", self.drift.unwrap_or(0.0))] {
+            if !(0.0..=1.0).contains(&got) {
+                return Err(Error::Value { what, expected: "a number in 0..=1", got });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A policy by the prompt whose selection is renewed: the neurons of `rule`, as `options` say.
+#[derive(Debug, Clone)]
+pub struct Refreshed {
+    rule: Arc<dyn PromptRule>,
+    options: RefreshOptions,
+}
+
+impl Refreshed {
+    /// Renews what `rule` selects.
+    ///
+    /// # Errors
+    /// As [`RefreshOptions::check`].
+    pub fn new(rule: impl PromptRule + 'static, options: RefreshOptions) -> Result<Self> {
+        options.check()?;
+        Ok(Refreshed { rule: Arc::new(rule), options })
+    }
+}
+
+impl PolicyConfig for Refreshed {
+    fn policy(&self, sizes: &Sizes) -> Result<Box<dyn Policy>> {
+        Ok(Box::new(ByPrompt::new(Arc::clone(&self.rule), self.options, sizes)?))
+    }
+}
+
 /// One sequence's selection: lists per layer from the prompt, renewed from recent tokens.
 ///
 /// A skipped neuron's activation is not known, so the last `window` of every `every` generated tokens run dense
@@ -48,7 +74,7 @@ pub struct RefreshOptions {
 /// Mixing prompt and recent statistics as GLASS does, renewing on drift as DART does.
 #[derive(Debug, Clone)]
 pub struct Refresh {
-    policy: PromptPolicy,
+    rule: Arc<dyn LayerRule>,
     options: RefreshOptions,
     prompt: Vec<PromptStatistic>,
     recent: Vec<PromptStatistic>,
@@ -61,24 +87,15 @@ impl Refresh {
     /// Selects from the prompt's statistics, one for each layer.
     ///
     /// # Errors
-    /// [`Error::Shape`] for no layers, no tokens or a window that does not fit between refreshes; [`Error::Value`] for a
-    /// weight or drift outside 0..=1; otherwise as the policy.
-    pub fn new(policy: PromptPolicy, prompt: Vec<PromptStatistic>, options: RefreshOptions) -> Result<Self> {
+    /// [`Error::Shape`] for no layers or no tokens, those of [`RefreshOptions::check`]; otherwise as the rule.
+    pub fn new(rule: Arc<dyn LayerRule>, prompt: Vec<PromptStatistic>, options: RefreshOptions) -> Result<Self> {
         if prompt.is_empty() {
             return Err(Error::Shape { what: "layers", expected: "at least 1", got: 0 });
         }
-        if options.every > 0 && !(1..=options.every).contains(&options.window) {
-            let expected = "1 to the tokens between refreshes";
-            return Err(Error::Shape { what: "window", expected, got: options.window });
-        }
-        for (what, got) in [("recent_weight", options.recent_weight), ("drift", options.drift.unwrap_or(0.0))] {
-            if !(0.0..=1.0).contains(&got) {
-                return Err(Error::Value { what, expected: "a number in 0..=1", got });
-            }
-        }
-        let lists = prompt.iter().enumerate().map(|(l, s)| policy.list(l, s)).collect::<Result<_>>()?;
+        options.check()?;
+        let lists = prompt.iter().enumerate().map(|(l, s)| rule.list(l, s)).collect::<Result<_>>()?;
         let recent = prompt.iter().map(|s| PromptStatistic::new(s.d_ff())).collect::<Result<_>>()?;
-        Ok(Refresh { policy, options, prompt, recent, lists, generated: 0, renewed: 0 })
+        Ok(Refresh { rule, options, prompt, recent, lists, generated: 0, renewed: 0 })
     }
 
     /// A layer's neurons.
@@ -109,14 +126,14 @@ impl Refresh {
     /// renewed.
     ///
     /// # Errors
-    /// As the policy; the lists are unchanged then.
+    /// As the rule; the lists are unchanged then.
     pub fn end_token(&mut self) -> Result<usize> {
         let due = self.options.every > 0 && (self.generated + 1) % self.options.every == 0;
         let mut renewed = 0;
         if due {
             let mut lists = Vec::with_capacity(self.lists.len());
             for (layer, (prompt, recent)) in self.prompt.iter().zip(&self.recent).enumerate() {
-                lists.push(self.policy.list(layer, &prompt.mixed(recent, self.options.recent_weight)?)?);
+                lists.push(self.rule.list(layer, &prompt.mixed(recent, self.options.recent_weight)?)?);
             }
             for (old, new) in self.lists.iter_mut().zip(lists) {
                 if self.options.drift.is_none_or(|drift| old.jaccard(&new) < f64::from(drift)) && *old != new {

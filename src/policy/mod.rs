@@ -1,0 +1,118 @@
+//! Policies: what of a layer is computed, decided by one contract for neurons, for heads and for the inputs of matrices.
+//!
+//! A [`PolicyConfig`] is clonable settings; each session makes a [`Policy`] of it, which is asked before a [`Site`] of a layer is
+//! computed ([`Policy::select`]) and shown what it [wants](Wanted) of it afterwards. A policy only produces
+//! [`Selection`](crate::sparse_mlp::Selection)s; operations only consume them.
+//!
+//! | policy | of | decides | from | gate read |
+//! |---|---|---|---|---|
+//! | [`TopK`] | neurons | per token | \|act(g)\| or \|act(g)·u\|·‖down‖ | whole |
+//! | [`Cats`] | neurons | per token | \|act(g)\| above a calibrated threshold | whole |
+//! | [`Cett`] | neurons | per token | \|act(g)·u\|·‖down‖ above a calibrated threshold | whole |
+//! | [`Griffin`] | neurons | per prompt | top-k of the prompt statistic | kept rows |
+//! | [`Tda`] | neurons | per prompt | prompt statistic above a threshold per layer | kept rows |
+//! | [`Refreshed`] | neurons | renews either as text goes on | prompt and recent tokens | kept rows |
+//! | [`HeadNorm`] | heads | per prompt | norms of head outputs | – |
+//! | [`Magnitude`] | both | beforehand | mean size over a calibration text | kept rows |
+//! | [`Random`] | both | beforehand | a fixed seed | kept rows |
+//! | [`Lists`] | both | beforehand | given | kept rows |
+//! | [`Calibrate`] | both | keeps all | shows a calibration what it sees | whole |
+//!
+//! [`TABLE`] names them for commands. A policy is added in a file of its own here, and a line in that table.
+
+mod by_prompt;
+mod calibrate;
+mod cats;
+mod cett;
+mod contract;
+mod griffin;
+mod head_norm;
+mod lists;
+mod magnitude;
+mod observed;
+mod random;
+mod refresh;
+mod set;
+mod site;
+mod statistic;
+mod table;
+mod tda;
+mod top_k;
+
+use by_prompt::ByPrompt;
+pub use by_prompt::{LayerRule, PromptRule};
+pub use calibrate::{Calibrate, Calibration};
+pub use cats::{Cats, CatsCalibrator};
+pub use cett::{Cett, cett_of_dropping, threshold_for_cett};
+pub use contract::{Policy, PolicyConfig};
+pub use griffin::Griffin;
+pub use head_norm::HeadNorm;
+pub use lists::Lists;
+pub use magnitude::Magnitude;
+pub use observed::{Kept, Observed, Values, Wanted};
+pub use random::Random;
+pub use refresh::{Refresh, RefreshOptions, Refreshed};
+pub use set::PolicySet;
+pub use site::{ModelSizes, Projection, Site, Sizes};
+pub use statistic::PromptStatistic;
+pub use table::{Chosen, Context, Entry, Named, help};
+pub use tda::{Tda, TdaQuantile};
+pub use top_k::TopK;
+
+use crate::error::{Error, Result};
+
+const NEURONS: &[Site] = &[Site::Neurons];
+const HEADS: &[Site] = &[Site::Heads];
+const BOTH: &[Site] = &[Site::Neurons, Site::Heads];
+
+/// The policies that commands know by name.
+#[rustfmt::skip]
+pub const TABLE: &[Entry] = &[
+    Entry::whole("dense", NEURONS, "every neuron"),
+    Entry::whole("all", HEADS, "every head"),
+    Entry::new("topk:K", NEURONS, Chosen::PerToken, "the largest gates of each token", TopK::make),
+    Entry::new("cats:K", NEURONS, Chosen::PerToken, "gates above a calibrated threshold", Cats::make).calibrated(),
+    Entry::new("cett:T", NEURONS, Chosen::PerToken, "contributions whose rest is the error T", Cett::make).calibrated(),
+    Entry::new("griffin:K", NEURONS, Chosen::ByPrompt, "the largest over the prompt, as many in each layer", Griffin::make),
+    Entry::new("tda:K", NEURONS, Chosen::ByPrompt, "the largest over the prompt, in all layers together", TdaQuantile::make),
+    Entry::new("norm:K[:R]", HEADS, Chosen::ByPrompt, "the largest outputs over the prompt, chosen anew every R tokens", HeadNorm::make),
+    Entry::new("static:K", BOTH, Chosen::Beforehand, "the largest over the calibration text", Magnitude::make).calibrated(),
+    Entry::new("random:K", BOTH, Chosen::Beforehand, "drawn for each layer from a fixed seed", Random::make),
+];
+
+/// The number of units that a kept fraction in (0, 1] of `n` stands for: ⌈fraction · n⌉.
+///
+/// # Errors
+/// [`Error::Value`] for a fraction outside (0, 1].
+pub fn kept_count(fraction: f32, n: usize) -> Result<usize> {
+    check_fraction("kept fraction", fraction)?;
+    // a fraction like 0.7 lies a little above or below its decimal; so small an excess is not another unit
+    let exact = f64::from(fraction) * n as f64;
+    let near = exact.round();
+    let slack = f64::from(f32::EPSILON) * n as f64;
+    let count = if (exact - near).abs() <= slack { near } else { exact.ceil() };
+    Ok((count as usize).clamp(1, n.max(1)))
+}
+
+fn check_fraction(what: &'static str, fraction: f32) -> Result<()> {
+    if fraction > 0.0 && fraction <= 1.0 {
+        Ok(())
+    } else {
+        Err(Error::Value { what, expected: "a number in (0, 1]", got: fraction })
+    }
+}
+
+/// Checks activations \[tokens, d_ff\] and returns the number of tokens.
+fn check_activations(activations: &[f32], d_ff: usize) -> Result<usize> {
+    if d_ff == 0 || activations.len() % d_ff != 0 {
+        let expected = "a multiple of d_ff elements";
+        return Err(Error::Shape { what: "activations", expected, got: activations.len() });
+    }
+    crate::sparse_mlp::check_finite("activations", activations)?;
+    Ok(activations.len() / d_ff)
+}
+
+/// Checks that a layer exists.
+fn check_layer(layer: usize, limit: usize) -> Result<()> {
+    if layer < limit { Ok(()) } else { Err(Error::Index { what: "layer", limit, got: layer }) }
+}

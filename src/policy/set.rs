@@ -1,0 +1,141 @@
+//! The policies of a session.
+
+use std::sync::Arc;
+
+use super::{Kept, Observed, Policy, PolicyConfig, Site, Sizes, Wanted};
+use crate::attention::Span;
+use crate::error::{Error, Result, check_len};
+use crate::sparse_mlp::Selection;
+
+/// The policies of a session, one at most for each site, and what tokens kept under them. A site without one is computed whole.
+#[derive(Debug, Default)]
+pub struct PolicySet {
+    policies: Vec<(Box<dyn Policy>, Kept)>,
+}
+
+impl PolicySet {
+    /// Makes the policies of a session.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for two policies of one site; otherwise as [`PolicyConfig::policy`].
+    pub fn new(configs: &[Arc<dyn PolicyConfig>], sizes: &Sizes) -> Result<Self> {
+        let mut set = PolicySet::default();
+        for config in configs {
+            let policy = config.policy(sizes)?;
+            if set.has(policy.site()) {
+                let got = format!("two for the {}", policy.site().name());
+                return Err(Error::Unsupported { what: "policies", expected: "one at most for each site", got });
+            }
+            set.policies.push((policy, Kept::default()));
+        }
+        Ok(set)
+    }
+
+    fn at(&self, site: Site) -> Option<&(Box<dyn Policy>, Kept)> {
+        self.policies.iter().find(|(policy, _)| policy.site() == site)
+    }
+
+    /// Says whether there is a policy for a site.
+    pub fn has(&self, site: Site) -> bool {
+        self.at(site).is_some()
+    }
+
+    /// As [`Policy::wants`].
+    pub fn wants(&self, site: Site, spans: &[Span]) -> Wanted {
+        self.at(site).map_or(Wanted::Nothing, |(policy, _)| policy.wants(spans))
+    }
+
+    /// As [`Policy::select`]; all where there is no policy.
+    ///
+    /// # Errors
+    /// As [`Policy::select`].
+    pub fn select(&mut self, site: Site, layer: usize, spans: &[Span]) -> Result<Selection<'_>> {
+        match self.policies.iter_mut().find(|(policy, _)| policy.site() == site) {
+            Some((policy, _)) => policy.select(layer, spans),
+            None => Ok(Selection::All),
+        }
+    }
+
+    /// Writes which of `n_q_heads` query heads run, in the form of [`crate::attention::Heads::Mask`]: u32
+    /// \[spans, ⌈n_q_heads/32⌉\]. Says whether there is a policy for heads; nothing is written if not.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if `words` are too few or too many, [`Error::Unsupported`] for a selection that depends on values;
+    /// otherwise as [`Policy::select`].
+    pub fn select_heads(&mut self, layer: usize, spans: &[Span], n_q_heads: usize, words: &mut [u32]) -> Result<bool> {
+        if !self.has(Site::Heads) {
+            return Ok(false);
+        }
+        check_len("head words", spans.len() * n_q_heads.div_ceil(32), words.len())?;
+        let selection = self.select(Site::Heads, layer, spans)?;
+        let rows = words.chunks_exact_mut(n_q_heads.div_ceil(32));
+        match selection {
+            Selection::All => words.fill(u32::MAX),
+            Selection::List(list) => {
+                check_len("head list's limit", n_q_heads, list.limit())?;
+                for row in rows {
+                    row.fill(0);
+                    list.indices().iter().for_each(|&head| row[head as usize / 32] |= 1 << (head % 32));
+                }
+            }
+            Selection::Masks(masks) => {
+                check_len("head masks' heads", n_q_heads, masks.n())?;
+                check_len("head masks", spans.len(), masks.tokens())?;
+                for (span, row) in rows.enumerate() {
+                    let halves = masks.token(span).iter().flat_map(|&word| [word as u32, (word >> 32) as u32]);
+                    row.iter_mut().zip(halves).for_each(|(word, half)| *word = half);
+                }
+            }
+            _ => {
+                let expected = "a list or masks";
+                return Err(Error::Unsupported { what: "selection of heads", expected, got: "another".into() });
+            }
+        }
+        Ok(true)
+    }
+
+    /// As [`Policy::observe`]; what was kept is added up.
+    ///
+    /// # Errors
+    /// As [`Policy::observe`].
+    pub fn observe(&mut self, site: Site, layer: usize, spans: &[Span], observed: &Observed<'_>) -> Result<()> {
+        if let Some((policy, kept)) = self.policies.iter_mut().find(|(policy, _)| policy.site() == site) {
+            *kept += policy.observe(layer, spans, observed)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Policy::begin_generation`], of all.
+    ///
+    /// # Errors
+    /// As [`Policy::begin_generation`].
+    pub fn begin_generation(&mut self, slot: usize) -> Result<()> {
+        self.policies.iter_mut().try_for_each(|(policy, _)| policy.begin_generation(slot))
+    }
+
+    /// As [`Policy::end_token`], of all.
+    ///
+    /// # Errors
+    /// As [`Policy::end_token`].
+    pub fn end_token(&mut self, slot: usize) -> Result<()> {
+        self.policies.iter_mut().try_for_each(|(policy, _)| policy.end_token(slot))
+    }
+
+    /// As [`Policy::reset`], of all.
+    ///
+    /// # Errors
+    /// As [`Policy::reset`].
+    pub fn reset(&mut self, slot: usize) -> Result<()> {
+        self.policies.iter_mut().try_for_each(|(policy, _)| policy.reset(slot))
+    }
+
+    /// The site of a policy that is still to choose for these spans or chooses anew, if there is one.
+    pub fn unsettled(&self, spans: &[Span]) -> Option<Site> {
+        self.policies.iter().find(|(policy, _)| !policy.is_settled(spans)).map(|(policy, _)| policy.site())
+    }
+
+    /// The mean fraction that tokens under a site's selection kept; None if there was no such token, or where it is not known.
+    pub fn kept_fraction(&self, site: Site) -> Option<f64> {
+        self.at(site).and_then(|(_, kept)| kept.fraction())
+    }
+}

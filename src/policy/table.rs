@@ -1,0 +1,210 @@
+//! Policies by name: what a command parses, prints and explains.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{ModelSizes, PolicyConfig, Site, TABLE};
+use crate::error::{Error, Result};
+use crate::sparse_mlp::Weights;
+
+/// When a policy makes its choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chosen {
+    /// Never: nothing is skipped.
+    Never,
+    /// Before any text, for all of it.
+    Beforehand,
+    /// For each token, the prompt's too.
+    PerToken,
+    /// By the prompt, which runs whole, for what follows.
+    ByPrompt,
+}
+
+/// What policies are made from besides their arguments.
+pub trait Context {
+    /// The model's sizes.
+    fn model(&self) -> ModelSizes;
+
+    /// The MLP of a layer.
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a layer that is not there, [`Error::Unsupported`] if its weights are not held by neuron.
+    fn mlp(&self, layer: usize) -> Result<&Weights>;
+
+    /// Runs the calibration text through the whole model under a policy that looks at it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a text without tokens; otherwise those of the forward pass.
+    fn run(&mut self, policy: Arc<dyn PolicyConfig>) -> Result<()>;
+}
+
+/// The arguments of a policy's name.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Arguments {
+    pub(super) site: Site,
+    /// The kept fraction or the target, in (0, 1].
+    pub(super) fraction: f32,
+    /// Tokens between choices; 0 for never.
+    pub(super) tokens: usize,
+}
+
+type Make = fn(&Arguments, &mut dyn Context) -> Result<Arc<dyn PolicyConfig>>;
+
+/// A line of [`TABLE`].
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    syntax: &'static str,
+    sites: &'static [Site],
+    chosen: Chosen,
+    help: &'static str,
+    is_calibrated: bool,
+    /// None where nothing is skipped.
+    make: Option<Make>,
+}
+
+impl Entry {
+    pub(super) const fn new(
+        syntax: &'static str,
+        sites: &'static [Site],
+        chosen: Chosen,
+        help: &'static str,
+        make: Make,
+    ) -> Self {
+        Entry { syntax, sites, chosen, help, is_calibrated: false, make: Some(make) }
+    }
+
+    /// An entry for all of a site.
+    pub(super) const fn whole(name: &'static str, sites: &'static [Site], help: &'static str) -> Self {
+        Entry { syntax: name, sites, chosen: Chosen::Never, help, is_calibrated: false, make: None }
+    }
+
+    pub(super) const fn calibrated(self) -> Self {
+        Entry { is_calibrated: true, ..self }
+    }
+
+    /// Its name and arguments: `topk:K`. Brackets stand around what may be left out.
+    pub fn syntax(&self) -> &'static str {
+        self.syntax
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        self.syntax.split(':').next().unwrap_or(self.syntax)
+    }
+
+    /// What it may select.
+    pub fn sites(&self) -> &'static [Site] {
+        self.sites
+    }
+
+    /// What it keeps, in a few words.
+    pub fn help(&self) -> &'static str {
+        self.help
+    }
+
+    fn parse(&'static self, site: Site, text: Option<&str>) -> Option<Named> {
+        let parsed = |fraction, tokens| Named { entry: self, arguments: Arguments { site, fraction, tokens } };
+        let fraction = |text: &str| text.parse::<f32>().ok().filter(|f| *f > 0.0 && *f <= 1.0);
+        match (self.make.is_some(), text) {
+            (false, None) => Some(Named::whole(self, site)),
+            (true, Some(text)) => match text.split_once(':') {
+                None => Some(parsed(fraction(text)?, 0)),
+                Some((first, tokens)) if self.syntax.contains('[') => {
+                    Some(parsed(fraction(first)?, tokens.parse().ok()?))
+                }
+                Some(_) => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// A policy by name, with its arguments. It displays as what it was parsed from.
+#[derive(Debug, Clone, Copy)]
+pub struct Named {
+    entry: &'static Entry,
+    arguments: Arguments,
+}
+
+impl Named {
+    /// Skips no neuron.
+    pub const EVERY_NEURON: Named = Named::whole(&TABLE[0], Site::Neurons);
+    /// Skips no head.
+    pub const EVERY_HEAD: Named = Named::whole(&TABLE[1], Site::Heads);
+
+    const fn whole(entry: &'static Entry, site: Site) -> Named {
+        Named { entry, arguments: Arguments { site, fraction: 1.0, tokens: 0 } }
+    }
+
+    /// Finds a policy of a site.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`], with what there is, for a name that the site does not know or arguments that are not its own.
+    ///
+    /// # Example
+    /// ```
+    /// use moray::policy::{Named, Site};
+    ///
+    /// assert_eq!(Named::parse(Site::Heads, "norm:0.5:32")?.to_string(), "norm:0.5:32");
+    /// let error = Named::parse(Site::Neurons, "topk:2").unwrap_err().to_string();
+    /// assert!(error.contains("topk:K"), "{error}");
+    /// # Ok::<(), moray::Error>(())
+    /// ```
+    pub fn parse(site: Site, text: &str) -> Result<Named> {
+        let (name, arguments) = text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest)));
+        let entry = TABLE.iter().find(|entry| entry.sites.contains(&site) && entry.name() == name);
+        entry.and_then(|entry| entry.parse(site, arguments)).ok_or_else(|| {
+            let expected = match site {
+                Site::Heads => "a policy for heads",
+                _ => "a policy for neurons",
+            };
+            let known: Vec<&str> = of_site(site).map(|entry| entry.syntax).collect();
+            let got = format!("{text} (there are {}; K, a fraction in (0, 1])", known.join(", "));
+            Error::Unsupported { what: "policy", expected, got }
+        })
+    }
+
+    /// When it makes its choice.
+    pub fn chosen(&self) -> Chosen {
+        self.entry.chosen
+    }
+
+    /// Whether it is set by a calibration text.
+    pub fn is_calibrated(&self) -> bool {
+        self.entry.is_calibrated
+    }
+
+    /// Makes it; None where nothing is skipped.
+    ///
+    /// # Errors
+    /// Those of the policy and of [`Context`].
+    pub fn make(&self, context: &mut dyn Context) -> Result<Option<Arc<dyn PolicyConfig>>> {
+        self.entry.make.map(|make| make(&self.arguments, context)).transpose()
+    }
+}
+
+impl PartialEq for Named {
+    fn eq(&self, other: &Named) -> bool {
+        (self.entry.syntax, self.arguments) == (other.entry.syntax, other.arguments)
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Arguments { fraction, tokens, .. } = self.arguments;
+        f.write_str(self.entry.name())?;
+        if self.entry.make.is_some() {
+            write!(f, ":{fraction}")?;
+        }
+        if tokens > 0 { write!(f, ":{tokens}") } else { Ok(()) }
+    }
+}
+
+fn of_site(site: Site) -> impl Iterator<Item = &'static Entry> {
+    TABLE.iter().filter(move |entry| entry.sites.contains(&site))
+}
+
+/// Says what policies there are for a site, one after another, for a command's help.
+pub fn help(site: Site) -> String {
+    of_site(site).map(|entry| format!("{} ({})", entry.syntax, entry.help)).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,124 @@
+//! The policies of a session together.
+
+use std::sync::Arc;
+
+use moray::Error;
+use moray::attention::{AttentionShape, Heads, Span};
+use moray::policy::{
+    Griffin, HeadNorm, Lists, ModelSizes, Observed, PolicyConfig, PolicySet, Random, Site, Sizes, TopK, Values, Wanted,
+};
+use moray::sparse_mlp::{NeuronList, Selection};
+
+use crate::{sizes, token};
+
+fn set(configs: &[Arc<dyn PolicyConfig>]) -> PolicySet {
+    PolicySet::new(configs, &sizes(2, 64)).unwrap()
+}
+
+#[test]
+fn a_site_without_a_policy_is_whole_and_wants_nothing() {
+    let mut set = set(&[Arc::new(TopK::by_gate(0.5, 64).unwrap())]);
+    assert!(set.has(Site::Neurons) && !set.has(Site::Heads));
+    assert!(matches!(set.select(Site::Heads, 0, &token(0, 0)).unwrap(), Selection::All));
+    assert!(matches!(set.select(Site::Neurons, 0, &token(0, 0)).unwrap(), Selection::TopK { k: 32, .. }));
+    assert_eq!(set.wants(Site::Heads, &token(0, 0)), Wanted::Nothing);
+    assert!(!set.select_heads(0, &token(0, 0), 4, &mut [7]).unwrap());
+    assert_eq!((set.unsettled(&token(0, 0)), set.kept_fraction(Site::Neurons)), (None, None));
+    set.observe(Site::Neurons, 0, &token(0, 0), &Observed::LENGTHS).unwrap();
+    assert_eq!((set.kept_fraction(Site::Neurons), set.kept_fraction(Site::Heads)), (Some(0.5), None));
+}
+
+#[test]
+fn two_policies_of_one_site_are_refused() {
+    let both: [Arc<dyn PolicyConfig>; 2] =
+        [Arc::new(TopK::by_gate(0.5, 64).unwrap()), Arc::new(Griffin::new(0.5).unwrap())];
+    let error = PolicySet::new(&both, &sizes(2, 64)).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { what: "policies", .. }), "{error}");
+}
+
+#[test]
+fn slots_go_their_own_way_from_prompt_to_generation_and_back() {
+    let mut set = set(&[Arc::new(Griffin::new(0.25).unwrap()), Arc::new(HeadNorm::new(0.5, 0).unwrap())]);
+    let hidden: Vec<f32> = (0..64).map(|j| if j % 4 == 1 { 1.0 } else { 0.1 }).collect();
+    let out: Vec<f32> = (0..32).map(|i| if i / 8 < 2 { 2.0 } else { 1.0 }).collect();
+    let both = [Span { slot: 0, start: 1, len: 1 }, Span { slot: 1, start: 0, len: 1 }];
+    assert_eq!(set.unsettled(&both), Some(Site::Neurons));
+    for layer in 0..2 {
+        assert!(matches!(set.select(Site::Neurons, layer, &token(0, 0)).unwrap(), Selection::All));
+        set.observe(Site::Neurons, layer, &token(0, 0), &Observed::new(&hidden, 64, 64)).unwrap();
+        set.observe(Site::Heads, layer, &token(0, 0), &Observed::new(&out, 32, 32)).unwrap();
+    }
+    assert!(matches!(set.begin_generation(1), Err(Error::Shape { .. })), "slot 1 has no prompt");
+    set.begin_generation(0).unwrap();
+    set.begin_generation(0).unwrap();
+    assert_eq!(set.unsettled(&token(0, 1)), None);
+    let mut words = [0; 2];
+    assert!(set.select_heads(0, &both, 4, &mut words).unwrap());
+    assert_eq!(words, [0b0011, 0b1111]);
+    let Selection::Masks(masks) = set.select(Site::Neurons, 1, &both).unwrap() else { panic!("lists of their own") };
+    assert_eq!((masks.token(0), masks.token(1)), (&[0x2222_2222_2222_2222][..], &[u64::MAX][..]));
+    let Selection::List(list) = set.select(Site::Neurons, 1, &both[..1]).unwrap() else { panic!("one list") };
+    assert!(list.indices().iter().copied().eq((0..16).map(|j| 4 * j + 1)));
+    // slot 1 is in its prompt: its values are wanted, and only slot 0 counts
+    assert_eq!(set.wants(Site::Neurons, &both), Wanted::Copied(Values::Hidden));
+    set.observe(Site::Neurons, 0, &both, &Observed::new(&[hidden.clone(), hidden].concat(), 64, 64)).unwrap();
+    set.observe(Site::Heads, 0, &both, &Observed::new(&[out.clone(), out].concat(), 32, 32)).unwrap();
+    assert_eq!((set.kept_fraction(Site::Neurons), set.kept_fraction(Site::Heads)), (Some(0.25), Some(0.5)));
+    assert_eq!(set.wants(Site::Neurons, &token(0, 2)), Wanted::Lengths);
+    set.end_token(0).unwrap();
+    set.reset(0).unwrap();
+    assert_eq!(set.unsettled(&token(0, 0)), Some(Site::Neurons));
+    assert!(set.reset(2).is_err() && set.end_token(2).is_err() && set.begin_generation(2).is_err());
+    let none = set.observe(Site::Neurons, 0, &token(0, 0), &Observed::LENGTHS);
+    assert!(matches!(none, Err(Error::Length { expected: 64, got: 0, .. })), "a prompt's values are needed");
+}
+
+#[test]
+fn lists_of_heads_become_the_masks_of_every_span() {
+    let attention = AttentionShape::new(70, 70, 8).unwrap();
+    let sizes = Sizes { model: ModelSizes { n_layers: 1, d_model: 8, d_ff: 64, attention }, slots: 2, max_tokens: 2 };
+    let list = NeuronList::new(vec![0, 31, 32, 69], 70).unwrap();
+    let norm = HeadNorm::new(0.5, 0).unwrap();
+    let mut set = PolicySet::new(&[Arc::new(Lists::new(Site::Heads, vec![list]))], &sizes).unwrap();
+    let mut words = [9; 6];
+    let spans = [Span { slot: 0, start: 0, len: 1 }, Span { slot: 1, start: 4, len: 1 }];
+    set.select_heads(0, &spans, 70, &mut words).unwrap();
+    assert_eq!(words, [1 | 1 << 31, 1, 1 << 5, 1 | 1 << 31, 1, 1 << 5]);
+    let heads = Heads::Mask { words: &words };
+    assert!((0..70).all(|head| heads.contains(&attention, 1, head) == [0, 31, 32, 69].contains(&head)));
+    assert!(matches!(set.select_heads(0, &spans, 70, &mut words[..5]), Err(Error::Length { .. })));
+    assert!(matches!(set.select_heads(0, &spans, 64, &mut [0; 4]), Err(Error::Length { .. })));
+    // more than one word of a mask
+    let mut set = PolicySet::new(&[Arc::new(norm)], &sizes).unwrap();
+    set.select_heads(0, &spans, 70, &mut words).unwrap();
+    assert_eq!(words, [u32::MAX, u32::MAX, 63, u32::MAX, u32::MAX, 63]);
+}
+
+#[test]
+fn a_choice_of_heads_cannot_depend_on_values() {
+    /// A top-k that claims to be for heads.
+    #[derive(Debug, Clone)]
+    struct Misplaced;
+    impl PolicyConfig for Misplaced {
+        fn policy(&self, _: &Sizes) -> moray::Result<Box<dyn moray::policy::Policy>> {
+            Ok(Box::new(Misplaced))
+        }
+    }
+    impl moray::policy::Policy for Misplaced {
+        fn site(&self) -> Site {
+            Site::Heads
+        }
+        fn wants(&self, _: &[Span]) -> Wanted {
+            Wanted::Nothing
+        }
+        fn select(&mut self, _: usize, _: &[Span]) -> moray::Result<Selection<'_>> {
+            Ok(Selection::TopK { score: moray::sparse_mlp::Score::plain(moray::sparse_mlp::ScoreOn::Gate), k: 1 })
+        }
+        fn is_settled(&self, _: &[Span]) -> bool {
+            true
+        }
+    }
+    let mut set = set(&[Arc::new(Misplaced), Arc::new(Random::new(Site::Neurons, 0.5).unwrap())]);
+    let error = set.select_heads(0, &token(0, 0), 4, &mut [0]).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { what: "selection of heads", .. }), "{error}");
+}

@@ -1,0 +1,132 @@
+//! Policies by name.
+
+use std::sync::Arc;
+
+use moray::Error;
+use moray::attention::Span;
+use moray::policy::{
+    Chosen, Context, ModelSizes, Named, Observed, PolicyConfig, Site, Sizes, TABLE, Values, Wanted, cett_of_dropping,
+    help,
+};
+use moray::sparse_mlp::{Activation, Selection, Shape, Weights};
+
+use crate::common::Random;
+use crate::{sizes, token};
+
+const D_FF: usize = 64;
+
+/// A model whose calibration text has 40 tokens of known activations.
+struct Known {
+    weights: Weights,
+    /// f32 \[40, d_ff\].
+    gate: Vec<f32>,
+    hidden: Vec<f32>,
+    /// f32 \[40, 4 heads of 8\].
+    out: Vec<f32>,
+}
+
+impl Known {
+    fn new() -> Self {
+        let random = &mut Random::new(3);
+        let shape = Shape { d_model: 32, d_ff: D_FF, activation: Activation::Silu };
+        let [gate, up, down] = [(); 3].map(|()| random.weights(32 * D_FF, 0.3));
+        let weights = Weights::new(shape, &gate, &up, &down).unwrap();
+        let [gate, hidden, out] = [D_FF, D_FF, 32].map(|n| random.weights(40 * n, 1.0));
+        Known { weights, gate, hidden, out }
+    }
+}
+
+impl Context for Known {
+    fn model(&self) -> ModelSizes {
+        sizes(2, D_FF).model
+    }
+
+    fn mlp(&self, _: usize) -> moray::Result<&Weights> {
+        Ok(&self.weights)
+    }
+
+    fn run(&mut self, policy: Arc<dyn PolicyConfig>) -> moray::Result<()> {
+        let mut policy = policy.policy(&Sizes { max_tokens: 40, ..sizes(2, D_FF) })?;
+        let spans = [Span { slot: 0, start: 0, len: 40 }];
+        let (values, width) = match policy.wants(&spans) {
+            Wanted::Copied(Values::Gate) => (&self.gate, D_FF),
+            Wanted::Copied(Values::Hidden) => (&self.hidden, D_FF),
+            Wanted::Copied(Values::HeadOutputs) => (&self.out, 32),
+            other => panic!("{other:?}"),
+        };
+        (0..2).try_for_each(|layer| policy.observe(layer, &spans, &Observed::new(values, width, width)).map(drop))
+    }
+}
+
+/// An entry's syntax with arguments in place of names.
+fn example(syntax: &str) -> String {
+    syntax.replace("K", "0.5").replace("T", "0.25").replace("[:R]", ":32")
+}
+
+#[test]
+fn every_policy_is_made_from_its_name_and_displays_as_what_it_was_parsed_from() {
+    let mut made = 0;
+    for entry in TABLE {
+        for &site in entry.sites() {
+            let text = example(entry.syntax());
+            let named = Named::parse(site, &text).unwrap();
+            assert_eq!(named.to_string(), text);
+            assert_eq!(Named::parse(site, &named.to_string()).unwrap(), named);
+            let config = named.make(&mut Known::new()).unwrap();
+            assert_eq!(config.is_none(), named.chosen() == Chosen::Never, "{text}");
+            if let Some(config) = config {
+                let mut policy = config.policy(&sizes(2, D_FF)).unwrap();
+                assert_eq!(policy.site(), site, "{text}");
+                assert!(policy.select(1, &token(0, 0)).is_ok());
+                made += 1;
+            }
+            assert!(help(site).contains(&format!("{} ({})", entry.syntax(), entry.help())));
+        }
+    }
+    assert_eq!(made, 10);
+    assert_eq!(Named::EVERY_NEURON, Named::parse(Site::Neurons, "dense").unwrap());
+    assert_eq!(Named::EVERY_HEAD, Named::parse(Site::Heads, "all").unwrap());
+    assert_eq!(Named::parse(Site::Heads, "norm:0.7").unwrap().to_string(), "norm:0.7");
+    assert_eq!(Named::parse(Site::Heads, "norm:0.7:0").unwrap().to_string(), "norm:0.7");
+}
+
+#[test]
+fn names_and_arguments_that_are_not_there_are_refused_with_what_is() {
+    let bad =
+        ["", "topk", "topk:", "topk:0", "topk:1.5", "topk:nan", "topk:0.5:3", "dense:1", "norm:0.5", "all", "TOPK:0.5"];
+    for text in bad {
+        let error = Named::parse(Site::Neurons, text).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { what: "policy", .. }), "{text}");
+        assert!(
+            error.to_string().contains("dense, topk:K, cats:K, cett:T, griffin:K, tda:K, static:K, random:K"),
+            "{error}"
+        );
+    }
+    for text in ["dense", "norm", "norm:0", "norm:0.5:", "norm:0.5:-1", "norm:0.5:1:1", "griffin:0.5"] {
+        let error = Named::parse(Site::Heads, text).unwrap_err().to_string();
+        assert!(error.contains("all, norm:K[:R], static:K, random:K"), "{error}");
+    }
+}
+
+/// The definition: the highest threshold of the calibration text's scores at which dropping costs at most the target.
+#[test]
+fn cett_by_name_meets_its_target_on_the_calibration_text() {
+    let mut known = Known::new();
+    let config = Named::parse(Site::Neurons, "cett:0.2").unwrap().make(&mut known).unwrap().unwrap();
+    let mut policy = config.policy(&sizes(2, D_FF)).unwrap();
+    let Selection::Threshold { score, threshold } = policy.select(1, &token(0, 0)).unwrap() else {
+        panic!("a threshold")
+    };
+    let norms = known.weights.down_norms();
+    assert_eq!(score.channel_scale, Some(&norms[..]));
+    let score = |t: usize, j: usize| known.hidden[t * D_FF + j].abs() * norms[j];
+    let cost = |t: f32| cett_of_dropping(&known.weights, &known.hidden, |at, j| score(at, j) <= t).unwrap();
+    let scores = (0..known.hidden.len()).map(|i| score(i / D_FF, i % D_FF));
+    let next = scores.filter(|&s| s > threshold).fold(f32::INFINITY, f32::min);
+    assert!(threshold > 0.0 && cost(threshold) <= 0.2 && cost(next) > 0.2, "{} and {}", cost(threshold), cost(next));
+    // what is kept is counted from the products that are shown
+    let shown: Vec<f32> =
+        (0..D_FF).map(|j| if score(0, j) > threshold { known.hidden[j] } else { 0.0 }).filter(|a| *a != 0.0).collect();
+    let kept = policy.observe(1, &token(0, 0), &Observed::new(&shown, shown.len(), shown.len())).unwrap();
+    assert_eq!((kept.kept, kept.all), (shown.len() as u64, D_FF as u64));
+}
