@@ -2,10 +2,15 @@
 //!
 //! Needs no GPU. nvcc is looked for in: `MORAY_NVCC`, `NVCC`, `CUDA_HOME` or `CUDA_PATH`, the search path, an active virtual
 //! environment's packages, the toolkit that `cargo xtask toolkit` installed, /usr/local/cuda. Without it the build warns once
-//! and opening a device returns a typed error.
+//! and opening a device returns a typed error. (cudarc's own build script asks the nvcc on the search path for its release and
+//! panics at one that it does not know; `CUDARC_CUDA_VERSION=13000` in the environment answers for it.)
 //!
 //! `MORAY_CUDA_ARCHS` chooses what is compiled, as nvcc names it: `sm_90a` is machine code, `compute_90a` is PTX, and `8.0` is
 //! short for `sm_80`; a list is separated by commas. `CUDA_COMPUTE_CAP` (`90`) is a short way to one of them.
+//!
+//! What the compiler remarks (warnings, spills, serialised matrix instructions) is a warning of the build: another compiler than
+//! the kernels were tuned with may spill a register, and the kernel is right all the same. `MORAY_CUDA_STRICT=1` makes remarks
+//! errors, as the maintainers' tests do. Images are compressed; `MORAY_CUDA_PLAIN=1` leaves them as text with lines of the source.
 
 #[path = "build/compile.rs"]
 mod compile;
@@ -15,7 +20,15 @@ mod nvcc;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// Kernels that may use local memory or spill registers, each with the reason: module, kernel, reason.
+/// Folders of kernels that are built for a feature, with the variable that cargo sets for it; others are always built.
+const FEATURES: &[(&str, &str)] = &[
+    ("attention", "CARGO_FEATURE_CUDA_ATTENTION"),
+    ("llama", "CARGO_FEATURE_CUDA"),
+    ("sparse_mlp", "CARGO_FEATURE_CUDA_SPARSE_MLP"),
+    ("w4a8", "CARGO_FEATURE_CUDA_W4A8"),
+];
+
+/// Kernels that may use local memory or spill registers without a remark, each with the reason: module, kernel, reason.
 const ALLOWED_LOCAL_MEMORY: &[(&str, &str, &str)] = &[
     ("attention/decode", "attention_decode_f32_256", ACCUMULATORS),
     ("attention/prefill", "attention_prefill_f32_256", ACCUMULATORS),
@@ -26,7 +39,7 @@ const ACCUMULATORS: &str = "on 10.0a alone, 20 and 12 bytes: of 255 registers a 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=build");
-    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+    if env::var_os("CARGO_FEATURE_CUDA_DEVICE").is_none() {
         return;
     }
     println!("cargo:rerun-if-changed=kernels");
@@ -38,6 +51,8 @@ fn main() {
         "VIRTUAL_ENV",
         "MORAY_CUDA_ARCHS",
         "CUDA_COMPUTE_CAP",
+        "MORAY_CUDA_STRICT",
+        "MORAY_CUDA_PLAIN",
         "DOCS_RS",
     ] {
         println!("cargo:rerun-if-env-changed={name}");
@@ -89,7 +104,34 @@ fn build(out: &Path) -> Result<Vec<Module>, Problem> {
     })?;
     let nvcc = nvcc::Nvcc::open(nvcc).map_err(Problem::NoCompiler)?;
     let targets = nvcc::targets(&nvcc).map_err(Problem::Failed)?;
-    compile::modules(&root.join("kernels"), out, &nvcc, &targets, ALLOWED_LOCAL_MEMORY).map_err(Problem::Failed)
+    let is_wanted = |folder: &str| {
+        FEATURES.iter().find(|(name, _)| *name == folder).is_none_or(|(_, feature)| env::var_os(feature).is_some())
+    };
+    let (kernels, plain) = (root.join("kernels"), is_on("MORAY_CUDA_PLAIN"));
+    let compiled = compile::modules(&kernels, out, &nvcc, &targets, plain, is_wanted, ALLOWED_LOCAL_MEMORY)
+        .map_err(Problem::Failed)?;
+    report(&compiled.remarks, is_on("MORAY_CUDA_STRICT")).map_err(Problem::Failed)?;
+    Ok(compiled.modules)
+}
+
+/// Says whether a variable of the environment is set to something other than nothing or 0.
+fn is_on(variable: &str) -> bool {
+    env::var(variable).is_ok_and(|value| !matches!(value.trim(), "" | "0"))
+}
+
+/// Warns of remarks, or fails where they must not be.
+fn report(remarks: &[String], strict: bool) -> Result<(), String> {
+    if strict && !remarks.is_empty() {
+        return Err(format!(
+            "expected no warnings, no spills, no local memory and no serialised matrix instructions, got:\n{}\nMend the kernel, \
+             or list its local memory with the reason in build.rs.",
+            remarks.join("\n")
+        ));
+    }
+    for remark in remarks {
+        println!("cargo:warning=moray: {remark}");
+    }
+    Ok(())
 }
 
 fn render(modules: &[Module], hint: &str) -> String {

@@ -20,6 +20,8 @@ pub struct Nvcc {
     pub version: String,
     /// The architectures it knows, as `compute_90a`.
     known: Vec<String>,
+    /// Says whether it can be told how to compress images.
+    pub compresses: bool,
 }
 
 impl Nvcc {
@@ -35,7 +37,8 @@ impl Nvcc {
         };
         let version = ask("--version")?;
         let known = ask("--list-gpu-arch")?.split_whitespace().map(str::to_owned).collect();
-        Ok(Self { version, known, path })
+        let compresses = ask("--help")?.contains("--compress-mode");
+        Ok(Self { version, known, compresses, path })
     }
 
     /// Says whether it compiles for `compute_…`; an architecture-specific `a` form goes with its plain one.

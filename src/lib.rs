@@ -2,7 +2,8 @@
 
 pub mod attention;
 pub mod cpu;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "cuda-device")]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, unused_imports))] // one operation does not use all of it
 pub mod device;
 pub mod element;
 pub mod error;
@@ -14,6 +15,6 @@ pub mod threads;
 pub mod w4a8;
 
 pub use cpu::{Cpu, Isa};
-#[cfg(feature = "cuda")]
+#[cfg(feature = "cuda-device")]
 pub use device::Device;
 pub use error::{Error, Result};

@@ -20,7 +20,7 @@
 //! 0, restarts every [`SEGMENT`] positions, and segments are merged in order.
 
 mod cpu;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "cuda-attention")]
 pub mod cuda;
 mod heads;
 mod kernel;

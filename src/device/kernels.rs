@@ -7,8 +7,12 @@ pub(crate) type ModuleKernels = (&'static str, &'static [&'static str]);
 
 /// Every kernel of the crate; an operation adds the row of its own table.
 pub(crate) const KERNELS: &[&[ModuleKernels]] = &[
+    #[cfg(feature = "cuda-attention")]
     crate::attention::cuda::KERNELS,
+    #[cfg(feature = "cuda")]
     crate::llama::cuda::KERNELS,
+    #[cfg(feature = "cuda-sparse-mlp")]
     crate::sparse_mlp::cuda::KERNELS,
+    #[cfg(feature = "cuda-w4a8")]
     crate::w4a8::cuda::KERNELS,
 ];

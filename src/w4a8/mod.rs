@@ -33,7 +33,7 @@
 
 mod activation;
 mod cpu;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "cuda-w4a8")]
 pub mod cuda;
 mod import;
 mod pack;

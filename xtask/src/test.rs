@@ -36,6 +36,8 @@ fn on_the_simulated_device(arguments: &[String]) -> TaskResult {
         command.args(arguments).current_dir(root());
         command.envs([("MORAY_REQUIRE_CUDA", "1"), ("MORAY_REQUIRE_MODEL", "1")]);
         command.envs([("MORAY_CUDA_ARCHS", ARCHITECTURES), ("SIMCUDA_ARCH", capability)]);
+        // remarks are errors here, and faults name lines of the kernels
+        command.envs([("MORAY_CUDA_STRICT", "1"), ("MORAY_CUDA_PLAIN", "1")]);
         command.env("MORAY_NVCC", &nvcc);
         check(simcuda::with_library(command)?)?;
     }
