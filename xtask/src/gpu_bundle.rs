@@ -16,9 +16,9 @@ const PROGRAMS: [&[&str]; 2] =
 /// The features of [`PROGRAMS`].
 const FEATURES: &str = "moray/cublaslt,moray-lab/cuda";
 
-/// How the archive is packed. Every program holds all kernels, a hundred megabytes that differ in nothing: a dictionary larger
-/// than a program finds them again.
-const PACKING: &str = "--lzma2=preset=1,dict=384MiB";
+/// How the archive is packed. Every program holds all kernels, which differ in nothing: a dictionary larger than a program finds
+/// them again.
+const PACKING: &str = "--lzma2=preset=1,dict=128MiB";
 
 /// Builds the programs in release, strips them and writes `target/gpu-bundle.tar.xz`.
 pub fn run(arguments: &[String]) -> TaskResult {

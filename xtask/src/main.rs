@@ -4,6 +4,7 @@ mod demo;
 mod dependencies;
 mod fetch;
 mod gpu_bundle;
+mod oldest;
 mod quality;
 mod resources;
 mod simcuda;
@@ -30,6 +31,7 @@ const TASKS: &[Task] = &[
     Task { name: "quality", help: "quantize a real model in many ways, and print one table", run: quality::run },
     Task { name: "test", help: "run everything that is tested; cuda: only on the simulated device", run: test::run },
     Task { name: "toolkit", help: "obtain a CUDA compiler where there is none", run: toolkit::run },
+    Task { name: "oldest", help: "compile the kernels with the oldest toolkit that is promised", run: oldest::run },
     Task { name: "fetch", help: "obtain the model and the text that examples and tests use", run: fetch::run },
     Task { name: "resources", help: "write docs/kernels.md; --check compares", run: resources::run },
     Task { name: "gpu-bundle", help: "pack tests and benches for a machine with a GPU", run: gpu_bundle::run },

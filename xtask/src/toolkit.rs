@@ -18,6 +18,9 @@ const PACKAGES: [&str; 5] = [
     "nvidia-cuda-cccl==13.*",
 ];
 
+/// What they bring.
+const INSTALLED: &str = "nvidia/cu13/bin/nvcc";
+
 /// Runs the task.
 pub fn run(arguments: &[String]) -> TaskResult {
     if let Some(argument) = arguments.first() {
@@ -32,25 +35,36 @@ pub fn run(arguments: &[String]) -> TaskResult {
 /// # Errors
 /// Returns an error if there is no Python with pip, or pip cannot download or unpack the packages.
 pub fn nvcc() -> io::Result<PathBuf> {
-    let target = crate::simcuda::target_folder();
-    let folder = target.join("toolkit");
-    let installed = folder.join("nvidia/cu13/bin/nvcc");
+    let folder = crate::simcuda::target_folder().join("toolkit");
+    let installed = folder.join(INSTALLED);
     if let Some(found) = elsewhere().or_else(|| installed.is_file().then(|| installed.clone())) {
         return Ok(found);
     }
     println!("installing nvcc 13.5 (about 270 MB) into {}", folder.display());
+    install(&folder, &PACKAGES, INSTALLED)?;
+    Ok(installed)
+}
+
+/// Has pip unpack packages into a folder, unless what they bring is there.
+///
+/// # Errors
+/// As [`nvcc`].
+pub fn install(folder: &Path, packages: &[&str], brings: &str) -> io::Result<()> {
+    if folder.join(brings).exists() {
+        return Ok(());
+    }
     // Beside its place and then moved, so what stands there is whole.
-    let fresh = target.join(format!("toolkit-{}", std::process::id()));
-    let result = install(&fresh).and_then(|()| {
+    let fresh = folder.with_extension(std::process::id().to_string());
+    let result = unpack(&fresh, packages).and_then(|()| {
         if folder.exists() {
-            fs::remove_dir_all(&folder)?;
+            fs::remove_dir_all(folder)?;
         }
-        fs::rename(&fresh, &folder)
+        fs::rename(&fresh, folder)
     });
     if result.is_err() && fresh.exists() {
         fs::remove_dir_all(&fresh)?;
     }
-    result.map(|()| installed)
+    result
 }
 
 /// The places outside the target folder where `build.rs` looks first, and in the same order.
@@ -67,18 +81,24 @@ fn elsewhere() -> Option<PathBuf> {
     candidates.into_iter().find(|path| path.is_file())
 }
 
-fn install(folder: &Path) -> io::Result<()> {
-    for python in ["python3", "python"] {
-        let mut command = Command::new(python);
-        command.args(["-m", "pip", "install", "--quiet", "--progress-bar", "on", "--no-deps", "--only-binary=:all:"]);
-        command.args(["--disable-pip-version-check", "--target"]).arg(folder).args(PACKAGES);
-        command.env("PIP_REQUIRE_VIRTUALENV", "false").env("PIP_USER", "0");
-        match command.status() {
-            Ok(status) if status.success() => return Ok(()),
-            Ok(status) => return Err(io::Error::other(format!("expected pip to install nvcc, got {status}"))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
+fn unpack(folder: &Path, packages: &[&str]) -> io::Result<()> {
+    let mut command = Command::new(python()?);
+    command.args(["-m", "pip", "install", "--quiet", "--progress-bar", "on", "--no-deps", "--only-binary=:all:"]);
+    command.args(["--disable-pip-version-check", "--target"]).arg(folder).args(packages);
+    command.env("PIP_REQUIRE_VIRTUALENV", "false").env("PIP_USER", "0");
+    match command.status()? {
+        status if status.success() => Ok(()),
+        status => Err(io::Error::other(format!("expected pip to install {}, got {status}", packages.join(", ")))),
     }
-    Err(io::Error::other("expected python3 or python on the path, got neither; install Python 3 with pip, or set NVCC"))
+}
+
+/// The name of a Python that starts.
+///
+/// # Errors
+/// Returns an error if there is none.
+pub fn python() -> io::Result<&'static str> {
+    let starts = |python: &&str| Command::new(python).arg("--version").output().is_ok_and(|run| run.status.success());
+    ["python3", "python"].into_iter().find(starts).ok_or_else(|| {
+        io::Error::other("expected python3 or python on the path, got neither; install Python 3 with pip, or set NVCC")
+    })
 }
