@@ -1,4 +1,10 @@
 //! Kernels for LLM inference that does less work: W4A8 GEMM, gather-style sparse MLP, head-skipping attention.
+//!
+//! # Building for CUDA
+//! The feature `cuda` builds every operation for the device and the forward pass; `cuda-w4a8`, `cuda-sparse-mlp` and
+//! `cuda-attention` build one operation. nvcc compiles the kernels, for the architectures of `MORAY_CUDA_ARCHS` (`9.0a`,
+//! `sm_80,compute_80`) or all; without it the crate builds, and opening a device says what is missing. If cudarc's build script
+//! does not know your toolkit ("Unsupported cuda toolkit version"), set `CUDARC_CUDA_VERSION=13000`, which chooses bindings only.
 
 pub mod attention;
 pub mod cpu;
