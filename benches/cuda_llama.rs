@@ -15,7 +15,7 @@ use moray::attention::{AttentionShape, KvDtype, RopeScaling};
 use moray::llama::cuda::{Decoder, upload};
 use moray::llama::{Config, DenseType, DenseWeight, Layer, Linear, Mlp, Model, Settings};
 use moray::sparse_mlp::Activation;
-use moray::w4a8::{Bits, GroupOffset, PackedWeight, QuantizedWeight, Scales};
+use moray::w4a8::{Format, Offset, PackedWeight, QuantizedWeight, Scales};
 use moray::{Cpu, Device, Result};
 use std::time::Instant;
 
@@ -142,9 +142,10 @@ fn linear(dense: bool, n: usize, k: usize, seed: u64) -> Result<Linear> {
         let block: Vec<f16> = numbers(1021, seed).iter().map(|v| f16::from_f32(v * step)).collect();
         repeated(&block, n * k / 32)
     };
-    let offset = GroupOffset::F16(values(seed + 7, step));
-    let scales = Scales::PerGroup { group_size: 32, scale: values(seed + 5, step / 8.0), offset };
-    let weight = QuantizedWeight::new(n, k, Bits::Four, repeated(&block, n * k), scales)?;
+    let offset = values(seed + 7, step).into();
+    let (format, scales) =
+        (Format::per_group(32, Offset::F16), Scales::per_group(values(seed + 5, step / 8.0), Some(offset)));
+    let weight = QuantizedWeight::new(n, k, format, repeated(&block, n * k), scales)?;
     Ok(PackedWeight::pack(&weight).into())
 }
 

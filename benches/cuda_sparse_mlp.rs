@@ -16,7 +16,7 @@ use cuda::{Bench, Row, repeated};
 use half::f16;
 use moray::sparse_mlp::cuda::{NeuronList, Score, Selection, Weights, Workspace, forward};
 use moray::sparse_mlp::{self as host, Activation, IndexList, ScoreOn, Shape, Weights as HostWeights, bytes_read};
-use moray::w4a8::{Bits, GroupOffset, QuantizedWeight, Scales};
+use moray::w4a8::{Format, Offset, QuantizedWeight, Scales};
 use moray::{Cpu, Result};
 
 /// Model, d_model, d_ff.
@@ -110,9 +110,10 @@ fn four_bit(shape: Shape, group_size: usize) -> Result<HostWeights> {
             let block: Vec<f16> = numbers(1021, seed).iter().map(|v| f16::from_f32(v * step)).collect();
             repeated(&block, elems / group_size)
         };
-        let offset = if group_size == 32 { GroupOffset::F16(scale(seed + 7)) } else { GroupOffset::Symmetric };
-        let scales = Scales::PerGroup { group_size, scale: scale(seed + 5), offset };
-        QuantizedWeight::new(n, k, Bits::Four, repeated(&block, elems), scales)
+        let offset = if group_size == 32 { Offset::F16 } else { Offset::None };
+        let offsets = (group_size == 32).then(|| scale(seed + 7).into());
+        let scales = Scales::per_group(scale(seed + 5), offsets);
+        QuantizedWeight::new(n, k, Format::per_group(group_size, offset), repeated(&block, elems), scales)
     };
     let Shape { d_model, d_ff, .. } = shape;
     HostWeights::from_quantized(

@@ -14,7 +14,7 @@ use cublaslt::CublasLt;
 use cuda::{Bench, Row};
 use moray::device::cudarc::driver::CudaSlice;
 use moray::w4a8::cuda::{Activations, Epilogue, Weight, Workspace, linear};
-use moray::w4a8::{self, Mode, PackedWeight, quantize};
+use moray::w4a8::{self, Format, Offset, PackedWeight, quantize};
 use moray::{Cpu, Result};
 
 /// Model, layer, (K, N).
@@ -48,14 +48,14 @@ const TOKENS: [usize; 14] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 
 const MAX_OUTPUTS: usize = 1 << 28;
 
 /// Groups of 128 where K is a multiple of it, 64 elsewhere.
-fn modes(k: usize) -> [(String, Mode); 5] {
+fn modes(k: usize) -> [(String, Format); 5] {
     let group_size = if k.is_multiple_of(128) { 128 } else { 64 };
     [
-        ("per-channel".into(), Mode::PerChannel),
-        (format!("g{group_size}"), Mode::PerGroup { group_size, offset: false }),
-        (format!("g{group_size}-offset"), Mode::PerGroup { group_size, offset: true }),
-        (format!("two-level-{group_size}"), Mode::TwoLevel { group_size }),
-        ("w8".into(), Mode::W8),
+        ("per-channel".into(), Format::per_channel()),
+        (format!("g{group_size}"), Format::per_group(group_size, Offset::None)),
+        (format!("g{group_size}-offset"), Format::per_group(group_size, Offset::F16)),
+        (format!("two-level-{group_size}"), Format::two_level(group_size)),
+        ("w8".into(), Format::w8()),
     ]
 }
 
@@ -74,9 +74,9 @@ fn main() -> Result<()> {
         for &m in &tokens {
             baselines.push(baseline(&bench, library.as_ref(), &format!("{model}.{layer}/m{m}"), m, n, k)?);
         }
-        for (name, mode) in modes(k) {
+        for (name, format) in modes(k) {
             // rows repeat: how long a product takes does not depend on it, and how long the preparation takes does
-            let rows = quantize(&numbers(DISTINCT_ROWS * k, 1), DISTINCT_ROWS, k, mode)?;
+            let rows = quantize(&numbers(DISTINCT_ROWS * k, 1), DISTINCT_ROWS, k, format)?;
             let order: Vec<usize> = (0..n).map(|row| row % DISTINCT_ROWS).collect();
             let packed = PackedWeight::pack(&rows.permute_rows(&order)?);
             let copies = bench.copies(packed.bytes());

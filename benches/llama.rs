@@ -10,7 +10,7 @@ use moray::attention::{AttentionShape, RopeScaling};
 use moray::llama::{Config, DenseType, DenseWeight, Layer, Linear, LogitRows, Mlp, Model, Sequence, Settings};
 use moray::policy::TopK;
 use moray::sparse_mlp::{Activation, Shape, Weights};
-use moray::w4a8::{Mode, PackedWeight, QuantizedWeight, quantize};
+use moray::w4a8::{Format, Offset, PackedWeight, QuantizedWeight, quantize};
 
 /// What a token can be decoded after.
 const POSITIONS: [usize; 2] = [8, 512];
@@ -39,7 +39,7 @@ fn config() -> Config {
 
 fn quantized(n: usize, k: usize, seed: u64) -> QuantizedWeight {
     let w: Vec<f32> = numbers(n * k, seed).iter().map(|w| w / (k as f32).sqrt()).collect();
-    quantize(&w, n, k, Mode::PerGroup { group_size: 32, offset: true }).expect("a valid shape")
+    quantize(&w, n, k, Format::per_group(32, Offset::F16)).expect("a valid shape")
 }
 
 fn linear(kind: Kind, n: usize, k: usize, seed: u64) -> Linear {

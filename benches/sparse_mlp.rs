@@ -15,7 +15,7 @@ use moray::Cpu;
 use moray::sparse_mlp::{
     Activation, IndexList, Score, ScoreOn, Selection, Shape, Weights, Workspace, activate_product, bytes_read, forward,
 };
-use moray::w4a8::{Activations, Epilogue, Mode, PackedWeight, linear, quantize};
+use moray::w4a8::{Activations, Epilogue, Format, Offset, PackedWeight, linear, quantize};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -26,8 +26,8 @@ fn weights(shape: Shape, four_bit: bool) -> Weights {
     let Shape { d_model, d_ff, .. } = shape;
     let [gate, up, down] = [1, 2, 3].map(|seed| numbers(d_ff * d_model, seed));
     if four_bit {
-        let mode = Mode::PerGroup { group_size: 32, offset: true };
-        let quantized = |w: &[f32], n, k| quantize(w, n, k, mode).expect("a valid shape");
+        let format = Format::per_group(32, Offset::F16);
+        let quantized = |w: &[f32], n, k| quantize(w, n, k, format).expect("a valid shape");
         let (gate, up) = (quantized(&gate, d_ff, d_model), quantized(&up, d_ff, d_model));
         Weights::from_quantized(shape, &gate, &up, &quantized(&down, d_model, d_ff)).expect("matching sizes")
     } else {
@@ -94,8 +94,8 @@ impl Packed {
     fn new(shape: Shape) -> Packed {
         let Shape { d_model, d_ff, .. } = shape;
         let packed = |n, k, seed| {
-            let mode = Mode::PerGroup { group_size: 32, offset: true };
-            PackedWeight::pack(&quantize(&numbers(n * k, seed), n, k, mode).expect("a valid shape"))
+            let format = Format::per_group(32, Offset::F16);
+            PackedWeight::pack(&quantize(&numbers(n * k, seed), n, k, format).expect("a valid shape"))
         };
         Packed { shape, gate_up: packed(2 * d_ff, d_model, 1), down: packed(d_model, d_ff, 3) }
     }

@@ -1,11 +1,11 @@
-//! W4A8 GEMM over real layer shapes, weights from memory. Ids: w4a8/mode/model.layer/mM.
+//! W4A8 GEMM over real layer shapes, weights from memory. Ids: w4a8/format/model.layer/mM.
 
 mod common;
 
 use common::{copies, numbers, read_bandwidth};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use moray::Cpu;
-use moray::w4a8::{Activations, Epilogue, Mode, PackedWeight, linear, linear_reference, quantize};
+use moray::w4a8::{Activations, Epilogue, Format, Offset, PackedWeight, linear, linear_reference, quantize};
 
 /// (model.layer, K, N)
 const SHAPES: [(&str, usize, usize); 5] = [
@@ -16,24 +16,24 @@ const SHAPES: [(&str, usize, usize); 5] = [
     ("llama-2-7b.o", 4096, 4096),
 ];
 
-const MODES: [(&str, Mode); 6] = [
-    ("per-channel", Mode::PerChannel),
-    ("g32-offset", Mode::PerGroup { group_size: 32, offset: true }),
-    ("g64", Mode::PerGroup { group_size: 64, offset: false }),
-    ("two-level-g64", Mode::TwoLevel { group_size: 64 }),
-    ("qqq", Mode::Qqq),
-    ("w8", Mode::W8),
+const FORMATS: [(&str, Format); 6] = [
+    ("per-channel", Format::per_channel()),
+    ("g32-offset", Format::per_group(32, Offset::F16)),
+    ("g64", Format::per_group(64, Offset::None)),
+    ("two-level-g64", Format::two_level(64)),
+    ("qqq", Format::qqq()),
+    ("w8", Format::w8()),
 ];
 
 fn gemm(c: &mut Criterion) {
     let cpu = Cpu::detect();
     println!("{} threads, {}, reads {:.1} GB/s", cpu.threads(), cpu.isa().name(), read_bandwidth(&cpu) / 1e9);
-    for (name, mode) in MODES {
+    for (name, format) in FORMATS {
         for (shape, k, n) in SHAPES {
-            if mode == Mode::Qqq && k % 128 != 0 {
+            if format == Format::qqq() && k % 128 != 0 {
                 continue;
             }
-            let quantized = quantize(&numbers(n * k, 1), n, k, mode).expect("a valid shape");
+            let quantized = quantize(&numbers(n * k, 1), n, k, format).expect("a valid shape");
             let weight = PackedWeight::pack(&quantized);
             let weights = vec![weight; copies(n * k / 2)];
             let mut group = c.benchmark_group(format!("w4a8/{name}/{shape}"));

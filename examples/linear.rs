@@ -1,7 +1,7 @@
 //! The smallest way to link moray: quantize one weight matrix once, then multiply tokens with it.
 
 use moray::Cpu;
-use moray::w4a8::{Activations, Epilogue, Mode, PackedWeight, linear, quantize};
+use moray::w4a8::{Activations, Epilogue, Format, Offset, PackedWeight, linear, quantize};
 
 fn main() -> moray::Result<()> {
     let (m, n, k) = (3, 256, 512);
@@ -11,7 +11,7 @@ fn main() -> moray::Result<()> {
 
     // once, when the model is loaded
     let cpu = Cpu::detect();
-    let weight = PackedWeight::pack(&quantize(&w, n, k, Mode::PerGroup { group_size: 64, offset: true })?);
+    let weight = PackedWeight::pack(&quantize(&w, n, k, Format::per_group(64, Offset::F16))?);
 
     // for every batch of tokens; the buffers are used again
     let mut activations = Activations::with_capacity(m, k);

@@ -136,3 +136,14 @@ pub enum Error {
 pub(crate) fn check_len(what: &'static str, expected: usize, got: usize) -> Result<()> {
     if expected == got { Ok(()) } else { Err(Error::Length { what, expected, got }) }
 }
+
+/// Multiplies sizes, such as the elements of a buffer.
+///
+/// # Errors
+/// [`Error::Shape`] for a product past `isize::MAX`, which no buffer can have; it names the first size.
+pub(crate) fn product(what: &'static str, sizes: &[usize]) -> Result<usize> {
+    let product = sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+    let expected = "sizes whose product can be counted";
+    let got = sizes.first().copied().unwrap_or(0);
+    product.filter(|&product| isize::try_from(product).is_ok()).ok_or(Error::Shape { what, expected, got })
+}

@@ -9,7 +9,7 @@ use moray::attention::{KvShape, Span};
 use moray::device::cudarc::driver::{CudaContext, sys};
 use moray::sparse_mlp::IndexList;
 use moray::sparse_mlp::cuda::NeuronList;
-use moray::w4a8::{Mode, PackedWeight, cuda as w4a8, quantize};
+use moray::w4a8::{Format, PackedWeight, cuda as w4a8, quantize};
 use moray::{Device, Error};
 
 #[test]
@@ -104,7 +104,7 @@ fn memory_and_streams_of_another_context_are_typed_errors() {
     with_environment(NAME, &[], || {
         let before = Device::new(0).unwrap();
         let activations = std::mem::ManuallyDrop::new(w4a8::Activations::with_capacity(&before, 1, 64).unwrap());
-        let packed = PackedWeight::pack(&quantize(&[0.5; 16 * 64], 16, 64, Mode::PerChannel).unwrap());
+        let packed = PackedWeight::pack(&quantize(&[0.5; 16 * 64], 16, 64, Format::per_channel()).unwrap());
         let weight = std::mem::ManuallyDrop::new(w4a8::Weight::upload(&before, &packed).unwrap());
         let mut workspace = std::mem::ManuallyDrop::new(w4a8::Workspace::new(&before).unwrap());
         let x = std::mem::ManuallyDrop::new(before.zeros::<f32>(64).unwrap());

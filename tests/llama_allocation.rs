@@ -13,7 +13,7 @@ use moray::Cpu;
 use moray::attention::KvPolicy;
 use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Settings};
 use moray::policy::{Cats, Griffin, HeadNorm, Random, Site, TdaQuantile, TopK};
-use moray::w4a8::Mode;
+use moray::w4a8::{Format, Offset};
 use plain::{D_FF, Kind, Plain, tokens};
 
 struct Counting;
@@ -44,7 +44,7 @@ fn main() {
     let cpu = Cpu::detect();
     cpu.team().run(|_| ()); // a thread that starts allocates
     let plain = Plain::new(&Kind { heads: (4, 4, 16), biased: true, ..Kind::default() }, 1);
-    let group = Mode::PerGroup { group_size: 32, offset: true };
+    let group = Format::per_group(32, Offset::F16);
     let dense = || Settings::dense(CONTEXT);
     let top_k = || dense().with(TopK::by_gate(0.5, D_FF).unwrap());
     let cats = || dense().with(Cats::new(vec![0.02; 2]).unwrap());
@@ -59,7 +59,7 @@ fn main() {
         ("w4a8 top-k", plain.w4a8_by_neuron(group), top_k()),
         ("w4a8 cats", plain.w4a8_by_neuron(group), cats()),
         ("griffin", plain.by_neuron(), griffin()),
-        ("w4a8 tda", plain.w4a8_by_neuron(Mode::PerChannel), tda()),
+        ("w4a8 tda", plain.w4a8_by_neuron(Format::per_channel()), tda()),
         ("random", plain.by_neuron(), random()),
         ("heads, write-all", plain.dense(), heads(dense(), KvPolicy::WriteAll)),
         ("heads, hole", plain.w4a8(group), heads(dense(), KvPolicy::Hole)),

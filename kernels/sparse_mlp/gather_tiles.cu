@@ -73,9 +73,9 @@ template <int TOKENS>
 __device__ __forceinline__ void load_scales(uint32_t smem, const Matrix& matrix, uint32_t which, const Work& w, uint32_t stage) {
     using S = Stage<FourBitRows, TOKENS>;
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = lane / 2, half = lane % 2;
-    const uint32_t groups = matrix.kind == SYMMETRIC ? 2 * SECTOR_DWORDS : SECTOR_DWORDS;  // of a sector
+    const uint32_t groups = matrix.offset == Offset::none ? 2 * SECTOR_DWORDS : SECTOR_DWORDS;  // of a sector
     const uint32_t stages = groups * matrix.segments_per_group / 4, chunk = stage / stages;
-    if (matrix.kind == CHANNEL || stage % stages != 0) {
+    if (matrix.group_scale == GroupScale::none || stage % stages != 0) {
         return;
     }
     const uint32_t* src = matrix.scales + size_t(w.scale_neuron) * matrix.scale_stride + chunk * SECTOR_DWORDS + half * 4;
@@ -178,13 +178,13 @@ template <int TOKENS>
 __device__ __forceinline__ Scale scale_of(const char* smem, const Matrix& matrix, uint32_t which, const Work& w, uint32_t half,
                                           uint32_t group) {
     using S = Stage<FourBitRows, TOKENS>;
-    if (matrix.kind == CHANNEL) {
+    if (matrix.group_scale == GroupScale::none) {
         return load_scale(matrix, w.neuron[half], 0);
     }
-    const uint32_t groups = matrix.kind == SYMMETRIC ? 2 * SECTOR_DWORDS : SECTOR_DWORDS, chunk = group / groups % S::CHUNKS;
+    const uint32_t groups = matrix.offset == Offset::none ? 2 * SECTOR_DWORDS : SECTOR_DWORDS, chunk = group / groups % S::CHUNKS;
     const uint32_t row = threadIdx.x % 32 / 4 + 8 * half;
     const uint32_t at = ((chunk * WARPS<TOKENS> + threadIdx.x / 32) * 2 + which) * ROWS + row;
-    return unpack_scale(matrix.kind, smem + S::SCALES + at * 32, group % groups ^ row / 4 % 2 * (groups / 2));
+    return unpack_scale(matrix.group_scale, matrix.offset, smem + S::SCALES + at * 32, group % groups ^ row / 4 % 2 * (groups / 2));
 }
 
 // Adds the integers of a finished group, which ends before segment `end`, to the sums and clears them.
@@ -202,7 +202,7 @@ __device__ __forceinline__ void add_groups(Sums<TOKENS>& sums, const char* smem,
         }
         const uint32_t token = t * TILE_TOKENS + 2 * (threadIdx.x % 4);
         int2 sum = *reinterpret_cast<const int2*>(before + (end - first) * TOKENS + token);
-        if (matrix.kind != CHANNEL) {  // a channel begins where sums are 0; groups lie within a stage
+        if (matrix.group_scale != GroupScale::none) {  // a channel begins where sums are 0; groups lie within a stage
             const int2 less = *reinterpret_cast<const int2*>(before + (begin - first) * TOKENS + token);
             sum.x -= less.x, sum.y -= less.y;
         }

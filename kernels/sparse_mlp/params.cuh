@@ -3,16 +3,9 @@
 
 #include "common/activation.cuh"
 #include "common/memory.cuh"
+#include "w4a8/format.cuh"
 
 namespace moray::sparse_mlp {
-
-// What the scales of 4-bit rows come with, as `Kind` in src/sparse_mlp/four_bit.rs.
-enum Kind : uint32_t {
-    CHANNEL = 0,     // one f32 scale, codes about 8
-    SYMMETRIC = 1,   // f16 scales, codes about 8
-    OFFSET = 2,      // f16 scales and f16 offsets
-    ZERO_POINT = 3,  // f16 scales and integer zero points
-};
 
 // gate or up, [d_ff, d_model] row-major: f16 or bf16, or codes of 4 bits (16 bytes for each 32: byte i holds value i low and
 // value i + 16 high) with the scales of a row apart.
@@ -20,10 +13,10 @@ struct Matrix {
     const void* rows;        // null: not computed
     const uint32_t* scales;  // 4 bits: [d_ff, scale_stride]: an f32; f16 scales; or (f16 scale, f16 offset or u16 zero point)
     const float* bias;       // f32 [d_ff] or null
-    uint32_t kind;           // Kind
+    GroupScale group_scale;  // none: a scale of the row; or f16
     uint32_t segments_per_group;  // 32 codes each
     uint32_t scale_stride;   // dwords
-    uint32_t unused;
+    Offset offset;           // of a group
 };
 static_assert(sizeof(Matrix) == 40);
 
@@ -96,9 +89,9 @@ struct DownParams {
     uint32_t tokens;
     uint32_t d_model;
     uint32_t stride;
-    uint32_t kind;           // Kind
+    GroupScale group_scale;  // none: a scale of the column; or f16
     uint32_t group_size;     // neurons
-    uint32_t unused;
+    Offset offset;           // of a group
 };
 static_assert(sizeof(DownParams) == 144);
 

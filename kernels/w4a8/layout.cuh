@@ -4,19 +4,13 @@
 #include <cstdint>
 
 #include "common/memory.cuh"
+#include "w4a8/format.cuh"
 
 namespace moray {
 
 constexpr uint32_t TILE_N = 16;        // rows of a packed tile
 constexpr uint32_t TILE_BYTES = 512;   // 32 lanes × 16 bytes: (lane32, byte16) -> (n, k), see pack.rs
 constexpr uint32_t PAD_K = 64;         // K is padded to this, in weights and in activations
-
-// How a group's codes are moved besides its scale.
-enum class Offset : uint32_t {
-    none = 0,        // w = scale · (code − 8), 8 bits: scale · code
-    f16 = 1,         // w = scale · code + offset
-    zero_point = 2,  // w = scale · (code − zero_point)
-};
 
 struct LinearParams {
     const uint4* codes;       // [N/16][padded K / tile_k][32 lanes]

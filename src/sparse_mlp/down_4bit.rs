@@ -1,9 +1,10 @@
 //! Sums of 4-bit down rows, weighted by int8 activations.
 
-use super::four_bit::{DownMatrix, Kind};
+use super::four_bit::DownMatrix;
 use super::rows::CHUNK;
 use super::rows_4bit::Codes;
 use crate::simd::{Kernel, Simd};
+use crate::w4a8::Offset;
 use std::ops::Range;
 
 /// Tokens that one unit of the down projection covers at most.
@@ -116,7 +117,7 @@ impl FourBitDown<'_> {
         unsafe {
             for v in 0..VECTORS {
                 let at = start + v * lanes;
-                if m.kind == Kind::Channel {
+                if m.offset.is_none() {
                     let scale = crate::simd::load_first::<S, f32>(m.channel_scale[at..].as_ptr(), lanes);
                     let centred = S::sub_i32(acc[v], S::splat_i32(8 * sum));
                     total[v] = S::fma(S::to_f32(centred), scale, total[v]);
@@ -124,16 +125,16 @@ impl FourBitDown<'_> {
                 }
                 let params = m.group_params[run.block as usize * m.parts() * d..][..m.parts() * d].as_ptr().add(at);
                 let scale = S::low_f16(S::load_u16(params, lanes));
-                total[v] = match m.kind {
-                    Kind::Offset => {
+                total[v] = match m.offset {
+                    Some(Offset::F16) => {
                         let offset = S::low_f16(S::load_u16(params.add(d), lanes));
                         S::fma(S::splat(sum as f32), offset, S::fma(S::to_f32(acc[v]), scale, total[v]))
                     }
-                    Kind::ZeroPoint => {
+                    Some(Offset::ZeroPoint) => {
                         let zero = S::mul_i32(S::load_u16(params.add(d), lanes), S::splat_i32(sum));
                         S::fma(S::to_f32(S::sub_i32(acc[v], zero)), scale, total[v])
                     }
-                    Kind::Symmetric | Kind::Channel => {
+                    Some(Offset::None) | None => {
                         S::fma(S::to_f32(S::sub_i32(acc[v], S::splat_i32(8 * sum))), scale, total[v])
                     }
                 };
@@ -165,7 +166,7 @@ impl FourBitDown<'_> {
     unsafe fn prefetch_scales<S: Simd>(&self, run: &Run) {
         let m = self.matrix;
         let (first, end) = (m.columns.start(self.chunks.start), m.columns.start(self.chunks.end).min(m.columns.d));
-        if m.kind != Kind::Channel {
+        if m.offset.is_some() {
             for part in 0..m.parts() {
                 let row = (run.block as usize * m.parts() + part) * m.columns.d + first;
                 for at in (0..end - first).step_by(32) {

@@ -14,7 +14,7 @@ pub(crate) use down::DownMatrix;
 
 use super::weights::Matrix;
 use crate::error::{Error, Result};
-use crate::w4a8::{Bits, GroupOffset, QuantizedWeight, Scales};
+use crate::w4a8::{Bits, Format, GroupScale, Offset, QuantizedWeight};
 use half::f16;
 
 /// Values in 16 bytes of codes.
@@ -23,23 +23,8 @@ pub(crate) const SEGMENT: usize = 32;
 /// Bytes that may be read past a row's end: scales are read 16 bytes at a time.
 const SLACK: usize = 64;
 
-/// What scales come with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// One f32 scale per channel, codes about 8.
-    Channel,
-    /// f16 scales, codes about 8.
-    Symmetric,
-    /// f16 scales and f16 offsets.
-    Offset,
-    /// f16 scales and integer zero points.
-    ZeroPoint,
-}
-
-impl Kind {
-    /// By discriminant.
-    pub const ALL: [Kind; 4] = [Kind::Channel, Kind::Symmetric, Kind::Offset, Kind::ZeroPoint];
-}
+/// Where the scales of a row differ in form: one of the channel, or those of groups with what they have besides.
+pub(crate) const FORMS: [Option<Offset>; 4] = [None, Some(Offset::None), Some(Offset::F16), Some(Offset::ZeroPoint)];
 
 /// Bytes that begin on a cache line.
 #[derive(Debug, Clone)]
@@ -71,7 +56,8 @@ impl Lines {
 #[derive(Debug, Clone)]
 pub(crate) struct RowMatrix {
     pub d: usize,
-    pub kind: Kind,
+    /// What groups have besides a scale; none for a scale of the channel.
+    pub offset: Option<Offset>,
     pub group_size: usize,
     /// Bytes of a record.
     pub stride: usize,
@@ -80,34 +66,33 @@ pub(crate) struct RowMatrix {
 
 impl RowMatrix {
     fn new(what: &'static str, w: &QuantizedWeight) -> Result<Self> {
-        let (kind, group_size) = kind_of(what, w)?;
+        let (offset, group_size) = form_of(what, w.format(), w.k())?;
         let d = w.k();
         let groups = d / group_size;
-        let dwords = match kind {
-            Kind::Channel => 1,
-            Kind::Symmetric => groups.div_ceil(2),
-            Kind::Offset | Kind::ZeroPoint => groups,
+        let dwords = match offset {
+            None => 1,
+            Some(Offset::None) => groups.div_ceil(2),
+            Some(Offset::F16 | Offset::ZeroPoint) => groups,
         };
         let stride = d / 2 + 4 * dwords;
         let mut records = Lines::zeroed(w.n() * stride);
         for (j, record) in records.bytes_mut().chunks_exact_mut(stride).take(w.n()).enumerate() {
             let (codes, scales) = record.split_at_mut(d / 2);
             pack_codes(|k| w.codes()[j * d + k], codes);
-            match w.scales() {
-                Scales::PerChannel { scale } => scales.copy_from_slice(&scale[j].to_le_bytes()),
-                Scales::PerGroup { scale, offset, .. } => {
-                    let step = if kind == Kind::Symmetric { 2 } else { 4 };
-                    for (g, scales) in scales.chunks_mut(step).take(groups).enumerate() {
-                        scales[..2].copy_from_slice(&scale[j * groups + g].to_le_bytes());
-                        if let Some(second) = second(offset, j * groups + g) {
+            let step = if offset == Some(Offset::None) { 2 } else { 4 };
+            for (g, scales) in scales.chunks_mut(step).take(groups).enumerate() {
+                match scale_at(w, j, g) {
+                    RowScale::Channel(scale) => scales.copy_from_slice(&scale.to_le_bytes()),
+                    RowScale::Group([scale, second]) => {
+                        scales[..2].copy_from_slice(&scale.to_le_bytes());
+                        if step == 4 {
                             scales[2..].copy_from_slice(&second.to_le_bytes());
                         }
                     }
                 }
-                _ => return Err(unsupported(what, "other scales")),
             }
         }
-        Ok(RowMatrix { d, kind, group_size, stride, records })
+        Ok(RowMatrix { d, offset, group_size, stride, records })
     }
 
     /// All records and at least 16 bytes more.
@@ -121,12 +106,12 @@ impl RowMatrix {
         let half = |at: usize| u16::from_le_bytes([scales[at], scales[at + 1]]);
         for (k, out) in row.iter_mut().enumerate() {
             let g = k / self.group_size;
-            let (scale, second) = match self.kind {
-                Kind::Channel => (f32::from_le_bytes([scales[0], scales[1], scales[2], scales[3]]), 0),
-                Kind::Symmetric => (f16::from_bits(half(2 * g)).to_f32(), 0),
-                Kind::Offset | Kind::ZeroPoint => (f16::from_bits(half(4 * g)).to_f32(), half(4 * g + 2)),
+            let (scale, second) = match self.offset {
+                None => (f32::from_le_bytes([scales[0], scales[1], scales[2], scales[3]]), 0),
+                Some(Offset::None) => (f16::from_bits(half(2 * g)).to_f32(), 0),
+                Some(Offset::F16 | Offset::ZeroPoint) => (f16::from_bits(half(4 * g)).to_f32(), half(4 * g + 2)),
             };
-            *out = dequantize(self.kind, code_at(codes, k), scale, second);
+            *out = dequantize(self.offset, code_at(codes, k), scale, second);
         }
     }
 }
@@ -183,7 +168,7 @@ impl FourBit {
             blocks += usize::from(last != Some(block));
             last = Some(block);
         }
-        let scales = blocks * if self.down.kind == Kind::Channel { 4 * d } else { 2 * d * self.down.parts() };
+        let scales = blocks * if self.down.offset.is_none() { 4 * d } else { 2 * d * self.down.parts() };
         gate * self.gate.stride + up * self.up.stride + down.len() * d / 2 + scales
     }
 }
@@ -192,31 +177,35 @@ fn unsupported(what: &'static str, got: &str) -> Error {
     Error::Unsupported { what, expected: "4-bit codes with per-channel or per-group scales", got: got.into() }
 }
 
-/// The kind of scales, and the group size (K for a whole channel).
-fn kind_of(what: &'static str, w: &QuantizedWeight) -> Result<(Kind, usize)> {
-    if w.bits() != Bits::Four {
-        return Err(unsupported(what, "8-bit codes"));
-    }
-    match w.scales() {
-        Scales::PerChannel { .. } => Ok((Kind::Channel, w.k())),
-        Scales::PerGroup { group_size, offset, .. } => {
-            let kind = match offset {
-                GroupOffset::Symmetric => Kind::Symmetric,
-                GroupOffset::F16(_) => Kind::Offset,
-                GroupOffset::ZeroPoint(_) => Kind::ZeroPoint,
-            };
-            Ok((kind, *group_size))
-        }
-        Scales::TwoLevel { .. } => Err(unsupported(what, "two-level scales")),
-        Scales::Qqq { .. } => Err(unsupported(what, "qqq's group scales")),
+/// What groups have besides a scale (none for a scale of the channel), and their size (K then).
+fn form_of(what: &'static str, format: Format, k: usize) -> Result<(Option<Offset>, usize)> {
+    match (format.bits, format.group) {
+        (Bits::Eight, _) => Err(unsupported(what, "8-bit codes")),
+        (Bits::Four, None) => Ok((None, k)),
+        (Bits::Four, Some(group)) => match group.scale {
+            GroupScale::F16 => Ok((Some(group.offset), group.size)),
+            GroupScale::Integer => Err(unsupported(what, "two-level scales")),
+            GroupScale::Qqq => Err(unsupported(what, "qqq's group scales")),
+        },
     }
 }
 
-fn second(offset: &GroupOffset, at: usize) -> Option<u16> {
-    match offset {
-        GroupOffset::Symmetric => None,
-        GroupOffset::F16(offset) => Some(offset[at].to_bits()),
-        GroupOffset::ZeroPoint(zero) => Some(u16::from(zero[at])),
+/// The numbers beside the codes of one group of a row.
+enum RowScale {
+    Channel(f32),
+    /// The bits of the f16 scale, and those of an f16 offset or a zero point.
+    Group([u16; 2]),
+}
+
+fn scale_at(w: &QuantizedWeight, row: usize, group: usize) -> RowScale {
+    let size = w.format().group_size().unwrap_or(w.k());
+    let [channel, scale, offset] = w.scales().at(w.format(), row, group * size, w.k());
+    let bits = |v: f32| f16::from_f32(v).to_bits();
+    match w.format().offset() {
+        _ if w.format().group.is_none() => RowScale::Channel(channel),
+        Offset::None => RowScale::Group([bits(scale), 0]),
+        Offset::F16 => RowScale::Group([bits(scale), bits(offset)]),
+        Offset::ZeroPoint => RowScale::Group([bits(scale), offset as u16]),
     }
 }
 
@@ -234,11 +223,11 @@ fn code_at(codes: &[u8], k: usize) -> u8 {
     if k % SEGMENT < 16 { byte & 15 } else { byte >> 4 }
 }
 
-fn dequantize(kind: Kind, code: u8, scale: f32, second: u16) -> f32 {
-    match kind {
-        Kind::Channel | Kind::Symmetric => scale * (f32::from(code) - 8.0),
+fn dequantize(offset: Option<Offset>, code: u8, scale: f32, second: u16) -> f32 {
+    match offset {
+        None | Some(Offset::None) => scale * (f32::from(code) - 8.0),
         // products and sums of two f16 are exact in f64
-        Kind::Offset => (f64::from(scale) * f64::from(code) + f16::from_bits(second).to_f64()) as f32,
-        Kind::ZeroPoint => scale * (f32::from(code) - f32::from(second)),
+        Some(Offset::F16) => (f64::from(scale) * f64::from(code) + f16::from_bits(second).to_f64()) as f32,
+        Some(Offset::ZeroPoint) => scale * (f32::from(code) - f32::from(second)),
     }
 }

@@ -3,9 +3,10 @@
 mod one_token;
 
 use self::one_token::{Ahead, OneToken};
-use super::four_bit::{Kind, RowMatrix, SEGMENT};
+use super::four_bit::{RowMatrix, SEGMENT};
 use super::rows::BLOCK;
 use crate::simd::{Kernel, Simd};
+use crate::w4a8::Offset;
 
 /// Tokens that one unit of the gate and up projections covers at most.
 pub(crate) const ROW_TOKENS: usize = 64;
@@ -69,7 +70,7 @@ impl FourBitRows<'_> {
         starts
     }
 
-    /// Computes one token: the kind of scales is settled here, so that no group asks for it.
+    /// Computes one token: the form of the scales (of [`super::four_bit::FORMS`]) is settled here, so that no group asks for it.
     ///
     /// # Safety
     /// As `run`, after its assertions.
@@ -77,11 +78,11 @@ impl FourBitRows<'_> {
     unsafe fn one<S: Simd>(self, rows: &[*const u8; BLOCK]) {
         // SAFETY: the caller's.
         unsafe {
-            match self.matrix.kind {
-                Kind::Channel => self.one_of::<S, { Kind::Channel as u8 }>(rows),
-                Kind::Symmetric => self.one_of::<S, { Kind::Symmetric as u8 }>(rows),
-                Kind::Offset => self.one_of::<S, { Kind::Offset as u8 }>(rows),
-                Kind::ZeroPoint => self.one_of::<S, { Kind::ZeroPoint as u8 }>(rows),
+            match self.matrix.offset {
+                None => self.one_of::<S, 0>(rows),
+                Some(Offset::None) => self.one_of::<S, 1>(rows),
+                Some(Offset::F16) => self.one_of::<S, 2>(rows),
+                Some(Offset::ZeroPoint) => self.one_of::<S, 3>(rows),
             }
         }
     }
@@ -91,12 +92,12 @@ impl FourBitRows<'_> {
     /// # Safety
     /// As `run`, after its assertions.
     #[inline(always)]
-    unsafe fn one_of<S: Simd, const KIND: u8>(self, rows: &[*const u8; BLOCK]) {
+    unsafe fn one_of<S: Simd, const FORM: usize>(self, rows: &[*const u8; BLOCK]) {
         let segments = self.matrix.d / SEGMENT;
         // SAFETY: `starts` checked the rows; a row has d/2 bytes of codes, then its scales, then 64 readable bytes;
         // a token has d codes and d/32 sums.
         unsafe {
-            let mut state = OneToken::<S, KIND>::new(&self, rows);
+            let mut state = OneToken::<S, FORM>::new(&self, rows);
             let mut ahead = Ahead::new(self.next, 4 * segments.div_ceil(4));
             for first in (0..segments / 4 * 4).step_by(4) {
                 let sums = self.dots::<S, 4>(rows, first, &mut ahead);
@@ -193,12 +194,13 @@ impl FourBitRows<'_> {
                 if left > 0 {
                     continue;
                 }
-                let dword = if m.kind == Kind::Symmetric { group / 2 } else { group };
-                if dword % 4 == 0 && (m.kind != Kind::Symmetric || group % 2 == 0) {
+                let paired = m.offset == Some(Offset::None);
+                let dword = if paired { group / 2 } else { group };
+                if dword % 4 == 0 && (!paired || group % 2 == 0) {
                     params = S::load_rows(rows, m.d / 2 + 4 * dword);
                 }
                 for t in 0..tokens {
-                    total[t] = add_group::<S>(m.kind, group, params[dword % 4], acc[t], sum[t], total[t]);
+                    total[t] = add_group::<S>(m.offset, group, params[dword % 4], acc[t], sum[t], total[t]);
                     (acc[t], sum[t]) = (zero, 0);
                 }
                 (left, group) = (per_group, group + 1);
@@ -215,20 +217,27 @@ impl FourBitRows<'_> {
 /// # Safety
 /// As [`Simd`].
 #[inline(always)]
-unsafe fn add_group<S: Simd>(kind: Kind, group: usize, param: S::I, acc: S::I, sum: i32, total: S::F) -> S::F {
+unsafe fn add_group<S: Simd>(
+    offset: Option<Offset>,
+    group: usize,
+    param: S::I,
+    acc: S::I,
+    sum: i32,
+    total: S::F,
+) -> S::F {
     // SAFETY: values only.
     unsafe {
-        match kind {
-            Kind::Channel => S::fma(S::to_f32(S::sub_i32(acc, S::splat_i32(8 * sum))), S::as_f32(param), total),
-            Kind::Symmetric => {
+        match offset {
+            None => S::fma(S::to_f32(S::sub_i32(acc, S::splat_i32(8 * sum))), S::as_f32(param), total),
+            Some(Offset::None) => {
                 let scale = if group % 2 == 0 { S::low_f16(param) } else { S::high_f16(param) };
                 S::fma(S::to_f32(S::sub_i32(acc, S::splat_i32(8 * sum))), scale, total)
             }
-            Kind::Offset => {
+            Some(Offset::F16) => {
                 let total = S::fma(S::to_f32(acc), S::low_f16(param), total);
                 S::fma(S::to_f32(S::splat_i32(sum)), S::high_f16(param), total)
             }
-            Kind::ZeroPoint => {
+            Some(Offset::ZeroPoint) => {
                 let zero = S::mul_i32(S::high_u16(param), S::splat_i32(sum));
                 S::fma(S::to_f32(S::sub_i32(acc, zero)), S::low_f16(param), total)
             }

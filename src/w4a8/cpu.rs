@@ -1,14 +1,17 @@
 //! The GEMM on the CPU: the definition, and the path through the packed layout.
 
 use super::activation::Activations;
-use super::pack::{Line, PackedWeight, TILE_N};
+use super::format::{GroupScale, Offset, qqq_code};
+use super::pack::{Line, TILE_N};
+use super::packed_view::PackedView;
 use super::portable;
-use super::tile::{TileCodes, TileScales, Tokens, panel_bytes};
-use super::weight::{Bits, GroupOffset, QuantizedWeight, Scales, qqq_code};
+use super::tile::{Tile, Tokens, panel_bytes};
+use super::weight::QuantizedWeight;
 use crate::cpu::{Cpu, Isa};
 use crate::element::Element;
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result, check_len, product};
 use crate::threads::Disjoint;
+use half::f16;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -42,13 +45,14 @@ impl<E> Default for Epilogue<'_, E> {
 ///
 /// # Errors
 /// [`Error::Shape`] if `x` and `weight` differ in K, [`Error::Length`] for a buffer of another size.
-pub fn linear<E: Element>(
+pub fn linear<'w, E: Element>(
     cpu: &Cpu,
-    weight: &PackedWeight,
+    weight: impl Into<PackedView<'w>>,
     x: &Activations,
     epilogue: Epilogue<'_, E>,
     y: &mut [E],
 ) -> Result<()> {
+    let weight = weight.into();
     linear_rows(cpu, weight, &[0..weight.n()], x, epilogue, y)
 }
 
@@ -57,14 +61,15 @@ pub fn linear<E: Element>(
 ///
 /// # Errors
 /// As [`linear`]; [`Error::Index`] for a range past N, [`Error::NotIncreasing`] for ranges out of order.
-pub fn linear_rows<E: Element>(
+pub fn linear_rows<'w, E: Element>(
     cpu: &Cpu,
-    weight: &PackedWeight,
+    weight: impl Into<PackedView<'w>>,
     rows: &[Range<usize>],
     x: &Activations,
     epilogue: Epilogue<'_, E>,
     y: &mut [E],
 ) -> Result<()> {
+    let weight = weight.into();
     check(weight.n(), weight.k(), x, &epilogue, y)?;
     let blocks = RowBlocks::new(rows, weight.n())?;
     let y = Disjoint::new(y);
@@ -72,7 +77,7 @@ pub fn linear_rows<E: Element>(
     let grain = if x.m() <= GEMV_TOKENS { (16_384 / weight.k()).clamp(1, 8) } else { 1 };
     cpu.team().for_ranges(blocks.len(), grain, |indices| {
         for tile in indices.map(|index| blocks.get(index)) {
-            multiply_tile(&kernels, weight, tile, x, &epilogue, &y);
+            multiply_tile(&kernels, &weight, tile, x, &epilogue, &y);
         }
     });
     Ok(())
@@ -131,9 +136,10 @@ fn check<E: Element>(n: usize, k: usize, x: &Activations, epilogue: &Epilogue<'_
     if x.k() != k {
         return Err(Error::Shape { what: "x", expected: "the weight's K", got: x.k() });
     }
-    check_len("y", x.m() * n, y.len())?;
+    let outputs = product("m", &[x.m(), n])?;
+    check_len("y", outputs, y.len())?;
     epilogue.bias.map_or(Ok(()), |bias| check_len("bias", n, bias.len()))?;
-    epilogue.residual.map_or(Ok(()), |residual| check_len("residual", x.m() * n, residual.len()))
+    epilogue.residual.map_or(Ok(()), |residual| check_len("residual", outputs, residual.len()))
 }
 
 /// Tokens up to which the weights are multiplied as they are unpacked.
@@ -142,9 +148,9 @@ pub(crate) const GEMV_TOKENS: usize = 4;
 /// Tokens between two epilogues: their f32 sums stay in the first-level cache.
 const TOKEN_BLOCK: usize = 48;
 
-type Unpack = unsafe fn(tiles: &[u8], codes: TileCodes<'_>, panel: &mut [u8]);
-type Dot = unsafe fn(panel: &[u8], tokens: Tokens<'_>, scales: &TileScales<'_>, out: &mut [[f32; TILE_N]]);
-type Gemv = unsafe fn(tiles: &[u8], bits: Bits, tokens: Tokens<'_>, scales: &TileScales<'_>, out: &mut [[f32; TILE_N]]);
+type Unpack = unsafe fn(tile: &Tile<'_>, panel: &mut [u8]);
+type Dot = unsafe fn(panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]);
+type Gemv = unsafe fn(tile: &Tile<'_>, tokens: Tokens<'_>, out: &mut [[f32; TILE_N]]);
 
 /// The code of one instruction set. Every function may be called wherever that set is available.
 pub(crate) struct Kernels {
@@ -193,32 +199,32 @@ pub(crate) fn with_panel<R>(k: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
 
 fn multiply_tile<E: Element>(
     kernels: &Kernels,
-    weight: &PackedWeight,
-    tile: usize,
+    weight: &PackedView<'_>,
+    index: usize,
     x: &Activations,
     epilogue: &Epilogue<'_, E>,
     y: &Disjoint<'_, E>,
 ) {
-    let (tokens, tiles) = (Tokens::new(x, weight.integer_group()), weight.tile_row(tile));
-    let (codes, scales) = (weight.tile_codes(tile), weight.tile_scales(tile));
-    let rows = tile * TILE_N..((tile + 1) * TILE_N).min(weight.n());
+    let tile = weight.tile(index);
+    let tokens = Tokens::new(x, tile.integer_group());
+    let rows = index * TILE_N..((index + 1) * TILE_N).min(weight.n());
     let mut sums = [[0.0f32; TILE_N]; TOKEN_BLOCK];
     if let Some(gemv) = kernels.gemv
         && tokens.count <= GEMV_TOKENS
-        && !matches!(codes, TileCodes::Qqq(_))
+        && tile.inner_scales().is_none()
     {
         // SAFETY: `Kernels::of` was asked for an instruction set of this machine.
-        unsafe { gemv(tiles, weight.bits(), tokens, &scales, &mut sums) };
+        unsafe { gemv(&tile, tokens, &mut sums) };
         write_back(x, 0..tokens.count, rows, weight.n(), &sums, epilogue, y);
         return;
     }
     with_panel(weight.k(), |panel| {
         // SAFETY: as above.
-        unsafe { (kernels.unpack)(tiles, codes, panel) };
+        unsafe { (kernels.unpack)(&tile, panel) };
         for start in (0..tokens.count).step_by(TOKEN_BLOCK) {
             let count = TOKEN_BLOCK.min(tokens.count - start);
             // SAFETY: as above.
-            unsafe { (kernels.dot)(panel, tokens.range(start, count), &scales, &mut sums) };
+            unsafe { (kernels.dot)(panel, tokens.range(start, count), &tile, &mut sums) };
             write_back(x, start..start + count, rows.clone(), weight.n(), &sums, epilogue, y);
         }
     });
@@ -281,38 +287,35 @@ pub fn linear_reference<E: Element>(
 
 /// One element before act_scale: exact integers inside a group, f32 over the groups in increasing order.
 fn reference_sum(weight: &QuantizedWeight, a: &[i8], n: usize) -> f32 {
-    let k = weight.k();
+    let (k, format) = (weight.k(), weight.format());
     let codes = &weight.codes()[n * k..(n + 1) * k];
-    let centre = if weight.bits() == Bits::Four { 8 } else { 0 };
-    let group = weight.scales().group_size().unwrap_or(k);
-    let first = n * (k / group);
-    let dot = |g: usize, zero: i32| -> i32 {
-        let range = g * group..(g + 1) * group;
-        codes[range.clone()].iter().zip(&a[range]).map(|(&c, &a)| (i32::from(c) - zero) * i32::from(a)).sum()
+    let size = format.group_size().unwrap_or(k);
+    let dot = |g: usize, weight_of: &dyn Fn(i8) -> i32| -> i32 {
+        let range = g * size..(g + 1) * size;
+        codes[range.clone()].iter().zip(&a[range]).map(|(&c, &a)| weight_of(c) * i32::from(a)).sum()
     };
-    let groups = 0..k / group;
-    match weight.scales() {
-        Scales::PerChannel { scale } => dot(0, centre) as f32 * scale[n],
-        Scales::PerGroup { scale, offset, .. } => groups.fold(0.0f32, |acc, g| {
-            let s = scale[first + g].to_f32();
-            match offset {
-                GroupOffset::Symmetric => (dot(g, centre) as f32).mul_add(s, acc),
-                GroupOffset::ZeroPoint(zero) => (dot(g, i32::from(zero[first + g])) as f32).mul_add(s, acc),
-                GroupOffset::F16(offset) => {
-                    let sum: i32 = a[g * group..(g + 1) * group].iter().map(|&a| i32::from(a)).sum();
-                    let acc = (dot(g, 0) as f32).mul_add(s, acc);
-                    (sum as f32).mul_add(offset[first + g].to_f32(), acc)
-                }
+    let centred = |c: i8| i32::from(c) - format.centre();
+    let mut total = 0i32;
+    let mut acc = 0.0f32;
+    for g in 0..k / size {
+        let [_, group, offset] = weight.scales().at(format, n, g * size, k);
+        match (format.group_scale(), format.offset()) {
+            (None, _) => total += dot(g, &centred),
+            (Some(GroupScale::Integer), _) => total += dot(g, &centred) * group as i32,
+            (Some(GroupScale::Qqq), _) => total += dot(g, &|c| i32::from(qqq_code(c, f16::from_f32(group)))),
+            (Some(GroupScale::F16), Offset::None) => acc = (dot(g, &centred) as f32).mul_add(group, acc),
+            (Some(GroupScale::F16), Offset::ZeroPoint) => {
+                acc = (dot(g, &|c| i32::from(c) - offset as i32) as f32).mul_add(group, acc);
             }
-        }),
-        Scales::TwoLevel { group_scale, scale, .. } => {
-            let total: i32 = groups.map(|g| dot(g, 8) * i32::from(group_scale[first + g])).sum();
-            total as f32 * scale[n]
+            (Some(GroupScale::F16), Offset::F16) => {
+                let sum: i32 = a[g * size..(g + 1) * size].iter().map(|&a| i32::from(a)).sum();
+                acc = (dot(g, &|c| i32::from(c)) as f32).mul_add(group, acc);
+                acc = (sum as f32).mul_add(offset, acc);
+            }
         }
-        Scales::Qqq { group_scale, scale } => {
-            let w8 = |i: usize| i32::from(qqq_code(codes[i], group_scale[first + i / group]));
-            let total: i32 = (0..k).map(|i| w8(i) * i32::from(a[i])).sum();
-            total as f32 * scale[n]
-        }
+    }
+    match &weight.scales().channel {
+        Some(channel) => total as f32 * channel[n],
+        None => acc,
     }
 }

@@ -5,8 +5,10 @@
 //! 16 bytes}, w = d·q + m; Q5_1 {f16 d, f16 m, u32 high bits, 16 bytes}, w = d·q + m; Q8_0 {f16 d, 32 int8}, w = d·q.
 //! In the 4- and 5-bit blocks byte i holds value i in its low and value i + 16 in its high half.
 
-use super::weight::{Bits, GroupOffset, QuantizedWeight, Scales, check_shape};
-use crate::error::{Result, check_len};
+use super::format::{Bits, Format, Offset};
+use super::scales::Scales;
+use super::weight::{QuantizedWeight, check_shape};
+use crate::error::{Result, check_len, product};
 use half::f16;
 
 /// A GGUF block type that runs as it is, without requantizing.
@@ -43,21 +45,27 @@ impl Block {
     /// [`crate::Error::Value`] if a scale is NaN or infinite.
     pub fn import(self, bytes: &[u8], n: usize, k: usize) -> Result<QuantizedWeight> {
         check_shape(n, k)?;
-        let blocks = n * k / BLOCK;
-        check_len("bytes", blocks * self.bytes(), bytes.len())?;
+        let blocks = product("n", &[n, k])? / BLOCK;
+        check_len("bytes", product("n", &[blocks, self.bytes()])?, bytes.len())?;
         let mut codes = vec![0i8; n * k];
         let mut scale = Vec::with_capacity(blocks);
         let mut offset = Vec::new();
         for (block, out) in bytes.chunks_exact(self.bytes()).zip(codes.chunks_exact_mut(BLOCK)) {
             scale.push(f16::from_le_bytes([block[0], block[1]]));
-            if matches!(self, Block::Q4_1 | Block::Q5_1) {
+            if self.format().offset() == Offset::F16 {
                 offset.push(f16::from_le_bytes([block[2], block[3]]));
             }
             self.codes(block, out);
         }
+        let offset = (!offset.is_empty()).then_some(offset.into());
+        QuantizedWeight::new(n, k, self.format(), codes, Scales::per_group(scale, offset))
+    }
+
+    /// The format of an imported matrix: groups of 32.
+    pub fn format(self) -> Format {
+        let offset = if matches!(self, Block::Q4_1 | Block::Q5_1) { Offset::F16 } else { Offset::None };
         let bits = if matches!(self, Block::Q4_0 | Block::Q4_1) { Bits::Four } else { Bits::Eight };
-        let offset = if offset.is_empty() { GroupOffset::Symmetric } else { GroupOffset::F16(offset) };
-        QuantizedWeight::new(n, k, bits, codes, Scales::PerGroup { group_size: BLOCK, scale, offset })
+        Format::per_group(BLOCK, offset).with_bits(bits)
     }
 
     fn codes(self, block: &[u8], out: &mut [i8]) {

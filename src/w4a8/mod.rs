@@ -5,7 +5,8 @@
 //! combined in f32 in increasing order, so the result is the same bit for bit for every number of tokens in a call, every
 //! instruction set and every number of threads.
 //!
-//! The way of a weight: a checkpoint's numbers or blocks → [`QuantizedWeight`] (plain codes and scales, the definition) →
+//! The way of a weight: a checkpoint's numbers or blocks → [`QuantizedWeight`] (plain codes and [`Scales`] in a
+//! [`Format`], the definition) →
 //! [`PackedWeight`] (the layout every device reads) → [`linear`].
 //!
 //! # Example
@@ -17,7 +18,7 @@
 //! let w: Vec<f32> = (0..n * k).map(|i| ((i * 37 % 101) as f32 - 50.0) / 100.0).collect();
 //! let x: Vec<f32> = (0..m * k).map(|i| ((i * 53 % 97) as f32 - 48.0) / 48.0).collect();
 //!
-//! let quantized = w4a8::quantize(&w, n, k, w4a8::Mode::PerGroup { group_size: 64, offset: true })?;
+//! let quantized = w4a8::quantize(&w, n, k, w4a8::Format::per_group(64, w4a8::Offset::F16))?;
 //! let weight = w4a8::PackedWeight::pack(&quantized);
 //! let mut activations = w4a8::Activations::with_capacity(m, k);
 //! activations.quantize(&cpu, &x, m, k)?;
@@ -35,10 +36,14 @@ mod activation;
 mod cpu;
 #[cfg(feature = "cuda-w4a8")]
 pub mod cuda;
+mod format;
 mod import;
 mod pack;
+mod packed_view;
 mod portable;
 mod quant;
+mod scales;
+mod sections;
 #[cfg(target_arch = "x86_64")]
 mod simd_avx2;
 #[cfg(target_arch = "x86_64")]
@@ -49,8 +54,12 @@ mod weight;
 pub use activation::Activations;
 pub(crate) use cpu::RowBlocks;
 pub use cpu::{Epilogue, linear, linear_reference, linear_rows};
+pub use format::{Bits, Format, Group, GroupScale, Offset};
 pub use import::Block;
 pub(crate) use pack::Line;
-pub use pack::{LAYOUT_VERSION, PackedWeight, TILE_BYTES, TILE_N, from_tile, tile_k, to_tile};
+pub use pack::{LAYOUT_VERSION, PackedWeight, TILE_BYTES, TILE_N, from_tile, pack_into, tile_k, to_tile};
+pub use packed_view::PackedView;
 pub use quant::quantize;
-pub use weight::{Bits, GroupOffset, Mode, QuantizedWeight, Scales};
+pub use scales::{Scales, Values};
+pub use sections::Sections;
+pub use weight::QuantizedWeight;

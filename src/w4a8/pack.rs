@@ -18,9 +18,12 @@
 //! offsets are \[N/16\]\[K/group_size\]\[16\], channel scales \[N/16\]\[16\].
 
 use super::activation::PAD_K;
-use super::tile::TileCodes;
-use super::weight::{Bits, GroupOffset, QQQ_GROUP, QuantizedWeight, Scales, qqq_code};
-use half::f16;
+use super::format::{Bits, Format};
+use super::packed_view::PackedView;
+use super::scales::Scales;
+use super::sections::Sections;
+use super::weight::QuantizedWeight;
+use crate::error::{Result, check_len};
 
 /// The version of the packed layout, to be stored with packed files.
 pub const LAYOUT_VERSION: u32 = 1;
@@ -77,54 +80,60 @@ pub fn to_tile(bits: Bits, n: usize, k: usize) -> (usize, usize) {
 #[repr(C, align(64))]
 pub(crate) struct Line(pub(crate) [u8; 64]);
 
-/// Scales in packed order; all arrays are \[N/16\]\[…\]\[16\].
+/// Bytes that begin on a cache line.
 #[derive(Clone)]
-pub(crate) enum PackedScales {
-    /// f32 \[tiles\]\[16\].
-    PerChannel { scale: Vec<f32> },
-    /// f16 \[tiles\]\[groups\]\[16\].
-    PerGroup { group_size: usize, scale: Vec<f16>, offset: GroupOffset },
-    /// u8 \[tiles\]\[groups\]\[16\] and f32 \[tiles\]\[16\].
-    TwoLevel { group_size: usize, group_scale: Vec<u8>, scale: Vec<f32> },
-    /// f16 \[tiles\]\[groups\]\[16\] and f32 \[tiles\]\[16\].
-    Qqq { group_scale: Vec<f16>, scale: Vec<f32> },
+struct Lines {
+    lines: Vec<Line>,
+    len: usize,
 }
 
-/// A quantized weight matrix in the packed layout.
+impl Lines {
+    fn zeroed(len: usize) -> Self {
+        Lines { lines: vec![Line([0; 64]); len.div_ceil(64)], len }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.lines)[..self.len]
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+    }
+}
+
+/// A quantized weight matrix in the packed layout, in memory of its own. [`PackedView`] is one in memory of others.
 #[derive(Clone)]
 pub struct PackedWeight {
     n: usize,
     k: usize,
-    bits: Bits,
-    codes: Vec<Line>,
-    pub(crate) scales: PackedScales,
+    format: Format,
+    sections: Sections<Lines>,
 }
 
 impl std::fmt::Debug for PackedWeight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let fields = (self.n, self.k, self.bits, self.group_size());
-        f.debug_tuple("PackedWeight").field(&fields).finish_non_exhaustive()
+        f.debug_tuple("PackedWeight").field(&(self.n, self.k, self.format)).finish_non_exhaustive()
     }
 }
 
 impl PackedWeight {
-    /// Packs a quantized matrix.
+    /// Packs a weight.
     pub fn pack(weight: &QuantizedWeight) -> Self {
-        let (n, k, bits) = (weight.n(), weight.k(), weight.bits());
-        let mut codes = vec![Line([0; 64]); n.div_ceil(TILE_N) * k_tiles(k, bits) * TILE_BYTES / 64];
-        let bytes = bytemuck::cast_slice_mut(&mut codes);
-        for (row, values) in weight.codes().chunks_exact(k).enumerate() {
-            pack_row(bits, bytes, row, values);
-        }
-        PackedWeight { n, k, bits, codes, scales: pack_scales(weight) }
+        let (n, k, format) = (weight.n(), weight.k(), weight.format());
+        let bytes = format.section_bytes(n, k).expect("a weight was checked when made, and is smaller");
+        let mut sections = bytes.map(Lines::zeroed);
+        write_sections(weight, sections.as_mut().map(Lines::bytes_mut));
+        PackedWeight { n, k, format, sections }
+    }
+
+    /// The sections, borrowed.
+    pub fn view(&self) -> PackedView<'_> {
+        PackedView::of(self.n, self.k, self.format, self.sections.as_ref().map(Lines::bytes))
     }
 
     /// Restores the plain form: the inverse of [`PackedWeight::pack`].
     pub fn unpack(&self) -> QuantizedWeight {
-        let (n, k) = (self.n, self.k);
-        let codes = (0..n * k).map(|i| self.code(i / k, i % k)).collect();
-        QuantizedWeight::new(n, k, self.bits, codes, self.unpack_scales())
-            .expect("a packed weight was checked when made")
+        self.view().unpack()
     }
 
     /// Output features N.
@@ -137,106 +146,91 @@ impl PackedWeight {
         self.k
     }
 
-    /// Bits of a stored code.
-    pub fn bits(&self) -> Bits {
-        self.bits
-    }
-
-    /// K values that share a scale, `None` for a whole channel.
-    pub fn group_size(&self) -> Option<usize> {
-        match &self.scales {
-            PackedScales::PerChannel { .. } => None,
-            PackedScales::PerGroup { group_size, .. } | PackedScales::TwoLevel { group_size, .. } => Some(*group_size),
-            PackedScales::Qqq { .. } => Some(QQQ_GROUP),
-        }
+    /// How codes become numbers.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// Bytes of codes and scales, all of which one multiplication reads.
     pub fn bytes(&self) -> usize {
-        let scales = match &self.scales {
-            PackedScales::PerChannel { scale } => size_of_val(&scale[..]),
-            PackedScales::PerGroup { scale, offset, .. } => {
-                let offset = match offset {
-                    GroupOffset::Symmetric => 0,
-                    GroupOffset::F16(offset) => size_of_val(&offset[..]),
-                    GroupOffset::ZeroPoint(zero) => zero.len(),
-                };
-                size_of_val(&scale[..]) + offset
-            }
-            PackedScales::TwoLevel { group_scale, scale, .. } => group_scale.len() + size_of_val(&scale[..]),
-            PackedScales::Qqq { group_scale, scale } => size_of_val(&group_scale[..]) + size_of_val(&scale[..]),
-        };
-        size_of_val(&self.codes[..]) + scales
+        self.view().bytes()
     }
 
     /// The tiles' bytes, \[N/16\]\[K/tile_k\]\[512\].
     pub fn codes(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.codes)
+        self.sections.codes.bytes()
     }
 
     /// Writes row `n` as f32, for an embedding that shares its matrix with the output layer.
     ///
     /// # Errors
     /// [`crate::Error::Index`] if `n` is not a row, [`crate::Error::Length`] unless `out` has K elements.
-    pub fn dequantize_row(&self, n: usize, out: &mut [f32]) -> crate::Result<()> {
-        if n >= self.n {
-            return Err(crate::Error::Index { what: "n", limit: self.n, got: n });
-        }
-        crate::error::check_len("out", self.k, out.len())?;
-        let (row, scales, codes) = (n % TILE_N, self.tile_scales(n / TILE_N), self.tile_codes(n / TILE_N));
-        for (k, out) in out.iter_mut().enumerate() {
-            let code = self.code(n, k);
-            *out = match codes {
-                TileCodes::Qqq(scale) => scales.dequantize(row, k, qqq_code(code, scale[k / QQQ_GROUP][row])),
-                TileCodes::Four | TileCodes::Eight => scales.dequantize(row, k, code),
-            };
-        }
-        Ok(())
+    pub fn dequantize_row(&self, n: usize, out: &mut [f32]) -> Result<()> {
+        self.view().dequantize_row(n, out)
     }
+}
 
-    /// All tiles of one block of 16 rows.
-    pub(crate) fn tile_row(&self, tile: usize) -> &[u8] {
-        let bytes = k_tiles(self.k, self.bits) * TILE_BYTES;
-        &self.codes()[tile * bytes..(tile + 1) * bytes]
+/// Packs a weight into memory of the caller's, whose sizes are [`Format::section_bytes`].
+///
+/// # Errors
+/// [`crate::Error::Length`] for a section of another size.
+///
+/// # Example
+/// ```
+/// use moray::w4a8::{Format, PackedView, Sections, pack_into, quantize};
+///
+/// let (n, k, format) = (16, 64, Format::w8());
+/// let bytes = format.section_bytes(n, k)?;
+/// let mut memory = bytes.map(|bytes| vec![0u64; bytes.div_ceil(8)]);
+/// let mut sections = memory.as_mut().zip(bytes).map(|(words, bytes)| &mut bytemuck::cast_slice_mut(words)[..bytes]);
+/// pack_into(&quantize(&vec![0.5; n * k], n, k, format)?, sections.as_mut().map(|section| &mut **section))?;
+/// let weight = PackedView::new(n, k, format, sections.map(|section| &*section))?;
+/// assert_eq!(weight.unpack().dequantize()[0], 0.5);
+/// # Ok::<(), moray::Error>(())
+/// ```
+pub fn pack_into(weight: &QuantizedWeight, mut sections: Sections<&mut [u8]>) -> Result<()> {
+    let expected = weight.format().section_bytes(weight.n(), weight.k())?;
+    let lengths = sections.as_ref().map(|section| section.len());
+    for ((what, expected), got) in Sections::<()>::NAMES.zip(expected).zip(lengths).into_array() {
+        check_len(what, expected, got)?;
     }
+    sections.as_mut().map(|section| section.fill(0));
+    write_sections(weight, sections);
+    Ok(())
+}
 
-    fn code(&self, n: usize, k: usize) -> i8 {
-        let tile = &self.tile_row(n / TILE_N)[k / tile_k(self.bits) * TILE_BYTES..];
-        let (lane, value) = to_tile(self.bits, n % TILE_N, k % tile_k(self.bits));
-        match self.bits {
-            Bits::Four => (tile[16 * lane + value / 2] >> (4 * (value % 2)) & 15) as i8,
-            Bits::Eight => tile[16 * lane + value] as i8,
+/// Writes the sections, whose bytes are zeros.
+fn write_sections(weight: &QuantizedWeight, sections: Sections<&mut [u8]>) {
+    let (n, k, format) = (weight.n(), weight.k(), weight.format());
+    for (row, values) in weight.codes().chunks_exact(k).enumerate() {
+        pack_row(format.bits, sections.codes, row, values);
+    }
+    let packed = [sections.channel, sections.group, sections.offset];
+    let parts = weight.scales().bytes().into_iter().zip(format.entry_bytes()).zip(format.row_entries(k));
+    for (packed, ((plain, bytes), per_row)) in packed.into_iter().zip(parts) {
+        for at in 0..if bytes == 0 { 0 } else { n * per_row } {
+            let to = packed_entry(at / per_row, at % per_row, per_row) * bytes;
+            packed[to..to + bytes].copy_from_slice(&plain[at * bytes..(at + 1) * bytes]);
         }
     }
+}
 
-    fn unpack_scales(&self) -> Scales {
-        let n = self.n;
-        let groups = self.group_size().map_or(1, |size| self.k / size);
-        fn rows<T: Copy>(packed: &[T], n: usize, groups: usize) -> Vec<T> {
-            let at = |row: usize, g: usize| packed[(row / TILE_N * groups + g) * TILE_N + row % TILE_N];
-            (0..n * groups).map(|i| at(i / groups, i % groups)).collect()
-        }
-        match &self.scales {
-            PackedScales::PerChannel { scale } => Scales::PerChannel { scale: rows(scale, n, 1) },
-            PackedScales::PerGroup { group_size, scale, offset } => Scales::PerGroup {
-                group_size: *group_size,
-                scale: rows(scale, n, groups),
-                offset: match offset {
-                    GroupOffset::Symmetric => GroupOffset::Symmetric,
-                    GroupOffset::F16(offset) => GroupOffset::F16(rows(offset, n, groups)),
-                    GroupOffset::ZeroPoint(zero) => GroupOffset::ZeroPoint(rows(zero, n, groups)),
-                },
-            },
-            PackedScales::TwoLevel { group_size, group_scale, scale } => Scales::TwoLevel {
-                group_size: *group_size,
-                group_scale: rows(group_scale, n, groups),
-                scale: rows(scale, n, 1),
-            },
-            PackedScales::Qqq { group_scale, scale } => {
-                Scales::Qqq { group_scale: rows(group_scale, n, groups), scale: rows(scale, n, 1) }
-            }
-        }
-    }
+/// The scales of packed sections in the order of rows: the inverse of what packing does to them.
+pub(super) fn unpack_scales(format: Format, n: usize, k: usize, packed: [&[u8]; 3]) -> Scales {
+    let (entry, row) = (format.entry_bytes(), format.row_entries(k));
+    let plain = |i: usize| {
+        let (bytes, per_row) = (entry[i], row[i]);
+        let entries = if bytes == 0 { 0 } else { n * per_row };
+        let from = |at: usize| packed_entry(at / per_row, at % per_row, per_row) * bytes;
+        (0..entries).flat_map(|at| &packed[i][from(at)..from(at) + bytes]).copied().collect::<Vec<u8>>()
+    };
+    let plain = [plain(0), plain(1), plain(2)];
+    Scales::from_bytes(format, plain.each_ref().map(|bytes| &bytes[..]))
+}
+
+/// Where entry `index` of a row is, of `per_row`: \[N/16\]\[per_row\]\[16\].
+fn packed_entry(row: usize, index: usize, per_row: usize) -> usize {
+    (row / TILE_N * per_row + index) * TILE_N + row % TILE_N
 }
 
 /// Tiles along K, K rounded up to 64.
@@ -262,40 +256,6 @@ fn pack_row(bits: Bits, bytes: &mut [u8], row: usize, values: &[i8]) {
                     word.iter_mut().zip(values).for_each(|(byte, &code)| *byte = code as u8);
                 }
             }
-        }
-    }
-}
-
-fn pack_scales(weight: &QuantizedWeight) -> PackedScales {
-    let n = weight.n();
-    let groups = weight.scales().group_size().map_or(1, |size| weight.k() / size);
-    fn tiles<T: Copy + Default>(rows: &[T], n: usize, groups: usize) -> Vec<T> {
-        let mut packed = vec![T::default(); n.div_ceil(TILE_N) * groups * TILE_N];
-        for (row, values) in rows.chunks_exact(groups).enumerate() {
-            for (g, &value) in values.iter().enumerate() {
-                packed[(row / TILE_N * groups + g) * TILE_N + row % TILE_N] = value;
-            }
-        }
-        packed
-    }
-    match weight.scales() {
-        Scales::PerChannel { scale } => PackedScales::PerChannel { scale: tiles(scale, n, 1) },
-        Scales::PerGroup { group_size, scale, offset } => PackedScales::PerGroup {
-            group_size: *group_size,
-            scale: tiles(scale, n, groups),
-            offset: match offset {
-                GroupOffset::Symmetric => GroupOffset::Symmetric,
-                GroupOffset::F16(offset) => GroupOffset::F16(tiles(offset, n, groups)),
-                GroupOffset::ZeroPoint(zero) => GroupOffset::ZeroPoint(tiles(zero, n, groups)),
-            },
-        },
-        Scales::TwoLevel { group_size, group_scale, scale } => PackedScales::TwoLevel {
-            group_size: *group_size,
-            group_scale: tiles(group_scale, n, groups),
-            scale: tiles(scale, n, 1),
-        },
-        Scales::Qqq { group_scale, scale } => {
-            PackedScales::Qqq { group_scale: tiles(group_scale, n, groups), scale: tiles(scale, n, 1) }
         }
     }
 }

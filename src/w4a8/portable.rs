@@ -1,22 +1,16 @@
 //! The kernels in plain Rust.
 
-use super::pack::{TILE_BYTES, TILE_N};
-use super::tile::{TileCodes, TileScales, TileZero, Tokens, qqq_table};
-use super::weight::QQQ_GROUP;
+use super::format::QQQ_GROUP;
+use super::pack::{TILE_BYTES, TILE_N, tile_k};
+use super::tile::{Tile, TileValues, Tokens, qqq_table};
 
 /// Unpacks the tiles of 16 rows into a panel of unsigned codes \[K/4\]\[16\]\[4\].
-pub(crate) fn unpack(tiles: &[u8], codes: TileCodes<'_>, panel: &mut [u8]) {
-    let tables: Vec<[[u8; 16]; TILE_N]>;
-    let table = match codes {
-        TileCodes::Qqq(scale) => {
-            tables = scale.iter().map(|scale| scale.map(qqq_table)).collect();
-            Some(&tables)
-        }
-        _ => None,
-    };
-    let tile_k = if matches!(codes, TileCodes::Eight) { 32 } else { 64 };
+pub(crate) fn unpack(tile: &Tile<'_>, panel: &mut [u8]) {
+    let tables: Option<Vec<[[u8; 16]; TILE_N]>> =
+        tile.inner_scales().map(|scales| scales.iter().map(|scales| scales.map(qqq_table)).collect());
+    let tile_k = tile_k(tile.format.bits);
     for (index, (tile, panel)) in
-        tiles.chunks_exact(TILE_BYTES).zip(panel.chunks_exact_mut(tile_k * TILE_N)).enumerate()
+        tile.codes.chunks_exact(TILE_BYTES).zip(panel.chunks_exact_mut(tile_k * TILE_N)).enumerate()
     {
         for lane in 0..32 {
             for j in 0..4 {
@@ -30,7 +24,7 @@ pub(crate) fn unpack(tiles: &[u8], codes: TileCodes<'_>, panel: &mut [u8]) {
                 let at = ((8 * (j % 2) + 4 * (j / 2) + column) * TILE_N + row) * 4;
                 for (b, &byte) in word.iter().enumerate() {
                     let (low, high) = (byte & 15, byte >> 4);
-                    let map = |row: usize, code: u8| match table {
+                    let map = |row: usize, code: u8| match &tables {
                         Some(tables) => {
                             tables.get(index * 64 / QQQ_GROUP).map_or(128, |rows| rows[row][usize::from(code)])
                         }
@@ -45,7 +39,7 @@ pub(crate) fn unpack(tiles: &[u8], codes: TileCodes<'_>, panel: &mut [u8]) {
 }
 
 /// Multiplies a panel with every token: `out\[token\]\[row\]` is the sum over K before act_scale.
-pub(crate) fn dot(panel: &[u8], tokens: Tokens<'_>, scales: &TileScales<'_>, out: &mut [[f32; TILE_N]]) {
+pub(crate) fn dot(panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]) {
     for (token, out) in out.iter_mut().enumerate().take(tokens.count) {
         let x = tokens.codes(token);
         let ints = |start: usize, len: usize| {
@@ -58,7 +52,7 @@ pub(crate) fn dot(panel: &[u8], tokens: Tokens<'_>, scales: &TileScales<'_>, out
             }
             ints
         };
-        *out = combine(tokens, token, scales, ints);
+        *out = combine(tokens, token, tile, ints);
     }
 }
 
@@ -66,41 +60,42 @@ pub(crate) fn dot(panel: &[u8], tokens: Tokens<'_>, scales: &TileScales<'_>, out
 fn combine(
     tokens: Tokens<'_>,
     token: usize,
-    scales: &TileScales<'_>,
+    tile: &Tile<'_>,
     ints: impl Fn(usize, usize) -> [i32; TILE_N],
 ) -> [f32; TILE_N] {
     let mut acc = [0.0f32; TILE_N];
-    match *scales {
-        TileScales::PerChannel { scale, zero } => {
-            let sum = tokens.sum(token, 0).wrapping_mul(zero);
-            let ints = ints(0, tokens.stride);
-            (0..TILE_N).for_each(|row| acc[row] = ints[row].wrapping_sub(sum) as f32 * scale[row]);
+    let mut total = [0i32; TILE_N];
+    match tile.sum_scales() {
+        None => {
+            let sum = tokens.sum(token, 0).wrapping_mul(tile.zero);
+            total = ints(0, tokens.stride).map(|ints| ints.wrapping_sub(sum));
         }
-        TileScales::PerGroup { group_size, scale, zero } => {
+        Some((size, TileValues::F16(scale))) => {
             for (g, scale) in scale.iter().enumerate() {
-                let ints = ints(g * group_size, group_size);
+                let ints = ints(g * size, size);
                 let sum = tokens.sum(token, g);
                 for row in 0..TILE_N {
-                    let point = match zero {
-                        TileZero::Fixed(zero) | TileZero::Offset(_, zero) => zero,
-                        TileZero::ZeroPoint(points) => i32::from(points[g][row]),
+                    let point = match tile.offset {
+                        Some(TileValues::U8(points)) => i32::from(points[g][row]),
+                        _ => tile.zero,
                     };
                     acc[row] = ((ints[row] - point * sum) as f32).mul_add(scale[row].to_f32(), acc[row]);
-                    if let TileZero::Offset(offset, _) = zero {
+                    if let Some(TileValues::F16(offset)) = tile.offset {
                         acc[row] = (sum as f32).mul_add(offset[g][row].to_f32(), acc[row]);
                     }
                 }
             }
         }
-        TileScales::TwoLevel { group_size, group_scale, scale } => {
-            let mut total = [0i32; TILE_N];
-            for (g, group_scale) in group_scale.iter().enumerate() {
-                let ints = ints(g * group_size, group_size);
-                let sum = tokens.sum(token, g);
-                (0..TILE_N).for_each(|row| total[row] += (ints[row] - 8 * sum) * i32::from(group_scale[row]));
+        Some((size, TileValues::U8(scale))) => {
+            for (g, scale) in scale.iter().enumerate() {
+                let ints = ints(g * size, size);
+                let sum = tile.zero * tokens.sum(token, g);
+                (0..TILE_N).for_each(|row| total[row] += (ints[row] - sum) * i32::from(scale[row]));
             }
-            (0..TILE_N).for_each(|row| acc[row] = total[row] as f32 * scale[row]);
         }
+    }
+    if let Some(scale) = tile.channel {
+        (0..TILE_N).for_each(|row| acc[row] = total[row] as f32 * scale[row]);
     }
     acc
 }

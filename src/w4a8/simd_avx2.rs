@@ -1,8 +1,8 @@
 //! The kernels in AVX2, with or without the 256-bit dot product of AVX-VNNI. 16 rows are two vectors of 8 lanes.
 
+use super::format::{Bits, QQQ_GROUP};
 use super::pack::{TILE_BYTES, TILE_N};
-use super::tile::{TileCodes, TileScales, TileZero, Tokens};
-use super::weight::QQQ_GROUP;
+use super::tile::{Tile, TileValues, Tokens};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -51,24 +51,25 @@ fn store_rows(panel: &mut [u8], k4: usize, quad: usize, v: __m256i) {
 
 /// Unpacks the tiles of 16 rows into a panel of unsigned codes \[K/4\]\[16\]\[4\].
 #[target_feature(enable = "avx2")]
-pub(crate) fn unpack(tiles: &[u8], codes: TileCodes<'_>, panel: &mut [u8]) {
+pub(crate) fn unpack(tile: &Tile<'_>, panel: &mut [u8]) {
+    let inner = tile.inner_scales();
     let mut tables = [_mm256_setzero_si256(); TILE_N];
-    for (index, tile) in tiles.as_chunks::<TILE_BYTES>().0.iter().enumerate() {
-        if let TileCodes::Qqq(scales) = codes
+    for (index, codes) in tile.codes.as_chunks::<TILE_BYTES>().0.iter().enumerate() {
+        if let Some(scales) = inner
             && index % (QQQ_GROUP / 64) == 0
         {
             tables =
                 scales.get(index * 64 / QQQ_GROUP).map_or([_mm256_set1_epi8(-128); TILE_N], |scale| qqq_tables(scale));
         }
         for (quad, side) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-            let rows = load_rows(tile, quad, side);
-            if matches!(codes, TileCodes::Eight) {
+            let rows = load_rows(codes, quad, side);
+            if tile.format.bits == Bits::Eight {
                 unpack_eight(rows, 8 * index + 2 * side, quad, panel);
                 continue;
             }
             let mut low = rows.map(|v| nibbles(v).0);
             let mut high = rows.map(|v| nibbles(v).1);
-            if matches!(codes, TileCodes::Qqq(_)) {
+            if inner.is_some() {
                 for row in 0..4 {
                     low[row] = _mm256_shuffle_epi8(tables[4 * quad + row], low[row]);
                     high[row] = _mm256_shuffle_epi8(tables[8 + 4 * quad + row], high[row]);
@@ -110,27 +111,23 @@ const BYTE: u8 = 2;
 
 /// Multiplies a panel with every token with the dot-product instruction.
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-pub(crate) fn dot_vnni(panel: &[u8], tokens: Tokens<'_>, scales: &TileScales<'_>, out: &mut [[f32; TILE_N]]) {
-    dot_tokens::<VNNI>(panel, tokens, scales, out, |acc, w, x| _mm256_dpbusd_avx_epi32(acc, w, x));
+pub(crate) fn dot_vnni(panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]) {
+    dot_tokens::<VNNI>(panel, tokens, tile, out, |acc, w, x| _mm256_dpbusd_avx_epi32(acc, w, x));
 }
 
 /// Multiplies a panel with every token: `out\[token\]\[row\]` is the sum over K before act_scale.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn dot(panel: &[u8], tokens: Tokens<'_>, scales: &TileScales<'_>, out: &mut [[f32; TILE_N]]) {
+pub(crate) fn dot(panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]) {
     // Codes of 4 bits: 2 · 15 · 127 fits 16 bits. Codes of 8 bits would saturate and are split.
-    let nibbles = match *scales {
-        TileScales::PerChannel { zero, .. } => zero < 128,
-        TileScales::PerGroup { zero: TileZero::Fixed(zero) | TileZero::Offset(_, zero), .. } => zero < 128,
-        TileScales::PerGroup { zero: TileZero::ZeroPoint(_), .. } | TileScales::TwoLevel { .. } => true,
-    };
+    let nibbles = tile.format.bits == Bits::Four && tile.inner_scales().is_none();
     let ones = _mm256_set1_epi16(1);
     if nibbles {
-        dot_tokens::<NIBBLE>(panel, tokens, scales, out, |acc, w, x| {
+        dot_tokens::<NIBBLE>(panel, tokens, tile, out, |acc, w, x| {
             _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones))
         });
     } else {
         let sixteens = _mm256_set1_epi16(16);
-        dot_tokens::<BYTE>(panel, tokens, scales, out, |acc, w, x| {
+        dot_tokens::<BYTE>(panel, tokens, tile, out, |acc, w, x| {
             let (low, high) = nibbles_of(w);
             let low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, x), ones);
             let high = _mm256_madd_epi16(_mm256_maddubs_epi16(high, x), sixteens);
@@ -150,7 +147,7 @@ fn nibbles_of(w: __m256i) -> (__m256i, __m256i) {
 fn dot_tokens<const KIND: u8>(
     panel: &[u8],
     tokens: Tokens<'_>,
-    scales: &TileScales<'_>,
+    tile: &Tile<'_>,
     out: &mut [[f32; TILE_N]],
     add: impl Fn(__m256i, __m256i, __m256i) -> __m256i + Copy,
 ) {
@@ -161,9 +158,9 @@ fn dot_tokens<const KIND: u8>(
         // SAFETY: both callers have AVX2, FMA and F16C.
         unsafe {
             if count == 4 {
-                dot_block::<4>(panel, tokens, scales, out, add);
+                dot_block::<4>(panel, tokens, tile, out, add);
             } else {
-                dot_block::<1>(panel, tokens, scales, out, add);
+                dot_block::<1>(panel, tokens, tile, out, add);
             }
         }
         start += count;
@@ -176,7 +173,7 @@ fn dot_tokens<const KIND: u8>(
 unsafe fn dot_block<const M: usize>(
     panel: &[u8],
     tokens: Tokens<'_>,
-    scales: &TileScales<'_>,
+    tile: &Tile<'_>,
     out: &mut [[f32; TILE_N]],
     add: impl Fn(__m256i, __m256i, __m256i) -> __m256i + Copy,
 ) {
@@ -197,30 +194,29 @@ unsafe fn dot_block<const M: usize>(
         };
         let mut total = [[_mm256_setzero_si256(); 2]; M];
         let mut acc = [[_mm256_setzero_ps(); 2]; M];
-        match *scales {
-            TileScales::PerChannel { zero, .. } => {
+        match tile.sum_scales() {
+            None => {
                 total = ints(0, tokens.stride);
                 for (m, total) in total.iter_mut().enumerate() {
-                    let sum = _mm256_set1_epi32(tokens.sum(m, 0).wrapping_mul(zero));
+                    let sum = _mm256_set1_epi32(tokens.sum(m, 0).wrapping_mul(tile.zero));
                     *total = total.map(|ints| _mm256_sub_epi32(ints, sum));
                 }
             }
-            TileScales::PerGroup { group_size, scale, zero } => {
+            Some((size, TileValues::F16(scale))) => {
                 for (g, scale) in scale.iter().enumerate() {
-                    let ints = ints(g * group_size, group_size);
+                    let ints = ints(g * size, size);
                     let scale = widen(scale);
                     for (m, acc) in acc.iter_mut().enumerate() {
-                        let sum = tokens.sum(m, g);
-                        add_group(acc, ints[m], sum, g, scale, zero);
+                        add_group(acc, ints[m], tokens.sum(m, g), g, scale, tile);
                     }
                 }
             }
-            TileScales::TwoLevel { group_size, group_scale, .. } => {
-                for (g, group_scale) in group_scale.iter().enumerate() {
-                    let ints = ints(g * group_size, group_size);
-                    let scale = widen_u8(group_scale);
+            Some((size, TileValues::U8(scale))) => {
+                for (g, scale) in scale.iter().enumerate() {
+                    let ints = ints(g * size, size);
+                    let scale = widen_u8(scale);
                     for (m, total) in total.iter_mut().enumerate() {
-                        let sum = _mm256_set1_epi32(8 * tokens.sum(m, g));
+                        let sum = _mm256_set1_epi32(tile.zero * tokens.sum(m, g));
                         for half in 0..2 {
                             let ints = _mm256_mullo_epi32(_mm256_sub_epi32(ints[m][half], sum), scale[half]);
                             total[half] = _mm256_add_epi32(total[half], ints);
@@ -229,7 +225,7 @@ unsafe fn dot_block<const M: usize>(
                 }
             }
         }
-        if let TileScales::PerChannel { scale, .. } | TileScales::TwoLevel { scale, .. } = *scales {
+        if let Some(scale) = tile.channel {
             for (acc, total) in acc.iter_mut().zip(total) {
                 for half in 0..2 {
                     let scale = _mm256_loadu_ps(scale[8 * half..].as_ptr());
@@ -246,16 +242,16 @@ unsafe fn dot_block<const M: usize>(
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_group(acc: &mut [__m256; 2], ints: [__m256i; 2], sum: i32, g: usize, scale: [__m256; 2], zero: TileZero<'_>) {
-    let subtract = match zero {
-        TileZero::Fixed(zero) | TileZero::Offset(_, zero) => [_mm256_set1_epi32(zero * sum); 2],
-        TileZero::ZeroPoint(points) => widen_u8(&points[g]).map(|p| _mm256_mullo_epi32(p, _mm256_set1_epi32(sum))),
+fn add_group(acc: &mut [__m256; 2], ints: [__m256i; 2], sum: i32, g: usize, scale: [__m256; 2], tile: &Tile<'_>) {
+    let subtract = match tile.offset {
+        Some(TileValues::U8(points)) => widen_u8(&points[g]).map(|p| _mm256_mullo_epi32(p, _mm256_set1_epi32(sum))),
+        _ => [_mm256_set1_epi32(tile.zero * sum); 2],
     };
     for half in 0..2 {
         let ints = _mm256_cvtepi32_ps(_mm256_sub_epi32(ints[half], subtract[half]));
         acc[half] = _mm256_fmadd_ps(ints, scale[half], acc[half]);
     }
-    if let TileZero::Offset(offset, _) = zero {
+    if let Some(TileValues::F16(offset)) = tile.offset {
         let (offset, sum) = (widen(&offset[g]), _mm256_set1_ps(sum as f32));
         (0..2).for_each(|half| acc[half] = _mm256_fmadd_ps(sum, offset[half], acc[half]));
     }

@@ -1,7 +1,7 @@
 //! The kernels in AVX-512 with VNNI. 16 rows are the 16 lanes of a vector.
 
 use super::pack::{TILE_BYTES, TILE_N};
-use super::tile::{TileScales, TileZero, Tokens};
+use super::tile::{Tile, TileValues, Tokens};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -79,17 +79,17 @@ unsafe fn nibbles(v: __m512i) -> (__m512i, __m512i) {
 
 /// Multiplies a panel with every token: `out\[token\]\[row\]` is the sum over K before act_scale.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-pub(crate) fn dot(panel: &[u8], tokens: Tokens<'_>, scales: &TileScales<'_>, out: &mut [[f32; TILE_N]]) {
+pub(crate) fn dot(panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]) {
     let mut start = 0;
     while start < tokens.count {
         let rest = tokens.count - start;
         let out = &mut out[start..];
         start += match rest {
-            12.. => dot_block::<12>(panel, tokens.range(start, 12), scales, out),
-            8.. => dot_block::<8>(panel, tokens.range(start, 8), scales, out),
-            4.. => dot_block::<4>(panel, tokens.range(start, 4), scales, out),
-            2.. => dot_block::<2>(panel, tokens.range(start, 2), scales, out),
-            _ => dot_block::<1>(panel, tokens.range(start, 1), scales, out),
+            12.. => dot_block::<12>(panel, tokens.range(start, 12), tile, out),
+            8.. => dot_block::<8>(panel, tokens.range(start, 8), tile, out),
+            4.. => dot_block::<4>(panel, tokens.range(start, 4), tile, out),
+            2.. => dot_block::<2>(panel, tokens.range(start, 2), tile, out),
+            _ => dot_block::<1>(panel, tokens.range(start, 1), tile, out),
         };
     }
 }
@@ -118,34 +118,29 @@ unsafe fn ints<const M: usize>(panel: &[u8], tokens: &Tokens<'_>, start: usize, 
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn dot_block<const M: usize>(
-    panel: &[u8],
-    tokens: Tokens<'_>,
-    scales: &TileScales<'_>,
-    out: &mut [[f32; TILE_N]],
-) -> usize {
+fn dot_block<const M: usize>(panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]) -> usize {
     assert!(panel.len() >= tokens.stride * TILE_N && out.len() >= M);
     assert!(tokens.codes.len() >= M * tokens.stride && tokens.sums.len() >= M * tokens.groups);
     // SAFETY: this function has the instruction set; the lengths are asserted, and groups end within K ≤ stride.
     unsafe {
         let mut sums = Combine::<M>::new(tokens);
-        match *scales {
-            TileScales::PerChannel { scale, zero } => {
-                sums.channel(ints::<M>(panel, &tokens, 0, tokens.stride), scale, zero);
-            }
-            TileScales::PerGroup { group_size, scale, zero } => {
+        match tile.sum_scales() {
+            None => sums.total(ints::<M>(panel, &tokens, 0, tokens.stride), tile.zero),
+            Some((size, TileValues::F16(scale))) => {
                 for (g, scale) in scale.iter().enumerate() {
-                    let ints = ints::<M>(panel, &tokens, g * group_size, group_size);
-                    sums.group(ints, g, scale, zero);
+                    let ints = ints::<M>(panel, &tokens, g * size, size);
+                    sums.group(ints, g, scale, tile);
                 }
             }
-            TileScales::TwoLevel { group_size, group_scale, scale } => {
-                for (g, group_scale) in group_scale.iter().enumerate() {
-                    let ints = ints::<M>(panel, &tokens, g * group_size, group_size);
-                    sums.integer(ints, g, group_scale);
+            Some((size, TileValues::U8(scale))) => {
+                for (g, scale) in scale.iter().enumerate() {
+                    let ints = ints::<M>(panel, &tokens, g * size, size);
+                    sums.integer(ints, g, scale, tile.zero);
                 }
-                sums.integers_to_channel(scale);
             }
+        }
+        if let Some(scale) = tile.channel {
+            sums.integers_to_channel(scale);
         }
         sums.store(out);
     }
@@ -187,39 +182,36 @@ impl<'a, const M: usize> Combine<'a, M> {
     }
 
     #[inline(always)]
-    unsafe fn channel(&mut self, ints: [__m512i; M], scale: &[f32; TILE_N], zero: i32) {
-        // SAFETY: the caller's.
-        unsafe {
-            for m in 0..M {
-                self.total[m] = self.subtract(ints[m], zero, m, 0);
-            }
-            self.integers_to_channel(scale);
+    unsafe fn total(&mut self, ints: [__m512i; M], zero: i32) {
+        for m in 0..M {
+            // SAFETY: the caller's.
+            self.total[m] = unsafe { self.subtract(ints[m], zero, m, 0) };
         }
     }
 
     #[inline(always)]
-    unsafe fn group(&mut self, ints: [__m512i; M], g: usize, scale: &[f16; TILE_N], zero: TileZero<'_>) {
+    unsafe fn group(&mut self, ints: [__m512i; M], g: usize, scale: &[f16; TILE_N], tile: &Tile<'_>) {
         // SAFETY: the caller's.
         unsafe {
             let scale = widen(scale);
-            match zero {
-                TileZero::Fixed(zero) => {
+            match tile.offset {
+                None => {
                     for m in 0..M {
-                        let ints = _mm512_cvtepi32_ps(self.subtract(ints[m], zero, m, g));
+                        let ints = _mm512_cvtepi32_ps(self.subtract(ints[m], tile.zero, m, g));
                         self.acc[m] = _mm512_fmadd_ps(ints, scale, self.acc[m]);
                     }
                 }
-                TileZero::ZeroPoint(points) => {
+                Some(TileValues::U8(points)) => {
                     let points = widen_u8(&points[g]);
                     for m in 0..M {
                         let ints = _mm512_sub_epi32(ints[m], _mm512_mullo_epi32(points, self.sum(m, g)));
                         self.acc[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints), scale, self.acc[m]);
                     }
                 }
-                TileZero::Offset(offset, zero) => {
+                Some(TileValues::F16(offset)) => {
                     let offset = widen(&offset[g]);
                     for m in 0..M {
-                        let ints = _mm512_cvtepi32_ps(self.subtract(ints[m], zero, m, g));
+                        let ints = _mm512_cvtepi32_ps(self.subtract(ints[m], tile.zero, m, g));
                         let acc = _mm512_fmadd_ps(ints, scale, self.acc[m]);
                         self.acc[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(self.sum(m, g)), offset, acc);
                     }
@@ -229,12 +221,12 @@ impl<'a, const M: usize> Combine<'a, M> {
     }
 
     #[inline(always)]
-    unsafe fn integer(&mut self, ints: [__m512i; M], g: usize, group_scale: &[u8; TILE_N]) {
+    unsafe fn integer(&mut self, ints: [__m512i; M], g: usize, group_scale: &[u8; TILE_N], zero: i32) {
         // SAFETY: the caller's.
         unsafe {
             let scale = widen_u8(group_scale);
             for m in 0..M {
-                let ints = self.subtract(ints[m], 8, m, g);
+                let ints = self.subtract(ints[m], zero, m, g);
                 self.total[m] = _mm512_add_epi32(self.total[m], _mm512_mullo_epi32(ints, scale));
             }
         }

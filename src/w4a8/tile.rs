@@ -1,118 +1,81 @@
-//! What the kernels of every instruction set see: the scales of one block of 16 rows, and the tokens.
+//! What the kernels of every instruction set see: the codes and scales of one block of 16 rows, and the tokens.
 
 use super::activation::{Activations, PAD_K};
-use super::pack::{PackedScales, PackedWeight, TILE_N};
-use super::weight::{Bits, GroupOffset, QQQ_GROUP, qqq_code};
+use super::format::{Format, GroupScale, qqq_code};
+use super::pack::TILE_N;
 use half::f16;
 
-/// The scales of 16 rows.
+/// The packed codes and the scales of 16 rows.
 ///
-/// Kernels multiply unsigned codes: 4-bit codes as they are, 8-bit codes (and QQQ's int8 weights) plus 128. `zero` is what
-/// has to be subtracted from such a code.
+/// Kernels multiply unsigned codes: 4-bit codes as they are, 8-bit codes (and QQQ's int8 weights) plus 128.
 #[derive(Clone, Copy)]
-pub(crate) enum TileScales<'a> {
-    /// y = scale · Σ_K (u − zero)·a.
-    PerChannel { scale: &'a [f32; TILE_N], zero: i32 },
-    /// y = Σ_g scale\[g\] · Σ (u − zero)·a + offset\[g\] · Σ a.
-    PerGroup { group_size: usize, scale: &'a [[f16; TILE_N]], zero: TileZero<'a> },
-    /// y = scale · Σ_g group_scale\[g\] · Σ (u − 8)·a.
-    TwoLevel { group_size: usize, group_scale: &'a [[u8; TILE_N]], scale: &'a [f32; TILE_N] },
+pub(crate) struct Tile<'a> {
+    pub(crate) format: Format,
+    /// \[K/tile_k\]\[512\].
+    pub(crate) codes: &'a [u8],
+    /// The channels' scales, where there are some.
+    pub(crate) channel: Option<&'a [f32; TILE_N]>,
+    /// The groups' scales \[groups\]\[16\], where there are some.
+    pub(crate) group: Option<TileValues<'a>>,
+    /// The groups' offsets (f16) or zero points (u8) \[groups\]\[16\], where there are some.
+    pub(crate) offset: Option<TileValues<'a>>,
+    /// What is subtracted from unsigned codes where there are no zero points.
+    pub(crate) zero: i32,
 }
 
-/// What is subtracted from the codes of a group, or added to the result.
+/// Numbers of 16 rows by group.
 #[derive(Clone, Copy)]
-pub(crate) enum TileZero<'a> {
-    /// The same for all codes.
-    Fixed(i32),
-    /// By row and group.
-    ZeroPoint(&'a [[u8; TILE_N]]),
-    /// By row and group, after scaling; besides a fixed zero.
-    Offset(&'a [[f16; TILE_N]], i32),
+pub(crate) enum TileValues<'a> {
+    F16(&'a [[f16; TILE_N]]),
+    U8(&'a [[u8; TILE_N]]),
 }
 
-/// How the unsigned codes of 16 rows come from the stored ones.
-#[derive(Clone, Copy)]
-pub(crate) enum TileCodes<'a> {
-    /// Nibbles as they are.
-    Four,
-    /// Bytes plus 128.
-    Eight,
-    /// Nibbles through QQQ's scales \[group\]\[16\], plus 128.
-    Qqq(&'a [[f16; TILE_N]]),
+impl<'a> TileValues<'a> {
+    /// The groups of one tile, from a section whose entries have so many bytes; none for 0.
+    pub(crate) fn of(section: &'a [u8], entry_bytes: usize, tile: usize, groups: usize) -> Option<Self> {
+        let range = tile * groups..(tile + 1) * groups;
+        match entry_bytes {
+            0 => None,
+            1 => Some(TileValues::U8(&section.as_chunks().0[range])),
+            _ => Some(TileValues::F16(&bytemuck::cast_slice::<u8, f16>(section).as_chunks().0[range])),
+        }
+    }
+
+    fn get(self, group: usize, row: usize) -> f32 {
+        match self {
+            TileValues::F16(values) => values[group][row].to_f32(),
+            TileValues::U8(values) => f32::from(values[group][row]),
+        }
+    }
 }
 
-impl PackedWeight {
+impl<'a> Tile<'a> {
     /// The K values whose products are summed as integers: QQQ's scales are inside its int8 weights.
     pub(crate) fn integer_group(&self) -> Option<usize> {
-        match &self.scales {
-            PackedScales::Qqq { .. } => None,
-            _ => self.group_size(),
+        self.format.group.filter(|group| group.scale != GroupScale::Qqq).map(|group| group.size)
+    }
+
+    /// QQQ's group scales, which unpacking puts into the codes.
+    pub(crate) fn inner_scales(&self) -> Option<&'a [[f16; TILE_N]]> {
+        match (self.format.group_scale(), self.group) {
+            (Some(GroupScale::Qqq), Some(TileValues::F16(scale))) => Some(scale),
+            _ => None,
         }
     }
 
-    pub(crate) fn tile_codes(&self, tile: usize) -> TileCodes<'_> {
-        match (&self.scales, self.bits()) {
-            (PackedScales::Qqq { group_scale, .. }, _) => {
-                TileCodes::Qqq(tile_groups(group_scale, tile, self.k() / QQQ_GROUP))
-            }
-            (_, Bits::Four) => TileCodes::Four,
-            (_, Bits::Eight) => TileCodes::Eight,
-        }
+    /// The scales of the integer sums of each group, and their size; none where there is one sum over K.
+    pub(crate) fn sum_scales(&self) -> Option<(usize, TileValues<'a>)> {
+        Some((self.integer_group()?, self.group?))
     }
 
-    pub(crate) fn tile_scales(&self, tile: usize) -> TileScales<'_> {
-        let zero = if self.bits() == Bits::Four { 8 } else { 128 };
-        match &self.scales {
-            PackedScales::PerChannel { scale } => TileScales::PerChannel { scale: channel(scale, tile), zero },
-            PackedScales::Qqq { scale, .. } => TileScales::PerChannel { scale: channel(scale, tile), zero: 128 },
-            PackedScales::PerGroup { group_size, scale, offset } => {
-                let groups = self.k() / group_size;
-                let zero = match offset {
-                    GroupOffset::Symmetric => TileZero::Fixed(zero),
-                    GroupOffset::F16(offset) => {
-                        let zero = if self.bits() == Bits::Four { 0 } else { 128 };
-                        TileZero::Offset(tile_groups(offset, tile, groups), zero)
-                    }
-                    GroupOffset::ZeroPoint(points) => TileZero::ZeroPoint(tile_groups(points, tile, groups)),
-                };
-                TileScales::PerGroup { group_size: *group_size, scale: tile_groups(scale, tile, groups), zero }
-            }
-            PackedScales::TwoLevel { group_size, group_scale, scale } => TileScales::TwoLevel {
-                group_size: *group_size,
-                group_scale: tile_groups(group_scale, tile, self.k() / group_size),
-                scale: channel(scale, tile),
-            },
-        }
-    }
-}
-
-fn channel(scale: &[f32], tile: usize) -> &[f32; TILE_N] {
-    &scale.as_chunks().0[tile]
-}
-
-fn tile_groups<T>(packed: &[T], tile: usize, groups: usize) -> &[[T; TILE_N]] {
-    &packed.as_chunks().0[tile * groups..(tile + 1) * groups]
-}
-
-impl TileScales<'_> {
-    /// The number that code (as stored) of row `row`, column `k` stands for.
-    pub(crate) fn dequantize(&self, row: usize, k: usize, code: i8) -> f32 {
-        match *self {
-            // an 8-bit code is stored without the 128 that its zero takes off
-            TileScales::PerChannel { scale, zero } => scale[row] * f32::from(i16::from(code) - (zero % 128) as i16),
-            TileScales::PerGroup { group_size, scale, zero } => {
-                let (g, code) = (k / group_size, f32::from(code));
-                let scale = scale[g][row].to_f32();
-                match zero {
-                    TileZero::Fixed(zero) => scale * (code - (zero % 128) as f32),
-                    TileZero::ZeroPoint(points) => scale * (code - f32::from(points[g][row])),
-                    TileZero::Offset(offset, _) => scale * code + offset[g][row].to_f32(),
-                }
-            }
-            TileScales::TwoLevel { group_size, group_scale, scale } => {
-                scale[row] * (f32::from(group_scale[k / group_size][row]) * (f32::from(code) - 8.0))
-            }
-        }
+    /// The numbers that (row, k) falls under: those of the channel, the group and its offset; 1, 1 and 0 where there is none.
+    pub(crate) fn scales_at(&self, row: usize, k: usize) -> [f32; 3] {
+        let g = self.format.group_size().map_or(0, |size| k / size);
+        [
+            self.channel.map_or(1.0, |channel| channel[row]),
+            self.group.map_or(1.0, |group| group.get(g, row)),
+            self.offset.map_or(0.0, |offset| offset.get(g, row)),
+        ]
     }
 }
 

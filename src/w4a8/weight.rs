@@ -1,115 +1,19 @@
 //! The plain form of a quantized weight matrix: integer codes and how they become numbers.
 
-mod check;
-
-use crate::error::{Error, Result, check_len};
-use check::check_scales;
+use super::format::{Bits, Format, GroupScale, Offset, qqq_code};
+use super::scales::Scales;
+use crate::error::{Error, Result, check_len, product};
 use half::f16;
-
-pub(crate) use check::{check_group, check_shape};
 
 /// The largest K for which every int32 sum is exact: 255 · 127 · K < 2³¹.
 pub(crate) const MAX_K: usize = 65_536;
-
-/// How a weight matrix is quantized.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// int4, one f32 scale for each output channel.
-    PerChannel,
-    /// int4, one f16 scale for each group of 32, 64 or 128 along K; with an f16 offset (the group's minimum) or symmetric.
-    PerGroup {
-        /// Values that share a scale.
-        group_size: usize,
-        /// Whether a group has an offset.
-        offset: bool,
-    },
-    /// int4, an integer scale of 1..=16 for each group over an f32 scale for each channel: integers up to the epilogue.
-    TwoLevel {
-        /// Values that share an integer scale.
-        group_size: usize,
-    },
-    /// QQQ's own group form: int4 with an f16 scale for each group of 128 that takes the code to int8, and an f32
-    /// scale for each channel.
-    Qqq,
-    /// int8, one f32 scale for each output channel.
-    W8,
-}
-
-/// Bits of a stored code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Bits {
-    /// Codes 0..=15.
-    Four,
-    /// Codes −128..=127.
-    Eight,
-}
-
-/// What is added to a group besides scale · code.
-#[derive(Debug, Clone, PartialEq)]
-pub enum GroupOffset {
-    /// w = scale · (code − 8) for 4 bits, scale · code for 8 bits.
-    Symmetric,
-    /// w = scale · code + offset; f16 \[N, K/group_size\].
-    F16(Vec<f16>),
-    /// w = scale · (code − zero_point); 0..=15 \[N, K/group_size\], 4 bits only.
-    ZeroPoint(Vec<u8>),
-}
-
-/// How codes become numbers. Arrays are row-major.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Scales {
-    /// w = scale\[n\] · (code − 8) for 4 bits, scale\[n\] · code for 8 bits.
-    PerChannel {
-        /// f32 \[N\].
-        scale: Vec<f32>,
-    },
-    /// w = scale\[n, g\] · (code − zero_point) or scale\[n, g\] · code + offset\[n, g\].
-    PerGroup {
-        /// 32, 64 or 128.
-        group_size: usize,
-        /// f16 \[N, K/group_size\].
-        scale: Vec<f16>,
-        /// What is added.
-        offset: GroupOffset,
-    },
-    /// w = scale\[n\] · group_scale\[n, g\] · (code − 8); 4 bits only.
-    TwoLevel {
-        /// 32, 64 or 128.
-        group_size: usize,
-        /// 1..=16 \[N, K/group_size\].
-        group_scale: Vec<u8>,
-        /// f32 \[N\].
-        scale: Vec<f32>,
-    },
-    /// w = scale\[n\] · rne((code − 8) · group_scale\[n, g\]), the product rounded to f16 first; 4 bits only.
-    Qqq {
-        /// f16 \[N, K/128\].
-        group_scale: Vec<f16>,
-        /// f32 \[N\].
-        scale: Vec<f32>,
-    },
-}
-
-impl Scales {
-    /// The number of K values that share a scale, `None` for a whole channel.
-    pub fn group_size(&self) -> Option<usize> {
-        match self {
-            Scales::PerChannel { .. } => None,
-            Scales::PerGroup { group_size, .. } | Scales::TwoLevel { group_size, .. } => Some(*group_size),
-            Scales::Qqq { .. } => Some(QQQ_GROUP),
-        }
-    }
-}
-
-/// The only group size of QQQ's group form.
-pub(crate) const QQQ_GROUP: usize = 128;
 
 /// A weight matrix w\[N, K\] as integer codes and scales: what quantizers write and packers read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedWeight {
     n: usize,
     k: usize,
-    bits: Bits,
+    format: Format,
     codes: Vec<i8>,
     scales: Scales,
 }
@@ -120,17 +24,18 @@ impl QuantizedWeight {
     /// # Errors
     /// [`Error::Shape`] unless N ≥ 1 and K is a multiple of 32 (and of the group size), at most 65 536;
     /// [`Error::Length`] for an array of another size; [`Error::Value`] for a scale that is not finite or a code,
-    /// zero point or integer scale out of range; [`Error::Unsupported`] for scales that the bits do not go with.
-    pub fn new(n: usize, k: usize, bits: Bits, codes: Vec<i8>, scales: Scales) -> Result<Self> {
-        check_shape(n, k)?;
-        check_len("codes", n * k, codes.len())?;
-        if bits == Bits::Four
+    /// zero point or integer scale out of range; [`Error::Unsupported`] for a format of parts that do not go together, and for
+    /// other arrays of scales than it has.
+    pub fn new(n: usize, k: usize, format: Format, codes: Vec<i8>, scales: Scales) -> Result<Self> {
+        format.check(n, k)?;
+        check_len("codes", product("n", &[n, k])?, codes.len())?;
+        if format.bits == Bits::Four
             && let Some(&bad) = codes.iter().find(|c| !(0..=15).contains(*c))
         {
             return Err(Error::Value { what: "codes", expected: "4-bit codes in 0..=15", got: f32::from(bad) });
         }
-        check_scales(n, k, bits, &codes, &scales)?;
-        Ok(QuantizedWeight { n, k, bits, codes, scales })
+        scales.check(format, n, k, &codes)?;
+        Ok(QuantizedWeight { n, k, format, codes, scales })
     }
 
     /// Output features N.
@@ -143,9 +48,9 @@ impl QuantizedWeight {
         self.k
     }
 
-    /// Bits of a code.
-    pub fn bits(&self) -> Bits {
-        self.bits
+    /// How codes become numbers.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// Codes \[N, K\], one a byte.
@@ -153,7 +58,7 @@ impl QuantizedWeight {
         &self.codes
     }
 
-    /// How codes become numbers.
+    /// The numbers beside the codes.
     pub fn scales(&self) -> &Scales {
         &self.scales
     }
@@ -184,78 +89,54 @@ impl QuantizedWeight {
         Ok(self.select(&rows.collect::<Vec<_>>()))
     }
 
-    /// Puts matrices of the same K, bits and kind of scales below each other, as one layer.
+    /// Puts matrices of the same K and format below each other, as one layer.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if there is none or they are of different kinds.
+    /// [`Error::Unsupported`] if there is none or they are of different formats.
     pub fn concatenate(parts: &[&QuantizedWeight]) -> Result<Self> {
         let mismatch = |got: &str| Error::Unsupported {
             what: "parts",
-            expected: "one or more weights of the same K, bits and scales",
+            expected: "one or more weights of the same K and format",
             got: got.into(),
         };
         let (first, rest) = parts.split_first().ok_or_else(|| mismatch("none"))?;
-        let mut all = (*first).clone();
-        for part in rest {
-            if part.k != all.k || part.bits != all.bits {
-                return Err(mismatch("different K or bits"));
-            }
-            all.n += part.n;
-            all.codes.extend_from_slice(&part.codes);
-            append_scales(&mut all.scales, &part.scales).ok_or_else(|| mismatch("different scales"))?;
+        if rest.iter().any(|part| (part.k, part.format) != (first.k, first.format)) {
+            return Err(mismatch("different K or formats"));
         }
-        Ok(all)
+        let joined = |i: usize| parts.iter().flat_map(|part| part.scales.bytes()[i]).copied().collect::<Vec<u8>>();
+        let scales = [joined(0), joined(1), joined(2)];
+        Ok(QuantizedWeight {
+            n: parts.iter().map(|part| part.n).sum(),
+            codes: parts.iter().flat_map(|part| &part.codes).copied().collect(),
+            scales: Scales::from_bytes(first.format, scales.each_ref().map(|bytes| &bytes[..])),
+            ..**first
+        })
     }
 
     fn select(&self, rows: &[usize]) -> Self {
-        let take = |per_row: usize| move |row: &usize| row * per_row..(row + 1) * per_row;
-        let groups = self.scales.group_size().map_or(1, |size| self.k / size);
-        let f32s = |from: &[f32]| rows.iter().map(|&row| from[row]).collect();
-        let f16s = |from: &[f16]| rows.iter().map(take(groups)).flat_map(|r| from[r].iter().copied()).collect();
-        let u8s = |from: &[u8]| rows.iter().map(take(groups)).flat_map(|r| from[r].iter().copied()).collect();
-        let scales = match &self.scales {
-            Scales::PerChannel { scale } => Scales::PerChannel { scale: f32s(scale) },
-            Scales::PerGroup { group_size, scale, offset } => Scales::PerGroup {
-                group_size: *group_size,
-                scale: f16s(scale),
-                offset: match offset {
-                    GroupOffset::Symmetric => GroupOffset::Symmetric,
-                    GroupOffset::F16(offset) => GroupOffset::F16(f16s(offset)),
-                    GroupOffset::ZeroPoint(zero) => GroupOffset::ZeroPoint(u8s(zero)),
-                },
-            },
-            Scales::TwoLevel { group_size, group_scale, scale } => {
-                Scales::TwoLevel { group_size: *group_size, group_scale: u8s(group_scale), scale: f32s(scale) }
-            }
-            Scales::Qqq { group_scale, scale } => Scales::Qqq { group_scale: f16s(group_scale), scale: f32s(scale) },
+        let (entry, per_row, bytes) = (self.format.entry_bytes(), self.format.row_entries(self.k), self.scales.bytes());
+        let gathered = |i: usize| {
+            let stride = entry[i] * per_row[i];
+            rows.iter().flat_map(|&row| &bytes[i][row * stride..(row + 1) * stride]).copied().collect::<Vec<u8>>()
         };
-        let codes = rows.iter().map(take(self.k)).flat_map(|r| self.codes[r].iter().copied()).collect();
-        QuantizedWeight { n: rows.len(), k: self.k, bits: self.bits, codes, scales }
+        let scales = [gathered(0), gathered(1), gathered(2)];
+        let codes = rows.iter().flat_map(|&row| &self.codes[row * self.k..(row + 1) * self.k]).copied().collect();
+        let scales = Scales::from_bytes(self.format, scales.each_ref().map(|bytes| &bytes[..]));
+        QuantizedWeight { n: rows.len(), codes, scales, ..*self }
     }
 
     /// The number that stands for element (n, k), in f64 from the stored codes and scales: the definition.
     pub fn dequantize_at(&self, n: usize, k: usize) -> f64 {
-        let code = f64::from(self.codes[n * self.k + k]);
-        let centre = if self.bits == Bits::Four { 8.0 } else { 0.0 };
-        let group = |size: usize| n * (self.k / size) + k / size;
-        match &self.scales {
-            Scales::PerChannel { scale } => f64::from(scale[n]) * (code - centre),
-            Scales::PerGroup { group_size, scale, offset } => {
-                let g = group(*group_size);
-                let scale = scale[g].to_f64();
-                match offset {
-                    GroupOffset::Symmetric => scale * (code - centre),
-                    GroupOffset::F16(offset) => scale * code + offset[g].to_f64(),
-                    GroupOffset::ZeroPoint(zero) => scale * (code - f64::from(zero[g])),
-                }
-            }
-            Scales::TwoLevel { group_size, group_scale, scale } => {
-                f64::from(scale[n]) * f64::from(group_scale[group(*group_size)]) * (code - centre)
-            }
-            Scales::Qqq { group_scale, scale } => {
-                let code = self.codes[n * self.k + k];
-                f64::from(scale[n]) * f64::from(qqq_code(code, group_scale[group(QQQ_GROUP)]))
-            }
+        let code = self.codes[n * self.k + k];
+        let [channel, group, offset] = self.scales.at(self.format, n, k, self.k).map(f64::from);
+        let centred = f64::from(code) - f64::from(self.format.centre());
+        match (self.format.group_scale(), self.format.offset()) {
+            (None, _) => channel * centred,
+            (Some(GroupScale::Integer), _) => channel * group * centred,
+            (Some(GroupScale::Qqq), _) => channel * f64::from(qqq_code(code, f16::from_f64(group))),
+            (Some(GroupScale::F16), Offset::None) => group * centred,
+            (Some(GroupScale::F16), Offset::ZeroPoint) => group * (f64::from(code) - offset),
+            (Some(GroupScale::F16), Offset::F16) => group * f64::from(code) + offset,
         }
     }
 
@@ -265,39 +146,13 @@ impl QuantizedWeight {
     }
 }
 
-/// QQQ's int8 weight: the code times its group scale in f16, rounded to the nearest integer, ties to even.
-pub(crate) fn qqq_code(code: i8, group_scale: f16) -> i8 {
-    let product = f16::from_f32((f32::from(code) - 8.0) * group_scale.to_f32());
-    product.to_f32().round_ties_even() as i8
-}
-
-fn append_scales(all: &mut Scales, part: &Scales) -> Option<()> {
-    match (all, part) {
-        (Scales::PerChannel { scale: a }, Scales::PerChannel { scale: b }) => a.extend_from_slice(b),
-        (
-            Scales::PerGroup { group_size: ga, scale: a, offset: oa },
-            Scales::PerGroup { group_size: gb, scale: b, offset: ob },
-        ) if ga == gb => {
-            match (oa, ob) {
-                (GroupOffset::Symmetric, GroupOffset::Symmetric) => {}
-                (GroupOffset::F16(oa), GroupOffset::F16(ob)) => oa.extend_from_slice(ob),
-                (GroupOffset::ZeroPoint(oa), GroupOffset::ZeroPoint(ob)) => oa.extend_from_slice(ob),
-                _ => return None,
-            }
-            a.extend_from_slice(b);
-        }
-        (
-            Scales::TwoLevel { group_size: ga, group_scale: sa, scale: a },
-            Scales::TwoLevel { group_size: gb, group_scale: sb, scale: b },
-        ) if ga == gb => {
-            sa.extend_from_slice(sb);
-            a.extend_from_slice(b);
-        }
-        (Scales::Qqq { group_scale: sa, scale: a }, Scales::Qqq { group_scale: sb, scale: b }) => {
-            sa.extend_from_slice(sb);
-            a.extend_from_slice(b);
-        }
-        _ => return None,
+/// Checks the sizes of a matrix of any format.
+pub(crate) fn check_shape(n: usize, k: usize) -> Result<()> {
+    if n == 0 {
+        return Err(Error::Shape { what: "n", expected: "at least 1", got: n });
     }
-    Some(())
+    if k == 0 || k % 32 != 0 || k > MAX_K {
+        return Err(Error::Shape { what: "k", expected: "a multiple of 32 from 32 to 65536", got: k });
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::common::Random;
 use half::f16;
-use moray::w4a8::{Bits, GroupOffset, QuantizedWeight, Scales};
+use moray::w4a8::{Bits, Format, Offset, QuantizedWeight, Scales};
 
 /// Random codes and scales of every kind, beyond what the quantizers make (zero points, 8-bit groups with offsets).
 pub fn random_weight(random: &mut Random, kind: usize, n: usize, k: usize) -> QuantizedWeight {
@@ -10,36 +10,34 @@ pub fn random_weight(random: &mut Random, kind: usize, n: usize, k: usize) -> Qu
     let groups = n * k / group_size;
     let scale16 = |random: &mut Random| (0..groups).map(|_| f16::from_f32(random.weight(0.01))).collect::<Vec<_>>();
     let scale32 = |random: &mut Random| (0..n).map(|_| random.weight(0.01)).collect::<Vec<_>>();
-    let (bits, scales) = match kind {
-        0 => (Bits::Four, Scales::PerChannel { scale: scale32(random) }),
-        1 => (Bits::Eight, Scales::PerChannel { scale: scale32(random) }),
-        2 | 3 => (
-            if kind == 2 { Bits::Four } else { Bits::Eight },
-            Scales::PerGroup { group_size, scale: scale16(random), offset: GroupOffset::Symmetric },
-        ),
+    let (format, scales) = match kind {
+        0 => (Format::per_channel(), Scales::per_channel(scale32(random))),
+        1 => (Format::w8(), Scales::per_channel(scale32(random))),
+        2 | 3 => (Format::per_group(group_size, Offset::None), Scales::per_group(scale16(random), None)),
         4 | 5 => {
-            let offset = GroupOffset::F16(scale16(random));
-            let bits = if kind == 4 { Bits::Four } else { Bits::Eight };
-            (bits, Scales::PerGroup { group_size, scale: scale16(random), offset })
+            let offset = scale16(random).into();
+            (Format::per_group(group_size, Offset::F16), Scales::per_group(scale16(random), Some(offset)))
         }
         6 => {
-            let offset = GroupOffset::ZeroPoint((0..groups).map(|_| random.below(16) as u8).collect());
-            (Bits::Four, Scales::PerGroup { group_size, scale: scale16(random), offset })
+            let points: Vec<u8> = (0..groups).map(|_| random.below(16) as u8).collect();
+            let scales = Scales::per_group(scale16(random), Some(points.into()));
+            (Format::per_group(group_size, Offset::ZeroPoint), scales)
         }
         7 => {
-            let group_scale = (0..groups).map(|_| 1 + random.below(16) as u8).collect();
-            (Bits::Four, Scales::TwoLevel { group_size, group_scale, scale: scale32(random) })
+            let group: Vec<u8> = (0..groups).map(|_| 1 + random.below(16) as u8).collect();
+            (Format::two_level(group_size), Scales::over_channel(group, scale32(random)))
         }
         _ => {
-            let group_scale = (0..n * k / 128).map(|_| f16::from_f32(31.75 * random.unit() - 15.875)).collect();
-            (Bits::Four, Scales::Qqq { group_scale, scale: scale32(random) })
+            let group: Vec<f16> = (0..n * k / 128).map(|_| f16::from_f32(31.75 * random.unit() - 15.875)).collect();
+            (Format::qqq(), Scales::over_channel(group, scale32(random)))
         }
     };
+    let format = if [3, 5].contains(&kind) { format.with_bits(Bits::Eight) } else { format };
     let codes = (0..n * k)
-        .map(|_| match bits {
+        .map(|_| match format.bits {
             Bits::Four => random.below(16) as i8,
             Bits::Eight => random.below(256) as u8 as i8,
         })
         .collect();
-    QuantizedWeight::new(n, k, bits, codes, scales).unwrap()
+    QuantizedWeight::new(n, k, format, codes, scales).unwrap()
 }

@@ -6,7 +6,7 @@ use moray::attention::KvDtype;
 use moray::llama::cuda::{self, Decoder, NO_TOKEN, argmax};
 use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Session, Settings};
 use moray::policy::{Griffin, HeadNorm, TopK};
-use moray::w4a8::Mode;
+use moray::w4a8::{Format, Offset};
 use moray::{Device, Error};
 
 const STEPS: usize = 12;
@@ -63,7 +63,7 @@ fn compare(device: &Device, model: &Model<Device>, settings: Settings, slots: &[
 fn replayed_steps_match_single_calls_for_one_and_more_slots() {
     let Some(device) = device() else { return };
     let plain = Plain::new(&Kind { biased: true, tied: false, ..Kind::default() }, 21);
-    for model in [plain.dense(), plain.w4a8(Mode::PerGroup { group_size: 32, offset: true })] {
+    for model in [plain.dense(), plain.w4a8(Format::per_group(32, Offset::F16))] {
         let model = cuda::upload(&device, &model).unwrap();
         compare(&device, &model, settings(), &[1]);
         compare(&device, &model, settings(), &[2, 0, 1]);
@@ -82,7 +82,7 @@ fn replayed_steps_match_single_calls_with_skipped_heads() {
 fn replayed_steps_match_single_calls_with_selected_neurons() {
     let Some(device) = device() else { return };
     let plain = Plain::new(&Kind { heads: (8, 4, 16), ..Kind::default() }, 25);
-    let model = plain.w4a8_by_neuron(Mode::PerGroup { group_size: 32, offset: true });
+    let model = plain.w4a8_by_neuron(Format::per_group(32, Offset::F16));
     let model = cuda::upload(&device, &model).unwrap();
     let heads = || settings().with(HeadNorm::new(0.5, 0).unwrap());
     let top_k = heads().with(TopK::by_gate(0.5, D_FF).unwrap());

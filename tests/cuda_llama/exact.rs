@@ -5,7 +5,7 @@ use crate::device::device;
 use crate::plain::{D_FF, Kind, Plain, VOCAB, roomy, tokens};
 use moray::attention::{KvDtype, Span};
 use moray::llama::{Backend, DenseType, DenseWeight, Linear, Mlp, Model, Settings, cuda};
-use moray::w4a8::{Mode, PackedWeight, quantize};
+use moray::w4a8::{Format, Offset, PackedWeight, quantize};
 use moray::{Cpu, Device};
 
 fn settings(context: usize) -> Settings {
@@ -34,14 +34,14 @@ fn compare(device: &Device, cpu: &Cpu, model: &Model<Cpu>, mlp: bool, what: &str
     }
 }
 
-const MODES: [Mode; 7] = [
-    Mode::PerChannel,
-    Mode::PerGroup { group_size: 32, offset: true },
-    Mode::PerGroup { group_size: 64, offset: false },
-    Mode::PerGroup { group_size: 128, offset: true },
-    Mode::TwoLevel { group_size: 32 },
-    Mode::Qqq,
-    Mode::W8,
+const FORMATS: [Format; 7] = [
+    Format::per_channel(),
+    Format::per_group(32, Offset::F16),
+    Format::per_group(64, Offset::None),
+    Format::per_group(128, Offset::F16),
+    Format::two_level(32),
+    Format::qqq(),
+    Format::w8(),
 ];
 
 #[test]
@@ -56,9 +56,9 @@ fn embedding_and_output_layer_match_cpu_bit_for_bit_in_every_format() {
     for dtype in [DenseType::F32, DenseType::F16, DenseType::Bf16] {
         tables.push((format!("{dtype:?}"), DenseWeight::from_f32(&w, VOCAB, 128, dtype).unwrap().into()));
     }
-    for mode in MODES {
-        let packed = PackedWeight::pack(&quantize(&w, VOCAB, 128, mode).unwrap());
-        tables.push((format!("{mode:?}"), packed.into()));
+    for format in FORMATS {
+        let packed = PackedWeight::pack(&quantize(&w, VOCAB, 128, format).unwrap());
+        tables.push((format!("{format:?}"), packed.into()));
     }
     for (name, table) in tables {
         let (config, _, layers, norm) = plain.dense_parts();
@@ -74,8 +74,8 @@ fn whole_mlp_matches_cpu_bit_for_bit_on_every_configuration() {
     for (seed, kind) in Kind::all().iter().enumerate() {
         let plain = Plain::new(kind, seed as u64);
         compare(&device, &cpu, &plain.dense(), true, &format!("{kind:?}"));
-        for mode in [Mode::PerChannel, Mode::PerGroup { group_size: 32, offset: true }, Mode::W8] {
-            compare(&device, &cpu, &plain.w4a8(mode), true, &format!("{kind:?}, {mode:?}"));
+        for format in [Format::per_channel(), Format::per_group(32, Offset::F16), Format::w8()] {
+            compare(&device, &cpu, &plain.w4a8(format), true, &format!("{kind:?}, {format:?}"));
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::plain::{Kind, Plain, roomy, tokens};
 use moray::attention::{KvDtype, KvPolicy};
 use moray::llama::{Backend, LogitRows, Model, Sequence, Settings, cuda};
 use moray::policy::HeadNorm;
-use moray::w4a8::Mode;
+use moray::w4a8::{Format, Offset};
 use moray::{Cpu, Device};
 
 /// Longer than a block of the KV cache.
@@ -75,9 +75,9 @@ fn w4a8_logits_are_as_near_to_the_dequantized_model_as_the_cpu() {
     let Some(device) = device() else { return };
     let kind = Kind::default();
     let plain = Plain::new(&kind, 7);
-    for mode in [Mode::PerChannel, Mode::PerGroup { group_size: 32, offset: true }, Mode::TwoLevel { group_size: 32 }] {
-        let rounded = plain.rounded_to(mode);
-        check(&device, &rounded, &plain.w4a8(mode), &settings(LEN), 8, &format!("{mode:?}"));
+    for format in [Format::per_channel(), Format::per_group(32, Offset::F16), Format::two_level(32)] {
+        let rounded = plain.rounded_to(format);
+        check(&device, &rounded, &plain.w4a8(format), &settings(LEN), 8, &format!("{format:?}"));
     }
 }
 
@@ -108,7 +108,7 @@ fn skipped_heads_give_logits_near_the_cpus_under_every_kv_policy() {
 fn sequences_of_one_call_have_the_logits_that_they_have_alone() {
     let Some(device) = device() else { return };
     let plain = Plain::new(&Kind::default(), 11);
-    let uploaded = cuda::upload(&device, &plain.w4a8(Mode::PerChannel)).unwrap();
+    let uploaded = cuda::upload(&device, &plain.w4a8(Format::per_channel())).unwrap();
     let settings = settings(40);
     let prompts = [tokens(12, 9), tokens(13, 21), tokens(14, 1)];
     let mut session = uploaded.session(&device, settings.clone()).unwrap();

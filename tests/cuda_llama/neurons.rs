@@ -9,7 +9,7 @@ use moray::Cpu;
 use moray::attention::KvDtype;
 use moray::llama::{Settings, cuda};
 use moray::policy::{Cats, Griffin, HeadNorm, PolicyConfig, Random, Site, TdaQuantile, TopK};
-use moray::w4a8::Mode;
+use moray::w4a8::{Format, Offset};
 
 /// None, or one for neurons.
 fn policies(n_layers: usize) -> Vec<Vec<Arc<dyn PolicyConfig>>> {
@@ -31,7 +31,7 @@ fn mean_apart(a: &[f32], b: &[f32]) -> f64 {
 fn logits_under_every_policy_are_as_near_to_the_cpus_as_those_are_to_each_other() {
     let Some(device) = device() else { return };
     let (kind, cpu, tokens) = (Kind { heads: (8, 4, 16), ..Kind::default() }, Cpu::detect(), tokens(31, LEN));
-    let model = Plain::new(&kind, 30).w4a8_by_neuron(Mode::PerGroup { group_size: 32, offset: true });
+    let model = Plain::new(&kind, 30).w4a8_by_neuron(Format::per_group(32, Offset::F16));
     let uploaded = cuda::upload(&device, &model).unwrap();
     for policies in policies(kind.n_layers) {
         let neurons = Settings { policies, ..settings(LEN) };

@@ -7,7 +7,7 @@ use crate::plain::{Kind, Plain, tokens};
 use moray::attention::{KvDtype, KvPolicy};
 use moray::llama::{LogitRows, Sequence, Session, Settings, cuda};
 use moray::policy::HeadNorm;
-use moray::w4a8::Mode;
+use moray::w4a8::{Format, Offset};
 use moray::{Cpu, Device};
 
 /// Chosen anew every three tokens.
@@ -25,7 +25,7 @@ fn plain() -> Plain {
 fn recomputed_rows_match_those_written_at_once_bit_for_bit_where_the_lag_covers_what_was_skipped() {
     let Some(device) = device() else { return };
     let tokens = tokens(41, LEN);
-    for model in [plain().dense(), plain().w4a8(Mode::PerGroup { group_size: 32, offset: true })] {
+    for model in [plain().dense(), plain().w4a8(Format::per_group(32, Offset::F16))] {
         let model = cuda::upload(&device, &model).unwrap();
         // an f32 cache keeps inputs as they were
         let got = |kv| bits(&run(&device, &model, &with(kv, KvDtype::F32), &tokens, LEN - 10));

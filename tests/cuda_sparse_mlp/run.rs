@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use moray::Device;
 use moray::sparse_mlp::cuda::{Selection, Weights, Workspace, forward};
 use moray::sparse_mlp::{Activation, Shape, Weights as HostWeights};
-use moray::w4a8::{Bits, GroupOffset, QuantizedWeight, Scales};
+use moray::w4a8::{Format, Offset, QuantizedWeight, Scales};
 
 use crate::common::Random;
 
@@ -21,29 +21,33 @@ fn random_4bit(random: &mut Random, kind: usize, group_size: usize, n: usize, k:
     let groups = n * k / group_size;
     let scale16 = |random: &mut Random| (0..groups).map(|_| f16::from_f32(random.weight(0.01))).collect::<Vec<_>>();
     let largest16 = |scales: &[f16]| scales.iter().fold(0f32, |max, s| max.max(s.to_f32().abs()));
-    let (scales, largest) = match kind {
+    let grouped = |offset| Format::per_group(group_size, offset);
+    let (format, scales, largest) = match kind {
         0 => {
             let scale = random.weights(n, 0.01);
             let largest = scale.iter().fold(0f32, |max, s| max.max(s.abs()));
-            (Scales::PerChannel { scale }, 16.0 * largest)
+            (Format::per_channel(), Scales::per_channel(scale), 16.0 * largest)
         }
         _ => {
             let scale = scale16(random);
             let mut largest = 16.0 * largest16(&scale);
-            let offset = match kind {
-                1 => GroupOffset::Symmetric,
+            let (offset, values) = match kind {
+                1 => (Offset::None, None),
                 2 => {
                     let offset = scale16(random);
                     largest += largest16(&offset);
-                    GroupOffset::F16(offset)
+                    (Offset::F16, Some(offset.into()))
                 }
-                _ => GroupOffset::ZeroPoint((0..groups).map(|_| random.below(16) as u8).collect()),
+                _ => {
+                    let points: Vec<u8> = (0..groups).map(|_| random.below(16) as u8).collect();
+                    (Offset::ZeroPoint, Some(points.into()))
+                }
             };
-            (Scales::PerGroup { group_size, scale, offset }, largest)
+            (grouped(offset), Scales::per_group(scale, values), largest)
         }
     };
     let codes = (0..n * k).map(|_| random.below(16) as i8).collect();
-    (QuantizedWeight::new(n, k, Bits::Four, codes, scales).unwrap(), largest)
+    (QuantizedWeight::new(n, k, format, codes, scales).unwrap(), largest)
 }
 
 impl Model {

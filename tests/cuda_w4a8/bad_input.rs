@@ -5,8 +5,8 @@ use crate::device::{device, metered};
 use crate::weights::random_weight;
 use moray::device::ElementKind;
 use moray::w4a8::cuda::raw::{self, Quantize, Source};
-use moray::w4a8::cuda::{self, Activations, Epilogue, Format, Offset, Variant, Weight, Workspace};
-use moray::w4a8::{Bits, LAYOUT_VERSION, PackedWeight};
+use moray::w4a8::cuda::{self, Activations, Epilogue, Variant, Weight, Workspace};
+use moray::w4a8::{Bits, Format, LAYOUT_VERSION, Offset, PackedWeight, Sections};
 use moray::{Device, Error};
 
 struct Operands {
@@ -106,16 +106,13 @@ fn raw_calls_with_bad_formats_and_pointers_are_typed_errors() {
         memory.device_ptr(device.stream()).0
     };
     let good = raw::Linear {
-        format: Format::PerGroup { bits: Bits::Four, group_size: 64, offset: Offset::F16 },
+        format: Format::per_group(64, Offset::F16),
         variant: Variant::Gemv,
         m: 1,
         n: 16,
         k: 64,
         layout: LAYOUT_VERSION,
-        codes: base,
-        scale: 0,
-        group_scale: base + 1024,
-        offset: base + 2048,
+        weight: Sections { codes: base, channel: 0, group: base + 1024, offset: base + 2048 },
         x: base + 3072,
         act_scale: base + 4096,
         sums: base + 4352,
@@ -128,15 +125,14 @@ fn raw_calls_with_bad_formats_and_pointers_are_typed_errors() {
     };
     // SAFETY: every pointer lies in `memory` with more room than these sizes need.
     let call = |call: raw::Linear| unsafe { raw::linear(&device, device.stream().cu_stream(), &call) };
-    let format = |bits, group_size, offset| Format::PerGroup { bits, group_size, offset };
     let refused = [
-        raw::Linear { format: format(Bits::Four, 48, Offset::F16), ..good },
-        raw::Linear { format: format(Bits::Four, 128, Offset::F16), ..good },
-        raw::Linear { format: format(Bits::Eight, 64, Offset::ZeroPoint), ..good },
+        raw::Linear { format: Format::per_group(48, Offset::F16), ..good },
+        raw::Linear { format: Format::per_group(128, Offset::F16), ..good },
+        raw::Linear { format: Format::per_group(64, Offset::ZeroPoint).with_bits(Bits::Eight), ..good },
         raw::Linear { k: 65, ..good },
         raw::Linear { n: 0, ..good },
         raw::Linear { m: 0, ..good },
-        raw::Linear { offset: 0, ..good },
+        raw::Linear { weight: Sections { offset: 0, ..good.weight }, ..good },
         raw::Linear { y: base + 8193, ..good },
         raw::Linear { variant: Variant::Gemm { tokens: 16, splits: 2 }, ..good },
     ];

@@ -44,7 +44,7 @@ fn weights_are_read_once_up_to_64_tokens() {
     assert_eq!(linears.len(), CASES.len());
     for (launch, (kind, m, variant)) in linears.iter().zip(CASES) {
         let packed = PackedWeight::pack(&random_weight(&mut Random::new(40), kind, n, k));
-        let groups = packed.group_size().filter(|_| kind == 4).map_or(0, |group| k / group);
+        let groups = packed.format().group_size().filter(|_| kind == 4).map_or(0, |group| k / group);
         let weights = packed.bytes();
         // Every block reads all activations and their groups' sums. A GEMV does so by halves and whole sectors of 32 bytes.
         // Each output then takes its part of the sectors of a channel scale, an act_scale and a sum: of 16 by 1 in a GEMV, of

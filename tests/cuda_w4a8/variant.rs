@@ -1,15 +1,15 @@
 //! The choice of a kernel, which needs no device.
 
-use moray::w4a8::Bits;
-use moray::w4a8::cuda::{Architecture, Format, Offset, Variant};
+use moray::w4a8::cuda::{Architecture, Variant};
+use moray::w4a8::{Format, Offset};
 
 const H200: Architecture = Architecture { capability: (9, 0), multiprocessors: 132 };
-const GROUPED: Format = Format::PerGroup { bits: Bits::Four, group_size: 128, offset: Offset::None };
+const GROUPED: Format = Format::per_group(128, Offset::None);
 
 #[test]
 fn choice_reads_weights_once_up_to_64_tokens() {
     for m in 1..=64 {
-        for format in [Format::PerChannel, GROUPED] {
+        for format in [Format::per_channel(), GROUPED] {
             match Variant::choose(H200, format, m, 4096, 4096) {
                 Variant::Gemv => assert!(m <= 4),
                 Variant::Gemm { tokens, .. } => assert!(m > 4 && m <= tokens as usize),
@@ -25,12 +25,12 @@ fn choice_splits_k_only_where_bits_stay_and_blocks_are_missing() {
         Variant::Gemv => panic!("expected a GEMM"),
     };
     // 64 blocks for 132 multiprocessors: 4 splits make 256, which is at most two each
-    assert_eq!(splits(Format::PerChannel, 16, 4096, 4096), 4);
+    assert_eq!(splits(Format::per_channel(), 16, 4096, 4096), 4);
     assert_eq!(splits(GROUPED, 16, 4096, 4096), 1);
     // 448 blocks are enough
-    assert_eq!(splits(Format::PerChannel, 16, 28672, 4096), 1);
+    assert_eq!(splits(Format::per_channel(), 16, 28672, 4096), 1);
     // K of 576 is 5 stages: one split of at least 4
-    assert_eq!(splits(Format::W8, 16, 576, 576), 1);
+    assert_eq!(splits(Format::w8(), 16, 576, 576), 1);
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn choice_fits_the_workspace_of_its_device() {
         for m in [5, 16, 17, 64, 65, 1000] {
             for (n, k) in [(1, 32), (576, 1536), (4096, 4096), (4096, 65536), (57344, 8192)] {
                 let (partial, arrived) =
-                    Variant::choose(architecture, Format::PerChannel, m, n, k).workspace_words(m, n);
+                    Variant::choose(architecture, Format::per_channel(), m, n, k).workspace_words(m, n);
                 assert!(partial <= blocks * 64 * 64 && arrived <= blocks, "{multiprocessors}: {m} {n} {k}");
             }
         }

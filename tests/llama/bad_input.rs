@@ -2,7 +2,7 @@
 
 use moray::llama::{LogitRows, Model, Sequence, Settings};
 use moray::policy::TopK;
-use moray::w4a8::Mode;
+use moray::w4a8::Format;
 use moray::{Cpu, Error};
 
 use crate::common::bits;
@@ -150,7 +150,7 @@ fn activations_that_are_not_finite_are_refused_and_the_session_goes_on() {
     layer.down.w[..D_FF].fill(0.0);
     plain.layers[1].attn_norm[0] = 3e38;
     let text: Vec<u32> = tokens(6, 12).into_iter().map(|token| token % (VOCAB as u32 - 1)).collect();
-    for model in [plain.w4a8(Mode::PerChannel), plain.w4a8_by_neuron(Mode::PerChannel)] {
+    for model in [plain.w4a8(Format::per_channel()), plain.w4a8_by_neuron(Format::per_channel())] {
         let (mut session, mut expected) =
             (model.session(&cpu, small()).unwrap(), model.session(&cpu, small()).unwrap());
         for session in [&mut session, &mut expected] {

@@ -3,7 +3,7 @@
 use moray::attention::KvDtype;
 use moray::llama::{LogitRows, Model, Sequence, Settings};
 use moray::policy::TopK;
-use moray::w4a8::Mode;
+use moray::w4a8::{Format, Offset};
 use moray::{Cpu, Isa};
 
 use crate::common::{bits, cpus};
@@ -16,7 +16,7 @@ const LEN: usize = 70;
 fn cases() -> Vec<(&'static str, Model<Cpu>, Settings)> {
     let biased = Plain::new(&Kind { biased: true, tied: false, ..Kind::default() }, 1);
     let wide = Plain::new(&Kind { heads: (8, 2, 32), ..Kind::default() }, 2);
-    let group = Mode::PerGroup { group_size: 32, offset: true };
+    let group = Format::per_group(32, Offset::F16);
     let top_k = roomy(LEN).with(TopK::by_gate(0.4, D_FF).unwrap());
     let mut half = roomy(LEN);
     half.kv_dtype = KvDtype::F16;
@@ -24,7 +24,7 @@ fn cases() -> Vec<(&'static str, Model<Cpu>, Settings)> {
         ("f32", biased.dense(), roomy(LEN)),
         ("f32, f16 cache", wide.dense(), half.clone()),
         ("w4a8", wide.w4a8(group), half.clone()),
-        ("w4a8 per channel", biased.w4a8(Mode::PerChannel), roomy(LEN)),
+        ("w4a8 per channel", biased.w4a8(Format::per_channel()), roomy(LEN)),
         ("f32 top-k", biased.by_neuron(), top_k.clone()),
         ("w4a8 top-k", wide.w4a8_by_neuron(group), top_k),
     ]

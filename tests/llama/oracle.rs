@@ -1,7 +1,7 @@
 //! Logits against the definition: no further from the exact ones than twice a plain implementation of the same
 //! precision, which rounds after every operation and sums from left to right.
 
-use moray::w4a8::Mode;
+use moray::w4a8::{Format, Offset};
 
 use crate::common::{bits, cpus};
 use crate::definition::{Rounding, distance, logits};
@@ -42,22 +42,22 @@ fn by_neuron_f32_logits_match_the_f64_definition_on_every_configuration() {
 #[test]
 fn w4a8_logits_match_the_dequantized_model_as_closely_as_int8_activations_allow() {
     let modes = [
-        Mode::PerChannel,
-        Mode::PerGroup { group_size: 32, offset: true },
-        Mode::PerGroup { group_size: 32, offset: false },
-        Mode::TwoLevel { group_size: 32 },
-        Mode::W8,
+        Format::per_channel(),
+        Format::per_group(32, Offset::F16),
+        Format::per_group(32, Offset::None),
+        Format::two_level(32),
+        Format::w8(),
     ];
     for (seed, kind) in Kind::all().iter().enumerate() {
         let (plain, tokens) = (Plain::new(kind, seed as u64), tokens(seed as u64 + 200, LEN));
-        for mode in modes {
-            let rounded = plain.rounded_to(mode);
+        for format in modes {
+            let rounded = plain.rounded_to(format);
             let exact = logits(&rounded, &tokens, Rounding::NONE);
             let (_, mean) = distance(&logits(&rounded, &tokens, Rounding::INT8), &exact);
             for cpu in cpus() {
-                let got = whole(&cpu, &plain.w4a8(mode), &roomy(LEN), &tokens);
+                let got = whole(&cpu, &plain.w4a8(format), &roomy(LEN), &tokens);
                 let (_, got_mean) = distance(&got, &exact);
-                assert!(got_mean <= 2.0 * mean, "{kind:?}, {mode:?}: {got_mean} with plain int8 at {mean}");
+                assert!(got_mean <= 2.0 * mean, "{kind:?}, {format:?}: {got_mean} with plain int8 at {mean}");
             }
         }
     }
@@ -67,11 +67,11 @@ fn w4a8_logits_match_the_dequantized_model_as_closely_as_int8_activations_allow(
 fn by_neuron_logits_match_whole_4_bit_mlps_bit_for_bit() {
     for (seed, kind) in Kind::all().iter().enumerate() {
         let (plain, tokens) = (Plain::new(kind, seed as u64), tokens(seed as u64 + 300, LEN));
-        for mode in [Mode::PerChannel, Mode::PerGroup { group_size: 32, offset: true }] {
+        for format in [Format::per_channel(), Format::per_group(32, Offset::F16)] {
             for cpu in cpus() {
-                let whole_mlp = whole(&cpu, &plain.w4a8(mode), &roomy(LEN), &tokens);
-                let by_neuron = whole(&cpu, &plain.w4a8_by_neuron(mode), &roomy(LEN), &tokens);
-                assert_eq!(bits(&whole_mlp), bits(&by_neuron), "{kind:?}, {mode:?}");
+                let whole_mlp = whole(&cpu, &plain.w4a8(format), &roomy(LEN), &tokens);
+                let by_neuron = whole(&cpu, &plain.w4a8_by_neuron(format), &roomy(LEN), &tokens);
+                assert_eq!(bits(&whole_mlp), bits(&by_neuron), "{kind:?}, {format:?}");
             }
         }
     }

@@ -5,7 +5,7 @@ use moray::Cpu;
 use moray::attention::{AttentionShape, KvDtype, RopeScaling};
 use moray::llama::{Config, DenseType, DenseWeight, Layer, Linear, LogitRows, Mlp, Model, Sequence, Session, Settings};
 use moray::sparse_mlp::{Activation, Shape, Weights};
-use moray::w4a8::{Mode, PackedWeight, QuantizedWeight, quantize};
+use moray::w4a8::{Format, PackedWeight, QuantizedWeight, quantize};
 
 use crate::common::Random;
 
@@ -35,17 +35,17 @@ impl Matrix {
         self.with_bias(DenseWeight::from_f32(&self.w, self.n, self.k, DenseType::F32).unwrap().into())
     }
 
-    fn quantized(&self, mode: Mode) -> QuantizedWeight {
-        quantize(&self.w, self.n, self.k, mode).unwrap()
+    fn quantized(&self, format: Format) -> QuantizedWeight {
+        quantize(&self.w, self.n, self.k, format).unwrap()
     }
 
-    fn w4a8(&self, mode: Mode) -> Linear {
-        self.with_bias(PackedWeight::pack(&self.quantized(mode)).into())
+    fn w4a8(&self, format: Format) -> Linear {
+        self.with_bias(PackedWeight::pack(&self.quantized(format)).into())
     }
 
-    /// The numbers that the codes of `mode` stand for.
-    fn round_to(&mut self, mode: Mode) {
-        self.w = self.quantized(mode).dequantize();
+    /// The numbers that the codes of `format` stand for.
+    fn round_to(&mut self, format: Format) {
+        self.w = self.quantized(format).dequantize();
     }
 
     /// This one over another.
@@ -157,11 +157,11 @@ impl Plain {
     }
 
     /// The layers' weights replaced by what their codes stand for.
-    pub fn rounded_to(&self, mode: Mode) -> Plain {
+    pub fn rounded_to(&self, format: Format) -> Plain {
         let mut plain = self.clone();
         for layer in &mut plain.layers {
             let PlainLayer { qkv, o, gate, up, down, .. } = layer;
-            [qkv, o, gate, up, down].into_iter().for_each(|matrix| matrix.round_to(mode));
+            [qkv, o, gate, up, down].into_iter().for_each(|matrix| matrix.round_to(format));
         }
         plain
     }
@@ -215,19 +215,19 @@ impl Plain {
     }
 
     /// The layers in integers, MLPs whole.
-    pub fn w4a8(&self, mode: Mode) -> Model<Cpu> {
+    pub fn w4a8(&self, format: Format) -> Model<Cpu> {
         self.assemble(self.layers(
-            |matrix| matrix.w4a8(mode),
-            |layer| Mlp::Whole { gate_up: layer.gate.over(&layer.up).w4a8(mode), down: layer.down.w4a8(mode) },
+            |matrix| matrix.w4a8(format),
+            |layer| Mlp::Whole { gate_up: layer.gate.over(&layer.up).w4a8(format), down: layer.down.w4a8(format) },
         ))
     }
 
     /// The layers in 4 bits, MLPs by neuron.
-    pub fn w4a8_by_neuron(&self, mode: Mode) -> Model<Cpu> {
+    pub fn w4a8_by_neuron(&self, format: Format) -> Model<Cpu> {
         self.assemble(self.layers(
-            |matrix| matrix.w4a8(mode),
+            |matrix| matrix.w4a8(format),
             |layer| {
-                let [gate, up, down] = [&layer.gate, &layer.up, &layer.down].map(|matrix| matrix.quantized(mode));
+                let [gate, up, down] = [&layer.gate, &layer.up, &layer.down].map(|matrix| matrix.quantized(format));
                 Self::with_mlp_biases(layer, Weights::from_quantized(self.shape(), &gate, &up, &down).unwrap())
             },
         ))

@@ -6,7 +6,7 @@ use moray::Cpu;
 use moray::attention::KvPolicy;
 use moray::llama::{LogitRows, Model, Sequence, SessionState, Settings};
 use moray::policy::{Griffin, HeadNorm, PolicyConfig, Random, Site, TdaQuantile, TopK};
-use moray::w4a8::Mode;
+use moray::w4a8::{Format, Offset};
 
 use crate::common::bits;
 use crate::plain::{D_FF, Kind, Plain, VOCAB, feed, roomy, tokens, whole};
@@ -47,7 +47,7 @@ fn assert_same(got: &[Vec<u32>], expected: &[Vec<u32>], what: impl std::fmt::Deb
 #[test]
 fn keeping_every_head_matches_dense_for_every_kv_policy() {
     let (cpu, tokens) = (Cpu::detect(), tokens(1, LEN));
-    for model in [multi_head(2).dense(), multi_head(2).w4a8(Mode::PerChannel)] {
+    for model in [multi_head(2).dense(), multi_head(2).w4a8(Format::per_channel())] {
         let dense = dense(&cpu, &model, &tokens);
         for kv in [KvPolicy::WriteAll, KvPolicy::Hole, KvPolicy::Zero, KvPolicy::Recompute { lag: 4 }] {
             assert_same(&generation(&cpu, &model, &heads(1.0, 0, kv), &tokens), &dense, kv);
@@ -59,7 +59,7 @@ fn keeping_every_head_matches_dense_for_every_kv_policy() {
 fn keeping_every_neuron_matches_dense_for_every_policy() {
     let (cpu, tokens) = (Cpu::detect(), tokens(2, LEN));
     let plain = Plain::new(&Kind::default(), 6);
-    for model in [plain.by_neuron(), plain.w4a8_by_neuron(Mode::PerGroup { group_size: 32, offset: true })] {
+    for model in [plain.by_neuron(), plain.w4a8_by_neuron(Format::per_group(32, Offset::F16))] {
         let dense = dense(&cpu, &model, &tokens);
         let policies: [Arc<dyn PolicyConfig>; 4] = [
             Arc::new(TopK::by_gate(1.0, D_FF).unwrap()),
@@ -94,7 +94,7 @@ fn the_prompt_matches_dense_and_the_generation_does_not() {
 #[test]
 fn write_all_matches_dense_when_all_heads_run_again() {
     let (cpu, tokens) = (Cpu::detect(), tokens(4, LEN));
-    for model in [multi_head(1).dense(), multi_head(1).w4a8(Mode::PerChannel)] {
+    for model in [multi_head(1).dense(), multi_head(1).w4a8(Format::per_channel())] {
         let dense = dense(&cpu, &model, &tokens);
         let got = generation(&cpu, &model, &heads(0.5, REFRESH, KvPolicy::WriteAll), &tokens);
         for position in PROMPT..LEN {
@@ -107,7 +107,7 @@ fn write_all_matches_dense_when_all_heads_run_again() {
 #[test]
 fn recompute_matches_write_all_when_the_lag_covers_what_was_skipped() {
     let (cpu, tokens) = (Cpu::detect(), tokens(5, LEN));
-    for model in [multi_head(3).dense(), multi_head(3).w4a8(Mode::PerChannel)] {
+    for model in [multi_head(3).dense(), multi_head(3).w4a8(Format::per_channel())] {
         let run = |kv| generation(&cpu, &model, &heads(0.5, REFRESH, kv), &tokens);
         let write_all = run(KvPolicy::WriteAll);
         assert_same(&run(KvPolicy::Recompute { lag: REFRESH - 1 }), &write_all, "the lag that suffices");
@@ -137,7 +137,7 @@ fn sequences_with_lists_of_their_own_match_one_by_one() {
     let texts = [tokens(7, LEN), tokens(8, LEN), tokens(9, LEN)];
     let plain = multi_head(2);
     let settings = heads(0.5, REFRESH, KvPolicy::Recompute { lag: 2 }).with(Griffin::new(0.4).unwrap());
-    for model in [plain.by_neuron(), plain.w4a8_by_neuron(Mode::PerChannel)] {
+    for model in [plain.by_neuron(), plain.w4a8_by_neuron(Format::per_channel())] {
         let alone = texts.each_ref().map(|text| generation(&cpu, &model, &settings, text));
         assert!(alone[0] != alone[1]);
         let mut session = model.session(&cpu, settings.clone()).unwrap();

@@ -3,7 +3,7 @@
 use moray::sparse_mlp::{
     IndexList, Matrix, NeuronList, Score, ScoreOn, Selection, Shape, TokenMasks, Weights, Workspace, forward,
 };
-use moray::w4a8::{Mode, quantize};
+use moray::w4a8::{Format, quantize};
 use moray::{Cpu, Error};
 
 use crate::case::{four_bit, shape};
@@ -23,9 +23,9 @@ fn bad_lists_and_masks_are_refused_by_name() {
 #[test]
 fn bad_weights_are_refused_by_name() {
     let shape = shape(64, 64);
-    let good = quantize(&vec![0.1; 4096], 64, 64, Mode::PerChannel).unwrap();
-    for mode in [Mode::W8, Mode::TwoLevel { group_size: 32 }] {
-        let bad = quantize(&vec![0.1; 4096], 64, 64, mode).unwrap();
+    let good = quantize(&vec![0.1; 4096], 64, 64, Format::per_channel()).unwrap();
+    for format in [Format::w8(), Format::two_level(32)] {
+        let bad = quantize(&vec![0.1; 4096], 64, 64, format).unwrap();
         assert!(matches!(
             Weights::from_quantized(shape, &good, &bad, &good),
             Err(Error::Unsupported { what: "up", .. })
@@ -35,10 +35,10 @@ fn bad_weights_are_refused_by_name() {
             Err(Error::Unsupported { what: "down", .. })
         ));
     }
-    let wide = quantize(&vec![0.1; 8192], 64, 128, Mode::PerChannel).unwrap();
+    let wide = quantize(&vec![0.1; 8192], 64, 128, Format::per_channel()).unwrap();
     assert!(matches!(Weights::from_quantized(shape, &wide, &good, &good), Err(Error::Shape { got: 128, .. })));
     let narrow = Shape { d_model: 48, ..shape };
-    let (n48, k48) = (quantize(&vec![0.1; 48 * 64], 48, 64, Mode::PerChannel).unwrap(), good.clone());
+    let (n48, k48) = (quantize(&vec![0.1; 48 * 64], 48, 64, Format::per_channel()).unwrap(), good.clone());
     assert!(Weights::from_quantized(narrow, &k48, &k48, &n48).is_err());
     let ones = vec![1.0f32; 4096];
     let mut nan = ones.clone();

@@ -5,7 +5,7 @@ use moray::Cpu;
 use moray::sparse_mlp::{
     Activation, IndexList, Score, ScoreOn, Selection, Shape, TokenMasks, Weights, Workspace, forward, mask_from_list,
 };
-use moray::w4a8::{Bits, GroupOffset, QuantizedWeight, Scales};
+use moray::w4a8::{Format, Offset, QuantizedWeight, Scales};
 
 use crate::common::Random;
 
@@ -18,20 +18,18 @@ pub fn random_weight(random: &mut Random, kind: usize, group_size: usize, n: usi
     let groups = if k % group_size == 0 { n * k / group_size } else { n * k / 32 };
     let group_size = if k % group_size == 0 { group_size } else { 32 };
     let scale16 = |random: &mut Random| (0..groups).map(|_| f16::from_f32(random.weight(0.01))).collect::<Vec<_>>();
-    let scales = match kind {
-        0 => Scales::PerChannel { scale: random.weights(n, 0.01) },
-        _ => Scales::PerGroup {
-            group_size,
-            scale: scale16(random),
-            offset: match kind {
-                1 => GroupOffset::Symmetric,
-                2 => GroupOffset::F16(scale16(random)),
-                _ => GroupOffset::ZeroPoint((0..groups).map(|_| random.below(16) as u8).collect()),
-            },
-        },
+    let grouped = |offset| Format::per_group(group_size, offset);
+    let (format, scales) = match kind {
+        0 => (Format::per_channel(), Scales::per_channel(random.weights(n, 0.01))),
+        1 => (grouped(Offset::None), Scales::per_group(scale16(random), None)),
+        2 => (grouped(Offset::F16), Scales::per_group(scale16(random), Some(scale16(random).into()))),
+        _ => {
+            let (scale, points) = (scale16(random), (0..groups).map(|_| random.below(16) as u8));
+            (grouped(Offset::ZeroPoint), Scales::per_group(scale, Some(points.collect::<Vec<_>>().into())))
+        }
     };
     let codes = (0..n * k).map(|_| random.below(16) as i8).collect();
-    QuantizedWeight::new(n, k, Bits::Four, codes, scales).unwrap()
+    QuantizedWeight::new(n, k, format, codes, scales).unwrap()
 }
 
 pub struct FourBit {

@@ -1,6 +1,8 @@
 //! Bad input is a typed error, and nothing has been written.
 
-use moray::w4a8::{Activations, Bits, Block, Epilogue, Mode, PackedWeight, QuantizedWeight, Scales, linear, quantize};
+use moray::w4a8::{
+    Activations, Block, Epilogue, Format, Offset, PackedWeight, QuantizedWeight, Scales, linear, quantize,
+};
 use moray::{Cpu, Error};
 
 #[test]
@@ -9,21 +11,24 @@ fn wrong_arguments_are_typed_errors_and_write_nothing() {
     let w = vec![0.5f32; 16 * 96];
     let length = |r: moray::Result<QuantizedWeight>| matches!(r, Err(Error::Length { .. }));
     let shape = |r: moray::Result<QuantizedWeight>| matches!(r, Err(Error::Shape { .. }));
-    let grouped = |group_size| Mode::PerGroup { group_size, offset: false };
-    assert!(length(quantize(&w, 16, 64, Mode::PerChannel)));
-    assert!(shape(quantize(&w, 0, 96, Mode::PerChannel)));
-    assert!(shape(quantize(&w, 32, 48, Mode::PerChannel)));
+    let grouped = |group_size| Format::per_group(group_size, Offset::None);
+    assert!(length(quantize(&w, 16, 64, Format::per_channel())));
+    assert!(shape(quantize(&w, 0, 96, Format::per_channel())));
+    assert!(shape(quantize(&w, 32, 48, Format::per_channel())));
     assert!(shape(quantize(&w, 16, 96, grouped(64))));
     assert!(shape(quantize(&w, 16, 96, grouped(48))));
-    assert!(shape(quantize(&w, 16, 96, Mode::Qqq)));
+    assert!(shape(quantize(&w, 16, 96, Format::qqq())));
     let mut bad = w.clone();
     bad[100] = f32::NAN;
     assert!(matches!(quantize(&bad, 16, 96, grouped(32)), Err(Error::Value { what: "w", .. })));
     bad[100] = 1e30; // its scale is no f16
-    assert!(matches!(quantize(&bad, 16, 96, grouped(32)), Err(Error::Value { what: "scale", .. })));
-    let scales = Scales::PerChannel { scale: vec![1.0; 16] };
+    assert!(matches!(quantize(&bad, 16, 96, grouped(32)), Err(Error::Value { what: "scales.group", .. })));
+    let scales = Scales::per_channel(vec![1.0; 16]);
     let codes = vec![16i8; 16 * 96];
-    assert!(matches!(QuantizedWeight::new(16, 96, Bits::Four, codes, scales), Err(Error::Value { what: "codes", .. })));
+    assert!(matches!(
+        QuantizedWeight::new(16, 96, Format::per_channel(), codes, scales),
+        Err(Error::Value { what: "codes", .. })
+    ));
     assert!(matches!(Block::Q4_0.import(&[0; 17], 1, 32), Err(Error::Length { what: "bytes", .. })));
 
     let packed = PackedWeight::pack(&quantize(&w, 16, 96, grouped(32)).unwrap());

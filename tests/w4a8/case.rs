@@ -1,29 +1,25 @@
-//! Every mode, and random tokens.
+//! Every format, and random tokens.
 
 use moray::Cpu;
-use moray::w4a8::{Activations, Mode};
+use moray::w4a8::{Activations, Format, Offset};
 
 use crate::common::Random;
 
-pub const MODES: [Mode; 10] = [
-    Mode::PerChannel,
-    Mode::PerGroup { group_size: 32, offset: false },
-    Mode::PerGroup { group_size: 64, offset: false },
-    Mode::PerGroup { group_size: 128, offset: false },
-    Mode::PerGroup { group_size: 32, offset: true },
-    Mode::PerGroup { group_size: 64, offset: true },
-    Mode::TwoLevel { group_size: 32 },
-    Mode::TwoLevel { group_size: 64 },
-    Mode::Qqq,
-    Mode::W8,
+pub const FORMATS: [Format; 10] = [
+    Format::per_channel(),
+    Format::per_group(32, Offset::None),
+    Format::per_group(64, Offset::None),
+    Format::per_group(128, Offset::None),
+    Format::per_group(32, Offset::F16),
+    Format::per_group(64, Offset::F16),
+    Format::two_level(32),
+    Format::two_level(64),
+    Format::qqq(),
+    Format::w8(),
 ];
 
-pub fn group_of(mode: Mode) -> usize {
-    match mode {
-        Mode::PerGroup { group_size, .. } | Mode::TwoLevel { group_size } => group_size,
-        Mode::Qqq => 128,
-        Mode::PerChannel | Mode::W8 => 32,
-    }
+pub fn group_of(format: Format) -> usize {
+    format.group_size().unwrap_or(32)
 }
 
 pub fn activations(cpu: &Cpu, random: &mut Random, m: usize, k: usize) -> (Vec<f32>, Activations) {

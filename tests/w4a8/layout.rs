@@ -1,9 +1,7 @@
 //! Where codes and scales stand: packed tiles, blocks of other formats, rows.
 
 use half::f16;
-use moray::w4a8::{
-    Bits, Block, GroupOffset, PackedWeight, QuantizedWeight, Scales, TILE_N, from_tile, tile_k, to_tile,
-};
+use moray::w4a8::{Bits, Block, Group, Offset, PackedWeight, QuantizedWeight, TILE_N, from_tile, tile_k, to_tile};
 use proptest::prelude::*;
 
 use crate::common::Random;
@@ -32,9 +30,9 @@ proptest! {
 
 /// The scale of an element: what its code's rounding is relative to.
 fn row_scale(weight: &QuantizedWeight, n: usize, k: usize) -> f64 {
-    match weight.scales() {
-        Scales::PerGroup { group_size, scale, offset: GroupOffset::F16(_) } => {
-            scale[n * (weight.k() / group_size) + k / group_size].to_f64().abs()
+    match (weight.format().group, &weight.scales().group) {
+        (Some(Group { size, offset: Offset::F16, .. }), Some(scale)) => {
+            f64::from(scale.get(n * (weight.k() / size) + k / size).abs())
         }
         _ => 0.0,
     }
@@ -112,7 +110,7 @@ fn rows_can_be_permuted_and_matrices_stacked() {
     for kind in 0..9 {
         let (a, b) = (random_weight(&mut Random::new(3), kind, 5, 128), random_weight(&mut random, kind, 7, 128));
         let Ok(both) = QuantizedWeight::concatenate(&[&a, &b]) else {
-            assert_ne!(a.scales().group_size(), b.scales().group_size());
+            assert_ne!(a.format().group_size(), b.format().group_size());
             continue;
         };
         let order: Vec<usize> = (0..12).rev().collect();

@@ -3,10 +3,10 @@
 use half::{bf16, f16};
 use moray::Cpu;
 use moray::element::Element;
-use moray::w4a8::{Activations, Epilogue, Mode, PackedWeight, QuantizedWeight, linear, linear_reference, quantize};
+use moray::w4a8::{Activations, Epilogue, Offset, PackedWeight, QuantizedWeight, linear, linear_reference, quantize};
 use proptest::prelude::*;
 
-use crate::case::{MODES, activations, group_of};
+use crate::case::{FORMATS, activations, group_of};
 use crate::common::{Random, bits, cpus};
 use crate::weights::random_weight;
 
@@ -83,11 +83,11 @@ proptest! {
 #[test]
 fn quantized_product_matches_f64_product_of_the_dequantized_numbers() {
     let cpu = Cpu::detect();
-    for mode in MODES {
+    for format in FORMATS {
         let (m, n, k) = (5, 48, 512);
         let mut random = Random::new(13);
         let w = random.weights(n * k, 0.02);
-        let q = quantize(&w, n, k, mode).unwrap();
+        let q = quantize(&w, n, k, format).unwrap();
         let (_, x) = activations(&cpu, &mut random, m, k);
         let mut y = vec![0.0f32; m * n];
         linear(&cpu, &PackedWeight::pack(&q), &x, Epilogue::default(), &mut y).unwrap();
@@ -100,10 +100,10 @@ fn quantized_product_matches_f64_product_of_the_dequantized_numbers() {
                 size += product.abs();
             }
             // integers are exact; per group two roundings of a partial sum no larger than `size`, and two at the end
-            let groups = (k / group_of(mode)) as f64;
+            let groups = (k / group_of(format)) as f64;
             let limit = size * (2.0 * groups + 4.0) * f64::from(f32::EPSILON) / 2.0;
-            let offset_free = if matches!(mode, Mode::PerGroup { offset: true, .. }) { 8.0 } else { 1.0 };
-            assert!((f64::from(y) - exact).abs() <= limit * offset_free, "{mode:?}: {y} against {exact} ± {limit}");
+            let offset_free = if format.offset() == Offset::F16 { 8.0 } else { 1.0 };
+            assert!((f64::from(y) - exact).abs() <= limit * offset_free, "{format:?}: {y} against {exact} ± {limit}");
         }
     }
 }

@@ -1,67 +1,69 @@
 //! The quantizers of weights and of tokens against their definitions.
 
 use moray::Error;
-use moray::w4a8::{Activations, Bits, Mode, QuantizedWeight, Scales, quantize};
+use moray::w4a8::{Activations, Bits, Format, GroupScale, Offset, QuantizedWeight, quantize};
 
-use crate::case::{MODES, activations};
+use crate::case::{FORMATS, activations};
 use crate::common::{Random, cpus};
 
 #[test]
 fn quantize_rounds_to_the_nearest_code_of_the_stored_scales_in_every_mode() {
     let mut random = Random::new(11);
-    for mode in MODES {
+    for format in FORMATS {
         let (n, k) = (9, 384);
         let mut w = random.weights(n * k, 0.02);
         w[..128].fill(0.0); // a group of zeros
-        let q = quantize(&w, n, k, mode).unwrap();
+        let q = quantize(&w, n, k, format).unwrap();
         for (i, &w) in w.iter().enumerate() {
             let (stored, step) = (q.dequantize_at(i / k, i % k), step(&q, i / k, i % k));
             let error = (stored - f64::from(w)).abs();
-            assert!(error <= step.abs() * error_limit_steps(mode), "{mode:?} {i}: {w} became {stored}");
-            let (low, high) = if q.bits() == Bits::Four { (0, 15) } else { (-127, 127) };
+            assert!(error <= step.abs() * error_limit_steps(format), "{format:?} {i}: {w} became {stored}");
+            let (low, high) = if q.format().bits == Bits::Four { (0, 15) } else { (-127, 127) };
             let code = q.codes()[i];
             for (neighbour, allowed) in [(stored - step, code > low), (stored + step, code < high)] {
                 let better = (neighbour - f64::from(w)).abs() < error * (1.0 - 4.0 * place_error_steps(&q));
-                let unused = mode == Mode::PerChannel && code == 1 && neighbour < stored; // −8 stays unused
+                let unused = format == Format::per_channel() && code == 1 && neighbour < stored; // −8 stays unused
                 // QQQ's codes are chosen before their scale is rounded to int8
-                assert!(!(better && allowed) || unused || mode == Mode::Qqq, "{mode:?} {i}: {w}");
+                assert!(!(better && allowed) || unused || format == Format::qqq(), "{format:?} {i}: {w}");
             }
         }
     }
 }
 
 fn step(q: &QuantizedWeight, n: usize, k: usize) -> f64 {
-    let group = |size: usize| n * (q.k() / size) + k / size;
-    match q.scales() {
-        Scales::PerChannel { scale } => f64::from(scale[n].abs()),
-        Scales::PerGroup { group_size, scale, .. } => scale[group(*group_size)].to_f64(),
-        Scales::TwoLevel { group_size, group_scale, scale } => {
-            f64::from(scale[n]) * f64::from(group_scale[group(*group_size)])
-        }
-        Scales::Qqq { group_scale, scale } => f64::from(scale[n]) * group_scale[group(128)].to_f64().abs(),
+    let at = |size: usize| n * (q.k() / size) + k / size;
+    let channel = q.scales().channel.as_ref().map_or(1.0, |channel| f64::from(channel[n].abs()));
+    let group = q
+        .format()
+        .group_size()
+        .zip(q.scales().group.as_ref())
+        .map_or(1.0, |(size, group)| f64::from(group.get(at(size))));
+    match q.format().group_scale() {
+        Some(GroupScale::Qqq) => channel * group.abs(),
+        _ => channel * group,
     }
 }
 
 /// How far off, in steps, f32 finds a weight between its codes: two roundings of at most 15 or 127 steps. A code may then be
 /// half a step and that much away, its neighbour half a step less as much: nearer by four times the share.
 fn place_error_steps(q: &QuantizedWeight) -> f64 {
-    let reach = if q.bits() == Bits::Four { 15.0 } else { 127.0 };
+    let reach = if q.format().bits == Bits::Four { 15.0 } else { 127.0 };
     2.0 * reach * f64::from(f32::EPSILON) / 2.0
 }
 
 /// The largest error in steps: half a step, more where the grid is one-sided, clipped by choice or rounded twice.
-fn error_limit_steps(mode: Mode) -> f64 {
-    match mode {
+fn error_limit_steps(format: Format) -> f64 {
+    match (format.group_scale(), format.offset()) {
         // two roundings of f32, at up to 127 steps
-        Mode::PerChannel | Mode::W8 => 0.5 + 127.0 * f64::from(f32::EPSILON),
+        (None, _) => 0.5 + 127.0 * f64::from(f32::EPSILON),
         // the offset is rounded to f16 (2⁻¹¹ of it) and the scale too, 15 steps away
-        Mode::PerGroup { offset: true, .. } => 0.53,
+        (Some(GroupScale::F16), Offset::F16) => 0.53,
         // an extreme of the other sign is clipped by up to one step
-        Mode::PerGroup { offset: false, .. } => 1.01,
+        (Some(GroupScale::F16), _) => 1.01,
         // the best integer scale may clip the extremes
-        Mode::TwoLevel { .. } => 7.0 / 0.5,
+        (Some(GroupScale::Integer), _) => 7.0 / 0.5,
         // codes reach +7 where the scale spans 7.5, and the int8 weight is rounded again
-        Mode::Qqq => 1.1,
+        (Some(GroupScale::Qqq), _) => 1.1,
     }
 }
 

@@ -139,7 +139,7 @@ impl Loader<'_> {
         let parts = [gate?, up?, down?];
         let mut codes = Vec::new();
         for part in &parts {
-            codes.extend(quantized(part, self.options.weights)?.filter(|q| q.bits() == w4a8::Bits::Four));
+            codes.extend(quantized(part, self.options.weights)?.filter(|q| q.format().bits == w4a8::Bits::Four));
         }
         let weights = match <[_; 3]>::try_from(codes) {
             Ok([gate, up, down]) => Weights::from_quantized(shape, &gate, &up, &down)?,

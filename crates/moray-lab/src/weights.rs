@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use moray::llama::{DenseType, DenseWeight, Linear};
-use moray::w4a8::{Bits, Block, GroupOffset, Mode, PackedWeight, QuantizedWeight, Scales, quantize};
+use moray::w4a8::{Bits, Block, Format, Group, GroupScale, Offset, PackedWeight, QuantizedWeight, Scales, quantize};
 
 use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
@@ -26,27 +26,33 @@ pub enum WeightScheme {
     F32,
     /// The checkpoint's own 4- and 8-bit blocks with int8 activations, nothing requantized.
     AsFile,
-    /// Rounded to nearest into one of the modes.
-    Quantized(Mode),
+    /// Rounded to nearest into a format.
+    Quantized(Format),
 }
 
-/// Names on the command line; `w4a8` is per-channel, a trailing `o` adds an offset to each group.
-const NAMES: [(&str, WeightScheme); 15] = [
+/// The formats by their names on the command line: of `--weights` while a model is loaded, and of `moray quantize`, which makes
+/// 4-bit codes only. A trailing `o` adds an offset to each group.
+pub(crate) const FORMATS: [(&str, Option<&str>, Format); 12] = [
+    ("w4a8", Some("per-channel"), Format::per_channel()),
+    ("w4a8-g32", Some("g32"), Format::per_group(32, Offset::None)),
+    ("w4a8-g64", Some("g64"), Format::per_group(64, Offset::None)),
+    ("w4a8-g128", Some("g128"), Format::per_group(128, Offset::None)),
+    ("w4a8-g32o", Some("g32o"), Format::per_group(32, Offset::F16)),
+    ("w4a8-g64o", Some("g64o"), Format::per_group(64, Offset::F16)),
+    ("w4a8-g128o", Some("g128o"), Format::per_group(128, Offset::F16)),
+    ("w4a8-t32", Some("two-level-g32"), Format::two_level(32)),
+    ("w4a8-t64", Some("two-level"), Format::two_level(64)),
+    ("w4a8-t128", Some("two-level-g128"), Format::two_level(128)),
+    ("w4a8-qqq", Some("qqq"), Format::qqq()),
+    ("w8a8", None, Format::w8()),
+];
+
+/// Names of the other schemes.
+const OTHERS: [(&str, WeightScheme); 4] = [
     ("auto", WeightScheme::Auto),
     ("dense", WeightScheme::Dense),
     ("f32", WeightScheme::F32),
     ("as-file", WeightScheme::AsFile),
-    ("w4a8", WeightScheme::Quantized(Mode::PerChannel)),
-    ("w4a8-g32", WeightScheme::Quantized(Mode::PerGroup { group_size: 32, offset: false })),
-    ("w4a8-g64", WeightScheme::Quantized(Mode::PerGroup { group_size: 64, offset: false })),
-    ("w4a8-g128", WeightScheme::Quantized(Mode::PerGroup { group_size: 128, offset: false })),
-    ("w4a8-g32o", WeightScheme::Quantized(Mode::PerGroup { group_size: 32, offset: true })),
-    ("w4a8-g64o", WeightScheme::Quantized(Mode::PerGroup { group_size: 64, offset: true })),
-    ("w4a8-g128o", WeightScheme::Quantized(Mode::PerGroup { group_size: 128, offset: true })),
-    ("w4a8-t32", WeightScheme::Quantized(Mode::TwoLevel { group_size: 32 })),
-    ("w4a8-t64", WeightScheme::Quantized(Mode::TwoLevel { group_size: 64 })),
-    ("w4a8-qqq", WeightScheme::Quantized(Mode::Qqq)),
-    ("w8a8", WeightScheme::Quantized(Mode::W8)),
 ];
 
 impl WeightScheme {
@@ -61,13 +67,14 @@ impl WeightScheme {
 
     /// Every scheme with its name.
     pub fn all() -> impl Iterator<Item = (&'static str, WeightScheme)> {
-        NAMES.into_iter()
+        let formats = FORMATS.into_iter().map(|(name, _, format)| (name, WeightScheme::Quantized(format)));
+        OTHERS.into_iter().chain(formats)
     }
 }
 
 impl fmt::Display for WeightScheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = NAMES.iter().find(|(_, scheme)| scheme == self).map_or("another mode", |(name, _)| name);
+        let name = WeightScheme::all().find(|(_, scheme)| scheme == self).map_or("another format", |(name, _)| name);
         f.write_str(name)
     }
 }
@@ -76,12 +83,9 @@ impl FromStr for WeightScheme {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let names = || NAMES.map(|(name, _)| name).join(", ");
-        NAMES
-            .iter()
-            .find(|(name, _)| *name == text)
-            .map(|(_, scheme)| *scheme)
-            .ok_or_else(|| format!("expected one of {}, got {text}", names()))
+        let names = || WeightScheme::all().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
+        let found = WeightScheme::all().find(|(name, _)| *name == text);
+        found.map(|(_, scheme)| scheme).ok_or_else(|| format!("expected one of {}, got {text}", names()))
     }
 }
 
@@ -107,8 +111,8 @@ pub(crate) fn linear(parts: &[Tensor<'_>], scheme: WeightScheme) -> Result<Linea
             let parts = parts.iter().map(import).collect::<Result<Vec<_>>>()?;
             Ok(PackedWeight::pack(&stack(parts)?).into())
         }
-        WeightScheme::Quantized(mode) => {
-            let parts = parts.iter().map(|part| requantize(part, mode)).collect::<Result<Vec<_>>>()?;
+        WeightScheme::Quantized(format) => {
+            let parts = parts.iter().map(|part| requantize(part, format)).collect::<Result<Vec<_>>>()?;
             Ok(PackedWeight::pack(&stack(parts)?).into())
         }
         WeightScheme::F32 => dense(parts, DenseType::F32),
@@ -153,7 +157,7 @@ pub(crate) fn vocabulary_linear(tensor: Tensor<'_>, scheme: WeightScheme) -> Res
 pub(crate) fn quantized(tensor: &Tensor<'_>, scheme: WeightScheme) -> Result<Option<QuantizedWeight>> {
     match scheme {
         WeightScheme::AsFile if block_of(tensor.dtype).is_some() => import(tensor).map(Some),
-        WeightScheme::Quantized(mode) => requantize(tensor, mode).map(Some),
+        WeightScheme::Quantized(format) => requantize(tensor, format).map(Some),
         _ => Ok(None),
     }
 }
@@ -170,7 +174,7 @@ fn not_blocks(tensor: &Tensor<'_>) -> moray::Error {
     moray::Error::Unsupported { what: "tensor", expected, got: format!("{} in {}", tensor.name, tensor.dtype) }
 }
 
-fn requantize(tensor: &Tensor<'_>, mode: Mode) -> Result<QuantizedWeight> {
+fn requantize(tensor: &Tensor<'_>, format: Format) -> Result<QuantizedWeight> {
     let [n, k] = tensor.shape;
     let mut values = vec![0.0; CHUNK_ROWS.min(n) * k];
     let mut all: Option<QuantizedWeight> = None;
@@ -178,7 +182,7 @@ fn requantize(tensor: &Tensor<'_>, mode: Mode) -> Result<QuantizedWeight> {
         let rows = first..(first + CHUNK_ROWS).min(n);
         let values = &mut values[..rows.len() * k];
         tensor.rows_to_f32(rows.clone(), values)?;
-        let part = quantize(values, rows.len(), k, mode)?;
+        let part = quantize(values, rows.len(), k, format)?;
         all = Some(match all {
             Some(all) => QuantizedWeight::concatenate(&[&all, &part])?,
             None => part,
@@ -216,17 +220,15 @@ fn stack(parts: Vec<QuantizedWeight>) -> Result<QuantizedWeight> {
 
 /// The same numbers with 8-bit codes and an offset.
 fn widen(weight: &QuantizedWeight) -> Result<QuantizedWeight> {
-    let Scales::PerGroup { group_size, scale, offset } = weight.scales() else {
+    let (format, scales) = (weight.format(), weight.scales());
+    let (Some(GroupScale::F16), Some(scale)) = (format.group_scale(), &scales.group) else {
         return Ok(weight.clone());
     };
-    let zeros = || vec![half::f16::ZERO; scale.len()];
-    let (centre, offset) = match (offset, weight.bits()) {
-        (GroupOffset::F16(offset), _) => (0, offset.clone()),
-        (GroupOffset::Symmetric, Bits::Four) => (8, zeros()),
-        _ => (0, zeros()),
-    };
+    let centre = if (format.bits, format.offset()) == (Bits::Four, Offset::None) { 8 } else { 0 };
     let codes = weight.codes().iter().map(|code| code - centre).collect();
-    let offset = GroupOffset::F16(offset);
-    let scales = Scales::PerGroup { group_size: *group_size, scale: scale.clone(), offset };
-    Ok(QuantizedWeight::new(weight.n(), weight.k(), Bits::Eight, codes, scales)?)
+    let zeros = || vec![half::f16::ZERO; scale.len()].into();
+    let offset = scales.offset.clone().filter(|_| format.offset() == Offset::F16).unwrap_or_else(zeros);
+    let scales = Scales { offset: Some(offset), ..scales.clone() };
+    let group = format.group.map(|group| Group { offset: Offset::F16, ..group });
+    Ok(QuantizedWeight::new(weight.n(), weight.k(), Format { bits: Bits::Eight, group }, codes, scales)?)
 }

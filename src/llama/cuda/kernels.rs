@@ -10,7 +10,7 @@ use crate::sparse_mlp::Activation;
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 use std::ffi::c_void;
 
-pub(super) use embedding::{embed_dense, embed_packed};
+pub(super) use embedding::embed_dense;
 pub(super) use rows::{Rows, narrow_rows, widen_rows};
 pub(super) use sampling::sample;
 pub use sampling::{NO_TOKEN, argmax};
@@ -36,7 +36,7 @@ pub(crate) const KERNELS: &[ModuleKernels] = &[
             "llama_dense_bf16_8",
         ],
     ),
-    (EMBEDDING, &["llama_embed_f32", "llama_embed_f16", "llama_embed_bf16", "llama_embed_packed"]),
+    (EMBEDDING, &["llama_embed_f32", "llama_embed_f16", "llama_embed_bf16"]),
     (ACTIVATION, &["llama_activate"]),
     (SAMPLING, &["llama_argmax", "llama_sample"]),
     (ROWS, &["llama_move_rows"]),

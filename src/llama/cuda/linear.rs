@@ -117,7 +117,7 @@ impl Linear {
     ) -> Result<()> {
         match &self.weight {
             Weight::Dense(weight) => kernels::embed_dense(device, weight, tokens, x),
-            Weight::W4a8(weight) => kernels::embed_packed(device, weight, tokens, x),
+            Weight::W4a8(weight) => w4a8::dequantize_rows(device, weight, tokens, x),
         }
     }
 

@@ -9,10 +9,10 @@ pub(super) struct MatrixView {
     pub rows: u64,
     pub scales: u64,
     pub bias: u64,
-    pub kind: u32,
+    pub group_scale: u32,
     pub segments_per_group: u32,
     pub scale_stride: u32,
-    pub unused: u32,
+    pub offset: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -87,9 +87,9 @@ pub(super) struct DownParams {
     pub tokens: u32,
     pub d_model: u32,
     pub stride: u32,
-    pub kind: u32,
+    pub group_scale: u32,
     pub group_size: u32,
-    pub unused: u32,
+    pub offset: u32,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -77,9 +77,9 @@ impl Call<'_> {
             tokens: self.tokens as u32,
             d_model: ws.shape.d_model as u32,
             stride: ws.stride as u32,
-            kind: down.kind,
+            group_scale: down.form[0],
+            offset: down.form[1],
             group_size: down.group_size,
-            unused: 0,
         };
         let Variant { module, symbol, grid, threads, shared_bytes } =
             variant::down(self.weights.format, self.tokens, ws.shape.d_model);

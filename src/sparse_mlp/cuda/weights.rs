@@ -4,9 +4,10 @@ use super::params::MatrixView;
 use crate::device::Device;
 use crate::device::cudarc::driver::{CudaSlice, DevicePtr};
 use crate::error::{Error, Result};
-use crate::sparse_mlp::four_bit::{DownMatrix, FourBit, Kind, RowMatrix, SEGMENT};
+use crate::sparse_mlp::four_bit::{DownMatrix, FourBit, RowMatrix, SEGMENT};
 use crate::sparse_mlp::weights::{Dense, Store};
 use crate::sparse_mlp::{Shape, Weights as HostWeights};
+use crate::w4a8::{GroupScale, Offset};
 
 /// What rows are stored as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,7 +32,7 @@ impl RowFormat {
 struct Rows {
     data: CudaSlice<u8>,
     scales: CudaSlice<u32>,
-    kind: u32,
+    form: [u32; 2],
     segments_per_group: u32,
     scale_stride: u32,
 }
@@ -41,7 +42,8 @@ struct Rows {
 pub(super) struct Down {
     pub data: CudaSlice<u8>,
     pub scales: CudaSlice<u8>,
-    pub kind: u32,
+    /// As [`form`] gives it.
+    pub form: [u32; 2],
     pub group_size: u32,
 }
 
@@ -134,29 +136,31 @@ fn view(device: &Device, rows: &Rows, bias: &Option<CudaSlice<f32>>) -> MatrixVi
         rows: rows.data.device_ptr(device.stream()).0,
         scales: rows.scales.device_ptr(device.stream()).0,
         bias: address_of(device, bias),
-        kind: rows.kind,
+        group_scale: rows.form[0],
         segments_per_group: rows.segments_per_group,
         scale_stride: rows.scale_stride,
-        unused: 0,
+        offset: rows.form[1],
     }
 }
 
 fn dense<T: bytemuck::Pod>(device: &Device, w: &Dense<T>, format: RowFormat) -> Result<(RowFormat, Rows, Rows, Down)> {
     let upload = |matrix: &[T]| device.upload::<u8>(bytemuck::cast_slice(matrix));
     let rows = |matrix: &[T]| -> Result<Rows> {
-        Ok(Rows { data: upload(matrix)?, scales: device.zeros(1)?, kind: 0, segments_per_group: 1, scale_stride: 0 })
+        Ok(Rows {
+            data: upload(matrix)?,
+            scales: device.zeros(1)?,
+            form: [0; 2],
+            segments_per_group: 1,
+            scale_stride: 0,
+        })
     };
-    let down = Down { data: upload(&w.down)?, scales: device.zeros(1)?, kind: 0, group_size: 1 };
+    let down = Down { data: upload(&w.down)?, scales: device.zeros(1)?, form: [0; 2], group_size: 1 };
     Ok((format, rows(&w.gate)?, rows(&w.up)?, down))
 }
 
-fn kind_code(kind: Kind) -> u32 {
-    match kind {
-        Kind::Channel => 0,
-        Kind::Symmetric => 1,
-        Kind::Offset => 2,
-        Kind::ZeroPoint => 3,
-    }
+/// The scales of groups (0: one of the channel) and what they have besides, as kernels know them.
+fn form(offset: Option<Offset>) -> [u32; 2] {
+    offset.map_or([0; 2], |offset| [GroupScale::F16 as u32, offset as u32])
 }
 
 /// Cuts the records into codes and scales, each in rows of their own; rows of group scales are padded to whole 32-byte sectors,
@@ -164,7 +168,7 @@ fn kind_code(kind: Kind) -> u32 {
 fn four_bit_rows(device: &Device, matrix: &RowMatrix, d_ff: usize) -> Result<Rows> {
     let code_bytes = matrix.d / 2;
     let dwords = (matrix.stride - code_bytes) / 4;
-    let scale_stride = if matrix.kind == Kind::Channel { 1 } else { dwords.next_multiple_of(8) };
+    let scale_stride = if matrix.offset.is_none() { 1 } else { dwords.next_multiple_of(8) };
     let mut codes = Vec::with_capacity(d_ff * code_bytes);
     let mut scales = vec![0u32; d_ff * scale_stride];
     let records = matrix.records().chunks_exact(matrix.stride).take(d_ff);
@@ -177,7 +181,7 @@ fn four_bit_rows(device: &Device, matrix: &RowMatrix, d_ff: usize) -> Result<Row
     Ok(Rows {
         data: device.upload(&codes)?,
         scales: device.upload(&scales)?,
-        kind: kind_code(matrix.kind),
+        form: form(matrix.offset),
         segments_per_group: (matrix.group_size / SEGMENT) as u32,
         scale_stride: scale_stride as u32,
     })
@@ -187,7 +191,7 @@ fn four_bit_rows(device: &Device, matrix: &RowMatrix, d_ff: usize) -> Result<Row
 fn four_bit_down(device: &Device, matrix: &DownMatrix, d_ff: usize) -> Result<Down> {
     let d = matrix.columns.d;
     let order = |at: usize| at / d * d + matrix.columns.position(at % d);
-    let scales: Vec<u8> = if matrix.kind == Kind::Channel {
+    let scales: Vec<u8> = if matrix.offset.is_none() {
         (0..d).flat_map(|n| matrix.channel_scale[order(n)].to_le_bytes()).collect()
     } else {
         (0..matrix.group_params.len()).flat_map(|at| matrix.group_params[order(at)].to_le_bytes()).collect()
@@ -195,7 +199,7 @@ fn four_bit_down(device: &Device, matrix: &DownMatrix, d_ff: usize) -> Result<Do
     Ok(Down {
         data: device.upload(&matrix.codes()[..d_ff * d / 2])?,
         scales: device.upload(&scales)?,
-        kind: kind_code(matrix.kind),
+        form: form(matrix.offset),
         group_size: matrix.group_size as u32,
     })
 }

@@ -1,8 +1,8 @@
 //! down: rows of codes by neuron, scales by blocks of neurons.
 
-use super::{Kind, Lines, SEGMENT, code_at, dequantize, kind_of, pack_codes, second, unsupported};
+use super::{Lines, RowScale, SEGMENT, code_at, dequantize, form_of, pack_codes, scale_at};
 use crate::error::Result;
-use crate::w4a8::{QuantizedWeight, Scales};
+use crate::w4a8::{Offset, QuantizedWeight};
 use half::f16;
 
 /// Where the columns of a down row are.
@@ -53,7 +53,8 @@ impl Columns {
 #[derive(Debug, Clone)]
 pub(crate) struct DownMatrix {
     pub columns: Columns,
-    pub kind: Kind,
+    /// What groups have besides a scale; none for a scale of the channel.
+    pub offset: Option<Offset>,
     pub group_size: usize,
     codes: Lines,
     /// f32 \[d\] per channel, empty otherwise.
@@ -64,7 +65,7 @@ pub(crate) struct DownMatrix {
 
 impl DownMatrix {
     pub(super) fn new(w: &QuantizedWeight) -> Result<Self> {
-        let (kind, group_size) = kind_of("down", w)?;
+        let (offset, group_size) = form_of("down", w.format(), w.k())?;
         let (d, d_ff) = (w.n(), w.k());
         let columns = Columns::new(d);
         let mut codes = Lines::zeroed(d_ff * d / 2);
@@ -72,35 +73,29 @@ impl DownMatrix {
             pack_codes(|n| w.codes()[n * d_ff + j], row);
         }
         let mut down =
-            DownMatrix { columns, kind, group_size, codes, channel_scale: Vec::new(), group_params: Vec::new() };
-        match w.scales() {
-            Scales::PerChannel { scale } => {
-                down.channel_scale = vec![0.0; d];
-                (0..d).for_each(|n| down.channel_scale[columns.position(n)] = scale[n]);
-            }
-            Scales::PerGroup { scale, offset, .. } => {
-                let (groups, parts) = (d_ff / group_size, down.parts());
-                down.group_params = vec![0; groups * parts * d];
-                for n in 0..d {
-                    for g in 0..groups {
-                        let at = g * parts * d + columns.position(n);
-                        down.group_params[at] = scale[n * groups + g].to_bits();
-                        if let Some(second) = second(offset, n * groups + g) {
-                            down.group_params[at + d] = second;
-                        }
-                    }
+            DownMatrix { columns, offset, group_size, codes, channel_scale: Vec::new(), group_params: Vec::new() };
+        let (groups, parts) = (d_ff / group_size, down.parts());
+        match offset {
+            None => down.channel_scale = vec![0.0; d],
+            Some(_) => down.group_params = vec![0; groups * parts * d],
+        }
+        for (n, g) in (0..d).flat_map(|n| (0..groups).map(move |g| (n, g))) {
+            match scale_at(w, n, g) {
+                RowScale::Channel(scale) => down.channel_scale[columns.position(n)] = scale,
+                RowScale::Group(params) => {
+                    let at = g * parts * d + columns.position(n);
+                    (0..parts).for_each(|part| down.group_params[at + part * d] = params[part]);
                 }
             }
-            _ => return Err(unsupported("down", "other scales")),
         }
         Ok(down)
     }
 
     /// Rows of scales for each block: 1, or 2 with offsets or zero points.
     pub(crate) fn parts(&self) -> usize {
-        match self.kind {
-            Kind::Channel | Kind::Symmetric => 1,
-            Kind::Offset | Kind::ZeroPoint => 2,
+        match self.offset {
+            None | Some(Offset::None) => 1,
+            Some(Offset::F16 | Offset::ZeroPoint) => 2,
         }
     }
 
@@ -119,15 +114,15 @@ impl DownMatrix {
         let params = j / self.group_size * self.parts() * d;
         for (n, out) in row.iter_mut().enumerate() {
             let at = self.columns.position(n);
-            let (scale, second) = match self.kind {
-                Kind::Channel => (self.channel_scale[at], 0),
-                Kind::Symmetric => (f16::from_bits(self.group_params[params + at]).to_f32(), 0),
-                Kind::Offset | Kind::ZeroPoint => {
+            let (scale, second) = match self.offset {
+                None => (self.channel_scale[at], 0),
+                Some(Offset::None) => (f16::from_bits(self.group_params[params + at]).to_f32(), 0),
+                Some(Offset::F16 | Offset::ZeroPoint) => {
                     let scale = f16::from_bits(self.group_params[params + at]).to_f32();
                     (scale, self.group_params[params + at + d])
                 }
             };
-            *out = dequantize(self.kind, code_at(codes, n), scale, second);
+            *out = dequantize(self.offset, code_at(codes, n), scale, second);
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use super::{FourBitRows, add_group};
 use crate::simd::Simd;
-use crate::sparse_mlp::four_bit::{Kind, RowMatrix, SEGMENT};
+use crate::sparse_mlp::four_bit::{FORMS, RowMatrix, SEGMENT};
 use crate::sparse_mlp::rows::BLOCK;
+use crate::w4a8::Offset;
 
 /// Rows still to be prefetched, whole rows one after another, an even share in each step: the order that hardware
 /// prefetchers follow.
@@ -42,8 +43,8 @@ impl<'a> Ahead<'a> {
     }
 }
 
-/// The sums of one token over 16 rows whose scales are of kind `KIND`.
-pub(super) struct OneToken<'a, S: Simd, const KIND: u8> {
+/// The sums of one token over 16 rows whose scales are of form `FORM` of [`FORMS`].
+pub(super) struct OneToken<'a, S: Simd, const FORM: usize> {
     matrix: &'a RowMatrix,
     rows: &'a [*const u8; BLOCK],
     sums: &'a [i32],
@@ -58,8 +59,8 @@ pub(super) struct OneToken<'a, S: Simd, const KIND: u8> {
     params: [S::I; 4],
 }
 
-impl<'a, S: Simd, const KIND: u8> OneToken<'a, S, KIND> {
-    const KIND: Kind = Kind::ALL[KIND as usize];
+impl<'a, S: Simd, const FORM: usize> OneToken<'a, S, FORM> {
+    const OFFSET: Option<Offset> = FORMS[FORM];
 
     /// # Safety
     /// As [`Simd`].
@@ -91,12 +92,12 @@ impl<'a, S: Simd, const KIND: u8> OneToken<'a, S, KIND> {
                     continue;
                 }
                 let group = self.group;
-                let dword = if matches!(Self::KIND, Kind::Symmetric) { group / 2 } else { group };
+                let dword = if matches!(Self::OFFSET, Some(Offset::None)) { group / 2 } else { group };
                 if dword % 4 == 0 {
                     self.params = S::load_rows(self.rows, self.matrix.d / 2 + 4 * dword);
                 }
                 let param = self.params[dword % 4];
-                self.total = add_group::<S>(Self::KIND, group, param, self.acc, self.sum, self.total);
+                self.total = add_group::<S>(Self::OFFSET, group, param, self.acc, self.sum, self.total);
                 (self.acc, self.sum) = (S::splat_i32(0), 0);
                 (self.left, self.group) = (self.matrix.group_size / SEGMENT, group + 1);
             }
@@ -109,14 +110,14 @@ impl<'a, S: Simd, const KIND: u8> OneToken<'a, S, KIND> {
     /// As `add`.
     #[inline(always)]
     unsafe fn add_groups(&mut self, dots: &[S::I], first: usize) {
-        let symmetric = matches!(Self::KIND, Kind::Symmetric);
+        let symmetric = matches!(Self::OFFSET, Some(Offset::None));
         // SAFETY: as in `add`.
         unsafe {
             let params = S::load_rows(self.rows, self.matrix.d / 2 + if symmetric { 2 * first } else { 4 * first });
             for (q, &dots) in dots.iter().enumerate() {
                 let param = params[if symmetric { q / 2 } else { q }];
                 let sum = *self.sums.get_unchecked(first + q);
-                self.total = add_group::<S>(Self::KIND, q, param, dots, sum, self.total);
+                self.total = add_group::<S>(Self::OFFSET, q, param, dots, sum, self.total);
             }
         }
     }

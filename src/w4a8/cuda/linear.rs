@@ -1,10 +1,10 @@
 //! The multiplication on the device: check, select, launch.
 
 use super::raw;
-use super::variant::{Architecture, GEMM_ROWS, Variant};
+use super::variant::{Architecture, GEMM_ROWS, Variant, sum_group};
 use super::{Activations, Weight};
 use crate::device::{Device, DeviceElement, check_context, input, output};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, product};
 use crate::w4a8::LAYOUT_VERSION;
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, DevicePtrMut};
 
@@ -105,10 +105,10 @@ pub fn linear_with<E: DeviceElement>(
         }
     }
     let bias = epilogue.bias.map(|bias| input(device, "bias", n, bias)).transpose()?;
-    let residual = epilogue.residual.map(|residual| input(device, "residual", m * n, residual)).transpose()?;
-    let (y, _y) = output(device, "y", m * n, y)?;
-    let [codes, scale, group_scale, offset] = weight.pointers(device);
-    let [x, act_scale, sums] = x.pointers(device, format.sum_group())?;
+    let outputs = product("m", &[m, n])?;
+    let residual = epilogue.residual.map(|residual| input(device, "residual", outputs, residual)).transpose()?;
+    let (y, _y) = output(device, "y", outputs, y)?;
+    let [x, act_scale, sums] = x.pointers(device, sum_group(format))?;
     let stream = device.stream();
     let call = raw::Linear {
         format,
@@ -117,10 +117,7 @@ pub fn linear_with<E: DeviceElement>(
         n,
         k,
         layout: LAYOUT_VERSION,
-        codes,
-        scale,
-        group_scale,
-        offset,
+        weight: weight.pointers(device),
         x,
         act_scale,
         sums,

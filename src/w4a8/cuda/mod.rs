@@ -10,7 +10,7 @@
 //! let device = Device::new(0)?;
 //! let (m, n, k) = (2, 48, 64);
 //! let w: Vec<f32> = (0..n * k).map(|i| ((i * 37 % 101) as f32 - 50.0) / 100.0).collect();
-//! let quantized = w4a8::quantize(&w, n, k, w4a8::Mode::PerChannel)?;
+//! let quantized = w4a8::quantize(&w, n, k, w4a8::Format::per_channel())?;
 //!
 //! let weight = w4a8::cuda::Weight::upload(&device, &w4a8::PackedWeight::pack(&quantized))?;
 //! let mut activations = w4a8::cuda::Activations::with_capacity(&device, m, k)?;
@@ -27,12 +27,14 @@
 mod activation;
 mod linear;
 pub mod raw;
+mod rows;
 mod variant;
 mod weight;
 
 pub use activation::Activations;
 pub use linear::{Epilogue, Workspace, linear, linear_with};
-pub use variant::{Architecture, Format, Offset, Variant};
+pub use rows::dequantize_rows;
+pub use variant::{Architecture, Variant};
 pub use weight::Weight;
 
 use crate::device::ModuleKernels;
@@ -40,6 +42,7 @@ use crate::device::ModuleKernels;
 const QUANTIZE: &str = "w4a8/quantize";
 const GEMM: &str = "w4a8/gemm";
 const GEMV: &str = "w4a8/gemv";
+const ROWS: &str = "w4a8/rows";
 
 /// Every kernel of the operation.
 pub(crate) const KERNELS: &[ModuleKernels] = &[
@@ -85,4 +88,5 @@ pub(crate) const KERNELS: &[ModuleKernels] = &[
             "w4a8_gemv_per_group8",
         ],
     ),
+    (ROWS, &["w4a8_rows"]),
 ];

@@ -3,19 +3,19 @@
 //! Everything else in [`super`] ends here. Shapes, formats and alignments are checked; that pointers point where they should
 //! is the caller's promise.
 
-use super::variant::{Format, GEMM_ROWS, Offset, Variant};
-use super::{GEMM, GEMV, QUANTIZE};
+use super::variant::{GEMM_ROWS, Variant};
+use super::{GEMM, GEMV, QUANTIZE, ROWS};
 use crate::device::{Device, ElementKind};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::Activation;
-use crate::w4a8::LAYOUT_VERSION;
+use crate::w4a8::{Bits, Format, GroupScale, LAYOUT_VERSION, Offset, Sections};
 use cudarc::driver::sys::CUstream;
 use std::ffi::c_void;
 
 /// A multiplication: [`super::linear`] by pointers.
 #[derive(Debug, Clone, Copy)]
 pub struct Linear {
-    /// Mode of the weight.
+    /// Of the weight.
     pub format: Format,
     /// Kernel to run, as from [`Variant::choose`].
     pub variant: Variant,
@@ -27,14 +27,8 @@ pub struct Linear {
     pub k: usize,
     /// Version of the packed layout that codes and scales are in; kernels read [`LAYOUT_VERSION`] alone.
     pub layout: u32,
-    /// Packed tiles.
-    pub codes: u64,
-    /// f32 \[N/16\]\[16\], unless the format is per group.
-    pub scale: u64,
-    /// f16 or u8 \[N/16\]\[groups\]\[16\].
-    pub group_scale: u64,
-    /// f16 or u8 \[N/16\]\[groups\]\[16\].
-    pub offset: u64,
+    /// The sections of [`Format::section_bytes`]; 0 for those that the format does not have.
+    pub weight: Sections<u64>,
     /// int8 \[M, K rounded up to 64\], zeros past K.
     pub x: u64,
     /// f32 \[M\].
@@ -83,18 +77,16 @@ const _: () = assert!(size_of::<LinearParams>() == 128);
 /// `stream` has passed the call; `y` and the workspace are not used by anything else meanwhile; `stream` is of that context.
 pub unsafe fn linear(device: &Device, stream: CUstream, call: &Linear) -> Result<()> {
     check(call)?;
-    let (offset_kind, splits) = match (call.format, call.variant) {
-        (Format::PerGroup { offset, .. }, Variant::Gemm { splits, .. }) => (offset, splits),
-        (Format::PerGroup { offset, .. }, Variant::Gemv) => (offset, 1),
-        (_, Variant::Gemm { splits, .. }) => (Offset::None, splits),
-        (_, Variant::Gemv) => (Offset::None, 1),
+    let splits = match call.variant {
+        Variant::Gemm { splits, .. } => splits,
+        Variant::Gemv => 1,
     };
     let mut params = LinearParams {
         pointers: [
-            call.codes,
-            call.scale,
-            call.group_scale,
-            call.offset,
+            call.weight.codes,
+            call.weight.channel,
+            call.weight.group,
+            call.weight.offset,
             call.x,
             call.act_scale,
             call.sums,
@@ -108,7 +100,7 @@ pub unsafe fn linear(device: &Device, stream: CUstream, call: &Linear) -> Result
         n: call.n as u32,
         k: call.k as u32,
         group_size: call.format.group_size().unwrap_or(call.k) as u32,
-        offset_kind,
+        offset_kind: call.format.offset(),
         element: call.element,
         splits,
         reserved: 0,
@@ -130,10 +122,7 @@ pub unsafe fn linear(device: &Device, stream: CUstream, call: &Linear) -> Result
 const MAX_GRID_Y: usize = 65_535;
 
 fn check(call: &Linear) -> Result<()> {
-    if call.layout != LAYOUT_VERSION {
-        let got = format!("version {}", call.layout);
-        return Err(Error::Unsupported { what: "packed layout", expected: "the version that this build packs", got });
-    }
+    check_layout(call.layout)?;
     call.format.check(call.n, call.k)?;
     if call.m == 0 || call.m > MAX_GRID_Y * 16 {
         return Err(Error::Shape { what: "m", expected: "1 to 1048560 tokens", got: call.m });
@@ -143,14 +132,9 @@ fn check(call: &Linear) -> Result<()> {
     }
     call.variant.check(call.m, call.k)?;
     let grouped = !call.format.stays_integer();
-    let offset = matches!(call.format, Format::PerGroup { offset: Offset::F16 | Offset::ZeroPoint, .. });
     let splits = call.variant.workspace_words(call.m, call.n).0 > 0;
-    let sums = grouped || call.format == Format::PerChannel;
+    let sums = grouped || call.format == Format::per_channel();
     let pointers = [
-        ("codes", call.codes, true),
-        ("scale", call.scale, !grouped),
-        ("group_scale", call.group_scale, call.format.group_size().is_some()),
-        ("offset", call.offset, offset),
         ("x", call.x, true),
         ("act_scale", call.act_scale, true),
         ("sums", call.sums, sums),
@@ -160,7 +144,23 @@ fn check(call: &Linear) -> Result<()> {
         ("partial", call.partial, splits),
         ("arrived", call.arrived, splits),
     ];
+    check_sections(call.format, call.n, call.k, call.weight)?;
     pointers.into_iter().try_for_each(|(what, pointer, needed)| check_pointer(what, pointer, needed))
+}
+
+/// Checks the addresses of a weight's sections, of which those with bytes are needed.
+fn check_sections(format: Format, n: usize, k: usize, weight: Sections<u64>) -> Result<()> {
+    let bytes = format.section_bytes(n, k)?;
+    let all = Sections::<()>::NAMES.zip(weight).zip(bytes).into_array();
+    all.into_iter().try_for_each(|((what, pointer), bytes)| check_pointer(what, pointer, bytes > 0))
+}
+
+fn check_layout(layout: u32) -> Result<()> {
+    if layout == LAYOUT_VERSION {
+        return Ok(());
+    }
+    let got = format!("version {layout}");
+    Err(Error::Unsupported { what: "packed layout", expected: "the version that this build packs", got })
 }
 
 fn check_pointer(what: &'static str, pointer: u64, needed: bool) -> Result<()> {
@@ -273,4 +273,73 @@ fn quantize_symbol(source: Source, element: ElementKind) -> &'static str {
         (Source::SwiGlu { .. }, ElementKind::F16) => "w4a8_quantize_swiglu_f16",
         (Source::SwiGlu { .. }, ElementKind::Bf16) => "w4a8_quantize_swiglu_bf16",
     }
+}
+
+/// Rows of a packed weight as numbers: [`super::dequantize_rows`] by pointers.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows {
+    /// Of the weight.
+    pub format: Format,
+    /// Rows of the weight.
+    pub n: usize,
+    /// Their width.
+    pub k: usize,
+    /// Version of the packed layout that the weight is in.
+    pub layout: u32,
+    /// The sections of [`Format::section_bytes`]; 0 for those that the format does not have.
+    pub weight: Sections<u64>,
+    /// Rows that are asked for.
+    pub m: usize,
+    /// u32 \[M\].
+    pub rows: u64,
+    /// f32 \[M, K\].
+    pub y: u64,
+}
+
+/// As `RowsParams` in kernels/w4a8/rows.cu.
+#[repr(C)]
+struct RowsParams {
+    pointers: [u64; 6],
+    n: u32,
+    k: u32,
+    bits: u32,
+    group_scale: u32,
+    group_size: u32,
+    offset_kind: Offset,
+}
+
+const _: () = assert!(size_of::<RowsParams>() == 72);
+
+/// Writes rows of a packed weight as numbers.
+///
+/// # Errors
+/// As [`linear`].
+///
+/// # Safety
+/// As [`linear`].
+pub unsafe fn dequantize_rows(device: &Device, stream: CUstream, call: &Rows) -> Result<()> {
+    check_layout(call.layout)?;
+    check_sections(call.format, call.n, call.k, call.weight)?;
+    if call.m == 0 || call.m > MAX_GRID_Y {
+        return Err(Error::Shape { what: "rows", expected: "1 to 65535", got: call.m });
+    }
+    if call.n > 1 << 30 {
+        return Err(Error::Shape { what: "n", expected: "at most 2³⁰", got: call.n });
+    }
+    check_pointer("rows", call.rows, true)?;
+    check_pointer("y", call.y, true)?;
+    let Sections { codes, channel, group, offset } = call.weight;
+    let mut params = RowsParams {
+        pointers: [call.rows, codes, channel, group, offset, call.y],
+        n: call.n as u32,
+        k: call.k as u32,
+        bits: if call.format.bits == Bits::Four { 4 } else { 8 },
+        group_scale: call.format.group_scale().map_or(0, |scale: GroupScale| scale as u32),
+        group_size: call.format.group_size().unwrap_or(call.k) as u32,
+        offset_kind: call.format.offset(),
+    };
+    let args = &mut [std::ptr::from_mut(&mut params).cast::<c_void>()];
+    let grid = [call.k.div_ceil(256) as u32, call.m as u32, 1];
+    // SAFETY: the one parameter is this structure; what its pointers promise is the caller's.
+    unsafe { device.launch_on(stream, ROWS, "w4a8_rows", grid, [256, 1, 1], 0, args) }
 }

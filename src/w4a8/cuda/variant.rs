@@ -1,131 +1,26 @@
-//! Which kernel multiplies: a pure function of shape, mode and architecture.
+//! Which kernel multiplies: a pure function of shape, format and architecture.
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::w4a8::weight::{QQQ_GROUP, check_group, check_shape};
-use crate::w4a8::{Bits, GroupOffset, PackedWeight, pack::PackedScales};
+use crate::w4a8::{Bits, Format, GroupScale};
 
-/// How a group's codes are moved besides its scale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u32)]
-pub enum Offset {
-    /// Symmetric.
-    None = 0,
-    /// f16, added after scaling.
-    F16 = 1,
-    /// 0..=15 in u8, subtracted from the codes.
-    ZeroPoint = 2,
+/// The group whose activation sums a kernel reads: all of K for what is not combined group by group.
+pub(super) fn sum_group(format: Format) -> Option<usize> {
+    if format.stays_integer() { None } else { format.group_size() }
 }
 
-/// What a kernel has to know of a weight matrix besides its size: the mode with its parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// 4 bits, f32 channel scales.
-    PerChannel,
-    /// 8 bits, f32 channel scales.
-    W8,
-    /// 4 bits, u8 group scales over f32 channel scales.
-    TwoLevel {
-        /// 32, 64 or 128.
-        group_size: usize,
-    },
-    /// QQQ's group form, f16 group scales over f32 channel scales.
-    Qqq,
-    /// f16 group scales, with an offset or without.
-    PerGroup {
-        /// Of a code.
-        bits: Bits,
-        /// 32, 64 or 128.
-        group_size: usize,
-        /// Zero points go with 4 bits only.
-        offset: Offset,
-    },
-}
-
-impl Format {
-    /// The format of a packed weight.
-    pub fn of(weight: &PackedWeight) -> Self {
-        match (&weight.scales, weight.bits()) {
-            (PackedScales::PerChannel { .. }, Bits::Four) => Format::PerChannel,
-            (PackedScales::PerChannel { .. }, Bits::Eight) => Format::W8,
-            (PackedScales::TwoLevel { group_size, .. }, _) => Format::TwoLevel { group_size: *group_size },
-            (PackedScales::Qqq { .. }, _) => Format::Qqq,
-            (PackedScales::PerGroup { group_size, offset, .. }, bits) => {
-                let offset = match offset {
-                    GroupOffset::Symmetric => Offset::None,
-                    GroupOffset::F16(_) => Offset::F16,
-                    GroupOffset::ZeroPoint(_) => Offset::ZeroPoint,
-                };
-                Format::PerGroup { bits, group_size: *group_size, offset }
-            }
+/// The symbols of a format: GEMV, GEMM of 16 tokens, GEMM of 64.
+fn symbols(format: Format) -> [&'static str; 3] {
+    match (format.group_scale(), format.bits) {
+        (None, Bits::Four) => ["w4a8_gemv_per_channel", "w4a8_gemm_per_channel_16", "w4a8_gemm_per_channel_64"],
+        (None, Bits::Eight) => ["w4a8_gemv_w8", "w4a8_gemm_w8_16", "w4a8_gemm_w8_64"],
+        (Some(GroupScale::Integer), _) => ["w4a8_gemv_two_level", "w4a8_gemm_two_level_16", "w4a8_gemm_two_level_64"],
+        (Some(GroupScale::Qqq), _) => ["w4a8_gemv_qqq", "w4a8_gemm_qqq_16", "w4a8_gemm_qqq_64"],
+        (Some(GroupScale::F16), Bits::Four) => {
+            ["w4a8_gemv_per_group", "w4a8_gemm_per_group_16", "w4a8_gemm_per_group_64"]
         }
-    }
-
-    /// Checks that a matrix of N × K can have this format.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] for a size that it does not take, [`Error::Unsupported`] for zero points with 8 bits.
-    pub fn check(&self, n: usize, k: usize) -> Result<()> {
-        check_shape(n, k)?;
-        self.group_size().map_or(Ok(0), |group_size| check_group(k, group_size))?;
-        match self {
-            Format::PerGroup { bits: Bits::Eight, offset: Offset::ZeroPoint, .. } => Err(Error::Unsupported {
-                what: "format",
-                expected: "zero points with 4 bits only",
-                got: "8 bits".into(),
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// K values that share a scale, `None` for a whole channel.
-    pub fn group_size(&self) -> Option<usize> {
-        match *self {
-            Format::PerChannel | Format::W8 => None,
-            Format::TwoLevel { group_size } | Format::PerGroup { group_size, .. } => Some(group_size),
-            Format::Qqq => Some(QQQ_GROUP),
-        }
-    }
-
-    /// Says whether sums stay integers until the epilogue, so that K can be split and every bit stays.
-    pub fn stays_integer(&self) -> bool {
-        !matches!(self, Format::PerGroup { .. })
-    }
-
-    /// The group whose activation sums the kernel reads: all of K for what is not combined group by group.
-    pub(super) fn sum_group(&self) -> Option<usize> {
-        if self.stays_integer() { None } else { self.group_size() }
-    }
-
-    fn bits(&self) -> Bits {
-        match self {
-            Format::W8 | Format::PerGroup { bits: Bits::Eight, .. } => Bits::Eight,
-            _ => Bits::Four,
-        }
-    }
-
-    /// Bytes of a group's scale for one row.
-    fn scale_bytes(&self) -> u32 {
-        match self {
-            Format::PerChannel | Format::W8 => 0,
-            Format::TwoLevel { .. } => 1,
-            Format::Qqq | Format::PerGroup { .. } => 2,
-        }
-    }
-
-    /// The symbols: GEMV, GEMM of 16 tokens, GEMM of 64.
-    fn symbols(&self) -> [&'static str; 3] {
-        match self {
-            Format::PerChannel => ["w4a8_gemv_per_channel", "w4a8_gemm_per_channel_16", "w4a8_gemm_per_channel_64"],
-            Format::W8 => ["w4a8_gemv_w8", "w4a8_gemm_w8_16", "w4a8_gemm_w8_64"],
-            Format::TwoLevel { .. } => ["w4a8_gemv_two_level", "w4a8_gemm_two_level_16", "w4a8_gemm_two_level_64"],
-            Format::Qqq => ["w4a8_gemv_qqq", "w4a8_gemm_qqq_16", "w4a8_gemm_qqq_64"],
-            Format::PerGroup { bits: Bits::Four, .. } => {
-                ["w4a8_gemv_per_group", "w4a8_gemm_per_group_16", "w4a8_gemm_per_group_64"]
-            }
-            Format::PerGroup { bits: Bits::Eight, .. } => {
-                ["w4a8_gemv_per_group8", "w4a8_gemm_per_group8_16", "w4a8_gemm_per_group8_64"]
-            }
+        (Some(GroupScale::F16), Bits::Eight) => {
+            ["w4a8_gemv_per_group8", "w4a8_gemm_per_group8_16", "w4a8_gemm_per_group8_64"]
         }
     }
 }
@@ -223,7 +118,7 @@ impl Variant {
     }
 
     pub(super) fn symbol(&self, format: Format) -> &'static str {
-        let [gemv, small, large] = format.symbols();
+        let [gemv, small, large] = symbols(format);
         match self {
             Variant::Gemv => gemv,
             Variant::Gemm { tokens: 16, .. } => small,
@@ -235,9 +130,9 @@ impl Variant {
     pub(super) fn shared_bytes(&self, format: Format) -> u32 {
         let Variant::Gemm { tokens, .. } = *self else { return 0 };
         let rows = GEMM_ROWS as u32;
-        let weights = rows * STAGE_K as u32 / if format.bits() == Bits::Four { 2 } else { 1 };
+        let weights = rows * STAGE_K as u32 / if format.bits == Bits::Four { 2 } else { 1 };
         let groups = STAGE_K as u32 / 32;
-        let scales = rows * groups * format.scale_bytes();
+        let scales = rows * groups * format.entry_bytes()[1] as u32;
         let grouped = if format.stays_integer() { 0 } else { scales + groups * tokens * 4 };
         let stages = STAGES * (weights + tokens * STAGE_K as u32 + scales + grouped);
         stages.max(tokens * (rows + 4) * 4)

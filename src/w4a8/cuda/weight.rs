@@ -1,9 +1,8 @@
 //! A packed weight on the device.
 
-use super::variant::Format;
 use crate::device::{Device, check_context};
 use crate::error::Result;
-use crate::w4a8::{GroupOffset, PackedWeight, pack::PackedScales};
+use crate::w4a8::{Format, PackedView, Sections};
 use cudarc::driver::{CudaSlice, DevicePtr};
 
 /// A packed weight matrix in device memory: its tiles and scales as they are on the host.
@@ -13,13 +12,8 @@ pub struct Weight {
     k: usize,
     format: Format,
     bytes: usize,
-    codes: CudaSlice<u8>,
-    /// f32 \[N/16\]\[16\].
-    scale: Option<CudaSlice<f32>>,
-    /// f16 or u8 \[N/16\]\[groups\]\[16\].
-    group_scale: Option<CudaSlice<u8>>,
-    /// f16 or u8 \[N/16\]\[groups\]\[16\].
-    offset: Option<CudaSlice<u8>>,
+    /// None for those that the format does not have.
+    sections: Sections<Option<CudaSlice<u8>>>,
 }
 
 impl Weight {
@@ -27,30 +21,15 @@ impl Weight {
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`] if it does not fit, [`crate::Error::Driver`] for any other refusal.
-    pub fn upload(device: &Device, weight: &PackedWeight) -> Result<Self> {
-        let (scale, group_scale, offset): (Option<&[f32]>, Option<&[u8]>, Option<&[u8]>) = match &weight.scales {
-            PackedScales::PerChannel { scale } => (Some(scale), None, None),
-            PackedScales::PerGroup { scale, offset, .. } => {
-                let offset = match offset {
-                    GroupOffset::Symmetric => None,
-                    GroupOffset::F16(offset) => Some(bytemuck::cast_slice(offset)),
-                    GroupOffset::ZeroPoint(points) => Some(&points[..]),
-                };
-                (None, Some(bytemuck::cast_slice(scale)), offset)
-            }
-            PackedScales::TwoLevel { group_scale, scale, .. } => (Some(scale), Some(group_scale), None),
-            PackedScales::Qqq { group_scale, scale } => (Some(scale), Some(bytemuck::cast_slice(group_scale)), None),
-        };
-        let bytes = |host: Option<&[u8]>| host.map(|host| device.upload(host)).transpose();
+    pub fn upload<'w>(device: &Device, weight: impl Into<PackedView<'w>>) -> Result<Self> {
+        let weight = weight.into();
+        let copy = |bytes: &[u8]| (!bytes.is_empty()).then(|| device.upload(bytes)).transpose();
         Ok(Weight {
             n: weight.n(),
             k: weight.k(),
-            format: Format::of(weight),
+            format: weight.format(),
             bytes: weight.bytes(),
-            codes: device.upload(weight.codes())?,
-            scale: scale.map(|scale| device.upload(scale)).transpose()?,
-            group_scale: bytes(group_scale)?,
-            offset: bytes(offset)?,
+            sections: weight.sections().try_map(copy)?,
         })
     }
 
@@ -64,7 +43,7 @@ impl Weight {
         self.k
     }
 
-    /// The mode, as kernels know it.
+    /// How codes become numbers.
     pub fn format(&self) -> Format {
         self.format
     }
@@ -76,19 +55,14 @@ impl Weight {
 
     /// Checks that the weight lies on a device.
     pub(super) fn check(&self, device: &Device) -> Result<()> {
-        check_context("weight", device, &self.codes)
+        self.sections.codes.iter().try_for_each(|codes| check_context("weight", device, codes))
     }
 
-    /// The device pointers of codes, scale, group_scale and offset; 0 for what the format does not have.
-    pub fn pointers(&self, device: &Device) -> [u64; 4] {
-        fn pointer<T>(device: &Device, slice: &Option<CudaSlice<T>>) -> u64 {
-            slice.as_ref().map_or(0, |slice| slice.device_ptr(device.stream()).0)
-        }
-        [
-            self.codes.device_ptr(device.stream()).0,
-            pointer(device, &self.scale),
-            pointer(device, &self.group_scale),
-            pointer(device, &self.offset),
-        ]
+    /// The device pointers of the sections; 0 for what the format does not have.
+    pub fn pointers(&self, device: &Device) -> Sections<u64> {
+        let pointer = |section: &Option<CudaSlice<u8>>| {
+            section.as_ref().map_or(0, |section| section.device_ptr(device.stream()).0)
+        };
+        self.sections.as_ref().map(pointer)
     }
 }

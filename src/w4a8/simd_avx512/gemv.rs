@@ -1,9 +1,9 @@
 //! Few tokens, straight from the tiles.
 
 use super::{Combine, add_parts, load_rows, nibbles, transpose4};
+use crate::w4a8::format::Bits;
 use crate::w4a8::pack::{TILE_BYTES, TILE_N};
-use crate::w4a8::tile::{TileScales, Tokens};
-use crate::w4a8::weight::Bits;
+use crate::w4a8::tile::{Tile, TileValues, Tokens};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -12,16 +12,16 @@ const PREFETCH_BYTES: usize = 4096;
 
 /// Multiplies straight from the tiles, without a panel, for up to four tokens.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-pub(crate) fn gemv(tiles: &[u8], bits: Bits, tokens: Tokens<'_>, scales: &TileScales<'_>, out: &mut [[f32; TILE_N]]) {
-    match (bits, tokens.count) {
-        (Bits::Four, 1) => gemv_tokens::<1, false>(tiles, tokens, scales, out),
-        (Bits::Four, 2) => gemv_tokens::<2, false>(tiles, tokens, scales, out),
-        (Bits::Four, 3) => gemv_tokens::<3, false>(tiles, tokens, scales, out),
-        (Bits::Four, _) => gemv_tokens::<4, false>(tiles, tokens, scales, out),
-        (Bits::Eight, 1) => gemv_tokens::<1, true>(tiles, tokens, scales, out),
-        (Bits::Eight, 2) => gemv_tokens::<2, true>(tiles, tokens, scales, out),
-        (Bits::Eight, 3) => gemv_tokens::<3, true>(tiles, tokens, scales, out),
-        (Bits::Eight, _) => gemv_tokens::<4, true>(tiles, tokens, scales, out),
+pub(crate) fn gemv(tile: &Tile<'_>, tokens: Tokens<'_>, out: &mut [[f32; TILE_N]]) {
+    match (tile.format.bits, tokens.count) {
+        (Bits::Four, 1) => gemv_tokens::<1, false>(tile, tokens, out),
+        (Bits::Four, 2) => gemv_tokens::<2, false>(tile, tokens, out),
+        (Bits::Four, 3) => gemv_tokens::<3, false>(tile, tokens, out),
+        (Bits::Four, _) => gemv_tokens::<4, false>(tile, tokens, out),
+        (Bits::Eight, 1) => gemv_tokens::<1, true>(tile, tokens, out),
+        (Bits::Eight, 2) => gemv_tokens::<2, true>(tile, tokens, out),
+        (Bits::Eight, 3) => gemv_tokens::<3, true>(tile, tokens, out),
+        (Bits::Eight, _) => gemv_tokens::<4, true>(tile, tokens, out),
     }
 }
 
@@ -29,13 +29,8 @@ pub(crate) fn gemv(tiles: &[u8], bits: Bits, tokens: Tokens<'_>, scales: &TileSc
 type Parts = [__m512i; 4];
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn gemv_tokens<const M: usize, const EIGHT: bool>(
-    tiles: &[u8],
-    tokens: Tokens<'_>,
-    scales: &TileScales<'_>,
-    out: &mut [[f32; TILE_N]],
-) {
-    let tiles = tiles.as_chunks().0;
+fn gemv_tokens<const M: usize, const EIGHT: bool>(tile: &Tile<'_>, tokens: Tokens<'_>, out: &mut [[f32; TILE_N]]) {
+    let tiles = tile.codes.as_chunks().0;
     let tile_k = if EIGHT { 32 } else { 64 };
     assert!(tiles.len() * tile_k >= tokens.stride && out.len() >= M);
     assert!(tokens.codes.len() >= M * tokens.stride && tokens.sums.len() >= M * tokens.groups);
@@ -43,43 +38,41 @@ fn gemv_tokens<const M: usize, const EIGHT: bool>(
     // SAFETY: this function has the instruction set; the lengths are asserted, and groups end within K ≤ stride.
     unsafe {
         let mut sums = Combine::<M>::new(tokens);
-        match *scales {
-            TileScales::PerChannel { scale, zero } => {
-                let acc = steps.sum::<M, EIGHT>(0..tokens.stride / 64);
-                sums.channel(acc, scale, zero);
-            }
-            TileScales::PerGroup { group_size: 32, scale, zero } => {
+        match tile.sum_scales() {
+            None => sums.total(steps.sum::<M, EIGHT>(0..tokens.stride / 64), tile.zero),
+            Some((32, TileValues::F16(scale))) => {
                 for (k64, pair) in scale.chunks(2).enumerate() {
                     let halves = steps.sum_halves::<M, EIGHT>(k64);
                     for (half, scale) in pair.iter().enumerate() {
-                        sums.group(halves[half], 2 * k64 + half, scale, zero);
+                        sums.group(halves[half], 2 * k64 + half, scale, tile);
                     }
                 }
             }
-            TileScales::PerGroup { group_size, scale, zero } => {
-                let step = group_size / 64;
+            Some((size, TileValues::F16(scale))) => {
+                let step = size / 64;
                 for (g, scale) in scale.iter().enumerate() {
                     let acc = steps.sum::<M, EIGHT>(g * step..(g + 1) * step);
-                    sums.group(acc, g, scale, zero);
+                    sums.group(acc, g, scale, tile);
                 }
             }
-            TileScales::TwoLevel { group_size: 32, group_scale, scale } => {
-                for (k64, pair) in group_scale.chunks(2).enumerate() {
+            Some((32, TileValues::U8(scale))) => {
+                for (k64, pair) in scale.chunks(2).enumerate() {
                     let halves = steps.sum_halves::<M, EIGHT>(k64);
-                    for (half, group_scale) in pair.iter().enumerate() {
-                        sums.integer(halves[half], 2 * k64 + half, group_scale);
+                    for (half, scale) in pair.iter().enumerate() {
+                        sums.integer(halves[half], 2 * k64 + half, scale, tile.zero);
                     }
                 }
-                sums.integers_to_channel(scale);
             }
-            TileScales::TwoLevel { group_size, group_scale, scale } => {
-                let step = group_size / 64;
-                for (g, group_scale) in group_scale.iter().enumerate() {
+            Some((size, TileValues::U8(scale))) => {
+                let step = size / 64;
+                for (g, scale) in scale.iter().enumerate() {
                     let acc = steps.sum::<M, EIGHT>(g * step..(g + 1) * step);
-                    sums.integer(acc, g, group_scale);
+                    sums.integer(acc, g, scale, tile.zero);
                 }
-                sums.integers_to_channel(scale);
             }
+        }
+        if let Some(scale) = tile.channel {
+            sums.integers_to_channel(scale);
         }
         sums.store(out);
     }

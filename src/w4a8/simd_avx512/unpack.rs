@@ -1,27 +1,27 @@
 //! Codes from tiles to a panel that many tokens use.
 
 use super::{load_rows, nibbles, transpose_parts, transpose4};
-use crate::w4a8::pack::{TILE_BYTES, TILE_N};
-use crate::w4a8::tile::{TileCodes, qqq_table};
-use crate::w4a8::weight::QQQ_GROUP;
+use crate::w4a8::format::{Bits, QQQ_GROUP};
+use crate::w4a8::pack::{TILE_BYTES, TILE_N, tile_k};
+use crate::w4a8::tile::{Tile, qqq_table};
 use half::f16;
 use std::arch::x86_64::*;
 
 /// Unpacks the tiles of 16 rows into a panel of unsigned codes \[K/4\]\[16\]\[4\].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(crate) fn unpack(tiles: &[u8], codes: TileCodes<'_>, panel: &mut [u8]) {
-    let tiles = tiles.as_chunks::<TILE_BYTES>().0;
-    let tile_k = if matches!(codes, TileCodes::Eight) { 32 } else { 64 };
+pub(crate) fn unpack(tile: &Tile<'_>, panel: &mut [u8]) {
+    let tiles = tile.codes.as_chunks::<TILE_BYTES>().0;
+    let (tile_k, inner) = (tile_k(tile.format.bits), tile.inner_scales());
     assert!(panel.len() >= tiles.len() * tile_k * TILE_N);
     let mut tables = [_mm512_setzero_si512(); TILE_N];
-    for (index, (tile, out)) in tiles.iter().zip(panel.chunks_exact_mut(tile_k * TILE_N)).enumerate() {
+    for (index, (codes, out)) in tiles.iter().zip(panel.chunks_exact_mut(tile_k * TILE_N)).enumerate() {
         // SAFETY: this function has the instruction set; `out` has a line for every four columns of the tile.
         unsafe {
-            let (a, b) = (load_rows(tile, 0), load_rows(tile, 1));
-            match codes {
-                TileCodes::Eight => unpack_eight(a, b, out),
-                TileCodes::Four => unpack_four(a, b, None, out),
-                TileCodes::Qqq(scales) => {
+            let (a, b) = (load_rows(codes, 0), load_rows(codes, 1));
+            match (tile.format.bits, inner) {
+                (Bits::Eight, _) => unpack_eight(a, b, out),
+                (Bits::Four, None) => unpack_four(a, b, None, out),
+                (Bits::Four, Some(scales)) => {
                     if index % (QQQ_GROUP / 64) == 0 {
                         let none = [_mm512_set1_epi8(-128); TILE_N];
                         tables = scales.get(index * 64 / QQQ_GROUP).map_or(none, |scales| qqq_tables(scales));

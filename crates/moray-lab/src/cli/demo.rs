@@ -14,7 +14,7 @@ use crate::eval::{Runner, Scored, Text, evaluate};
 use crate::machine::{processor, read_bandwidth};
 use crate::weights::WeightScheme;
 use moray::attention::KvPolicy;
-use moray::w4a8::Mode;
+use moray::w4a8::{Format, Offset};
 
 /// Arguments of `moray demo`.
 #[derive(Debug, Clone, Args)]
@@ -83,12 +83,12 @@ pub struct Demo {
 /// Name, weights, neurons, heads, what is stored for heads that do not run.
 type Way = (&'static str, WeightScheme, &'static str, &'static str, KvPolicy);
 
-const G64: WeightScheme = WeightScheme::Quantized(Mode::PerGroup { group_size: 64, offset: false });
+const G64: WeightScheme = WeightScheme::Quantized(Format::per_group(64, Offset::None));
 
 const WAYS: [Way; 9] = [
     ("dense, 16 bits", WeightScheme::Dense, "dense", "all", KvPolicy::WriteAll),
     ("W4A8, the file's own weights", WeightScheme::AsFile, "dense", "all", KvPolicy::WriteAll),
-    ("W4A8 per channel", WeightScheme::Quantized(Mode::PerChannel), "dense", "all", KvPolicy::WriteAll),
+    ("W4A8 per channel", WeightScheme::Quantized(Format::per_channel()), "dense", "all", KvPolicy::WriteAll),
     ("W4A8 groups of 64", G64, "dense", "all", KvPolicy::WriteAll),
     ("sparse, top-k 0.7", WeightScheme::Dense, "topk:0.7", "all", KvPolicy::WriteAll),
     ("sparse, CATS 0.7", WeightScheme::Dense, "cats:0.7", "all", KvPolicy::WriteAll),

@@ -10,7 +10,7 @@ use super::eval::read_text;
 use super::{progress_bar, written};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::quantize::{Job, Layout, Method, ModeName, Options, Report, Stage};
+use crate::quantize::{FormatName, Job, Layout, Method, Options, Report, Stage};
 
 /// Tokens that the result is scored on at most by default.
 const SCORED_TOKENS: usize = 16_384;
@@ -32,7 +32,7 @@ pub struct Arguments {
     pub method: Method,
     /// per-channel, g32, g64, g128 (a trailing o adds offsets), two-level (groups of 64), two-level-g32|g128, qqq.
     #[arg(long, default_value = "g64o")]
-    pub weights: ModeName,
+    pub weights: FormatName,
     /// How matrices are written.
     #[arg(long, value_enum, default_value_t = Layout::Moray)]
     pub layout: Layout,

@@ -1,7 +1,7 @@
 //! AWQ's layout: `qweight` int32 \[K, N/8\] and `qzeros` int32 \[K/group, N/8\], eight n in a word in the order 0, 2, 4, 6, 1, 3,
 //! 5, 7; `scales` f16 \[K/group, N\]. w = scale · (code − zero).
 
-use moray::w4a8::{Bits, QuantizedWeight};
+use moray::w4a8::QuantizedWeight;
 
 use super::nibbles::{nibble, transpose};
 use super::scales_of;
@@ -28,6 +28,6 @@ pub(super) fn read(source: &Projection<'_>, n: usize, k: usize, group_size: usiz
     let zeros = unpacked(source.required("qzeros")?.shaped(&[groups, n / 8])?.words()?);
     let scale = source.required("scales")?.shaped(&[groups, n])?.halves()?;
     let scales = scales_of(Some(group_size), transpose(&scale, n), transpose(&zeros, n));
-    let scales = scales.ok_or_else(|| source.unsupported("scales", "a group size", "none"))?;
-    Ok(QuantizedWeight::new(n, k, Bits::Four, codes, scales)?)
+    let (format, scales) = scales.ok_or_else(|| source.unsupported("scales", "a group size", "none"))?;
+    Ok(QuantizedWeight::new(n, k, format, codes, scales)?)
 }

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use moray::w4a8::{Bits, QuantizedWeight, Scales};
+use moray::w4a8::{Format, QuantizedWeight, Scales};
 use serde_json::Value;
 
 use super::nibbles::nibble;
@@ -61,8 +61,8 @@ pub(super) fn read(
     let codes = words.iter().flat_map(|&word| (0..8).map(move |i| nibble(word, i) as i8)).collect();
     let scale = source.required("weight_scale")?.shaped(&[n, groups])?;
     if symmetric && group_size.is_none() {
-        let scales = Scales::PerChannel { scale: scale.floats()? };
-        return Ok(QuantizedWeight::new(n, k, Bits::Four, codes, scales)?);
+        let scales = Scales::per_channel(scale.floats()?);
+        return Ok(QuantizedWeight::new(n, k, Format::per_channel(), codes, scales)?);
     }
     let zeros = if symmetric {
         vec![8; n * groups]
@@ -71,7 +71,7 @@ pub(super) fn read(
         (0..n * groups).map(|at| nibble(words[at / groups / 8 * groups + at % groups], at / groups % 8)).collect()
     };
     let scales = scales_of(group_size, scale.halves()?, zeros);
-    let scales =
+    let (format, scales) =
         scales.ok_or_else(|| source.unsupported("zero points", "none where a channel has one scale", "some"))?;
-    Ok(QuantizedWeight::new(n, k, Bits::Four, codes, scales)?)
+    Ok(QuantizedWeight::new(n, k, format, codes, scales)?)
 }

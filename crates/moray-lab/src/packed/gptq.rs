@@ -1,7 +1,7 @@
 //! GPTQ's layout: `qweight` int32 \[K/8, N\], eight k in a word; `qzeros` int32 \[K/group, N/8\], eight n in a word; `scales`
 //! f16 \[K/group, N\]; `g_idx` int32 \[K\]. w = scale · (code − zero), with zero = stored + 1 in the older form.
 
-use moray::w4a8::{Bits, QuantizedWeight};
+use moray::w4a8::QuantizedWeight;
 
 use super::nibbles::{nibble, transpose};
 use super::scales_of;
@@ -35,9 +35,9 @@ pub(super) fn read(
     let scale = source.required("scales")?.shaped(&[groups, n])?.halves()?;
     let scales =
         scales_of(group_size, transpose(&scale, n), transpose(&zeros, n.div_ceil(8) * 8)[..n * groups].to_vec());
-    let scales =
+    let (format, scales) =
         scales.ok_or_else(|| source.unsupported("zero points", "8 where a channel has one scale", "others"))?;
-    Ok(QuantizedWeight::new(n, k, Bits::Four, codes, scales)?)
+    Ok(QuantizedWeight::new(n, k, format, codes, scales)?)
 }
 
 /// Groups of neighbouring inputs: another order would need the activations reordered at run time.

@@ -14,7 +14,7 @@ mod tensors;
 
 use std::path::Path;
 
-use moray::w4a8::{GroupOffset, QuantizedWeight, Scales};
+use moray::w4a8::{Format, Offset, QuantizedWeight, Scales};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -160,16 +160,16 @@ impl Quantization {
     }
 }
 
-/// Scales of codes 0..=15 with a zero point for each group: without one where all are 8.
-fn scales_of(group_size: Option<usize>, scale: Vec<half::f16>, zero: Vec<u8>) -> Option<Scales> {
+/// Format and scales of codes 0..=15 with a zero point for each group: without one where all are 8.
+fn scales_of(group_size: Option<usize>, scale: Vec<half::f16>, zero: Vec<u8>) -> Option<(Format, Scales)> {
     let symmetric = zero.iter().all(|&zero| zero == 8);
     match group_size {
-        None if symmetric => Some(Scales::PerChannel { scale: scale.iter().map(|s| s.to_f32()).collect() }),
-        None => None,
-        Some(group_size) => {
-            let offset = if symmetric { GroupOffset::Symmetric } else { GroupOffset::ZeroPoint(zero) };
-            Some(Scales::PerGroup { group_size, scale, offset })
+        None if symmetric => {
+            Some((Format::per_channel(), Scales::per_channel(scale.iter().map(|s| s.to_f32()).collect())))
         }
+        None => None,
+        Some(size) if symmetric => Some((Format::per_group(size, Offset::None), Scales::per_group(scale, None))),
+        Some(size) => Some((Format::per_group(size, Offset::ZeroPoint), Scales::per_group(scale, Some(zero.into())))),
     }
 }
 

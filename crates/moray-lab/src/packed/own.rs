@@ -12,7 +12,7 @@
 //! The meaning is that of [`Scales`]; the group size follows from the shapes.
 
 use ::safetensors::Dtype;
-use moray::w4a8::{Bits, GroupOffset, QuantizedWeight, Scales};
+use moray::w4a8::{Bits, Format, Offset, QuantizedWeight, Scales, Values};
 
 use super::nibbles::{pack_pairs, unpack_pairs};
 use super::tensors::{Array, Projection, StoredArray};
@@ -32,30 +32,26 @@ pub fn own_tensors(prefix: &str, weight: &QuantizedWeight) -> Result<Vec<StoredA
         let expected = "4-bit codes without zero points";
         Error::Kernel(moray::Error::Unsupported { what: "weight", expected, got: got.into() })
     };
-    if weight.bits() != Bits::Four {
+    if weight.format().bits != Bits::Four {
         return Err(unsupported("8 bits"));
     }
     let mut arrays = vec![StoredArray::u8(name("codes"), &[n, k / 2], pack_pairs(weight.codes()))];
-    match weight.scales() {
-        Scales::PerChannel { scale } => arrays.push(StoredArray::f32(name("scale"), &[n], scale)),
-        Scales::PerGroup { group_size, scale, offset } => {
-            arrays.push(StoredArray::f16(name("scale"), &[n, k / group_size], scale));
-            match offset {
-                GroupOffset::Symmetric => {}
-                GroupOffset::F16(offset) => {
-                    arrays.push(StoredArray::f16(name("offset"), &[n, k / group_size], offset));
-                }
-                GroupOffset::ZeroPoint(_) => return Err(unsupported("zero points")),
-            }
+    let Scales { channel, group, offset } = weight.scales();
+    if weight.format().offset() == Offset::ZeroPoint {
+        return Err(unsupported("zero points"));
+    }
+    let groups = [n, weight.format().groups(k)];
+    // the only scales there are go by one name, those over the channel's by another
+    let group_name = if channel.is_some() { "group_scale" } else { "scale" };
+    for (suffix, values) in [(group_name, group), ("offset", offset)] {
+        match values {
+            None => {}
+            Some(Values::F16(values)) => arrays.push(StoredArray::f16(name(suffix), &groups, values)),
+            Some(Values::U8(values)) => arrays.push(StoredArray::u8(name(suffix), &groups, values.clone())),
         }
-        Scales::TwoLevel { group_size, group_scale, scale } => {
-            arrays.push(StoredArray::u8(name("group_scale"), &[n, k / group_size], group_scale.clone()));
-            arrays.push(StoredArray::f32(name("scale"), &[n], scale));
-        }
-        Scales::Qqq { group_scale, scale } => {
-            arrays.push(StoredArray::f16(name("group_scale"), &[n, k / 128], group_scale));
-            arrays.push(StoredArray::f32(name("scale"), &[n], scale));
-        }
+    }
+    if let Some(channel) = channel {
+        arrays.push(StoredArray::f32(name("scale"), &[n], channel));
     }
     Ok(arrays)
 }
@@ -64,27 +60,25 @@ pub fn own_tensors(prefix: &str, weight: &QuantizedWeight) -> Result<Vec<StoredA
 pub(super) fn read(source: &Projection<'_>, n: usize, k: usize) -> Result<QuantizedWeight> {
     let codes = unpack_pairs(&source.required("codes")?.shaped(&[n, k / 2])?.bytes()?);
     let scale = source.required("scale")?;
-    let scales = match source.optional("group_scale") {
-        Some(group_scale) if group_scale.dtype() == Dtype::U8 => {
-            let group_size = group_size(&group_scale, n, k)?;
-            let scale = scale.shaped(&[n])?.floats()?;
-            Scales::TwoLevel { group_size, group_scale: group_scale.bytes()?, scale }
+    let (format, scales) = match source.optional("group_scale") {
+        Some(group) => {
+            let channel = scale.shaped(&[n])?.floats()?;
+            if group.dtype() == Dtype::U8 {
+                let format = Format::two_level(group_size(&group, n, k)?);
+                (format, Scales::over_channel(group.bytes()?, channel))
+            } else {
+                (Format::qqq(), Scales::over_channel(group.shaped(&[n, k / 128])?.halves()?, channel))
+            }
         }
-        Some(group_scale) => {
-            let group_scale = group_scale.shaped(&[n, k / 128])?.halves()?;
-            Scales::Qqq { group_scale, scale: scale.shaped(&[n])?.floats()? }
-        }
-        None if scale.is_f32() => Scales::PerChannel { scale: scale.shaped(&[n])?.floats()? },
+        None if scale.is_f32() => (Format::per_channel(), Scales::per_channel(scale.shaped(&[n])?.floats()?)),
         None => {
-            let group_size = group_size(&scale, n, k)?;
-            let offset = match source.optional("offset") {
-                Some(offset) => GroupOffset::F16(offset.shaped(&[n, k / group_size])?.halves()?),
-                None => GroupOffset::Symmetric,
-            };
-            Scales::PerGroup { group_size, scale: scale.halves()?, offset }
+            let size = group_size(&scale, n, k)?;
+            let offset = source.optional("offset").map(|offset| offset.shaped(&[n, k / size])?.halves()).transpose()?;
+            let kind = if offset.is_some() { Offset::F16 } else { Offset::None };
+            (Format::per_group(size, kind), Scales::per_group(scale.halves()?, offset.map(Values::F16)))
         }
     };
-    Ok(QuantizedWeight::new(n, k, Bits::Four, codes, scales)?)
+    Ok(QuantizedWeight::new(n, k, format, codes, scales)?)
 }
 
 /// K over the groups that an array of \[N, groups\] has.

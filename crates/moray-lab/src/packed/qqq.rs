@@ -15,7 +15,7 @@
 //! # Source
 //! QQQ (arXiv 2406.09904), the layout of its checkpoints, from its description.
 
-use moray::w4a8::{Bits, QuantizedWeight, Scales};
+use moray::w4a8::{Format, QuantizedWeight, Scales, Values};
 
 use super::nibbles::{nibble, transpose};
 use super::tensors::{Projection, StoredArray};
@@ -56,11 +56,12 @@ fn check(n: usize, k: usize) -> Result<()> {
 pub fn qqq_tensors(prefix: &str, weight: &QuantizedWeight) -> Result<Vec<StoredArray>> {
     let (n, k) = (weight.n(), weight.k());
     check(n, k)?;
-    let (channel, groups): (Vec<f32>, Option<&[half::f16]>) = match weight.scales() {
-        Scales::PerChannel { scale } if weight.bits() == Bits::Four => {
+    let scales = weight.scales();
+    let (channel, groups): (Vec<f32>, Option<&[half::f16]>) = match (&scales.channel, &scales.group) {
+        (Some(scale), None) if weight.format() == Format::per_channel() => {
             (scale.iter().map(|scale| scale / 16.0).collect(), None)
         }
-        Scales::Qqq { group_scale, scale } => (scale.clone(), Some(group_scale)),
+        (Some(scale), Some(Values::F16(group_scale))) => (scale.clone(), Some(group_scale)),
         _ => {
             let expected = "4 bits with a scale for each channel, or qqq's groups";
             let got = "other scales".into();
@@ -136,9 +137,10 @@ pub(super) fn read(source: &Projection<'_>, n: usize, k: usize, group_size: Opti
     let channel = restore(&source.required("s_channel")?.shaped(&[1, n])?.floats()?, 32, channel_at);
     let scales = if grouped {
         let stored = source.required("s_group")?.shaped(&[k / 128, n])?.halves()?;
-        Scales::Qqq { group_scale: transpose(&restore(&stored, 64, group_at), n), scale: channel }
+        Scales::over_channel(transpose(&restore(&stored, 64, group_at), n), channel)
     } else {
-        Scales::PerChannel { scale: channel.iter().map(|scale| scale * 16.0).collect() }
+        Scales::per_channel(channel.iter().map(|scale| scale * 16.0).collect())
     };
-    Ok(QuantizedWeight::new(n, k, Bits::Four, codes, scales)?)
+    let format = if grouped { Format::qqq() } else { Format::per_channel() };
+    Ok(QuantizedWeight::new(n, k, format, codes, scales)?)
 }

@@ -5,7 +5,7 @@ mod search;
 mod tests;
 
 use half::f16;
-use moray::w4a8::{Bits, GroupOffset, Mode, QuantizedWeight, Scales, quantize};
+use moray::w4a8::{Bits, Format, GroupScale, Offset, QuantizedWeight, Scales, Values, quantize};
 use rayon::prelude::*;
 
 use super::matrix::Matrix;
@@ -22,7 +22,7 @@ pub const CENTRE: f32 = 8.0;
 #[derive(Debug, Clone)]
 pub struct Grid {
     /// How they will be stored.
-    pub mode: Mode,
+    pub format: Format,
     /// Columns K.
     pub columns: usize,
     /// Columns that share a scale.
@@ -67,17 +67,13 @@ pub fn inverse(scale: f32) -> f32 {
 /// Columns that share a scale, checked.
 ///
 /// # Errors
-/// [`Error::Kernel`] for a group size that does not divide K, or a mode without 4-bit codes.
-pub fn group_size(mode: Mode, k: usize) -> Result<usize> {
-    let size = match mode {
-        Mode::PerChannel => k,
-        Mode::PerGroup { group_size, .. } | Mode::TwoLevel { group_size } => group_size,
-        Mode::Qqq => 128,
-        Mode::W8 => {
-            let (expected, got) = ("a 4-bit mode", "8 bits".into());
-            return Err(Error::Kernel(moray::Error::Unsupported { what: "weights", expected, got }));
-        }
-    };
+/// [`Error::Kernel`] for a group size that does not divide K, or a format without 4-bit codes.
+pub fn group_size(format: Format, k: usize) -> Result<usize> {
+    if format.bits != Bits::Four {
+        let (expected, got) = ("a 4-bit mode", "8 bits".into());
+        return Err(Error::Kernel(moray::Error::Unsupported { what: "weights", expected, got }));
+    }
+    let size = format.group_size().unwrap_or(k);
     if k % size != 0 {
         return Err(Error::Kernel(moray::Error::Unsupported {
             what: "weights",
@@ -93,34 +89,27 @@ impl Grid {
     ///
     /// # Errors
     /// As [`quantize`].
-    pub fn plain(w: &Matrix, mode: Mode) -> Result<Self> {
-        let group_size = group_size(mode, w.columns)?;
-        let quantized = quantize(&w.data, w.rows, w.columns, mode)?;
+    pub fn plain(w: &Matrix, format: Format) -> Result<Self> {
+        let group_size = group_size(format, w.columns)?;
+        let quantized = quantize(&w.data, w.rows, w.columns, format)?;
+        let Scales { channel, group, offset } = quantized.scales();
         let groups = w.columns / group_size;
-        let mut integer = Vec::new();
-        let (scale, centre) = match quantized.scales() {
-            Scales::PerChannel { scale } => (scale.clone(), vec![0.0; scale.len()]),
-            Scales::PerGroup { scale, offset, .. } => {
-                let scale: Vec<f32> = scale.iter().map(|s| s.to_f32()).collect();
-                let centre = match offset {
-                    GroupOffset::F16(offset) => {
-                        offset.iter().zip(&scale).map(|(o, s)| o.to_f32() + CENTRE * s).collect()
-                    }
-                    _ => vec![0.0; scale.len()],
-                };
-                (scale, centre)
-            }
-            Scales::TwoLevel { group_scale, scale, .. } => {
-                integer = group_scale.clone();
-                let scale = group_scale.iter().enumerate().map(|(i, &s)| scale[i / groups] * f32::from(s));
-                (scale.collect(), vec![0.0; group_scale.len()])
-            }
-            Scales::Qqq { group_scale, scale } => {
-                let scale = group_scale.iter().enumerate().map(|(i, s)| scale[i / groups] * s.to_f32());
-                (scale.collect(), vec![0.0; group_scale.len()])
-            }
+        let channel_of = |i: usize| channel.as_ref().map(|channel| channel[i / groups]);
+        let scale: Vec<f32> = (0..w.rows * groups)
+            .map(|i| match (channel_of(i), group) {
+                (Some(channel), Some(group)) => channel * group.get(i),
+                (channel, group) => channel.or(group.as_ref().map(|group| group.get(i))).unwrap_or(0.0),
+            })
+            .collect();
+        let centre = match offset {
+            Some(offset) => offset.iter().zip(&scale).map(|(o, s)| o + CENTRE * s).collect(),
+            None => vec![0.0; scale.len()],
         };
-        Ok(Grid { mode, columns: w.columns, group_size, scale, centre, integer })
+        let integer = match group {
+            Some(Values::U8(integers)) => integers.clone(),
+            _ => Vec::new(),
+        };
+        Ok(Grid { format, columns: w.columns, group_size, scale, centre, integer })
     }
 
     /// Finds, group by group, the scale (and offset) with the least Σₖ weight\[k\] · (w\[k\] − nearest level)², clipping
@@ -128,11 +117,11 @@ impl Grid {
     ///
     /// # Errors
     /// As [`Grid::plain`].
-    pub fn searched(w: &Matrix, mode: Mode, weight: &[f32]) -> Result<Self> {
-        let group_size = group_size(mode, w.columns)?;
+    pub fn searched(w: &Matrix, format: Format, weight: &[f32]) -> Result<Self> {
+        let group_size = group_size(format, w.columns)?;
         let groups = w.columns / group_size;
-        let offsets = matches!(mode, Mode::PerGroup { offset: true, .. });
-        let signed = matches!(mode, Mode::PerChannel | Mode::PerGroup { .. });
+        let offsets = format.offset() == Offset::F16;
+        let signed = matches!(format.group_scale(), None | Some(GroupScale::F16));
         let steps: Vec<Step> = (0..w.rows * groups)
             .into_par_iter()
             .map(|i| {
@@ -144,7 +133,7 @@ impl Grid {
             })
             .collect();
         let mut grid = Grid {
-            mode,
+            format,
             columns: w.columns,
             group_size,
             scale: steps.iter().map(|step| step.scale).collect(),
@@ -175,7 +164,7 @@ impl Grid {
         grid
     }
 
-    /// Takes over one row of another grid of the same mode.
+    /// Takes over one row of another grid of the same format.
     pub fn copy_row(&mut self, from: &Grid, row: usize) {
         let range = row * self.groups()..(row + 1) * self.groups();
         self.scale[range.clone()].copy_from_slice(&from.scale[range.clone()]);
@@ -187,16 +176,17 @@ impl Grid {
 
     /// Rounds scales and offsets to what can be stored.
     pub fn round(&mut self) {
-        match self.mode {
-            Mode::PerChannel | Mode::W8 | Mode::Qqq => {}
-            Mode::PerGroup { offset, .. } => {
+        match self.format.group_scale() {
+            None | Some(GroupScale::Qqq) => {}
+            Some(GroupScale::F16) => {
+                let offset = self.format.offset() == Offset::F16;
                 for (scale, centre) in self.scale.iter_mut().zip(&mut self.centre) {
                     *scale = to_f16(*scale);
                     // what is stored is the value of code 0
                     *centre = if offset { to_f16(*centre - CENTRE * *scale) + CENTRE * *scale } else { 0.0 };
                 }
             }
-            Mode::TwoLevel { .. } => {
+            Some(GroupScale::Integer) => {
                 let groups = self.groups();
                 let mut integers = Vec::with_capacity(self.scale.len());
                 for row in self.scale.chunks_exact_mut(groups) {
@@ -246,22 +236,19 @@ impl Grid {
     pub fn finish(&self, rows: usize, codes: Vec<i8>) -> Result<QuantizedWeight> {
         let (k, groups, group_size) = (self.columns, self.groups(), self.group_size);
         let halves = |values: &mut dyn Iterator<Item = f32>| values.map(f16::from_f32).collect::<Vec<_>>();
-        let scales = match self.mode {
-            Mode::PerChannel | Mode::W8 => Scales::PerChannel { scale: self.scale.clone() },
-            Mode::PerGroup { offset, .. } => {
+        let scales = match self.format.group_scale() {
+            None => Scales::per_channel(self.scale.clone()),
+            Some(GroupScale::F16) => {
                 let zero = |(centre, scale): (&f32, &f32)| centre - CENTRE * scale;
-                let offset = match offset {
-                    true => GroupOffset::F16(halves(&mut self.centre.iter().zip(&self.scale).map(zero))),
-                    false => GroupOffset::Symmetric,
-                };
-                Scales::PerGroup { group_size, scale: halves(&mut self.scale.iter().copied()), offset }
+                let mut offsets = self.centre.iter().zip(&self.scale).map(zero);
+                let offset = (self.format.offset() == Offset::F16).then(|| halves(&mut offsets).into());
+                Scales::per_group(halves(&mut self.scale.iter().copied()), offset)
             }
-            Mode::TwoLevel { .. } => {
+            Some(GroupScale::Integer) => {
                 let first = |row: usize| self.scale[row * groups] / f32::from(self.integer[row * groups]);
-                let scale = (0..rows).map(first).collect();
-                Scales::TwoLevel { group_size, group_scale: self.integer.clone(), scale }
+                Scales::over_channel(self.integer.clone(), (0..rows).map(first).collect())
             }
-            Mode::Qqq => {
+            Some(GroupScale::Qqq) => {
                 let largest = |row: usize| {
                     let groups = row * groups..(row + 1) * groups;
                     groups.fold(0.0f32, |largest, g| {
@@ -271,11 +258,11 @@ impl Grid {
                     })
                 };
                 let scale: Vec<f32> = (0..rows).map(|row| largest(row) / 127.0).collect();
-                let group_scale = self.scale.iter().enumerate().map(|(g, s)| s * inverse(scale[g / groups]));
-                Scales::Qqq { group_scale: halves(&mut group_scale.into_iter()), scale }
+                let mut group = self.scale.iter().enumerate().map(|(g, s)| s * inverse(scale[g / groups]));
+                Scales::over_channel(halves(&mut group), scale)
             }
         };
-        Ok(QuantizedWeight::new(rows, k, Bits::Four, codes, scales)?)
+        Ok(QuantizedWeight::new(rows, k, self.format, codes, scales)?)
     }
 }
 

@@ -131,7 +131,7 @@ impl Job<'_> {
         }
         let widest = config.hidden.max(config.d_ff).max(config.q_features());
         for k in [config.hidden, config.q_features(), config.d_ff] {
-            group_size(self.options.mode, k)?;
+            group_size(self.options.format, k)?;
         }
         if self.calibration.len() < widest {
             return Err(Error::Kernel(moray::Error::Unsupported {
@@ -225,7 +225,7 @@ impl LayerRun<'_> {
         let mut thresholds = [None; 4];
         let mut sample = self.streams.sample(SAMPLE_TOKENS).1.to_vec();
         if options.smooth {
-            thresholds = smooth_layer(&self.pass, options.mode, &mut layer, &sample, &self.windows)?;
+            thresholds = smooth_layer(&self.pass, options.format, &mut layer, &sample, &self.windows)?;
         }
         let after = layer_peaks(&self.pass, &layer, &mut sample, &self.windows)?;
         let done = quantize_layer(&self.pass, options, &layer, index, &mut self.streams)?;

@@ -26,7 +26,7 @@ pub use hadamard::{hadamard, orthogonal};
 pub use job::{Job, Stage};
 pub use layer::{FloatLayer, Projection, Site};
 pub use matrix::Matrix;
-pub use options::{Method, ModeName, Options};
+pub use options::{FormatName, Method, Options};
 pub use outliers::{Peaks, layer_peaks};
 pub use pipeline::{QuantizedLayer, Streams, pass_layer, quantize_layer};
 pub use report::{Report, Size, html};

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use moray::w4a8::Mode;
+use moray::w4a8::Format;
 use serde::{Deserialize, Serialize};
 
 use super::solve::SolveOptions;
-use crate::weights::WeightScheme;
+use crate::weights::{FORMATS, WeightScheme};
 
 /// How codes are chosen: each is a set of defaults for the single switches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,8 +31,8 @@ pub struct Options {
     /// How codes are chosen.
     pub method: Method,
     /// Codes and scales.
-    #[serde(with = "mode_name")]
-    pub mode: Mode,
+    #[serde(rename = "mode", with = "format_name")]
+    pub format: Format,
     /// Smoothing of the inputs' outlier channels, by search.
     pub smooth: bool,
     /// Rotation of the hidden state.
@@ -57,12 +57,12 @@ pub struct Options {
 
 impl Options {
     /// A method's defaults: 128 windows of 512 tokens.
-    pub fn new(method: Method, mode: Mode) -> Self {
+    pub fn new(method: Method, format: Format) -> Self {
         let full = method == Method::Full;
         let qqq = full || method == Method::Qqq;
         Options {
             method,
-            mode,
+            format,
             smooth: false,
             rotate: qqq,
             act_order: method != Method::Rtn,
@@ -79,7 +79,7 @@ impl Options {
     /// The part that concerns a single matrix.
     pub fn solve(&self) -> SolveOptions {
         SolveOptions {
-            mode: self.mode,
+            format: self.format,
             gptq: self.method != Method::Rtn,
             act_order: self.act_order,
             clip_search: self.clip_search,
@@ -88,54 +88,45 @@ impl Options {
     }
 }
 
-/// Names of modes on the command line and in files.
-const MODES: [(&str, Mode); 11] = [
-    ("per-channel", Mode::PerChannel),
-    ("g32", Mode::PerGroup { group_size: 32, offset: false }),
-    ("g64", Mode::PerGroup { group_size: 64, offset: false }),
-    ("g128", Mode::PerGroup { group_size: 128, offset: false }),
-    ("g32o", Mode::PerGroup { group_size: 32, offset: true }),
-    ("g64o", Mode::PerGroup { group_size: 64, offset: true }),
-    ("g128o", Mode::PerGroup { group_size: 128, offset: true }),
-    ("two-level-g32", Mode::TwoLevel { group_size: 32 }),
-    ("two-level", Mode::TwoLevel { group_size: 64 }),
-    ("two-level-g128", Mode::TwoLevel { group_size: 128 }),
-    ("qqq", Mode::Qqq),
-];
-
-/// A mode by its name on the command line.
+/// A format of 4 bits by its name on the command line and in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ModeName(pub Mode);
+pub struct FormatName(pub Format);
 
-impl FromStr for ModeName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let names = || MODES.map(|(name, _)| name).join(", ");
-        let found = MODES.iter().find(|(name, _)| *name == text).map(|(_, mode)| ModeName(*mode));
-        found.ok_or_else(|| format!("expected one of {}, got {text}", names()))
+impl FormatName {
+    fn all() -> impl Iterator<Item = (&'static str, Format)> {
+        FORMATS.into_iter().filter_map(|(_, name, format)| Some((name?, format)))
     }
 }
 
-impl fmt::Display for ModeName {
+impl FromStr for FormatName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = || Self::all().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
+        let found = Self::all().find(|(name, _)| *name == text);
+        found.map(|(_, format)| FormatName(format)).ok_or_else(|| format!("expected one of {}, got {text}", names()))
+    }
+}
+
+impl fmt::Display for FormatName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match MODES.iter().find(|(_, mode)| *mode == self.0) {
+        match Self::all().find(|(_, format)| *format == self.0) {
             Some((name, _)) => f.write_str(name),
             None => write!(f, "{}", WeightScheme::Quantized(self.0)),
         }
     }
 }
 
-mod mode_name {
-    use super::{Mode, ModeName};
+mod format_name {
+    use super::{Format, FormatName};
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(super) fn serialize<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&ModeName(*mode))
+    pub(super) fn serialize<S: Serializer>(format: &Format, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&FormatName(*format))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Mode, D::Error> {
-        String::deserialize(deserializer)?.parse::<ModeName>().map(|name| name.0).map_err(D::Error::custom)
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Format, D::Error> {
+        String::deserialize(deserializer)?.parse::<FormatName>().map(|name| name.0).map_err(D::Error::custom)
     }
 }
 

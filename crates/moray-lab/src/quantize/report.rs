@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::directory::{LayerRecord, Layout};
 use super::job::mean_peaks;
 use super::layer::Site;
-use super::options::{ModeName, Options};
+use super::options::{FormatName, Options};
 use crate::checkpoint::{Checkpoint, LayerTensor};
 use crate::error::Result;
 use crate::eval::Evaluation;
@@ -82,7 +82,7 @@ pub struct Report {
 pub fn html(report: &Report) -> String {
     let options = &report.options;
     let title =
-        format!("{} {} of {}", options.method, ModeName(options.mode), escaped(&report.model.to_string_lossy()));
+        format!("{} {} of {}", options.method, FormatName(options.format), escaped(&report.model.to_string_lossy()));
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>\
          body{{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}}\

@@ -13,7 +13,7 @@
 //! # Source
 //! QQQ (arXiv 2406.09904).
 
-use moray::w4a8::{Mode, quantize};
+use moray::w4a8::{Format, quantize};
 use rayon::prelude::*;
 
 use super::forward::{Pass, fake_quantize, project};
@@ -28,7 +28,7 @@ const LOWEST: f32 = 0.1;
 /// One layer's sample while its sites are smoothed.
 struct Sample<'a> {
     pass: &'a Pass<'a>,
-    mode: Mode,
+    format: Format,
     windows: &'a [usize],
 }
 
@@ -37,15 +37,15 @@ struct Sample<'a> {
 /// Returns the thresholds by site, none where nothing was searched.
 ///
 /// # Errors
-/// What the mode refuses.
+/// What the format refuses.
 pub fn smooth_layer(
     pass: &Pass<'_>,
-    mode: Mode,
+    format: Format,
     layer: &mut FloatLayer,
     hidden: &[f32],
     windows: &[usize],
 ) -> Result<[Option<f32>; 4]> {
-    let sample = Sample { pass, mode, windows };
+    let sample = Sample { pass, format, windows };
     let d = pass.config.d_model;
     let mut x = pass.norm(hidden, &layer.attn_norm)?;
     let qkv = sample.search(Site::Qkv, layer.site(Site::Qkv), &x)?;
@@ -129,7 +129,7 @@ impl Sample<'_> {
     /// The product with int8 inputs and weights rounded to nearest.
     fn quantized(&self, projection: &Projection, x: &[f32]) -> Result<Vec<f32>> {
         let Matrix { rows, columns, data } = &projection.weight;
-        let data = dequantized(&quantize(data, *rows, *columns, self.mode)?);
+        let data = dequantized(&quantize(data, *rows, *columns, self.format)?);
         let weight = Matrix { rows: *rows, columns: *columns, data };
         let mut x = x.to_vec();
         fake_quantize(&mut x, *columns);
@@ -169,13 +169,13 @@ mod tests {
     use crate::fixture::{Fixture, SplitMix};
     use crate::load::forward_config;
 
-    const MODE: Mode = Mode::PerChannel;
+    const FORMAT: Format = Format::per_channel();
 
     /// Σ |f(Q8(x / s), Q4(w · s)) − f(x, w)|² in f64, f the product or act(gate) ⊙ up of it.
     fn loss(site: Site, w: &Matrix, x: &[f32], scales: &[f32]) -> f64 {
         let (n, k) = (w.rows, w.columns);
         let smoothed: Vec<f32> = w.data.iter().enumerate().map(|(i, w)| w * scales[i % k]).collect();
-        let quantized = quantize(&smoothed, n, k, MODE).unwrap().dequantize();
+        let quantized = quantize(&smoothed, n, k, FORMAT).unwrap().dequantize();
         let function = |weight: &[f32], x: &[f64]| -> Vec<f64> {
             let y: Vec<f64> =
                 weight.chunks_exact(k).map(|w| w.iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum()).collect();
@@ -202,7 +202,7 @@ mod tests {
         let (cpu, fixture) = (moray::Cpu::detect(), Fixture::default());
         let config = forward_config(fixture.open().unwrap().config()).unwrap();
         let pass = Pass::new(&cpu, config, 16).unwrap();
-        let sample = Sample { pass: &pass, mode: MODE, windows: &[12] };
+        let sample = Sample { pass: &pass, format: FORMAT, windows: &[12] };
         let mut random = SplitMix(41);
         for (site, rows) in [(Site::O, 24), (Site::GateUp, 2 * fixture.d_ff)] {
             let k = fixture.hidden;

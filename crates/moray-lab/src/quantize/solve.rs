@@ -13,7 +13,7 @@
 //! # Source
 //! GPTQ (arXiv 2210.17323); outputs of the unquantized model as targets: GPTAQ (arXiv 2504.02692).
 
-use moray::w4a8::{Mode, QuantizedWeight};
+use moray::w4a8::{Format, QuantizedWeight};
 use rayon::prelude::*;
 
 use super::grid::{CENTRE, Grid, inverse};
@@ -34,7 +34,7 @@ const FACTORS: [f32; 2] = [0.93, 1.06];
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SolveOptions {
     /// Codes and scales.
-    pub mode: Mode,
+    pub format: Format,
     /// Error feedback; otherwise every weight is rounded to nearest.
     pub gptq: bool,
     /// Columns of large inputs first, scales still by the original groups.
@@ -63,7 +63,7 @@ pub struct Sums {
 /// Errors of one site, Σ ω ‖q·x − y‖² / Σ ω ‖y‖².
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct SiteError {
-    /// Of round-to-nearest with the mode's plain scales.
+    /// Of round-to-nearest with the format's plain scales.
     pub nearest: f64,
     /// Of the codes chosen.
     pub chosen: f64,
@@ -86,12 +86,12 @@ pub struct Solved {
 /// [`crate::Error::Kernel`] for a group size that does not divide K and a Hessian that is singular despite damping.
 pub fn solve(w: &Matrix, sums: &Sums, options: SolveOptions) -> Result<Solved> {
     let problem = Problem::new(w, sums)?;
-    let plain = Grid::plain(w, options.mode)?;
+    let plain = Grid::plain(w, options.format)?;
     let nearest = plain.nearest_codes(&w.data);
     let error_of = |values: &[f32]| sums.error(w, values);
     let nearest_error = error_of(&plain.values(&nearest));
     let best = if !options.gptq {
-        let grid = if options.clip_search { Grid::searched(w, options.mode, &vec![1.0; w.columns])? } else { plain };
+        let grid = if options.clip_search { Grid::searched(w, options.format, &vec![1.0; w.columns])? } else { plain };
         let codes = grid.nearest_codes(&w.data);
         Refined { grid, codes, loss: Vec::new() }
     } else {
@@ -194,11 +194,11 @@ impl Problem {
             .collect();
         let factor = inverse_factor(&permuted, k)?;
         let base = if options.clip_search {
-            Grid::searched(&self.wanted, options.mode, &self.importance(&factor, &order))?
+            Grid::searched(&self.wanted, options.format, &self.importance(&factor, &order))?
         } else if options.refinements > 0 {
             plain
         } else {
-            Grid::plain(&self.wanted, options.mode)?
+            Grid::plain(&self.wanted, options.format)?
         };
         let narrow: Vec<f32> = factor.iter().map(|&v| v as f32).collect();
         let attempt = |grid: Grid| {
@@ -206,7 +206,7 @@ impl Problem {
             refine(&self.wanted, &self.narrow, grid, codes, options.refinements)
         };
         let mut best = attempt(base.clone());
-        if options.refinements > 0 && options.mode == Mode::PerChannel {
+        if options.refinements > 0 && options.format == Format::per_channel() {
             for factor in FACTORS {
                 best.take_better_rows(&attempt(base.scaled(factor)), self.rows, k);
             }

@@ -1,6 +1,6 @@
 //! Rotation and smoothing leave the unquantized model's function as it is.
 
-use moray::w4a8::Mode;
+use moray::w4a8::Format;
 use moray_lab::fixture::Fixture;
 use moray_lab::load::forward_config;
 use moray_lab::quantize::{Method, Options, Pass, Source, smooth_layer};
@@ -31,7 +31,7 @@ fn rotated_logits_match_the_unrotated_models_for_every_shape() {
     for fixture in shapes() {
         let checkpoint = open(&fixture);
         let text = tokens(24, &fixture, 5);
-        let plain = Options { rotate: false, ..Options::new(Method::Full, Mode::PerChannel) };
+        let plain = Options { rotate: false, ..Options::new(Method::Full, Format::per_channel()) };
         let expected = logits(&model(&Source::new(&checkpoint, &plain), |_, _| ()), &cpu, &text);
         for seed in [0, 1] {
             let rotated = Options { rotate: true, seed, ..plain };
@@ -51,7 +51,7 @@ fn smoothed_logits_match_the_plain_models_and_scales_are_not_all_one() {
     for fixture in [fixture(), Fixture { n_kv_heads: 4, attention_bias: true, mlp_bias: true, ..fixture() }] {
         let checkpoint = open(&fixture);
         let text = tokens(24, &fixture, 6);
-        let options = Options { rotate: false, ..Options::new(Method::Qqq, Mode::PerChannel) };
+        let options = Options { rotate: false, ..Options::new(Method::Qqq, Format::per_channel()) };
         let source = Source::new(&checkpoint, &options);
         let expected = logits(&model(&source, |_, _| ()), &cpu, &text);
         let pass = Pass::new(&cpu, forward_config(checkpoint.config()).unwrap(), 24).unwrap();
@@ -61,7 +61,7 @@ fn smoothed_logits_match_the_plain_models_and_scales_are_not_all_one() {
         let mut changed = 0;
         let smoothed = model(&source, |_, layer| {
             let before = layer.attn_norm.clone();
-            let found = smooth_layer(&pass, Mode::PerChannel, layer, &hidden, &[24]).unwrap();
+            let found = smooth_layer(&pass, Format::per_channel(), layer, &hidden, &[24]).unwrap();
             // query heads that share values leave o alone
             assert_eq!(found[1].is_some(), fixture.n_kv_heads == fixture.n_q_heads);
             assert!(found[0].is_some() && found[2].is_some() && found[3].is_some());

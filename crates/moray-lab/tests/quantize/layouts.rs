@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use moray::w4a8::{Bits, GroupOffset, Mode, QuantizedWeight, Scales, quantize};
+use moray::w4a8::{Format, GroupScale, Offset, QuantizedWeight, Scales, quantize};
 use moray_lab::Checkpoint;
 use moray_lab::checkpoint::LayerTensor;
 use moray_lab::fixture::{Fixture, SplitMix};
@@ -156,13 +156,13 @@ fn forms(n: usize, k: usize) -> Vec<QuantizedWeight> {
     let mut random = SplitMix(9);
     let w: Vec<f32> = (0..n * k).map(|_| random.signed()).collect();
     let modes = [
-        Mode::PerChannel,
-        Mode::PerGroup { group_size: 64, offset: false },
-        Mode::PerGroup { group_size: 32, offset: true },
-        Mode::TwoLevel { group_size: 64 },
-        Mode::Qqq,
+        Format::per_channel(),
+        Format::per_group(64, Offset::None),
+        Format::per_group(32, Offset::F16),
+        Format::two_level(64),
+        Format::qqq(),
     ];
-    modes.into_iter().map(|mode| quantize(&w, n, k, mode).unwrap()).collect()
+    modes.into_iter().map(|format| quantize(&w, n, k, format).unwrap()).collect()
 }
 
 fn read_back(arrays: &[StoredArray], size: usize, config: &Value) -> QuantizedWeight {
@@ -177,19 +177,19 @@ fn own_layout_gives_back_every_form_bit_for_bit() {
         let arrays = own_tensors("p", &weight).unwrap();
         assert_eq!(read_back(&arrays, 256, &json!({"quant_method": "moray", "version": 1})), weight);
     }
-    let zero =
-        Scales::PerGroup { group_size: 32, scale: vec![half::f16::ONE; 2], offset: GroupOffset::ZeroPoint(vec![3; 2]) };
-    let weight = QuantizedWeight::new(2, 32, Bits::Four, vec![0; 64], zero).unwrap();
+    let zero = Scales::per_group(vec![half::f16::ONE; 2], Some(vec![3u8; 2].into()));
+    let format = Format::per_group(32, Offset::ZeroPoint);
+    let weight = QuantizedWeight::new(2, 32, format, vec![0; 64], zero).unwrap();
     assert!(own_tensors("p", &weight).unwrap_err().to_string().contains("zero points"));
 }
 
 #[test]
 fn qqq_layout_gives_back_its_two_forms_and_refuses_others() {
     for weight in forms(256, 256) {
-        let group = match weight.scales() {
-            Scales::PerChannel { .. } => -1,
-            Scales::Qqq { .. } => 128,
-            _ => {
+        let group = match weight.format().group_scale() {
+            None => -1,
+            Some(GroupScale::Qqq) => 128,
+            Some(_) => {
                 assert!(qqq_tensors("p", &weight).unwrap_err().to_string().contains("other scales"));
                 continue;
             }
@@ -199,6 +199,6 @@ fn qqq_layout_gives_back_its_two_forms_and_refuses_others() {
         // scale/16 and back are exact
         assert_eq!(read_back(&arrays, 256, &config), weight);
     }
-    let narrow = quantize(&[0.5; 32 * 64], 32, 64, Mode::PerChannel).unwrap();
+    let narrow = quantize(&[0.5; 32 * 64], 32, 64, Format::per_channel()).unwrap();
     assert!(qqq_tensors("p", &narrow).unwrap_err().to_string().contains("multiples of 64"));
 }

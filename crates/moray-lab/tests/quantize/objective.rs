@@ -1,6 +1,6 @@
 //! Codes against the objective they are chosen for.
 
-use moray::w4a8::Mode;
+use moray::w4a8::{Format, Offset};
 use moray_lab::fixture::SplitMix;
 use moray_lab::load::forward_config;
 use moray_lab::quantize::{Matrix, Method, Options, Pass, SolveOptions, Source, Streams, Sums, quantize_layer, solve};
@@ -8,11 +8,11 @@ use proptest::prelude::*;
 
 use super::{cpu, fixture, open, tokens};
 
-const MODES: [Mode; 4] = [
-    Mode::PerChannel,
-    Mode::PerGroup { group_size: 64, offset: false },
-    Mode::PerGroup { group_size: 64, offset: true },
-    Mode::TwoLevel { group_size: 64 },
+const FORMATS: [Format; 4] = [
+    Format::per_channel(),
+    Format::per_group(64, Offset::None),
+    Format::per_group(64, Offset::F16),
+    Format::two_level(64),
 ];
 
 #[test]
@@ -21,8 +21,8 @@ fn every_sites_error_is_below_round_to_nearests_for_every_method_and_mode() {
     let checkpoint = open(&fixture);
     let text = tokens(768, &fixture, 3);
     for method in [Method::Gptq, Method::Qqq, Method::Full] {
-        for mode in MODES {
-            let options = Options { context: 96, ..Options::new(method, mode) };
+        for format in FORMATS {
+            let options = Options { context: 96, ..Options::new(method, format) };
             let source = Source::new(&checkpoint, &options);
             let config = forward_config(checkpoint.config()).unwrap();
             let pass = Pass::new(&cpu, config, options.context).unwrap();
@@ -31,7 +31,7 @@ fn every_sites_error_is_below_round_to_nearests_for_every_method_and_mode() {
                 let layer = source.layer(index).unwrap();
                 let done = quantize_layer(&pass, &options, &layer, index, &mut streams).unwrap();
                 for (site, error) in done.errors.iter().enumerate() {
-                    assert!(error.chosen < error.nearest, "{method} {mode:?}, layer {index}, site {site}: {error:?}");
+                    assert!(error.chosen < error.nearest, "{method} {format:?}, layer {index}, site {site}: {error:?}");
                 }
             }
         }
@@ -89,8 +89,8 @@ fn reordering(size: &[f64], inputs: &[f32], k: usize) -> f64 {
     (count + 3 * k + n * k + n * count + 16) as f64 * (f64::EPSILON / 2.0) * terms
 }
 
-fn solver(mode: Mode) -> SolveOptions {
-    SolveOptions { mode, gptq: true, act_order: true, clip_search: true, refinements: 2 }
+fn solver(format: Format) -> SolveOptions {
+    SolveOptions { format, gptq: true, act_order: true, clip_search: true, refinements: 2 }
 }
 
 proptest! {
@@ -98,13 +98,13 @@ proptest! {
 
     #[test]
     fn reported_errors_match_the_definition_and_refinement_never_costs(
-        n in 1usize..9, groups in 1usize..3, mode in 0usize..4, seed in any::<u64>(),
+        n in 1usize..9, groups in 1usize..3, format in 0usize..4, seed in any::<u64>(),
     ) {
         let mut random = SplitMix(seed);
         let k = 64 * groups;
         let (w, inputs, sums) = problem(n, k, 3 * k, &mut random);
-        let plain = solve(&w, &sums, SolveOptions { refinements: 0, ..solver(MODES[mode]) }).unwrap();
-        let refined = solve(&w, &sums, solver(MODES[mode])).unwrap();
+        let plain = solve(&w, &sums, SolveOptions { refinements: 0, ..solver(FORMATS[format]) }).unwrap();
+        let refined = solve(&w, &sums, solver(FORMATS[format])).unwrap();
         for solved in [&plain, &refined] {
             prop_assert_eq!(solved.weight.dequantize(), solved.values.data.clone());
             let defined = output_error(&w, 1.0, &inputs, &solved.values.data) / sums.energy;
@@ -130,16 +130,16 @@ fn dead_channels_get_zero_weights_and_fewer_tokens_than_channels_still_solve() {
             sums.hessian[i * k + dead] = 0.0;
         }
     }
-    for mode in [Mode::PerChannel, Mode::PerGroup { group_size: 32, offset: false }] {
-        let solved = solve(&w, &sums, solver(mode)).unwrap();
+    for format in [Format::per_channel(), Format::per_group(32, Offset::None)] {
+        let solved = solve(&w, &sums, solver(format)).unwrap();
         for row in solved.values.data.chunks_exact(k) {
-            assert_eq!((row[3], row[40]), (0.0, 0.0), "{mode:?}");
+            assert_eq!((row[3], row[40]), (0.0, 0.0), "{format:?}");
         }
         assert!(solved.error.chosen.is_finite() && solved.error.chosen < solved.error.nearest);
     }
     // no input at all: every channel is dead
     let none = Sums { hessian: vec![0.0; k * k], energy: 0.0, ..sums };
-    assert!(solve(&w, &none, solver(Mode::PerChannel)).unwrap().values.data.iter().all(|&v| v == 0.0));
+    assert!(solve(&w, &none, solver(Format::per_channel())).unwrap().values.data.iter().all(|&v| v == 0.0));
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn wanted_outputs_are_met_by_the_least_squares_solution_where_errors_went_before
     let mut random = SplitMix(23);
     let (n, k) = (8, 64);
     let (w, inputs, mut sums) = problem(n, k, 512, &mut random);
-    let plain = solve(&w, &sums, solver(Mode::PerGroup { group_size: 32, offset: true })).unwrap();
+    let plain = solve(&w, &sums, solver(Format::per_group(32, Offset::F16))).unwrap();
     // y = 1.5 · w · x: T = 1.5 · w · H
     let mut target = vec![0.0; n * k];
     for row in 0..n {
@@ -158,7 +158,7 @@ fn wanted_outputs_are_met_by_the_least_squares_solution_where_errors_went_before
     }
     sums.target = Some(target);
     sums.energy *= 2.25;
-    let corrected = solve(&w, &sums, solver(Mode::PerGroup { group_size: 32, offset: true })).unwrap();
+    let corrected = solve(&w, &sums, solver(Format::per_group(32, Offset::F16))).unwrap();
     let miss = output_error(&w, 1.5, &inputs, &corrected.values.data);
     let blind = output_error(&w, 1.5, &inputs, &plain.values.data);
     assert!(miss < 0.1 * blind, "{miss} of {blind}");

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use moray::w4a8::Mode;
+use moray::w4a8::{Format, Offset};
 use moray_lab::fixture::Fixture;
 use moray_lab::load::forward_config;
 use moray_lab::packed::StoredArray;
@@ -20,7 +20,7 @@ fn refused(change: impl FnOnce(&mut Job<'_>), before: impl FnOnce(&Path)) -> Err
     let text = tokens(512, &fixture(), 1);
     let out = directory.path().join("out");
     before(&out);
-    let options = Options { context: 64, ..Options::new(Method::Gptq, Mode::PerChannel) };
+    let options = Options { context: 64, ..Options::new(Method::Gptq, Format::per_channel()) };
     let mut job = Job {
         cpu: &cpu,
         checkpoint: &checkpoint,
@@ -45,9 +45,9 @@ fn check(error: &Error, variant: &str, message: &str) {
 fn runs_that_cannot_be_are_refused_before_anything_is_written() {
     let short = refused(|job| job.calibration = &job.calibration[..191], |_| ());
     check(&short, "Kernel", "got 191 tokens for 192 columns");
-    let group = refused(|job| job.options.mode = Mode::PerGroup { group_size: 128, offset: false }, |_| ());
+    let group = refused(|job| job.options.format = Format::per_group(128, Offset::None), |_| ());
     check(&group, "Kernel", "groups of 128 and K = 64");
-    check(&refused(|job| job.options.mode = Mode::W8, |_| ()), "Kernel", "expected a 4-bit mode, got 8 bits");
+    check(&refused(|job| job.options.format = Format::w8(), |_| ()), "Kernel", "expected a 4-bit format, got 8 bits");
     check(&refused(|job| job.options.context = 1, |_| ()), "Kernel", "context");
     check(&refused(|job| job.options.context = 4096, |_| ()), "Kernel", "got 4096");
     let used = refused(
@@ -85,7 +85,7 @@ fn what_cannot_be_written_is_named() {
     let scales = refused(
         |job| {
             job.layout = Layout::Qqq;
-            job.options.mode = Mode::TwoLevel { group_size: 64 };
+            job.options.format = Format::two_level(64);
         },
         |_| (),
     );
@@ -96,7 +96,7 @@ fn what_cannot_be_written_is_named() {
 fn activations_that_overflow_are_refused_by_layer_and_site() {
     let (cpu, fixture) = (cpu(), fixture());
     let checkpoint = open(&fixture);
-    let options = Options { context: 64, ..Options::new(Method::Full, Mode::PerChannel) };
+    let options = Options { context: 64, ..Options::new(Method::Full, Format::per_channel()) };
     let source = Source::new(&checkpoint, &options);
     let pass = Pass::new(&cpu, forward_config(checkpoint.config()).unwrap(), 64).unwrap();
     let mut layer = source.layer(0).unwrap();

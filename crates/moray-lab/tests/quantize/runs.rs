@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use moray::Cpu;
-use moray::w4a8::Mode;
+use moray::w4a8::{Format, Offset};
 use moray_lab::Checkpoint;
 use moray_lab::fixture::Fixture;
 use moray_lab::load::{LoadOptions, load_cpu};
@@ -15,8 +15,7 @@ use moray_lab::weights::WeightScheme;
 use super::{cpu, fixture, logits, tokens};
 
 fn job<'a>(cpu: &'a Cpu, checkpoint: &'a Checkpoint, text: &'a [u32], out: &'a Path) -> Job<'a> {
-    let options =
-        Options { context: 64, ..Options::new(Method::Full, Mode::PerGroup { group_size: 64, offset: true }) };
+    let options = Options { context: 64, ..Options::new(Method::Full, Format::per_group(64, Offset::F16)) };
     Job { cpu, checkpoint, options, layout: Layout::Moray, calibration: text, evaluation: None, out }
 }
 
@@ -58,11 +57,7 @@ fn written_checkpoints_match_the_quantized_model_and_report_on_it() {
     let probe = tokens(16, &fixture, 4);
     let got = logits(&load(&written, WeightScheme::Auto), &cpu, &probe);
     let exact = logits(&load(&checkpoint, WeightScheme::F32), &cpu, &probe);
-    let rounded = logits(
-        &load(&checkpoint, WeightScheme::Quantized(Mode::PerGroup { group_size: 64, offset: true })),
-        &cpu,
-        &probe,
-    );
+    let rounded = logits(&load(&checkpoint, WeightScheme::Quantized(Format::per_group(64, Offset::F16))), &cpu, &probe);
     let miss = |a: &[f32]| a.iter().zip(&exact).map(|(a, b)| f64::from((a - b) * (a - b))).sum::<f64>();
     // a layer that was stored for another, or rotated by half, would be far worse than rounding
     assert!(miss(&got) < 1.5 * miss(&rounded), "{} {}", miss(&got), miss(&rounded));
@@ -76,7 +71,7 @@ fn check_report(out: &Path, report: &Report) {
     assert!(quality.perplexity.is_finite() && quality.dense.as_ref().unwrap().kl > 0.0);
     let json: serde_json::Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
     assert_eq!(json["layers"].as_array().unwrap().len(), 3);
-    assert_eq!(json["options"]["mode"], "g64o");
+    assert_eq!(json["options"]["format"], "g64o");
     let page = fs::read_to_string(out.join("report.html")).unwrap();
     assert_eq!(page.matches("<svg").count(), 8);
     assert!(!page.contains("http://") && !page.contains("https://"), "the page is to need nothing else");
@@ -133,7 +128,7 @@ fn qqq_layout_of_a_run_opens_as_a_qqq_checkpoint() {
     let checkpoint = Checkpoint::open(&path).unwrap();
     let text = tokens(512, &fixture, 1);
     let out = directory.path().join("out");
-    let options = Options { context: 64, smooth: true, ..Options::new(Method::Qqq, Mode::PerChannel) };
+    let options = Options { context: 64, smooth: true, ..Options::new(Method::Qqq, Format::per_channel()) };
     let job = Job { options, layout: Layout::Qqq, ..job(&cpu, &checkpoint, &text, &out) };
     let (_, report) = job.run(&mut |_, _, _| ()).unwrap();
     assert!(report.layers.iter().all(|layer| layer.sites.iter().all(|site| site.threshold.is_some())));

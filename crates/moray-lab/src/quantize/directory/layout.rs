@@ -1,6 +1,6 @@
 //! How a quantized model is written: the arrays of a matrix, and `config.json`.
 
-use moray::w4a8::{Mode, QuantizedWeight};
+use moray::w4a8::{Format, QuantizedWeight};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ impl Layout {
 
     /// Columns that share a scale, in QQQ's layout with groups.
     fn qqq_group(self, options: &Options) -> Option<usize> {
-        (options.mode == Mode::Qqq).then_some(128)
+        (options.format == Format::qqq()).then_some(128)
     }
 
     /// What `config.json` says of it.

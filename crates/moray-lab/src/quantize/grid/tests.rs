@@ -1,6 +1,6 @@
 //! Scales against what they are searched for, and against what is stored of them.
 
-use moray::w4a8::{Mode, Scales};
+use moray::w4a8::{Format, Offset};
 
 use super::search::{best_channel, search_offset, search_symmetric};
 use super::{CENTRE, Grid, LEVELS, Step};
@@ -9,11 +9,11 @@ use crate::quantize::matrix::Matrix;
 
 const GROUP: usize = 64;
 
-const MODES: [Mode; 4] = [
-    Mode::PerChannel,
-    Mode::PerGroup { group_size: GROUP, offset: false },
-    Mode::PerGroup { group_size: GROUP, offset: true },
-    Mode::TwoLevel { group_size: GROUP },
+const FORMATS: [Format; 4] = [
+    Format::per_channel(),
+    Format::per_group(GROUP, Offset::None),
+    Format::per_group(GROUP, Offset::F16),
+    Format::two_level(GROUP),
 ];
 
 /// w \[5, 256\] whose groups are of very different sizes and off centre.
@@ -28,10 +28,10 @@ fn weights(random: &mut SplitMix) -> Matrix {
 #[test]
 fn stored_weights_match_the_values_that_were_chosen() {
     let mut random = SplitMix(6);
-    for mode in MODES {
+    for format in FORMATS {
         let w = weights(&mut random);
         let importance: Vec<f32> = (0..w.columns).map(|_| 1.5 + random.signed()).collect();
-        for mut grid in [Grid::plain(&w, mode).unwrap(), Grid::searched(&w, mode, &importance).unwrap()] {
+        for mut grid in [Grid::plain(&w, format).unwrap(), Grid::searched(&w, format, &importance).unwrap()] {
             grid.scale.iter_mut().for_each(|scale| *scale *= 1.0 + 0.1 * random.signed());
             grid.centre.iter_mut().for_each(|centre| *centre *= 1.0 + 0.1 * random.signed());
             grid.round();
@@ -42,7 +42,7 @@ fn stored_weights_match_the_values_that_were_chosen() {
                 // a product and a sum of numbers of at most 16 steps and the offset, each rounded once or twice
                 let step = grid.step(i / w.columns, i % w.columns / grid.group_size);
                 let bound = 2.0 * f32::EPSILON * (16.0 * step.scale.abs() + step.centre.abs());
-                assert!((value - stored).abs() <= bound, "{mode:?}: {value} is stored as {stored}");
+                assert!((value - stored).abs() <= bound, "{format:?}: {value} is stored as {stored}");
             }
         }
     }
@@ -54,7 +54,7 @@ fn integers_of_two_levels_match_the_best_of_sixteen() {
     let mut largest = 0;
     for _ in 0..20 {
         let w = weights(&mut random);
-        let mut grid = Grid::plain(&w, Mode::TwoLevel { group_size: GROUP }).unwrap();
+        let mut grid = Grid::plain(&w, Format::two_level(GROUP)).unwrap();
         let wanted: Vec<f32> = grid.scale.iter().map(|scale| scale * (1.0 + 0.2 * random.signed())).collect();
         grid.scale.clone_from(&wanted);
         grid.round();
@@ -86,13 +86,13 @@ fn integers_of_two_levels_match_the_best_of_sixteen() {
 #[test]
 fn scales_of_qqq_reach_127_in_the_largest_group_of_each_row_and_no_further() {
     let w = weights(&mut SplitMix(8));
-    let grid = Grid::plain(&w, Mode::Qqq).unwrap();
+    let grid = Grid::plain(&w, Format::qqq()).unwrap();
     let codes = grid.nearest_codes(&w.data);
     let stored = grid.finish(w.rows, codes.clone()).unwrap();
-    let Scales::Qqq { group_scale, .. } = stored.scales() else { panic!("{:?}", stored.scales()) };
+    let group_scale = stored.scales().group.as_ref().unwrap();
     let reach = |group: usize| {
         let codes = &codes[group * 128..(group + 1) * 128];
-        codes.iter().map(|&code| (f32::from(code) - CENTRE).abs()).fold(0.0, f32::max) * group_scale[group].to_f32()
+        codes.iter().map(|&code| (f32::from(code) - CENTRE).abs()).fold(0.0, f32::max) * group_scale.get(group)
     };
     for row in 0..w.rows {
         let largest = reach(2 * row).max(reach(2 * row + 1));

@@ -1,7 +1,7 @@
 //! One layer's four sites against their targets by definition.
 
 use moray::Cpu;
-use moray::w4a8::{Mode, quantize};
+use moray::w4a8::{Format, quantize};
 
 use super::{Pass, QuantizedLayer, Streams, quantize_layer};
 use crate::fixture::{Fixture, SplitMix};
@@ -10,7 +10,7 @@ use crate::quantize::layer::{FloatLayer, Site};
 use crate::quantize::options::{Method, Options};
 use crate::quantize::source::Source;
 
-const MODE: Mode = Mode::PerChannel;
+const FORMAT: Format = Format::per_channel();
 
 const WINDOWS: [usize; 3] = [16, 16, 8];
 
@@ -55,7 +55,7 @@ impl Plain {
     /// Σ ‖q·x − y‖² / Σ ‖y‖² of weights rounded to nearest, y three quarters w·x and one quarter `wanted`.
     fn error(&self, x: &[f32], wanted: &[f32]) -> f64 {
         let none = vec![0.0; self.bias.len()];
-        let nearest = quantize(&self.float, none.len(), self.k, MODE).unwrap().dequantize();
+        let nearest = quantize(&self.float, none.len(), self.k, FORMAT).unwrap().dequantize();
         let own = product(&self.float, x, self.k, &none);
         let (mut miss, mut energy) = (0.0, 0.0);
         for ((got, own), wanted) in product(&nearest, x, self.k, &none).iter().zip(own).zip(wanted) {
@@ -73,7 +73,7 @@ fn errors_of_all_sites_match_their_targets_by_definition() {
     let fixture = Fixture { attention_bias: true, mlp_bias: true, ..Fixture::default() };
     let (d, tokens) = (fixture.hidden, WINDOWS.iter().sum::<usize>());
     let checkpoint = fixture.open().unwrap();
-    let options = Options { rotate: false, refinements: 0, ..Options::new(Method::Full, MODE) };
+    let options = Options { rotate: false, refinements: 0, ..Options::new(Method::Full, FORMAT) };
     let layer = Source::new(&checkpoint, &options).layer(0).unwrap();
     let pass = Pass::new(&cpu, forward_config(checkpoint.config()).unwrap(), 16).unwrap();
     // some tokens are larger than others, and the quantized model's stream has gone astray

@@ -1,6 +1,6 @@
 //! The scales and offsets of least loss for given codes: one small linear least-squares problem for each row.
 
-use moray::w4a8::Mode;
+use moray::w4a8::{GroupScale, Offset};
 use rayon::prelude::*;
 
 use super::add_scaled;
@@ -10,12 +10,12 @@ use crate::quantize::matrix::multiply_add_columns;
 /// Keeps a fit near the scales it starts from where codes say nothing, relative to the diagonal.
 pub(super) const RIDGE: f64 = 1e-4;
 
-/// The scales, and offsets where the mode has them, with the least loss for the codes as they are.
+/// The scales, and offsets where the format has them, with the least loss for the codes as they are.
 pub(super) fn fitted(grid: &Grid, codes: &[i8], hessian: &[f32], wanted_h: &[f32]) -> Grid {
     let (k, groups, size) = (grid.columns, grid.groups(), grid.group_size);
     let rows = codes.len() / k;
-    let offsets = matches!(grid.mode, Mode::PerGroup { offset: true, .. });
-    let single = matches!(grid.mode, Mode::TwoLevel { .. });
+    let offsets = grid.format.offset() == Offset::F16;
+    let single = grid.format.group_scale() == Some(GroupScale::Integer);
     // the vectors whose multiples the rows are made of: codes of each group (times its integer), and ones
     let mut basis: Vec<f32> = codes.iter().map(|&c| f32::from(c) - CENTRE).collect();
     if single {

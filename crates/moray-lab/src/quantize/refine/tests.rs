@@ -1,6 +1,6 @@
 //! Refinement against its definition: no single step of any kind lowers what it leaves.
 
-use moray::w4a8::Mode;
+use moray::w4a8::{Format, GroupScale, Offset};
 
 use super::fit::{RIDGE, fitted};
 use super::{Refined, refine};
@@ -10,11 +10,11 @@ use crate::quantize::matrix::{Matrix, solve_symmetric};
 
 const GROUP: usize = 32;
 
-const MODES: [Mode; 4] = [
-    Mode::PerChannel,
-    Mode::PerGroup { group_size: GROUP, offset: false },
-    Mode::PerGroup { group_size: GROUP, offset: true },
-    Mode::TwoLevel { group_size: GROUP },
+const FORMATS: [Format; 4] = [
+    Format::per_channel(),
+    Format::per_group(GROUP, Offset::None),
+    Format::per_group(GROUP, Offset::F16),
+    Format::two_level(GROUP),
 ];
 
 /// Wanted weights \[2, 128\] whose groups are of very different sizes, and a Hessian of correlated inputs.
@@ -53,13 +53,13 @@ const ENOUGH: usize = 60;
 /// Scales to begin with, as multiples of the plain ones.
 const FACTORS: [f32; 3] = [1.0, 0.7, 1.4];
 
-/// Every seed, mode and factor.
-fn cases() -> impl Iterator<Item = (u64, Mode, f32)> {
-    (0..3).flat_map(|seed| MODES.into_iter().flat_map(move |mode| FACTORS.map(|factor| (seed, mode, factor))))
+/// Every seed, format and factor.
+fn cases() -> impl Iterator<Item = (u64, Format, f32)> {
+    (0..3).flat_map(|seed| FORMATS.into_iter().flat_map(move |format| FACTORS.map(|factor| (seed, format, factor))))
 }
 
-fn start(wanted: &Matrix, mode: Mode, factor: f32) -> (Grid, Vec<i8>) {
-    let mut grid = Grid::plain(wanted, mode).unwrap();
+fn start(wanted: &Matrix, format: Format, factor: f32) -> (Grid, Vec<i8>) {
+    let mut grid = Grid::plain(wanted, format).unwrap();
     grid.scale.iter_mut().for_each(|scale| *scale *= factor);
     // that leaves integers as good as they are: some are off by as much again
     for (scale, integer) in grid.scale.iter_mut().zip(&mut grid.integer).step_by(2) {
@@ -80,10 +80,10 @@ fn allowance(grid: &Grid, row: usize, column: usize, change: f64, hessian: &[f32
 #[test]
 fn no_other_code_or_integer_of_one_place_is_better_after_refinement() {
     let mut bounds = [false; 2];
-    for (seed, mode, factor) in cases() {
+    for (seed, format, factor) in cases() {
         let (wanted, hessian) = problem(seed);
         let k = wanted.columns;
-        let (grid, codes) = start(&wanted, mode, factor);
+        let (grid, codes) = start(&wanted, format, factor);
         let refined = refine(&wanted, &hessian, grid, codes, ENOUGH);
         for (row, before) in losses(&refined, &wanted, &hessian).into_iter().enumerate() {
             // the loss it reports is that of the definition, summed in f32
@@ -95,7 +95,10 @@ fn no_other_code_or_integer_of_one_place_is_better_after_refinement() {
                     codes[column] = other;
                     let allowed = allowance(&refined.grid, row, column, f64::from(other - own), &hessian, k);
                     let after = loss(&refined.grid, row, &codes, &wanted, &hessian);
-                    assert!(after >= before - allowed, "{mode:?}, seed {seed}: {own} to {other}, {before} to {after}");
+                    assert!(
+                        after >= before - allowed,
+                        "{format:?}, seed {seed}: {own} to {other}, {before} to {after}"
+                    );
                 }
                 codes[column] = own;
             }
@@ -121,9 +124,9 @@ fn no_other_code_or_integer_of_one_place_is_better_after_refinement() {
 #[test]
 fn losses_fall_from_round_to_round_in_every_row() {
     let (mut alone, mut fitted) = (0.0, 0.0);
-    for (seed, mode, factor) in cases() {
+    for (seed, format, factor) in cases() {
         let (wanted, hessian) = problem(seed);
-        let (grid, codes) = start(&wanted, mode, factor);
+        let (grid, codes) = start(&wanted, format, factor);
         let unrefined = Refined { grid: grid.clone(), codes: codes.clone(), loss: Vec::new() };
         let first = losses(&unrefined, &wanted, &hessian);
         let mut last = first.clone();
@@ -131,10 +134,10 @@ fn losses_fall_from_round_to_round_in_every_row() {
             let refined = refine(&wanted, &hessian, grid.clone(), codes.clone(), rounds);
             let now = losses(&refined, &wanted, &hessian);
             // what two losses in f32 may be taken for each other
-            assert!(now.iter().zip(&last).all(|(now, last)| *now <= last * (1.0 + 1e-4)), "{mode:?}, round {rounds}");
+            assert!(now.iter().zip(&last).all(|(now, last)| *now <= last * (1.0 + 1e-4)), "{format:?}, round {rounds}");
             last = now;
         }
-        assert!(last.iter().zip(&first).all(|(last, first)| *last < 0.9 * first), "{mode:?}: {first:?} to {last:?}");
+        assert!(last.iter().zip(&first).all(|(last, first)| *last < 0.9 * first), "{format:?}: {first:?} to {last:?}");
         // codes alone cannot make up for scales that are wrong
         let mut descended = unrefined;
         let mut gradient = descended.evaluate(&wanted, &hessian);
@@ -150,16 +153,16 @@ fn losses_fall_from_round_to_round_in_every_row() {
 
 #[test]
 fn fitted_scales_match_the_solution_of_the_normal_equations() {
-    for (seed, mode, factor) in cases() {
+    for (seed, format, factor) in cases() {
         let (wanted, hessian) = problem(seed);
         let (k, rows) = (wanted.columns, wanted.rows);
-        let (grid, codes) = start(&wanted, mode, factor);
+        let (grid, codes) = start(&wanted, format, factor);
         let product =
             |row: usize, column: usize| (0..k).map(|i| wanted.row(row)[i] * hessian[i * k + column]).sum::<f32>();
         let wanted_h: Vec<f32> = (0..rows * k).map(|i| product(i / k, i % k)).collect();
         let got = fitted(&grid, &codes, &hessian, &wanted_h);
-        let (groups, single) = (grid.groups(), matches!(mode, Mode::TwoLevel { .. }));
-        let offsets = matches!(mode, Mode::PerGroup { offset: true, .. });
+        let (groups, single) = (grid.groups(), format.group_scale() == Some(GroupScale::Integer));
+        let offsets = format.offset() == Offset::F16;
         for row in 0..rows {
             // each unknown multiplies one of these vectors
             let scaled = |i: usize| {
@@ -204,9 +207,9 @@ fn fitted_scales_match_the_solution_of_the_normal_equations() {
                 let taken = single || fit * f64::from(before.scale) > 0.25 * f64::from(before.scale).powi(2);
                 let expected = if taken { fit } else { before.scale.into() };
                 // sums of 128 terms in f32, with a condition of some tens; f16 where groups store it
-                let close = if matches!(mode, Mode::PerGroup { .. }) { 1e-3 } else { 3e-5 };
+                let close = if format.group_scale() == Some(GroupScale::F16) { 1e-3 } else { 3e-5 };
                 let got = f64::from(found.scale);
-                assert!((got - expected).abs() <= close * expected.abs(), "{mode:?}, seed {seed}: {got} {expected}");
+                assert!((got - expected).abs() <= close * expected.abs(), "{format:?}, seed {seed}: {got} {expected}");
                 if offsets && taken {
                     // the value of code 0 is stored, some eight steps away
                     let (got, expected) = (f64::from(found.centre), right[parts + group]);

@@ -1,5 +1,7 @@
 //! The damped problem and error feedback against their definitions.
 
+use moray::w4a8::Offset;
+
 use super::*;
 use crate::fixture::SplitMix;
 
@@ -95,7 +97,7 @@ fn feedback_matches_the_column_by_column_definition_in_f64_for_both_orders() {
     let a: Vec<f64> = (0..k * k).map(|_| f64::from(random.signed())).collect();
     let entry = |i: usize, j: usize| (0..k).map(|p| a[i * k + p] * a[j * k + p]).sum::<f64>();
     let h: Vec<f64> = (0..k * k).map(|i| entry(i / k, i % k) + if i / k == i % k { 20.0 } else { 0.0 }).collect();
-    let grid = Grid::plain(&w, Mode::PerGroup { group_size: 64, offset: true }).unwrap();
+    let grid = Grid::plain(&w, Format::per_group(64, Offset::F16)).unwrap();
     let mut reversed: Vec<usize> = (0..k).collect();
     reversed.sort_by(|&a, &b| h[b * k + b].total_cmp(&h[a * k + a]));
     for order in [(0..k).collect::<Vec<_>>(), reversed] {
