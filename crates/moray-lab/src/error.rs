@@ -12,7 +12,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// The pipeline estimator or simulator was given something it cannot work with.
     #[error(transparent)]
-    Bpipe(#[from] crate::bpipe::Error),
+    Bpipe(#[from] moray_bpipe::Error),
     /// The operating system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

@@ -1,6 +1,5 @@
 //! The library behind the `moray` command: model files, tokenizers and the studies built on moray's kernels.
 
-pub mod bpipe;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;

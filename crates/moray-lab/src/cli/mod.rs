@@ -43,7 +43,7 @@ pub enum Command {
     Doctor(doctor::Arguments),
     /// Estimate, simulate and explain memory-balanced pipeline parallelism.
     #[command(subcommand)]
-    Bpipe(crate::bpipe::cli::Command),
+    Bpipe(moray_bpipe::cli::Command),
 }
 
 /// Runs a command; what it reports goes to `out`.
@@ -58,7 +58,7 @@ pub fn run(cli: Cli, out: &mut dyn Write) -> Result<()> {
         Command::Bench(arguments) => bench::run(&arguments, out),
         Command::Demo(arguments) => demo::run(&arguments, out),
         Command::Doctor(arguments) => doctor::run(&arguments, out),
-        Command::Bpipe(command) => Ok(crate::bpipe::cli::run(&command, out)?),
+        Command::Bpipe(command) => Ok(moray_bpipe::cli::run(&command, out)?),
     }
 }
 
