@@ -5,6 +5,7 @@ mod dependencies;
 mod fetch;
 mod gpu_bundle;
 mod oldest;
+mod packages;
 mod quality;
 mod resources;
 mod simcuda;
@@ -36,6 +37,11 @@ const TASKS: &[Task] = &[
     Task { name: "resources", help: "write docs/kernels.md; --check compares", run: resources::run },
     Task { name: "gpu-bundle", help: "pack tests and benches for a machine with a GPU", run: gpu_bundle::run },
     Task { name: "dependencies", help: "check the licences and sources of all dependencies", run: dependencies::run },
+    Task {
+        name: "packages",
+        help: "check what the published packages hold and the Rust they declare",
+        run: packages::run,
+    },
     Task {
         name: "simcuda",
         help: "path | run <command>: the simulated driver; kernels: its test kernels",
