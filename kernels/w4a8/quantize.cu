@@ -17,7 +17,7 @@
 // Requires: K a multiple of 32. Grid: M blocks. Block: 256 threads. Shared memory: 16.2 KiB (rms_norm), 0.2 KiB.
 // Every number has the CPU's bits: RMSNorm adds squares in 32 chains, as two 16-lane vectors do, in one warp.
 // Source: per-token quantization as in QQQ (arXiv 2406.09904); RMSNorm (arXiv 1910.07467); SwiGLU (arXiv 2002.05202).
-// Wrapper: src/w4a8/cuda.rs.
+// Wrapper: src/w4a8/cuda/activation.rs.
 
 #include "common/activation.cuh"
 #include "common/memory.cuh"
