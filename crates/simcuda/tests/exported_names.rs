@@ -1,4 +1,5 @@
-//! Every function that cudarc's bindings look up is exported, and what is not implemented says so.
+//! The library has the driver's name, every function that cudarc's bindings look up is exported, and what is not
+//! implemented says so.
 
 mod common;
 
@@ -49,4 +50,30 @@ fn unimplemented_call_matches_not_supported_and_names_itself() {
     let lines = driver_lines(&stderr);
     assert_eq!(lines.len(), 1, "{stderr}");
     assert!(lines[0].contains("cuTexObjectDestroy") && lines[0].contains("CUDA_ERROR_NOT_SUPPORTED (801)"), "{stderr}");
+}
+
+/// A number of `bytes` bytes, little endian.
+fn number(file: &[u8], at: usize, bytes: usize) -> usize {
+    file[at..at + bytes].iter().rev().fold(0, |value, &byte| value << 8 | usize::from(byte))
+}
+
+/// The SONAME of a 64-bit ELF file: the entry of that tag in its dynamic section names a string of the linked table.
+fn soname(file: &[u8]) -> Option<String> {
+    const DYNAMIC: usize = 6;
+    const TAG_SONAME: usize = 14;
+    let (headers, header_bytes, count) = (number(file, 40, 8), number(file, 58, 2), number(file, 60, 2));
+    let header = |index: usize| headers + index * header_bytes;
+    let range = |at: usize| (number(file, at + 24, 8), number(file, at + 32, 8));
+    let dynamic = (0..count).map(header).find(|&at| number(file, at + 4, 4) == DYNAMIC)?;
+    let (strings, _) = range(header(number(file, dynamic + 40, 4)));
+    let (start, size) = range(dynamic);
+    let entry = (start..start + size).step_by(16).find(|&at| number(file, at, 8) == TAG_SONAME)?;
+    let name = file[strings + number(file, entry + 8, 8)..].split(|&byte| byte == 0).next()?;
+    String::from_utf8(name.to_vec()).ok()
+}
+
+#[test]
+fn soname_matches_the_driver_that_programs_look_for() {
+    let file = std::fs::read(library_folder().join("libcuda.so.1")).expect("the library");
+    assert_eq!(soname(&file).as_deref(), Some("libcuda.so.1"));
 }
