@@ -17,7 +17,7 @@ thread_local! {
 
 /// Where the caller wants a result.
 #[repr(transparent)]
-pub(super) struct Out<T>(*mut T);
+pub(crate) struct Out<T>(*mut T);
 
 impl<T> Clone for Out<T> {
     fn clone(&self) -> Self {
@@ -29,12 +29,12 @@ impl<T> Copy for Out<T> {}
 
 impl<T> Out<T> {
     /// Takes the result as another type, where an attribute decides the type.
-    pub(super) fn cast<U>(self) -> Out<U> {
+    pub(crate) fn cast<U>(self) -> Out<U> {
         Out(self.0.cast())
     }
 
     /// Stores a result; a null pointer is refused.
-    pub(super) fn set(&self, value: T) -> Result<()> {
+    pub(crate) fn set(&self, value: T) -> Result<()> {
         if self.0.is_null() {
             return Err(Code::INVALID_VALUE.into());
         }
@@ -43,7 +43,7 @@ impl<T> Out<T> {
     }
 
     /// Stores a result that the caller may leave out by passing null.
-    pub(super) fn set_if_wanted(&self, value: T) {
+    pub(crate) fn set_if_wanted(&self, value: T) {
         if !self.0.is_null() {
             // SAFETY: not null, so by the API's contract valid for one write of T; written unaligned, read by nobody yet.
             unsafe { self.0.write_unaligned(value) }
@@ -51,7 +51,7 @@ impl<T> Out<T> {
     }
 
     /// Stores `values` as an array of at most `capacity` elements.
-    pub(super) fn set_array(&self, values: impl IntoIterator<Item = T>, capacity: usize) {
+    pub(crate) fn set_array(&self, values: impl IntoIterator<Item = T>, capacity: usize) {
         if !self.0.is_null() {
             for (i, value) in values.into_iter().take(capacity).enumerate() {
                 // SAFETY: the caller gives room for `capacity` elements, and i < capacity.
@@ -61,21 +61,21 @@ impl<T> Out<T> {
     }
 
     /// Tells whether the caller passed null.
-    pub(super) fn is_null(&self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         self.0.is_null()
     }
 }
 
 impl<T: Copy> Out<T> {
     /// Reads what the caller stored in an argument that is both input and output.
-    pub(super) fn get(&self) -> Result<T> {
+    pub(crate) fn get(&self) -> Result<T> {
         In(self.0.cast_const()).get()
     }
 }
 
 /// A value, or an array of values, that the caller passes by pointer.
 #[repr(transparent)]
-pub(super) struct In<T>(*const T);
+pub(crate) struct In<T>(*const T);
 
 impl<T> Clone for In<T> {
     fn clone(&self) -> Self {
@@ -93,28 +93,28 @@ impl<T> From<Bytes> for In<T> {
 
 impl<T> In<T> {
     /// An argument that the caller left out.
-    pub(super) fn null() -> Self {
+    pub(crate) fn null() -> Self {
         Self(std::ptr::null())
     }
 
     /// Takes the value as another type, where an attribute decides the type.
-    pub(super) fn cast<U>(self) -> In<U> {
+    pub(crate) fn cast<U>(self) -> In<U> {
         In(self.0.cast())
     }
 
-    pub(super) fn is_null(&self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         self.0.is_null()
     }
 }
 
 impl<T: Copy> In<T> {
     /// Reads the value; a null pointer is refused.
-    pub(super) fn get(&self) -> Result<T> {
+    pub(crate) fn get(&self) -> Result<T> {
         self.at(0)
     }
 
     /// Reads element `i` of the caller's array; a null pointer is refused.
-    pub(super) fn at(&self, i: usize) -> Result<T> {
+    pub(crate) fn at(&self, i: usize) -> Result<T> {
         if self.0.is_null() {
             return Err(Code::INVALID_VALUE.into());
         }
@@ -126,11 +126,11 @@ impl<T: Copy> In<T> {
 
 /// A C string.
 #[repr(transparent)]
-pub(super) struct Text(*const c_char);
+pub(crate) struct Text(*const c_char);
 
 impl Text {
     /// Reads the string; null or not UTF-8 is refused.
-    pub(super) fn get(&self) -> Result<String> {
+    pub(crate) fn get(&self) -> Result<String> {
         if self.0.is_null() {
             return Err(Code::INVALID_VALUE.into());
         }
@@ -143,36 +143,36 @@ impl Text {
 /// The start of bytes in the caller's memory, whose length other arguments or the bytes themselves give.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-pub(super) struct Bytes(*const c_void);
+pub(crate) struct Bytes(*const c_void);
 
 impl Bytes {
-    pub(super) fn is_null(self) -> bool {
+    pub(crate) fn is_null(self) -> bool {
         self.0.is_null()
     }
 
-    pub(super) fn address(self) -> usize {
+    pub(crate) fn address(self) -> usize {
         self.0 as usize
     }
 
     /// Follows an address that the caller's own data holds.
-    pub(super) fn from_address(address: usize) -> Self {
+    pub(crate) fn from_address(address: usize) -> Self {
         Self(address as *const c_void)
     }
 
     /// Copies `size` bytes out of the caller's memory.
-    pub(super) fn copy(self, size: usize) -> Vec<u8> {
+    pub(crate) fn copy(self, size: usize) -> Vec<u8> {
         read_host(self.address(), size)
     }
 
     /// Copies the bytes before the first NUL.
-    pub(super) fn copy_text(self) -> Vec<u8> {
+    pub(crate) fn copy_text(self) -> Vec<u8> {
         // SAFETY: an image that starts with neither magic is text, which CUDA requires to be terminated.
         unsafe { CStr::from_ptr(self.0.cast()) }.to_bytes().to_vec()
     }
 }
 
 /// Copies bytes of the caller's memory.
-pub(super) fn read_host(address: usize, size: usize) -> Vec<u8> {
+pub(crate) fn read_host(address: usize, size: usize) -> Vec<u8> {
     if size == 0 {
         return Vec::new();
     }
@@ -181,7 +181,7 @@ pub(super) fn read_host(address: usize, size: usize) -> Vec<u8> {
 }
 
 /// Writes bytes to the caller's memory.
-pub(super) fn write_host(address: usize, bytes: &[u8]) {
+pub(crate) fn write_host(address: usize, bytes: &[u8]) {
     // SAFETY: the caller of the API promised that this range is writable until the operation has run; `bytes` is our own
     // buffer, so the two do not overlap.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) }
@@ -189,14 +189,14 @@ pub(super) fn write_host(address: usize, bytes: &[u8]) {
 
 /// A host function with the argument to call it with.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct HostCall {
-    pub(super) function: Option<unsafe extern "C" fn(*mut c_void)>,
-    pub(super) argument: usize,
+pub(crate) struct HostCall {
+    pub(crate) function: Option<unsafe extern "C" fn(*mut c_void)>,
+    pub(crate) argument: usize,
 }
 
 impl HostCall {
     /// Calls it; until it returns, API calls on this thread are refused.
-    pub(super) fn call(self) {
+    pub(crate) fn call(self) {
         if let Some(function) = self.function {
             let before = IN_HOST_FUNCTION.replace(true);
             // SAFETY: the caller of the API promised that function and argument are valid until the call has run.
@@ -207,7 +207,7 @@ impl HostCall {
 }
 
 /// Runs the body of an exported function: no unwinding into C, one line on stderr for a refusal that explains itself.
-pub(super) fn guard(name: &str, body: impl FnOnce() -> Result<()>) -> i32 {
+pub(crate) fn guard(name: &str, body: impl FnOnce() -> Result<()>) -> i32 {
     if IN_HOST_FUNCTION.get() {
         eprintln!("simcuda: {name}: called from a host function, where CUDA allows no API call");
         return Code::NOT_PERMITTED.0;
@@ -242,4 +242,4 @@ macro_rules! api {
         }
     )*};
 }
-pub(super) use api;
+pub(crate) use api;

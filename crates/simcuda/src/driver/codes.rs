@@ -5,61 +5,61 @@ use std::fmt;
 
 /// One `CUresult` value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Code(pub(super) i32);
+pub(crate) struct Code(pub(crate) i32);
 
 impl Code {
-    pub(super) const INVALID_VALUE: Self = Self(1);
-    pub(super) const OUT_OF_MEMORY: Self = Self(2);
-    pub(super) const NOT_INITIALIZED: Self = Self(3);
-    pub(super) const NO_DEVICE: Self = Self(100);
-    pub(super) const INVALID_DEVICE: Self = Self(101);
-    pub(super) const INVALID_IMAGE: Self = Self(200);
-    pub(super) const INVALID_CONTEXT: Self = Self(201);
-    pub(super) const NO_BINARY_FOR_GPU: Self = Self(209);
-    pub(super) const UNSUPPORTED_LIMIT: Self = Self(215);
-    pub(super) const INVALID_PTX: Self = Self(218);
-    pub(super) const UNSUPPORTED_PTX_VERSION: Self = Self(222);
-    pub(super) const FILE_NOT_FOUND: Self = Self(301);
-    pub(super) const INVALID_HANDLE: Self = Self(400);
-    pub(super) const ILLEGAL_STATE: Self = Self(401);
-    pub(super) const NOT_FOUND: Self = Self(500);
-    pub(super) const NOT_READY: Self = Self(600);
-    pub(super) const ILLEGAL_ADDRESS: Self = Self(700);
-    pub(super) const LAUNCH_OUT_OF_RESOURCES: Self = Self(701);
-    pub(super) const LAUNCH_TIMEOUT: Self = Self(702);
-    pub(super) const CONTEXT_IS_DESTROYED: Self = Self(709);
-    pub(super) const ASSERT: Self = Self(710);
-    pub(super) const HOST_MEMORY_ALREADY_REGISTERED: Self = Self(712);
-    pub(super) const HOST_MEMORY_NOT_REGISTERED: Self = Self(713);
-    pub(super) const MISALIGNED_ADDRESS: Self = Self(716);
-    pub(super) const LAUNCH_FAILED: Self = Self(719);
-    pub(super) const COOPERATIVE_LAUNCH_TOO_LARGE: Self = Self(720);
-    pub(super) const NOT_PERMITTED: Self = Self(800);
-    pub(super) const NOT_SUPPORTED: Self = Self(801);
-    pub(super) const STREAM_CAPTURE_UNSUPPORTED: Self = Self(900);
-    pub(super) const STREAM_CAPTURE_INVALIDATED: Self = Self(901);
-    pub(super) const STREAM_CAPTURE_MERGE: Self = Self(902);
-    pub(super) const STREAM_CAPTURE_UNMATCHED: Self = Self(903);
-    pub(super) const STREAM_CAPTURE_UNJOINED: Self = Self(904);
-    pub(super) const STREAM_CAPTURE_ISOLATION: Self = Self(905);
-    pub(super) const STREAM_CAPTURE_IMPLICIT: Self = Self(906);
-    pub(super) const CAPTURED_EVENT: Self = Self(907);
-    pub(super) const STREAM_CAPTURE_WRONG_THREAD: Self = Self(908);
-    pub(super) const INVALID_CLUSTER_SIZE: Self = Self(912);
-    pub(super) const UNKNOWN: Self = Self(999);
+    pub(crate) const INVALID_VALUE: Self = Self(1);
+    pub(crate) const OUT_OF_MEMORY: Self = Self(2);
+    pub(crate) const NOT_INITIALIZED: Self = Self(3);
+    pub(crate) const NO_DEVICE: Self = Self(100);
+    pub(crate) const INVALID_DEVICE: Self = Self(101);
+    pub(crate) const INVALID_IMAGE: Self = Self(200);
+    pub(crate) const INVALID_CONTEXT: Self = Self(201);
+    pub(crate) const NO_BINARY_FOR_GPU: Self = Self(209);
+    pub(crate) const UNSUPPORTED_LIMIT: Self = Self(215);
+    pub(crate) const INVALID_PTX: Self = Self(218);
+    pub(crate) const UNSUPPORTED_PTX_VERSION: Self = Self(222);
+    pub(crate) const FILE_NOT_FOUND: Self = Self(301);
+    pub(crate) const INVALID_HANDLE: Self = Self(400);
+    pub(crate) const ILLEGAL_STATE: Self = Self(401);
+    pub(crate) const NOT_FOUND: Self = Self(500);
+    pub(crate) const NOT_READY: Self = Self(600);
+    pub(crate) const ILLEGAL_ADDRESS: Self = Self(700);
+    pub(crate) const LAUNCH_OUT_OF_RESOURCES: Self = Self(701);
+    pub(crate) const LAUNCH_TIMEOUT: Self = Self(702);
+    pub(crate) const CONTEXT_IS_DESTROYED: Self = Self(709);
+    pub(crate) const ASSERT: Self = Self(710);
+    pub(crate) const HOST_MEMORY_ALREADY_REGISTERED: Self = Self(712);
+    pub(crate) const HOST_MEMORY_NOT_REGISTERED: Self = Self(713);
+    pub(crate) const MISALIGNED_ADDRESS: Self = Self(716);
+    pub(crate) const LAUNCH_FAILED: Self = Self(719);
+    pub(crate) const COOPERATIVE_LAUNCH_TOO_LARGE: Self = Self(720);
+    pub(crate) const NOT_PERMITTED: Self = Self(800);
+    pub(crate) const NOT_SUPPORTED: Self = Self(801);
+    pub(crate) const STREAM_CAPTURE_UNSUPPORTED: Self = Self(900);
+    pub(crate) const STREAM_CAPTURE_INVALIDATED: Self = Self(901);
+    pub(crate) const STREAM_CAPTURE_MERGE: Self = Self(902);
+    pub(crate) const STREAM_CAPTURE_UNMATCHED: Self = Self(903);
+    pub(crate) const STREAM_CAPTURE_UNJOINED: Self = Self(904);
+    pub(crate) const STREAM_CAPTURE_ISOLATION: Self = Self(905);
+    pub(crate) const STREAM_CAPTURE_IMPLICIT: Self = Self(906);
+    pub(crate) const CAPTURED_EVENT: Self = Self(907);
+    pub(crate) const STREAM_CAPTURE_WRONG_THREAD: Self = Self(908);
+    pub(crate) const INVALID_CLUSTER_SIZE: Self = Self(912);
+    pub(crate) const UNKNOWN: Self = Self(999);
 
     /// Makes an error of this code that prints `message` on stderr when it reaches the caller.
-    pub(super) fn because(self, message: impl fmt::Display) -> Error {
+    pub(crate) fn because(self, message: impl fmt::Display) -> Error {
         Error { code: self, message: Some(message.to_string()) }
     }
 
     /// Tells the name, as `CUDA_ERROR_INVALID_VALUE`; none for a number that CUDA does not define.
-    pub(super) fn name(self) -> Option<&'static CStr> {
+    pub(crate) fn name(self) -> Option<&'static CStr> {
         CODES.iter().find(|entry| entry.0 == self.0).map(|entry| entry.1)
     }
 
     /// Tells the description.
-    pub(super) fn description(self) -> Option<&'static CStr> {
+    pub(crate) fn description(self) -> Option<&'static CStr> {
         CODES.iter().find(|entry| entry.0 == self.0).map(|entry| entry.2)
     }
 }
@@ -75,9 +75,9 @@ impl fmt::Display for Code {
 
 /// A refused call: its code and, where it deserves one, the line for stderr.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Error {
-    pub(super) code: Code,
-    pub(super) message: Option<String>,
+pub(crate) struct Error {
+    pub(crate) code: Code,
+    pub(crate) message: Option<String>,
 }
 
 impl From<Code> for Error {
@@ -86,7 +86,7 @@ impl From<Code> for Error {
     }
 }
 
-pub(super) type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// (number, name, description)
 const CODES: &[(i32, &CStr, &CStr)] = &[

@@ -1,34 +1,19 @@
 //! The driver: CUDA's exported functions over the [machine](crate::machine).
 //!
-//! A call arrives in `abi`, which turns C arguments into checked ones, and ends in a [`codes`] value. Work goes through
-//! `stream` (or `capture`) into `schedule`, which runs it as `work` when something waits for it. Kernels come from `image`
-//! and `module`, their shapes are checked in `launch`. Names that have no implementation are exported by `stubs`.
+//! From the bottom up: `abi` is the boundary to C, whose results are [`codes`]; `image` reads what modules are loaded from;
+//! `object` holds contexts, streams, events, kernels, graphs and the device they work on; `state` is the one owner of all
+//! objects, and `captures`, `current` and `streams` are the rules over several of them; `call` holds the exported functions.
+//! Work goes through `streams` (or a capture) into `object::schedule`, which runs it as `object::work` when something waits
+//! for it.
 
 mod abi;
-mod attributes;
-mod capture;
-mod cluster;
+mod call;
+mod captures;
 mod codes;
-mod context;
-mod copy;
-mod cubin;
-mod device;
-mod event;
-mod function;
-mod graph;
-mod host;
+mod current;
 mod image;
-mod launch;
-mod little_endian;
-mod memory;
-mod module;
-mod occupancy;
-mod pool;
-mod proc_address;
+mod object;
 mod registry;
-mod schedule;
 mod settings;
 mod state;
-mod stream;
-mod stubs;
-mod work;
+mod streams;

@@ -7,46 +7,46 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::codes::{Code, Result};
 
 /// Locks a mutex whose data stays consistent even if a holder panicked.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Draws a number that no other object has; never one of CUDA's special handles 0, 1 and 2.
-pub(super) fn fresh_id() -> usize {
+pub(crate) fn fresh_id() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(1);
     0x51c0_0000_0000 + NEXT.fetch_add(1, Ordering::Relaxed) * 16
 }
 
 /// The live objects of one kind by handle.
-pub(super) struct Registry<T>(Mutex<HashMap<usize, Arc<T>>>);
+pub(crate) struct Registry<T>(Mutex<HashMap<usize, Arc<T>>>);
 
 impl<T> Registry<T> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Mutex::new(HashMap::new()))
     }
 
     /// Adds an object under its handle.
-    pub(super) fn insert(&self, handle: usize, object: Arc<T>) {
+    pub(crate) fn insert(&self, handle: usize, object: Arc<T>) {
         lock(&self.0).insert(handle, object);
     }
 
     /// Finds an object; `CUDA_ERROR_INVALID_HANDLE` if the handle is not, or no longer, of this kind.
-    pub(super) fn get(&self, handle: usize) -> Result<Arc<T>> {
+    pub(crate) fn get(&self, handle: usize) -> Result<Arc<T>> {
         lock(&self.0).get(&handle).cloned().ok_or_else(|| Code::INVALID_HANDLE.into())
     }
 
     /// Takes an object out; the handle is invalid from then on.
-    pub(super) fn remove(&self, handle: usize) -> Result<Arc<T>> {
+    pub(crate) fn remove(&self, handle: usize) -> Result<Arc<T>> {
         lock(&self.0).remove(&handle).ok_or_else(|| Code::INVALID_HANDLE.into())
     }
 
     /// Lists the live objects.
-    pub(super) fn all(&self) -> Vec<Arc<T>> {
+    pub(crate) fn all(&self) -> Vec<Arc<T>> {
         lock(&self.0).values().cloned().collect()
     }
 
     /// Drops the objects that `keep` refuses.
-    pub(super) fn retain(&self, keep: impl Fn(&T) -> bool) {
+    pub(crate) fn retain(&self, keep: impl Fn(&T) -> bool) {
         lock(&self.0).retain(|_, object| keep(object));
     }
 }

@@ -11,7 +11,7 @@ use crate::machine::{Arch, Options};
 
 /// When work that is asynchronous runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(crate) enum Order {
     /// At its submission.
     Eager,
     /// As late as anything waits for it, and of a graph's ready nodes the youngest first.
@@ -33,11 +33,11 @@ impl FromStr for Order {
 }
 
 /// What the environment asks for.
-pub(super) struct Settings {
-    pub(super) memory_bytes: usize,
-    pub(super) order: Order,
-    pub(super) meter: Option<File>,
-    pub(super) options: Options,
+pub(crate) struct Settings {
+    pub(crate) memory_bytes: usize,
+    pub(crate) order: Order,
+    pub(crate) meter: Option<File>,
+    pub(crate) options: Options,
 }
 
 /// Reads a variable; a value that does not parse is refused with a line that says what was expected.
@@ -80,7 +80,7 @@ impl Settings {
     ///
     /// # Errors
     /// `CUDA_ERROR_INVALID_VALUE` for a value that is not understood, with a line that names the variable.
-    pub(super) fn from_environment() -> Result<Self> {
+    pub(crate) fn from_environment() -> Result<Self> {
         let arch = read("SIMCUDA_ARCH", "7.5, 8.0 or 9.0", parse_arch)?.unwrap_or_default();
         let mut options = Options::for_arch(arch);
         if let Some(checks) = read("SIMCUDA_CHECKS", "0 or 1", parse_flag)? {
@@ -119,13 +119,13 @@ const NEWEST_DRIVER: i32 = 13050;
 ///
 /// # Errors
 /// `CUDA_ERROR_INVALID_VALUE` for a value that is not understood, with a line that names the variable.
-pub(super) fn driver_version() -> Result<i32> {
+pub(crate) fn driver_version() -> Result<i32> {
     let parse = |text: &str| text.parse().ok().filter(|version| (11000..=NEWEST_DRIVER).contains(version));
     Ok(read("SIMCUDA_DRIVER_VERSION", "1000 · major + 10 · minor from 11000 to 13050", parse)?.unwrap_or(NEWEST_DRIVER))
 }
 
 /// Tells whether every API call is to be named on stderr (`SIMCUDA_TRACE=1`).
-pub(super) fn trace() -> bool {
+pub(crate) fn trace() -> bool {
     static TRACE: OnceLock<bool> = OnceLock::new();
     *TRACE.get_or_init(|| env::var_os("SIMCUDA_TRACE").is_some_and(|value| value == "1"))
 }
