@@ -108,9 +108,7 @@ fn cited_paths_match_the_tree() {
 #[test]
 fn citations_match_those_of_a_line() {
     let tree = Tree::read();
-    let of = |line: &str| -> Vec<String> {
-        cited(&tree, prose("a.rs", line)).into_iter().map(str::to_owned).collect()
-    };
+    let of = |line: &str| -> Vec<String> { cited(&tree, prose("a.rs", line)).into_iter().map(str::to_owned).collect() };
     assert_eq!(of("/// as `layout.cuh` and (src/cpu.rs)."), ["layout.cuh", "src/cpu.rs"]);
     let gone = "kernels/gone/";
     assert_eq!(of(&format!("let a = 1; // of {gone}: see")), [gone]);

@@ -8,9 +8,23 @@ use memmap2::Mmap;
 
 use crate::error::{Error, Result};
 
-#[cfg_attr(unix, path = "mapped_file/resident_unix.rs")]
-#[cfg_attr(not(unix), path = "mapped_file/resident_other.rs")]
-mod resident;
+#[cfg(unix)]
+mod resident {
+    use memmap2::{Mmap, UncheckedAdvice};
+
+    /// Drops a range of a read-only mapping from the resident set. Failure changes only the resident size.
+    pub(super) fn discard(map: &Mmap, offset: usize, len: usize) {
+        // SAFETY: the mapping is read-only and backed by a file, so discarded pages are read back from it; nothing was
+        // ever written to them. The caller clamps the range to the mapping.
+        let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len) };
+    }
+}
+
+#[cfg(not(unix))]
+mod resident {
+    /// Does nothing: where the system takes no advice, pages stay until it needs them.
+    pub(super) fn discard(_map: &memmap2::Mmap, _offset: usize, _len: usize) {}
+}
 
 /// A first read brings in up to this many bytes around it (Linux's default), so what was released just before comes
 /// back in part and is released again.
