@@ -5,6 +5,16 @@
 //! `SPIN` before they sleep, so a phase starts and ends in well under a microsecond (`cargo bench --bench threads`
 //! shows both).
 
+mod areas;
+mod parts;
+mod row_blocks;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use areas::{Area, AreaWindows, Areas};
+pub(crate) use parts::{BlockColumns, Fresh, Parts, Pieces, Tiles, Window};
+pub(crate) use row_blocks::RowBlocks;
+
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::ops::Range;
@@ -138,34 +148,62 @@ impl Team {
     ///
     /// Members take the next range when they are free, so unequal ranges and unequal cores balance.
     pub fn for_ranges<F: Fn(Range<usize>) + Sync>(&self, total: usize, grain: usize, f: F) {
+        self.share(total, grain, |_| (), |(), range| f(range));
+    }
+
+    /// Splits `data` into pieces of `piece` elements (the last may be shorter) and calls `f(index, piece)` on each.
+    pub fn for_pieces_mut<T: Send, F: Fn(usize, &mut [T]) + Sync>(&self, data: &mut [T], piece: usize, f: F) {
+        self.for_parts(Pieces::new(data, piece), 1, f);
+    }
+
+    /// Calls `f(index, part)` on every part; members take `grain` at a time.
+    pub(crate) fn for_parts<P: Parts>(&self, parts: P, grain: usize, f: impl Fn(usize, P::Part) + Sync) {
+        self.for_parts_with(parts, grain, Fresh(|| ()), |(), index, part| f(index, part));
+    }
+
+    /// As [`Team::for_parts`], with the part of `scratch` that has the member's number, or one it makes for itself.
+    pub(crate) fn for_parts_with<P: Parts, S: Parts>(
+        &self,
+        parts: P,
+        grain: usize,
+        scratch: S,
+        f: impl Fn(&mut S::Part, usize, P::Part) + Sync,
+    ) {
+        assert!(scratch.count() >= self.len(), "scratch for each member");
+        // SAFETY: `share` enters each member once, with a number below `len`.
+        let enter = |member| unsafe { scratch.part(member) };
+        self.share(parts.count(), grain, enter, |own, range| {
+            for index in range {
+                // SAFETY: `share` gives out each index below the count once.
+                f(own, index, unsafe { parts.part(index) });
+            }
+        });
+    }
+
+    /// Gives out the ranges of [`Team::for_ranges`], with what `enter(member)` made when the member got its first.
+    fn share<W>(
+        &self,
+        total: usize,
+        grain: usize,
+        enter: impl Fn(usize) -> W + Sync,
+        f: impl Fn(&mut W, Range<usize>) + Sync,
+    ) {
         let grain = grain.max(1);
         if total <= grain {
             if total > 0 {
-                f(0..total);
+                f(&mut enter(0), 0..total);
             }
             return;
         }
         let next = Padded(AtomicUsize::new(0));
-        self.run(|_| {
+        self.run(|member| {
+            let mut own = None;
             loop {
                 let start = next.0.fetch_add(grain, Ordering::Relaxed);
                 if start >= total {
                     break;
                 }
-                f(start..(start + grain).min(total));
-            }
-        });
-    }
-
-    /// Splits `data` into pieces of `piece` elements (the last may be shorter) and calls `f(index, piece)` on each.
-    pub fn for_pieces_mut<T: Send, F: Fn(usize, &mut [T]) + Sync>(&self, data: &mut [T], piece: usize, f: F) {
-        let piece = piece.max(1);
-        let (len, shared) = (data.len(), Disjoint::new(data));
-        self.for_ranges(len.div_ceil(piece), 1, |range| {
-            for index in range {
-                // SAFETY: pieces do not overlap and each index is handed out once.
-                let part = unsafe { shared.slice(index * piece..((index + 1) * piece).min(len)) };
-                f(index, part);
+                f(own.get_or_insert_with(|| enter(member)), start..total.min(start + grain));
             }
         });
     }
@@ -227,35 +265,3 @@ fn wait_for_epoch(shared: &Shared, seen: usize) -> usize {
         sleepers = shared.wake.wait(sleepers).unwrap_or_else(PoisonError::into_inner);
     }
 }
-
-/// A mutable slice that several members write at different places.
-pub(crate) struct Disjoint<'a, T> {
-    data: *mut T,
-    len: usize,
-    slice: std::marker::PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: access goes through `slice`, whose callers keep to different ranges.
-unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
-// SAFETY: it is a `&mut [T]` in another form.
-unsafe impl<T: Send> Send for Disjoint<'_, T> {}
-
-impl<'a, T> Disjoint<'a, T> {
-    pub(crate) fn new(data: &'a mut [T]) -> Self {
-        Disjoint { data: data.as_mut_ptr(), len: data.len(), slice: std::marker::PhantomData }
-    }
-
-    /// Borrows a range, checked against the slice.
-    ///
-    /// # Safety
-    /// No two borrows that live at the same time may overlap.
-    #[allow(clippy::mut_from_ref)] // that is its purpose
-    pub(crate) unsafe fn slice(&self, range: Range<usize>) -> &mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len);
-        // SAFETY: in bounds by the assertion; disjointness is the caller's.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.len()) }
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,18 +1,16 @@
 //! Attention on the CPU: check, divide, compute.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use super::kernel::{Rows, Segment};
 use super::kv_cache::{KvCache, causal_mask};
 use super::softmax::{Finish, Merge};
 use super::storage::with_element;
 use super::workspace::{Division, Scratch, Unit, Workspace, cut_scratch, scratch_elems, state_elems};
-use super::{BLOCK, Call, SEGMENT, heads};
+use super::{AttentionShape, BLOCK, Call, SEGMENT, heads};
 use crate::cpu::Cpu;
 use crate::error::{Result, check_len};
 use crate::simd;
 use crate::simd::SimdElement;
-use crate::threads::Disjoint;
+use crate::threads::{AreaWindows, Pieces, Window};
 
 /// Computes attention of a call's tokens over what the cache holds for their slots, positions ≤ their own.
 ///
@@ -90,6 +88,9 @@ pub fn bytes_read(call: &Call<'_>, cache: &KvCache) -> Result<usize> {
     Ok(rows * row_bytes)
 }
 
+/// States that one thread merges in about the time of a barrier.
+const STATES_PER_RANGE: usize = 64;
+
 struct Job<'a, E> {
     cpu: &'a Cpu,
     call: &'a Call<'a>,
@@ -101,30 +102,31 @@ struct Job<'a, E> {
 impl<E: SimdElement> Job<'_, E> {
     fn run(&self, division: Division, out: &mut [f32], workspace: &mut Workspace) {
         let Workspace { scratch, partials, units, .. } = workspace;
-        let (out, partials) = (Disjoint::new(out), Disjoint::new(partials));
-        match division {
-            Division::Tiles => self.for_units(units, scratch, |unit, scratch| self.tile(unit, scratch, &out)),
-            Division::Segments { segments } => {
-                self.for_units(units, scratch, |unit, scratch| self.segment(unit, segments, scratch, &partials));
-                self.merge(units, segments, &partials, &out);
-            }
-        }
-    }
-
-    /// Hands every unit to a thread with its own scratch.
-    fn for_units(&self, units: &[Unit], scratch: &mut [f32], f: impl Fn(&Unit, &mut Scratch<'_>) + Sync) {
-        let elems = scratch_elems(&self.call.shape);
-        let scratch = Disjoint::new(scratch);
-        let next = AtomicUsize::new(0);
-        let work = |member: usize| {
-            // SAFETY: each member's range is its own, and the members of a team run once per job.
-            let scratch = unsafe { scratch.slice(member * elems..(member + 1) * elems) };
-            let mut scratch = cut_scratch(&self.call.shape, scratch);
-            while let Some(unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
-                f(unit, &mut scratch);
-            }
+        let (shape, team) = (&self.call.shape, self.cpu.team());
+        let (strip, q_elems) = (shape.group_size() * shape.head_dim, shape.q_elems());
+        let Division::Segments { segments } = division else {
+            let units = AreaWindows::new(out, q_elems, strip, units);
+            let scratch = Pieces::new(scratch, scratch_elems(shape));
+            team.for_parts_with(units, 1, scratch, |scratch, _, (unit, out)| {
+                self.tile(unit, &mut cut_scratch(shape, scratch), out);
+            });
+            return;
         };
-        if units.len() > 1 { self.cpu.team().run(work) } else { work(0) }
+        let rows = out.len() / q_elems;
+        let row_elems = shape.n_q_heads * state_elems(shape.head_dim);
+        let partials = &mut partials[..segments * rows * row_elems];
+        let units = AreaWindows::new(partials, row_elems, row_elems / shape.n_kv_heads, units);
+        let own = Pieces::new(scratch, scratch_elems(shape));
+        team.for_parts_with(units, 1, own, |scratch, _, (unit, states)| {
+            self.segment(unit, &mut cut_scratch(shape, scratch), states);
+        });
+        // a token's heads of one group, one after another
+        let groups = Pieces::new(out, strip);
+        let own = Pieces::new(scratch, scratch_elems(shape));
+        team.for_parts_with(groups, STATES_PER_RANGE.div_ceil(shape.group_size()), own, |scratch, index, out| {
+            let (token, kv_head) = (index / shape.n_kv_heads, index % shape.n_kv_heads);
+            self.merge(token, kv_head, partials, cut_scratch(shape, scratch).total, out);
+        });
     }
 
     fn runs(&self, span: usize, head: usize) -> bool {
@@ -173,7 +175,7 @@ impl<E: SimdElement> Job<'_, E> {
     }
 
     /// Computes a unit over its whole context.
-    fn tile(&self, unit: &Unit, scratch: &mut Scratch<'_>, out: &Disjoint<'_, f32>) {
+    fn tile(&self, unit: &Unit, scratch: &mut Scratch<'_>, mut out: Window<'_, f32>) {
         let head_dim = self.call.shape.head_dim;
         let stride = state_elems(head_dim);
         let rows = self.load_queries(unit, scratch);
@@ -190,10 +192,9 @@ impl<E: SimdElement> Job<'_, E> {
             }
         }
         let mut states = scratch.total.chunks_exact_mut(stride);
-        for token in unit.row..unit.row + unit.tokens {
-            for head in heads::group(&self.call.shape, unit.kv_head) {
-                // SAFETY: a (token, head) pair belongs to one unit.
-                let out = unsafe { out.slice(self.head_of(token, head)) };
+        for token in 0..unit.tokens {
+            let heads = heads::group(&self.call.shape, unit.kv_head);
+            for (head, out) in heads.zip(out.row(token).chunks_exact_mut(head_dim)) {
                 match if self.runs(unit.span, head) { states.next() } else { None } {
                     Some(state) => self.finish(state, out),
                     None => out.fill(0.0),
@@ -202,57 +203,51 @@ impl<E: SimdElement> Job<'_, E> {
         }
     }
 
-    /// Computes one segment of a unit and leaves its states in `partials`.
-    fn segment(&self, unit: &Unit, segments: usize, scratch: &mut Scratch<'_>, partials: &Disjoint<'_, f32>) {
+    /// Computes one segment of a unit, and writes the states of its heads that run.
+    fn segment(&self, unit: &Unit, scratch: &mut Scratch<'_>, mut states: Window<'_, f32>) {
         let stride = state_elems(self.call.shape.head_dim);
         let rows = self.load_queries(unit, scratch);
         if rows.count == 0 {
             return;
         }
         self.compute_segment(unit, unit.segment, rows, scratch);
+        let first_head = heads::group(&self.call.shape, unit.kv_head).start;
         for ((token, head), state) in self.rows_of(unit).zip(scratch.segment.chunks_exact(stride)) {
-            let place = (token * self.call.shape.n_q_heads + head) * segments + unit.segment;
-            // SAFETY: a (token, head, segment) triple belongs to one unit.
-            unsafe { partials.slice(place * stride..(place + 1) * stride) }.copy_from_slice(state);
+            let at = (head - first_head) * stride;
+            states.row(token - unit.row)[at..at + stride].copy_from_slice(state);
         }
     }
 
-    /// Merges the segments of every (token, head) in order.
-    fn merge(&self, units: &[Unit], segments: usize, partials: &Disjoint<'_, f32>, out: &Disjoint<'_, f32>) {
-        /// States that one thread merges in about the time of a barrier.
-        const STATES_PER_RANGE: usize = 64;
-        let shape = &self.call.shape;
-        let stride = state_elems(shape.head_dim);
-        self.cpu.team().for_ranges(units.len(), STATES_PER_RANGE.div_ceil(shape.group_size()), |range| {
-            for unit in units[range].iter().filter(|unit| unit.segment == 0) {
-                for (i, token) in (unit.row..unit.row + unit.tokens).enumerate() {
-                    for head in heads::group(shape, unit.kv_head) {
-                        let place = (token * shape.n_q_heads + head) * segments;
-                        // SAFETY: a (token, head) pair belongs to one unit of segment 0.
-                        let (states, out) = unsafe {
-                            let states = partials.slice(place * stride..(place + segments) * stride);
-                            (states, out.slice(self.head_of(token, head)))
-                        };
-                        if self.runs(unit.span, head) {
-                            self.merge_row((unit.position + i) / SEGMENT, states, out);
-                        } else {
-                            out.fill(0.0);
-                        }
-                    }
-                }
-            }
-        });
-    }
-
-    /// Merges segments 0 to `last` of one row.
-    fn merge_row(&self, last: usize, states: &mut [f32], out: &mut [f32]) {
-        let head_dim = self.call.shape.head_dim;
+    /// Merges the segments of one token's heads of a group in order; `partials` are as in [`Workspace`].
+    fn merge(&self, token: usize, kv_head: usize, partials: &[f32], total: &mut [f32], out: &mut [f32]) {
+        let AttentionShape { n_q_heads, head_dim, .. } = self.call.shape;
         let stride = state_elems(head_dim);
-        let (total, later) = states.split_at_mut(stride);
-        for segment in later.chunks_exact(stride).take(last) {
-            simd::run(self.cpu.isa(), Merge { head_dim, total, segment });
+        let segment_elems = self.q.len() / head_dim * stride;
+        let (span, position) = self.span_of(token);
+        let total = &mut total[..stride];
+        for (head, out) in heads::group(&self.call.shape, kv_head).zip(out.chunks_exact_mut(head_dim)) {
+            if !self.runs(span, head) {
+                out.fill(0.0);
+                continue;
+            }
+            let row = &partials[(token * n_q_heads + head) * stride..];
+            total.copy_from_slice(&row[..stride]);
+            for segment in 1..=position / SEGMENT {
+                let segment = &row[segment * segment_elems..][..stride];
+                simd::run(self.cpu.isa(), Merge { head_dim, total, segment });
+            }
+            self.finish(total, out);
         }
-        self.finish(total, out);
+    }
+
+    /// The span that row `token` of M belongs to, and its position there.
+    fn span_of(&self, mut token: usize) -> (usize, usize) {
+        let mut index = 0;
+        while token >= self.call.spans[index].len {
+            token -= self.call.spans[index].len;
+            index += 1;
+        }
+        (index, self.call.spans[index].start + token)
     }
 
     fn finish(&self, state: &mut [f32], out: &mut [f32]) {

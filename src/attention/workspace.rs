@@ -3,6 +3,7 @@
 use super::{AttentionShape, BLOCK, Call, SEGMENT};
 use crate::cpu::Cpu;
 use crate::error::{Error, Result};
+use crate::threads::{Area, Areas};
 
 /// Query rows (positions × heads of a group) that share a pass over K and V: eight tiles of six rows.
 const TILE_ROWS: usize = 48;
@@ -30,9 +31,10 @@ pub struct Workspace {
     threads: usize,
     /// [threads][scratch_elems]
     pub(super) scratch: Vec<f32>,
-    /// [row][n_q_heads][segment][state_elems]
+    /// [segment][row][n_q_heads][state_elems]
     pub(super) partials: Vec<f32>,
-    pub(super) units: Vec<Unit>,
+    /// In strips of KV heads. Rows are those of M where a unit runs over the whole context, else of `partials`.
+    pub(super) units: Areas<Unit>,
 }
 
 /// One piece of work: some tokens of one span, the heads of one group, one segment or all.
@@ -69,8 +71,8 @@ impl Workspace {
         let refused = || Error::Shape { what: "workspace max_rows", expected, got: limits.max_rows };
         let (scratch, partials, n_units) = sizes.ok_or_else(refused)?;
         let zeroed = |elems| bytemuck::allocation::try_zeroed_vec::<f32>(elems).map_err(|()| refused());
-        let mut units = Vec::new();
-        units.try_reserve_exact(n_units).map_err(|_| refused())?;
+        let mut units = Areas::new();
+        units.try_reserve(n_units).map_err(|_| refused())?;
         let (scratch, partials) = (zeroed(scratch)?, zeroed(partials)?);
         Ok(Workspace { shape, limits, threads: cpu.threads(), scratch, partials, units })
     }
@@ -79,12 +81,14 @@ impl Workspace {
     pub fn bytes_for(cpu: &Cpu, shape: &AttentionShape, limits: &Limits) -> Option<usize> {
         let (scratch, partials, units) = sizes(shape, limits, cpu.threads())?;
         let floats = scratch.checked_add(partials)?.checked_mul(size_of::<f32>())?;
-        floats.checked_add(units.checked_mul(size_of::<Unit>())?)
+        floats.checked_add(units.checked_mul(size_of::<Area<Unit>>())?)
     }
 
     /// Bytes allocated.
     pub fn memory_bytes(&self) -> usize {
-        size_of_val(&self.scratch[..]) + size_of_val(&self.partials[..]) + self.units.capacity() * size_of::<Unit>()
+        size_of_val(&self.scratch[..])
+            + size_of_val(&self.partials[..])
+            + self.units.capacity() * size_of::<Area<Unit>>()
     }
 
     /// Checks that a checked call of `rows` tokens fits.
@@ -105,7 +109,7 @@ impl Workspace {
         Ok(())
     }
 
-    /// Fills `units`: late tokens first, since they have the longest contexts.
+    /// Fills `units`; threads take the last first, since late tokens have the longest contexts.
     pub(super) fn divide(&mut self, cpu: &Cpu, call: &Call<'_>, rows: usize) -> Division {
         let longest = call.spans.iter().map(|span| span.end()).max().unwrap_or(0);
         let segments = longest.div_ceil(SEGMENT);
@@ -122,31 +126,32 @@ impl Workspace {
             Division::Tiles
         };
         self.units.clear();
-        let mut first_row = 0;
-        for span in 0..call.spans.len() {
-            for kv_head in 0..self.shape.n_kv_heads {
-                self.divide_span(call, division, span, kv_head, first_row);
+        let segments = if division == Division::Tiles { 1 } else { segments };
+        for kv_head in 0..self.shape.n_kv_heads {
+            for segment in 0..segments {
+                let mut first_row = 0;
+                for span in 0..call.spans.len() {
+                    let at =
+                        Unit { span, row: first_row, position: call.spans[span].start, tokens: 0, kv_head, segment };
+                    self.divide_span(call, division, at, segment * rows);
+                    first_row += call.spans[span].len;
+                }
             }
-            first_row += call.spans[span].len;
         }
         division
     }
 
-    fn divide_span(&mut self, call: &Call<'_>, division: Division, index: usize, kv_head: usize, first_row: usize) {
-        let (span, step) = (call.spans[index], tile_tokens(call, index, kv_head));
-        for tile in (0..span.len.div_ceil(step)).rev() {
-            let start = tile * step;
+    /// Adds the units of one span, group and segment, of which `at` names the first token; their rows come after `above`.
+    fn divide_span(&mut self, call: &Call<'_>, division: Division, at: Unit, above: usize) {
+        let (span, step) = (call.spans[at.span], tile_tokens(call, at.span, at.kv_head));
+        // A group without a running head has outputs of zeros, which its unit of segment 0 stands for.
+        let runs = call.heads.uses_group(&call.shape, at.span, at.kv_head);
+        for start in (0..span.len).step_by(step) {
             let tokens = step.min(span.len - start);
-            let position = span.start + start;
-            let unit = Unit { span: index, row: first_row + start, position, tokens, kv_head, segment: 0 };
-            match division {
-                Division::Tiles => self.units.push(unit),
-                Division::Segments { .. } if call.heads.uses_group(&call.shape, index, kv_head) => {
-                    let last = (position + tokens - 1) / SEGMENT;
-                    self.units.extend((0..=last).map(|segment| Unit { segment, ..unit }));
-                }
-                // Its outputs are zeros, which the unit of segment 0 stands for.
-                Division::Segments { .. } => self.units.push(unit),
+            let unit = Unit { row: at.row + start, position: at.position + start, tokens, ..at };
+            let last = if division == Division::Tiles || !runs { 0 } else { (unit.position + tokens - 1) / SEGMENT };
+            if unit.segment <= last {
+                self.units.push(unit.kv_head, above + unit.row..above + unit.row + tokens, unit);
             }
         }
     }

@@ -7,13 +7,13 @@ use crate::cpu::Cpu;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::simd::{Kernel, Simd, SimdElement, run};
-use crate::threads::Disjoint;
-use crate::w4a8::{Epilogue, Line, RowBlocks};
+use crate::threads::{BlockColumns, RowBlocks};
+use crate::w4a8::{Epilogue, Line};
 use half::{bf16, f16};
 use std::ops::Range;
 
 /// Rows of a block: one lane each.
-const ROWS: usize = 16;
+const ROWS: usize = RowBlocks::HEIGHT;
 
 /// Tokens between two write-backs.
 const TOKEN_BLOCK: usize = 48;
@@ -193,24 +193,18 @@ impl DenseWeight {
     ) {
         let (n, k, m) = (self.n, self.k, x.len() / self.k);
         let rows: &[T] = &bytemuck::cast_slice(&self.data)[..n.div_ceil(ROWS) * ROWS * k];
-        let y = Disjoint::new(y);
         let grain = if m <= 4 { (8192 / k).clamp(1, 8) } else { 1 };
-        cpu.team().for_ranges(blocks.len(), grain, |indices| {
-            for tile in indices.map(|index| blocks.get(index)) {
-                let block = &rows[tile * ROWS * k..(tile + 1) * ROWS * k];
-                let columns = tile * ROWS..((tile + 1) * ROWS).min(n);
-                for (index, x) in x.chunks(TOKEN_BLOCK * k).enumerate() {
-                    let mut sums = [[0.0f32; ROWS]; TOKEN_BLOCK];
-                    run(cpu.isa(), Multiply { rows: block, x, k, sums: &mut sums });
-                    for (sums, m) in sums.iter().zip(index * TOKEN_BLOCK..).take(x.len() / k) {
-                        let at = m * n + columns.start..m * n + columns.end;
-                        // SAFETY: these columns belong to one block of rows and each is handed out once.
-                        let out = unsafe { y.slice(at.clone()) };
-                        for (i, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
-                            let bias = epilogue.bias.map_or(0.0, |bias| bias[columns.start + i]);
-                            let residual = epilogue.residual.map_or(0.0, |residual| residual[at.start + i]);
-                            *out = sum + bias + residual;
-                        }
+        cpu.team().for_parts(BlockColumns::new(y, n, blocks), grain, |_, (columns, mut y)| {
+            let first = columns.start;
+            let block = &rows[first * k..(first + ROWS) * k];
+            for (index, x) in x.chunks(TOKEN_BLOCK * k).enumerate() {
+                let mut sums = [[0.0f32; ROWS]; TOKEN_BLOCK];
+                run(cpu.isa(), Multiply { rows: block, x, k, sums: &mut sums });
+                for (sums, m) in sums.iter().zip(index * TOKEN_BLOCK..).take(x.len() / k) {
+                    for (i, (out, sum)) in y.row(m).iter_mut().zip(sums).enumerate() {
+                        let bias = epilogue.bias.map_or(0.0, |bias| bias[first + i]);
+                        let residual = epilogue.residual.map_or(0.0, |residual| residual[m * n + first + i]);
+                        *out = sum + bias + residual;
                     }
                 }
             }

@@ -5,7 +5,7 @@ use crate::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::policy::{Observed, Values, Wanted};
 use crate::sparse_mlp::{self, Activation, Selection, activate_product};
-use crate::threads::Disjoint;
+use crate::threads::Pieces;
 use crate::w4a8::Activations;
 
 /// Neurons that are worth a barrier.
@@ -120,18 +120,12 @@ impl MlpBuffers {
 
 /// hidden\[m\] = act(gate\[m\]) ⊙ up\[m\] for rows of gate and up side by side.
 fn product(cpu: &Cpu, activation: Activation, gate_up: &[f32], hidden: &mut [f32], d_ff: usize) -> Result<()> {
-    let m = hidden.len() / d_ff;
-    let hidden = Disjoint::new(hidden);
     let failed = std::sync::Mutex::new(Ok(()));
-    cpu.team().for_ranges(m, (PARALLEL_ELEMENTS / d_ff).max(1), |tokens| {
-        for token in tokens {
-            let (gate, up) = gate_up[token * 2 * d_ff..(token + 1) * 2 * d_ff].split_at(d_ff);
-            // SAFETY: each token is handed out once.
-            let hidden = unsafe { hidden.slice(token * d_ff..(token + 1) * d_ff) };
-            hidden.copy_from_slice(up);
-            if let Err(error) = activate_product(cpu, activation, gate, hidden) {
-                *failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Err(error);
-            }
+    cpu.team().for_parts(Pieces::new(hidden, d_ff), (PARALLEL_ELEMENTS / d_ff).max(1), |token, hidden| {
+        let (gate, up) = gate_up[token * 2 * d_ff..(token + 1) * 2 * d_ff].split_at(d_ff);
+        hidden.copy_from_slice(up);
+        if let Err(error) = activate_product(cpu, activation, gate, hidden) {
+            *failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Err(error);
         }
     });
     failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -3,7 +3,7 @@
 use crate::cpu::Cpu;
 use crate::error::{Result, check_len};
 use crate::simd::{Kernel, Simd, load_first, run};
-use crate::threads::Disjoint;
+use crate::threads::Pieces;
 
 /// Elements that are worth a barrier.
 const PARALLEL_ELEMENTS: usize = 16_384;
@@ -33,14 +33,8 @@ pub fn rms_norm(cpu: &Cpu, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) -
     let d = weight.len();
     check_len("x", x.len() / d.max(1) * d, x.len())?;
     check_len("y", x.len(), y.len())?;
-    let y = Disjoint::new(y);
-    cpu.team().for_ranges(x.len() / d.max(1), (PARALLEL_ELEMENTS / d.max(1)).max(1), |tokens| {
-        for token in tokens {
-            let range = token * d..(token + 1) * d;
-            // SAFETY: each token is handed out once.
-            let y = unsafe { y.slice(range.clone()) };
-            run(cpu.isa(), RmsNorm { x: &x[range], weight, eps, y });
-        }
+    cpu.team().for_parts(Pieces::new(y, d), (PARALLEL_ELEMENTS / d.max(1)).max(1), |token, y| {
+        run(cpu.isa(), RmsNorm { x: &x[token * d..(token + 1) * d], weight, eps, y });
     });
     Ok(())
 }

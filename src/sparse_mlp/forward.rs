@@ -9,7 +9,7 @@ use super::workspace::Workspace;
 use crate::Cpu;
 use crate::error::{Error, Result, check_len};
 use crate::simd::run;
-use crate::threads::Disjoint;
+use crate::threads::{Parts, Pieces};
 
 /// Elements that are worth a barrier.
 const PARALLEL_ELEMENTS: usize = 16_384;
@@ -90,10 +90,9 @@ pub fn forward(
     Ok(())
 }
 
-/// Runs `f` on every token, in parallel where it is worth a barrier.
-pub(crate) fn for_tokens(cpu: &Cpu, tokens: usize, elements: usize, f: impl Fn(usize) + Sync) {
-    let grain = (PARALLEL_ELEMENTS / elements.max(1)).max(1);
-    cpu.team().for_ranges(tokens, grain, |range| range.for_each(&f));
+/// Runs `f` on every token's part, in parallel where it is worth a barrier.
+pub(crate) fn for_tokens<P: Parts>(cpu: &Cpu, elements: usize, parts: P, f: impl Fn(usize, P::Part) + Sync) {
+    cpu.team().for_parts(parts, (PARALLEL_ELEMENTS / elements.max(1)).max(1), f);
 }
 
 /// Zeroes the inputs that score too low, if the selection is on inputs, and quantizes. Gives `masked` back.
@@ -117,15 +116,7 @@ fn prepare_inputs(
     }
     if weights.is_four_bit() {
         let inputs = if scored.is_some() { &masked[..] } else { x };
-        let q = &mut ws.x_int8;
-        let groups = q.sum_stride();
-        let (codes, scale, sums) =
-            (Disjoint::new(&mut q.codes), Disjoint::new(&mut q.scale), Disjoint::new(&mut q.sums));
-        for_tokens(cpu, ws.tokens, d, |t| {
-            // SAFETY: each token's ranges are its own and each token is handed out once.
-            let (codes, scale, sums) = unsafe {
-                (codes.slice(t * d..(t + 1) * d), scale.slice(t..t + 1), sums.slice(t * groups..(t + 1) * groups))
-            };
+        for_tokens(cpu, d, ws.x_int8.parts(ws.tokens), |t, (codes, scale, sums)| {
             run(cpu.isa(), Quantize { x: &inputs[t * d..(t + 1) * d], codes, scale: &mut scale[0] });
             sum_codes(codes, sums);
         });
@@ -155,10 +146,8 @@ fn mask_scores(
         _ => return,
     };
     let words = n.div_ceil(64);
-    let masks = Disjoint::new(&mut ws.masks);
-    for_tokens(cpu, ws.tokens, 8 * n, |t| {
-        // SAFETY: each token's words are its own and each token is handed out once.
-        let mask = unsafe { masks.slice(t * words..(t + 1) * words) };
+    let masks = Pieces::new(&mut ws.masks[..ws.tokens * words], words);
+    for_tokens(cpu, 8 * n, masks, |t, mask| {
         let values = &values[t * stride..][..n];
         run(cpu.isa(), MaskScores { values, scale: score.channel_scale, keep, mask });
     });

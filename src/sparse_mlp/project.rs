@@ -11,7 +11,7 @@ use super::workspace::{Quantized, Workspace};
 use crate::Cpu;
 use crate::error::{Error, Result};
 use crate::simd::{SimdElement, run};
-use crate::threads::Disjoint;
+use crate::threads::{Fresh, Parts, Pieces, Tiles, Window};
 
 /// Ranges that each thread gets on average, so that unequal ones balance.
 const RANGES_PER_THREAD: usize = 4;
@@ -23,9 +23,6 @@ struct Tile<'a> {
     x: &'a [f32],
     x_int8: &'a Quantized,
     first_token: usize,
-    tokens: usize,
-    /// Position of the first neuron in `kept`.
-    position: usize,
     rows: &'a [u32],
     /// The neurons of the block after this one.
     next: &'a [u32],
@@ -59,89 +56,97 @@ impl Tile<'_> {
         let x = self.x_int8.at_token(self.first_token);
         run(self.isa, FourBitRows { matrix, rows: self.rows, next: self.next, x, out });
     }
-
-    /// Writes this block's lanes of each token into data \[tokens, stride\].
-    fn store(&self, out: &[[f32; BLOCK]], data: &Disjoint<'_, f32>, stride: usize) {
-        for (t, out) in out.iter().enumerate() {
-            let at = (self.first_token + t) * stride + self.position;
-            // SAFETY: a block of a token belongs to one tile, and each tile is handed out once.
-            unsafe { data.slice(at..at + BLOCK) }.copy_from_slice(out);
-        }
-    }
 }
 
-/// Calls `f` on every block of `kept` and tile of tokens, with room for two results.
-fn for_tiles(
-    cpu: &Cpu,
-    weights: &Weights,
-    x: &[f32],
-    ws: (&Quantized, &[u32], usize),
-    f: impl Fn(&Tile<'_>, &mut [[f32; BLOCK]], &mut [[f32; BLOCK]]) + Sync,
-) {
-    let (x_int8, kept, tokens) = ws;
-    let blocks = kept.len().div_ceil(BLOCK);
-    let units = blocks * tokens.div_ceil(ROW_TOKENS);
-    let block_of = |block: usize| &kept[kept.len().min(block * BLOCK)..kept.len().min((block + 1) * BLOCK)];
-    let grain = units.div_ceil(cpu.threads() * RANGES_PER_THREAD);
-    cpu.team().for_ranges(units, grain, |units| {
-        let (mut one, mut many);
-        let (a, b): (&mut [_], &mut [_]) = if tokens == 1 {
-            one = [[[0.0f32; BLOCK]; 1]; 2];
-            let [a, b] = &mut one;
-            (a, b)
+/// Writes a block's lanes of each token.
+fn store(out: &[[f32; BLOCK]], mut window: Window<'_, f32>) {
+    out.iter().enumerate().for_each(|(t, out)| window.row(t).copy_from_slice(out));
+}
+
+/// What the projections of gate and up read.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    weights: &'a Weights,
+    x: &'a [f32],
+    x_int8: &'a Quantized,
+    kept: &'a [u32],
+    tokens: usize,
+}
+
+impl Inputs<'_> {
+    /// Data \[tokens, stride\] in blocks of kept neurons by tiles of tokens.
+    fn cut<'d>(&self, data: &'d mut [f32], stride: usize) -> Tiles<'d, f32> {
+        let columns = self.kept.len().next_multiple_of(BLOCK);
+        Tiles::new(&mut data[..self.tokens * stride], stride, columns, ROW_TOKENS, BLOCK)
+    }
+
+    /// Calls `f` on every block of `kept` and tile of tokens, with room for two results.
+    fn for_tiles<P: Parts>(
+        self,
+        cpu: &Cpu,
+        parts: P,
+        f: impl Fn(&Tile<'_>, &mut [[f32; BLOCK]], &mut [[f32; BLOCK]], P::Part) + Sync,
+    ) {
+        if self.tokens == 1 {
+            self.for_tiles_of::<P, 1>(cpu, parts, f);
         } else {
-            many = [[[0.0f32; BLOCK]; ROW_TOKENS]; 2];
-            let [a, b] = &mut many;
-            (a, b)
-        };
-        for unit in units {
+            self.for_tiles_of::<P, ROW_TOKENS>(cpu, parts, f);
+        }
+    }
+
+    /// As `for_tiles`, tiles having up to `N` tokens.
+    fn for_tiles_of<P: Parts, const N: usize>(
+        self,
+        cpu: &Cpu,
+        parts: P,
+        f: impl Fn(&Tile<'_>, &mut [[f32; BLOCK]], &mut [[f32; BLOCK]], P::Part) + Sync,
+    ) {
+        let Inputs { weights, x, x_int8, kept, tokens } = self;
+        let blocks = kept.len().div_ceil(BLOCK);
+        let block_of = |block: usize| &kept[kept.len().min(block * BLOCK)..kept.len().min((block + 1) * BLOCK)];
+        let grain = parts.count().div_ceil(cpu.threads() * RANGES_PER_THREAD);
+        let results = Fresh(|| [[[0.0f32; BLOCK]; N]; 2]);
+        cpu.team().for_parts_with(parts, grain, results, |[a, b], unit, part| {
             let (tile, block) = (unit / blocks, unit % blocks);
             let first_token = tile * ROW_TOKENS;
-            let n = (tokens - first_token).min(ROW_TOKENS);
-            let tile = Tile {
-                isa: cpu.isa(),
-                weights,
-                x,
-                x_int8,
-                first_token,
-                tokens: n,
-                position: block * BLOCK,
-                rows: block_of(block),
-                next: block_of(block + 1),
-            };
-            f(&tile, &mut a[..n], &mut b[..n]);
-        }
-    });
+            let n = (tokens - first_token).min(N);
+            let (rows, next) = (block_of(block), block_of(block + 1));
+            let tile = Tile { isa: cpu.isa(), weights, x, x_int8, first_token, rows, next };
+            f(&tile, &mut a[..n], &mut b[..n], part);
+        });
+    }
 }
 
 /// gate ← act(gate·x) for the neurons in `kept`, and hidden ← gate ⊙ (up·x) if asked for.
 pub(crate) fn project_gate(cpu: &Cpu, weights: &Weights, x: &[f32], ws: &mut Workspace, with_up: bool) {
-    let (gate, hidden) = (Disjoint::new(&mut ws.gate), Disjoint::new(&mut ws.hidden));
     let (stride, activation) = (ws.stride, ws.shape.activation);
-    for_tiles(cpu, weights, x, (&ws.x_int8, &ws.kept, ws.tokens), |tile, a, b| {
+    let inputs = Inputs { weights, x, x_int8: &ws.x_int8, kept: &ws.kept, tokens: ws.tokens };
+    let parts = (inputs.cut(&mut ws.gate, stride), inputs.cut(&mut ws.hidden, stride));
+    inputs.for_tiles(cpu, parts, |tile, a, b, (gate, hidden)| {
         tile.multiply(Matrix::Gate, a);
         if with_up {
             tile.multiply(Matrix::Up, b);
             run(tile.isa, Activate { activation, gate: a, up: b });
-            tile.store(b, &hidden, stride);
+            store(b, hidden);
         } else {
             run(tile.isa, Activate { activation, gate: a, up: &mut [] });
         }
-        tile.store(a, &gate, stride);
+        store(a, gate);
     });
 }
 
 /// hidden ← gate\[kept\] ⊙ (up·x), hidden by position and gate by neuron.
 pub(crate) fn project_up(cpu: &Cpu, weights: &Weights, x: &[f32], ws: &mut Workspace) {
-    let hidden = Disjoint::new(&mut ws.hidden);
     let (stride, gate) = (ws.stride, &ws.gate);
-    for_tiles(cpu, weights, x, (&ws.x_int8, &ws.kept, ws.tokens), |tile, _, b| {
+    let inputs = Inputs { weights, x, x_int8: &ws.x_int8, kept: &ws.kept, tokens: ws.tokens };
+    let hidden = inputs.cut(&mut ws.hidden, stride);
+    inputs.for_tiles(cpu, hidden, |tile, _, b, hidden| {
         tile.multiply(Matrix::Up, b);
-        for (t, b) in b.iter_mut().enumerate().take(tile.tokens) {
+        for (t, b) in b.iter_mut().enumerate() {
             let gate = &gate[(tile.first_token + t) * stride..];
             tile.rows.iter().zip(b).for_each(|(&j, b)| *b *= gate[j as usize]);
         }
-        tile.store(b, &hidden, stride);
+        store(b, hidden);
     });
 }
 
@@ -152,20 +157,11 @@ pub(crate) fn project_up(cpu: &Cpu, weights: &Weights, x: &[f32], ws: &mut Works
 pub(crate) fn quantize_hidden(cpu: &Cpu, weights: &Weights, ws: &mut Workspace) -> Result<()> {
     let Store::FourBit(w) = &weights.store else { return Ok(()) };
     cut_runs(&ws.kept, w.down.group_size, &mut ws.slots, &mut ws.runs);
-    let Workspace { hidden, hidden_int8: q, codes, kept, runs, stride, .. } = ws;
-    let (stride, width, groups, n) = (*stride, q.width, q.sum_stride(), kept.len());
-    let codes = Disjoint::new(codes);
-    let (slots, scale, sums) = (Disjoint::new(&mut q.codes), Disjoint::new(&mut q.scale), Disjoint::new(&mut q.sums));
-    for_tokens(cpu, ws.tokens, 2 * n, |t| {
-        // SAFETY: each token's ranges are its own and each token is handed out once.
-        let (codes, slots, scale, sums) = unsafe {
-            (
-                codes.slice(t * stride..t * stride + n),
-                slots.slice(t * width..(t + 1) * width),
-                scale.slice(t..t + 1),
-                sums.slice(t * groups..(t + 1) * groups),
-            )
-        };
+    let Workspace { hidden, hidden_int8: q, codes, kept, runs, stride, tokens, .. } = ws;
+    let (stride, tokens, n) = (*stride, *tokens, kept.len());
+    let parts = (Pieces::new(&mut codes[..tokens * stride], stride), q.parts(tokens));
+    for_tokens(cpu, 2 * n, parts, |t, (codes, (slots, scale, sums))| {
+        let codes = &mut codes[..n];
         run(cpu.isa(), Quantize { x: &hidden[t * stride..][..n], codes, scale: &mut scale[0] });
         spread_codes(codes, kept, w.down.group_size, runs, slots, sums);
     });
@@ -212,31 +208,28 @@ fn spread_codes(codes: &[i8], kept: &[u32], group_size: usize, runs: &[Run], slo
 /// y ← down·hidden (+ bias) (+ residual).
 pub(crate) fn project_down(cpu: &Cpu, weights: &Weights, ws: &Workspace, residual: Option<&[f32]>, y: &mut [f32]) {
     let bias = weights.biases.as_ref().map(|b| b.down.as_slice()).filter(|b| !b.is_empty());
-    let out = Output { d: weights.shape().d_model, bias, residual, y: Disjoint::new(y) };
+    let added = Added { d: weights.shape().d_model, bias, residual };
     match &weights.store {
-        Store::F32(w) => down_dense(cpu, &w.down, ws, &out),
-        Store::F16(w) => down_dense(cpu, &w.down, ws, &out),
-        Store::Bf16(w) => down_dense(cpu, &w.down, ws, &out),
-        Store::FourBit(w) if ws.tokens == 1 => down_4bit_one(cpu, &w.down, ws, &out),
-        Store::FourBit(w) => down_4bit_many(cpu, &w.down, ws, &out),
+        Store::F32(w) => down_dense(cpu, &w.down, ws, &added, y),
+        Store::F16(w) => down_dense(cpu, &w.down, ws, &added, y),
+        Store::Bf16(w) => down_dense(cpu, &w.down, ws, &added, y),
+        Store::FourBit(w) if ws.tokens == 1 => down_4bit_one(cpu, &w.down, ws, &added, y),
+        Store::FourBit(w) => down_4bit_many(cpu, &w.down, ws, &added, y),
     }
 }
 
-/// Where the down projection's sums go.
-struct Output<'a> {
+/// What is added to the down projection's sums.
+struct Added<'a> {
     d: usize,
     bias: Option<&'a [f32]>,
     residual: Option<&'a [f32]>,
-    y: Disjoint<'a, f32>,
 }
 
-impl Output<'_> {
-    /// Writes the sums of `width` columns from `start` on for one token. No two calls are for the same columns.
-    fn write(&self, token: usize, start: usize, width: usize, sums: &[f32]) {
+impl Added<'_> {
+    /// Writes one token's sums of the columns from `start` on.
+    fn write(&self, token: usize, start: usize, sums: &[f32], y: &mut [f32]) {
         let at = token * self.d + start;
-        // SAFETY: a token's columns belong to one unit, and each unit is handed out once.
-        let y = unsafe { self.y.slice(at..at + width) };
-        y.copy_from_slice(&sums[..width]);
+        y.copy_from_slice(&sums[..y.len()]);
         if let Some(bias) = self.bias {
             y.iter_mut().zip(&bias[start..]).for_each(|(y, b)| *y += b);
         }
@@ -247,56 +240,49 @@ impl Output<'_> {
 }
 
 /// Chunks of columns by tiles of tokens.
-fn down_dense<T: SimdElement>(cpu: &Cpu, matrix: &[T], ws: &Workspace, out: &Output<'_>) {
-    let (d, stride) = (out.d, ws.stride);
+fn down_dense<T: SimdElement>(cpu: &Cpu, matrix: &[T], ws: &Workspace, added: &Added<'_>, y: &mut [f32]) {
+    let (d, stride) = (added.d, ws.stride);
     let chunks = d.div_ceil(DENSE_CHUNK);
-    cpu.team().for_ranges(chunks * ws.tokens.div_ceil(DOWN_TOKENS), 1, |units| {
-        let mut sums = [[0.0f32; CHUNK]; DOWN_TOKENS];
-        for unit in units {
-            let (first, column) = (unit / chunks * DOWN_TOKENS, unit % chunks * DENSE_CHUNK);
-            let sums = &mut sums[..(ws.tokens - first).min(DOWN_TOKENS)];
-            let width = (d - column).min(DENSE_CHUNK);
-            let h = &ws.hidden[first * stride..];
-            run(cpu.isa(), Down { matrix, d, list: &ws.kept, h, stride, column, width, out: sums });
-            sums.iter().enumerate().for_each(|(t, sums)| out.write(first + t, column, width, sums));
-        }
+    let tiles = Tiles::new(y, d, d, DOWN_TOKENS, DENSE_CHUNK);
+    cpu.team().for_parts_with(tiles, 1, Fresh(|| [[0.0f32; CHUNK]; DOWN_TOKENS]), |sums, unit, mut y| {
+        let (first, column) = (unit / chunks * DOWN_TOKENS, unit % chunks * DENSE_CHUNK);
+        let sums = &mut sums[..y.rows()];
+        let width = (d - column).min(DENSE_CHUNK);
+        let h = &ws.hidden[first * stride..];
+        run(cpu.isa(), Down { matrix, d, list: &ws.kept, h, stride, column, width, out: sums });
+        sums.iter().enumerate().for_each(|(t, sums)| added.write(first + t, column, sums, y.row(t)));
     });
 }
 
 /// One token: neighbouring chunks together, so that each thread reads as long a piece of a row as there is.
-fn down_4bit_one(cpu: &Cpu, matrix: &DownMatrix, ws: &Workspace, out: &Output<'_>) {
+fn down_4bit_one(cpu: &Cpu, matrix: &DownMatrix, ws: &Workspace, added: &Added<'_>, y: &mut [f32]) {
     let columns = &matrix.columns;
     let chunks = columns.chunks();
     let units = chunks.div_ceil(DOWN_CHUNKS).next_multiple_of(cpu.threads()).min(chunks);
-    cpu.team().for_ranges(units, 1, |range| {
-        for unit in range {
-            let chunks = unit * chunks / units..(unit + 1) * chunks / units;
-            let mut sums = [[0.0f32; CHUNK]; DOWN_CHUNKS];
-            let sums = &mut sums[..chunks.len()];
-            let h = ws.hidden_int8.at_token(0);
-            let (slots, runs) = (&ws.slots, &ws.runs);
-            run(cpu.isa(), FourBitDown { matrix, slots, runs, h, tokens: 1, chunks: chunks.clone(), out: sums });
-            for (chunk, sums) in chunks.zip(sums) {
-                out.write(0, columns.start(chunk), 32 * columns.segments_of(chunk), sums);
-            }
+    let width = columns.start(1);
+    cpu.team().for_parts(Pieces::shares(y, width, units), 1, |unit, y| {
+        let chunks = unit * chunks / units..(unit + 1) * chunks / units;
+        let mut sums = [[0.0f32; CHUNK]; DOWN_CHUNKS];
+        let sums = &mut sums[..chunks.len()];
+        let h = ws.hidden_int8.at_token(0);
+        let (slots, runs) = (&ws.slots, &ws.runs);
+        run(cpu.isa(), FourBitDown { matrix, slots, runs, h, tokens: 1, chunks: chunks.clone(), out: sums });
+        for ((chunk, sums), y) in chunks.zip(sums).zip(y.chunks_mut(width)) {
+            added.write(0, columns.start(chunk), sums, y);
         }
     });
 }
 
 /// Chunks of columns by tiles of tokens.
-fn down_4bit_many(cpu: &Cpu, matrix: &DownMatrix, ws: &Workspace, out: &Output<'_>) {
+fn down_4bit_many(cpu: &Cpu, matrix: &DownMatrix, ws: &Workspace, added: &Added<'_>, y: &mut [f32]) {
     let columns = &matrix.columns;
-    let chunks = columns.chunks();
-    cpu.team().for_ranges(chunks * ws.tokens.div_ceil(DOWN_TOKENS), 1, |units| {
-        let mut sums = [[0.0f32; CHUNK]; DOWN_TOKENS];
-        for unit in units {
-            let (first, chunk) = (unit / chunks * DOWN_TOKENS, unit % chunks);
-            let tokens = (ws.tokens - first).min(DOWN_TOKENS);
-            let h = ws.hidden_int8.at_token(first);
-            let (slots, runs, sums) = (&ws.slots, &ws.runs, &mut sums[..tokens]);
-            run(cpu.isa(), FourBitDown { matrix, slots, runs, h, tokens, chunks: chunk..chunk + 1, out: sums });
-            let (start, width) = (columns.start(chunk), 32 * columns.segments_of(chunk));
-            sums.iter().enumerate().for_each(|(t, sums)| out.write(first + t, start, width, sums));
-        }
+    let (chunks, d) = (columns.chunks(), columns.d);
+    let tiles = Tiles::new(y, d, d, DOWN_TOKENS, columns.start(1));
+    cpu.team().for_parts_with(tiles, 1, Fresh(|| [[0.0f32; CHUNK]; DOWN_TOKENS]), |sums, unit, mut y| {
+        let (first, chunk) = (unit / chunks * DOWN_TOKENS, unit % chunks);
+        let h = ws.hidden_int8.at_token(first);
+        let (tokens, slots, runs, sums) = (y.rows(), &ws.slots, &ws.runs, &mut sums[..y.rows()]);
+        run(cpu.isa(), FourBitDown { matrix, slots, runs, h, tokens, chunks: chunk..chunk + 1, out: sums });
+        sums.iter().enumerate().for_each(|(t, sums)| added.write(first + t, columns.start(chunk), sums, y.row(t)));
     });
 }

@@ -6,6 +6,7 @@ use super::rows::BLOCK;
 use super::rows_4bit::Codes;
 use super::weights::{Shape, Weights};
 use crate::error::{Error, Result};
+use crate::threads::Pieces;
 
 /// int8 activations and their scales and sums.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +29,16 @@ impl Quantized {
     /// Sums kept for each token.
     pub(crate) fn sum_stride(&self) -> usize {
         self.width.div_ceil(SEGMENT)
+    }
+
+    /// Each token's codes, scale and sums, to be written.
+    pub(crate) fn parts(&mut self, tokens: usize) -> (Pieces<'_, i8>, Pieces<'_, f32>, Pieces<'_, i32>) {
+        let (width, groups) = (self.width, self.sum_stride());
+        (
+            Pieces::new(&mut self.codes[..tokens * width], width),
+            Pieces::new(&mut self.scale[..tokens], 1),
+            Pieces::new(&mut self.sums[..tokens * groups], groups),
+        )
     }
 
     /// The activations from a token on.

@@ -7,13 +7,11 @@ fn every_range_is_visited_once_for_ragged_totals() {
     let team = Team::new(3);
     for total in [0, 1, 2, 7, 64, 1001] {
         for grain in [1, 3, 64, 2000] {
-            let mut seen = vec![0u8; total];
-            let shared = Disjoint::new(&mut seen);
+            let seen: Vec<_> = (0..total).map(|_| AtomicUsize::new(0)).collect();
             team.for_ranges(total, grain, |range| {
-                // SAFETY: ranges are disjoint.
-                unsafe { shared.slice(range) }.iter_mut().for_each(|n| *n += 1);
+                seen[range].iter().for_each(|n| _ = n.fetch_add(1, Ordering::Relaxed));
             });
-            assert!(seen.iter().all(|&n| n == 1), "total {total}, grain {grain}");
+            assert!(seen.into_iter().all(|n| n.into_inner() == 1), "total {total}, grain {grain}");
         }
     }
 }
@@ -63,4 +61,100 @@ fn a_sleeping_team_wakes() {
         });
         assert_eq!(count.into_inner(), 2);
     }
+}
+
+fn count(part: &mut [u8]) {
+    part.iter_mut().for_each(|n| *n += 1);
+}
+
+fn count_window(mut window: Window<'_, u8>) {
+    (0..window.rows()).for_each(|row| count(window.row(row)));
+}
+
+#[test]
+fn pieces_and_shares_cover_each_element_once_in_order() {
+    let team = Team::new(3);
+    for len in [0, 1, 7, 64, 1001] {
+        for (step, shares) in [(1, 1), (3, 5), (16, 4), (64, 7), (2000, 2)] {
+            let mut data = vec![0u8; len];
+            team.for_parts(Pieces::new(&mut data, step), 2, |index, piece| {
+                assert_eq!(piece.len(), step.min(len - index * step));
+                count(piece);
+            });
+            assert!(data.iter().all(|&n| n == 1), "{len} in pieces of {step}");
+            let steps = len.div_ceil(step);
+            team.for_parts(Pieces::shares(&mut data, step, shares), 1, |index, share| {
+                let ends = [index, index + 1].map(|i| (i * steps / shares * step).min(len));
+                assert_eq!(share.len(), ends[1] - ends[0]);
+                count(share);
+            });
+            assert!(data.iter().all(|&n| n == 2), "{len} in {shares} shares of steps of {step}");
+        }
+    }
+}
+
+#[test]
+fn tiles_cover_the_first_columns_once() {
+    for (rows, stride, columns, height, width) in
+        [(1, 1, 1, 1, 1), (7, 10, 9, 3, 4), (64, 48, 48, 32, 16), (5, 3, 0, 2, 2), (0, 8, 8, 4, 4)]
+    {
+        let mut data = vec![0u8; rows * stride];
+        let tiles = Tiles::new(&mut data, stride, columns, height, width);
+        Team::new(3).for_parts(tiles, 1, |_, window| count_window(window));
+        for (at, &n) in data.iter().enumerate() {
+            assert_eq!(n, u8::from(at % stride < columns), "element {at} of [{rows}, {stride}]");
+        }
+    }
+}
+
+#[test]
+fn block_columns_cover_the_listed_blocks_of_every_row_once() {
+    let (m, n) = (3, 100);
+    let ranges = [0..1, 2..18, 40..41, 96..100];
+    let blocks = RowBlocks::new(&ranges, n).unwrap();
+    let mut y = vec![0u8; m * n];
+    Team::new(2).for_parts(BlockColumns::new(&mut y, n, &blocks), 1, |_, (columns, window)| {
+        assert_eq!((columns.start % RowBlocks::HEIGHT, window.rows()), (0, m));
+        count_window(window);
+    });
+    for (at, &count) in y.iter().enumerate() {
+        assert_eq!(count, u8::from([0, 1, 2, 6].contains(&(at % n / RowBlocks::HEIGHT))), "column {}", at % n);
+    }
+}
+
+#[test]
+fn areas_are_written_last_first_and_may_not_overlap() {
+    let mut areas = Areas::new();
+    for (strip, rows) in [(0, 0..2), (0, 3..4), (1, 1..4)] {
+        areas.push(strip, rows, ());
+    }
+    let mut data = vec![0u8; 4 * 5];
+    let order = Mutex::new(Vec::new());
+    Team::new(1).for_parts(AreaWindows::new(&mut data, 5, 2, &areas), 1, |_, (&(), window)| {
+        order.lock().unwrap().push(window.rows());
+        count_window(window);
+    });
+    assert_eq!(order.into_inner().unwrap(), [3, 1, 2]);
+    assert_eq!(data, [1, 1, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1, 0, 1, 1, 1, 1, 0]);
+    for (strip, rows) in [(0, 9..10), (1, 3..5)] {
+        assert!(catch_unwind(AssertUnwindSafe(|| areas.push(strip, rows, ()))).is_err());
+    }
+}
+
+#[test]
+fn buffers_cut_alike_come_together_with_scratch_of_the_members_own() {
+    let team = Team::new(3);
+    let (mut wide, mut narrow, mut totals) = (vec![0u8; 40 * 3], [[0u8; 40]; 2], vec![0usize; 3]);
+    let [a, b] = &mut narrow;
+    let parts = (Pieces::new(&mut wide, 3), [Pieces::new(a, 1), Pieces::new(b, 1)]);
+    team.for_parts_with(parts, 2, Pieces::new(&mut totals, 1), |total, index, (wide, [a, b])| {
+        wide.fill(index as u8);
+        (a[0], b[0]) = (index as u8, index as u8 + 1);
+        total[0] += 1;
+    });
+    assert!((0..40).all(|i| wide[3 * i..][..3] == [i as u8; 3]));
+    assert!((0..40).all(|i| narrow[0][i] == i as u8 && narrow[1][i] == i as u8 + 1));
+    assert_eq!(totals.iter().sum::<usize>(), 40);
+    let unequal = || (Pieces::new(&mut [0u8; 4][..], 1), Pieces::new(&mut [0u8; 3][..], 1)).count();
+    assert!(catch_unwind(unequal).is_err());
 }

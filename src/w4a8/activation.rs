@@ -3,6 +3,7 @@
 use crate::Cpu;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
+use crate::threads::Pieces;
 
 /// Values whose codes share one entry of the finest group sums: the smallest group size of any weight mode.
 pub(crate) const SUM_GROUP: usize = 32;
@@ -67,31 +68,20 @@ impl Activations {
         self.reserve(m, k);
         (self.m, self.k) = (m, k);
         let padded = self.padded_k();
-        let codes = crate::threads::Disjoint::new(&mut self.codes[..m * padded]);
-        let scale = crate::threads::Disjoint::new(&mut self.scale[..m]);
-        let sums = self.sums.each_mut().map(|sums| crate::threads::Disjoint::new(&mut sums[..]));
-        let totals = crate::threads::Disjoint::new(&mut self.totals[..m]);
+        let mut level = 0;
+        let sums = self.sums.each_mut().map(|sums| {
+            let groups = groups_at(padded, level);
+            level += 1;
+            Pieces::new(&mut sums[..m * groups], groups)
+        });
+        let codes = Pieces::new(&mut self.codes[..m * padded], padded);
+        let (scale, totals) = (Pieces::new(&mut self.scale[..m], 1), Pieces::new(&mut self.totals[..m], 1));
         let grain = (8192 / k).max(1);
-        cpu.team().for_ranges(m, grain, |tokens| {
-            for token in tokens {
-                // SAFETY: each token's ranges are its own and each token is handed out once.
-                let (codes, scale, total, [s32, s64, s128]) = unsafe {
-                    let level = |level: usize| {
-                        let groups = groups_at(padded, level);
-                        sums[level].slice(token * groups..(token + 1) * groups)
-                    };
-                    (
-                        codes.slice(token * padded..(token + 1) * padded),
-                        scale.slice(token..token + 1),
-                        totals.slice(token..token + 1),
-                        [level(0), level(1), level(2)],
-                    )
-                };
-                scale[0] = quantize_token(cpu.isa(), &x[token * k..(token + 1) * k], codes, s32);
-                add_pairs(s32, s64);
-                add_pairs(s64, s128);
-                total[0] = s128.iter().sum();
-            }
+        cpu.team().for_parts((codes, scale, totals, sums), grain, |token, (codes, scale, total, [s32, s64, s128])| {
+            scale[0] = quantize_token(cpu.isa(), &x[token * k..(token + 1) * k], codes, s32);
+            add_pairs(s32, s64);
+            add_pairs(s64, s128);
+            total[0] = s128.iter().sum();
         });
         match self.scale[..m].iter().find(|s| !s.is_finite()) {
             Some(&got) => Err(Error::Value { what: "x", expected: "finite activations", got }),

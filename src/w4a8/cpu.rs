@@ -10,7 +10,7 @@ use super::weight::QuantizedWeight;
 use crate::cpu::{Cpu, Isa};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len, product};
-use crate::threads::Disjoint;
+use crate::threads::{BlockColumns, RowBlocks, Window};
 use half::f16;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -72,64 +72,12 @@ pub fn linear_rows<'w, E: Element>(
     let weight = weight.into();
     check(weight.n(), weight.k(), x, &epilogue, y)?;
     let blocks = RowBlocks::new(rows, weight.n())?;
-    let y = Disjoint::new(y);
     let kernels = Kernels::of(cpu.isa());
     let grain = if x.m() <= GEMV_TOKENS { (16_384 / weight.k()).clamp(1, 8) } else { 1 };
-    cpu.team().for_ranges(blocks.len(), grain, |indices| {
-        for tile in indices.map(|index| blocks.get(index)) {
-            multiply_tile(&kernels, &weight, tile, x, &epilogue, &y);
-        }
+    cpu.team().for_parts(BlockColumns::new(y, weight.n(), &blocks), grain, |_, (rows, mut y)| {
+        multiply_tile(&kernels, &weight, rows, x, &epilogue, &mut y);
     });
     Ok(())
-}
-
-/// The blocks of 16 rows that ranges of rows touch, each once.
-pub(crate) struct RowBlocks<'a> {
-    ranges: &'a [Range<usize>],
-    len: usize,
-}
-
-impl<'a> RowBlocks<'a> {
-    pub(crate) fn new(ranges: &'a [Range<usize>], n: usize) -> Result<Self> {
-        let mut end = 0;
-        for range in ranges {
-            if range.start < end || range.end < range.start {
-                return Err(Error::NotIncreasing { what: "rows", previous: end, got: range.start });
-            }
-            if range.end > n {
-                return Err(Error::Index { what: "rows", limit: n + 1, got: range.end });
-            }
-            end = range.end;
-        }
-        let mut blocks = RowBlocks { ranges, len: 0 };
-        blocks.len = blocks.pieces().map(|piece| piece.len()).sum();
-        Ok(blocks)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Block number `index`.
-    pub(crate) fn get(&self, mut index: usize) -> usize {
-        for piece in self.pieces() {
-            if index < piece.len() {
-                return piece.start + index;
-            }
-            index -= piece.len();
-        }
-        unreachable!("a block past the last")
-    }
-
-    /// The blocks of each range that no range before it touches.
-    fn pieces(&self) -> impl Iterator<Item = Range<usize>> {
-        let mut done = 0;
-        self.ranges.iter().filter(|range| !range.is_empty()).map(move |range| {
-            let piece = (range.start / TILE_N).max(done)..range.end.div_ceil(TILE_N).max(done);
-            done = piece.end;
-            piece
-        })
-    }
 }
 
 fn check<E: Element>(n: usize, k: usize, x: &Activations, epilogue: &Epilogue<'_, E>, y: &[E]) -> Result<()> {
@@ -200,14 +148,13 @@ pub(crate) fn with_panel<R>(k: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
 fn multiply_tile<E: Element>(
     kernels: &Kernels,
     weight: &PackedView<'_>,
-    index: usize,
+    rows: Range<usize>,
     x: &Activations,
     epilogue: &Epilogue<'_, E>,
-    y: &Disjoint<'_, E>,
+    y: &mut Window<'_, E>,
 ) {
-    let tile = weight.tile(index);
+    let tile = weight.tile(rows.start / TILE_N);
     let tokens = Tokens::new(x, tile.integer_group());
-    let rows = index * TILE_N..((index + 1) * TILE_N).min(weight.n());
     let mut sums = [[0.0f32; TILE_N]; TOKEN_BLOCK];
     if let Some(gemv) = kernels.gemv
         && tokens.count <= GEMV_TOKENS
@@ -238,15 +185,13 @@ fn write_back<E: Element>(
     n: usize,
     sums: &[[f32; TILE_N]],
     epilogue: &Epilogue<'_, E>,
-    y: &Disjoint<'_, E>,
+    y: &mut Window<'_, E>,
 ) {
     for (sums, m) in sums.iter().zip(tokens) {
         let act_scale = x.scale()[m];
-        // SAFETY: these rows of y belong to one tile and each tile is handed out once.
-        let out = unsafe { y.slice(m * n + rows.start..m * n + rows.end) };
         let residual = epilogue.residual.map(|r| &r[m * n + rows.start..m * n + rows.end]);
         let bias = epilogue.bias.map(|b| &b[rows.clone()]);
-        for (i, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
+        for (i, (out, sum)) in y.row(m).iter_mut().zip(sums).enumerate() {
             let mut v = sum * act_scale;
             if let Some(bias) = bias {
                 v += bias[i];

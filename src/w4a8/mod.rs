@@ -52,7 +52,6 @@ mod tile;
 mod weight;
 
 pub use activation::Activations;
-pub(crate) use cpu::RowBlocks;
 pub use cpu::{Epilogue, linear, linear_reference, linear_rows};
 pub use format::{Bits, Format, Group, GroupScale, Offset};
 pub use import::Block;
