@@ -1,6 +1,7 @@
 //! The CPU device: a team of threads and an instruction set.
 
 use crate::error::{Error, Result};
+use crate::simd::Available;
 use crate::threads::Team;
 
 /// An instruction set that the CPU operations have code for, best last.
@@ -23,34 +24,12 @@ impl Isa {
 
     /// Says whether this machine can run it.
     pub fn is_available(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = || {
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
-            };
-            match self {
-                Isa::Portable => true,
-                Isa::Avx2 => avx2(),
-                Isa::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
-                Isa::Avx512Vnni => {
-                    avx2()
-                        && is_x86_feature_detected!("avx512f")
-                        && is_x86_feature_detected!("avx512bw")
-                        && is_x86_feature_detected!("avx512dq")
-                        && is_x86_feature_detected!("avx512vl")
-                        && is_x86_feature_detected!("avx512vnni")
-                }
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            self == Isa::Portable
-        }
+        Available::of(self).is_some()
     }
 
     /// The best instruction set of this machine.
     pub fn detect() -> Isa {
-        Self::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Portable)
+        Available::best().isa()
     }
 
     /// The name used on the command line and in result files.
@@ -74,14 +53,14 @@ impl Isa {
 #[derive(Debug)]
 pub struct Cpu {
     team: Team,
-    isa: Isa,
+    simd: Available,
 }
 
 impl Cpu {
     /// All cores this process may use and the best instruction set.
     pub fn detect() -> Cpu {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Cpu { team: Team::new(threads), isa: Isa::detect() }
+        Cpu { team: Team::new(threads), simd: Available::best() }
     }
 
     /// A given number of threads and instruction set.
@@ -92,16 +71,20 @@ impl Cpu {
         if threads == 0 {
             return Err(Error::Shape { what: "threads", expected: "at least 1", got: 0 });
         }
-        if !isa.is_available() {
-            let expected = "an instruction set of this machine";
-            return Err(Error::Unsupported { what: "isa", expected, got: isa.name().into() });
-        }
-        Ok(Cpu { team: Team::new(threads), isa })
+        let expected = "an instruction set of this machine";
+        let refused = || Error::Unsupported { what: "isa", expected, got: isa.name().into() };
+        let simd = Available::of(isa).ok_or_else(refused)?;
+        Ok(Cpu { team: Team::new(threads), simd })
     }
 
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
-        self.isa
+        self.simd.isa()
+    }
+
+    /// The token of the instruction set in use.
+    pub(crate) fn simd(&self) -> Available {
+        self.simd
     }
 
     /// The number of threads in use.

@@ -8,7 +8,6 @@ use super::workspace::{Division, Scratch, Unit, Workspace, cut_scratch, scratch_
 use super::{AttentionShape, BLOCK, Call, SEGMENT, heads};
 use crate::cpu::Cpu;
 use crate::error::{Result, check_len};
-use crate::simd;
 use crate::simd::SimdElement;
 use crate::threads::{AreaWindows, Pieces, Window};
 
@@ -171,7 +170,7 @@ impl<E: SimdElement> Job<'_, E> {
             rows,
             scratch,
         };
-        segment.compute(self.cpu.isa());
+        segment.compute(self.cpu.simd());
     }
 
     /// Computes a unit over its whole context.
@@ -187,7 +186,7 @@ impl<E: SimdElement> Job<'_, E> {
                 if segment == 0 {
                     total.copy_from_slice(segment_states);
                 } else {
-                    simd::run(self.cpu.isa(), Merge { head_dim, total, segment: segment_states });
+                    self.cpu.simd().run(Merge { head_dim, total, segment: segment_states });
                 }
             }
         }
@@ -234,7 +233,7 @@ impl<E: SimdElement> Job<'_, E> {
             total.copy_from_slice(&row[..stride]);
             for segment in 1..=position / SEGMENT {
                 let segment = &row[segment * segment_elems..][..stride];
-                simd::run(self.cpu.isa(), Merge { head_dim, total, segment });
+                self.cpu.simd().run(Merge { head_dim, total, segment });
             }
             self.finish(total, out);
         }
@@ -251,7 +250,7 @@ impl<E: SimdElement> Job<'_, E> {
     }
 
     fn finish(&self, state: &mut [f32], out: &mut [f32]) {
-        simd::run(self.cpu.isa(), Finish { state });
+        self.cpu.simd().run(Finish { state });
         let values = &state[state_elems(out.len()) - out.len().next_multiple_of(16)..];
         out.copy_from_slice(&values[..out.len()]);
     }

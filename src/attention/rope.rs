@@ -3,7 +3,7 @@
 use super::{Span, check_head_dim};
 use crate::cpu::Cpu;
 use crate::error::{Error, Result, check_len};
-use crate::simd::{self, Kernel, Simd};
+use crate::simd::{Kernel, Simd};
 
 /// How frequencies change for contexts longer than the model was first trained on.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -130,7 +130,7 @@ impl Rope {
             rest = later;
             cpu.team().for_pieces_mut(tokens, ROWS_PER_PIECE * width, |piece, tokens| {
                 let start = span.start + piece * ROWS_PER_PIECE;
-                simd::run(cpu.isa(), Rotate { rope: self, start, n_heads, tokens });
+                cpu.simd().run(Rotate { rope: self, start, n_heads, tokens });
             });
         }
         Ok(())
@@ -183,7 +183,7 @@ struct Rotate<'a> {
 impl Kernel for Rotate<'_> {
     type Output = ();
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    fn run<S: Simd>(self, _: S) {
         let d = self.rope.head_dim;
         for (i, token) in self.tokens.chunks_exact_mut((self.n_heads * d).max(1)).enumerate() {
             for head in token.chunks_exact_mut(d) {

@@ -8,39 +8,40 @@
 use super::workspace::{STATE_HEADER, state_elems};
 use crate::simd::{Kernel, Simd, exp2_to_one};
 
-/// Turns a row's scores into weights, and brings its state to the new maximum.
-///
-/// # Safety
-/// `state` has `state_elems(d)` floats, `weights` BLOCK.
+/// Turns a row's scores, BLOCK of them, into weights, and brings its state to the new maximum.
 #[inline(always)]
-pub(super) unsafe fn weigh<S: Simd>(state: *mut f32, weights: *mut f32, visible: u64, d: usize) {
-    // SAFETY: the caller's.
-    unsafe {
-        let mut scores = [S::splat(0.0); 4];
-        for (g, score) in scores.iter_mut().enumerate() {
-            *score = S::select((visible >> (g * 16)) as u16, S::load(weights.add(g * 16)), S::splat(f32::NEG_INFINITY));
-        }
-        let largest = S::largest(S::max(S::max(scores[0], scores[1]), S::max(scores[2], scores[3])));
-        let old = *state;
-        let new = if largest > old { largest } else { old };
-        let mut sums = S::load(state.add(16));
-        if new > old {
-            *state = new;
-            if old != f32::NEG_INFINITY {
-                let factor = exp2_to_one::<S>(S::splat(old - new));
-                sums = S::mul(sums, factor);
-                for i in (STATE_HEADER..state_elems(d)).step_by(16) {
-                    S::store(state.add(i), S::mul(S::load(state.add(i)), factor));
-                }
+pub(super) fn weigh<S: Simd>(simd: S, state: &mut [f32], weights: &mut [f32], visible: u64) {
+    let weights: &mut [[f32; 16]; 4] = match weights.as_chunks_mut().0.first_chunk_mut() {
+        Some(weights) => weights,
+        None => unreachable!("a row of weights has a block's positions"),
+    };
+    let mut scores = [simd.splat(0.0); 4];
+    for (g, score) in scores.iter_mut().enumerate() {
+        *score = simd.select((visible >> (g * 16)) as u16, simd.load(&weights[g]), simd.splat(f32::NEG_INFINITY));
+    }
+    let largest = simd.largest(simd.max(simd.max(scores[0], scores[1]), simd.max(scores[2], scores[3])));
+    let (header, output) = state.split_at_mut(STATE_HEADER);
+    let (maximum, sums_of) = header.as_chunks_mut::<16>().0.split_at_mut(1);
+    let (maximum, sums_of) = (&mut maximum[0][0], &mut sums_of[0]);
+    let old = *maximum;
+    let new = if largest > old { largest } else { old };
+    let mut sums = simd.load(sums_of);
+    if new > old {
+        *maximum = new;
+        if old != f32::NEG_INFINITY {
+            let factor = exp2_to_one(simd, simd.splat(old - new));
+            sums = simd.mul(sums, factor);
+            for lanes in output.as_chunks_mut().0 {
+                simd.store(lanes, simd.mul(simd.load(lanes), factor));
             }
         }
-        for (g, score) in scores.into_iter().enumerate() {
-            let weight = exp2_to_one::<S>(S::sub(score, S::splat(new)));
-            sums = S::add(sums, weight);
-            S::store(weights.add(g * 16), weight);
-        }
-        S::store(state.add(16), sums);
     }
+    for (weights, score) in weights.iter_mut().zip(scores) {
+        let weight = exp2_to_one(simd, simd.sub(score, simd.splat(new)));
+        sums = simd.add(sums, weight);
+        simd.store(weights, weight);
+    }
+    simd.store(sums_of, sums);
 }
 
 /// Merges the states of a later segment into those of the earlier ones, row by row.
@@ -54,7 +55,7 @@ impl Kernel for Merge<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    fn run<S: Simd>(self, simd: S) {
         let stride = state_elems(self.head_dim);
         for (total, segment) in self.total.chunks_exact_mut(stride).zip(self.segment.chunks_exact(stride)) {
             if segment[0] == f32::NEG_INFINITY {
@@ -65,13 +66,10 @@ impl Kernel for Merge<'_> {
                 continue;
             }
             let new = if segment[0] > total[0] { segment[0] } else { total[0] };
-            // SAFETY: a state is a whole number of sixteen floats; the instruction set is the caller's care.
-            unsafe {
-                let (a, b) = (exp2_to_one::<S>(S::splat(total[0] - new)), exp2_to_one::<S>(S::splat(segment[0] - new)));
-                for i in (16..stride).step_by(16) {
-                    let (old, add) = (S::load(total[i..].as_ptr()), S::load(segment[i..].as_ptr()));
-                    S::store(total[i..].as_mut_ptr(), S::fma(add, b, S::mul(old, a)));
-                }
+            let a = exp2_to_one(simd, simd.splat(total[0] - new));
+            let b = exp2_to_one(simd, simd.splat(segment[0] - new));
+            for (old, add) in total[16..].as_chunks_mut().0.iter_mut().zip(segment[16..].as_chunks().0) {
+                simd.store(old, simd.fma(simd.load(add), b, simd.mul(simd.load(old), a)));
             }
             total[0] = new;
         }
@@ -87,19 +85,16 @@ impl Kernel for Finish<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    fn run<S: Simd>(self, simd: S) {
         let (header, out) = self.state.split_at_mut(STATE_HEADER);
         if header[0] == f32::NEG_INFINITY {
             out.fill(0.0);
             return;
         }
-        // SAFETY: the header has 32 floats, the output a whole number of sixteen; the instruction set is the caller's care.
-        unsafe {
-            let inverse = S::splat(1.0 / S::sum(S::load(header[16..].as_ptr())));
-            for lanes in out.chunks_exact_mut(16) {
-                // Adding 0 makes one zero of the two.
-                S::store(lanes.as_mut_ptr(), S::fma(S::load(lanes.as_ptr()), inverse, S::splat(0.0)));
-            }
+        let inverse = simd.splat(1.0 / simd.sum(simd.load(&header.as_chunks().0[1])));
+        for lanes in out.as_chunks_mut().0 {
+            // Adding 0 makes one zero of the two.
+            simd.store(lanes, simd.fma(simd.load(lanes), inverse, simd.splat(0.0)));
         }
     }
 }

@@ -7,7 +7,7 @@ use super::storage::with_element;
 use super::{BLOCK, Call, KvPolicy, MAX_HEAD_DIM, Rope, Span};
 use crate::cpu::Cpu;
 use crate::error::{Error, Result, check_len};
-use crate::simd::{self, Kernel, Simd, SimdElement};
+use crate::simd::{Kernel, Simd, SimdElement};
 
 /// Writes the K and V of a call's tokens, K turned by `rope` (`None`: k is already turned, or the model has no RoPE).
 ///
@@ -105,7 +105,7 @@ pub fn write_row(
             shape: &shape,
             block: &mut region[block * block_elems..(block + 1) * block_elems],
         };
-        simd::run(cpu.isa(), store);
+        cpu.simd().run(store);
     });
     cache.mark(layer, row, row.position + 1, true);
     Ok(())
@@ -151,7 +151,7 @@ fn store_span<E: SimdElement>(
             shape: &shape,
             block,
         };
-        simd::run(cpu.isa(), store);
+        cpu.simd().run(store);
     });
 }
 
@@ -171,7 +171,7 @@ impl<E: SimdElement> Kernel for StoreBlock<'_, E> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    fn run<S: Simd>(self, simd: S) {
         let (d, v_stride) = (self.shape.head_dim, self.shape.v_stride());
         let (k_block, v_block) = self.block.split_at_mut(BLOCK * d);
         // Sixteen-lane stores run to the padded end.
@@ -189,16 +189,13 @@ impl<E: SimdElement> Kernel for StoreBlock<'_, E> {
                 }
                 v_row[..d].copy_from_slice(v);
             }
-            let v_out = &mut v_block[j * v_stride..(j + 1) * v_stride];
-            for i in (0..d).step_by(16) {
-                // SAFETY: i + 16 is at most v_stride, the length of `v_out`, and at most MAX_HEAD_DIM, the length of the
-                // rows; `narrow` has sixteen elements; the instruction set is `simd::run`'s care.
-                unsafe {
-                    E::store::<S>(v_out[i..].as_mut_ptr(), S::load(v_row[i..].as_ptr()));
-                    E::store::<S>(narrow.as_mut_ptr(), S::load(k_row[i..].as_ptr()));
-                }
-                for (lane, &x) in narrow.iter().take(d - i).enumerate() {
-                    k_block[(j / 16 * d + i + lane) * 16 + j % 16] = x;
+            let v_out = v_block[j * v_stride..(j + 1) * v_stride].as_chunks_mut().0;
+            let rows = k_row.as_chunks().0.iter().zip(v_row.as_chunks().0);
+            for (i, (v_out, (k, v))) in v_out.iter_mut().zip(rows).enumerate() {
+                E::store(simd, v_out, simd.load(v));
+                E::store(simd, &mut narrow, simd.load(k));
+                for (lane, &x) in narrow.iter().take(d - 16 * i).enumerate() {
+                    k_block[(j / 16 * d + 16 * i + lane) * 16 + j % 16] = x;
                 }
             }
         }

@@ -6,7 +6,7 @@
 use crate::cpu::Cpu;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
-use crate::simd::{Kernel, Simd, SimdElement, run};
+use crate::simd::{Kernel, Simd, SimdElement};
 use crate::threads::{BlockColumns, RowBlocks};
 use crate::w4a8::{Epilogue, Line};
 use half::{bf16, f16};
@@ -199,7 +199,7 @@ impl DenseWeight {
             let block = &rows[first * k..(first + ROWS) * k];
             for (index, x) in x.chunks(TOKEN_BLOCK * k).enumerate() {
                 let mut sums = [[0.0f32; ROWS]; TOKEN_BLOCK];
-                run(cpu.isa(), Multiply { rows: block, x, k, sums: &mut sums });
+                cpu.simd().run(Multiply { rows: block, x, k, sums: &mut sums });
                 for (sums, m) in sums.iter().zip(index * TOKEN_BLOCK..).take(x.len() / k) {
                     for (i, (out, sum)) in y.row(m).iter_mut().zip(sums).enumerate() {
                         let bias = epilogue.bias.map_or(0.0, |bias| bias[first + i]);
@@ -239,8 +239,8 @@ impl<T: SimdElement> Kernel for Multiply<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        debug_assert!(self.rows.len() == self.k * ROWS && self.x.len() <= TOKEN_BLOCK * self.k);
+    fn run<S: Simd>(self, simd: S) {
+        let rows = self.rows.as_chunks().0;
         let mut rest = &mut self.sums[..self.x.len() / self.k];
         let mut x = self.x;
         while !rest.is_empty() {
@@ -250,13 +250,10 @@ impl<T: SimdElement> Kernel for Multiply<'_, T> {
                 _ => 1,
             };
             let (sums, later) = rest.split_at_mut(count);
-            // SAFETY: the instruction set is the caller's; x holds K inputs for each of the sums.
-            unsafe {
-                match count {
-                    4 => multiply_tokens::<S, T, 4>(self.rows, x, self.k, sums),
-                    2 => multiply_tokens::<S, T, 2>(self.rows, x, self.k, sums),
-                    _ => multiply_tokens::<S, T, 1>(self.rows, x, self.k, sums),
-                }
+            match count {
+                4 => multiply_tokens::<S, T, 4>(simd, rows, x, self.k, sums),
+                2 => multiply_tokens::<S, T, 2>(simd, rows, x, self.k, sums),
+                _ => multiply_tokens::<S, T, 1>(simd, rows, x, self.k, sums),
             }
             rest = later;
             x = &x[count * self.k..];
@@ -264,40 +261,35 @@ impl<T: SimdElement> Kernel for Multiply<'_, T> {
     }
 }
 
-/// # Safety
-/// The machine has the instruction set of `S`; `rows` is \[K\]\[16\], `x` at least \[M, K\] and `sums` M.
+/// `rows` is \[K\]\[16\], `x` at least \[M, K\] and `sums` M.
 #[inline(always)]
-unsafe fn multiply_tokens<S: Simd, T: SimdElement, const M: usize>(
-    rows: &[T],
+fn multiply_tokens<S: Simd, T: SimdElement, const M: usize>(
+    simd: S,
+    rows: &[[T; ROWS]],
     x: &[f32],
     k: usize,
     sums: &mut [[f32; ROWS]],
 ) {
-    // SAFETY: the caller's.
-    unsafe {
-        let mut acc = [[S::splat(0.0); 4]; M];
-        let (rows, x) = (rows.as_ptr(), x.as_ptr());
-        for k4 in (0..k / 4 * 4).step_by(4) {
-            for phase in 0..4 {
-                let w = T::load::<S>(rows.add((k4 + phase) * ROWS));
-                for m in 0..M {
-                    acc[m][phase] = S::fma(w, S::splat(*x.add(m * k + k4 + phase)), acc[m][phase]);
-                }
+    let mut acc = [[simd.splat(0.0); 4]; M];
+    let x: [&[f32]; M] = std::array::from_fn(|m| &x[m * k..][..k]);
+    let (quads, rest) = rows[..k].as_chunks::<4>();
+    let x_quads: [&[[f32; 4]]; M] = std::array::from_fn(|m| &x[m].as_chunks().0[..quads.len()]);
+    for (i, quad) in quads.iter().enumerate() {
+        for phase in 0..4 {
+            let w = T::load(simd, &quad[phase]);
+            for m in 0..M {
+                acc[m][phase] = simd.fma(w, simd.splat(x_quads[m][i][phase]), acc[m][phase]);
             }
         }
-        for phase in 0..3 {
-            let at = k / 4 * 4 + phase;
-            if at < k {
-                let w = T::load::<S>(rows.add(at * ROWS));
-                for m in 0..M {
-                    acc[m][phase] = S::fma(w, S::splat(*x.add(m * k + at)), acc[m][phase]);
-                }
-            }
-        }
-        let one = S::splat(1.0);
+    }
+    for (phase, row) in rest.iter().enumerate() {
+        let w = T::load(simd, row);
         for m in 0..M {
-            let [a, b, c, d] = acc[m];
-            S::store(sums[m].as_mut_ptr(), S::fma(S::fma(a, one, b), one, S::fma(c, one, d)));
+            acc[m][phase] = simd.fma(w, simd.splat(x[m][k / 4 * 4 + phase]), acc[m][phase]);
         }
+    }
+    let one = simd.splat(1.0);
+    for (sums, [a, b, c, d]) in sums.iter_mut().zip(acc) {
+        simd.store(sums, simd.fma(simd.fma(a, one, b), one, simd.fma(c, one, d)));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::cpu::Cpu;
 use crate::error::{Result, check_len};
-use crate::simd::{Kernel, Simd, load_first, run};
+use crate::simd::{Kernel, Simd, load_first};
 use crate::threads::Pieces;
 
 /// Elements that are worth a barrier.
@@ -34,7 +34,7 @@ pub fn rms_norm(cpu: &Cpu, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) -
     check_len("x", x.len() / d.max(1) * d, x.len())?;
     check_len("y", x.len(), y.len())?;
     cpu.team().for_parts(Pieces::new(y, d), (PARALLEL_ELEMENTS / d.max(1)).max(1), |token, y| {
-        run(cpu.isa(), RmsNorm { x: &x[token * d..(token + 1) * d], weight, eps, y });
+        cpu.simd().run(RmsNorm { x: &x[token * d..(token + 1) * d], weight, eps, y });
     });
     Ok(())
 }
@@ -50,20 +50,16 @@ impl Kernel for RmsNorm<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let d = self.x.len();
-        // SAFETY: the instruction set is the caller's; every load is of elements that are there.
-        unsafe {
-            let mut squares = [S::splat(0.0); 2];
-            for (i, at) in (0..d).step_by(16).enumerate() {
-                let x = load_first::<S, f32>(self.x.as_ptr().add(at), d - at);
-                squares[i % 2] = S::fma(x, x, squares[i % 2]);
-            }
-            let mean = (S::sum(squares[0]) + S::sum(squares[1])) / d as f32;
-            let scale = 1.0 / (mean + self.eps).sqrt();
-            for ((y, &x), &weight) in self.y.iter_mut().zip(self.x).zip(self.weight) {
-                *y = x * scale * weight;
-            }
+    fn run<S: Simd>(self, simd: S) {
+        let mut squares = [simd.splat(0.0); 2];
+        for (i, x) in self.x.chunks(16).enumerate() {
+            let x = load_first(simd, x);
+            squares[i % 2] = simd.fma(x, x, squares[i % 2]);
+        }
+        let mean = (simd.sum(squares[0]) + simd.sum(squares[1])) / self.x.len() as f32;
+        let scale = 1.0 / (mean + self.eps).sqrt();
+        for ((y, &x), &weight) in self.y.iter_mut().zip(self.x).zip(self.weight) {
+            *y = x * scale * weight;
         }
     }
 }

@@ -6,79 +6,62 @@ use super::Simd;
 use crate::element::Element;
 
 /// An element of a 16-bit or f32 row.
-///
-/// # Safety
-/// As [`Simd`]: the instruction set, and 16 elements at `p`.
 pub(crate) trait SimdElement: Element {
     /// Whether `load` has to convert.
     const CONVERTS: bool;
     /// Reads 16 elements as f32.
-    unsafe fn load<S: Simd>(p: *const Self) -> S::F;
+    fn load<S: Simd>(simd: S, v: &[Self; 16]) -> S::F;
     /// Writes 16 elements, rounded to nearest, ties to even.
-    unsafe fn store<S: Simd>(p: *mut Self, v: S::F);
+    fn store<S: Simd>(simd: S, out: &mut [Self; 16], v: S::F);
 }
 
 impl SimdElement for f32 {
     const CONVERTS: bool = false;
     #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const Self) -> S::F {
-        // SAFETY: the caller's.
-        unsafe { S::load(p) }
+    fn load<S: Simd>(simd: S, v: &[Self; 16]) -> S::F {
+        simd.load(v)
     }
     #[inline(always)]
-    unsafe fn store<S: Simd>(p: *mut Self, v: S::F) {
-        // SAFETY: the caller's.
-        unsafe { S::store(p, v) }
+    fn store<S: Simd>(simd: S, out: &mut [Self; 16], v: S::F) {
+        simd.store(out, v);
     }
 }
 
 impl SimdElement for f16 {
     const CONVERTS: bool = true;
     #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const Self) -> S::F {
-        // SAFETY: the caller's.
-        unsafe { S::load_f16(p) }
+    fn load<S: Simd>(simd: S, v: &[Self; 16]) -> S::F {
+        simd.load_f16(v)
     }
     #[inline(always)]
-    unsafe fn store<S: Simd>(p: *mut Self, v: S::F) {
-        // SAFETY: the caller's.
-        unsafe { S::store_f16(p, v) }
+    fn store<S: Simd>(simd: S, out: &mut [Self; 16], v: S::F) {
+        simd.store_f16(out, v);
     }
 }
 
 impl SimdElement for bf16 {
     const CONVERTS: bool = true;
     #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const Self) -> S::F {
-        // SAFETY: the caller's.
-        unsafe { S::load_bf16(p) }
+    fn load<S: Simd>(simd: S, v: &[Self; 16]) -> S::F {
+        simd.load_bf16(v)
     }
     #[inline(always)]
-    unsafe fn store<S: Simd>(p: *mut Self, v: S::F) {
+    fn store<S: Simd>(simd: S, out: &mut [Self; 16], v: S::F) {
         let mut lanes = [0f32; 16];
-        // SAFETY: `lanes` and, by the caller, `p` hold sixteen elements.
-        unsafe {
-            S::store(lanes.as_mut_ptr(), v);
-            for (i, &x) in lanes.iter().enumerate() {
-                p.add(i).write(bf16::from_f32(x));
-            }
-        }
+        simd.store(&mut lanes, v);
+        *out = lanes.map(bf16::from_f32);
     }
 }
 
-/// Reads the first `count` ≤ 16 elements, the rest zero.
-///
-/// # Safety
-/// As [`Simd`]: the instruction set, and `count` elements at `p`.
+/// Reads the first sixteen elements, or all if they are fewer, the other lanes zero.
 #[inline(always)]
-pub(crate) unsafe fn load_first<S: Simd, T: SimdElement>(p: *const T, count: usize) -> S::F {
-    // SAFETY: either 16 elements are there, or `count` are and the copy has 16.
-    unsafe {
-        if count >= 16 {
-            return T::load::<S>(p);
+pub(crate) fn load_first<S: Simd, T: SimdElement>(simd: S, v: &[T]) -> S::F {
+    match v.first_chunk::<16>() {
+        Some(v) => T::load(simd, v),
+        None => {
+            let mut copy = [T::zeroed(); 16];
+            copy[..v.len()].copy_from_slice(v);
+            T::load(simd, &copy)
         }
-        let mut copy = [T::zeroed(); 16];
-        std::ptr::copy_nonoverlapping(p, copy.as_mut_ptr(), count);
-        T::load::<S>(copy.as_ptr())
     }
 }

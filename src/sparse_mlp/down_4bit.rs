@@ -1,9 +1,9 @@
 //! Sums of 4-bit down rows, weighted by int8 activations.
 
-use super::four_bit::DownMatrix;
+use super::four_bit::{DownMatrix, SEGMENT};
 use super::rows::CHUNK;
 use super::rows_4bit::Codes;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Gather, Kernel, Simd, load_first};
 use crate::w4a8::Offset;
 use std::ops::Range;
 
@@ -52,58 +52,53 @@ impl Kernel for FourBitDown<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    fn run<S: Simd>(self, simd: S) {
         let h = &self.h;
-        let d = self.matrix.columns.d;
         let one = self.tokens == 1;
         assert!((1..=DOWN_TOKENS).contains(&self.tokens) && h.scale.len() >= self.tokens);
         assert!(h.codes.len() >= (self.tokens - 1) * h.stride + self.slots.len());
         assert!(h.sums.len() >= (self.tokens - 1) * h.sum_stride + self.runs.len());
-        // slots do not decrease and runs lie one after another, so the last says it for all
-        assert!(self.slots.last().is_none_or(|&j| (j as usize + 1) * d / 2 <= self.matrix.codes().len()));
-        assert!(self.runs.last().is_none_or(|run| run.end as usize <= self.slots.len()));
         assert!(self.out.len() == if one { self.chunks.len() } else { self.tokens });
         assert!(self.chunks.len() <= if one { DOWN_CHUNKS } else { 1 });
         assert!(self.chunks.end <= self.matrix.columns.chunks());
-        // SAFETY: slots, runs and tokens are in bounds by the assertions; the set is the caller's.
-        unsafe { if one { self.one::<S>() } else { self.many::<S>() } }
+        if one { self.one(simd) } else { self.many(simd) }
     }
 }
 
 impl FourBitDown<'_> {
-    /// Unpacks four slots' codes of this chunk.
-    ///
-    /// # Safety
-    /// As `run`, after its assertions; `slot + 4` ≤ slots.
+    /// The codes of each slot in the unit's chunks.
     #[inline(always)]
-    unsafe fn quad<S: Simd>(&self, chunk: usize, slot: usize) -> [S::I; VECTORS] {
+    fn rows(&self) -> Gather<'_, [u8; 16]> {
         let columns = &self.matrix.columns;
-        let segments = columns.segments_of(chunk);
-        // SAFETY: the assertions of `run` keep the four rows inside the codes.
-        unsafe {
-            let base = self.matrix.codes().as_ptr().add(columns.start(chunk) / 2);
-            let mut rows = [S::splat_i32(0); 4];
-            for i in 0..4 {
-                let row = *self.slots.get_unchecked(slot + i) as usize;
-                rows[i] = S::load_segments(base.add(row * (columns.d / 2)), segments);
-            }
-            let bytes = S::interleave(rows);
-            let mut codes = [S::splat_i32(0); VECTORS];
-            for v in 0..4 {
-                codes[v] = S::low_nibbles(bytes[v]);
-                codes[4 + v] = S::high_nibbles(bytes[v]);
-            }
-            codes
+        let (first, end) = (columns.start(self.chunks.start), columns.start(self.chunks.end).min(columns.d));
+        let segments = &self.matrix.codes().as_chunks().0[first / SEGMENT..];
+        Gather::new(segments, columns.d / SEGMENT, self.slots, (end - first) / SEGMENT)
+    }
+
+    /// Unpacks four slots' codes of this chunk.
+    #[inline(always)]
+    fn quad<S: Simd>(&self, simd: S, rows: &Gather<'_, [u8; 16]>, chunk: usize, slot: usize) -> [S::I; VECTORS] {
+        let columns = &self.matrix.columns;
+        let start = (chunk - self.chunks.start) * columns.segments;
+        let end = start + columns.segments_of(chunk);
+        let mut quad = [simd.splat_i32(0); 4];
+        for i in 0..4 {
+            quad[i] = simd.load_segments(&rows.row(slot + i)[start..end]);
         }
+        let bytes = simd.interleave(quad);
+        let mut codes = [simd.splat_i32(0); VECTORS];
+        for v in 0..4 {
+            codes[v] = simd.low_nibbles(bytes[v]);
+            codes[4 + v] = simd.high_nibbles(bytes[v]);
+        }
+        codes
     }
 
     /// Adds one block's integer sums to the f32 sums.
-    ///
-    /// # Safety
-    /// As `run`, after its assertions.
     #[inline(always)]
-    unsafe fn add_block<S: Simd>(
+    fn add_block<S: Simd>(
         &self,
+        simd: S,
         chunk: usize,
         run: &Run,
         sum: i32,
@@ -113,45 +108,38 @@ impl FourBitDown<'_> {
         let m = self.matrix;
         let (d, lanes) = (m.columns.d, 4 * m.columns.segments_of(chunk));
         let start = m.columns.start(chunk);
-        // SAFETY: a row of scales has d entries, the chunk's are the 8 · lanes from `start` on.
-        unsafe {
-            for v in 0..VECTORS {
-                let at = start + v * lanes;
-                if m.offset.is_none() {
-                    let scale = crate::simd::load_first::<S, f32>(m.channel_scale[at..].as_ptr(), lanes);
-                    let centred = S::sub_i32(acc[v], S::splat_i32(8 * sum));
-                    total[v] = S::fma(S::to_f32(centred), scale, total[v]);
-                    continue;
-                }
-                let params = m.group_params[run.block as usize * m.parts() * d..][..m.parts() * d].as_ptr().add(at);
-                let scale = S::low_f16(S::load_u16(params, lanes));
-                total[v] = match m.offset {
-                    Some(Offset::F16) => {
-                        let offset = S::low_f16(S::load_u16(params.add(d), lanes));
-                        S::fma(S::splat(sum as f32), offset, S::fma(S::to_f32(acc[v]), scale, total[v]))
-                    }
-                    Some(Offset::ZeroPoint) => {
-                        let zero = S::mul_i32(S::load_u16(params.add(d), lanes), S::splat_i32(sum));
-                        S::fma(S::to_f32(S::sub_i32(acc[v], zero)), scale, total[v])
-                    }
-                    Some(Offset::None) | None => {
-                        S::fma(S::to_f32(S::sub_i32(acc[v], S::splat_i32(8 * sum))), scale, total[v])
-                    }
-                };
+        for v in 0..VECTORS {
+            let at = start + v * lanes;
+            if m.offset.is_none() {
+                let scale = load_first(simd, &m.channel_scale[at..][..lanes]);
+                let centred = simd.sub_i32(acc[v], simd.splat_i32(8 * sum));
+                total[v] = simd.fma(simd.to_f32(centred), scale, total[v]);
+                continue;
             }
+            let params = &m.group_params[run.block as usize * m.parts() * d..][..m.parts() * d];
+            let scale = simd.low_f16(simd.load_u16(&params[at..][..lanes]));
+            total[v] = match m.offset {
+                Some(Offset::F16) => {
+                    let offset = simd.low_f16(simd.load_u16(&params[d + at..][..lanes]));
+                    simd.fma(simd.splat(sum as f32), offset, simd.fma(simd.to_f32(acc[v]), scale, total[v]))
+                }
+                Some(Offset::ZeroPoint) => {
+                    let zero = simd.mul_i32(simd.load_u16(&params[d + at..][..lanes]), simd.splat_i32(sum));
+                    simd.fma(simd.to_f32(simd.sub_i32(acc[v], zero)), scale, total[v])
+                }
+                Some(Offset::None) | None => {
+                    simd.fma(simd.to_f32(simd.sub_i32(acc[v], simd.splat_i32(8 * sum))), scale, total[v])
+                }
+            };
         }
     }
 
     /// Scales a token's sums and writes them in the order of the columns.
-    ///
-    /// # Safety
-    /// As `run`.
     #[inline(always)]
-    unsafe fn write<S: Simd>(total: &[S::F; VECTORS], scale: f32, segments: usize, out: &mut [f32; CHUNK]) {
+    fn write<S: Simd>(simd: S, total: &[S::F; VECTORS], scale: f32, segments: usize, out: &mut [f32; CHUNK]) {
         let mut lanes = [0.0f32; 16];
         for (v, total) in total.iter().enumerate() {
-            // SAFETY: `lanes` has 16 elements.
-            unsafe { S::store(lanes.as_mut_ptr(), S::mul(*total, S::splat(scale))) };
+            simd.store(&mut lanes, simd.mul(*total, simd.splat(scale)));
             for q in 0..segments {
                 out[32 * q + 4 * v..][..4].copy_from_slice(&lanes[4 * q..4 * q + 4]);
             }
@@ -159,113 +147,96 @@ impl FourBitDown<'_> {
     }
 
     /// Asks for a block's scales of the unit's columns.
-    ///
-    /// # Safety
-    /// As [`Simd`].
     #[inline(always)]
-    unsafe fn prefetch_scales<S: Simd>(&self, run: &Run) {
+    fn prefetch_scales<S: Simd>(&self, simd: S, run: &Run) {
         let m = self.matrix;
         let (first, end) = (m.columns.start(self.chunks.start), m.columns.start(self.chunks.end).min(m.columns.d));
         if m.offset.is_some() {
             for part in 0..m.parts() {
-                let row = (run.block as usize * m.parts() + part) * m.columns.d + first;
-                for at in (0..end - first).step_by(32) {
-                    // SAFETY: prefetches never fault; the set is the caller's.
-                    unsafe { S::prefetch(m.group_params.as_ptr().wrapping_add(row + at).cast()) };
-                }
+                let row = (run.block as usize * m.parts() + part) * m.columns.d;
+                simd.prefetch(&m.group_params[row + first..row + end]);
             }
         }
     }
 
     /// Computes one token: block by block, the unit's chunks of a row one after another.
-    ///
-    /// # Safety
-    /// As `run`, after its assertions.
     #[inline(always)]
-    unsafe fn one<S: Simd>(self) {
+    fn one<S: Simd>(self, simd: S) {
         let columns = &self.matrix.columns;
-        // SAFETY: a run's slots are in bounds by the assertions of `run`; prefetches never fault.
-        unsafe {
-            let first = columns.start(self.chunks.start) / 2;
-            let bytes = columns.start(self.chunks.end).min(columns.d) / 2 - first;
-            let base = self.matrix.codes().as_ptr().add(first);
-            let mut total = [[S::splat(0.0); VECTORS]; DOWN_CHUNKS];
-            for (r, run) in self.runs.iter().enumerate() {
-                if let Some(next) = self.runs.get(r + 1) {
-                    self.prefetch_scales::<S>(next);
-                }
-                let mut fetched = run.start as usize;
-                for (i, (chunk, total)) in self.chunks.clone().zip(&mut total).enumerate() {
-                    let mut acc = [S::splat_i32(0); VECTORS];
-                    for slot in (run.start as usize..run.end as usize).step_by(4) {
-                        // the run's share of rows ahead, spread evenly over its chunks
-                        let done = i * (run.end - run.start) as usize + slot + 4 - run.start as usize;
-                        let upto = run.start as usize + done / self.chunks.len();
-                        while fetched < upto {
-                            let ahead = *self.slots.get_unchecked((fetched + AHEAD).min(self.slots.len() - 1)) as usize;
-                            let row = base.add(ahead * (columns.d / 2));
-                            for line in 0..bytes.div_ceil(64) {
-                                S::prefetch(row.add(64 * line));
-                            }
-                            S::prefetch(row.add(bytes - 1));
-                            fetched += 1;
+        let rows = self.rows();
+        let h: &[u8] = bytemuck::cast_slice(&self.h.codes[..self.slots.len()]);
+        let mut total = [[simd.splat(0.0); VECTORS]; DOWN_CHUNKS];
+        for (r, run) in self.runs.iter().enumerate() {
+            if let Some(next) = self.runs.get(r + 1) {
+                self.prefetch_scales(simd, next);
+            }
+            let (start, end) = (run.start as usize, run.end as usize);
+            let h = h[start..end].as_chunks().0;
+            let mut fetched = start;
+            for (i, (chunk, total)) in self.chunks.clone().zip(&mut total).enumerate() {
+                let mut acc = [simd.splat_i32(0); VECTORS];
+                for (slot, h) in (start..end).step_by(4).zip(h) {
+                    // the run's share of rows ahead, spread evenly over its chunks
+                    let done = i * (end - start) + slot + 4 - start;
+                    let upto = start + done / self.chunks.len();
+                    while fetched < upto {
+                        let ahead = rows.row((fetched + AHEAD).min(self.slots.len() - 1));
+                        simd.prefetch(ahead);
+                        if let Some(last) = ahead.last() {
+                            simd.prefetch_line(last);
                         }
-                        let codes = self.quad::<S>(chunk, slot);
-                        let h = S::splat_i32(self.h.codes.as_ptr().add(slot).cast::<i32>().read_unaligned());
-                        for v in 0..VECTORS {
-                            acc[v] = S::dot(acc[v], codes[v], h);
-                        }
+                        fetched += 1;
                     }
-                    self.add_block::<S>(chunk, run, self.h.sums[r], &acc, total);
+                    let codes = self.quad(simd, &rows, chunk, slot);
+                    let h = simd.splat_i32(i32::from_le_bytes(*h));
+                    for v in 0..VECTORS {
+                        acc[v] = simd.dot(acc[v], codes[v], h);
+                    }
                 }
+                self.add_block(simd, chunk, run, self.h.sums[r], &acc, total);
             }
-            for ((chunk, total), out) in self.chunks.zip(&total).zip(self.out) {
-                Self::write::<S>(total, self.h.scale[0], columns.segments_of(chunk), out);
-            }
+        }
+        for ((chunk, total), out) in self.chunks.zip(&total).zip(self.out) {
+            Self::write(simd, total, self.h.scale[0], columns.segments_of(chunk), out);
         }
     }
 
     /// Unpacks up to 32 neurons at a time and uses them for every token.
-    ///
-    /// # Safety
-    /// As `run`, after its assertions.
     #[inline(always)]
-    unsafe fn many<S: Simd>(self) {
+    fn many<S: Simd>(self, simd: S) {
         let chunk = self.chunks.start;
-        // SAFETY: a run's slots are in bounds by the assertions of `run`.
-        unsafe {
-            let zero = S::splat_i32(0);
-            let mut panel = [[zero; VECTORS]; PANEL];
-            let mut total = [[S::splat(0.0); VECTORS]; DOWN_TOKENS];
-            let mut acc = [[zero; VECTORS]; DOWN_TOKENS];
-            for (r, run) in self.runs.iter().enumerate() {
-                for start in (run.start as usize..run.end as usize).step_by(4 * PANEL) {
-                    let end = (start + 4 * PANEL).min(run.end as usize);
-                    for slot in (start..end).step_by(4) {
-                        panel[(slot - start) / 4] = self.quad::<S>(chunk, slot);
-                    }
-                    for (t, acc) in acc.iter_mut().enumerate().take(self.out.len()) {
-                        let h = self.h.codes.as_ptr().add(t * self.h.stride + start).cast::<i32>();
-                        let mut sums = *acc;
-                        for (q, codes) in panel.iter().enumerate().take((end - start) / 4) {
-                            let h = S::splat_i32(h.add(q).read_unaligned());
-                            for v in 0..VECTORS {
-                                sums[v] = S::dot(sums[v], codes[v], h);
-                            }
-                        }
-                        *acc = sums;
-                    }
+        let rows = self.rows();
+        let zero = simd.splat_i32(0);
+        let mut panel = [[zero; VECTORS]; PANEL];
+        let mut total = [[simd.splat(0.0); VECTORS]; DOWN_TOKENS];
+        let mut acc = [[zero; VECTORS]; DOWN_TOKENS];
+        for (r, run) in self.runs.iter().enumerate() {
+            for start in (run.start as usize..run.end as usize).step_by(4 * PANEL) {
+                let end = (start + 4 * PANEL).min(run.end as usize);
+                for slot in (start..end).step_by(4) {
+                    panel[(slot - start) / 4] = self.quad(simd, &rows, chunk, slot);
                 }
                 for (t, acc) in acc.iter_mut().enumerate().take(self.out.len()) {
-                    let sum = self.h.sums[t * self.h.sum_stride + r];
-                    self.add_block::<S>(chunk, run, sum, acc, &mut total[t]);
-                    *acc = [zero; VECTORS];
+                    let h: &[u8] = bytemuck::cast_slice(&self.h.codes[t * self.h.stride..][start..end]);
+                    let mut sums = *acc;
+                    for (codes, h) in panel.iter().zip(h.as_chunks().0) {
+                        let h = simd.splat_i32(i32::from_le_bytes(*h));
+                        for v in 0..VECTORS {
+                            sums[v] = simd.dot(sums[v], codes[v], h);
+                        }
+                    }
+                    *acc = sums;
                 }
             }
-            let segments = self.matrix.columns.segments_of(chunk);
-            for (t, out) in self.out.iter_mut().enumerate() {
-                Self::write::<S>(&total[t], self.h.scale[t], segments, out);
+            for (t, acc) in acc.iter_mut().enumerate().take(self.out.len()) {
+                let sum = self.h.sums[t * self.h.sum_stride + r];
+                self.add_block(simd, chunk, run, sum, acc, &mut total[t]);
+                *acc = [zero; VECTORS];
             }
+        }
+        let segments = self.matrix.columns.segments_of(chunk);
+        for (total, (scale, out)) in total.iter().zip(self.h.scale.iter().zip(self.out)) {
+            Self::write(simd, total, *scale, segments, out);
         }
     }
 }

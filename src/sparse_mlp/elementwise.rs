@@ -3,7 +3,7 @@
 use super::rows::BLOCK;
 use crate::Cpu;
 use crate::error::{Error, Result, check_len};
-use crate::simd::{Kernel, Simd, load_first, run};
+use crate::simd::{Kernel, Simd, load_first};
 
 /// The nonlinearity of the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,19 +27,16 @@ impl Kernel for Activate<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    fn run<S: Simd>(self, simd: S) {
         for (i, gate) in self.gate.iter_mut().enumerate() {
-            // SAFETY: both are 16 elements; the instruction set is the caller's.
-            unsafe {
-                let g = S::load(gate.as_ptr());
-                let a = match self.activation {
-                    Activation::Silu => silu::<S>(g),
-                    Activation::Relu => S::max(g, S::splat(0.0)),
-                };
-                S::store(gate.as_mut_ptr(), a);
-                if let Some(up) = self.up.get_mut(i) {
-                    S::store(up.as_mut_ptr(), S::mul(a, S::load(up.as_ptr())));
-                }
+            let g = simd.load(gate);
+            let a = match self.activation {
+                Activation::Silu => silu(simd, g),
+                Activation::Relu => simd.max(g, simd.splat(0.0)),
+            };
+            simd.store(gate, a);
+            if let Some(up) = self.up.get_mut(i) {
+                simd.store(up, simd.mul(a, simd.load(up)));
             }
         }
     }
@@ -68,7 +65,7 @@ pub fn activate_product(cpu: &Cpu, activation: Activation, gate: &[f32], up: &mu
             let n = up.len();
             g[0][..n].copy_from_slice(&gate[..n]);
             u[0][..n].copy_from_slice(up);
-            run(cpu.isa(), Activate { activation, gate: &mut g, up: &mut u });
+            cpu.simd().run(Activate { activation, gate: &mut g, up: &mut u });
             up.copy_from_slice(&u[0][..n]);
         }
     });
@@ -76,26 +73,20 @@ pub fn activate_product(cpu: &Cpu, activation: Activation, gate: &[f32], up: &mu
 }
 
 /// x / (1 + e⁻ˣ), e⁻ˣ by 2ⁿ · a polynomial of degree 7 in |r| ≤ ln 2 / 2, whose remainder r⁸/8! is below 2⁻²⁷.
-///
-/// # Safety
-/// As [`Simd`].
 #[inline(always)]
-unsafe fn silu<S: Simd>(x: S::F) -> S::F {
-    // SAFETY: values only.
-    unsafe {
-        // beyond ±88, e⁻ˣ leaves the normal numbers and the result is x or 0 to within 10⁻³⁶
-        let z = S::mul(x, S::splat(-1.0));
-        let z = S::max(S::min(z, S::splat(88.0)), S::splat(-87.0));
-        let n = S::round(S::mul(z, S::splat(std::f32::consts::LOG2_E)));
-        // ln 2 in two parts: the first has 15 zero bits at the end, so n times it is exact
-        let r = S::fma(n, S::splat(-0.693_359_4), z);
-        let r = S::fma(n, S::splat(2.121_944_4e-4), r);
-        let mut p = S::splat(1.0 / 5040.0);
-        for factorial in [720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0] {
-            p = S::fma(p, r, S::splat(1.0 / factorial));
-        }
-        S::div(x, S::fma(p, S::exp2_whole(n), S::splat(1.0)))
+fn silu<S: Simd>(simd: S, x: S::F) -> S::F {
+    // beyond ±88, e⁻ˣ leaves the normal numbers and the result is x or 0 to within 10⁻³⁶
+    let z = simd.mul(x, simd.splat(-1.0));
+    let z = simd.max(simd.min(z, simd.splat(88.0)), simd.splat(-87.0));
+    let n = simd.round(simd.mul(z, simd.splat(std::f32::consts::LOG2_E)));
+    // ln 2 in two parts: the first has 15 zero bits at the end, so n times it is exact
+    let r = simd.fma(n, simd.splat(-0.693_359_4), z);
+    let r = simd.fma(n, simd.splat(2.121_944_4e-4), r);
+    let mut p = simd.splat(1.0 / 5040.0);
+    for factorial in [720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0] {
+        p = simd.fma(p, r, simd.splat(1.0 / factorial));
     }
+    simd.div(x, simd.fma(p, simd.exp2_whole(n), simd.splat(1.0)))
 }
 
 /// Writes the values as int8 codes and returns their scale max|x| / 127: code = x / scale to nearest, ties to even.
@@ -110,7 +101,7 @@ impl Kernel for Quantize<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    fn run<S: Simd>(self, _: S) {
         let bits = self.x.iter().fold(0u32, |max, v| max.max(v.to_bits() & 0x7FFF_FFFF));
         let max = f32::from_bits(bits);
         *self.scale = if max.is_finite() { max / 127.0 } else { f32::NAN };
@@ -146,21 +137,18 @@ impl Kernel for MaskScores<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    fn run<S: Simd>(self, simd: S) {
         let n = self.values.len();
         assert!(self.scale.is_none_or(|s| s.len() == n) && self.mask.len() == n.div_ceil(64));
         self.mask.fill(0);
-        // SAFETY: the lengths are as asserted; the instruction set is the caller's.
-        unsafe {
-            match self.keep {
-                Keep::Above(threshold) => {
-                    for at in (0..n).step_by(16) {
-                        let above = S::gt_mask(self.scores::<S>(at), S::splat(threshold)) & lanes(n - at);
-                        self.mask[at / 64] |= u64::from(above) << (at % 64);
-                    }
+        match self.keep {
+            Keep::Above(threshold) => {
+                for at in (0..n).step_by(16) {
+                    let above = simd.gt_mask(self.scores(simd, at), simd.splat(threshold)) & lanes(n - at);
+                    self.mask[at / 64] |= u64::from(above) << (at % 64);
                 }
-                Keep::Top(k) => self.top::<S>(k),
             }
+            Keep::Top(k) => self.top(simd, k),
         }
     }
 }
@@ -171,68 +159,52 @@ fn lanes(left: usize) -> u16 {
 }
 
 impl MaskScores<'_> {
-    /// # Safety
-    /// `at` < values, and as `run`.
+    /// The scores of the values from `at` on.
     #[inline(always)]
-    unsafe fn scores<S: Simd>(&self, at: usize) -> S::F {
-        let left = self.values.len() - at;
-        // SAFETY: `left` elements are there.
-        unsafe {
-            let v = S::abs(load_first::<S, f32>(self.values.as_ptr().add(at), left));
-            match self.scale {
-                Some(scale) => S::mul(v, load_first::<S, f32>(scale.as_ptr().add(at), left)),
-                None => v,
-            }
+    fn scores<S: Simd>(&self, simd: S, at: usize) -> S::F {
+        let v = simd.abs(load_first(simd, &self.values[at..]));
+        match self.scale {
+            Some(scale) => simd.mul(v, load_first(simd, &scale[at..])),
+            None => v,
         }
     }
 
     /// Counts the scores that are at least `limit`.
-    ///
-    /// # Safety
-    /// As `run`.
     #[inline(always)]
-    unsafe fn count<S: Simd>(&self, limit: f32) -> usize {
-        let (n, whole) = (self.values.len(), self.values.len() / 16 * 16);
-        let values = self.values.as_ptr();
-        // SAFETY: whole vectors are in bounds, the rest is left to `scores`; the instruction set is the caller's.
-        unsafe {
-            let limit = S::splat(limit);
-            let mut count = S::splat_i32(0);
-            match self.scale {
-                Some(scale) => {
-                    for at in (0..whole).step_by(16) {
-                        let score = S::mul(S::abs(S::load(values.add(at))), S::load(scale.as_ptr().add(at)));
-                        count = S::count_ge(count, score, limit);
-                    }
-                }
-                None => {
-                    for at in (0..whole).step_by(16) {
-                        count = S::count_ge(count, S::abs(S::load(values.add(at))), limit);
-                    }
+    fn count<S: Simd>(&self, simd: S, limit: f32) -> usize {
+        let (whole, rest) = self.values.as_chunks();
+        let limit = simd.splat(limit);
+        let mut count = simd.splat_i32(0);
+        match self.scale {
+            Some(scale) => {
+                for (values, scale) in whole.iter().zip(scale.as_chunks().0) {
+                    count = simd.count_ge(count, simd.mul(simd.abs(simd.load(values)), simd.load(scale)), limit);
                 }
             }
-            // at most 2²⁴ neurons, so counts are exact in f32
-            let mut total = S::sum(S::to_f32(count)) as usize;
-            if whole < n {
-                total += (S::ge_mask(self.scores::<S>(whole), limit) & lanes(n - whole)).count_ones() as usize;
+            None => {
+                for values in whole {
+                    count = simd.count_ge(count, simd.abs(simd.load(values)), limit);
+                }
             }
-            total
         }
+        // at most 2²⁴ neurons, so counts are exact in f32
+        let mut total = simd.sum(simd.to_f32(count)) as usize;
+        if !rest.is_empty() {
+            let scores = self.scores(simd, self.values.len() - rest.len());
+            total += (simd.ge_mask(scores, limit) & lanes(rest.len())).count_ones() as usize;
+        }
+        total
     }
 
     /// Finds the k-th highest score bit by bit (f32 ≥ 0 order like their bits), then takes what is above it and as many
     /// equal to it as are missing.
-    ///
-    /// # Safety
-    /// As `run`.
     #[inline(always)]
-    unsafe fn top<S: Simd>(self, k: usize) {
+    fn top<S: Simd>(self, simd: S, k: usize) {
         let n = self.values.len();
         let mut bits = 0u32;
         for bit in (0..31).rev() {
             let candidate = bits | 1 << bit;
-            // SAFETY: the caller's.
-            let count = unsafe { self.count::<S>(f32::from_bits(candidate)) };
+            let count = self.count(simd, f32::from_bits(candidate));
             if count >= k {
                 bits = candidate;
             }
@@ -240,10 +212,10 @@ impl MaskScores<'_> {
                 break;
             }
         }
+        let limit = simd.splat(f32::from_bits(bits));
         let mut above = 0;
         for at in (0..n).step_by(16) {
-            // SAFETY: `at` < n.
-            let mask = unsafe { S::gt_mask(self.scores::<S>(at), S::splat(f32::from_bits(bits))) } & lanes(n - at);
+            let mask = simd.gt_mask(self.scores(simd, at), limit) & lanes(n - at);
             above += mask.count_ones() as usize;
             self.mask[at / 64] |= u64::from(mask) << (at % 64);
         }
@@ -252,8 +224,7 @@ impl MaskScores<'_> {
             if missing == 0 {
                 break;
             }
-            // SAFETY: `at` < n.
-            let mask = unsafe { S::ge_mask(self.scores::<S>(at), S::splat(f32::from_bits(bits))) } & lanes(n - at);
+            let mask = simd.ge_mask(self.scores(simd, at), limit) & lanes(n - at);
             let mut equal = mask & !((self.mask[at / 64] >> (at % 64)) as u16);
             while equal != 0 && missing > 0 {
                 self.mask[at / 64] |= 1 << (at % 64 + equal.trailing_zeros() as usize);

@@ -8,7 +8,6 @@ use super::weights::{Shape, Weights};
 use super::workspace::Workspace;
 use crate::Cpu;
 use crate::error::{Error, Result, check_len};
-use crate::simd::run;
 use crate::threads::{Parts, Pieces};
 
 /// Elements that are worth a barrier.
@@ -117,7 +116,7 @@ fn prepare_inputs(
     if weights.is_four_bit() {
         let inputs = if scored.is_some() { &masked[..] } else { x };
         for_tokens(cpu, d, ws.x_int8.parts(ws.tokens), |t, (codes, scale, sums)| {
-            run(cpu.isa(), Quantize { x: &inputs[t * d..(t + 1) * d], codes, scale: &mut scale[0] });
+            cpu.simd().run(Quantize { x: &inputs[t * d..(t + 1) * d], codes, scale: &mut scale[0] });
             sum_codes(codes, sums);
         });
     }
@@ -149,7 +148,7 @@ fn mask_scores(
     let masks = Pieces::new(&mut ws.masks[..ws.tokens * words], words);
     for_tokens(cpu, 8 * n, masks, |t, mask| {
         let values = &values[t * stride..][..n];
-        run(cpu.isa(), MaskScores { values, scale: score.channel_scale, keep, mask });
+        cpu.simd().run(MaskScores { values, scale: score.channel_scale, keep, mask });
     });
 }
 

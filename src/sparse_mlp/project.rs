@@ -10,7 +10,7 @@ use super::weights::{Dense, Matrix, Store, Weights};
 use super::workspace::{Quantized, Workspace};
 use crate::Cpu;
 use crate::error::{Error, Result};
-use crate::simd::{SimdElement, run};
+use crate::simd::{Available, SimdElement};
 use crate::threads::{Fresh, Parts, Pieces, Tiles, Window};
 
 /// Ranges that each thread gets on average, so that unequal ones balance.
@@ -18,7 +18,7 @@ const RANGES_PER_THREAD: usize = 4;
 
 /// A block of 16 kept neurons for a tile of tokens.
 struct Tile<'a> {
-    isa: crate::Isa,
+    simd: Available,
     weights: &'a Weights,
     x: &'a [f32],
     x_int8: &'a Quantized,
@@ -49,12 +49,12 @@ impl Tile<'_> {
     fn multiply_dense<T: SimdElement>(&self, w: &Dense<T>, matrix: Matrix, out: &mut [[f32; BLOCK]]) {
         let d = self.weights.shape().d_model;
         let matrix = if matrix == Matrix::Gate { &w.gate } else { &w.up };
-        run(self.isa, Rows { matrix, d, rows: self.rows, x: &self.x[self.first_token * d..], out });
+        self.simd.run(Rows { matrix, d, rows: self.rows, x: &self.x[self.first_token * d..], out });
     }
 
     fn multiply_4bit(&self, matrix: &RowMatrix, out: &mut [[f32; BLOCK]]) {
         let x = self.x_int8.at_token(self.first_token);
-        run(self.isa, FourBitRows { matrix, rows: self.rows, next: self.next, x, out });
+        self.simd.run(FourBitRows { matrix, rows: self.rows, next: self.next, x, out });
     }
 }
 
@@ -111,7 +111,7 @@ impl Inputs<'_> {
             let first_token = tile * ROW_TOKENS;
             let n = (tokens - first_token).min(N);
             let (rows, next) = (block_of(block), block_of(block + 1));
-            let tile = Tile { isa: cpu.isa(), weights, x, x_int8, first_token, rows, next };
+            let tile = Tile { simd: cpu.simd(), weights, x, x_int8, first_token, rows, next };
             f(&tile, &mut a[..n], &mut b[..n], part);
         });
     }
@@ -126,10 +126,10 @@ pub(crate) fn project_gate(cpu: &Cpu, weights: &Weights, x: &[f32], ws: &mut Wor
         tile.multiply(Matrix::Gate, a);
         if with_up {
             tile.multiply(Matrix::Up, b);
-            run(tile.isa, Activate { activation, gate: a, up: b });
+            tile.simd.run(Activate { activation, gate: a, up: b });
             store(b, hidden);
         } else {
-            run(tile.isa, Activate { activation, gate: a, up: &mut [] });
+            tile.simd.run(Activate { activation, gate: a, up: &mut [] });
         }
         store(a, gate);
     });
@@ -162,7 +162,7 @@ pub(crate) fn quantize_hidden(cpu: &Cpu, weights: &Weights, ws: &mut Workspace) 
     let parts = (Pieces::new(&mut codes[..tokens * stride], stride), q.parts(tokens));
     for_tokens(cpu, 2 * n, parts, |t, (codes, (slots, scale, sums))| {
         let codes = &mut codes[..n];
-        run(cpu.isa(), Quantize { x: &hidden[t * stride..][..n], codes, scale: &mut scale[0] });
+        cpu.simd().run(Quantize { x: &hidden[t * stride..][..n], codes, scale: &mut scale[0] });
         spread_codes(codes, kept, w.down.group_size, runs, slots, sums);
     });
     match q.scale[..ws.tokens].iter().find(|scale| !scale.is_finite()) {
@@ -249,7 +249,7 @@ fn down_dense<T: SimdElement>(cpu: &Cpu, matrix: &[T], ws: &Workspace, added: &A
         let sums = &mut sums[..y.rows()];
         let width = (d - column).min(DENSE_CHUNK);
         let h = &ws.hidden[first * stride..];
-        run(cpu.isa(), Down { matrix, d, list: &ws.kept, h, stride, column, width, out: sums });
+        cpu.simd().run(Down { matrix, d, list: &ws.kept, h, stride, column, width, out: sums });
         sums.iter().enumerate().for_each(|(t, sums)| added.write(first + t, column, sums, y.row(t)));
     });
 }
@@ -266,7 +266,7 @@ fn down_4bit_one(cpu: &Cpu, matrix: &DownMatrix, ws: &Workspace, added: &Added<'
         let sums = &mut sums[..chunks.len()];
         let h = ws.hidden_int8.at_token(0);
         let (slots, runs) = (&ws.slots, &ws.runs);
-        run(cpu.isa(), FourBitDown { matrix, slots, runs, h, tokens: 1, chunks: chunks.clone(), out: sums });
+        cpu.simd().run(FourBitDown { matrix, slots, runs, h, tokens: 1, chunks: chunks.clone(), out: sums });
         for ((chunk, sums), y) in chunks.zip(sums).zip(y.chunks_mut(width)) {
             added.write(0, columns.start(chunk), sums, y);
         }
@@ -282,7 +282,7 @@ fn down_4bit_many(cpu: &Cpu, matrix: &DownMatrix, ws: &Workspace, added: &Added<
         let (first, chunk) = (unit / chunks * DOWN_TOKENS, unit % chunks);
         let h = ws.hidden_int8.at_token(first);
         let (tokens, slots, runs, sums) = (y.rows(), &ws.slots, &ws.runs, &mut sums[..y.rows()]);
-        run(cpu.isa(), FourBitDown { matrix, slots, runs, h, tokens, chunks: chunk..chunk + 1, out: sums });
+        cpu.simd().run(FourBitDown { matrix, slots, runs, h, tokens, chunks: chunk..chunk + 1, out: sums });
         sums.iter().enumerate().for_each(|(t, sums)| added.write(first + t, columns.start(chunk), sums, y.row(t)));
     });
 }

@@ -1,6 +1,6 @@
 //! 16-bit and f32 rows: dot products for gate and up, sums of rows for down.
 
-use crate::simd::{Kernel, Simd, SimdElement, load_first};
+use crate::simd::{Gather, Kernel, Simd, SimdElement, load_first};
 
 /// Neurons whose rows are computed together.
 pub(crate) const BLOCK: usize = 16;
@@ -31,61 +31,54 @@ impl<T: SimdElement> Kernel for Rows<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    fn run<S: Simd>(self, simd: S) {
         let Rows { matrix, d, rows, x, out } = self;
         assert!((1..=BLOCK).contains(&rows.len()) && x.len() >= out.len() * d);
         for first in (0..rows.len()).step_by(4) {
-            let mut starts = [matrix.as_ptr(); 4];
-            for (i, start) in starts.iter_mut().enumerate() {
+            let rows: [&[T]; 4] = std::array::from_fn(|i| {
                 let row = rows[(first + i).min(rows.len() - 1)] as usize;
-                *start = matrix[row * d..][..d].as_ptr();
-            }
+                &matrix[row * d..][..d]
+            });
             let mut token = 0;
             while S::TILE == 4 && token + 4 <= out.len() {
-                // SAFETY: the rows are in bounds by the slicing, the tokens by the assertion; the set is the caller's.
-                unsafe { dot_tile::<S, T, 4>(starts, x[token * d..].as_ptr(), d, &mut out[token..], first) };
+                dot_tile::<S, T, 4>(simd, rows, &x[token * d..], &mut out[token..], first);
                 token += 4;
             }
             while token < out.len() {
-                // SAFETY: as above.
-                unsafe { dot_tile::<S, T, 1>(starts, x[token * d..].as_ptr(), d, &mut out[token..], first) };
+                dot_tile::<S, T, 1>(simd, rows, &x[token * d..], &mut out[token..], first);
                 token += 1;
             }
         }
     }
 }
 
-/// # Safety
-/// `d` elements at every row, `N · d` at `x`, and the instruction set of `S`.
+/// Four rows times the first `N` tokens of `x`.
 #[inline(always)]
-unsafe fn dot_tile<S: Simd, T: SimdElement, const N: usize>(
-    rows: [*const T; 4],
-    x: *const f32,
-    d: usize,
+fn dot_tile<S: Simd, T: SimdElement, const N: usize>(
+    simd: S,
+    rows: [&[T]; 4],
+    x: &[f32],
     out: &mut [[f32; BLOCK]],
     first: usize,
 ) {
-    // SAFETY: every read stays below d in a row or token; `load_first` stops at the end.
-    unsafe {
-        let mut acc = [[S::splat(0.0); 4]; N];
-        let mut k = 0;
-        while k < d {
-            let mut w = [S::splat(0.0); 4];
-            for r in 0..4 {
-                w[r] = load_first::<S, T>(rows[r].add(k), d - k);
-            }
-            for t in 0..N {
-                let x = load_first::<S, f32>(x.add(t * d + k), d - k);
-                for r in 0..4 {
-                    acc[t][r] = S::fma(w[r], x, acc[t][r]);
-                }
-            }
-            k += 16;
+    let d = rows[0].len();
+    let x: [&[f32]; N] = std::array::from_fn(|t| &x[t * d..][..d]);
+    let mut acc = [[simd.splat(0.0); 4]; N];
+    for k in (0..d).step_by(16) {
+        let mut w = [simd.splat(0.0); 4];
+        for r in 0..4 {
+            w[r] = load_first(simd, &rows[r][k..]);
         }
         for t in 0..N {
+            let x = load_first(simd, &x[t][k..]);
             for r in 0..4 {
-                out[t][first + r] = S::sum(acc[t][r]);
+                acc[t][r] = simd.fma(w[r], x, acc[t][r]);
             }
+        }
+    }
+    for t in 0..N {
+        for r in 0..4 {
+            out[t][first + r] = simd.sum(acc[t][r]);
         }
     }
 }
@@ -111,23 +104,26 @@ impl<T: SimdElement> Kernel for Down<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    fn run<S: Simd>(self, simd: S) {
         let tokens = self.out.len();
         assert!(self.width <= DENSE_CHUNK && self.column + self.width <= self.d);
         assert!(tokens == 0 || self.h.len() >= (tokens - 1) * self.stride + self.list.len());
-        // lists increase, so the last says it for all
-        assert!(self.list.last().is_none_or(|&row| (row as usize + 1) * self.d <= self.matrix.len()));
+        let rows = Gather::new(&self.matrix[self.column..], self.d, self.list, self.width);
         let mut token = 0;
         let mut me = self;
         while token < tokens {
             let wide = S::TILE == 4 && token + 4 <= tokens;
-            // SAFETY: rows, columns and activations are in bounds by the assertions; the set is the caller's.
-            unsafe {
-                match (me.width == DENSE_CHUNK, wide) {
-                    (true, true) => me.tile::<S, 4, DOWN_VECTORS>(token, 0),
-                    (true, false) => me.tile::<S, 1, DOWN_VECTORS>(token, 0),
-                    (false, true) => (0..me.width).step_by(16).for_each(|at| me.tile::<S, 4, 1>(token, at)),
-                    (false, false) => (0..me.width).step_by(16).for_each(|at| me.tile::<S, 1, 1>(token, at)),
+            match (me.width == DENSE_CHUNK, wide) {
+                (true, true) => me.tile::<S, 4, DOWN_VECTORS>(simd, &rows, token, 0),
+                (true, false) => me.tile::<S, 1, DOWN_VECTORS>(simd, &rows, token, 0),
+                (false, wide) => {
+                    for at in (0..me.width).step_by(16) {
+                        if wide {
+                            me.tile::<S, 4, 1>(simd, &rows, token, at);
+                        } else {
+                            me.tile::<S, 1, 1>(simd, &rows, token, at);
+                        }
+                    }
                 }
             }
             token += if wide { 4 } else { 1 };
@@ -137,40 +133,39 @@ impl<T: SimdElement> Kernel for Down<'_, T> {
 
 impl<T: SimdElement> Down<'_, T> {
     /// Columns `at..at + 16 · V` (less at the end of the chunk) of `N` tokens.
-    ///
-    /// # Safety
-    /// As `run`, after its assertions.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const N: usize, const V: usize>(&mut self, token: usize, at: usize) {
-        // SAFETY: rows and columns are in bounds by the assertions of `run`; prefetches never fault.
-        unsafe {
-            let (base, d) = (self.matrix.as_ptr().add(self.column + at), self.d);
-            let h = self.h.as_ptr().add(token * self.stride);
-            let left = self.width - at;
-            let mut acc = [[S::splat(0.0); V]; N];
-            for (i, &row) in self.list.iter().enumerate() {
-                if N == 1 {
-                    let ahead = self.list[(i + 8).min(self.list.len() - 1)] as usize;
-                    for line in 0..V.div_ceil(2) {
-                        S::prefetch(base.add(ahead * d + 32 * line).cast());
-                    }
-                }
-                let row = base.add(row as usize * d);
-                let mut w = [S::splat(0.0); V];
-                for v in 0..V {
-                    w[v] = if V == 1 { load_first::<S, T>(row, left) } else { T::load::<S>(row.add(16 * v)) };
-                }
-                for t in 0..N {
-                    let h = S::splat(*h.add(t * self.stride + i));
-                    for v in 0..V {
-                        acc[t][v] = S::fma(w[v], h, acc[t][v]);
-                    }
+    fn tile<S: Simd, const N: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        rows: &Gather<'_, T>,
+        token: usize,
+        at: usize,
+    ) {
+        let end = self.width.min(at + 16 * V);
+        let h: [&[f32]; N] = std::array::from_fn(|t| &self.h[(token + t) * self.stride..][..rows.rows()]);
+        let mut acc = [[simd.splat(0.0); V]; N];
+        for i in 0..rows.rows() {
+            if N == 1 {
+                let ahead = &rows.row((i + 8).min(rows.rows() - 1))[at..end];
+                for line in ahead.iter().step_by(32) {
+                    simd.prefetch_line(line);
                 }
             }
+            let row = &rows.row(i)[at..end];
+            let mut w = [simd.splat(0.0); V];
+            for v in 0..V {
+                w[v] = if V == 1 { load_first(simd, row) } else { T::load(simd, &row[..16 * V].as_chunks().0[v]) };
+            }
             for t in 0..N {
+                let h = simd.splat(h[t][i]);
                 for v in 0..V {
-                    S::store(self.out[token + t][at + 16 * v..][..16].as_mut_ptr(), acc[t][v]);
+                    acc[t][v] = simd.fma(w[v], h, acc[t][v]);
                 }
+            }
+        }
+        for (out, acc) in self.out[token..].iter_mut().zip(acc) {
+            for (out, acc) in out[at..].as_chunks_mut().0.iter_mut().zip(acc) {
+                simd.store(out, acc);
             }
         }
     }
