@@ -16,11 +16,11 @@ mod rows;
 mod tests;
 
 #[cfg(target_arch = "x86_64")]
-use avx2::Avx2;
+pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
-use avx512::Avx512;
+pub(crate) use avx512::Avx512;
 use half::{bf16, f16};
-use portable::Portable;
+pub(crate) use portable::Portable;
 
 use crate::Isa;
 pub(crate) use element::{SimdElement, load_first};

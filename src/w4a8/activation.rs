@@ -3,6 +3,7 @@
 use crate::Cpu;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
+use crate::simd::{Kernel, Simd};
 use crate::threads::Pieces;
 
 /// Values whose codes share one entry of the finest group sums: the smallest group size of any weight mode.
@@ -78,7 +79,8 @@ impl Activations {
         let (scale, totals) = (Pieces::new(&mut self.scale[..m], 1), Pieces::new(&mut self.totals[..m], 1));
         let grain = (8192 / k).max(1);
         cpu.team().for_parts((codes, scale, totals, sums), grain, |token, (codes, scale, total, [s32, s64, s128])| {
-            scale[0] = quantize_token(cpu.isa(), &x[token * k..(token + 1) * k], codes, s32);
+            let x = &x[token * k..(token + 1) * k];
+            scale[0] = cpu.simd().run(QuantizeToken { x, codes, sums: &mut *s32 });
             add_pairs(s32, s64);
             add_pairs(s64, s128);
             total[0] = s128.iter().sum();
@@ -142,70 +144,54 @@ fn add_pairs(fine: &[i32], coarse: &mut [i32]) {
     coarse.iter_mut().zip(fine.chunks(2)).for_each(|(sum, pair)| *sum = pair.iter().sum());
 }
 
-/// Quantizes one token and returns its scale, which is not finite if an activation is not.
-fn quantize_token<E: Element>(isa: crate::Isa, x: &[E], codes: &mut [i8], sums: &mut [i32]) -> f32 {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use crate::Isa;
-        match isa {
-            // SAFETY: `Cpu` holds an instruction set only if this machine has it.
-            Isa::Avx512Vnni => return unsafe { quantize_token_avx512(x, codes, sums) },
-            // SAFETY: as above.
-            Isa::Avx2 | Isa::AvxVnni => return unsafe { quantize_token_avx2(x, codes, sums) },
-            Isa::Portable => {}
-        }
-    }
-    let _ = isa;
-    quantize_token_inline(x, codes, sums)
+/// Quantizes one token and gives its scale, which is not finite if an activation is not: the definition, written in
+/// blocks that the compiler turns into vectors of each instruction set.
+struct QuantizeToken<'a, E> {
+    x: &'a [E],
+    codes: &'a mut [i8],
+    /// Over each [`SUM_GROUP`] codes.
+    sums: &'a mut [i32],
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-fn quantize_token_avx512<E: Element>(x: &[E], codes: &mut [i8], sums: &mut [i32]) -> f32 {
-    quantize_token_inline(x, codes, sums)
-}
+impl<E: Element> Kernel for QuantizeToken<'_, E> {
+    type Output = f32;
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn quantize_token_avx2<E: Element>(x: &[E], codes: &mut [i8], sums: &mut [i32]) -> f32 {
-    quantize_token_inline(x, codes, sums)
-}
-
-/// The definition, written in blocks that the compiler turns into vectors for each caller's instruction set.
-#[inline(always)]
-fn quantize_token_inline<E: Element>(x: &[E], codes: &mut [i8], sums: &mut [i32]) -> f32 {
-    let mut lanes = [0.0f32; SUM_GROUP];
-    let mut invalid = false;
-    for block in x.chunks_exact(SUM_GROUP) {
-        for (lane, &v) in lanes.iter_mut().zip(block) {
-            let v = v.to_f32().abs();
-            invalid |= !(v < f32::INFINITY);
-            *lane = if v > *lane { v } else { *lane };
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> f32 {
+        let QuantizeToken { x, codes, sums } = self;
+        let mut lanes = [0.0f32; SUM_GROUP];
+        let mut invalid = false;
+        for block in x.chunks_exact(SUM_GROUP) {
+            for (lane, &v) in lanes.iter_mut().zip(block) {
+                let v = v.to_f32().abs();
+                invalid |= !(v < f32::INFINITY);
+                *lane = if v > *lane { v } else { *lane };
+            }
         }
-    }
-    let max = lanes.iter().fold(0.0f32, |max, &v| max.max(v));
-    if invalid {
-        codes.fill(0);
-        sums.fill(0);
-        return f32::NAN;
-    }
-    let scale = max / 127.0;
-    // a scale below the normal range loses the bits that keep |x|/scale ≤ 127, hence the clamp
-    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-    let inverse = if inverse.is_finite() { inverse } else { 0.0 };
-    let (head, padding) = codes.split_at_mut(x.len());
-    padding.fill(0);
-    sums[x.len() / SUM_GROUP..].fill(0);
-    for ((block, codes), sum) in x.chunks_exact(SUM_GROUP).zip(head.chunks_exact_mut(SUM_GROUP)).zip(sums) {
-        let mut total = 0i32;
-        for (code, &v) in codes.iter_mut().zip(block) {
-            let scaled = (v.to_f32() * inverse).clamp(-127.0, 127.0);
-            // adding 1.5·2²³ leaves the integer nearest to `scaled`, ties to even, in the low mantissa bits
-            let rounded = (scaled + 12_582_912.0).to_bits() as i32 - 0x4B40_0000;
-            *code = rounded as i8;
-            total += rounded;
+        let max = lanes.iter().fold(0.0f32, |max, &v| max.max(v));
+        if invalid {
+            codes.fill(0);
+            sums.fill(0);
+            return f32::NAN;
         }
-        *sum = total;
+        let scale = max / 127.0;
+        // a scale below the normal range loses the bits that keep |x|/scale ≤ 127, hence the clamp
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+        let (head, padding) = codes.split_at_mut(x.len());
+        padding.fill(0);
+        sums[x.len() / SUM_GROUP..].fill(0);
+        for ((block, codes), sum) in x.chunks_exact(SUM_GROUP).zip(head.chunks_exact_mut(SUM_GROUP)).zip(sums) {
+            let mut total = 0i32;
+            for (code, &v) in codes.iter_mut().zip(block) {
+                let scaled = (v.to_f32() * inverse).clamp(-127.0, 127.0);
+                // adding 1.5·2²³ leaves the integer nearest to `scaled`, ties to even, in the low mantissa bits
+                let rounded = (scaled + 12_582_912.0).to_bits() as i32 - 0x4B40_0000;
+                *code = rounded as i8;
+                total += rounded;
+            }
+            *sum = total;
+        }
+        scale
     }
-    scale
 }

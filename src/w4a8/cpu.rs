@@ -4,12 +4,13 @@ use super::activation::Activations;
 use super::format::{GroupScale, Offset, qqq_code};
 use super::pack::{Line, TILE_N};
 use super::packed_view::PackedView;
-use super::portable;
-use super::tile::{Tile, Tokens, panel_bytes};
+use super::tile::{Tokens, panel_bytes};
+use super::tile_kernels::{GEMV_TOKENS, TileKernels};
 use super::weight::QuantizedWeight;
-use crate::cpu::{Cpu, Isa};
+use crate::cpu::Cpu;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len, product};
+use crate::simd::Available;
 use crate::threads::{BlockColumns, RowBlocks, Window};
 use half::f16;
 use std::cell::RefCell;
@@ -72,12 +73,31 @@ pub fn linear_rows<'w, E: Element>(
     let weight = weight.into();
     check(weight.n(), weight.k(), x, &epilogue, y)?;
     let blocks = RowBlocks::new(rows, weight.n())?;
-    let kernels = Kernels::of(cpu.isa());
-    let grain = if x.m() <= GEMV_TOKENS { (16_384 / weight.k()).clamp(1, 8) } else { 1 };
-    cpu.team().for_parts(BlockColumns::new(y, weight.n(), &blocks), grain, |_, (rows, mut y)| {
-        multiply_tile(&kernels, &weight, rows, x, &epilogue, &mut y);
-    });
+    match cpu.simd() {
+        Available::Portable(simd) => multiply(cpu, simd, &weight, &blocks, x, &epilogue, y),
+        #[cfg(target_arch = "x86_64")]
+        Available::Avx2(simd) => multiply(cpu, simd, &weight, &blocks, x, &epilogue, y),
+        #[cfg(target_arch = "x86_64")]
+        Available::AvxVnni(simd) => multiply(cpu, simd, &weight, &blocks, x, &epilogue, y),
+        #[cfg(target_arch = "x86_64")]
+        Available::Avx512(simd) => multiply(cpu, simd, &weight, &blocks, x, &epilogue, y),
+    }
     Ok(())
+}
+
+fn multiply<E: Element>(
+    cpu: &Cpu,
+    simd: impl TileKernels,
+    weight: &PackedView<'_>,
+    blocks: &RowBlocks<'_>,
+    x: &Activations,
+    epilogue: &Epilogue<'_, E>,
+    y: &mut [E],
+) {
+    let grain = if x.m() <= GEMV_TOKENS { (16_384 / weight.k()).clamp(1, 8) } else { 1 };
+    cpu.team().for_parts(BlockColumns::new(y, weight.n(), blocks), grain, |_, (rows, mut y)| {
+        multiply_tile(simd, weight, rows, x, epilogue, &mut y);
+    });
 }
 
 fn check<E: Element>(n: usize, k: usize, x: &Activations, epilogue: &Epilogue<'_, E>, y: &[E]) -> Result<()> {
@@ -90,45 +110,8 @@ fn check<E: Element>(n: usize, k: usize, x: &Activations, epilogue: &Epilogue<'_
     epilogue.residual.map_or(Ok(()), |residual| check_len("residual", outputs, residual.len()))
 }
 
-/// Tokens up to which the weights are multiplied as they are unpacked.
-pub(crate) const GEMV_TOKENS: usize = 4;
-
 /// Tokens between two epilogues: their f32 sums stay in the first-level cache.
 const TOKEN_BLOCK: usize = 48;
-
-type Unpack = unsafe fn(tile: &Tile<'_>, panel: &mut [u8]);
-type Dot = unsafe fn(panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]);
-type Gemv = unsafe fn(tile: &Tile<'_>, tokens: Tokens<'_>, out: &mut [[f32; TILE_N]]);
-
-/// The code of one instruction set. Every function may be called wherever that set is available.
-pub(crate) struct Kernels {
-    pub(crate) unpack: Unpack,
-    pub(crate) dot: Dot,
-    /// For at most [`GEMV_TOKENS`] tokens, straight from the tiles.
-    pub(crate) gemv: Option<Gemv>,
-}
-
-impl Kernels {
-    pub(crate) fn of(isa: Isa) -> Kernels {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use super::{simd_avx2, simd_avx512};
-            match isa {
-                Isa::Avx512Vnni => {
-                    let gemv: Gemv = simd_avx512::gemv;
-                    return Kernels { unpack: simd_avx512::unpack, dot: simd_avx512::dot, gemv: Some(gemv) };
-                }
-                Isa::AvxVnni => {
-                    return Kernels { unpack: simd_avx2::unpack, dot: simd_avx2::dot_vnni, gemv: None };
-                }
-                Isa::Avx2 => return Kernels { unpack: simd_avx2::unpack, dot: simd_avx2::dot, gemv: None },
-                Isa::Portable => {}
-            }
-        }
-        let _ = isa;
-        Kernels { unpack: portable::unpack, dot: portable::dot, gemv: None }
-    }
-}
 
 thread_local! {
     static PANEL: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
@@ -146,7 +129,7 @@ pub(crate) fn with_panel<R>(k: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
 }
 
 fn multiply_tile<E: Element>(
-    kernels: &Kernels,
+    simd: impl TileKernels,
     weight: &PackedView<'_>,
     rows: Range<usize>,
     x: &Activations,
@@ -156,22 +139,16 @@ fn multiply_tile<E: Element>(
     let tile = weight.tile(rows.start / TILE_N);
     let tokens = Tokens::new(x, tile.integer_group());
     let mut sums = [[0.0f32; TILE_N]; TOKEN_BLOCK];
-    if let Some(gemv) = kernels.gemv
-        && tokens.count <= GEMV_TOKENS
-        && tile.inner_scales().is_none()
-    {
-        // SAFETY: `Kernels::of` was asked for an instruction set of this machine.
-        unsafe { gemv(&tile, tokens, &mut sums) };
+    let straight = tokens.count <= GEMV_TOKENS && tile.inner_scales().is_none();
+    if straight && simd.gemv(&tile, tokens, &mut sums) {
         write_back(x, 0..tokens.count, rows, weight.n(), &sums, epilogue, y);
         return;
     }
     with_panel(weight.k(), |panel| {
-        // SAFETY: as above.
-        unsafe { (kernels.unpack)(&tile, panel) };
+        simd.unpack(&tile, panel);
         for start in (0..tokens.count).step_by(TOKEN_BLOCK) {
             let count = TOKEN_BLOCK.min(tokens.count - start);
-            // SAFETY: as above.
-            unsafe { (kernels.dot)(panel, tokens.range(start, count), &tile, &mut sums) };
+            simd.dot(panel, tokens.range(start, count), &tile, &mut sums);
             write_back(x, start..start + count, rows.clone(), weight.n(), &sums, epilogue, y);
         }
     });

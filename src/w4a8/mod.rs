@@ -49,6 +49,7 @@ mod simd_avx2;
 #[cfg(target_arch = "x86_64")]
 mod simd_avx512;
 mod tile;
+mod tile_kernels;
 mod weight;
 
 pub use activation::Activations;

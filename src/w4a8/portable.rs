@@ -3,9 +3,21 @@
 use super::format::QQQ_GROUP;
 use super::pack::{TILE_BYTES, TILE_N, tile_k};
 use super::tile::{Tile, TileValues, Tokens, qqq_table};
+use super::tile_kernels::TileKernels;
+use crate::simd::Portable;
+
+impl TileKernels for Portable {
+    fn unpack(self, tile: &Tile<'_>, panel: &mut [u8]) {
+        unpack(tile, panel);
+    }
+
+    fn dot(self, panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]) {
+        dot(panel, tokens, tile, out);
+    }
+}
 
 /// Unpacks the tiles of 16 rows into a panel of unsigned codes \[K/4\]\[16\]\[4\].
-pub(crate) fn unpack(tile: &Tile<'_>, panel: &mut [u8]) {
+fn unpack(tile: &Tile<'_>, panel: &mut [u8]) {
     let tables: Option<Vec<[[u8; 16]; TILE_N]>> =
         tile.inner_scales().map(|scales| scales.iter().map(|scales| scales.map(qqq_table)).collect());
     let tile_k = tile_k(tile.format.bits);
@@ -39,7 +51,7 @@ pub(crate) fn unpack(tile: &Tile<'_>, panel: &mut [u8]) {
 }
 
 /// Multiplies a panel with every token: `out\[token\]\[row\]` is the sum over K before act_scale.
-pub(crate) fn dot(panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]) {
+fn dot(panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]) {
     for (token, out) in out.iter_mut().enumerate().take(tokens.count) {
         let x = tokens.codes(token);
         let ints = |start: usize, len: usize| {

@@ -3,8 +3,22 @@
 use super::format::{Bits, QQQ_GROUP};
 use super::pack::{TILE_BYTES, TILE_N};
 use super::tile::{Tile, TileValues, Tokens};
+use super::tile_kernels::TileKernels;
+use crate::simd::Avx2;
 use half::f16;
 use std::arch::x86_64::*;
+
+impl<const VNNI: bool> TileKernels for Avx2<VNNI> {
+    fn unpack(self, tile: &Tile<'_>, panel: &mut [u8]) {
+        // SAFETY: the token proves that the machine has the instructions.
+        unsafe { unpack(tile, panel) }
+    }
+
+    fn dot(self, panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]) {
+        // SAFETY: as in `unpack`; with `VNNI` they include AVX-VNNI.
+        unsafe { if VNNI { dot_vnni(panel, tokens, tile, out) } else { dot(panel, tokens, tile, out) } }
+    }
+}
 
 /// Transposes four rows of four 32-bit columns inside each 128-bit part.
 #[inline]
@@ -51,7 +65,7 @@ fn store_rows(panel: &mut [u8], k4: usize, quad: usize, v: __m256i) {
 
 /// Unpacks the tiles of 16 rows into a panel of unsigned codes \[K/4\]\[16\]\[4\].
 #[target_feature(enable = "avx2")]
-pub(crate) fn unpack(tile: &Tile<'_>, panel: &mut [u8]) {
+fn unpack(tile: &Tile<'_>, panel: &mut [u8]) {
     let inner = tile.inner_scales();
     let mut tables = [_mm256_setzero_si256(); TILE_N];
     for (index, codes) in tile.codes.as_chunks::<TILE_BYTES>().0.iter().enumerate() {
@@ -111,13 +125,13 @@ const BYTE: u8 = 2;
 
 /// Multiplies a panel with every token with the dot-product instruction.
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-pub(crate) fn dot_vnni(panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]) {
+fn dot_vnni(panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]) {
     dot_tokens::<VNNI>(panel, tokens, tile, out, |acc, w, x| _mm256_dpbusd_avx_epi32(acc, w, x));
 }
 
 /// Multiplies a panel with every token: `out\[token\]\[row\]` is the sum over K before act_scale.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn dot(panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]) {
+fn dot(panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]) {
     // Codes of 4 bits: 2 · 15 · 127 fits 16 bits. Codes of 8 bits would saturate and are split.
     let nibbles = tile.format.bits == Bits::Four && tile.inner_scales().is_none();
     let ones = _mm256_set1_epi16(1);

@@ -2,14 +2,31 @@
 
 use super::pack::{TILE_BYTES, TILE_N};
 use super::tile::{Tile, TileValues, Tokens};
+use super::tile_kernels::TileKernels;
+use crate::simd::Avx512;
 use half::f16;
 use std::arch::x86_64::*;
 
 mod gemv;
 mod unpack;
 
-pub(crate) use gemv::gemv;
-pub(crate) use unpack::unpack;
+impl TileKernels for Avx512 {
+    fn unpack(self, tile: &Tile<'_>, panel: &mut [u8]) {
+        // SAFETY: the token proves that the machine has the instructions.
+        unsafe { unpack::unpack(tile, panel) }
+    }
+
+    fn dot(self, panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]) {
+        // SAFETY: as in `unpack`.
+        unsafe { dot(panel, tokens, tile, out) }
+    }
+
+    fn gemv(self, tile: &Tile<'_>, tokens: Tokens<'_>, out: &mut [[f32; TILE_N]]) -> bool {
+        // SAFETY: as in `unpack`.
+        unsafe { gemv::gemv(tile, tokens, out) };
+        true
+    }
+}
 
 // The functions marked `unsafe` below are for code compiled with AVX-512, into which they are inlined.
 
@@ -79,7 +96,7 @@ unsafe fn nibbles(v: __m512i) -> (__m512i, __m512i) {
 
 /// Multiplies a panel with every token: `out\[token\]\[row\]` is the sum over K before act_scale.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-pub(crate) fn dot(panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]) {
+fn dot(panel: &[u8], tokens: Tokens<'_>, tile: &Tile<'_>, out: &mut [[f32; TILE_N]]) {
     let mut start = 0;
     while start < tokens.count {
         let rest = tokens.count - start;
