@@ -90,4 +90,11 @@ struct WriteParams {
 };
 static_assert(sizeof(WriteParams) == 200);
 
+struct AdvanceParams {
+    Span* spans;  // [n_spans]
+    uint32_t n_spans;
+    uint32_t reserved;
+};
+static_assert(sizeof(AdvanceParams) == 16);
+
 }  // namespace moray::attention

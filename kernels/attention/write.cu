@@ -186,9 +186,9 @@ MORAY_WRITE(int8, Int8Kv)
 MORAY_WRITE(f32, F32Kv)
 
 // start += len for every span: the next step of a captured graph continues where this one ended. Spans of length 0 stay.
-extern "C" __global__ void __launch_bounds__(THREADS) attention_advance(Span* spans, uint32_t n_spans) {
+extern "C" __global__ void __launch_bounds__(THREADS) attention_advance(const __grid_constant__ AdvanceParams p) {
     const uint32_t i = blockIdx.x * THREADS + threadIdx.x;
-    if (i < n_spans) {
-        spans[i].start += spans[i].len;
+    if (i < p.n_spans) {
+        p.spans[i].start += p.spans[i].len;
     }
 }

@@ -88,17 +88,17 @@ impl AttentionShape {
 
     /// Query heads per KV head.
     pub fn group_size(&self) -> usize {
-        self.n_q_heads / self.n_kv_heads
+        self.n_q_heads.checked_div(self.n_kv_heads).unwrap_or(0)
     }
 
     /// Elements of one token's q and of its attention output: `n_q_heads · head_dim`.
     pub fn q_elems(&self) -> usize {
-        self.n_q_heads * self.head_dim
+        self.n_q_heads.saturating_mul(self.head_dim)
     }
 
     /// Elements of one token's k and of its v: `n_kv_heads · head_dim`.
     pub fn kv_elems(&self) -> usize {
-        self.n_kv_heads * self.head_dim
+        self.n_kv_heads.saturating_mul(self.head_dim)
     }
 }
 

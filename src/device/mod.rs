@@ -15,17 +15,28 @@
 //! }
 //! ```
 
+mod address;
+mod arguments;
+mod buffer;
 mod driver;
 mod element;
 mod kernels;
 mod launch;
 mod memory;
+mod raw_call;
 
+pub use address::Address;
+pub(crate) use address::or_null;
+pub(crate) use arguments::Arguments;
+pub use buffer::{Access, Buffer};
+pub(crate) use buffer::{product, strided};
 pub use cudarc;
 pub use element::{DeviceElement, ElementKind};
 pub(crate) use kernels::ModuleKernels;
 pub(crate) use launch::{call, launch_raw};
 pub(crate) use memory::{check_aligned, check_context, input, output};
+pub use raw_call::RawCall;
+pub(crate) use raw_call::{Enqueue, Queue};
 
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUfunction_attribute_enum, CUresult, CUstream};

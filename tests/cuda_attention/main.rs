@@ -9,5 +9,6 @@ mod device;
 mod exact;
 mod meter;
 mod oracle;
+mod raw;
 mod run;
 mod write;

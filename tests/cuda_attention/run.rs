@@ -4,8 +4,7 @@ use moray::attention::cuda::{
     Call, KvCache, KvFormat, KvLayout, OwnedHeads, Projections, Spans, Workspace, attend, write_kv,
 };
 use moray::attention::{Heads, Limits, Span};
-use moray::device::cudarc::driver::DeviceRepr;
-use moray::element::Element;
+use moray::device::DeviceElement;
 use moray::{Cpu, Device};
 
 use crate::case::{CAPACITY, Case, noise};
@@ -82,11 +81,11 @@ impl DeviceCase {
     }
 
     /// Attention of the case's spans in the type E; the output starts as NaN, so that nothing may stay unwritten.
-    pub fn attend<E: Element + DeviceRepr>(&self, device: &Device, cache: &KvCache) -> Vec<f32> {
+    pub fn attend<E: DeviceElement>(&self, device: &Device, cache: &KvCache) -> Vec<f32> {
         self.attend_spans::<E>(device, cache, &self.case.spans, self.case.heads.as_heads(), &self.case.q())
     }
 
-    pub fn attend_spans<E: Element + DeviceRepr>(
+    pub fn attend_spans<E: DeviceElement>(
         &self,
         device: &Device,
         cache: &KvCache,

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use moray::Device;
 use moray::attention::cuda::{self, Call, KvCache, KvFormat, KvLayout, OwnedHeads, Projections, write_kv};
 use moray::attention::{self, AttentionShape, Heads, KvDtype, KvPolicy, KvRow, KvShape, Rope, RopeScaling, Span};
-use moray::device::cudarc::driver::DeviceRepr;
+use moray::device::DeviceElement;
 use moray::element::Element;
 
 use crate::case::{bits, noise};
@@ -26,7 +26,7 @@ fn inputs<E: Element>(shape: &AttentionShape, rows: usize) -> (Vec<E>, Vec<f32>,
 }
 
 /// Writes with RoPE under a policy on both sides and compares every row of every slot, and q.
-fn compare<E: Element + DeviceRepr>(device: &Device, head_dim: usize, format: KvFormat, policy: KvPolicy) {
+fn compare<E: DeviceElement>(device: &Device, head_dim: usize, format: KvFormat, policy: KvPolicy) {
     let shape = AttentionShape::new(6, 2, head_dim).unwrap();
     let kv = KvShape { n_layers: 2, n_slots: 3, n_kv_heads: 2, head_dim, capacity: 96 };
     let rows = SPANS.iter().map(|span| span.len).sum();

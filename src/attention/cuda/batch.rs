@@ -1,13 +1,11 @@
 //! What a call works on, resident on the device: spans of tokens and the heads that run.
 
 use crate::attention::{self, AttentionShape, KvShape, Span, check_index, check_spans};
-use crate::device::cudarc::driver::{CudaSlice, DevicePtr};
-use crate::device::{Device, call, check_context};
+use crate::device::cudarc::driver::CudaSlice;
+use crate::device::{Arguments, Device, call, check_context};
 use crate::error::{Error, Result};
-use std::ffi::c_void;
 
-use super::params::{HeadsView, SpanRecord};
-use super::{MAX_GROUP, check_room};
+use super::raw;
 
 /// The tokens of a call on the device, with a copy on the host for checks.
 ///
@@ -74,16 +72,11 @@ impl Spans {
     ///
     /// # Errors
     /// [`Error::Launch`] if the kernel cannot be started.
-    pub fn record_advance(&self, device: &Device) -> Result<()> {
-        check_context("spans", device, &self.records)?;
-        let (mut records, mut n_spans) = (self.records.device_ptr(device.stream()).0, self.host.len() as u32);
-        if n_spans == 0 {
-            return Ok(());
-        }
-        let mut args = [(&raw mut records).cast::<c_void>(), (&raw mut n_spans).cast()];
-        let grid = [n_spans.div_ceil(128), 1, 1];
-        // SAFETY: the kernel takes an address of n_spans records and their number; the records have room for max_spans.
-        unsafe { device.launch("attention/write", "attention_advance", grid, [128, 1, 1], 0, &mut args) }
+    pub fn record_advance(&mut self, device: &Device) -> Result<()> {
+        let n_spans = self.host.len();
+        let mut arguments = Arguments::new(device);
+        let records = arguments.write("spans", &mut self.records)?.cast();
+        arguments.launch(&raw::AdvanceSpans { records, n_spans })
     }
 
     /// Moves the host's spans on for one launch of a graph that holds [`Spans::record_advance`].
@@ -122,15 +115,14 @@ impl Spans {
         self.host.iter().map(|span| span.len).max().unwrap_or(0)
     }
 
-    /// The address of the [`SpanRecord`]s.
-    pub fn address(&self, device: &Device) -> u64 {
-        const _: () = assert!(size_of::<SpanRecord>() == 4 * size_of::<u32>());
-        self.records.device_ptr(device.stream()).0
+    /// Holds the records for a call that reads them.
+    pub(super) fn hold<'a>(&'a self, arguments: &mut Arguments<'a>) -> Result<raw::Spans> {
+        let records = arguments.read("spans", &self.records)?.cast();
+        Ok(raw::Spans { records, n_spans: self.host.len(), longest: self.longest(), rows: self.rows() })
     }
 
-    pub(super) fn check(&self, device: &Device, cache: &KvShape) -> Result<()> {
-        check_context("spans", device, &self.records)?;
-        check_spans(&self.host, cache.n_slots, cache.capacity).map(|_| ())
+    pub(super) fn check(&self, cache: &KvShape) -> Result<usize> {
+        check_spans(&self.host, cache.n_slots, cache.capacity)
     }
 }
 
@@ -167,27 +159,22 @@ pub enum Heads<'a> {
     },
 }
 
-impl Heads<'_> {
-    pub(super) fn view(&self, device: &Device, shape: &AttentionShape, n_spans: usize) -> Result<HeadsView> {
-        let stream = device.stream();
-        let listed = |form, list: &CudaSlice<u32>, counts: &CudaSlice<u32>, width: usize| {
-            check_context("head list", device, list)?;
-            check_room("head list", n_spans.saturating_mul(width), list.len())?;
-            check_room("head counts", n_spans, counts.len())?;
-            let (list, counts) = (list.device_ptr(stream).0, counts.device_ptr(stream).0);
-            Ok(HeadsView { list, counts, form, width: width as u32 })
-        };
-        match *self {
-            Heads::All => Ok(HeadsView::default()),
-            Heads::List { list, counts, width } => listed(1, list, counts, width),
-            Heads::Groups { list, counts, width } => listed(2, list, counts, width),
-            Heads::Mask { words } => {
-                let width = shape.n_q_heads.div_ceil(32);
-                check_context("head mask", device, words)?;
-                check_room("head mask", n_spans.saturating_mul(width), words.len())?;
-                Ok(HeadsView { list: words.device_ptr(stream).0, counts: 0, form: 3, width: width as u32 })
+impl<'a> Heads<'a> {
+    /// Holds the memory for a call.
+    pub(super) fn hold(self, arguments: &mut Arguments<'a>) -> Result<raw::Heads> {
+        Ok(match self {
+            Heads::All => raw::Heads::All,
+            Heads::List { list, counts, width } => raw::Heads::List {
+                list: arguments.read("head list", list)?,
+                counts: arguments.read("head counts", counts)?,
+                width,
+            },
+            Heads::Groups { list, counts, width } => {
+                let (list, counts) = (arguments.read("head list", list)?, arguments.read("head counts", counts)?);
+                raw::Heads::Groups { list, counts, width }
             }
-        }
+            Heads::Mask { words } => raw::Heads::Mask { words: arguments.read("head mask", words)? },
+        })
     }
 }
 
@@ -249,8 +236,8 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Checks everything but the buffers, and returns M.
-    pub(super) fn check(&self, device: &Device, cache: &KvShape) -> Result<usize> {
+    /// Checks what the cache and the spans say, and returns M.
+    pub(super) fn check(&self, cache: &KvShape) -> Result<usize> {
         self.shape.check()?;
         let shape = |what, expected, got| Err(Error::Shape { what, expected, got });
         if self.shape.n_kv_heads != cache.n_kv_heads {
@@ -259,14 +246,7 @@ impl Call<'_> {
         if self.shape.head_dim != cache.head_dim {
             return shape("head_dim", "the cache's head_dim", self.shape.head_dim);
         }
-        if self.shape.group_size() > MAX_GROUP {
-            return shape("query heads per KV head", "at most 256", self.shape.group_size());
-        }
-        if self.shape.n_q_heads > 0xffff {
-            return shape("n_q_heads", "at most 65535", self.shape.n_q_heads);
-        }
         check_index("layer", self.layer, cache.n_layers)?;
-        self.spans.check(device, cache)?;
-        Ok(self.spans.rows())
+        self.spans.check(cache)
     }
 }

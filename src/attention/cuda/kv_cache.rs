@@ -1,12 +1,12 @@
 //! The KV cache on the device: contiguous or in pages, f32 to int8, with or without holes.
 
-use crate::attention::{BLOCK, KvRow, KvShape, check_index};
-use crate::device::cudarc::driver::{CudaSlice, DevicePtr};
-use crate::device::{Device, check_context};
+use crate::attention::{KvRow, KvShape, check_index};
+use crate::device::cudarc::driver::CudaSlice;
+use crate::device::{Address, Arguments, Device};
 use crate::error::{Error, Result, check_len};
 use half::{bf16, f16};
 
-use super::params::KvView;
+use super::raw::Kv;
 
 /// What a cache stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,17 +54,80 @@ pub enum KvLayout {
 /// position before a span must have been written, and the policies that leave positions out are refused.
 #[derive(Debug)]
 pub struct KvCache {
-    shape: KvShape,
-    format: KvFormat,
-    /// Pages of a layer, and positions of each.
-    n_pages: usize,
-    page_size: usize,
+    place: Geometry,
     k: CudaSlice<u8>,
     v: CudaSlice<u8>,
     /// K's scales, then V's; one element if there are none.
     scales: CudaSlice<f32>,
     present: Option<CudaSlice<u32>>,
     table: Option<CudaSlice<u32>>,
+}
+
+/// Where rows lie.
+#[derive(Debug, Clone, Copy)]
+struct Geometry {
+    shape: KvShape,
+    format: KvFormat,
+    /// Pages of a layer, and positions of each.
+    n_pages: usize,
+    page_size: usize,
+}
+
+/// Where a cache's allocations begin.
+struct Parts {
+    k: Address,
+    v: Address,
+    scales: Address<f32>,
+    present: Option<Address<u32>>,
+    table: Option<Address<u32>>,
+}
+
+impl Geometry {
+    /// Rows of K of a layer, and of V.
+    fn layer_rows(&self) -> usize {
+        self.n_pages * self.shape.n_kv_heads * self.page_size
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.shape.head_dim * self.format.bytes()
+    }
+
+    /// Pages of a slot.
+    fn max_pages(&self) -> usize {
+        self.shape.capacity.div_ceil(self.page_size)
+    }
+
+    /// Presence words of a (layer, slot, kv_head).
+    fn present_words(&self) -> usize {
+        Kv::present_words(self.shape.capacity)
+    }
+
+    /// A layer of a cache.
+    fn layer(&self, layer: usize, parts: Parts) -> Result<Kv> {
+        let Geometry { shape, format, n_pages, page_size } = *self;
+        check_index("layer", layer, shape.n_layers)?;
+        let (first, all) = (layer * self.layer_rows(), shape.n_layers * self.layer_rows());
+        let scale = |row: usize| (format == KvFormat::Int8).then(|| parts.scales.offset(row));
+        let words = layer * shape.n_slots * shape.n_kv_heads * self.present_words();
+        Ok(Kv {
+            format,
+            k: parts.k.offset(first * self.row_bytes()),
+            v: parts.v.offset(first * self.row_bytes()),
+            k_scale: scale(first),
+            v_scale: scale(all + first),
+            present: parts.present.map(|present| present.offset(words)),
+            page_table: parts.table,
+            n_slots: shape.n_slots,
+            n_pages,
+            page_size,
+            max_pages: self.max_pages(),
+            page_stride: shape.n_kv_heads * page_size * shape.head_dim,
+            head_stride: page_size * shape.head_dim,
+            row_stride: shape.head_dim,
+            capacity: shape.capacity,
+            n_kv_heads: shape.n_kv_heads,
+        })
+    }
 }
 
 impl KvCache {
@@ -86,13 +149,10 @@ impl KvCache {
         let rows = [shape.n_layers, n_pages, shape.n_kv_heads, page_size];
         let rows = rows.into_iter().try_fold(1usize, usize::checked_mul).ok_or_else(refused)?;
         let bytes = rows.checked_mul(shape.head_dim * format.bytes()).filter(|&n| n < 1 << 62).ok_or_else(refused)?;
-        let words = shape.n_layers * shape.n_slots * shape.n_kv_heads * present_words(&shape);
-        let max_pages = shape.capacity.div_ceil(page_size);
+        let place = Geometry { shape, format, n_pages, page_size };
+        let words = shape.n_layers * shape.n_slots * shape.n_kv_heads * place.present_words();
         Ok(KvCache {
-            shape,
-            format,
-            n_pages,
-            page_size,
+            place,
             k: device.zeros(bytes)?,
             v: device.zeros(bytes)?,
             scales: device.zeros(if format == KvFormat::Int8 { 2 * rows } else { 1 })?,
@@ -100,19 +160,19 @@ impl KvCache {
             table: match layout {
                 KvLayout::Contiguous => None,
                 // every entry is a page that exists, so that nothing outside is read before the table is set
-                KvLayout::Paged { .. } => Some(device.zeros(shape.n_slots * max_pages)?),
+                KvLayout::Paged { .. } => Some(device.zeros(shape.n_slots * place.max_pages())?),
             },
         })
     }
 
     /// The dimensions.
     pub fn shape(&self) -> &KvShape {
-        &self.shape
+        &self.place.shape
     }
 
     /// What it stores.
     pub fn format(&self) -> KvFormat {
-        self.format
+        self.place.format
     }
 
     /// Whether positions may be missing.
@@ -133,8 +193,8 @@ impl KvCache {
     /// [`Error::Unsupported`] for a contiguous cache, [`Error::Index`] for a slot or a page out of range, [`Error::Length`]
     /// for more pages than the capacity has.
     pub fn set_pages(&mut self, device: &Device, slot: usize, pages: &[u32]) -> Result<()> {
-        check_index("slot", slot, self.shape.n_slots)?;
-        let max_pages = self.shape.capacity.div_ceil(self.page_size);
+        let (max_pages, n_pages) = (self.place.max_pages(), self.place.n_pages);
+        check_index("slot", slot, self.place.shape.n_slots)?;
         let Some(table) = &mut self.table else {
             return Err(Error::Unsupported {
                 what: "pages",
@@ -145,7 +205,7 @@ impl KvCache {
         if pages.len() > max_pages {
             return Err(Error::Length { what: "pages", expected: max_pages, got: pages.len() });
         }
-        pages.iter().try_for_each(|&page| check_index("page", page as usize, self.n_pages))?;
+        pages.iter().try_for_each(|&page| check_index("page", page as usize, n_pages))?;
         let mut row = table.slice_mut(slot * max_pages..slot * max_pages + pages.len());
         if pages.is_empty() {
             return Ok(());
@@ -160,7 +220,7 @@ impl KvCache {
     /// [`Error::Index`] if the layer or the row is out of range, [`Error::Length`] for a wrong buffer, [`Error::Driver`] if a
     /// copy fails.
     pub fn read_row(&self, device: &Device, layer: usize, row: KvRow, k: &mut [f32], v: &mut [f32]) -> Result<bool> {
-        let shape = &self.shape;
+        let Geometry { shape, format, n_pages, page_size } = &self.place;
         check_index("layer", layer, shape.n_layers)?;
         check_index("slot", row.slot, shape.n_slots)?;
         check_index("kv_head", row.kv_head, shape.n_kv_heads)?;
@@ -169,7 +229,7 @@ impl KvCache {
         check_len("v", shape.head_dim, v.len())?;
         if let Some(present) = &self.present {
             let head = (layer * shape.n_slots + row.slot) * shape.n_kv_heads + row.kv_head;
-            let word = head * present_words(shape) + row.position / 32;
+            let word = head * self.place.present_words() + row.position / 32;
             if device.download(&present.slice(word..word + 1))?[0] >> (row.position % 32) & 1 == 0 {
                 k.fill(0.0);
                 v.fill(0.0);
@@ -179,68 +239,49 @@ impl KvCache {
         let (page, within) = match &self.table {
             None => (row.slot, row.position),
             Some(table) => {
-                let entry = row.slot * shape.capacity.div_ceil(self.page_size) + row.position / self.page_size;
-                (device.download(&table.slice(entry..entry + 1))?[0] as usize, row.position % self.page_size)
+                let entry = row.slot * self.place.max_pages() + row.position / page_size;
+                (device.download(&table.slice(entry..entry + 1))?[0] as usize, row.position % page_size)
             }
         };
-        let index = ((layer * self.n_pages + page) * shape.n_kv_heads + row.kv_head) * self.page_size + within;
-        let bytes = shape.head_dim * self.format.bytes();
+        let index = ((layer * n_pages + page) * shape.n_kv_heads + row.kv_head) * page_size + within;
+        let bytes = self.place.row_bytes();
         for (is_v, data, out) in [(false, &self.k, k), (true, &self.v, v)] {
             let stored = device.download(&data.slice(index * bytes..(index + 1) * bytes))?;
-            let scale = match self.format {
+            let scale = match format {
                 KvFormat::Int8 => {
                     let at = index + if is_v { self.scales.len() / 2 } else { 0 };
                     device.download(&self.scales.slice(at..at + 1))?[0]
                 }
                 _ => 1.0,
             };
-            widen(self.format, &stored, scale, out);
+            widen(*format, &stored, scale, out);
         }
         Ok(true)
     }
 
-    /// The addresses and strides of a layer, for [`super::attend_raw`] and [`super::write_kv_raw`].
-    ///
-    /// # Errors
-    /// [`Error::Index`] for a layer out of range.
-    pub fn layer(&self, device: &Device, layer: usize) -> Result<KvView> {
-        check_index("layer", layer, self.shape.n_layers)?;
-        check_context("kv cache", device, &self.k)?;
-        let shape = &self.shape;
-        let rows = self.n_pages * shape.n_kv_heads * self.page_size;
-        let words = shape.n_slots * shape.n_kv_heads * present_words(shape);
-        // One stream orders all work on the cache, so addresses outlive the guards that would order several.
-        let stream = device.stream();
-        let address = |slice: &CudaSlice<u8>| slice.device_ptr(stream).0 + (layer * rows * self.row_bytes()) as u64;
-        let scales = self.scales.device_ptr(stream).0;
-        let scale = |first: usize| if self.format == KvFormat::Int8 { scales + 4 * first as u64 } else { 0 };
-        let present = |slice: &CudaSlice<u32>| slice.device_ptr(stream).0 + (4 * layer * words) as u64;
-        Ok(KvView {
-            k: address(&self.k),
-            v: address(&self.v),
-            k_scale: scale(layer * rows),
-            v_scale: scale(self.scales.len() / 2 + layer * rows),
-            present: self.present.as_ref().map_or(0, present),
-            page_table: self.table.as_ref().map_or(0, |table| table.device_ptr(stream).0),
-            page_stride: (shape.n_kv_heads * self.page_size * shape.head_dim) as u64,
-            head_stride: (self.page_size * shape.head_dim) as u64,
-            row_stride: shape.head_dim as u32,
-            page_size: self.page_size as u32,
-            max_pages: shape.capacity.div_ceil(self.page_size) as u32,
-            present_words: present_words(shape) as u32,
-            capacity: shape.capacity as u32,
-            n_kv_heads: shape.n_kv_heads as u32,
-        })
+    /// Holds a layer for a call that reads it.
+    pub(super) fn hold<'a>(&'a self, arguments: &mut Arguments<'a>, layer: usize) -> Result<Kv> {
+        let parts = Parts {
+            k: arguments.read("kv cache", &self.k)?,
+            v: arguments.read("kv cache", &self.v)?,
+            scales: arguments.read("kv cache", &self.scales)?,
+            present: self.present.as_ref().map(|present| arguments.read("kv cache", present)).transpose()?,
+            table: self.table.as_ref().map(|table| arguments.read("kv cache", table)).transpose()?,
+        };
+        self.place.layer(layer, parts)
     }
 
-    fn row_bytes(&self) -> usize {
-        self.shape.head_dim * self.format.bytes()
+    /// Holds a layer for a call that writes it.
+    pub(super) fn hold_mut<'a>(&'a mut self, arguments: &mut Arguments<'a>, layer: usize) -> Result<Kv> {
+        let parts = Parts {
+            k: arguments.write("kv cache", &mut self.k)?,
+            v: arguments.write("kv cache", &mut self.v)?,
+            scales: arguments.write("kv cache", &mut self.scales)?,
+            present: self.present.as_mut().map(|present| arguments.write("kv cache", present)).transpose()?,
+            table: self.table.as_ref().map(|table| arguments.read("kv cache", table)).transpose()?,
+        };
+        self.place.layer(layer, parts)
     }
-}
-
-/// Presence words of a (layer, slot, kv_head): whole blocks.
-fn present_words(shape: &KvShape) -> usize {
-    shape.capacity.div_ceil(BLOCK) * (BLOCK / 32)
 }
 
 fn check_shape(shape: &KvShape, format: KvFormat) -> Result<()> {

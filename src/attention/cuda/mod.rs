@@ -49,26 +49,21 @@ mod attend;
 mod batch;
 mod kv_cache;
 mod params;
+pub mod raw;
 mod rewrite;
+mod split;
 mod variant;
 mod write;
 
-pub use attend::{Workspace, attend, attend_raw};
+pub use attend::{Workspace, attend};
 pub use batch::{Call, Heads, OwnedHeads, Spans};
 pub use kv_cache::{KvCache, KvFormat, KvLayout};
-pub use params::{AttendParams, HeadsView, KvView, SpanRecord, WriteParams};
 pub use rewrite::{KvRows, KvToken, write_rows};
+pub use split::Split;
 pub(crate) use variant::KERNELS;
-pub use write::{Projections, Rope, write_kv, write_kv_raw};
-
-use crate::error::{Error, Result};
+pub use write::{Projections, Rope, write_kv};
 
 /// Largest `head_dim` of the kernels.
 pub const MAX_HEAD_DIM: usize = 256;
 /// Most query heads per KV head that the kernels take.
 pub const MAX_GROUP: usize = 256;
-
-/// Checks that a buffer has at least `expected` elements; one that is longer serves smaller calls too.
-fn check_room(what: &'static str, expected: usize, got: usize) -> Result<()> {
-    if got >= expected { Ok(()) } else { Err(Error::Length { what, expected, got }) }
-}

@@ -1,14 +1,13 @@
 //! Writing single rows of K and V: those that a policy left out and that are computed after all.
 
 use crate::attention::{AttentionShape, KvShape, check_index};
-use crate::device::cudarc::driver::{CudaSlice, DevicePtr};
-use crate::device::{Device, call, check_context};
+use crate::device::cudarc::driver::CudaSlice;
+use crate::device::{Arguments, Device, ElementKind, call};
 use crate::error::{Error, Result};
 
-use super::check_room;
 use super::kv_cache::KvCache;
-use super::params::{HeadsView, WriteParams};
-use super::write::{Rope, check_rope, write_kv_raw};
+use super::raw;
+use super::write::{Rope, check_rope};
 
 /// One position of a sequence and the KV heads whose rows of it are written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,35 +121,26 @@ pub fn write_rows(
     if let Some(rope) = rope {
         check_rope(rope, shape.head_dim, rows.limits.1)?;
     }
-    let (q, kv) = (shape.q_elems(), shape.kv_elems());
-    let width = q + 2 * kv;
-    check_room("qkv", rows.tokens * width, qkv.len())?;
-    check_context("qkv", device, qkv)?;
-    check_context("rows", device, &rows.records)?;
-    let stream = device.stream();
-    let first = qkv.device_ptr(stream).0;
-    let params = WriteParams {
-        kv: cache.layer(device, layer)?,
-        heads: HeadsView {
-            list: rows.list.device_ptr(stream).0,
-            counts: rows.counts.device_ptr(stream).0,
-            form: 2,
-            width: rows.n_kv_heads as u32,
+    let (q, kv, tokens) = (shape.q_elems(), shape.kv_elems(), rows.tokens);
+    let mut arguments = Arguments::new(device);
+    let first = arguments.read("qkv", qkv)?;
+    let records = arguments.read("rows", &rows.records)?.cast();
+    let write = raw::WriteKv {
+        shape: *shape,
+        kv: cache.hold_mut(&mut arguments, layer)?,
+        heads: raw::Heads::Groups {
+            list: arguments.read("rows", &rows.list)?,
+            counts: arguments.read("rows", &rows.counts)?,
+            width: rows.n_kv_heads,
         },
-        spans: rows.records.device_ptr(stream).0,
-        q: 0,
-        k: first + 4 * q as u64,
-        v: first + 4 * (q + kv) as u64,
-        q_out: 0,
-        rope: rope.map_or(0, |rope| rope.address(device)),
-        q_stride: width as u64,
-        k_stride: width as u64,
-        v_stride: width as u64,
-        n_q_heads: shape.n_q_heads as u32,
-        head_dim: shape.head_dim as u32,
-        dtype: 0,
-        policy: 3,
+        spans: raw::Spans { records, n_spans: tokens, longest: tokens.min(1), rows: tokens },
+        skipped: raw::Skipped::Keep,
+        rope: rope.map(|rope| rope.hold(&mut arguments)).transpose()?,
+        queries: None,
+        k: first.offset(q).cast(),
+        v: first.offset(q + kv).cast(),
+        kv_stride: q + 2 * kv,
+        element: ElementKind::F32,
     };
-    // SAFETY: the buffers were checked above, and hold the rows' records, lists and projections.
-    unsafe { write_kv_raw(device, stream.cu_stream(), cache.format(), rows.tokens, 1, params) }
+    arguments.launch(&write)
 }

@@ -1,14 +1,20 @@
 //! Which kernel a call runs: a pure function of shape, format and sizes.
 
 use super::kv_cache::KvFormat;
+use super::split::Split;
 use crate::attention::AttentionShape;
 use crate::device::{Device, ModuleKernels};
 use crate::error::{Error, Result};
 
+/// Modules of kernels.
+pub(super) const DECODE: &str = "attention/decode";
+const PREFILL: &str = "attention/prefill";
+pub(super) const WRITE: &str = "attention/write";
+
 /// Every kernel of the operation.
 pub(crate) const KERNELS: &[ModuleKernels] = &[
     (
-        "attention/decode",
+        DECODE,
         &[
             "attention_decode_f16_64",
             "attention_decode_f16_128",
@@ -26,7 +32,7 @@ pub(crate) const KERNELS: &[ModuleKernels] = &[
         ],
     ),
     (
-        "attention/prefill",
+        PREFILL,
         &[
             "attention_prefill_f16_64",
             "attention_prefill_f16_128",
@@ -43,7 +49,7 @@ pub(crate) const KERNELS: &[ModuleKernels] = &[
         ],
     ),
     (
-        "attention/write",
+        WRITE,
         &[
             "attention_write_f32",
             "attention_write_f16",
@@ -79,20 +85,6 @@ pub(super) struct Variant {
     pub shared_bytes: u32,
 }
 
-/// How the context is split between blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Split {
-    pub n_splits: usize,
-    pub len: usize,
-}
-
-/// Splits a context: finely where there are few (span, KV head) pairs to fill the device with, otherwise coarsely, since each
-/// split writes and reads an output of its own (at 256 positions and 4 heads a group, 3% of the bytes of K and V).
-pub(super) fn split(n_kv_heads: usize, max_spans: usize, capacity: usize, multiprocessors: usize) -> Split {
-    let len = if n_kv_heads * max_spans >= 2 * multiprocessors { 1024 } else { 256 };
-    Split { n_splits: capacity.div_ceil(len).max(1), len }
-}
-
 /// Chooses the kernel for spans of up to `longest` tokens.
 pub(super) fn select(
     shape: &AttentionShape,
@@ -101,7 +93,7 @@ pub(super) fn select(
     longest: usize,
     split: Split,
 ) -> Variant {
-    let rows = longest * shape.group_size();
+    let rows = longest.saturating_mul(shape.group_size());
     let (n_kv_heads, n_spans) = (shape.n_kv_heads as u32, n_spans as u32);
     let size = match shape.head_dim {
         ..=64 => 0,
@@ -152,7 +144,7 @@ mod tests {
     #[test]
     fn variant_matches_the_rows_of_a_span() {
         let shape = AttentionShape::new(32, 8, 128).unwrap();
-        let split = split(8, 1, 4096, 132);
+        let split = Split::choose(8, 1, 4096, 132);
         assert_eq!(split, Split { n_splits: 16, len: 256 });
         let decode = select(&shape, KvFormat::Bf16, 3, 1, split);
         assert_eq!((decode.symbol, decode.grid), ("attention_decode_bf16_128", [16, 8, 3]));
@@ -173,11 +165,5 @@ mod tests {
             let variant = select(&shape, KvFormat::F16, 1, 1, Split { n_splits: 1, len: 256 });
             assert_eq!(variant.symbol, format!("attention_decode_f16_{suffix}"));
         }
-    }
-
-    #[test]
-    fn splits_are_coarse_where_heads_fill_the_device() {
-        assert_eq!(split(8, 64, 4096, 132), Split { n_splits: 4, len: 1024 });
-        assert_eq!(split(1, 1, 1, 132), Split { n_splits: 1, len: 256 });
     }
 }

@@ -1,17 +1,13 @@
-//! RoPE on q and k and the writing of K and V: check, launch.
+//! RoPE on q and k and the writing of K and V: check, fill in, launch.
 
 use crate::attention::{self, AttentionShape, KvPolicy};
-use crate::device::cudarc::driver::sys::CUstream;
-use crate::device::cudarc::driver::{CudaSlice, CudaView, DevicePtr, DevicePtrMut, DeviceRepr};
-use crate::device::{Device, check_context};
-use crate::element::Element;
+use crate::device::cudarc::driver::{CudaSlice, CudaView};
+use crate::device::{Arguments, Device, DeviceElement};
 use crate::error::{Error, Result};
-use std::ffi::c_void;
 
 use super::batch::Call;
-use super::check_room;
-use super::kv_cache::{KvCache, KvFormat};
-use super::params::{WriteParams, dtype_of};
+use super::kv_cache::KvCache;
+use super::raw;
 
 /// A table of rotations on the device, with the bits of the host's.
 #[derive(Debug)]
@@ -35,8 +31,8 @@ impl Rope {
         self.context
     }
 
-    pub(super) fn address(&self, device: &Device) -> u64 {
-        self.table.device_ptr(device.stream()).0
+    pub(super) fn hold<'a>(&'a self, arguments: &mut Arguments<'a>) -> Result<raw::RopeTable> {
+        Ok(raw::RopeTable { table: arguments.read("rope", &self.table)?, context: self.context })
     }
 }
 
@@ -75,21 +71,6 @@ impl<'a, E> Projections<'a, E> {
         let (q_stride, kv_stride) = (shape.q_elems(), shape.kv_elems());
         Projections { q: Some(q.as_view()), k: k.as_view(), v: v.as_view(), q_stride, kv_stride }
     }
-
-    fn check(&self, device: &Device, shape: &AttentionShape, rows: usize) -> Result<()> {
-        let mut buffers = vec![("k", &self.k, self.kv_stride, shape.kv_elems())];
-        buffers.push(("v", &self.v, self.kv_stride, shape.kv_elems()));
-        buffers.extend(self.q.iter().map(|q| ("q", q, self.q_stride, shape.q_elems())));
-        for (what, view, stride, width) in buffers {
-            check_context(what, device, view)?;
-            if stride < width {
-                return Err(Error::Shape { what: "stride", expected: "at least a row's elements", got: stride });
-            }
-            let needed = rows.checked_sub(1).map_or(0, |before| before.saturating_mul(stride).saturating_add(width));
-            check_room(what, needed, view.len())?;
-        }
-        Ok(())
-    }
 }
 
 /// Turns q and k by RoPE, writes q to `q_out` and K and V of a call's tokens into the cache.
@@ -110,7 +91,7 @@ impl<'a, E> Projections<'a, E> {
 ///
 /// # Example
 /// See [`crate::attention::cuda`].
-pub fn write_kv<E: Element + DeviceRepr>(
+pub fn write_kv<E: DeviceElement>(
     device: &Device,
     call: &Call<'_>,
     policy: KvPolicy,
@@ -119,89 +100,47 @@ pub fn write_kv<E: Element + DeviceRepr>(
     q_out: Option<&mut CudaSlice<f32>>,
     cache: &mut KvCache,
 ) -> Result<()> {
-    let rows = call.check(device, cache.shape())?;
-    projections.check(device, &call.shape, rows)?;
-    let policy = policy_code(policy, cache)?;
+    let rows = call.check(cache.shape())?;
+    let skipped = skipped(policy, cache)?;
     if let Some(rope) = rope {
-        check_context("rope", device, &rope.table)?;
         let end = call.spans.host().iter().map(|span| span.end()).max().unwrap_or(0);
         check_rope(rope, call.shape.head_dim, end)?;
     }
-    let stream = device.stream();
-    let q_out = match (&projections.q, q_out) {
-        (None, _) => 0,
-        (Some(_), Some(out)) => {
-            check_context("q_out", device, out)?;
-            check_room("q_out", rows * call.shape.q_elems(), out.len())?;
-            out.device_ptr_mut(stream).0
-        }
+    let mut arguments = Arguments::new(device);
+    let Projections { q, k, v, q_stride, kv_stride } = projections;
+    let queries = match (q, q_out) {
+        (None, _) => None,
+        (Some(q), Some(out)) => Some(raw::Queries {
+            q: arguments.read("q", q)?.cast(),
+            stride: *q_stride,
+            out: arguments.write("q_out", out)?,
+        }),
         (Some(_), None) => {
             return Err(Error::Length { what: "q_out", expected: rows * call.shape.q_elems(), got: 0 });
         }
     };
-    let n_spans = call.spans.host().len();
-    let params = WriteParams {
-        kv: cache.layer(device, call.layer)?,
-        heads: call.heads.view(device, &call.shape, n_spans)?,
-        spans: call.spans.address(device),
-        q: projections.q.as_ref().map_or(0, |q| q.device_ptr(stream).0),
-        k: projections.k.device_ptr(stream).0,
-        v: projections.v.device_ptr(stream).0,
-        q_out,
-        rope: rope.map_or(0, |rope| rope.address(device)),
-        q_stride: projections.q_stride as u64,
-        k_stride: projections.kv_stride as u64,
-        v_stride: projections.kv_stride as u64,
-        n_q_heads: call.shape.n_q_heads as u32,
-        head_dim: call.shape.head_dim as u32,
-        dtype: dtype_of::<E>(),
-        policy,
+    let write = raw::WriteKv {
+        shape: call.shape,
+        kv: cache.hold_mut(&mut arguments, call.layer)?,
+        heads: call.heads.hold(&mut arguments)?,
+        spans: call.spans.hold(&mut arguments)?,
+        skipped,
+        rope: rope.map(|rope| rope.hold(&mut arguments)).transpose()?,
+        queries,
+        k: arguments.read("k", k)?.cast(),
+        v: arguments.read("v", v)?.cast(),
+        kv_stride: *kv_stride,
+        element: E::KIND,
     };
-    // SAFETY: the checks above are those that `write_kv_raw` asks for.
-    unsafe { write_kv_raw(device, stream.cu_stream(), cache.format(), n_spans, call.spans.longest(), params) }
+    arguments.launch(&write)
 }
 
-/// [`write_kv`] on addresses, for engines with memory of their own, without its checks.
-///
-/// # Errors
-/// [`Error::Shape`] for a `head_dim` that the kernels do not take, [`Error::Launch`] if the kernel cannot be started.
-///
-/// # Safety
-/// Every address is valid for what [`WriteParams`] says of it and of the context of `device`, to which `stream` belongs,
-/// until the stream has passed the call; the spans on the device are `n_spans` with at most `longest` tokens each; slots and
-/// pages are inside the cache.
-pub unsafe fn write_kv_raw(
-    device: &Device,
-    stream: CUstream,
-    format: KvFormat,
-    n_spans: usize,
-    longest: usize,
-    mut params: WriteParams,
-) -> Result<()> {
-    let d = params.head_dim as usize;
-    if d > super::MAX_HEAD_DIM || d % 8 != 0 {
-        return Err(Error::Shape { what: "head_dim", expected: "a positive multiple of 8, at most 256", got: d });
-    }
-    if n_spans == 0 || longest == 0 {
-        return Ok(());
-    }
-    let symbol = match format {
-        KvFormat::F32 => "attention_write_f32",
-        KvFormat::F16 => "attention_write_f16",
-        KvFormat::Bf16 => "attention_write_bf16",
-        KvFormat::Int8 => "attention_write_int8",
-    };
-    let grid = [longest as u32, n_spans as u32, 1];
-    let mut args = [(&raw mut params).cast::<c_void>()];
-    // SAFETY: the one parameter of these kernels is a `WriteParams`; its addresses are the caller's care.
-    unsafe { device.launch_on(stream, "attention/write", symbol, grid, [128, 1, 1], 0, &mut args) }
-}
-
-fn policy_code(policy: KvPolicy, cache: &KvCache) -> Result<u32> {
+/// What a policy asks of the kernel: the rows of [`KvPolicy::Recompute`] are holes until they are computed.
+fn skipped(policy: KvPolicy, cache: &KvCache) -> Result<raw::Skipped> {
     match policy {
-        KvPolicy::WriteAll => Ok(0),
-        KvPolicy::Zero => Ok(2),
-        KvPolicy::Hole | KvPolicy::Recompute { .. } if cache.has_holes() => Ok(1),
+        KvPolicy::WriteAll => Ok(raw::Skipped::Write),
+        KvPolicy::Zero => Ok(raw::Skipped::Zero),
+        KvPolicy::Hole | KvPolicy::Recompute { .. } if cache.has_holes() => Ok(raw::Skipped::Hole),
         _ => {
             let (expected, got) = ("write-all or zero, or a cache with holes", format!("{policy:?}"));
             Err(Error::Unsupported { what: "kv policy", expected, got })

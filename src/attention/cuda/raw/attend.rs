@@ -1,0 +1,121 @@
+//! Attention: check, select, launch.
+
+use super::{Heads, Kv, Spans, check_shape};
+use crate::attention::AttentionShape;
+use crate::attention::cuda::params::AttendParams;
+use crate::attention::cuda::split::Split;
+use crate::attention::cuda::variant::{DECODE, Variant, select};
+use crate::device::{Access, Address, Buffer, Device, ElementKind, Enqueue, Queue, product};
+use crate::error::{Error, Result};
+
+/// Attention of a call's tokens over what the cache holds: [`crate::attention::cuda::attend`] by addresses.
+///
+/// out\[t, h\] = Σ_j softmax_j(q\[t, h\] · k\[j\] / √head_dim) · v\[j\] over the positions j ≤ t's own that the KV head of h holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Attend {
+    /// The head layout; head_dim at most [`crate::attention::cuda::MAX_HEAD_DIM`].
+    pub shape: AttentionShape,
+    /// The cache, with this call's own tokens already written.
+    pub kv: Kv,
+    /// The heads that run.
+    pub heads: Heads,
+    /// The tokens.
+    pub spans: Spans,
+    /// f32 \[M, n_q_heads, head_dim\], turned by RoPE, aligned to 16 bytes.
+    pub q: Address<f32>,
+    /// \[M, n_q_heads, head_dim\], aligned to 16 bytes; all of it is written.
+    pub out: Address,
+    /// Of `out`.
+    pub out_type: ElementKind,
+    /// How spans of few tokens cut their context; covers the cache's capacity.
+    pub split: Split,
+    /// [`Attend::workspace_bytes`] of scratch, aligned to 16 bytes; null where there are none. f32 \[M, n_q_heads, n_splits,
+    /// head_dim\] weighted sums, then (f32, f32) \[M, n_q_heads, n_splits\] maxima and sums of weights.
+    pub workspace: Address<f32>,
+    /// Bytes at `workspace`.
+    pub workspace_bytes: usize,
+}
+
+impl Attend {
+    /// Bytes of scratch that the call needs: a softmax state and its sums for each (token, head, split), where the context is
+    /// split; 0 for spans of many tokens.
+    pub fn workspace_bytes(&self) -> usize {
+        product([self.states(), self.shape.head_dim.saturating_add(2), size_of::<f32>()])
+    }
+
+    fn states(&self) -> usize {
+        match self.variant().split.n_splits {
+            1 => 0,
+            n_splits => product([self.spans.rows, self.shape.n_q_heads, n_splits]),
+        }
+    }
+
+    fn variant(&self) -> Variant {
+        select(&self.shape, self.kv.format, self.spans.n_spans, self.spans.longest, self.split)
+    }
+
+    fn params(&self, split: Split) -> AttendParams {
+        let sums = product([self.states(), self.shape.head_dim]);
+        AttendParams {
+            kv: self.kv.params(),
+            heads: self.heads.params(&self.shape),
+            spans: self.spans.records.get(),
+            q: self.q.get(),
+            out: self.out.get(),
+            partial_out: self.workspace.get(),
+            partial_state: self.workspace.offset(sums).get(),
+            n_q_heads: self.shape.n_q_heads as u32,
+            head_dim: self.shape.head_dim as u32,
+            out_dtype: self.out_type as u32,
+            split_len: split.len as u32,
+            n_splits: split.n_splits as u32,
+            score_factor: (std::f64::consts::LOG2_E / (self.shape.head_dim as f64).sqrt()) as f32,
+        }
+    }
+}
+
+impl Enqueue for Attend {
+    fn check_sizes(&self, device: &Device) -> Result<()> {
+        check_shape(&self.shape, &self.kv)?;
+        self.heads.check()?;
+        self.spans.check()?;
+        self.split.check(self.kv.capacity)?;
+        if self.spans.is_empty() {
+            return Ok(());
+        }
+        self.variant().check(device)?;
+        let needed = self.workspace_bytes();
+        match self.workspace_bytes < needed {
+            true => Err(Error::Length { what: "workspace", expected: needed / 4, got: self.workspace_bytes / 4 }),
+            false => Ok(()),
+        }
+    }
+
+    fn name_buffers(&self, _: &Device, show: &mut dyn FnMut(Buffer)) {
+        if self.spans.is_empty() {
+            return;
+        }
+        let elems = product([self.spans.rows, self.shape.q_elems()]);
+        show(Buffer::read("q", self.q, elems).aligned(16));
+        show(Buffer::write("out", self.out, elems).of_bytes(self.out_type.bytes()).aligned(16));
+        self.spans.name_buffers(show);
+        self.heads.name_buffers(&self.shape, self.spans.n_spans, show);
+        self.kv.name_buffers(self.shape.head_dim, Access::Read, show);
+        show(Buffer::write("workspace", self.workspace, self.workspace_bytes() / 4).aligned(16));
+    }
+
+    fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
+        const THREADS: u32 = 128;
+        if self.spans.is_empty() {
+            return Ok(());
+        }
+        let Variant { module, symbol, grid, shared_bytes, split } = self.variant();
+        let params = self.params(split);
+        queue.launch(module, symbol, grid, THREADS, shared_bytes, params)?;
+        if split.n_splits == 1 {
+            return Ok(());
+        }
+        let grid = [params.n_q_heads.div_ceil(4), self.spans.longest as u32, self.spans.n_spans as u32];
+        queue.launch(DECODE, "attention_merge", grid, THREADS, 0, params)
+    }
+}

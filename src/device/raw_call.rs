@@ -1,0 +1,104 @@
+//! Operations by addresses: what every raw call offers.
+
+use super::{Buffer, Device};
+use crate::error::Result;
+use cudarc::driver::sys::CUstream;
+use std::ffi::c_void;
+
+/// An operation over device memory that its caller owns: plain sizes, formats and [`super::Address`]es.
+///
+/// A call allocates nothing, waits for nothing, runs on the caller's stream and can be captured in a graph. The safe functions
+/// of this crate fill in the same calls from memory that they hold.
+///
+/// Implemented by the raw calls of this crate alone.
+pub trait RawCall: Enqueue {
+    /// Checks sizes, formats, alignments and that what is needed is there: all that can be known without the memory.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] for sizes that no kernel takes, [`crate::Error::Misaligned`] for an address that is null or not
+    /// aligned as [`RawCall::buffers`] says, [`crate::Error::Length`] for a workspace that is too small,
+    /// [`crate::Error::Unsupported`] for what this device has no kernel for.
+    fn check(&self, device: &Device) -> Result<()> {
+        self.check_sizes(device)?;
+        let mut result = Ok(());
+        self.name_buffers(device, &mut |buffer| {
+            if result.is_ok() {
+                result = buffer.check();
+            }
+        });
+        result
+    }
+
+    /// Names every buffer that the call's kernels touch on this device, with its size and alignment. Sizes that
+    /// [`RawCall::check`] refuses give sizes without meaning.
+    fn buffers(&self, device: &Device) -> Vec<Buffer> {
+        let mut buffers = Vec::new();
+        self.name_buffers(device, &mut |buffer| buffers.push(buffer));
+        buffers
+    }
+
+    /// Puts the call's kernels on a stream.
+    ///
+    /// # Errors
+    /// Those of [`RawCall::check`], before any launch; [`crate::Error::Launch`] if the driver refuses a kernel.
+    ///
+    /// # Safety
+    /// `stream` belongs to the device's context. Until it has passed the call, each of [`RawCall::buffers`] is memory of that
+    /// context, nothing else writes those that are read, and nothing else uses those that are written. Numbers that kernels
+    /// find in them (slots, rows, pages) name what is there, as the fields say.
+    unsafe fn launch(&self, device: &Device, stream: CUstream) -> Result<()> {
+        self.check(device)?;
+        self.enqueue(&Queue { device, stream })
+    }
+}
+
+impl<C: Enqueue> RawCall for C {}
+
+/// What an operation says of a call; sealed, since [`super::Arguments`] relies on it.
+pub trait Enqueue {
+    /// Checks all but addresses.
+    #[doc(hidden)]
+    fn check_sizes(&self, device: &Device) -> Result<()>;
+
+    /// Shows each buffer; none that kernels touch is left out.
+    #[doc(hidden)]
+    fn name_buffers(&self, device: &Device, show: &mut dyn FnMut(Buffer));
+
+    /// Starts the kernels of a call that has been checked.
+    #[doc(hidden)]
+    fn enqueue(&self, queue: &Queue<'_>) -> Result<()>;
+}
+
+/// A stream for the kernels of one call. There is one only where somebody has promised what [`RawCall::launch`] asks for, which
+/// is why starting a kernel on it is safe.
+#[derive(Debug)]
+pub struct Queue<'a> {
+    device: &'a Device,
+    stream: CUstream,
+}
+
+impl<'a> Queue<'a> {
+    /// A queue on the device's own stream.
+    ///
+    /// # Safety
+    /// As [`RawCall::launch`], for the call that will be enqueued.
+    pub(super) unsafe fn on_stream_of(device: &'a Device) -> Self {
+        Queue { device, stream: device.stream().cu_stream() }
+    }
+
+    /// Starts a kernel whose one parameter is `params`.
+    pub(crate) fn launch<P: Copy>(
+        &self,
+        module: &'static str,
+        symbol: &'static str,
+        grid: [u32; 3],
+        threads: u32,
+        shared_bytes: u32,
+        mut params: P,
+    ) -> Result<()> {
+        let args = &mut [(&raw mut params).cast::<c_void>()];
+        // SAFETY: the kernel's one parameter is a `P`, which the operation's table of kernels says; what its addresses promise
+        // was promised where this queue was made.
+        unsafe { self.device.launch_on(self.stream, module, symbol, grid, [threads, 1, 1], shared_bytes, args) }
+    }
+}
