@@ -108,6 +108,59 @@ struct CombineParams {
 };
 static_assert(sizeof(CombineParams) == 56);
 
+struct MaskParams {
+    const void* values;          // f32 [tokens, stride], or f64 [n]
+    const float* channel_scale;  // f32 [n] or null
+    uint32_t* masks;             // u32 [tokens, words]
+    double threshold;            // where k is 0; exact for f32 scores
+    double tokens_seen;          // of a statistic: score = sqrt(square / tokens_seen)
+    uint32_t n;
+    uint32_t stride;
+    uint32_t words;
+    uint32_t k;
+};
+static_assert(sizeof(MaskParams) == 56);
+
+struct UnionParams {
+    const uint32_t* masks;  // u32 [tokens, words]
+    uint32_t* list;         // u32 [limit]
+    uint32_t* count;        // u32 [1]
+    uint32_t tokens;
+    uint32_t words;
+};
+static_assert(sizeof(UnionParams) == 32);
+
+struct KeepParams {
+    Neurons neurons;
+    const void* values;  // dtype [tokens, stride]
+    float* out;          // f32 [tokens, stride] by position
+    uint32_t stride;
+    Element dtype;
+};
+static_assert(sizeof(KeepParams) == 56);
+
+struct QuantizeParams {
+    const float* x;         // f32 [tokens, stride]
+    const uint32_t* count;  // values of each token; null: n
+    int8_t* codes;          // [tokens, stride]
+    int32_t* sums;          // [tokens, stride / 32] of 32 codes each; null: not wanted
+    float* scales;          // [tokens]
+    uint32_t n;
+    uint32_t stride;
+};
+static_assert(sizeof(QuantizeParams) == 48);
+
+struct StatisticParams {
+    const float* hidden;  // f32 [tokens, stride]
+    double* norms;        // f64 [tokens]
+    double* squares;      // f64 [n]
+    uint32_t n;
+    uint32_t stride;
+    uint32_t tokens;
+    uint32_t reserved;
+};
+static_assert(sizeof(StatisticParams) == 40);
+
 // Positions in use.
 __device__ __forceinline__ uint32_t count_of(const Neurons& neurons) {
     return neurons.count == nullptr ? neurons.limit : min(*neurons.count, neurons.limit);

@@ -9,7 +9,7 @@
 //
 // | argument      | dtype  | shape             | layout                                                                  |
 // |---------------|--------|-------------------|-------------------------------------------------------------------------|
-// | values        | f32    | [tokens, stride]  | the first n of each token; or f64 squares [n] for a statistic           |
+// | values        | f32    | [tokens, stride]  | the first n of each token; or f64 squares [n] for a statistic; keep: any |
 // | channel_scale | f32    | [n]               | null: none                                                              |
 // | masks         | u32    | [tokens, words]   | bit i % 32 of word i / 32; words even, bits past n are 0                |
 // | list, count   | u32    | [n], [1]          | left on the device                                                      |
@@ -27,19 +27,6 @@ namespace moray::sparse_mlp {
 
 constexpr int THREADS = 1024, WARPS = THREADS / 32;
 constexpr int DIGIT_BITS = 11, DIGITS = 1 << DIGIT_BITS;
-
-struct MaskParams {
-    const void* values;          // f32 [tokens, stride], or f64 [n]
-    const float* channel_scale;  // f32 [n] or null
-    uint32_t* masks;             // u32 [tokens, words]
-    double threshold;            // where k is 0; exact for f32 scores
-    double tokens_seen;          // of a statistic: score = sqrt(square / tokens_seen)
-    uint32_t n;
-    uint32_t stride;
-    uint32_t words;
-    uint32_t k;
-};
-static_assert(sizeof(MaskParams) == 56);
 
 // A score as a number whose order is that of its bits; 0 in `valid` for NaN.
 struct Scores32 {
@@ -196,93 +183,92 @@ extern "C" __global__ void __launch_bounds__(THREADS) sparse_mlp_mask_statistic(
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-sparse_mlp_union(const uint32_t* masks, uint32_t* list, uint32_t* count, uint32_t tokens, uint32_t words) {
+sparse_mlp_union(const __grid_constant__ UnionParams p) {
     __shared__ uint32_t scratch_smem[2][WARPS];
     uint32_t base = 0, turn = 0;
-    for (uint32_t first = 0; first < words; first += THREADS, turn ^= 1) {
+    for (uint32_t first = 0; first < p.words; first += THREADS, turn ^= 1) {
         const uint32_t at = first + threadIdx.x;
         uint32_t bits = 0;
-        for (uint32_t token = 0; token < tokens && at < words; token++) {
-            bits |= masks[static_cast<size_t>(token) * words + at];
+        for (uint32_t token = 0; token < p.tokens && at < p.words; token++) {
+            bits |= p.masks[static_cast<size_t>(token) * p.words + at];
         }
         uint32_t kept;
         uint32_t place = base + block_prefix(__popc(bits), scratch_smem[turn], kept);
         for (; bits != 0; bits &= bits - 1) {
-            list[place++] = at * 32 + __ffs(bits) - 1;
+            p.list[place++] = at * 32 + __ffs(bits) - 1;
         }
         base += kept;
     }
     if (threadIdx.x == 0) {
-        *count = base;
+        *p.count = base;
     }
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-sparse_mlp_keep(const float* values, const __grid_constant__ Neurons neurons, float* out, uint32_t stride) {
+sparse_mlp_keep(const __grid_constant__ KeepParams p) {
     const uint32_t position = blockIdx.x * 256 + threadIdx.x, token = blockIdx.y;
-    if (position < count_of(neurons)) {
-        const uint32_t neuron = neuron_of(neurons, position);
-        const size_t row = static_cast<size_t>(token) * stride;
-        out[row + position] = keeps(neurons, token, neuron) ? values[row + neuron] : 0.0f;
+    if (position < count_of(p.neurons)) {
+        const uint32_t neuron = neuron_of(p.neurons, position);
+        const size_t row = static_cast<size_t>(token) * p.stride;
+        p.out[row + position] = keeps(p.neurons, token, neuron) ? load_element(p.values, row + neuron, p.dtype) : 0.0f;
     }
 }
 
 // count null: n values of each token. sums null: not wanted. A value that is not finite makes the scale NaN and the codes 0.
 extern "C" __global__ void __launch_bounds__(THREADS)
-sparse_mlp_quantize(const float* x, const uint32_t* count, int8_t* codes, int32_t* sums, float* scales, uint32_t n,
-                    uint32_t stride) {
+sparse_mlp_quantize(const __grid_constant__ QuantizeParams p) {
     __shared__ uint32_t scratch_smem[32];
-    const uint32_t used = count == nullptr ? n : min(*count, n);
-    const size_t row = static_cast<size_t>(blockIdx.x) * stride;
+    const uint32_t used = p.count == nullptr ? p.n : min(*p.count, p.n);
+    const size_t row = static_cast<size_t>(blockIdx.x) * p.stride;
     uint32_t largest = 0;  // of the bits of |x|, whose order is that of the numbers, NaN above all
     for (uint32_t i = threadIdx.x; i < used; i += THREADS) {
-        largest = max(largest, __float_as_uint(x[row + i]) & 0x7fffffffu);
+        largest = max(largest, __float_as_uint(p.x[row + i]) & 0x7fffffffu);
     }
     largest = block_max(largest, scratch_smem);
     const float scale = largest < 0x7f800000u ? __fdiv_rn(__uint_as_float(largest), 127.0f) : NAN;
     float inverse = scale > 0.0f ? __fdiv_rn(1.0f, scale) : 0.0f;
     inverse = isfinite(inverse) ? inverse : 0.0f;
     if (threadIdx.x == 0) {
-        scales[blockIdx.x] = scale;
+        p.scales[blockIdx.x] = scale;
     }
     for (uint32_t first = 0; first < used; first += THREADS) {
         const uint32_t i = first + threadIdx.x;
         int32_t code = 0;
         if (i < used) {
-            code = __float2int_rn(fminf(fmaxf(__fmul_rn(x[row + i], inverse), -127.0f), 127.0f));
-            codes[row + i] = static_cast<int8_t>(code);
+            code = __float2int_rn(fminf(fmaxf(__fmul_rn(p.x[row + i], inverse), -127.0f), 127.0f));
+            p.codes[row + i] = static_cast<int8_t>(code);
         }
         const int32_t sum = warp_sum(code);
-        if (sums != nullptr && threadIdx.x % 32 == 0 && i < used) {
-            sums[(row + i) / 32] = sum;
+        if (p.sums != nullptr && threadIdx.x % 32 == 0 && i < used) {
+            p.sums[(row + i) / 32] = sum;
         }
     }
 }
 
 extern "C" __global__ void __launch_bounds__(32)
-sparse_mlp_norms(const float* hidden, double* norms, uint32_t n, uint32_t stride, uint32_t tokens) {
+sparse_mlp_norms(const __grid_constant__ StatisticParams p) {
     const uint32_t token = blockIdx.x * 32 + threadIdx.x;
-    if (token < tokens) {
-        const float* row = hidden + static_cast<size_t>(token) * stride;
+    if (token < p.tokens) {
+        const float* row = p.hidden + static_cast<size_t>(token) * p.stride;
         double norm = 0.0;
-        for (uint32_t j = 0; j < n; j++) {
+        for (uint32_t j = 0; j < p.n; j++) {
             norm = __dadd_rn(norm, __dmul_rn(row[j], row[j]));
         }
-        norms[token] = norm;
+        p.norms[token] = norm;
     }
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-sparse_mlp_observe(const float* hidden, const double* norms, double* squares, uint32_t n, uint32_t stride, uint32_t tokens) {
+sparse_mlp_observe(const __grid_constant__ StatisticParams p) {
     const uint32_t j = blockIdx.x * 256 + threadIdx.x;
-    if (j < n) {
-        double square = squares[j];
-        for (uint32_t token = 0; token < tokens; token++) {
-            if (norms[token] > 0.0) {
-                const double a = hidden[static_cast<size_t>(token) * stride + j];
-                square = __dadd_rn(square, __ddiv_rn(__dmul_rn(a, a), norms[token]));
+    if (j < p.n) {
+        double square = p.squares[j];
+        for (uint32_t token = 0; token < p.tokens; token++) {
+            if (p.norms[token] > 0.0) {
+                const double a = p.hidden[static_cast<size_t>(token) * p.stride + j];
+                square = __dadd_rn(square, __ddiv_rn(__dmul_rn(a, a), p.norms[token]));
             }
         }
-        squares[j] = square;
+        p.squares[j] = square;
     }
 }

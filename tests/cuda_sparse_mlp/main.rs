@@ -9,5 +9,6 @@ mod exact;
 mod meter;
 mod oracle;
 mod random;
+mod raw;
 mod run;
 mod select;

@@ -124,8 +124,8 @@ pub fn call_in(
     forward(device, weights, &inputs, tokens, selection, residual.as_ref(), &mut y, workspace).unwrap();
     Output {
         y: device.download(&y).unwrap(),
-        gate: device.download(workspace.gate()).unwrap(),
-        hidden: device.download(workspace.hidden()).unwrap(),
+        gate: device.download(&workspace.gate()).unwrap(),
+        hidden: device.download(&workspace.hidden()).unwrap(),
         stride: workspace.stride(),
         kept: workspace.kept().download(device).unwrap(),
     }

@@ -1,13 +1,12 @@
-//! A call on the device: its checks and its phases.
+//! A call on the device: check, fill in, launch.
 
-use super::call::Call;
+use super::check_room;
+use super::raw;
 use super::selection::Selection;
 use super::weights::Weights;
 use super::workspace::Workspace;
-use super::{check_context, check_room};
-use crate::device::cudarc::driver::{CudaView, DevicePtr, DevicePtrMut, DeviceRepr};
-use crate::device::{Device, check_aligned};
-use crate::element::Element;
+use crate::device::cudarc::driver::{CudaView, DevicePtr, DevicePtrMut};
+use crate::device::{Arguments, Device, DeviceElement};
 use crate::error::Result;
 use crate::sparse_mlp::Shape;
 
@@ -15,7 +14,7 @@ use crate::sparse_mlp::Shape;
 ///
 /// | argument | dtype | shape | meaning |
 /// |---|---|---|---|
-/// | `x` | f32 | \[tokens, d_model\] | inputs, already normalised, aligned to 16 bytes |
+/// | `x` | f32, f16, bf16 | \[tokens, d_model\] | inputs, already normalised, aligned to 16 bytes |
 /// | `selection` | | | which neurons; scores are per token |
 /// | `residual` | f32, f16, bf16 | \[tokens, d_model\] | added to y |
 /// | `y` | f32, f16, bf16 | \[tokens, d_model\] | overwritten |
@@ -32,10 +31,10 @@ use crate::sparse_mlp::Shape;
 ///
 /// # Example
 /// See [`crate::sparse_mlp::cuda`].
-pub fn forward<E: Element + DeviceRepr>(
+pub fn forward<X: DeviceElement, E: DeviceElement>(
     device: &Device,
     weights: &Weights,
-    x: &impl DevicePtr<f32>,
+    x: &impl DevicePtr<X>,
     tokens: usize,
     selection: &Selection<'_>,
     residual: Option<&CudaView<'_, E>>,
@@ -43,41 +42,26 @@ pub fn forward<E: Element + DeviceRepr>(
     workspace: &mut Workspace,
 ) -> Result<()> {
     let Shape { d_model, d_ff, .. } = weights.shape();
-    weights.check_context(device)?;
-    workspace.check(device, weights, tokens)?;
-    check_context("x", device, x)?;
-    check_context("y", device, y)?;
+    workspace.check(weights, tokens)?;
     check_room("x", tokens * d_model, x.len())?;
     check_room("y", tokens * d_model, y.len())?;
-    if let Some(residual) = residual {
-        check_context("residual", device, residual)?;
-        check_room("residual", tokens * d_model, residual.len())?;
-    }
-    selection.check(device, tokens, d_model, d_ff)?;
-    let stream = device.stream();
-    let (x, _read) = x.device_ptr(stream);
-    check_aligned("x", x)?;
-    if tokens == 0 {
-        return Ok(());
-    }
-    let residual = residual.map_or(0, |residual| residual.device_ptr(stream).0);
-    let (y, _write) = y.device_ptr_mut(stream);
-    let call = Call { device, weights, tokens, ws: &*workspace };
-    // SAFETY: every address below is of a buffer whose length has been checked, or of the workspace, which was made for
-    // this shape and has room for these tokens; all of them live until this stream has passed the call.
-    unsafe {
-        let x = call.prepare_inputs(x, selection)?;
-        let neurons = call.compute_hidden(x, selection)?;
-        call.down(neurons)?;
-        call.combine(residual, y, dtype_of::<E>())
-    }
-}
-
-/// The number by which kernels know an element type.
-fn dtype_of<E: Element>() -> u32 {
-    match E::NAME {
-        "f16" => 1,
-        "bf16" => 2,
-        _ => 0,
-    }
+    selection.check(tokens, d_model, d_ff)?;
+    let plan = *workspace.plan();
+    let mut arguments = Arguments::new(device);
+    let (memory, kept) = workspace.hold(&mut arguments)?;
+    let mlp = raw::Mlp {
+        plan,
+        weights: weights.hold(&mut arguments)?,
+        tokens,
+        x: arguments.read("x", x)?.cast(),
+        x_type: X::KIND,
+        selection: selection.hold(&mut arguments)?,
+        residual: residual.map(|residual| arguments.read("residual", residual)).transpose()?.map(|r| r.cast()),
+        y: arguments.write("y", y)?.cast(),
+        y_type: E::KIND,
+        kept,
+        workspace: memory,
+        workspace_bytes: plan.workspace_bytes(),
+    };
+    arguments.launch(&mlp)
 }

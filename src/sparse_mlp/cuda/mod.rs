@@ -40,12 +40,11 @@
 //! # }
 //! ```
 
-mod activation;
-mod call;
 mod forward;
-mod hidden;
+mod packed;
 mod params;
-mod project;
+pub mod raw;
+mod row_format;
 mod selection;
 mod statistic;
 mod variant;
@@ -53,12 +52,14 @@ mod weights;
 mod workspace;
 
 pub use forward::forward;
+pub use packed::{PackedRows, PackedWeights};
+pub use row_format::RowFormat;
 pub use selection::{Keep, NeuronList, Score, Selection, mask_words, select_mask, upload_masks};
 pub use statistic::PromptStatistic;
 pub use weights::Weights;
 pub use workspace::{MAX_TOKENS, Workspace};
 
-use crate::device::{ModuleKernels, check_context};
+use crate::device::ModuleKernels;
 use crate::error::{Error, Result};
 
 /// Every kernel of the operation.

@@ -1,7 +1,4 @@
-//! What the kernels take: the structs of `kernels/sparse_mlp/params.cuh` and `select.cu`, whose sizes are asserted on both
-//! sides.
-
-use super::selection::mask_words;
+//! What the kernels take: the structs of `kernels/sparse_mlp/params.cuh`, whose sizes are asserted on both sides.
 
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
@@ -120,27 +117,48 @@ pub(super) struct MaskParams {
     pub k: u32,
 }
 
-impl MaskParams {
-    /// Of n values in each row of `stride`, as they are, at these addresses: values, channel_scale or 0, masks. They are kept
-    /// above the threshold, or the k highest unless that is 0.
-    pub(super) fn new(
-        [values, channel_scale, masks]: [u64; 3],
-        n: usize,
-        stride: usize,
-        (threshold, k): (f64, usize),
-    ) -> Self {
-        MaskParams {
-            values,
-            channel_scale,
-            masks,
-            threshold,
-            tokens_seen: 1.0,
-            n: n as u32,
-            stride: stride as u32,
-            words: mask_words(n) as u32,
-            k: k as u32,
-        }
-    }
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(super) struct UnionParams {
+    pub masks: u64,
+    pub list: u64,
+    pub count: u64,
+    pub tokens: u32,
+    pub words: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(super) struct KeepParams {
+    pub neurons: Neurons,
+    pub values: u64,
+    pub out: u64,
+    pub stride: u32,
+    pub dtype: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(super) struct QuantizeParams {
+    pub x: u64,
+    pub count: u64,
+    pub codes: u64,
+    pub sums: u64,
+    pub scales: u64,
+    pub n: u32,
+    pub stride: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(super) struct StatisticParams {
+    pub hidden: u64,
+    pub norms: u64,
+    pub squares: u64,
+    pub n: u32,
+    pub stride: u32,
+    pub tokens: u32,
+    pub reserved: u32,
 }
 
 const _: () = {
@@ -153,4 +171,8 @@ const _: () = {
     assert!(size_of::<DownParams>() == 144);
     assert!(size_of::<CombineParams>() == 56);
     assert!(size_of::<MaskParams>() == 56);
+    assert!(size_of::<UnionParams>() == 32);
+    assert!(size_of::<KeepParams>() == 56);
+    assert!(size_of::<QuantizeParams>() == 48);
+    assert!(size_of::<StatisticParams>() == 40);
 };

@@ -1,12 +1,10 @@
 //! Selections resident on the device, and the kernels that make them.
 
-use super::params::{MaskParams, Neurons};
-use super::{check_context, check_room};
-use crate::device::Device;
+use super::{check_room, raw};
 use crate::device::cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut};
+use crate::device::{Arguments, Device, check_context};
 use crate::error::{Error, Result, check_len};
 use crate::sparse_mlp::{IndexList, ScoreOn, TokenMasks};
-use std::ffi::c_void;
 
 /// u32 words of a mask over `n` indices: whole pairs, so that a pair is a word of [`TokenMasks`].
 pub fn mask_words(n: usize) -> usize {
@@ -25,8 +23,8 @@ pub fn upload_masks(device: &Device, masks: &TokenMasks<'_>) -> Result<CudaSlice
 /// A list of neurons and its count, both on the device: what a selection kernel leaves and a gather reads.
 #[derive(Debug)]
 pub struct NeuronList {
-    pub(super) list: CudaSlice<u32>,
-    pub(super) count: CudaSlice<u32>,
+    list: CudaSlice<u32>,
+    count: CudaSlice<u32>,
     limit: usize,
 }
 
@@ -79,37 +77,27 @@ impl NeuronList {
     /// # Errors
     /// [`Error::Length`] if there are fewer masks, [`Error::Launch`] if the kernel cannot be started.
     pub fn set_union(&mut self, device: &Device, masks: &impl DevicePtr<u32>, tokens: usize) -> Result<()> {
-        let words = mask_words(self.limit);
-        check_context("masks", device, masks)?;
-        check_context("list", device, &self.list)?;
-        check_room("masks", tokens.saturating_mul(words), masks.len())?;
-        let (masks, _read) = masks.device_ptr(device.stream());
-        // SAFETY: there are tokens · words words of masks.
-        unsafe { self.union_of(device, masks, tokens) }
+        let limit = self.limit;
+        let mut arguments = Arguments::new(device);
+        let masks = arguments.read("masks", masks)?;
+        let list = self.hold_mut(&mut arguments)?;
+        arguments.launch(&raw::Union { masks, tokens, limit, list })
     }
 
-    /// # Safety
-    /// `masks` is the address of `tokens` masks over the list's limit.
-    pub(super) unsafe fn union_of(&self, device: &Device, masks: u64, tokens: usize) -> Result<()> {
-        let stream = device.stream();
-        let (mut masks, mut tokens, mut words) = (masks, tokens as u32, mask_words(self.limit) as u32);
-        let (mut list, mut count) = (self.list.device_ptr(stream).0, self.count.device_ptr(stream).0);
-        let mut args = [
-            (&raw mut masks).cast::<c_void>(),
-            (&raw mut list).cast(),
-            (&raw mut count).cast(),
-            (&raw mut tokens).cast(),
-            (&raw mut words).cast(),
-        ];
-        // SAFETY: the parameters are those of the kernel; the list has room for every bit below the limit, and no mask that
-        // a kernel or `TokenMasks` made has others.
-        unsafe { launch(device, "sparse_mlp_union", [1, 1], 1024, &mut args) }
+    /// Holds the list for a call that reads it.
+    pub(super) fn hold<'a>(&'a self, arguments: &mut Arguments<'a>) -> Result<raw::List> {
+        Ok(raw::List {
+            list: arguments.read("selection list", &self.list)?,
+            count: arguments.read("selection list", &self.count)?,
+        })
     }
 
-    pub(super) fn neurons(&self, device: &Device) -> Neurons {
-        let stream = device.stream();
-        let (list, count) = (self.list.device_ptr(stream).0, self.count.device_ptr(stream).0);
-        Neurons { list, count, limit: self.limit as u32, ..Neurons::default() }
+    /// Holds the list for a call that writes it.
+    pub(super) fn hold_mut<'a>(&'a mut self, arguments: &mut Arguments<'a>) -> Result<raw::List> {
+        Ok(raw::List {
+            list: arguments.write("list", &mut self.list)?,
+            count: arguments.write("list", &mut self.count)?,
+        })
     }
 }
 
@@ -163,21 +151,16 @@ impl<'a> Selection<'a> {
         }
     }
 
-    pub(super) fn check(&self, device: &Device, tokens: usize, d_model: usize, d_ff: usize) -> Result<()> {
-        let list = |list: &NeuronList| {
-            check_len("selection list's limit", d_ff, list.limit)?;
-            check_context("selection list", device, &list.list)
-        };
+    pub(super) fn check(&self, tokens: usize, d_model: usize, d_ff: usize) -> Result<()> {
+        let list = |list: &NeuronList| check_len("selection list's limit", d_ff, list.limit);
         let masks = |masks: &CudaSlice<u32>| {
-            check_context("selection masks", device, masks)?;
-            check_room("selection masks", tokens * mask_words(d_ff), masks.len())
+            check_room("selection masks", tokens.saturating_mul(mask_words(d_ff)), masks.len())
         };
         let n = match self.score() {
             Some(Score { on: ScoreOn::Input, .. }) => d_model,
             _ => d_ff,
         };
         if let Some(scale) = self.score().and_then(|score| score.channel_scale) {
-            check_context("channel_scale", device, scale)?;
             check_len("channel_scale", n, scale.len())?;
         }
         match self {
@@ -185,24 +168,29 @@ impl<'a> Selection<'a> {
             Selection::List(l) => list(l),
             Selection::Masks(m) => masks(m),
             Selection::Union { list: l, masks: m } => list(l).and_then(|()| masks(m)),
-            Selection::Threshold { threshold, .. } => check_threshold(*threshold),
-            Selection::TopK { k, .. } => check_k(*k, n),
+            Selection::Threshold { threshold, .. } => Keep::Above(*threshold).check(n),
+            Selection::TopK { k, .. } => Keep::Top(*k).check(n),
         }
     }
-}
 
-fn check_threshold(threshold: f32) -> Result<()> {
-    if threshold.is_finite() && threshold >= 0.0 {
-        return Ok(());
+    /// Holds the memory for a call.
+    pub(super) fn hold(&self, arguments: &mut Arguments<'a>) -> Result<raw::Selection> {
+        let mut score = |score: Score<'a>| -> Result<raw::Score> {
+            let channel_scale = score.channel_scale.map(|scale| arguments.read("channel_scale", scale)).transpose()?;
+            Ok(raw::Score { on: score.on, channel_scale })
+        };
+        Ok(match *self {
+            Selection::All => raw::Selection::All,
+            Selection::Threshold { score: s, threshold } => raw::Selection::Threshold { score: score(s)?, threshold },
+            Selection::TopK { score: s, k } => raw::Selection::TopK { score: score(s)?, k },
+            Selection::List(list) => raw::Selection::List(list.hold(arguments)?),
+            Selection::Masks(masks) => raw::Selection::Masks(arguments.read("selection masks", masks)?),
+            Selection::Union { list, masks } => {
+                let list = list.hold(arguments)?;
+                raw::Selection::Union { list, masks: arguments.read("selection masks", masks)? }
+            }
+        })
     }
-    Err(Error::Value { what: "threshold", expected: "a finite number of at least 0", got: threshold })
-}
-
-fn check_k(k: usize, n: usize) -> Result<()> {
-    if (1..=n).contains(&k) {
-        return Ok(());
-    }
-    Err(Error::Shape { what: "k", expected: "1 to the number of channels", got: k })
 }
 
 /// How a mask is made from scores.
@@ -212,6 +200,18 @@ pub enum Keep {
     Above(f32),
     /// This many of the highest, the lower index first where equal.
     Top(usize),
+}
+
+impl Keep {
+    /// Checks the rule for n values.
+    pub(super) fn check(self, n: usize) -> Result<()> {
+        match self {
+            Keep::Above(threshold) if threshold.is_finite() && threshold >= 0.0 => Ok(()),
+            Keep::Above(got) => Err(Error::Value { what: "threshold", expected: "a finite number of at least 0", got }),
+            Keep::Top(k) if (1..=n).contains(&k) => Ok(()),
+            Keep::Top(got) => Err(Error::Shape { what: "k", expected: "1 to the number of channels", got }),
+        }
+    }
 }
 
 /// Writes which of `n` values each token keeps: `masks` u32 \[tokens, [`mask_words`]\] from |values\[t, i\]| · channel_scale\[i\], values
@@ -233,59 +233,18 @@ pub fn select_mask(
     if !(1..=1 << 24).contains(&n) || stride < n {
         return Err(Error::Shape { what: "n", expected: "1 to 2^24 and at most the stride", got: n });
     }
-    check_context("values", device, values)?;
-    check_context("masks", device, masks)?;
-    let needed = tokens.checked_sub(1).map_or(0, |before| before.saturating_mul(stride).saturating_add(n));
-    check_room("values", needed, values.len())?;
-    check_room("masks", tokens.saturating_mul(mask_words(n)), masks.len())?;
     if let Some(scale) = channel_scale {
         check_len("channel_scale", n, scale.len())?;
-        check_context("channel_scale", device, scale)?;
     }
-    let (threshold, k) = match keep {
-        Keep::Above(threshold) => (threshold, 0),
-        Keep::Top(k) => (0.0, k),
+    let mut arguments = Arguments::new(device);
+    let select = raw::SelectMask {
+        values: arguments.read("values", values)?,
+        n,
+        stride,
+        tokens,
+        channel_scale: channel_scale.map(|scale| arguments.read("channel_scale", scale)).transpose()?,
+        keep,
+        masks: arguments.write("masks", masks)?,
     };
-    check_threshold(threshold)?;
-    if matches!(keep, Keep::Top(_)) {
-        check_k(k, n)?;
-    }
-    let stream = device.stream();
-    let (values, _read) = values.device_ptr(stream);
-    let (masks, _write) = masks.device_ptr_mut(stream);
-    let channel_scale = channel_scale.map_or(0, |scale| scale.device_ptr(stream).0);
-    let params = MaskParams::new([values, channel_scale, masks], n, stride, (f64::from(threshold), k));
-    // SAFETY: the checks above are what the kernel's table of arguments asks for.
-    unsafe { launch_mask(device, "sparse_mlp_mask", tokens, params) }
-}
-
-/// # Safety
-/// The addresses are valid for what `MaskParams` says of them.
-pub(super) unsafe fn launch_mask(
-    device: &Device,
-    symbol: &'static str,
-    tokens: usize,
-    mut params: MaskParams,
-) -> Result<()> {
-    if tokens == 0 {
-        return Ok(());
-    }
-    let mut args = [(&raw mut params).cast::<c_void>()];
-    // SAFETY: the one parameter is a `MaskParams`; the rest is the caller's.
-    unsafe { launch(device, symbol, [tokens as u32, 1], 1024, &mut args) }
-}
-
-/// Starts a kernel of `select.cu`.
-///
-/// # Safety
-/// As [`Device::launch`].
-pub(super) unsafe fn launch(
-    device: &Device,
-    symbol: &'static str,
-    grid: [u32; 2],
-    threads: u32,
-    args: &mut [*mut c_void],
-) -> Result<()> {
-    // SAFETY: the caller's.
-    unsafe { device.launch("sparse_mlp/select", symbol, [grid[0], grid[1], 1], [threads, 1, 1], 0, args) }
+    arguments.launch(&select)
 }

@@ -1,12 +1,10 @@
 //! The prompt statistic of GRIFFIN and TDA, on the device.
 
-use super::params::MaskParams;
-use super::selection::{NeuronList, launch, launch_mask, mask_words};
-use super::{check_context, check_room};
-use crate::device::Device;
+use super::selection::{NeuronList, mask_words};
+use super::{check_room, raw};
 use crate::device::cudarc::driver::{CudaSlice, DevicePtr};
+use crate::device::{Arguments, Device};
 use crate::error::{Error, Result};
-use std::ffi::c_void;
 
 /// Tokens whose norms are held at once.
 const MAX_TOKENS: usize = 64;
@@ -55,39 +53,25 @@ impl PromptStatistic {
         tokens: usize,
         stride: usize,
     ) -> Result<()> {
-        check_context("hidden", device, hidden)?;
-        check_context("statistic", device, &self.squares)?;
-        if stride < self.d_ff || stride > u32::MAX as usize {
+        let PromptStatistic { squares, norms, d_ff, .. } = self;
+        if stride < *d_ff || stride > u32::MAX as usize {
             return Err(Error::Shape { what: "stride", expected: "at least d_ff, below 2^32", got: stride });
         }
         check_room("hidden", tokens.saturating_mul(stride), hidden.len())?;
-        let (address, _read) = hidden.device_ptr(device.stream());
         for first in (0..tokens).step_by(MAX_TOKENS) {
-            let n = MAX_TOKENS.min(tokens - first);
-            // SAFETY: the rows first .. first + n are in the buffer by the check above.
-            unsafe { self.add(device, address + 4 * (first * stride) as u64, n, stride)? };
+            let mut arguments = Arguments::new(device);
+            let observe = raw::ObserveStatistic {
+                hidden: arguments.read("hidden", hidden)?.offset(first * stride),
+                d_ff: *d_ff,
+                stride,
+                tokens: MAX_TOKENS.min(tokens - first),
+                norms: arguments.write("statistic", norms)?,
+                squares: arguments.write("statistic", squares)?,
+            };
+            arguments.launch(&observe)?;
         }
         self.tokens += tokens;
         Ok(())
-    }
-
-    /// # Safety
-    /// `hidden` is the address of `tokens` ≤ MAX_TOKENS rows of `stride` ≥ d_ff floats.
-    unsafe fn add(&mut self, device: &Device, hidden: u64, tokens: usize, stride: usize) -> Result<()> {
-        let stream = device.stream();
-        let (mut hidden, mut norms, mut squares) =
-            (hidden, self.norms.device_ptr(stream).0, self.squares.device_ptr(stream).0);
-        let (mut n, mut stride, mut tokens) = (self.d_ff as u32, stride as u32, tokens as u32);
-        let hidden: *mut c_void = (&raw mut hidden).cast();
-        let norms: *mut c_void = (&raw mut norms).cast();
-        let sizes = [(&raw mut n).cast(), (&raw mut stride).cast(), (&raw mut tokens).cast()];
-        let mut norm_args = [hidden, norms, sizes[0], sizes[1], sizes[2]];
-        let mut observe_args = [hidden, norms, (&raw mut squares).cast(), sizes[0], sizes[1], sizes[2]];
-        // SAFETY: the parameters are those of the two kernels; there is a norm for each token and a square for each neuron.
-        unsafe {
-            launch(device, "sparse_mlp_norms", [tokens.div_ceil(32), 1], 32, &mut norm_args)?;
-            launch(device, "sparse_mlp_observe", [n.div_ceil(256), 1], 256, &mut observe_args)
-        }
     }
 
     /// Tokens seen.
@@ -138,18 +122,17 @@ impl PromptStatistic {
     }
 
     fn select(&mut self, device: &Device, threshold: f64, k: usize, list: &mut NeuronList) -> Result<()> {
-        if self.tokens == 0 {
-            return Err(Error::Shape { what: "prompt", expected: "at least 1 token", got: 0 });
-        }
-        check_context("statistic", device, &self.squares)?;
         crate::error::check_len("list's limit", self.d_ff, list.limit())?;
-        let (squares, masks) = (self.squares.device_ptr(device.stream()).0, self.masks.device_ptr(device.stream()).0);
-        let params = MaskParams {
-            tokens_seen: self.tokens as f64,
-            ..MaskParams::new([squares, 0, masks], self.d_ff, 0, (threshold, k))
+        let mut arguments = Arguments::new(device);
+        let select = raw::SelectStatistic {
+            squares: arguments.read("statistic", &self.squares)?,
+            d_ff: self.d_ff,
+            tokens_seen: self.tokens,
+            threshold,
+            k,
+            masks: arguments.write("statistic", &mut self.masks)?,
         };
-        // SAFETY: the statistic has d_ff squares and the mask its words.
-        unsafe { launch_mask(device, "sparse_mlp_mask_statistic", 1, params)? };
+        arguments.launch(&select)?;
         list.set_union(device, &self.masks, 1)
     }
 }

@@ -1,6 +1,6 @@
 //! Which kernel computes how many tokens: a function of the row format, the tokens and the shape alone.
 
-use super::weights::RowFormat;
+use super::row_format::RowFormat;
 
 /// Tokens that the kernels without matrix units take together; more go to the kernels of tiles.
 pub(super) const FEW_TOKENS: usize = 8;

@@ -1,0 +1,149 @@
+//! Activations in the forms that kernels take.
+
+use crate::device::{Access, Address, Buffer, or_null, product};
+use crate::error::{Error, Result};
+use crate::sparse_mlp::cuda::variant::{is_tiled, operand_of};
+use crate::sparse_mlp::cuda::{RowFormat, params};
+
+/// Tokens of a tile of the operand.
+const TILE_TOKENS: usize = 8;
+
+/// Bytes of a tile: 8 tokens by one span of k.
+const TILE_BYTES: usize = 512;
+
+/// int8 activations of up to 8 tokens: x = scale · code.
+#[derive(Debug, Clone, Copy)]
+pub struct Codes {
+    /// int8 \[tokens, stride\], aligned to 16 bytes.
+    pub codes: Address<i8>,
+    /// int32 \[tokens, stride / 32\]: sums of 32 codes each. Of x, not of products.
+    pub sums: Option<Address<i32>>,
+    /// f32 \[tokens\].
+    pub scale: Address<f32>,
+}
+
+impl Codes {
+    pub(super) fn name_buffers(&self, tokens: usize, stride: usize, access: Access, show: &mut dyn FnMut(Buffer)) {
+        let codes = Buffer::read("codes", self.codes, product([tokens, stride])).aligned(16);
+        show(Buffer { access, ..codes });
+        if let Some(sums) = self.sums {
+            show(Buffer { access, ..Buffer::read("sums", sums, product([tokens, stride.div_ceil(32)])) });
+        }
+        show(Buffer { access, ..Buffer::read("act_scale", self.scale, tokens) });
+    }
+
+    pub(super) fn params(&self) -> params::Codes {
+        params::Codes { codes: self.codes.get(), sums: or_null(self.sums), scale: self.scale.get() }
+    }
+}
+
+/// Activations of more than 8 tokens, as the matrix units take them: kernels/sparse_mlp/operand.cuh. 16-bit rows meet f32
+/// activations as two f16 or three bf16 whose sum they are, 4-bit rows meet int8.
+#[derive(Debug, Clone, Copy)]
+pub struct Operand {
+    /// [`Operand::tile_bytes`], aligned to 16 bytes.
+    pub tiles: Address,
+    /// int32 \[width / 32 + 1, tokens rounded up to 8\]: running sums of codes. Of x for 4-bit rows.
+    pub sums: Option<Address<i32>>,
+    /// f32 \[tokens\].
+    pub scale: Address<f32>,
+    /// Values of a token that there is room for.
+    pub width: usize,
+}
+
+impl Operand {
+    /// Bytes at [`Operand::tiles`].
+    pub fn tile_bytes(format: RowFormat, tokens: usize, width: usize) -> usize {
+        let (parts, span) = operand_of(format);
+        product([parts, tokens.div_ceil(TILE_TOKENS), width.div_ceil(span), TILE_BYTES])
+    }
+
+    /// Numbers at [`Operand::sums`].
+    pub fn sum_elems(tokens: usize, width: usize) -> usize {
+        product([width / 32 + 1, tokens.div_ceil(TILE_TOKENS), TILE_TOKENS])
+    }
+
+    pub(super) fn name_buffers(&self, format: RowFormat, tokens: usize, access: Access, show: &mut dyn FnMut(Buffer)) {
+        let tiles = Buffer::read("tiles", self.tiles, Operand::tile_bytes(format, tokens, self.width)).aligned(16);
+        show(Buffer { access, ..tiles });
+        if let Some(sums) = self.sums {
+            show(Buffer { access, ..Buffer::read("sums", sums, Operand::sum_elems(tokens, self.width)).aligned(16) });
+        }
+        show(Buffer { access, ..Buffer::read("act_scale", self.scale, tokens) });
+    }
+
+    pub(super) fn params(&self, format: RowFormat, tokens: usize) -> params::Operand {
+        params::Operand {
+            tiles: self.tiles.get(),
+            sums: or_null(self.sums),
+            scale: self.scale.get(),
+            token_tiles: tokens.div_ceil(TILE_TOKENS) as u32,
+            spans: self.width.div_ceil(operand_of(format).1) as u32,
+        }
+    }
+}
+
+/// The activations of a projection: which form is a matter of the rows and of how many tokens there are.
+#[derive(Debug, Clone, Copy)]
+pub enum Activations {
+    /// f32 \[tokens, stride\] as they are, aligned to 16 bytes: up to 8 tokens, 16-bit rows.
+    Floats(Address<f32>),
+    /// Up to 8 tokens, 4-bit rows.
+    Codes(Codes),
+    /// More than 8 tokens.
+    Operand(Operand),
+}
+
+impl Activations {
+    /// Checks that it is the form that the kernels of the format and the tokens take, with room for n values and, if they are
+    /// used, sums.
+    pub(super) fn check(
+        &self,
+        what: &'static str,
+        format: RowFormat,
+        tokens: usize,
+        n: usize,
+        with_sums: bool,
+    ) -> Result<()> {
+        let sums = match (self, is_tiled(tokens), format) {
+            (Activations::Floats(_), false, RowFormat::F16 | RowFormat::Bf16) => return Ok(()),
+            (Activations::Codes(codes), false, RowFormat::FourBit) => codes.sums,
+            (Activations::Operand(operand), true, _) if operand.width < n => {
+                return Err(Error::Shape { what, expected: "an operand with room for a row", got: operand.width });
+            }
+            (Activations::Operand(operand), true, _) => operand.sums,
+            _ => {
+                let (expected, got) = ("the form that these rows and tokens take", format!("{self:?}"));
+                return Err(Error::Unsupported { what, expected, got });
+            }
+        };
+        match with_sums && format == RowFormat::FourBit && sums.is_none() {
+            true => Err(Error::Misaligned { what: "sums", expected: 4, got: 0 }),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn name_buffers(
+        &self,
+        what: &'static str,
+        format: RowFormat,
+        (tokens, stride): (usize, usize),
+        show: &mut dyn FnMut(Buffer),
+    ) {
+        match self {
+            Activations::Floats(x) => show(Buffer::read(what, *x, product([tokens, stride])).aligned(16)),
+            Activations::Codes(codes) => codes.name_buffers(tokens, stride, Access::Read, show),
+            Activations::Operand(operand) => operand.name_buffers(format, tokens, Access::Read, show),
+        }
+    }
+
+    /// Floats, codes and operand as kernels take them, of which one is there.
+    pub(super) fn params(&self, format: RowFormat, tokens: usize) -> (u64, params::Codes, params::Operand) {
+        let (codes, operand) = (params::Codes::default(), params::Operand::default());
+        match self {
+            Activations::Floats(x) => (x.get(), codes, operand),
+            Activations::Codes(codes) => (0, codes.params(), operand),
+            Activations::Operand(operand) => (0, codes, operand.params(format, tokens)),
+        }
+    }
+}

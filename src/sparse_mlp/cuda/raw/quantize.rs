@@ -1,0 +1,55 @@
+//! Activations of few tokens as int8.
+
+use super::{Codes, SELECT, check_tokens, check_width};
+use crate::device::{Access, Address, Buffer, Device, Enqueue, Queue, or_null, product};
+use crate::error::Result;
+use crate::sparse_mlp::cuda::params::QuantizeParams;
+
+/// codes\[t\] = x\[t\] / scale\[t\] to nearest even, scale = max|x\[t\]| / 127, over the first n values of each token. A token with a
+/// value that is not finite gets a NaN scale.
+#[derive(Debug, Clone, Copy)]
+pub struct QuantizeRows {
+    /// f32 \[tokens, stride\].
+    pub x: Address<f32>,
+    /// u32 \[1\]: values of each token, at most n. None: n.
+    pub count: Option<Address<u32>>,
+    /// Where the codes go; without sums where they are of no use.
+    pub codes: Codes,
+    /// Values of a token at most.
+    pub n: usize,
+    /// Elements from one token's values, and codes, to the next's.
+    pub stride: usize,
+    /// Tokens.
+    pub tokens: usize,
+}
+
+impl Enqueue for QuantizeRows {
+    fn check_sizes(&self, _: &Device) -> Result<()> {
+        check_tokens(self.tokens)?;
+        check_width("n", self.n, self.stride)
+    }
+
+    fn name_buffers(&self, _: &Device, show: &mut dyn FnMut(Buffer)) {
+        show(Buffer::read("x", self.x, product([self.tokens, self.stride])));
+        if let Some(count) = self.count {
+            show(Buffer::read("count", count, 1));
+        }
+        self.codes.name_buffers(self.tokens, self.stride, Access::Write, show);
+    }
+
+    fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
+        if self.tokens == 0 {
+            return Ok(());
+        }
+        let params = QuantizeParams {
+            x: self.x.get(),
+            count: or_null(self.count),
+            codes: self.codes.codes.get(),
+            sums: or_null(self.codes.sums),
+            scales: self.codes.scale.get(),
+            n: self.n as u32,
+            stride: self.stride as u32,
+        };
+        queue.launch(SELECT, "sparse_mlp_quantize", [self.tokens as u32, 1, 1], 1024, 0, params)
+    }
+}
