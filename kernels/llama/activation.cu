@@ -6,7 +6,7 @@
 // | hidden   | f32  | [M, F]  | row-major |
 //
 // Grid: (⌈F/256⌉, M). Block: 256 threads. The CPU's bits. Source: SwiGLU (arXiv 2002.05202).
-// Wrapper: src/llama/cuda/kernels.rs.
+// Wrapper: src/llama/cuda/raw/activate.rs.
 
 #include "common/activation.cuh"
 
@@ -18,7 +18,7 @@ struct ActivateParams {
     uint32_t features;
     uint32_t activation;
 };
-static_assert(sizeof(ActivateParams) == 24, "as in src/llama/cuda/kernels.rs");
+static_assert(sizeof(ActivateParams) == 24, "as in src/llama/cuda/raw/activate.rs");
 
 }  // namespace moray
 

@@ -15,7 +15,7 @@
 // same bits. A warp takes four k at once: (lane32, i2) -> (k lane/8, row 2·(lane mod 8) + i), one stretch of memory.
 // It is meant to be right and to read its weights at full speed for a few tokens; for long prompts a matrix-unit GEMM is
 // several times as fast.
-// Wrapper: src/llama/cuda/kernels.rs.
+// Wrapper: src/llama/cuda/raw/dense.rs.
 
 #include "common/memory.cuh"
 #include "common/reduce.cuh"
@@ -35,7 +35,7 @@ struct DenseParams {
     uint32_t k;
     uint32_t reserved;
 };
-static_assert(sizeof(DenseParams) == 56, "as in src/llama/cuda/kernels.rs");
+static_assert(sizeof(DenseParams) == 56, "as in src/llama/cuda/raw/dense.rs");
 
 __device__ __forceinline__ float2 load_2(const float* p) { return *reinterpret_cast<const float2*>(p); }
 __device__ __forceinline__ float2 load_2(const __half* p) { return __half22float2(*reinterpret_cast<const __half2*>(p)); }

@@ -8,7 +8,7 @@
 // | x        | f32  | [M, K] | row-major                                                         |
 //
 // Grid: (⌈K/256⌉, M). Block: 256 threads. The numbers of `Linear::row` on the CPU, bit for bit.
-// Wrapper: src/llama/cuda/kernels/embedding.rs.
+// Wrapper: src/llama/cuda/raw/embed.rs.
 
 #include "common/memory.cuh"
 
@@ -21,7 +21,7 @@ struct EmbedParams {
     uint32_t k;
     uint32_t reserved;
 };
-static_assert(sizeof(EmbedParams) == 32, "as in src/llama/cuda/kernels.rs");
+static_assert(sizeof(EmbedParams) == 32, "as in src/llama/cuda/raw/embed.rs");
 
 template <typename T>
 __device__ __forceinline__ void embed(const EmbedParams& p) {

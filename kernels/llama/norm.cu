@@ -8,7 +8,7 @@
 // | y        | f32  | [M, K] | row-major, 16-byte aligned |
 //
 // Requires: K a multiple of 4. Grid: M. Block: 256. Shared memory: 16 KiB. The CPU's bits, see common/norm.cuh.
-// Source: RMSNorm (arXiv 1910.07467). Wrapper: src/llama/cuda/kernels.rs.
+// Source: RMSNorm (arXiv 1910.07467). Wrapper: src/llama/cuda/raw/rms_norm.rs.
 
 #include "common/norm.cuh"
 
@@ -22,7 +22,7 @@ struct NormParams {
     uint32_t k;
     float eps;
 };
-static_assert(sizeof(NormParams) == 40, "as in src/llama/cuda/kernels.rs");
+static_assert(sizeof(NormParams) == 40, "as in src/llama/cuda/raw/rms_norm.rs");
 
 }  // namespace moray
 

@@ -6,7 +6,7 @@
 // | y        | f32, f16, bf16 | [*, k]    | row-major |
 // | from, to | u32            | [R]       | rows      |
 //
-// Grid: (ceil(k / 256), R). Block: 256 threads. Rows of `to` differ. Wrapper: src/llama/cuda/kernels.rs.
+// Grid: (ceil(k / 256), R). Block: 256 threads. Rows of `to` differ. Wrapper: src/llama/cuda/raw/move_rows.rs.
 
 #include "common/memory.cuh"
 
@@ -22,7 +22,7 @@ struct MoveParams {
     Element y_type;
     uint32_t reserved;
 };
-static_assert(sizeof(MoveParams) == 48, "as in src/llama/cuda/kernels.rs");
+static_assert(sizeof(MoveParams) == 48, "as in src/llama/cuda/raw/move_rows.rs");
 
 }  // namespace moray
 

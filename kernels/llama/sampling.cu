@@ -12,7 +12,7 @@
 // | token       | u32     | [R]       | 0xffffffff if a logit is NaN or +∞, or all are −∞; nothing is drawn then  |
 //
 // Grid: R. Block: 512 threads. V up to 2^24. Bit for bit as `Sampler` on the CPU (src/llama/sampler.rs), in every step.
-// Source: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014). Wrapper: src/llama/cuda/{kernels,sampling}.rs.
+// Source: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014). Wrapper: src/llama/cuda/raw/{argmax,sample}.rs.
 
 #include "common/reduce.cuh"
 
@@ -26,7 +26,7 @@ struct ArgmaxParams {
     uint32_t vocab;
     uint32_t reserved;
 };
-static_assert(sizeof(ArgmaxParams) == 24, "as in src/llama/cuda/kernels.rs");
+static_assert(sizeof(ArgmaxParams) == 24, "as in src/llama/cuda/raw/argmax.rs");
 
 struct Sampler {
     uint64_t state;
@@ -34,7 +34,7 @@ struct Sampler {
     float temperature;   // 0: the largest logit
     float min_p;
 };
-static_assert(sizeof(Sampler) == 24, "as in src/llama/cuda/sampling.rs");
+static_assert(sizeof(Sampler) == 24, "as in src/llama/cuda/raw/sample.rs");
 
 struct SampleParams {
     const float* logits;
@@ -44,7 +44,7 @@ struct SampleParams {
     uint32_t vocab;
     uint32_t reserved;
 };
-static_assert(sizeof(SampleParams) == 40, "as in src/llama/cuda/sampling.rs");
+static_assert(sizeof(SampleParams) == 40, "as in src/llama/cuda/raw/sample.rs");
 
 // Orders (logit, token) pairs in one integer: larger logit first, then the smaller token. Bits of a float order as integers
 // once those of negative numbers are turned around.

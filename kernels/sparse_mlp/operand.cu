@@ -10,7 +10,7 @@
 //
 // Requires n % 8 == 0 where there is no count. Grid (tokens); Block 1024; Smem static.
 // Values past the count up to a whole span are zeros; what lies beyond is left as it is.
-// Wrapper: src/sparse_mlp/cuda/activation.rs.
+// Wrapper: src/sparse_mlp/cuda/raw/fill_operand.rs.
 #include "operand.cuh"
 
 namespace moray::sparse_mlp {

@@ -120,7 +120,7 @@ pub(crate) fn check_context<T>(what: &'static str, device: &Device, slice: &impl
 ///
 /// # Errors
 /// [`Error::Misaligned`] for any other.
-pub(crate) fn check_aligned(what: &'static str, address: u64) -> Result<()> {
+fn check_aligned(what: &'static str, address: u64) -> Result<()> {
     match address % ALIGNMENT {
         0 => Ok(()),
         _ => Err(Error::Misaligned { what, expected: ALIGNMENT, got: address }),

@@ -34,7 +34,7 @@ pub use cudarc;
 pub use element::{DeviceElement, ElementKind};
 pub(crate) use kernels::ModuleKernels;
 pub(crate) use launch::{call, launch_raw};
-pub(crate) use memory::{check_aligned, check_context, input, output};
+pub(crate) use memory::{check_context, input, output};
 pub use raw_call::RawCall;
 pub(crate) use raw_call::{Enqueue, Queue};
 
@@ -194,27 +194,10 @@ impl Device {
         kernels
     }
 
-    /// Starts a kernel on the device's stream.
-    ///
-    /// # Safety
-    /// As [`launch_raw`], for the parameters of the kernel that `module` and `symbol` name.
-    pub(crate) unsafe fn launch(
-        &self,
-        module: &'static str,
-        symbol: &'static str,
-        grid: [u32; 3],
-        block: [u32; 3],
-        shared_bytes: u32,
-        args: &mut [*mut c_void],
-    ) -> Result<()> {
-        // SAFETY: the caller's.
-        unsafe { self.launch_on(self.stream.cu_stream(), module, symbol, grid, block, shared_bytes, args) }
-    }
-
     /// Starts a kernel on any stream of the context: for raw entries.
     ///
     /// # Safety
-    /// As [`Device::launch`]; `stream` is a stream of this device's context.
+    /// As [`launch_raw`], for the parameters of the kernel that `module` and `symbol` name; `stream` is a stream of this device's context.
     pub(crate) unsafe fn launch_on(
         &self,
         stream: CUstream,

@@ -8,7 +8,7 @@ use moray::attention::cuda::{
     self, Call, KvCache, KvFormat, KvLayout, Projections, Split, Workspace, attend, write_kv,
 };
 use moray::attention::{AttentionShape, KvPolicy, KvShape, Limits, Rope, RopeScaling, Span};
-use moray::device::cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr};
+use moray::device::cudarc::driver::{CudaSlice, DevicePtr};
 use moray::device::{Access, Address, ElementKind, RawCall};
 use moray::{Device, Error};
 
@@ -34,7 +34,7 @@ struct Engine<'a> {
 }
 
 impl Engine<'_> {
-    fn hold<T: DeviceRepr + bytemuck::Pod>(&mut self, host: &[T]) -> Address<T> {
+    fn hold<T: bytemuck::Pod>(&mut self, host: &[T]) -> Address<T> {
         let mut bytes = bytemuck::cast_slice::<T, u8>(host).to_vec();
         bytes.resize(bytes.len().next_multiple_of(4).max(4), 0);
         let words: Vec<u32> = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();

@@ -5,6 +5,7 @@ use moray::attention::cuda::{
 };
 use moray::attention::{Heads, Limits, Span};
 use moray::device::DeviceElement;
+use moray::element::Element;
 use moray::{Cpu, Device};
 
 use crate::case::{CAPACITY, Case, noise};

@@ -15,5 +15,6 @@ mod decoder;
 mod exact;
 mod near;
 mod neurons;
+mod raw;
 mod recompute;
 mod sampling;

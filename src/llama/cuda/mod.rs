@@ -21,6 +21,7 @@ mod decoder;
 mod kernels;
 mod linear;
 mod mlp;
+pub mod raw;
 mod recompute;
 mod sampling;
 mod selection;

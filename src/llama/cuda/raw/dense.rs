@@ -1,0 +1,100 @@
+//! Floating-point matrices.
+
+use super::{THREADS, check_rows, check_width};
+use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, or_null, product};
+use crate::error::Result;
+
+/// Rows of a block of the matrix.
+const BLOCK_ROWS: usize = 16;
+
+/// As `DenseParams` in kernels/llama/dense.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct DenseParams {
+    w: u64,
+    x: u64,
+    bias: u64,
+    residual: u64,
+    y: u64,
+    m: u32,
+    n: u32,
+    k: u32,
+    reserved: u32,
+}
+
+const _: () = assert!(size_of::<DenseParams>() == 56);
+
+/// y = x · wᵀ + bias + residual in f32, with the bits of [`crate::llama::DenseWeight::linear`].
+#[derive(Debug, Clone, Copy)]
+pub struct Dense {
+    /// \[⌈n/16⌉\]\[k\]\[16\], rows past n are zeros; aligned to 16 bytes. See [`Dense::weight_elems`].
+    pub w: Address,
+    /// Of w.
+    pub element: ElementKind,
+    /// f32 \[m, k\].
+    pub x: Address<f32>,
+    /// f32 \[n\].
+    pub bias: Option<Address<f32>>,
+    /// f32 \[m, n\].
+    pub residual: Option<Address<f32>>,
+    /// f32 \[m, n\].
+    pub y: Address<f32>,
+    /// Tokens, 1 to 65535.
+    pub m: usize,
+    /// Output features.
+    pub n: usize,
+    /// Input features.
+    pub k: usize,
+}
+
+impl Dense {
+    /// Elements of a matrix of n rows of k, zeros included.
+    pub fn weight_elems(n: usize, k: usize) -> usize {
+        product([n.div_ceil(BLOCK_ROWS), k, BLOCK_ROWS])
+    }
+}
+
+impl Enqueue for Dense {
+    fn check_sizes(&self, _: &Device) -> Result<()> {
+        check_rows("m", self.m)?;
+        check_width("n", self.n)?;
+        check_width("k", self.k)
+    }
+
+    fn name_buffers(&self, _: &Device, show: &mut dyn FnMut(Buffer)) {
+        let weight = Buffer::read("weight", self.w, Dense::weight_elems(self.n, self.k));
+        show(Buffer::read("x", self.x, product([self.m, self.k])));
+        show(weight.of_bytes(self.element.bytes()).aligned(16));
+        if let Some(bias) = self.bias {
+            show(Buffer::read("bias", bias, self.n));
+        }
+        if let Some(residual) = self.residual {
+            show(Buffer::read("residual", residual, product([self.m, self.n])));
+        }
+        show(Buffer::write("y", self.y, product([self.m, self.n])));
+    }
+
+    fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
+        let params = DenseParams {
+            w: self.w.get(),
+            x: self.x.get(),
+            bias: or_null(self.bias),
+            residual: or_null(self.residual),
+            y: self.y.get(),
+            m: self.m as u32,
+            n: self.n as u32,
+            k: self.k as u32,
+            reserved: 0,
+        };
+        let (symbol, tokens) = match (self.element, self.m) {
+            (ElementKind::F32, 1) => ("llama_dense_f32_1", 1),
+            (ElementKind::F32, _) => ("llama_dense_f32_8", 8),
+            (ElementKind::F16, 1) => ("llama_dense_f16_1", 1),
+            (ElementKind::F16, _) => ("llama_dense_f16_8", 8),
+            (ElementKind::Bf16, 1) => ("llama_dense_bf16_1", 1),
+            (ElementKind::Bf16, _) => ("llama_dense_bf16_8", 8),
+        };
+        let grid = [self.n.div_ceil(BLOCK_ROWS).div_ceil(8) as u32, self.m.div_ceil(tokens) as u32, 1];
+        queue.launch("llama/dense", symbol, grid, THREADS, 0, params)
+    }
+}

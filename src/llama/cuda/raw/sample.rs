@@ -1,0 +1,83 @@
+//! Drawing tokens from logits.
+
+use super::check_rows;
+use crate::device::{Address, Buffer, Device, Enqueue, Queue, product};
+use crate::error::{Error, Result};
+
+/// A sampler in device memory: settings, and the state of its random numbers, which a draw moves on.
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct SamplerRecord {
+    /// Of SplitMix64.
+    pub state: u64,
+    /// In units of 2⁻⁶⁴; 0 keeps all tokens.
+    pub top_p: u64,
+    /// 0: the largest logit.
+    pub temperature: f32,
+    /// Tokens less probable than this times the most probable are left out.
+    pub min_p: f32,
+}
+
+const _: () = assert!(size_of::<SamplerRecord>() == 24);
+
+/// As `SampleParams` in kernels/llama/sampling.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct SampleParams {
+    logits: u64,
+    probability: u64,
+    samplers: u64,
+    token: u64,
+    vocab: u32,
+    reserved: u32,
+}
+
+const _: () = assert!(size_of::<SampleParams>() == 40);
+
+/// token\[r\] = what sampler r draws of row r, as [`crate::llama::Sampler`] on the CPU; [`crate::llama::cuda::NO_TOKEN`] where
+/// that refuses the logits.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    /// f32 \[rows, vocab\].
+    pub logits: Address<f32>,
+    /// f32 \[rows, vocab\] of scratch.
+    pub probability: Address<f32>,
+    /// \[rows\].
+    pub samplers: Address<SamplerRecord>,
+    /// u32 \[rows\].
+    pub token: Address<u32>,
+    /// Rows, 1 to 65535.
+    pub rows: usize,
+    /// Tokens that there are, 1 to 2²⁴.
+    pub vocab: usize,
+}
+
+impl Enqueue for Sample {
+    fn check_sizes(&self, _: &Device) -> Result<()> {
+        check_rows("rows", self.rows)?;
+        match self.vocab {
+            1..=0x100_0000 => Ok(()),
+            got => Err(Error::Shape { what: "vocab", expected: "1 to 2^24", got }),
+        }
+    }
+
+    fn name_buffers(&self, _: &Device, show: &mut dyn FnMut(Buffer)) {
+        let elems = product([self.rows, self.vocab]);
+        show(Buffer::read("logits", self.logits, elems));
+        show(Buffer::write("probability", self.probability, elems));
+        show(Buffer::write("samplers", self.samplers, self.rows));
+        show(Buffer::write("token", self.token, self.rows));
+    }
+
+    fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
+        let params = SampleParams {
+            logits: self.logits.get(),
+            probability: self.probability.get(),
+            samplers: self.samplers.get(),
+            token: self.token.get(),
+            vocab: self.vocab as u32,
+            reserved: 0,
+        };
+        queue.launch("llama/sampling", "llama_sample", [self.rows as u32, 1, 1], 512, 0, params)
+    }
+}
