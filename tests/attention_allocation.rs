@@ -45,8 +45,10 @@ fn steps_allocate_nothing_for_prompts_decoding_and_batches() {
     let shape = AttentionShape::new(9, 3, 64).unwrap();
     let kv = KvShape { n_layers: 1, n_slots: 3, n_kv_heads: 3, head_dim: 64, capacity: 700 };
     let mut cache = KvCache::new(kv, KvDtype::F16).unwrap();
-    let mut inputs = InputCache::new(1, 3, 4, 16, KvDtype::F32).unwrap();
-    let mut missing = Vec::with_capacity(inputs.max_missing(3, 3));
+    let mut ring = InputRing::new(1, 3, 4, 3).unwrap();
+    let mut inputs = InputRows::new(ring.places(), 16, KvDtype::F32).unwrap();
+    let mut missing = Vec::with_capacity(ring.max_missing(3));
+    let (mut from, mut to) = (Vec::with_capacity(12), Vec::with_capacity(12));
     let limits = Limits { max_rows: 600, max_spans: 3, capacity: 700 };
     let mut workspace = Workspace::new(&cpu, shape, limits).unwrap();
     let mut policy = policies(shape);
@@ -62,9 +64,12 @@ fn steps_allocate_nothing_for_prompts_decoding_and_batches() {
         let mut mask = [0; 3];
         policy.select_heads(0, spans, 9, &mut mask[..spans.len()]).unwrap();
         let call = Call { shape, layer: 0, spans, heads: Heads::Mask { words: &mask[..spans.len()] } };
-        inputs.store(0, spans, &x[..rows * 16]).unwrap();
         missing.clear();
-        inputs.missing(&call, &cache, &mut missing).unwrap();
+        ring.missing(&call, &mut missing).unwrap();
+        from.clear();
+        to.clear();
+        ring.keep(&call, &mut from, &mut to).unwrap();
+        inputs.keep(&x[..rows * 16], &from, &to).unwrap();
         rope.apply(&cpu, spans, 9, &mut q[..rows * 576]).unwrap();
         let lagged = KvPolicy::Recompute { lag: 4 };
         write_kv(&cpu, &call, lagged, Some(&rope), &kv[..rows * 192], &kv[..rows * 192], &mut cache).unwrap();

@@ -15,7 +15,7 @@ pub enum KvPolicy {
     Hole,
     /// Zeros: the position takes part in the softmax with score 0 and value 0.
     Zero,
-    /// Nothing, but the layer's input of the last `lag` tokens is kept (see [`super::InputCache`]), so that the rows can be
+    /// Nothing, but the layer's input of the last `lag` tokens is kept (see [`super::InputRing`]), so that the rows can be
     /// computed when the head is selected again; older positions stay holes.
     Recompute {
         /// Tokens whose input is kept.

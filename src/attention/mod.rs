@@ -37,7 +37,7 @@ pub use cpu::{attend, bytes_read};
 pub use heads::Heads;
 pub use kv_cache::{KvCache, KvRow, KvShape};
 pub use kv_policy::KvPolicy;
-pub use recompute::InputCache;
+pub use recompute::{InputRing, InputRows};
 pub use rope::{Rope, RopeScaling};
 pub use storage::KvDtype;
 pub use workspace::{Limits, Workspace};

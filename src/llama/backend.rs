@@ -1,109 +1,219 @@
-//! What a device does for the forward pass: a few fused operations on a state of its own.
+//! What a device does for the forward pass: primitives over its buffers.
 
 use super::config::Config;
+use super::mlp::Mlp;
 use super::settings::Settings;
-use crate::attention::Span;
+use crate::attention::{Call, KvPolicy, KvRow, Span};
 use crate::error::Result;
-use crate::policy::PolicySet;
+use crate::policy::{Observed, Wanted};
+use crate::sparse_mlp::{Activation, Selection, Shape};
+use std::ops::Range;
 
-/// A device that runs the forward pass.
+/// A device that runs the forward pass: what the pass is made of. The order of a layer is not a device's business; it is
+/// [`super::Layer::attention`] and [`super::Layer::mlp`].
 ///
-/// The state holds everything that a session keeps on the device: activations of the current call (x \[M, d\] first of
-/// all), KV cache, statistics and selections of the policies, workspaces. An operation reads and writes it there; only
-/// logits come back. A state is made for the [`Settings`] and never grows.
-pub trait Backend {
+/// Buffers are f32, row-major, of at least the rows that a call needs; M is the number of tokens of the call.
+pub trait Backend: Sized {
     /// A weight matrix \[N, K\], perhaps with a bias.
     type Linear: std::fmt::Debug;
     /// RMSNorm weights \[d\].
     type Norm: std::fmt::Debug;
-    /// The weights of one gated MLP.
-    type Mlp: std::fmt::Debug;
-    /// What a session keeps on the device.
-    type State: SessionState;
+    /// The weights of one gated MLP, neuron by neuron.
+    type Neurons: std::fmt::Debug;
+    /// f32 numbers in the device's memory.
+    type Buffer: std::fmt::Debug;
+    /// What a session keeps on the device besides buffers: KV cache, rotary table, the tokens of the current call, and what
+    /// the primitives work in. It never grows.
+    type Work: std::fmt::Debug;
 
-    /// Allocates the state of a session.
+    /// Whether buffers are the host's memory, so that [`Wanted::AtHand`] can be shown.
+    const ON_HOST: bool;
+
+    /// N and K of a matrix.
+    fn matrix_shape(linear: &Self::Linear) -> [usize; 2];
+
+    /// d of RMSNorm weights.
+    fn norm_len(norm: &Self::Norm) -> usize;
+
+    /// The sizes of an MLP by neuron.
+    fn neurons_shape(neurons: &Self::Neurons) -> Shape;
+
+    /// Allocates a buffer.
+    ///
+    /// # Errors
+    /// An [`crate::Error`] if there is no room.
+    fn zeros(&self, elems: usize) -> Result<Self::Buffer>;
+
+    /// Allocates what a session of `settings` needs besides buffers, for layers whose MLP is like `mlp`.
     ///
     /// # Errors
     /// An [`crate::Error`] for settings that the device or the model cannot take.
-    fn new_state(&self, config: &Config, layers: &[Layer<Self>], settings: &Settings) -> Result<Self::State>
-    where
-        Self: Sized;
+    fn work(&self, config: &Config, mlp: &Mlp<Self>, settings: &Settings) -> Result<Self::Work>;
 
-    /// x ← rows of the embedding for the M tokens of a call.
+    /// Bytes of the KV cache.
+    fn kv_bytes(work: &Self::Work) -> usize;
+
+    /// Brings a call's tokens, spans and rows of logits to where the primitives read them.
+    ///
+    /// # Errors
+    /// An [`crate::Error`] if they cannot be copied.
+    fn begin(&self, work: &mut Self::Work, tokens: &[u32], spans: &[Span], rows: &[usize]) -> Result<()>;
+
+    /// x \[M, d\] = the table's rows of the call's tokens.
     ///
     /// # Errors
     /// [`crate::Error::Index`] for a token that is no row.
-    fn embed(&self, state: &mut Self::State, table: &Self::Linear, tokens: &[u32]) -> Result<()>;
+    fn embed(&self, work: &mut Self::Work, table: &Self::Linear, x: &mut Self::Buffer) -> Result<()>;
 
-    /// Attention of one layer: x ← x + o(attend(rope(qkv(norm(x))))), with the KV cache, the heads that run and what is
-    /// stored for the others.
+    /// y\[M, N\] = input\[M, K\] · wᵀ + bias + residual. Of the output features those in `rows` are computed, increasing ranges
+    /// without overlap; all if none are given, and perhaps others.
     ///
     /// # Errors
-    /// An [`crate::Error`] for spans that the state does not hold, or activations that are not finite.
-    fn attention(&self, state: &mut Self::State, index: usize, layer: &Layer<Self>, spans: &[Span]) -> Result<()>
-    where
-        Self: Sized;
-
-    /// MLP of one layer: x ← x + down(act(gate(n)) ⊙ up(n)), n = norm(x), over the neurons that the policy keeps.
-    ///
-    /// # Errors
-    /// As [`Backend::attention`].
-    fn mlp(&self, state: &mut Self::State, index: usize, layer: &Layer<Self>, spans: &[Span]) -> Result<()>
-    where
-        Self: Sized;
-
-    /// Logits \[rows, vocab\] of the given rows of x, in f32, on the host.
-    ///
-    /// # Errors
-    /// [`crate::Error::Index`] for a row that the call did not have, [`crate::Error::Shape`] for more rows than the
-    /// settings have room for.
-    fn logits<'a>(
+    /// [`crate::Error::Value`] for inputs that are not finite where they have to be quantized.
+    fn linear(
         &self,
-        state: &'a mut Self::State,
-        norm: &Self::Norm,
-        head: &Self::Linear,
-        rows: &[usize],
-    ) -> Result<&'a [f32]>;
+        work: &mut Self::Work,
+        call: LinearCall<'_, Self>,
+        residual: Option<&Self::Buffer>,
+        y: &mut Self::Buffer,
+    ) -> Result<()>;
 
-    /// Tells the policies that a slot's prompt is complete: selections that depend on it are made.
+    /// y \[M, d\] = RMSNorm of x.
     ///
     /// # Errors
-    /// An [`crate::Error`] if the slot has seen no prompt.
-    fn start_generation(&self, state: &mut Self::State, slot: usize) -> Result<()>;
+    /// An [`crate::Error`] if the device fails.
+    fn rms_norm(&self, norm: Norm<'_, Self>, m: usize, y: &mut Self::Buffer) -> Result<()>;
 
-    /// Tells the policies that a slot has generated one token.
+    /// y \[rows, d\] = RMSNorm of those rows of x that [`Backend::begin`] named for logits.
+    ///
+    /// # Errors
+    /// An [`crate::Error`] if the device fails.
+    fn rms_norm_rows(&self, work: &mut Self::Work, norm: Norm<'_, Self>, y: &mut Self::Buffer) -> Result<()>;
+
+    /// Turns q and k of qkv \[M, q + 2·kv\] by RoPE, writes q to `q` \[M, q\] and K and V into the cache: `policy` says what of
+    /// heads that do not run.
+    ///
+    /// # Errors
+    /// An [`crate::Error`] for a call that the cache does not take.
+    fn write_kv(
+        &self,
+        work: &mut Self::Work,
+        call: &Call<'_>,
+        policy: KvPolicy,
+        qkv: &Self::Buffer,
+        q: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// out \[M, q\] = attention of q over what the cache holds, 0 for heads that do not run.
+    ///
+    /// # Errors
+    /// As [`Backend::write_kv`].
+    fn attend(&self, work: &mut Self::Work, call: &Call<'_>, q: &Self::Buffer, out: &mut Self::Buffer) -> Result<()>;
+
+    /// Keeps rows of x \[M, d\], rounded to the cache's type: row `from[i]` at place `to[i]`.
+    ///
+    /// # Errors
+    /// An [`crate::Error`] if the device fails.
+    fn keep_inputs(&self, work: &mut Self::Work, x: &Self::Buffer, from: &[u32], to: &[u32]) -> Result<()>;
+
+    /// x\[i\] = what was kept at place `from[i]`.
+    ///
+    /// # Errors
+    /// An [`crate::Error`] if the device fails.
+    fn kept_inputs(&self, work: &mut Self::Work, from: &[u32], x: &mut Self::Buffer) -> Result<()>;
+
+    /// Writes K, turned, and V of single rows into a layer's cache. Rows of one token stand together in `rows`, and the i-th
+    /// token's are in row i of qkv.
+    ///
+    /// # Errors
+    /// As [`Backend::write_kv`].
+    fn write_rows(&self, work: &mut Self::Work, layer: usize, rows: &[KvRow], qkv: &Self::Buffer) -> Result<()>;
+
+    /// y \[M, d\] = x + down(act(gate(n)) ⊙ up(n)), n = RMSNorm of x, over the neurons that are selected in layer `layer`, and
+    /// has ready what is wanted of them.
+    ///
+    /// # Errors
+    /// An [`crate::Error`] for a selection that the device does not take.
+    fn mlp(&self, work: &mut Self::Work, call: MlpCall<'_, Self>, y: &mut Self::Buffer) -> Result<()>;
+
+    /// What was wanted of the last [`Backend::mlp`].
+    fn seen(work: &Self::Work, wanted: Wanted) -> Observed<'_>;
+
+    /// The first `elems` numbers of a buffer, copied to `host` unless they are there.
+    ///
+    /// # Errors
+    /// An [`crate::Error`] if the device fails.
+    fn read<'a>(&self, buffer: &'a Self::Buffer, elems: usize, host: &'a mut Vec<f32>) -> Result<&'a [f32]>;
+
+    /// Forgets a slot's positions from `len` on in the cache.
     ///
     /// # Errors
     /// [`crate::Error::Index`] for a slot that is not there.
-    fn advance(&self, state: &mut Self::State, slot: usize) -> Result<()>;
-
-    /// Forgets the positions from `len` on; with `len` 0 the policies' statistics too.
-    ///
-    /// # Errors
-    /// [`crate::Error::Index`] for a slot that is not there.
-    fn truncate(&self, state: &mut Self::State, slot: usize, len: usize) -> Result<()>;
+    fn truncate(&self, work: &mut Self::Work, slot: usize, len: usize) -> Result<()>;
 }
 
-/// What a session keeps on its device, as far as the host may ask for it.
-pub trait SessionState: std::fmt::Debug {
-    /// Bytes of the KV cache.
-    fn kv_bytes(&self) -> usize;
-
-    /// The policies' selections and statistics.
-    fn policies(&self) -> &PolicySet;
+/// x \[M, d\] and what it is normalised with.
+#[derive(Debug)]
+pub struct Norm<'a, B: Backend> {
+    /// \[M, d\].
+    pub x: &'a B::Buffer,
+    /// \[d\].
+    pub weight: &'a B::Norm,
+    /// Added to the mean square.
+    pub eps: f32,
 }
 
-/// The weights of one layer.
-#[derive(Debug, Clone)]
-pub struct Layer<B: Backend> {
-    /// Before attention.
-    pub attn_norm: B::Norm,
-    /// Query, key and value rows, one below the other.
-    pub qkv: B::Linear,
-    /// The output projection.
-    pub o: B::Linear,
-    /// Before the MLP.
-    pub mlp_norm: B::Norm,
-    /// The MLP.
-    pub mlp: B::Mlp,
+/// What a matrix is multiplied with, and what is done to it first.
+#[derive(Debug)]
+pub enum Input<'a, B: Backend> {
+    /// x \[M, K\].
+    Plain(&'a B::Buffer),
+    /// RMSNorm of x \[M, K\].
+    RmsNorm(Norm<'a, B>),
+    /// act(gate) ⊙ up of gate_up \[M, 2·K\], each row K gates and then K ups.
+    SwiGlu {
+        /// \[M, 2·K\].
+        gate_up: &'a B::Buffer,
+        /// act.
+        activation: Activation,
+    },
 }
+
+/// One multiplication.
+#[derive(Debug)]
+pub struct LinearCall<'a, B: Backend> {
+    /// \[N, K\].
+    pub weight: &'a B::Linear,
+    /// \[M, K\].
+    pub input: Input<'a, B>,
+    /// M.
+    pub m: usize,
+    /// The output features that are needed; all if none are given.
+    pub rows: Option<&'a [Range<usize>]>,
+}
+
+/// One MLP by neuron.
+#[derive(Debug)]
+pub struct MlpCall<'a, B: Backend> {
+    /// The weights.
+    pub neurons: &'a B::Neurons,
+    /// The layer.
+    pub layer: usize,
+    /// M.
+    pub m: usize,
+    /// x, which is added too.
+    pub norm: Norm<'a, B>,
+    /// The neurons that are computed.
+    pub selection: &'a Selection<'a>,
+    /// What will be looked at.
+    pub wanted: Wanted,
+}
+
+// derived, they would ask for `B: Clone`
+impl<B: Backend> Clone for Norm<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend> Copy for Norm<'_, B> {}

@@ -1,7 +1,9 @@
 //! The forward pass, once for every device.
 
-use super::backend::{Backend, Layer};
+use super::backend::{Backend, Input, LinearCall, Norm};
 use super::config::Config;
+use super::layer::Layer;
+use super::session::Session;
 use super::settings::Settings;
 use crate::attention::Span;
 use crate::error::{Error, Result};
@@ -26,6 +28,16 @@ pub struct Sequence<'a> {
     pub tokens: &'a [u32],
 }
 
+/// Whether policies are shown what layers compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watch {
+    /// They are.
+    Policies,
+    /// They are not, and nothing leaves the device: a pass that is captured.
+    #[cfg(feature = "cuda")]
+    Nothing,
+}
+
 /// Which positions of a call get logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogitRows {
@@ -35,77 +47,6 @@ pub enum LogitRows {
     Last,
     /// Every token.
     All,
-}
-
-/// The sequences that a model is running: what they hold on the device and how long they are.
-#[derive(Debug)]
-pub struct Session<B: Backend> {
-    state: B::State,
-    settings: Settings,
-    /// Positions held, by slot.
-    lens: Vec<usize>,
-    /// Whether a slot generates, by slot.
-    generates: Vec<bool>,
-    spans: Vec<Span>,
-    tokens: Vec<u32>,
-    rows: Vec<usize>,
-}
-
-impl<B: Backend> Session<B> {
-    /// Positions that a slot holds; 0 for one that is not there.
-    pub fn len(&self, slot: usize) -> usize {
-        self.lens.get(slot).copied().unwrap_or(0)
-    }
-
-    /// Says whether a slot holds nothing.
-    pub fn is_empty(&self, slot: usize) -> bool {
-        self.len(slot) == 0
-    }
-
-    /// What the session was made for.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    /// The device's part.
-    pub fn state(&self) -> &B::State {
-        &self.state
-    }
-
-    /// The device's part, for calibration.
-    pub fn state_mut(&mut self) -> &mut B::State {
-        &mut self.state
-    }
-
-    /// One new token for each of `slots`, after what they hold.
-    #[cfg(feature = "cuda")]
-    pub(super) fn decode_spans(&self, slots: &[usize]) -> Result<Vec<Span>> {
-        let span = |&slot: &usize| {
-            self.check_slot(slot)?;
-            match self.lens[slot] {
-                0 => Err(Error::Shape { what: "prompt", expected: "at least 1 token", got: 0 }),
-                start => Ok(Span { slot, start, len: 1 }),
-            }
-        };
-        slots.iter().map(span).collect()
-    }
-
-    /// Counts a token that a step of the device has added to each of `slots`.
-    #[cfg(feature = "cuda")]
-    pub(super) fn advance_slots(&mut self, backend: &B, slots: &[usize]) -> Result<()> {
-        for &slot in slots {
-            self.lens[slot] += 1;
-            if self.generates[slot] {
-                backend.advance(&mut self.state, slot)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn check_slot(&self, slot: usize) -> Result<()> {
-        let limit = self.lens.len();
-        if slot < limit { Ok(()) } else { Err(Error::Index { what: "slot", limit, got: slot }) }
-    }
 }
 
 impl<B: Backend> Model<B> {
@@ -158,19 +99,18 @@ impl<B: Backend> Model<B> {
     /// Allocates a session.
     ///
     /// # Errors
-    /// As [`Settings::check`] and [`Backend::new_state`].
+    /// As [`Settings::check`] and [`Backend::work`]; [`Error::Length`] for weights whose sizes are not the configuration's.
     pub fn session(&self, backend: &B, settings: Settings) -> Result<Session<B>> {
         settings.check()?;
-        let state = backend.new_state(&self.config, &self.layers, &settings)?;
-        Ok(Session {
-            state,
-            lens: vec![0; settings.slots],
-            generates: vec![false; settings.slots],
-            spans: Vec::with_capacity(settings.slots),
-            tokens: Vec::with_capacity(settings.max_tokens),
-            rows: Vec::with_capacity(settings.max_logits),
-            settings,
-        })
+        self.layers.iter().try_for_each(|layer| layer.check(&self.config))?;
+        let (vocab, d) = (self.config.vocab, self.config.d_model);
+        for (what, matrix) in [("embedding", &self.embedding), ("output layer", self.lm_head())] {
+            let [n, k] = B::matrix_shape(matrix);
+            crate::error::check_len(what, vocab, n)?;
+            crate::error::check_len(what, d, k)?;
+        }
+        crate::error::check_len("final norm", d, B::norm_len(&self.final_norm))?;
+        Session::new(backend, &self.config, &self.layers[0].mlp, settings)
     }
 
     /// Runs new tokens of one or more sequences through the model and returns logits f32 \[rows, vocab\], in the order of
@@ -190,23 +130,35 @@ impl<B: Backend> Model<B> {
         logits: LogitRows,
     ) -> Result<&'s [f32]> {
         self.begin(session, sequences, logits)?;
-        backend.embed(&mut session.state, &self.embedding, &session.tokens)?;
+        backend.begin(&mut session.work, &session.tokens, &session.spans, &session.rows)?;
+        self.run(backend, session, Watch::Policies)?;
+        let Session { logits, host, rows, spans, slots, policies, .. } = session;
+        let logits = backend.read(logits, rows.len() * self.config.vocab, host)?;
+        // a token that was not finite anywhere has NaN logits
+        if let Some(&got) = logits.iter().find(|logit| logit.is_nan()) {
+            return Err(Error::Value { what: "logits", expected: "finite activations", got });
+        }
+        slots.end_call(spans, policies)?;
+        Ok(logits)
+    }
+
+    /// The pass itself, from the tokens that [`Backend::begin`] brought to the logits, which stay in the session's buffer: what a
+    /// captured graph holds is what this puts on the stream.
+    pub(super) fn run(&self, backend: &B, session: &mut Session<B>, watch: Watch) -> Result<()> {
+        backend.embed(&mut session.work, &self.embedding, &mut session.buffers.x)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            backend.attention(&mut session.state, index, layer, &session.spans)?;
-            backend.mlp(&mut session.state, index, layer, &session.spans)?;
+            session.attention(backend, &self.config, index, layer, watch)?;
+            session.mlp(backend, &self.config, index, layer, watch)?;
         }
-        for span in &session.spans {
-            session.lens[span.slot] += span.len;
-            if session.generates[span.slot] {
-                for _ in 0..span.len {
-                    backend.advance(&mut session.state, span.slot)?;
-                }
-            }
+        let m = session.rows.len();
+        if m == 0 {
+            return Ok(());
         }
-        if session.rows.is_empty() {
-            return Ok(&[]);
-        }
-        backend.logits(&mut session.state, &self.final_norm, self.lm_head(), &session.rows)
+        let Session { work, buffers, normed, logits, .. } = session;
+        let norm = Norm { x: &buffers.x, weight: &self.final_norm, eps: self.config.rms_eps };
+        backend.rms_norm_rows(work, norm, normed)?;
+        let call = LinearCall { weight: self.lm_head(), input: Input::Plain(normed), m, rows: None };
+        backend.linear(work, call, None, logits)
     }
 
     /// Checks a call and lays out its spans, tokens and rows of logits.
@@ -216,8 +168,8 @@ impl<B: Backend> Model<B> {
         session.tokens.clear();
         session.rows.clear();
         for sequence in sequences {
-            session.check_slot(sequence.slot)?;
-            let (start, len) = (session.lens[sequence.slot], sequence.tokens.len());
+            session.slots.check(sequence.slot)?;
+            let (start, len) = (session.slots.lens[sequence.slot], sequence.tokens.len());
             if start + len > context {
                 return Err(Error::Index { what: "position", limit: context, got: start + len - 1 });
             }
@@ -264,8 +216,8 @@ impl<B: Backend> Model<B> {
         slot: usize,
         prompt: &[u32],
     ) -> Result<&'s [f32]> {
-        session.check_slot(slot)?;
-        let end = session.lens[slot] + prompt.len();
+        session.slots.check(slot)?;
+        let end = session.slots.lens[slot] + prompt.len();
         if end > session.settings.context {
             return Err(Error::Index { what: "position", limit: session.settings.context, got: end - 1 });
         }
@@ -274,24 +226,8 @@ impl<B: Backend> Model<B> {
             self.forward(backend, session, &[Sequence { slot, tokens }], LogitRows::None)?;
         }
         self.forward(backend, session, &[Sequence { slot, tokens: &prompt[last..] }], LogitRows::Last)?;
-        self.start_generation(backend, session, slot)?;
-        backend.logits(&mut session.state, &self.final_norm, self.lm_head(), &session.rows)
-    }
-
-    /// Ends a slot's prompt: selections that depend on it are made.
-    ///
-    /// # Errors
-    /// [`Error::Index`] for a slot that is not there, [`Error::Shape`] if it holds nothing.
-    pub fn start_generation(&self, backend: &B, session: &mut Session<B>, slot: usize) -> Result<()> {
-        session.check_slot(slot)?;
-        if session.is_empty(slot) {
-            return Err(Error::Shape { what: "prompt", expected: "at least 1 token", got: 0 });
-        }
-        if !session.generates[slot] {
-            backend.start_generation(&mut session.state, slot)?;
-            session.generates[slot] = true;
-        }
-        Ok(())
+        session.start_generation(slot)?;
+        backend.read(&session.logits, self.config.vocab, &mut session.host)
     }
 
     /// Forgets the positions of a slot from `len` on; with `len` 0 it is as new.
@@ -299,12 +235,8 @@ impl<B: Backend> Model<B> {
     /// # Errors
     /// [`Error::Index`] for a slot that is not there.
     pub fn truncate(&self, backend: &B, session: &mut Session<B>, slot: usize, len: usize) -> Result<()> {
-        session.check_slot(slot)?;
-        backend.truncate(&mut session.state, slot, len)?;
-        session.lens[slot] = session.lens[slot].min(len);
-        if len == 0 {
-            session.generates[slot] = false;
-        }
-        Ok(())
+        session.slots.check(slot)?;
+        backend.truncate(&mut session.work, slot, len)?;
+        session.truncate(slot, len)
     }
 }

@@ -1,7 +1,7 @@
 //! A reference LLaMA forward pass over the operations of this crate: it proves them end to end on real models.
 //!
-//! The pass is written once ([`Model::forward`]), generic over a small [`Backend`] of fused operations; [`crate::Cpu`] is
-//! one. It takes weights in memory; reading model files is not its business.
+//! The pass is written once ([`Model::forward`], [`Layer::attention`], [`Layer::mlp`]), over the primitives of a [`Backend`];
+//! [`crate::Cpu`] is one. It takes weights in memory; reading model files is not its business.
 //!
 //! x₀ = embedding\[token\]; in every layer x ← x + o(attention(rope(qkv(rmsnorm(x))))), x ← x + mlp(rmsnorm(x)); logits =
 //! lm_head(rmsnorm(x)).
@@ -16,20 +16,25 @@ mod cpu;
 pub mod cuda;
 mod dense;
 mod forward;
+mod layer;
 mod linear;
 mod mlp;
 mod norm;
+mod recompute;
 mod sampler;
+mod session;
 mod settings;
-mod shared;
 
-pub use backend::{Backend, Layer, SessionState};
+pub use backend::{Backend, Input, LinearCall, MlpCall, Norm};
 pub use config::Config;
-pub use cpu::CpuState;
+pub use cpu::CpuWork;
 pub use dense::{DenseType, DenseWeight};
-pub use forward::{LogitRows, Model, Sequence, Session};
+pub use forward::{LogitRows, Model, Sequence};
+pub use layer::{Buffers, Layer, Pass};
 pub use linear::{Linear, Weight};
 pub use mlp::Mlp;
 pub use norm::rms_norm;
+pub use recompute::Recompute;
 pub use sampler::{Sampler, Sampling};
+pub use session::Session;
 pub use settings::Settings;

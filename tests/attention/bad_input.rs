@@ -166,14 +166,25 @@ fn impossible_sizes_are_rejected() {
         let limits = Limits { max_rows, max_spans: max_rows, capacity: max_rows };
         assert!(matches!(Workspace::new(&cpu, shape, limits), Err(Error::Shape { .. })));
     }
-    for (n_layers, lag, hidden) in [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, usize::MAX, 2), (1 << 40, 1 << 20, 8)] {
-        assert!(matches!(InputCache::new(n_layers, 1, lag, hidden, KvDtype::F16), Err(Error::Shape { .. })));
+    for (n_layers, lag, n_kv_heads) in [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, usize::MAX, 2), (1 << 40, 1 << 20, 8)] {
+        assert!(matches!(InputRing::new(n_layers, 1, lag, n_kv_heads), Err(Error::Shape { .. })));
     }
-    let mut inputs = InputCache::new(1, 1, 2, 4, KvDtype::F16).unwrap();
-    assert!(matches!(inputs.store(0, &[span(0, 0, 1)], &[0.0; 3]), Err(Error::Length { what: "x", .. })));
-    assert!(matches!(inputs.store(1, &[span(0, 0, 1)], &[0.0; 4]), Err(Error::Index { what: "layer", .. })));
-    assert!(matches!(inputs.store(0, &[span(1, 0, 1)], &[0.0; 4]), Err(Error::Index { what: "span slot", .. })));
-    assert!(matches!(inputs.read(0, 0, 0, &mut [0.0; 3]), Err(Error::Length { what: "x", .. })));
+    for (places, hidden) in [(0, 1), (1, 0), (usize::MAX, 2), (1 << 40, 1 << 20)] {
+        assert!(matches!(InputRows::new(places, hidden, KvDtype::F16), Err(Error::Shape { .. })));
+    }
+    let (mut ring, mut inputs) = (InputRing::new(1, 1, 2, 2).unwrap(), InputRows::new(2, 4, KvDtype::F16).unwrap());
+    let mut keep = |layer, slot| {
+        let spans = [span(slot, 0, 1)];
+        ring.keep(&Call { shape, layer, spans: &spans, heads: Heads::All }, &mut Vec::new(), &mut Vec::new())
+    };
+    assert!(matches!(keep(1, 0), Err(Error::Index { what: "layer", .. })));
+    assert!(matches!(keep(0, 1), Err(Error::Index { what: "span slot", .. })));
+    assert!(matches!(inputs.keep(&[0.0; 3], &[0], &[0]), Err(Error::Length { what: "x", .. })));
+    assert!(matches!(inputs.keep(&[0.0; 4], &[0], &[0, 1]), Err(Error::Length { what: "to", .. })));
+    assert!(matches!(inputs.keep(&[0.0; 4], &[1], &[0]), Err(Error::Index { what: "row", .. })));
+    assert!(matches!(inputs.keep(&[0.0; 4], &[0], &[2]), Err(Error::Index { what: "place", .. })));
+    assert!(matches!(inputs.read(0, &mut [0.0; 3]), Err(Error::Length { what: "x", .. })));
+    assert!(matches!(inputs.read(2, &mut [0.0; 4]), Err(Error::Index { what: "place", .. })));
 }
 
 #[test]

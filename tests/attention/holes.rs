@@ -127,8 +127,9 @@ fn recomputed_rows_match_rows_written_at_once() {
     let kv = KvShape { n_layers: 2, n_slots: 2, n_kv_heads: 2, head_dim: 8, capacity: 32 };
     let rope = Rope::new(8, 10_000.0, &RopeScaling::Default, 32).unwrap();
     let mut caches = [KvCache::new(kv, KvDtype::F16).unwrap(), KvCache::new(kv, KvDtype::F16).unwrap()];
-    let mut inputs = InputCache::new(2, 2, LAG, 8, KvDtype::F32).unwrap();
-    let mut missing = Vec::with_capacity(inputs.max_missing(1, 2));
+    let mut ring = InputRing::new(2, 2, LAG, 2).unwrap();
+    let mut inputs = InputRows::new(ring.places(), 8, KvDtype::F32).unwrap();
+    let mut missing = Vec::with_capacity(ring.max_missing(1));
     let mut x = [0.0; 8];
     // A prompt of 3 with both groups, then tokens 3..12 with group 0 only, then token 12 with both.
     let steps = std::iter::once((0, 3, 0b1111)).chain((3..12).map(|t| (t, 1, 0b0001))).chain([(12, 1, 0b0100)]);
@@ -136,16 +137,22 @@ fn recomputed_rows_match_rows_written_at_once() {
         let (spans, words) = ([Span { slot: 1, start, len }], [mask]);
         let call = Call { shape, layer: 1, spans: &spans, heads: Heads::Mask { words: &words } };
         let tokens = noise(len * 8, 100 + start as u64);
-        inputs.store(1, &spans, &tokens).unwrap();
         missing.clear();
-        inputs.missing(&call, &caches[0], &mut missing).unwrap();
-        let expected: Vec<usize> = if start == 12 { (8..12).collect() } else { Vec::new() };
+        ring.missing(&call, &mut missing).unwrap();
+        let expected: Vec<usize> = if start == 12 { (7..12).collect() } else { Vec::new() };
         assert_eq!(missing, expected.iter().map(|&p| KvRow { slot: 1, kv_head: 1, position: p }).collect::<Vec<_>>());
         for &row in &missing {
-            assert!(inputs.read(1, 1, row.position, &mut x).unwrap());
+            inputs.read(ring.place(1, 1, row.position), &mut x).unwrap();
             let (k, v) = project(&x, row.kv_head);
             write_row(&cpu, 1, row, Some(&rope), &k, &v, &mut caches[0]).unwrap();
+            ring.mark(1, row);
         }
+        let mut still = Vec::new();
+        ring.missing(&call, &mut still).unwrap();
+        assert_eq!(still, []);
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        ring.keep(&call, &mut from, &mut to).unwrap();
+        inputs.keep(&tokens, &from, &to).unwrap();
         let rows = |f: fn(&[f32], usize) -> Vec<f32>| {
             tokens.chunks(8).flat_map(|x| [f(x, 0), f(x, 1)].concat()).collect::<Vec<_>>()
         };
@@ -155,9 +162,9 @@ fn recomputed_rows_match_rows_written_at_once() {
     }
     for position in 0..13 {
         let row = KvRow { slot: 1, kv_head: 1, position };
-        // 3..8 fell out of the ring; the rest was written or recomputed.
-        assert_eq!(caches[0].is_present(1, row).unwrap(), !(3..8).contains(&position), "{position}");
-        if !(3..8).contains(&position) {
+        // 3..7 fell out of the ring; the rest was written or recomputed.
+        assert_eq!(caches[0].is_present(1, row).unwrap(), !(3..7).contains(&position), "{position}");
+        if !(3..7).contains(&position) {
             let read = |cache: &KvCache| {
                 let (mut k, mut v) = ([0.0; 8], [0.0; 8]);
                 cache.read_row(1, row, &mut k, &mut v).unwrap();
@@ -170,23 +177,33 @@ fn recomputed_rows_match_rows_written_at_once() {
 
 #[test]
 fn kept_inputs_match_what_was_stored_within_the_lag() {
+    let shape = AttentionShape::new(4, 2, 8).unwrap();
     for dtype in DTYPES {
-        let mut inputs = InputCache::new(2, 2, 4, 3, dtype).unwrap();
+        let mut ring = InputRing::new(2, 2, 4, 2).unwrap();
+        let mut inputs = InputRows::new(ring.places(), 3, dtype).unwrap();
         assert!(inputs.memory_bytes() >= 2 * 2 * 4 * 3 * dtype.bytes());
         let x: Vec<f32> = (0..30).map(|i| i as f32).collect(); // small integers are exact in every type
-        inputs.store(1, &[Span { slot: 1, start: 7, len: 10 }], &x).unwrap();
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        // no head runs, so that every position whose input is held is missed
+        let spans = [Span { slot: 1, start: 7, len: 10 }];
+        let call = Call { shape, layer: 1, spans: &spans, heads: Heads::Mask { words: &[0] } };
+        ring.keep(&call, &mut from, &mut to).unwrap();
+        assert_eq!(from, [6, 7, 8, 9]);
+        inputs.keep(&x, &from, &to).unwrap();
+        let held = |ring: &InputRing, layer: usize, slot: usize| {
+            let mut rows = Vec::new();
+            let spans = [Span { slot, start: 17, len: 1 }];
+            ring.missing(&Call { shape, layer, spans: &spans, heads: Heads::All }, &mut rows).unwrap();
+            rows.iter().filter(|row| row.kv_head == 0).map(|row| row.position).collect::<Vec<_>>()
+        };
+        assert_eq!(held(&ring, 1, 1), [13, 14, 15, 16]);
+        assert!(held(&ring, 0, 1).is_empty() && held(&ring, 1, 0).is_empty());
         let mut read = [f32::NAN; 3];
-        for position in 0..20 {
-            let held = inputs.read(1, 1, position, &mut read).unwrap();
-            assert_eq!(held, (13..17).contains(&position), "{position}");
-            if held {
-                assert_eq!(read, [0, 1, 2].map(|i| ((position - 7) * 3 + i) as f32));
-            }
-            assert!(!inputs.read(0, 1, position, &mut read).unwrap());
-            assert!(!inputs.read(1, 0, position, &mut read).unwrap());
+        for position in 13..17 {
+            inputs.read(ring.place(1, 1, position), &mut read).unwrap();
+            assert_eq!(read, [0, 1, 2].map(|i| ((position - 7) * 3 + i) as f32));
         }
-        inputs.truncate(1, 15).unwrap();
-        let held = |position| inputs.read(1, 1, position, &mut [0.0; 3]).unwrap();
-        assert_eq!([13, 14, 15, 16].map(held), [true, true, false, false]);
+        ring.truncate(1, 15).unwrap();
+        assert_eq!(held(&ring, 1, 1), [13, 14]);
     }
 }

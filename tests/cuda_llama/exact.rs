@@ -3,8 +3,12 @@
 use crate::common::{Random, bits};
 use crate::device::device;
 use crate::plain::{D_FF, Kind, Plain, VOCAB, roomy, tokens};
-use moray::attention::{KvDtype, Span};
-use moray::llama::{Backend, DenseType, DenseWeight, Linear, Mlp, Model, Settings, cuda};
+use moray::attention::{KvDtype, KvPolicy, Span};
+use moray::llama::{
+    Backend, Buffers, DenseType, DenseWeight, Input, Linear, LinearCall, Mlp, Model, Norm, Pass, Settings, cuda,
+};
+use moray::policy::Wanted;
+use moray::sparse_mlp::Selection;
 use moray::w4a8::{Format, Offset, PackedWeight, quantize};
 use moray::{Cpu, Device};
 
@@ -14,14 +18,23 @@ fn settings(context: usize) -> Settings {
 
 /// Logits of `rows` after the embedding and, if wanted, the first layer's MLP.
 fn logits<B: Backend>(backend: &B, model: &Model<B>, tokens: &[u32], mlp: bool, rows: &[usize]) -> Vec<u32> {
-    let mut session = model.session(backend, settings(tokens.len())).unwrap();
-    let state = session.state_mut();
-    backend.embed(state, model.embedding(), tokens).unwrap();
+    let (config, layer, kv) = (model.config(), &model.layers()[0], KvPolicy::WriteAll);
+    let spans = [Span { slot: 0, start: 0, len: tokens.len() }];
+    let mut work = backend.work(config, &layer.mlp, &settings(tokens.len())).unwrap();
+    let mut buffers = Buffers::new(backend, config, &layer.mlp, tokens.len()).unwrap();
+    backend.begin(&mut work, tokens, &spans, rows).unwrap();
+    backend.embed(&mut work, model.embedding(), &mut buffers.x).unwrap();
     if mlp {
-        let spans = [Span { slot: 0, start: 0, len: tokens.len() }];
-        backend.mlp(state, 0, &model.layers()[0], &spans).unwrap();
+        let mut pass = Pass { backend, config, spans: &spans, kv, buffers: &mut buffers, work: &mut work };
+        layer.mlp(&mut pass, 0, &Selection::All, Wanted::Nothing).unwrap();
     }
-    bits(backend.logits(state, model.final_norm(), model.lm_head(), rows).unwrap())
+    let mut normed = backend.zeros(rows.len() * config.d_model).unwrap();
+    let mut logits = backend.zeros(rows.len() * config.vocab).unwrap();
+    let norm = Norm { x: &buffers.x, weight: model.final_norm(), eps: config.rms_eps };
+    backend.rms_norm_rows(&mut work, norm, &mut normed).unwrap();
+    let call = LinearCall { weight: model.lm_head(), input: Input::Plain(&normed), m: rows.len(), rows: None };
+    backend.linear(&mut work, call, None, &mut logits).unwrap();
+    bits(backend.read(&logits, rows.len() * config.vocab, &mut Vec::new()).unwrap())
 }
 
 fn compare(device: &Device, cpu: &Cpu, model: &Model<Cpu>, mlp: bool, what: &str) {

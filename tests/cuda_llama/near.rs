@@ -25,7 +25,7 @@ pub fn run<B: Backend>(backend: &B, model: &Model<B>, settings: &Settings, token
         all.extend_from_slice(logits.unwrap());
     };
     feed(&mut session, &tokens[..first]);
-    model.start_generation(backend, &mut session, 1).unwrap();
+    session.start_generation(1).unwrap();
     tokens[first..].iter().for_each(|token| feed(&mut session, &[*token]));
     all
 }

@@ -85,8 +85,8 @@ fn prompts_that_are_not_there_are_refused() {
     let mut session = model.session(&cpu, small()).unwrap();
     assert!(matches!(model.prefill(&cpu, &mut session, 0, &[]).unwrap_err(), Error::Shape { got: 0, .. }));
     assert!(matches!(model.prefill(&cpu, &mut session, 5, &[1]).unwrap_err(), Error::Index { what: "slot", .. }));
-    assert!(matches!(model.start_generation(&cpu, &mut session, 0).unwrap_err(), Error::Shape { what: "prompt", .. }));
-    assert!(matches!(model.start_generation(&cpu, &mut session, 2).unwrap_err(), Error::Index { what: "slot", .. }));
+    assert!(matches!(session.start_generation(0).unwrap_err(), Error::Shape { what: "prompt", .. }));
+    assert!(matches!(session.start_generation(2).unwrap_err(), Error::Index { what: "slot", .. }));
     assert!(matches!(model.truncate(&cpu, &mut session, 2, 0).unwrap_err(), Error::Index { what: "slot", .. }));
     assert_eq!(feed(&cpu, &model, &mut session, &[1]).len(), VOCAB);
 }

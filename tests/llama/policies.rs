@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use moray::Cpu;
 use moray::attention::KvPolicy;
-use moray::llama::{LogitRows, Model, Sequence, SessionState, Settings};
+use moray::llama::{LogitRows, Model, Sequence, Settings};
 use moray::policy::{Griffin, HeadNorm, PolicyConfig, Random, Site, TdaQuantile, TopK};
 use moray::w4a8::{Format, Offset};
 
@@ -20,7 +20,7 @@ const REFRESH: usize = 3;
 fn generation(cpu: &Cpu, model: &Model<Cpu>, settings: &Settings, tokens: &[u32]) -> Vec<Vec<u32>> {
     let mut session = model.session(cpu, settings.clone()).unwrap();
     let mut rows: Vec<Vec<u32>> = feed(cpu, model, &mut session, &tokens[..PROMPT]).chunks(VOCAB).map(bits).collect();
-    model.start_generation(cpu, &mut session, 0).unwrap();
+    session.start_generation(0).unwrap();
     rows.extend(tokens[PROMPT..].chunks(1).map(|token| bits(&feed(cpu, model, &mut session, token))));
     rows
 }
@@ -163,9 +163,9 @@ fn kept_fractions_match_what_was_asked_for() {
     let settings = heads(0.5, 0, KvPolicy::WriteAll).with(TopK::by_gate(0.25, D_FF).unwrap());
     let mut session = model.session(&cpu, settings).unwrap();
     feed(&cpu, &model, &mut session, &tokens[..PROMPT]);
-    assert_eq!(session.state().policies().kept_fraction(Site::Heads), None);
-    model.start_generation(&cpu, &mut session, 0).unwrap();
+    assert_eq!(session.policies().kept_fraction(Site::Heads), None);
+    session.start_generation(0).unwrap();
     tokens[PROMPT..].chunks(1).for_each(|token| drop(feed(&cpu, &model, &mut session, token)));
-    assert_eq!(session.state().policies().kept_fraction(Site::Heads), Some(0.5));
-    assert_eq!(session.state().policies().kept_fraction(Site::Neurons), Some(0.25));
+    assert_eq!(session.policies().kept_fraction(Site::Heads), Some(0.5));
+    assert_eq!(session.policies().kept_fraction(Site::Neurons), Some(0.25));
 }

@@ -14,7 +14,7 @@
 //! The dense model is scored at the very same positions.
 
 use moray::Cpu;
-use moray::llama::{Backend, LogitRows, Model, Sequence, Session, SessionState, Settings};
+use moray::llama::{Backend, LogitRows, Model, Sequence, Session, Settings};
 use moray::policy::Site;
 use serde::Serialize;
 
@@ -192,8 +192,7 @@ pub fn evaluate<B: Backend>(
         }
         tally.windows += 1;
     }
-    let state = run.session.state();
-    let kept = |site| state.policies().kept_fraction(site);
+    let kept = |site| run.session.policies().kept_fraction(site);
     let (neurons, heads) = (kept(Site::Neurons), kept(Site::Heads));
     Ok(Evaluation { kept_neurons: neurons, kept_heads: heads, ..tally.evaluation(text.scored, dense.is_some()) })
 }

@@ -1,215 +1,160 @@
-//! The forward pass's operations on the device.
+//! The forward pass's primitives on the device.
 
 use super::kernels;
-use super::linear::{Input, Linear};
-use super::mlp::{Mlp, MlpCall};
-use super::recompute::Around;
-use super::state::State;
-use crate::attention::cuda::{Call, Heads, Projections, attend, write_kv};
-use crate::attention::{self, Span};
+use super::linear::Linear;
+use super::neurons::Neurons;
+use super::work::Work;
+use crate::attention::cuda::{self as device_attention, Projections, attend, write_kv, write_rows};
+use crate::attention::{Call, KvPolicy, KvRow, Span};
 use crate::device::{Device, call};
 use crate::error::{Error, Result};
-use crate::llama::{Backend, Config, Layer, Settings};
-use crate::policy::{Observed, Site, Wanted};
+use crate::llama::{Backend, Config, LinearCall, Mlp, MlpCall, Norm, Settings};
+use crate::policy::{Observed, Wanted};
+use crate::sparse_mlp::Shape;
+use crate::sparse_mlp::cuda::Weights;
 use cudarc::driver::CudaSlice;
 
 impl Backend for Device {
     type Linear = Linear;
     type Norm = CudaSlice<f32>;
-    type Mlp = Mlp;
-    type State = State;
+    type Neurons = Weights;
+    type Buffer = CudaSlice<f32>;
+    type Work = Work;
 
-    fn new_state(&self, config: &Config, layers: &[Layer<Device>], settings: &Settings) -> Result<State> {
-        State::new(self, config, layers, settings)
+    const ON_HOST: bool = false;
+
+    fn matrix_shape(linear: &Linear) -> [usize; 2] {
+        [linear.n(), linear.k()]
     }
 
-    fn embed(&self, state: &mut State, table: &Linear, tokens: &[u32]) -> Result<()> {
-        if let Some(&got) = tokens.iter().find(|&&token| token as usize >= table.n()) {
-            return Err(Error::Index { what: "token", limit: table.n(), got: got as usize });
-        }
-        state.m = tokens.len();
-        let mut held = state.tokens.slice_mut(..tokens.len());
-        self.stream().memcpy_htod(tokens, &mut held).map_err(call("copy to the device"))?;
-        embed(self, state, table)
+    fn norm_len(norm: &CudaSlice<f32>) -> usize {
+        norm.len()
     }
 
-    fn attention(&self, state: &mut State, index: usize, layer: &Layer<Device>, spans: &[Span]) -> Result<()> {
-        if state.spans.host() != spans {
-            state.spans.set(self, spans)?;
-        }
-        let masked = state.select_heads(self, index, spans)?;
-        recompute(self, state, index, layer, spans, masked)?;
-        attention(self, state, index, layer, masked)?;
-        observe_heads(self, state, index, spans)
+    fn neurons_shape(neurons: &Weights) -> Shape {
+        neurons.shape()
     }
 
-    fn mlp(&self, state: &mut State, index: usize, layer: &Layer<Device>, spans: &[Span]) -> Result<()> {
-        mlp(self, state, index, layer, spans)?;
-        let State { mlp, policies, .. } = state;
-        match policies.wants(Site::Neurons, spans) {
-            Wanted::Nothing | Wanted::AtHand(_) => Ok(()),
-            Wanted::Lengths | Wanted::Copied(_) => policies.observe(Site::Neurons, index, spans, &mlp.seen()),
-        }
+    fn zeros(&self, elems: usize) -> Result<CudaSlice<f32>> {
+        Device::zeros(self, elems)
     }
 
-    fn logits<'a>(
-        &self,
-        state: &'a mut State,
-        norm: &CudaSlice<f32>,
-        head: &Linear,
-        rows: &[usize],
-    ) -> Result<&'a [f32]> {
-        let vocab = head.n();
-        if rows.len() * vocab > state.host_logits.len() {
-            let expected = "no more than the session's max_logits";
-            return Err(Error::Shape { what: "logits", expected, got: rows.len() });
-        }
-        if let Some(&got) = rows.iter().find(|&&row| row >= state.m) {
-            return Err(Error::Index { what: "rows", limit: state.m, got });
+    fn work(&self, config: &Config, mlp: &Mlp<Device>, settings: &Settings) -> Result<Work> {
+        Work::new(self, config, mlp, settings)
+    }
+
+    fn kv_bytes(work: &Work) -> usize {
+        work.cache.memory_bytes()
+    }
+
+    fn begin(&self, work: &mut Work, tokens: &[u32], spans: &[Span], rows: &[usize]) -> Result<()> {
+        if tokens.len() > work.tokens.len() || rows.len() > work.rows.len() {
+            let expected = "no more than the session's max_tokens and max_logits";
+            return Err(Error::Shape { what: "tokens", expected, got: tokens.len() });
         }
         let words: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
-        let mut held = state.rows.slice_mut(..rows.len());
-        self.stream().memcpy_htod(&words, &mut held).map_err(call("copy to the device"))?;
-        logits(self, state, norm, head, rows.len())?;
-        let host = &mut state.host_logits[..rows.len() * vocab];
-        self.download_into(&state.logits.slice(..rows.len() * vocab), host)?;
-        // a token that was not finite anywhere has NaN logits: see `quantize`
-        match host.iter().find(|logit| logit.is_nan()) {
-            Some(&got) => Err(Error::Value { what: "logits", expected: "finite activations", got }),
-            None => Ok(host),
+        for (host, room) in [(tokens, &mut work.tokens), (&words[..], &mut work.rows)] {
+            if !host.is_empty() {
+                let mut room = room.slice_mut(..host.len());
+                self.stream().memcpy_htod(host, &mut room).map_err(call("copy to the device"))?;
+            }
+        }
+        (work.m, work.n_rows) = (tokens.len(), rows.len());
+        work.spans.set(self, spans)
+    }
+
+    fn embed(&self, work: &mut Work, table: &Linear, x: &mut CudaSlice<f32>) -> Result<()> {
+        table.embed(self, &work.tokens.slice(..work.m), &mut x.slice_mut(..work.m * table.k()))
+    }
+
+    fn linear(
+        &self,
+        work: &mut Work,
+        call: LinearCall<'_, Device>,
+        residual: Option<&CudaSlice<f32>>,
+        y: &mut CudaSlice<f32>,
+    ) -> Result<()> {
+        let LinearCall { weight, input, m, .. } = call;
+        let outputs = m * weight.n();
+        let residual = residual.map(|residual| residual.slice(..outputs));
+        let mut y = y.slice_mut(..outputs);
+        weight.forward(self, (input, m), residual.as_ref(), &mut y, &mut work.scratch)
+    }
+
+    fn rms_norm(&self, norm: Norm<'_, Device>, m: usize, y: &mut CudaSlice<f32>) -> Result<()> {
+        let used = m * norm.weight.len();
+        kernels::rms_norm(self, &norm.x.slice(..used), None, norm.weight, norm.eps, &mut y.slice_mut(..used))
+    }
+
+    fn rms_norm_rows(&self, work: &mut Work, norm: Norm<'_, Device>, y: &mut CudaSlice<f32>) -> Result<()> {
+        let d = norm.weight.len();
+        let (x, rows) = (norm.x.slice(..work.m * d), work.rows.slice(..work.n_rows));
+        kernels::rms_norm(self, &x, Some(&rows), norm.weight, norm.eps, &mut y.slice_mut(..work.n_rows * d))
+    }
+
+    fn write_kv(
+        &self,
+        work: &mut Work,
+        call: &Call<'_>,
+        policy: KvPolicy,
+        qkv: &CudaSlice<f32>,
+        q: &mut CudaSlice<f32>,
+    ) -> Result<()> {
+        let Work { cache, rope, spans, head_masks, .. } = work;
+        head_masks.set(self, call.layer, &call.heads)?;
+        let heads = head_masks.get(call.layer, &call.heads);
+        let projections = Projections::fused(qkv, &call.shape);
+        let call = device_attention::Call { shape: call.shape, layer: call.layer, spans, heads };
+        write_kv(self, &call, policy, Some(rope), &projections, Some(q), cache)
+    }
+
+    fn attend(&self, work: &mut Work, call: &Call<'_>, q: &CudaSlice<f32>, out: &mut CudaSlice<f32>) -> Result<()> {
+        let Work { cache, spans, head_masks, attention, .. } = work;
+        head_masks.set(self, call.layer, &call.heads)?;
+        let heads = head_masks.get(call.layer, &call.heads);
+        let call = device_attention::Call { shape: call.shape, layer: call.layer, spans, heads };
+        attend(self, &call, q, cache, out, attention)
+    }
+
+    fn keep_inputs(&self, work: &mut Work, x: &CudaSlice<f32>, from: &[u32], to: &[u32]) -> Result<()> {
+        work.inputs.as_mut().map_or(Ok(()), |inputs| inputs.keep(self, x, from, to))
+    }
+
+    fn kept_inputs(&self, work: &mut Work, from: &[u32], x: &mut CudaSlice<f32>) -> Result<()> {
+        work.inputs.as_mut().map_or(Ok(()), |inputs| inputs.read(self, from, x))
+    }
+
+    fn write_rows(&self, work: &mut Work, layer: usize, rows: &[KvRow], qkv: &CudaSlice<f32>) -> Result<()> {
+        let Work { shape, cache, rope, inputs, .. } = work;
+        let Some(inputs) = inputs else { return Ok(()) };
+        inputs.set_rows(self, rows)?;
+        write_rows(self, shape, layer, &inputs.rows, Some(rope), qkv, cache)
+    }
+
+    fn mlp(&self, work: &mut Work, call: MlpCall<'_, Device>, y: &mut CudaSlice<f32>) -> Result<()> {
+        match &mut work.neurons {
+            Some(neurons) => neurons.forward(self, call, y),
+            None => {
+                let (expected, got) = ("layers of one kind", "one by neuron after whole ones".into());
+                Err(Error::Unsupported { what: "mlp", expected, got })
+            }
         }
     }
 
-    fn start_generation(&self, state: &mut State, slot: usize) -> Result<()> {
-        state.policies.begin_generation(slot)
+    fn seen(work: &Work, _: Wanted) -> Observed<'_> {
+        work.neurons.as_ref().map_or(Observed::LENGTHS, Neurons::seen)
     }
 
-    fn advance(&self, state: &mut State, slot: usize) -> Result<()> {
-        state.policies.end_token(slot)
+    fn read<'a>(&self, buffer: &'a CudaSlice<f32>, elems: usize, host: &'a mut Vec<f32>) -> Result<&'a [f32]> {
+        host.resize(elems, 0.0);
+        if elems > 0 {
+            self.download_into(&buffer.slice(..elems), &mut host[..])?;
+        }
+        Ok(host)
     }
 
-    fn truncate(&self, state: &mut State, slot: usize, len: usize) -> Result<()> {
-        // what the cache holds past `len` is written again before it is read
-        if let Some(recompute) = &mut state.recompute {
-            recompute.truncate(slot, len);
-        }
-        if len == 0 {
-            state.policies.reset(slot)?;
-        }
+    /// What the cache holds past `len` is written again before it is read.
+    fn truncate(&self, _: &mut Work, _: usize, _: usize) -> Result<()> {
         Ok(())
     }
-}
-
-/// x ← rows of the table for the tokens in device memory.
-pub(super) fn embed(device: &Device, state: &mut State, table: &Linear) -> Result<()> {
-    let (m, d) = (state.m, state.config.d_model);
-    table.embed(device, &state.tokens.slice(..m), &mut state.x.slice_mut(..m * d))
-}
-
-/// Computes what the KV policy left out and the heads of this call could use, then keeps this call's inputs.
-fn recompute(
-    device: &Device,
-    state: &mut State,
-    index: usize,
-    layer: &Layer<Device>,
-    spans: &[Span],
-    masked: bool,
-) -> Result<()> {
-    let State { config, recompute, x, qkv, cache, rope, scratch, head_masks, m, .. } = state;
-    let Some(recompute) = recompute else { return Ok(()) };
-    let words = spans.len() * config.attention.n_q_heads.div_ceil(32);
-    let heads = match masked {
-        true => attention::Heads::Mask { words: &head_masks.host(index)[..words] },
-        false => attention::Heads::All,
-    };
-    // before the new inputs take the oldest ones' places
-    let around = Around { qkv, cache, rope, scratch };
-    recompute.fill(device, index, &layer.qkv, spans, &heads, around)?;
-    let x = x.slice(..*m * config.d_model);
-    recompute.store(device, index, spans, &heads, (&x, &layer.attn_norm, config.rms_eps))
-}
-
-/// x ← x + o(attend(rope(qkv(norm(x))))) for the spans and masks in device memory.
-pub(super) fn attention(
-    device: &Device,
-    state: &mut State,
-    index: usize,
-    layer: &Layer<Device>,
-    masked: bool,
-) -> Result<()> {
-    let State { config, x, next, qkv, q, out, scratch, .. } = state;
-    let (shape, eps, m) = (config.attention, config.rms_eps, state.m);
-    let used = m * config.d_model;
-    let x_view = x.slice(..used);
-    let input = Input::RmsNorm { x: &x_view, weight: &layer.attn_norm, eps };
-    layer.qkv.forward(device, input, m, None, &mut qkv.slice_mut(..m * config.qkv_features()), scratch)?;
-
-    let heads = if masked { Heads::Mask { words: state.head_masks.get(index) } } else { Heads::All };
-    let call = Call { shape, layer: index, spans: &state.spans, heads };
-    let projections = Projections::fused(qkv, &shape);
-    write_kv(device, &call, state.kv, Some(&state.rope), &projections, Some(q), &mut state.cache)?;
-    attend(device, &call, q, &state.cache, out, &mut state.attention)?;
-    let out = out.slice(..m * shape.q_elems());
-    let mut y = next.slice_mut(..used);
-    layer.o.forward(device, Input::Plain(&out), m, Some(&x_view), &mut y, scratch)?;
-    std::mem::swap(x, next);
-    Ok(())
-}
-
-/// Shows a layer's attention outputs to the policy, where it wants them: of prompts, and where the choice is renewed.
-fn observe_heads(device: &Device, state: &mut State, index: usize, spans: &[Span]) -> Result<()> {
-    let width = state.config.attention.q_elems();
-    let observed = match state.policies.wants(Site::Heads, spans) {
-        Wanted::Nothing | Wanted::AtHand(_) => return Ok(()),
-        Wanted::Lengths => Observed::LENGTHS,
-        Wanted::Copied(_) => {
-            let host = &mut state.host_out[..state.m * width];
-            device.download_into(&state.out.slice(..state.m * width), host)?;
-            Observed::new(host, width, width)
-        }
-    };
-    state.policies.observe(Site::Heads, index, spans, &observed)
-}
-
-/// x ← x + mlp(norm(x)) over the neurons that the policy keeps.
-pub(super) fn mlp(
-    device: &Device,
-    state: &mut State,
-    index: usize,
-    layer: &Layer<Device>,
-    spans: &[Span],
-) -> Result<()> {
-    let State { config, x, next, scratch, policies, mlp, .. } = state;
-    let (m, used) = (state.m, state.m * config.d_model);
-    let view = x.slice(..used);
-    let call = MlpCall {
-        index,
-        activation: config.activation,
-        m,
-        x: &view,
-        norm: &layer.mlp_norm,
-        eps: config.rms_eps,
-        wanted: policies.wants(Site::Neurons, spans),
-    };
-    let selection = policies.select(Site::Neurons, index, spans)?;
-    mlp.forward(device, &layer.mlp, &call, &selection, &mut next.slice_mut(..used), scratch)?;
-    std::mem::swap(x, next);
-    Ok(())
-}
-
-/// Logits of the rows in device memory, left there.
-pub(super) fn logits(
-    device: &Device,
-    state: &mut State,
-    norm: &CudaSlice<f32>,
-    head: &Linear,
-    rows: usize,
-) -> Result<()> {
-    let State { config, x, normed, logits, scratch, .. } = state;
-    let used = rows * config.d_model;
-    let x = x.slice(..state.m * config.d_model);
-    let mut normed_out = normed.slice_mut(..used);
-    kernels::rms_norm(device, &x, Some(&state.rows.slice(..rows)), norm, config.rms_eps, &mut normed_out)?;
-    let normed = normed.slice(..used);
-    head.forward(device, Input::Plain(&normed), rows, None, &mut logits.slice_mut(..rows * head.n()), scratch)
 }

@@ -2,11 +2,11 @@
 
 use super::kernels::{NO_TOKEN, argmax};
 use super::sampling::Samplers;
-use super::{backend, state::State};
 use crate::attention::Span;
 use crate::device::{Device, call};
 use crate::error::{Error, Result};
-use crate::llama::{Model, Sampler, Session};
+use crate::llama::forward::Watch;
+use crate::llama::{Backend, Model, Sampler, Session};
 use crate::policy::Site;
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
@@ -90,10 +90,12 @@ impl<'a> Decoder<'a> {
         if let Some(&got) = tokens.iter().find(|&&token| token as usize >= vocab) {
             return Err(Error::Index { what: "token", limit: vocab, got: got as usize });
         }
-        let state = session.state_mut();
-        check_policies(state, &spans)?;
-        prepare(device, state, &spans, tokens)?;
-        let graph = Graph(capture(device, model, state, &spans, samplers.as_mut())?);
+        if let Some(site) = session.policies().unsettled(&spans) {
+            let got = "one that is still to be made or is renewed".into();
+            return Err(Error::Unsupported { what: site.name(), expected: "a choice that the prompt fixed", got });
+        }
+        prepare(device, session, spans, tokens, model.config().n_layers)?;
+        let graph = Graph(capture(device, model, session, samplers.as_mut())?);
         let (slots, tokens) = (slots.to_vec(), tokens.to_vec());
         Ok(Decoder { device, session, slots, graph, _samplers: samplers, tokens })
     }
@@ -110,11 +112,10 @@ impl<'a> Decoder<'a> {
             return Err(Error::Index { what: "position", limit: context, got: span.start });
         }
         self.graph.0.launch().map_err(call("launch the graph"))?;
-        let state = self.session.state_mut();
-        state.spans.advanced(usize::MAX)?;
-        let m = state.m;
-        self.device.download_into(&state.tokens.slice(..m), &mut self.tokens[..])?;
-        self.session.advance_slots(self.device, &self.slots)?;
+        let work = &mut self.session.work;
+        work.spans.advanced(usize::MAX)?;
+        self.device.download_into(&work.tokens.slice(..self.tokens.len()), &mut self.tokens[..])?;
+        self.session.slots.end_call(&spans, &mut self.session.policies)?;
         match self.tokens.contains(&NO_TOKEN) {
             true => Err(Error::Value { what: "logits", expected: "finite logits", got: f32::NAN }),
             false => Ok(&self.tokens),
@@ -122,33 +123,28 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// A graph holds one selection; policies that make another for every token, or now and then, do not fit it.
-fn check_policies(state: &State, spans: &[Span]) -> Result<()> {
-    match state.policies.unsettled(spans) {
-        None => Ok(()),
-        Some(site) => {
-            let got = "one that is still to be made or is renewed".into();
-            Err(Error::Unsupported { what: site.name(), expected: "a choice that the prompt fixed", got })
-        }
-    }
-}
-
 /// Puts everything in device memory that the first step reads and no kernel writes.
-fn prepare(device: &Device, state: &mut State, spans: &[Span], tokens: &[u32]) -> Result<()> {
-    let m = tokens.len();
-    if m > state.tokens.len() || m > state.rows.len() {
+fn prepare(
+    device: &Device,
+    session: &mut Session<Device>,
+    spans: Vec<Span>,
+    tokens: &[u32],
+    n_layers: usize,
+) -> Result<()> {
+    let (m, max_logits) = (tokens.len(), session.settings().max_logits);
+    if m > max_logits {
         return Err(Error::Shape { what: "slots", expected: "no more than the session's max_logits", got: m });
     }
-    state.m = m;
-    state.spans.set(device, spans)?;
-    let stream = device.stream();
-    stream.memcpy_htod(tokens, &mut state.tokens.slice_mut(..m)).map_err(call("copy to the device"))?;
-    let rows: Vec<u32> = (0..m as u32).collect();
-    stream.memcpy_htod(&rows, &mut state.rows.slice_mut(..m)).map_err(call("copy to the device"))?;
-    for layer in 0..state.config.n_layers {
-        state.select_heads(device, layer, spans)?;
-        let State { mlp, policies, .. } = &mut *state;
-        mlp.prepare(device, layer, &policies.select(Site::Neurons, layer, spans)?)?;
+    session.spans = spans;
+    session.rows.clear();
+    session.rows.extend(0..m);
+    device.begin(&mut session.work, tokens, &session.spans, &session.rows)?;
+    for layer in 0..n_layers {
+        session.select_heads(layer)?;
+        let heads = session.choice.heads(session.spans.len());
+        session.work.prepare_heads(device, layer, &heads)?;
+        let neurons = session.policies.select(Site::Neurons, layer, &session.spans)?;
+        session.work.prepare_neurons(device, layer, &neurons)?;
     }
     device.synchronize()
 }
@@ -156,14 +152,13 @@ fn prepare(device: &Device, state: &mut State, spans: &[Span], tokens: &[u32]) -
 fn capture(
     device: &Device,
     model: &Model<Device>,
-    state: &mut State,
-    spans: &[Span],
+    session: &mut Session<Device>,
     samplers: Option<&mut Samplers>,
 ) -> Result<CudaGraph> {
     let stream = device.stream();
     let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     stream.begin_capture(mode).map_err(call("begin a capture"))?;
-    let recorded = record(device, model, state, spans, samplers);
+    let recorded = record(device, model, session, samplers);
     // a capture that was begun is ended, whatever went wrong in it
     let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
     let graph = stream.end_capture(flags).map_err(call("end a capture"));
@@ -171,26 +166,21 @@ fn capture(
     graph?.ok_or_else(|| Error::Driver { call: "end a capture", message: "no graph".into() })
 }
 
+/// The pass, and the choice of the next step's tokens.
 fn record(
     device: &Device,
     model: &Model<Device>,
-    state: &mut State,
-    spans: &[Span],
+    session: &mut Session<Device>,
     samplers: Option<&mut Samplers>,
 ) -> Result<()> {
-    backend::embed(device, state, model.embedding())?;
-    let masked = state.policies.has(Site::Heads);
-    for (index, layer) in model.layers().iter().enumerate() {
-        backend::attention(device, state, index, layer, masked)?;
-        backend::mlp(device, state, index, layer, spans)?;
-    }
-    let (m, vocab) = (state.m, model.config().vocab);
-    backend::logits(device, state, model.final_norm(), model.lm_head(), m)?;
-    let logits = state.logits.slice(..m * vocab);
-    let mut tokens = state.tokens.slice_mut(..m);
+    model.run(device, session, Watch::Nothing)?;
+    let (m, vocab) = (session.rows.len(), model.config().vocab);
+    let Session { work, logits, .. } = session;
+    let logits = logits.slice(..m * vocab);
+    let mut tokens = work.tokens.slice_mut(..m);
     match samplers {
         Some(samplers) => samplers.sample(device, &logits, &mut tokens)?,
         None => argmax(device, &logits, vocab, &mut tokens)?,
     }
-    state.spans.record_advance(device)
+    work.spans.record_advance(device)
 }

@@ -3,8 +3,7 @@
 use super::kernels::{self, DenseWeight};
 use crate::device::{Device, ElementKind};
 use crate::error::Result;
-use crate::llama::{self, DenseType};
-use crate::sparse_mlp::Activation;
+use crate::llama::{self, DenseType, Input, Norm};
 use crate::w4a8::cuda::{self as w4a8, Activations, Epilogue, Workspace};
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 
@@ -23,17 +22,6 @@ pub enum Weight {
 pub struct Linear {
     weight: Weight,
     bias: Option<CudaSlice<f32>>,
-}
-
-/// What is multiplied, and what is done to it first.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Input<'a> {
-    /// x \[M, K\].
-    Plain(&'a CudaView<'a, f32>),
-    /// RMSNorm of x \[M, K\].
-    RmsNorm { x: &'a CudaView<'a, f32>, weight: &'a CudaSlice<f32>, eps: f32 },
-    /// act(gate) ⊙ up of gate_up \[M, 2·K\].
-    SwiGlu { gate_up: &'a CudaView<'a, f32>, activation: Activation },
 }
 
 /// What multiplications of a session work in, one after another.
@@ -128,8 +116,7 @@ impl Linear {
     pub(super) fn forward(
         &self,
         device: &Device,
-        input: Input<'_>,
-        m: usize,
+        (input, m): (Input<'_, Device>, usize),
         residual: Option<&CudaView<'_, f32>>,
         y: &mut CudaViewMut<'_, f32>,
         scratch: &mut Scratch,
@@ -139,17 +126,19 @@ impl Linear {
             Weight::W4a8(weight) => {
                 let int8 = &mut scratch.int8;
                 match input {
-                    Input::Plain(x) => int8.quantize(device, x, m, k)?,
-                    Input::RmsNorm { x, weight, eps } => int8.quantize_rms_norm(device, x, m, weight, eps)?,
+                    Input::Plain(x) => int8.quantize(device, &x.slice(..m * k), m, k)?,
+                    Input::RmsNorm(Norm { x, weight, eps }) => {
+                        int8.quantize_rms_norm(device, &x.slice(..m * k), m, weight, eps)?;
+                    }
                     Input::SwiGlu { gate_up, activation } => {
-                        int8.quantize_swiglu(device, gate_up, m, k, activation)?;
+                        int8.quantize_swiglu(device, &gate_up.slice(..2 * m * k), m, k, activation)?;
                     }
                 }
                 w4a8::linear(device, weight, int8, Epilogue { bias, residual }, y, &mut scratch.workspace)
             }
             Weight::Dense(weight) => {
                 if let Input::Plain(x) = input {
-                    return kernels::dense(device, weight, x, bias, residual, y);
+                    return kernels::dense(device, weight, &x.slice(..m * k), bias, residual, y);
                 }
                 if m * k > scratch.plain.len() {
                     let expected = "no more than the session's max_tokens";
@@ -158,11 +147,11 @@ impl Linear {
                 let mut plain = scratch.plain.slice_mut(..m * k);
                 match input {
                     Input::Plain(_) => {}
-                    Input::RmsNorm { x, weight, eps } => {
-                        kernels::rms_norm(device, x, None, weight, eps, &mut plain)?;
+                    Input::RmsNorm(Norm { x, weight, eps }) => {
+                        kernels::rms_norm(device, &x.slice(..m * k), None, weight, eps, &mut plain)?;
                     }
                     Input::SwiGlu { gate_up, activation } => {
-                        kernels::activate(device, activation, gate_up, k, &mut plain)?;
+                        kernels::activate(device, activation, &gate_up.slice(..2 * m * k), k, &mut plain)?;
                     }
                 }
                 kernels::dense(device, weight, &plain.as_view(), bias, residual, y)

@@ -18,27 +18,27 @@
 
 mod backend;
 mod decoder;
+mod inputs;
 mod kernels;
 mod linear;
-mod mlp;
+mod neurons;
 pub mod raw;
-mod recompute;
 mod sampling;
 mod selection;
-mod state;
+mod work;
 
 pub use decoder::Decoder;
 pub(crate) use kernels::KERNELS;
 pub use kernels::{DenseWeight, NO_TOKEN, argmax};
 pub use linear::{Linear, Weight};
-pub use mlp::Mlp;
 pub use sampling::Samplers;
-pub use state::State;
+pub use work::Work;
 
-use super::{Layer, Model};
+use super::{Layer, Mlp, Model};
 use crate::cpu::Cpu;
 use crate::device::Device;
 use crate::error::Result;
+use crate::sparse_mlp;
 
 /// Copies a model to the device.
 ///
@@ -51,7 +51,12 @@ pub fn upload(device: &Device, model: &Model<Cpu>) -> Result<Model<Device>> {
             qkv: Linear::upload(device, &layer.qkv)?,
             o: Linear::upload(device, &layer.o)?,
             mlp_norm: device.upload(&layer.mlp_norm)?,
-            mlp: Mlp::upload(device, &layer.mlp)?,
+            mlp: match &layer.mlp {
+                Mlp::Whole { gate_up, down } => {
+                    Mlp::Whole { gate_up: Linear::upload(device, gate_up)?, down: Linear::upload(device, down)? }
+                }
+                Mlp::ByNeuron(weights) => Mlp::ByNeuron(sparse_mlp::cuda::Weights::upload(device, weights)?),
+            },
         })
     };
     let layers = model.layers().iter().map(layer).collect::<Result<_>>()?;

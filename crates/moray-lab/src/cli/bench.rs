@@ -188,7 +188,7 @@ fn speed(arguments: &Arguments, switches: &Switches, run: &Run) -> Result<Speed>
         let prefilled = prompt.len() as f64 / start.elapsed().as_secs_f64();
         run.model.truncate(&run.cpu, &mut session, 0, 0)?;
         run.model.prefill(&run.cpu, &mut session, 0, &prompt[..DECODE_PROMPT])?;
-        run.model.start_generation(&run.cpu, &mut session, 0)?;
+        session.start_generation(0)?;
         let start = Instant::now();
         for &token in rest {
             let sequence = Sequence { slot: 0, tokens: &[token] };

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use clap::Args;
-use moray::llama::{Backend, LogitRows, Model, Sampler, Sampling, Sequence, Session, SessionState};
+use moray::llama::{Backend, LogitRows, Model, Sampler, Sampling, Sequence, Session};
 use serde::{Deserialize, Serialize};
 
 use super::device::cuda;
@@ -204,7 +204,7 @@ pub(super) fn generate_on<B: Backend>(
         decode_gb_per_second: used / 1e9,
         read_bandwidth_gb_per_second: bandwidth / 1e9,
         bandwidth_percent: 100.0 * used / bandwidth,
-        kv_bytes: session.state().kv_bytes(),
+        kv_bytes: session.kv_bytes(),
         peak_memory_bytes,
     })
 }

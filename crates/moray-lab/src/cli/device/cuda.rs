@@ -62,7 +62,7 @@ fn decode<'s>(
     sampler: Sampler,
     first: u32,
 ) -> Result<Next<'s>> {
-    if !session.state().is_settled(0) {
+    if !session.is_settled(0) {
         return by_calls(device, model, session, sampler, first);
     }
     let mut decoder = Decoder::capture_sampling(device, model, session, &[0], &[first], &[sampler])?;

@@ -1,0 +1,237 @@
+//! The sequences that a model is running.
+
+use super::backend::Backend;
+use super::config::Config;
+use super::forward::Watch;
+use super::layer::{Buffers, Layer, Pass};
+use super::mlp::Mlp;
+use super::recompute::Recompute;
+use super::settings::Settings;
+use crate::attention::{Heads, Span};
+use crate::error::{Error, Result};
+use crate::policy::{Observed, PolicySet, Site, Sizes, Wanted};
+
+/// The sequences that a model is running: what they hold on the device, how long they are, and the policies that choose for
+/// them.
+#[derive(Debug)]
+pub struct Session<B: Backend> {
+    pub(super) settings: Settings,
+    pub(super) slots: Slots,
+    pub(super) policies: PolicySet,
+    pub(super) choice: HeadChoice,
+    recompute: Option<Recompute<B>>,
+    pub(super) work: B::Work,
+    pub(super) buffers: Buffers<B>,
+    /// \[max_logits, d\], \[max_logits, vocab\].
+    pub(super) normed: B::Buffer,
+    pub(super) logits: B::Buffer,
+    /// What was read of a buffer that is not the host's memory.
+    pub(super) host: Vec<f32>,
+    pub(super) spans: Vec<Span>,
+    pub(super) tokens: Vec<u32>,
+    pub(super) rows: Vec<usize>,
+}
+
+/// The heads that run in the layer at hand.
+#[derive(Debug)]
+pub(super) struct HeadChoice {
+    n_q_heads: usize,
+    /// Whether a policy chose.
+    chosen: bool,
+    /// u32 \[spans, ⌈n_q_heads/32⌉\].
+    words: Vec<u32>,
+}
+
+impl HeadChoice {
+    /// The choice, made for so many spans.
+    pub(super) fn heads(&self, n_spans: usize) -> Heads<'_> {
+        match self.chosen {
+            true => Heads::Mask { words: &self.words[..n_spans * self.n_q_heads.div_ceil(32)] },
+            false => Heads::All,
+        }
+    }
+}
+
+/// How far each slot is.
+#[derive(Debug)]
+pub(super) struct Slots {
+    /// Positions held.
+    pub(super) lens: Vec<usize>,
+    /// Whether a slot generates.
+    generates: Vec<bool>,
+}
+
+impl Slots {
+    pub(super) fn check(&self, slot: usize) -> Result<()> {
+        let limit = self.lens.len();
+        if slot < limit { Ok(()) } else { Err(Error::Index { what: "slot", limit, got: slot }) }
+    }
+
+    /// Counts the tokens that a call has added.
+    pub(super) fn end_call(&mut self, spans: &[Span], policies: &mut PolicySet) -> Result<()> {
+        for span in spans {
+            self.lens[span.slot] += span.len;
+            if self.generates[span.slot] {
+                (0..span.len).try_for_each(|_| policies.end_token(span.slot))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> Session<B> {
+    pub(super) fn new(backend: &B, config: &Config, mlp: &Mlp<B>, settings: Settings) -> Result<Self> {
+        let Settings { slots, max_tokens, max_logits, .. } = settings;
+        let n_q_heads = config.attention.n_q_heads;
+        Ok(Session {
+            slots: Slots { lens: vec![0; slots], generates: vec![false; slots] },
+            policies: PolicySet::new(&settings.policies, &Sizes { model: config.sizes(), slots, max_tokens })?,
+            choice: HeadChoice { n_q_heads, chosen: false, words: vec![0; slots * n_q_heads.div_ceil(32)] },
+            recompute: Recompute::new(backend, config, &settings)?,
+            work: backend.work(config, mlp, &settings)?,
+            buffers: Buffers::new(backend, config, mlp, max_tokens)?,
+            normed: backend.zeros(max_logits * config.d_model)?,
+            logits: backend.zeros(max_logits * config.vocab)?,
+            host: Vec::new(),
+            spans: Vec::with_capacity(slots),
+            tokens: Vec::with_capacity(max_tokens),
+            rows: Vec::with_capacity(max_logits),
+            settings,
+        })
+    }
+
+    /// Positions that a slot holds; 0 for one that is not there.
+    pub fn len(&self, slot: usize) -> usize {
+        self.slots.lens.get(slot).copied().unwrap_or(0)
+    }
+
+    /// Says whether a slot holds nothing.
+    pub fn is_empty(&self, slot: usize) -> bool {
+        self.len(slot) == 0
+    }
+
+    /// What the session was made for.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Bytes of the KV cache.
+    pub fn kv_bytes(&self) -> usize {
+        B::kv_bytes(&self.work)
+    }
+
+    /// The policies' selections and statistics.
+    pub fn policies(&self) -> &PolicySet {
+        &self.policies
+    }
+
+    /// Says whether the policies have made their last choice for a slot, so that a captured graph can hold it.
+    pub fn is_settled(&self, slot: usize) -> bool {
+        self.policies.unsettled(&[Span { slot, start: 0, len: 1 }]).is_none()
+    }
+
+    /// Ends a slot's prompt: selections that depend on it are made, and what follows in this slot is generation.
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a slot that is not there, [`Error::Shape`] if it holds nothing.
+    pub fn start_generation(&mut self, slot: usize) -> Result<()> {
+        self.slots.check(slot)?;
+        if self.is_empty(slot) {
+            return Err(Error::Shape { what: "prompt", expected: "at least 1 token", got: 0 });
+        }
+        if !self.slots.generates[slot] {
+            self.policies.begin_generation(slot)?;
+            self.slots.generates[slot] = true;
+        }
+        Ok(())
+    }
+
+    /// Forgets a slot's positions from `len` on, besides those in the device's cache.
+    pub(super) fn truncate(&mut self, slot: usize, len: usize) -> Result<()> {
+        if let Some(recompute) = &mut self.recompute {
+            recompute.truncate(slot, len)?;
+        }
+        self.slots.lens[slot] = self.slots.lens[slot].min(len);
+        if len == 0 {
+            self.policies.reset(slot)?;
+            self.slots.generates[slot] = false;
+        }
+        Ok(())
+    }
+
+    /// One new token for each of `slots`, after what they hold.
+    #[cfg(feature = "cuda")]
+    pub(super) fn decode_spans(&self, slots: &[usize]) -> Result<Vec<Span>> {
+        let span = |&slot: &usize| {
+            self.slots.check(slot)?;
+            match self.slots.lens[slot] {
+                0 => Err(Error::Shape { what: "prompt", expected: "at least 1 token", got: 0 }),
+                start => Ok(Span { slot, start, len: 1 }),
+            }
+        };
+        slots.iter().map(span).collect()
+    }
+
+    /// Chooses the heads of a layer.
+    pub(super) fn select_heads(&mut self, layer: usize) -> Result<()> {
+        let HeadChoice { n_q_heads, chosen, words } = &mut self.choice;
+        let words = &mut words[..self.spans.len() * n_q_heads.div_ceil(32)];
+        *chosen = self.policies.select_heads(layer, &self.spans, *n_q_heads, words)?;
+        Ok(())
+    }
+
+    /// Attention of one layer, over the heads that the policy chooses.
+    pub(super) fn attention(
+        &mut self,
+        backend: &B,
+        config: &Config,
+        index: usize,
+        layer: &Layer<B>,
+        watch: Watch,
+    ) -> Result<()> {
+        self.select_heads(index)?;
+        let Session { policies, choice, recompute, work, buffers, spans, settings, host, .. } = self;
+        // under the one choice of a captured pass, a head that was skipped is never asked for again
+        let recompute = recompute.as_mut().filter(|_| watch == Watch::Policies);
+        let mut pass = Pass { backend, config, spans, kv: settings.kv, buffers, work };
+        layer.attention(&mut pass, index, choice.heads(spans.len()), recompute)?;
+        match wants::<B>(policies, Site::Heads, spans, watch) {
+            Wanted::Nothing => Ok(()),
+            Wanted::Lengths => policies.observe(Site::Heads, index, spans, &Observed::LENGTHS),
+            Wanted::AtHand(_) | Wanted::Copied(_) => {
+                let tokens: usize = spans.iter().map(|span| span.len).sum();
+                let width = config.attention.q_elems();
+                let out = backend.read(&buffers.out, tokens * width, host)?;
+                policies.observe(Site::Heads, index, spans, &Observed::new(out, width, width))
+            }
+        }
+    }
+
+    /// The MLP of one layer, over the neurons that the policy chooses.
+    pub(super) fn mlp(
+        &mut self,
+        backend: &B,
+        config: &Config,
+        index: usize,
+        layer: &Layer<B>,
+        watch: Watch,
+    ) -> Result<()> {
+        let Session { policies, work, buffers, spans, settings, .. } = self;
+        let wanted = wants::<B>(policies, Site::Neurons, spans, watch);
+        let mut pass = Pass { backend, config, spans, kv: settings.kv, buffers, work };
+        layer.mlp(&mut pass, index, &policies.select(Site::Neurons, index, spans)?, wanted)?;
+        match (&layer.mlp, wanted) {
+            (Mlp::Whole { .. }, _) | (_, Wanted::Nothing) => Ok(()),
+            (Mlp::ByNeuron(_), wanted) => policies.observe(Site::Neurons, index, spans, &B::seen(work, wanted)),
+        }
+    }
+}
+
+/// What a policy is shown: nothing in a captured pass, and nothing that it would only count where that lies in another memory.
+fn wants<B: Backend>(policies: &PolicySet, site: Site, spans: &[Span], watch: Watch) -> Wanted {
+    match policies.wants(site, spans) {
+        _ if watch != Watch::Policies => Wanted::Nothing,
+        Wanted::AtHand(_) if !B::ON_HOST => Wanted::Nothing,
+        wanted => wanted,
+    }
+}
