@@ -31,18 +31,23 @@
 //! ```
 
 mod check;
+mod config;
 mod decode;
+mod env;
 mod error;
 mod exec;
 mod launch;
 mod memory;
 mod meter;
 mod module;
+mod options;
 mod parse;
 mod sched;
 
+pub use config::LaunchConfig;
 pub use error::{Allocation, Fault, FaultKind, MemoryError, PtxError};
-pub use launch::{Arch, LaunchConfig, Options, launch};
+pub use launch::launch;
 pub use memory::Memory;
 pub use meter::{Class, Report};
 pub use module::{CompiledRegisters, Function, Module, Param};
+pub use options::{Arch, Options};

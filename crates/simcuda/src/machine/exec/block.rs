@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::super::check::shadow::Shadow;
+use super::super::env::Env;
 use super::super::error::{Allocation, FaultKind};
-use super::super::launch::Env;
 use super::super::memory::Memory;
 use super::super::meter::Counters;
 use super::super::sched::barrier::Barriers;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::super::env::Env;
 use super::super::error::Fault;
 use super::super::exec::block::Peer;
 use super::super::exec::{Block, Warp, bulk};
-use super::super::launch::Env;
 use super::barrier::open_ready;
 use super::group::{CLUSTER_KEY, State};
 use super::run::{Stop, run};

@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::super::env::Env;
 use super::super::error::Fault;
-use super::super::launch::Env;
 use super::super::meter::Counters;
 use super::cluster::{Cluster, Outcome};
 use super::stuck;

@@ -1,9 +1,9 @@
 //! Faults: where they happened, and why a cluster that cannot go on stands still.
 
+use super::super::env::Env;
 use super::super::error::{Fault, FaultKind};
 use super::super::exec::block::Note;
 use super::super::exec::{Block, LANES, Warp};
-use super::super::launch::Env;
 use super::super::meter::Class;
 use super::group::{CLUSTER_KEY, Group, State};
 
