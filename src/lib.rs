@@ -1,5 +1,80 @@
 //! Kernels for LLM inference that does less work: W4A8 GEMM, gather-style sparse MLP, head-skipping attention.
 //!
+//! Engines link it and keep their own memory, streams and schedule: an operation allocates nothing, waits for nothing, and can
+//! be captured in a graph. The CPU backend needs nothing but Rust; it is the definition that CUDA devices are held to.
+//!
+//! | module | what it computes | begin with |
+//! |---|---|---|
+//! | [`w4a8`] | y = x · wᵀ, w in codes of 4 or 8 bits, x in int8 | [`quantize`](w4a8::quantize()), [`PackedWeight`](w4a8::PackedWeight), [`Activations`](w4a8::Activations), [`linear`](w4a8::linear()) |
+//! | [`sparse_mlp`] | down · (act(gate · x) ⊙ (up · x)), of selected neurons only | [`Weights`](sparse_mlp::Weights), [`Selection`](sparse_mlp::Selection), [`forward`](sparse_mlp::forward()) |
+//! | [`attention`] | softmax(q · kᵀ) · v over a KV cache, of the heads that run | [`KvCache`](attention::KvCache), [`write_kv`](attention::write_kv()), [`attend`](attention::attend()) |
+//! | [`policy`] | which neurons and heads are computed | [`Policy`](policy::Policy), [`TABLE`](policy::TABLE) |
+//! | [`llama`] | a reference forward pass over all of these | [`Model`](llama::Model), [`Session`](llama::Session), [`Backend`](llama::Backend) |
+//!
+//! A call takes a [`Cpu`], which is an instruction set and a team of threads, or a `Device`, which is a CUDA context and a
+//! stream; each operation's module `cuda` is its twin on the device, and calls it by addresses too. What is wrong with a
+//! call is an [`Error`] that says what was expected and what was found.
+//!
+//! # On the CPU
+//! ```
+//! use moray::Cpu;
+//! use moray::w4a8::{Activations, Epilogue, Format, Offset, PackedWeight, linear, quantize};
+//!
+//! let (m, n, k) = (3, 256, 512);
+//! let (w, x) = (vec![0.5f32; n * k], vec![1.0f32; m * k]);
+//!
+//! // once, when the model is loaded
+//! let cpu = Cpu::detect();
+//! let weight = PackedWeight::pack(&quantize(&w, n, k, Format::per_group(64, Offset::F16))?);
+//!
+//! // for every batch of tokens; the buffers are used again
+//! let mut activations = Activations::with_capacity(m, k);
+//! let mut y = vec![0.0f32; m * n];
+//! activations.quantize(&cpu, &x, m, k)?;
+//! linear(&cpu, &weight, &activations, Epilogue::default(), &mut y)?;
+//! assert!(y.iter().all(|y| (y / 256.0 - 1.0).abs() < 0.01));
+//! # Ok::<(), moray::Error>(())
+//! ```
+//!
+//! # On a CUDA device
+//! With the engine's context and stream and buffers of its own, captured once and replayed:
+//! ```no_run
+//! # #[cfg(feature = "cuda-w4a8")]
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use moray::Device;
+//! use moray::device::cudarc::driver::{CudaContext, sys};
+//! use moray::w4a8::{Format, Offset, PackedWeight, cuda, quantize};
+//!
+//! let stream = CudaContext::new(0)?.new_stream()?;
+//! let device = Device::with_stream(stream.clone())?;
+//!
+//! // once, when the model is loaded
+//! let (m, n, k) = (8, 4096, 4096);
+//! let packed = PackedWeight::pack(&quantize(&vec![0.5; n * k], n, k, Format::per_group(64, Offset::F16))?);
+//! let weight = cuda::Weight::upload(&device, &packed)?;
+//! let mut activations = cuda::Activations::with_capacity(&device, m, k)?;
+//! let mut workspace = cuda::Workspace::new(&device)?;
+//!
+//! let mut x = stream.alloc_zeros::<f32>(m * k)?;
+//! let mut y = stream.alloc_zeros::<f32>(m * n)?;
+//! stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+//! activations.quantize(&device, &x.as_view(), m, k)?;
+//! let epilogue = cuda::Epilogue::default();
+//! cuda::linear(&device, &weight, &activations, epilogue, &mut y.as_view_mut(), &mut workspace)?;
+//! let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+//! let graph = stream.end_capture(flags)?.ok_or("nothing was captured")?;
+//!
+//! // for every batch of tokens
+//! stream.memcpy_htod(&vec![1.0; m * k], &mut x)?;
+//! graph.launch()?;
+//! let host = stream.clone_dtoh(&y)?;
+//! # drop(host);
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "cuda-w4a8"))]
+//! # fn main() {}
+//! ```
+//!
 //! # Building for CUDA
 //! The feature `cuda` builds every operation for the device and the forward pass; `cuda-w4a8`, `cuda-sparse-mlp` and
 //! `cuda-attention` build one operation. nvcc compiles the kernels, for the architectures of `MORAY_CUDA_ARCHS` (`9.0a`,
