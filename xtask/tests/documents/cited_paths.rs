@@ -1,56 +1,25 @@
 //! Every file and folder that a comment or a document names exists.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::tree::{NOT_OURS, Tree};
 
 /// Endings of the files whose names are followed.
 const FOLLOWED: [&str; 7] = [".rs", ".cu", ".cuh", ".py", ".sh", ".md", ".svg"];
 
-/// What the repository does not hold: what is built or fetched, and what git ignores.
-const NOT_OURS: [&str; 3] = ["target", "models", "corpus"];
-
 /// Files of other projects that comments name.
 const ELSEWHERE: [&str; 1] = ["docs/gguf.md"];
 
-/// The repository's files, by their paths from its root.
-struct Tree {
-    root: PathBuf,
-    files: BTreeSet<String>,
-    folders: BTreeSet<String>,
-}
-
-impl Tree {
-    fn read() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let mut tree = Self { root: root.clone(), files: BTreeSet::new(), folders: BTreeSet::new() };
-        tree.walk(&root, "");
-        tree
-    }
-
-    fn walk(&mut self, folder: &Path, prefix: &str) {
-        for entry in fs::read_dir(folder).expect("a readable folder").flatten() {
-            let name = entry.file_name().into_string().expect("a name in UTF-8");
-            let path = format!("{prefix}{name}");
-            if !entry.path().is_dir() {
-                self.files.insert(path);
-            } else if name != ".git" && !NOT_OURS.contains(&name.as_str()) {
-                self.walk(&entry.path(), &format!("{path}/"));
-                self.folders.insert(path);
-            }
-        }
-    }
-
-    /// Whether a path that stands in `file` leads somewhere: from the root, or from the end of an existing path, as
-    /// `layout.cuh` and `w4a8/layout.cuh` do for `kernels/w4a8/layout.cuh`.
-    fn has(&self, file: &str, path: &str) -> bool {
-        let path = path.trim_start_matches("./").trim_start_matches("../");
-        let paths = if path.ends_with('/') { &self.folders } else { &self.files };
-        let name = path.trim_end_matches('/');
-        let beside = Path::new(file).parent().unwrap_or(Path::new("")).join(name);
-        let ends = |known: &String| known == name || known.strip_suffix(name).is_some_and(|front| front.ends_with('/'));
-        paths.iter().any(ends) || self.root.join(beside).exists()
-    }
+/// Whether a path that stands in `file` leads somewhere: from the root, or from the end of an existing path, as
+/// `layout.cuh` and `w4a8/layout.cuh` do for `kernels/w4a8/layout.cuh`.
+fn has(tree: &Tree, file: &str, path: &str) -> bool {
+    let path = path.trim_start_matches("./").trim_start_matches("../");
+    let paths = if path.ends_with('/') { &tree.folders } else { &tree.files };
+    let name = path.trim_end_matches('/');
+    let beside = Path::new(file).parent().unwrap_or(Path::new("")).join(name);
+    let ends = |known: &String| known == name || known.strip_suffix(name).is_some_and(|front| front.ends_with('/'));
+    paths.iter().any(ends) || tree.root.join(beside).exists()
 }
 
 /// The part of a line that is prose: all of a document's, and of code what follows the sign of a comment.
@@ -95,7 +64,7 @@ fn cited_paths_match_the_tree() {
         for (number, line) in (1..).zip(text.lines()) {
             for path in cited(&tree, prose(file, line)) {
                 checked += 1;
-                if !ELSEWHERE.contains(&path) && !tree.has(file, path) {
+                if !ELSEWHERE.contains(&path) && !has(&tree, file, path) {
                     missing.push(format!("{file}:{number} names {path}"));
                 }
             }
@@ -114,6 +83,6 @@ fn citations_match_those_of_a_line() {
     assert_eq!(of(&format!("let a = 1; // of {gone}: see")), [gone]);
     assert!(of("include!(\"gone.rs\"); a / b.rs").is_empty());
     assert!(of("// crates/*/x.rs, <file>.md, https://example.org/a.md, target/").is_empty());
-    assert!(!tree.has("src/lib.rs", gone) && !tree.has("src/lib.rs", "yout.cuh"));
-    assert!(tree.has("src/lib.rs", "w4a8/layout.cuh") && tree.has("kernels/w4a8/gemm.cu", "../common/ptx.cuh"));
+    assert!(!has(&tree, "src/lib.rs", gone) && !has(&tree, "src/lib.rs", "yout.cuh"));
+    assert!(has(&tree, "src/lib.rs", "w4a8/layout.cuh") && has(&tree, "kernels/w4a8/gemm.cu", "../common/ptx.cuh"));
 }

@@ -1,0 +1,5 @@
+//! What documents and comments say of the repository's files is so.
+
+mod cited_paths;
+mod counted_files;
+mod tree;
