@@ -17,6 +17,7 @@ fn every_kernel_of_the_table_is_loaded_and_found() {
     let Some(device) = device() else { return };
     let kernels = device.kernels();
     assert!(kernels.len() >= 9, "{kernels:?}");
+    device.load_kernels().unwrap();
     for (module, symbol) in kernels {
         let function = device.function(module, symbol).unwrap();
         assert!(function.max_threads_per_block().unwrap() >= 32, "{module}: {symbol}");

@@ -1,16 +1,17 @@
 //! The memory of a safe call, held until its kernels are on the stream.
 
+use super::held::Held;
 use super::raw_call::Queue;
-use super::{Access, Address, Buffer, Device, RawCall, check_context};
+use super::{Access, Address, Buffer, Device, RawCall};
 use crate::error::{Error, Result};
-use cudarc::driver::{DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop};
+use cudarc::driver::{DevicePtr, DevicePtrMut, DeviceSlice};
 
 /// The buffers of one safe call, from which its raw call is filled in: borrowed, of the device's context, and ordered with what
 /// other streams do with them until [`Arguments::launch`] has started the kernels.
 pub(crate) struct Arguments<'a> {
     device: &'a Device,
     memory: Vec<Memory>,
-    guards: Vec<SyncOnDrop<'a>>,
+    held: Held<'a>,
 }
 
 /// A borrowed piece of memory.
@@ -24,19 +25,16 @@ struct Memory {
 impl<'a> Arguments<'a> {
     /// Nothing yet.
     pub(crate) fn new(device: &'a Device) -> Self {
-        Arguments { device, memory: Vec::with_capacity(12), guards: Vec::with_capacity(12) }
+        Arguments { device, memory: Vec::with_capacity(12), held: Held::new(device) }
     }
 
     /// Holds memory that the call reads.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for memory of another context.
+    /// [`Error::Unsupported`] for memory of another context, and in a capture for that of another stream.
     pub(crate) fn read<T, S: DevicePtr<T>>(&mut self, what: &'static str, slice: &'a S) -> Result<Address<T>> {
-        check_context(what, self.device, slice)?;
-        let len = slice.len();
-        let (address, guard) = slice.device_ptr(self.device.stream());
-        self.guards.push(guard);
-        Ok(self.keep(address, len, Access::Read))
+        let address = self.held.read(what, slice)?;
+        Ok(self.keep(address, slice.len(), Access::Read))
     }
 
     /// Holds memory that the call writes.
@@ -44,10 +42,8 @@ impl<'a> Arguments<'a> {
     /// # Errors
     /// As [`Arguments::read`].
     pub(crate) fn write<T, S: DevicePtrMut<T>>(&mut self, what: &'static str, slice: &'a mut S) -> Result<Address<T>> {
-        check_context(what, self.device, slice)?;
         let len = DeviceSlice::len(slice);
-        let (address, guard) = slice.device_ptr_mut(self.device.stream());
-        self.guards.push(guard);
+        let address = self.held.write(what, slice)?;
         Ok(self.keep(address, len, Access::Write))
     }
 
@@ -72,9 +68,9 @@ impl<'a> Arguments<'a> {
             }
         });
         result?;
-        // SAFETY: every buffer of the call lies in memory of this context that is borrowed until the guards are dropped, which
-        // order later uses on other streams after this one; writes are to memory that is borrowed mutably.
-        call.enqueue(&unsafe { Queue::on_stream_of(self.device) })
+        // SAFETY: every buffer of the call lies in memory of this context that is held until the kernels have been put on the
+        // stream, which orders uses on other streams with this one; writes are to memory that is borrowed mutably.
+        self.held.launch(|_| call.enqueue(&unsafe { Queue::on_stream_of(self.device) }))
     }
 
     fn check(&self, buffer: &Buffer) -> Result<()> {

@@ -1,14 +1,11 @@
 //! Memory of a device, with the one error that a program may want to act on.
 
+use super::held::Held;
 use super::{Device, call};
 use crate::error::{Error, Result};
+use cudarc::driver::result::{memcpy_dtod_async, memcpy_dtoh_async, memcpy_htod_async, memset_d8_async};
 use cudarc::driver::sys::CUresult;
-use cudarc::driver::{
-    CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice, DriverError, HostSlice, SyncOnDrop, ValidAsZeroBits,
-};
-
-/// What every buffer's address is a multiple of: the widest access of a kernel.
-const ALIGNMENT: u64 = 16;
+use cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice, DriverError, ValidAsZeroBits};
 
 impl Device {
     /// Allocates `len` zeros.
@@ -28,13 +25,42 @@ impl Device {
         self.stream().clone_htod(host).map_err(allocation::<T>(host.len()))
     }
 
+    /// Copies `host` over device memory.
+    ///
+    /// # Errors
+    /// [`Error::Length`] unless both are as long, [`Error::Driver`] if the driver refuses.
+    pub fn upload_into<T: DeviceRepr, S: DevicePtrMut<T>>(&self, host: &[T], to: &mut S) -> Result<()> {
+        crate::error::check_len("to", host.len(), to.len())?;
+        let mut held = Held::new(self);
+        let address = held.write("to", to)?;
+        self.context().bind_to_thread().map_err(call("bind the context"))?;
+        // SAFETY: the memory is as long as `host`, and held; a copy from memory that is not pinned has read it when the call returns.
+        held.launch(|stream| unsafe { memcpy_htod_async(address, host, stream) }.map_err(call("copy to the device")))
+    }
+
+    /// Clears device memory.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] if the driver refuses.
+    pub fn clear<T: DeviceRepr + ValidAsZeroBits, S: DevicePtrMut<T>>(&self, memory: &mut S) -> Result<()> {
+        let (bytes, mut held) = (memory.num_bytes(), Held::new(self));
+        let address = held.write("memory", memory)?;
+        self.context().bind_to_thread().map_err(call("bind the context"))?;
+        // SAFETY: the memory is so many bytes, for which 0 is a value, and held.
+        held.launch(|stream| unsafe { memset_d8_async(address, 0, bytes, stream) }.map_err(call("clear memory")))
+    }
+
     /// Copies device memory over other device memory, on the stream.
     ///
     /// # Errors
     /// [`Error::Length`] unless both are as long, [`Error::Driver`] if the driver refuses.
     pub fn copy<T: DeviceRepr>(&self, from: &CudaSlice<T>, to: &mut CudaSlice<T>) -> Result<()> {
         crate::error::check_len("to", from.len(), to.len())?;
-        self.stream().memcpy_dtod(from, to).map_err(call("copy on the device"))
+        let (bytes, mut held) = (from.num_bytes(), Held::new(self));
+        let (from, to) = (held.read("from", from)?, held.write("to", to)?);
+        self.context().bind_to_thread().map_err(call("bind the context"))?;
+        // SAFETY: both are so many bytes of the context, and held.
+        held.launch(|stream| unsafe { memcpy_dtod_async(to, from, bytes, stream) }.map_err(call("copy on the device")))
     }
 
     /// Copies device memory to the host and waits for it.
@@ -52,8 +78,12 @@ impl Device {
     /// # Errors
     /// [`Error::Length`] unless both are as long, [`Error::Driver`] as [`Device::download`].
     pub fn download_into<T: DeviceRepr, S: DevicePtr<T>>(&self, device: &S, host: &mut [T]) -> Result<()> {
-        crate::error::check_len("host", device.len(), HostSlice::len(host))?;
-        self.stream().memcpy_dtoh(device, host).map_err(call("copy to the host"))?;
+        crate::error::check_len("host", device.len(), host.len())?;
+        let mut held = Held::new(self);
+        let address = held.read("device", device)?;
+        self.context().bind_to_thread().map_err(call("bind the context"))?;
+        // SAFETY: the memory is as long as `host`, and held; `host` is borrowed until the stream has passed the copy.
+        held.launch(|stream| unsafe { memcpy_dtoh_async(host, address, stream) }.map_err(call("copy to the host")))?;
         self.synchronize()
     }
 }
@@ -63,44 +93,6 @@ fn allocation<T>(len: usize) -> impl Fn(DriverError) -> Error {
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { bytes: len * size_of::<T>() },
         _ => call("allocate")(error),
     }
-}
-
-/// A device pointer whose buffer has been checked, and what tells the context's other streams of its use.
-pub(crate) type Pointer<'a> = (u64, SyncOnDrop<'a>);
-
-/// The pointer of a buffer that a kernel reads: `expected` elements of the device's context, 16-byte aligned.
-///
-/// # Errors
-/// [`Error::Length`], [`Error::Misaligned`], or [`Error::Unsupported`] for memory of another context.
-pub(crate) fn input<'a, T, S: DevicePtr<T>>(
-    device: &'a Device,
-    what: &'static str,
-    expected: usize,
-    slice: &'a S,
-) -> Result<Pointer<'a>> {
-    check(device, what, expected, slice)?;
-    let pointer = slice.device_ptr(device.stream());
-    check_aligned(what, pointer.0).map(|()| pointer)
-}
-
-/// The pointer of a buffer that a kernel writes, as [`input`].
-///
-/// # Errors
-/// As [`input`].
-pub(crate) fn output<'a, T, S: DevicePtrMut<T>>(
-    device: &'a Device,
-    what: &'static str,
-    expected: usize,
-    slice: &'a mut S,
-) -> Result<Pointer<'a>> {
-    check(device, what, expected, slice)?;
-    let pointer = slice.device_ptr_mut(device.stream());
-    check_aligned(what, pointer.0).map(|()| pointer)
-}
-
-fn check<T, S: DeviceSlice<T>>(device: &Device, what: &'static str, expected: usize, slice: &S) -> Result<()> {
-    crate::error::check_len(what, expected, slice.len())?;
-    check_context(what, device, slice)
 }
 
 /// Checks that memory belongs to the device's context.
@@ -113,16 +105,5 @@ pub(crate) fn check_context<T>(what: &'static str, device: &Device, slice: &impl
         false => {
             Err(Error::Unsupported { what, expected: "memory of the device's context", got: "that of another".into() })
         }
-    }
-}
-
-/// Checks that an address is one from which kernels can read 16 bytes.
-///
-/// # Errors
-/// [`Error::Misaligned`] for any other.
-fn check_aligned(what: &'static str, address: u64) -> Result<()> {
-    match address % ALIGNMENT {
-        0 => Ok(()),
-        _ => Err(Error::Misaligned { what, expected: ALIGNMENT, got: address }),
     }
 }

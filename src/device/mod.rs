@@ -1,8 +1,12 @@
-//! The CUDA device: a context, a stream, and every kernel of the crate, loaded once.
+//! The CUDA device: a context, a stream, and the kernels of the crate, loaded once in a context.
 //!
-//! Nothing here needs a driver to build. [`Device::new`] looks for one and returns a typed error where it, the kernels or an
-//! architecture that they were built for is missing. Operations on a device use its stream, allocate nothing after their
-//! set-up and synchronise nothing, so they can be captured in a graph.
+//! Nothing here needs a driver to build. [`Device::probe`] and [`Device::new`] look for one and return a typed error where it,
+//! the kernels or an architecture that they were built for is missing. Operations on a device use its stream, allocate nothing
+//! after their set-up and synchronise nothing, so they can be captured in a graph.
+//!
+//! # Streams
+//! Safe calls are right on any stream and whatever is dropped when: a call that uses memory of another stream is ordered with
+//! it, see [`Device::on_stream`]. As long as a device is used on its own stream alone, that costs nothing.
 //!
 //! # Example
 //! ```
@@ -18,12 +22,17 @@
 mod address;
 mod arguments;
 mod buffer;
+mod context;
 mod driver;
 mod element;
+mod held;
 mod kernels;
 mod launch;
+#[cfg(feature = "cuda-w4a8")]
+mod lent;
 mod memory;
 mod raw_call;
+mod stream;
 
 pub use address::Address;
 pub(crate) use address::or_null;
@@ -34,101 +43,114 @@ pub use cudarc;
 pub use element::{DeviceElement, ElementKind};
 pub(crate) use kernels::ModuleKernels;
 pub(crate) use launch::{call, launch_raw};
-pub(crate) use memory::{check_context, input, output};
+#[cfg(feature = "cuda-w4a8")]
+pub(crate) use lent::Memory;
+pub(crate) use memory::check_context;
 pub use raw_call::RawCall;
 pub(crate) use raw_call::{Enqueue, Queue};
 
 use crate::error::{Error, Result};
-use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUfunction_attribute_enum, CUresult, CUstream};
+use context::Context;
+use cudarc::driver::sys::{CUcontext, CUstream};
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream};
-use cudarc::nvrtc::Ptx;
-use kernels::{HINT, KERNELS, MODULES};
-use std::collections::HashMap;
+use kernels::{HINT, KERNELS};
 use std::ffi::c_void;
 use std::sync::Arc;
-
-/// The oldest architecture with kernels.
-const OLDEST_CAPABILITY: (u32, u32) = (8, 0);
-
-/// Shared memory that a kernel may use without asking.
-const PLAIN_SHARED_BYTES: u32 = 48 * 1024;
 
 /// A CUDA device with its kernels: the handle that every device operation takes. Clones share everything.
 #[derive(Clone)]
 pub struct Device {
-    inner: Arc<Inner>,
+    shared: Arc<Context>,
     stream: Arc<CudaStream>,
-}
-
-struct Inner {
-    context: Arc<CudaContext>,
-    name: String,
-    capability: (u32, u32),
-    multiprocessors: u32,
-    /// Shared memory that a block may ask for.
-    shared_bytes: u32,
-    /// Every kernel, by module and symbol.
-    functions: HashMap<(&'static str, &'static str), CudaFunction>,
 }
 
 impl std::fmt::Debug for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Inner { name, capability, .. } = &*self.inner;
+        let Context { name, capability, .. } = &*self.shared;
         f.debug_struct("Device").field("name", name).field("capability", capability).finish_non_exhaustive()
     }
 }
 
 impl Device {
-    /// Opens a device by its number, with a stream of its own, and loads every kernel.
+    /// Looks for what [`Device::new`] needs before there is a GPU to speak of: kernels in this build, a driver, and one that is
+    /// new enough. For engines that call cudarc themselves, which panics without a driver.
     ///
     /// # Errors
     /// [`Error::KernelsNotBuilt`] if the crate was built without a CUDA compiler, [`Error::DriverAbsent`] and
-    /// [`Error::DriverTooOld`] for the driver, [`Error::UnsupportedArchitecture`] for a GPU without kernels,
-    /// [`Error::Driver`] for any other refusal, such as a number that is no device.
-    pub fn new(ordinal: usize) -> Result<Self> {
+    /// [`Error::DriverTooOld`] for the driver.
+    ///
+    /// # Example
+    /// ```
+    /// match moray::Device::probe() {
+    ///     Ok(()) => println!("cudarc may be called"),
+    ///     Err(error) => println!("on the CPU, then: {error}"),
+    /// }
+    /// ```
+    pub fn probe() -> Result<()> {
         check_kernels(HINT)?;
-        driver::probe()?;
-        let context = CudaContext::new(ordinal).map_err(call("open the device"))?;
-        // SAFETY: memory of this context is only used on the one stream made below, so nothing has to be ordered by
-        // events; they could not be recorded in a capture.
-        unsafe { context.disable_event_tracking() };
-        let stream = context.new_stream().map_err(call("create a stream"))?;
-        Self::with_stream(stream)
+        driver::probe()
     }
 
-    /// Takes an engine's context and stream, and loads every kernel.
+    /// Opens a device by its number, with a stream of its own. Devices that are open at once share their kernels.
+    ///
+    /// # Errors
+    /// As [`Device::probe`]; [`Error::UnsupportedArchitecture`] for a GPU without kernels, [`Error::Driver`] for any other
+    /// refusal, such as a number that is no device.
+    pub fn new(ordinal: usize) -> Result<Self> {
+        Self::probe()?;
+        let context = CudaContext::new(ordinal).map_err(call("open the device"))?;
+        let shared = Context::of(&context)?;
+        Ok(Self { shared, stream: stream::open(&context)? })
+    }
+
+    /// Takes an engine's context and stream as cudarc has them.
+    ///
+    /// cudarc orders a context's streams by events, from the second on ([`CudaContext::new_stream`] makes a first second one,
+    /// beside the default stream): then every call records the use of its buffers and waits for earlier ones. An engine that
+    /// orders its streams itself turns that off ([`CudaContext::disable_event_tracking`], with the promise that it asks for)
+    /// before it allocates, and saves the calls.
+    ///
+    /// A capture cannot wait for events. With tracking, a call in a capture takes memory that was allocated on the stream that
+    /// is captured, and refuses that of another stream; without, it takes any. To replay a graph where its memory is there,
+    /// and in order with what other streams do, is up to who launches it.
     ///
     /// # Errors
     /// As [`Device::new`].
     pub fn with_stream(stream: Arc<CudaStream>) -> Result<Self> {
         check_kernels(HINT)?;
-        let context = stream.context().clone();
-        let attribute = |attribute| context.attribute(attribute).map(|v| v as u32).map_err(call("read an attribute"));
-        let capability = (
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-        );
-        if capability < OLDEST_CAPABILITY {
-            return Err(unsupported(capability));
-        }
-        let inner = Inner {
-            name: context.name().map_err(call("read the device's name"))?,
-            capability,
-            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
-            shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
-            functions: load(&context, capability)?,
-            context,
-        };
-        Ok(Self { inner: Arc::new(inner), stream })
+        Ok(Self { shared: Context::of(stream.context())?, stream })
+    }
+
+    /// Takes an engine's context and stream by the driver's handles. Neither is owned: both are as they were when the device
+    /// is dropped.
+    ///
+    /// # Errors
+    /// As [`Device::new`].
+    ///
+    /// # Safety
+    /// `context` is a context and `stream` one of its streams, or null for its default stream. Both are there for as long as
+    /// the device, its clones and what was allocated with them; kernels are unloaded with the last of them. Work that others
+    /// put on the stream is ordered with this device's by the stream alone.
+    pub unsafe fn from_raw(context: CUcontext, stream: CUstream) -> Result<Self> {
+        Self::probe()?;
+        // SAFETY: the caller's.
+        let context = unsafe { context::borrow(context)? };
+        // SAFETY: the caller's.
+        Self::with_stream(unsafe { context.wrap_borrowed_stream(stream) })
     }
 
     /// The same device and kernels with another stream of its context.
     ///
+    /// Memory has a home, the stream that it was allocated on. A call on another stream is ordered with what else uses the
+    /// memory: by cudarc's events if [`CudaContext::new_stream`] made the stream, by waiting for the home, and letting it
+    /// wait, otherwise. Both make every call cost some calls of the driver more; in a capture, memory of another stream is
+    /// refused (see [`Device::with_stream`]).
+    ///
     /// # Errors
     /// [`Error::Unsupported`] for a stream of another context.
     pub fn on_stream(&self, stream: Arc<CudaStream>) -> Result<Self> {
-        match **stream.context() == *self.inner.context {
-            true => Ok(Self { inner: self.inner.clone(), stream }),
+        match **stream.context() == **self.context() {
+            true => Ok(Self { shared: self.shared.clone(), stream }),
             false => Err(Error::Unsupported {
                 what: "stream",
                 expected: "a stream of the device's context",
@@ -139,27 +161,27 @@ impl Device {
 
     /// The driver's name of the device.
     pub fn name(&self) -> &str {
-        &self.inner.name
+        &self.shared.name
     }
 
     /// Compute capability: major, minor.
     pub fn capability(&self) -> (u32, u32) {
-        self.inner.capability
+        self.shared.capability
     }
 
     /// Streaming multiprocessors.
     pub fn multiprocessors(&self) -> u32 {
-        self.inner.multiprocessors
+        self.shared.multiprocessors
     }
 
     /// Bytes of shared memory that a block can have.
     pub fn shared_bytes(&self) -> usize {
-        self.inner.shared_bytes as usize
+        self.shared.shared_bytes as usize
     }
 
     /// The context.
     pub fn context(&self) -> &Arc<CudaContext> {
-        &self.inner.context
+        self.stream.context()
     }
 
     /// The stream on which operations run.
@@ -175,21 +197,36 @@ impl Device {
         self.stream.synchronize().map_err(call("synchronise"))
     }
 
-    /// Finds a kernel by module, as `w4a8/gemm`, and symbol.
+    /// Finds a kernel by module, as `w4a8/gemm`, and symbol, and loads its module if nothing has asked for it yet.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a name that is in no table of kernels.
+    /// [`Error::Unsupported`] for a name that is in no table of kernels, [`Error::UnsupportedArchitecture`] if the kernels were
+    /// not built for the device, [`Error::Driver`] if the driver does not load them.
     pub fn function(&self, module: &'static str, symbol: &'static str) -> Result<&CudaFunction> {
-        self.inner.functions.get(&(module, symbol)).ok_or_else(|| Error::Unsupported {
-            what: "kernel",
-            expected: "a kernel of this crate",
-            got: format!("{module}: {symbol}"),
-        })
+        self.shared.function(module, symbol)
+    }
+
+    /// Loads an operation's kernels, which a capture could not: whoever allocates what the operation needs calls it.
+    ///
+    /// # Errors
+    /// As [`Device::function`].
+    pub(crate) fn prepare(&self, kernels: &[ModuleKernels]) -> Result<()> {
+        self.shared.prepare(kernels)
+    }
+
+    /// Loads every kernel of this build: for an engine whose first raw calls are in a capture, which cannot load any.
+    ///
+    /// # Errors
+    /// As [`Device::function`].
+    pub fn load_kernels(&self) -> Result<()> {
+        KERNELS.iter().try_for_each(|kernels| self.prepare(kernels))
     }
 
     /// Module and symbol of every kernel, sorted.
     pub fn kernels(&self) -> Vec<(&'static str, &'static str)> {
-        let mut kernels: Vec<_> = self.inner.functions.keys().copied().collect();
+        let modules = KERNELS.iter().copied().flatten();
+        let mut kernels: Vec<_> =
+            modules.flat_map(|&(module, symbols)| symbols.iter().map(move |s| (module, *s))).collect();
         kernels.sort_unstable();
         kernels
     }
@@ -209,7 +246,7 @@ impl Device {
         args: &mut [*mut c_void],
     ) -> Result<()> {
         let function = self.function(module, symbol)?;
-        self.inner.context.bind_to_thread().map_err(call("bind the context"))?;
+        self.stream.context().bind_to_thread().map_err(call("bind the context"))?;
         // SAFETY: the caller's; the context is current.
         unsafe { launch_raw(symbol, function, grid, block, shared_bytes, stream, args) }
     }
@@ -221,49 +258,6 @@ fn check_kernels(hint: &'static str) -> Result<()> {
         true => Ok(()),
         false => Err(Error::KernelsNotBuilt { hint }),
     }
-}
-
-fn unsupported(capability: (u32, u32)) -> Error {
-    Error::UnsupportedArchitecture { expected: OLDEST_CAPABILITY, got: capability }
-}
-
-/// Loads every module and finds every kernel, so that nothing is loaded in a capture.
-fn load(
-    context: &Arc<CudaContext>,
-    capability: (u32, u32),
-) -> Result<HashMap<(&'static str, &'static str), CudaFunction>> {
-    let mut functions = HashMap::new();
-    for &(module, symbols) in KERNELS.iter().copied().flatten() {
-        let Some((_, image)) = MODULES.iter().find(|(name, _)| *name == module) else {
-            return Err(Error::Unsupported { what: "module", expected: "a source in kernels/", got: module.into() });
-        };
-        let loaded = context.load_module(Ptx::from_binary(image.to_vec())).map_err(|error| match error.0 {
-            CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
-                unsupported(capability)
-            }
-            _ => call("load a module")(error),
-        })?;
-        for &symbol in symbols {
-            let function = loaded.load_function(symbol).map_err(call(symbol))?;
-            allow_shared_memory(context, &function)?;
-            functions.insert((module, symbol), function);
-        }
-    }
-    Ok(functions)
-}
-
-/// Lets a kernel use all the shared memory that its static part leaves of a block's.
-fn allow_shared_memory(context: &CudaContext, function: &CudaFunction) -> Result<()> {
-    let limit = context
-        .attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
-        .map_err(call("read an attribute"))?;
-    let fixed = function.shared_size_bytes().map_err(call("read a kernel's shared memory"))?;
-    let dynamic = limit - fixed;
-    if dynamic <= PLAIN_SHARED_BYTES as i32 {
-        return Ok(());
-    }
-    let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-    function.set_attribute(attribute, dynamic).map_err(call("allow shared memory"))
 }
 
 #[cfg(test)]

@@ -7,13 +7,10 @@ use std::sync::OnceLock;
 /// The device with a stream of the test's own, or nothing, and `skipped` is said, where there is none. With `MORAY_REQUIRE_CUDA=1`
 /// that fails.
 pub fn device() -> Option<Device> {
-    // opened once for all tests of a program: to load every kernel takes longer than most of them
+    // one stays open for all tests of a program, so that a kernel is loaded once: that takes longer than most of them
     static DEVICE: OnceLock<moray::Result<Device>> = OnceLock::new();
     match DEVICE.get_or_init(|| Device::new(0)) {
-        Ok(device) => {
-            let stream = device.context().new_stream().expect("a stream");
-            Some(device.on_stream(stream).expect("a stream of the device"))
-        }
+        Ok(_) => Some(Device::new(0).expect("a device that is open already")),
         Err(Error::DriverAbsent { .. } | Error::KernelsNotBuilt { .. }) if !is_required() => {
             println!("skipped: no CUDA device");
             None

@@ -3,7 +3,7 @@
 use crate::common::Random;
 use crate::device::{device, metered};
 use crate::weights::random_weight;
-use moray::device::ElementKind;
+use moray::device::{Address, ElementKind, RawCall};
 use moray::w4a8::cuda::raw::{self, Quantize, Source};
 use moray::w4a8::cuda::{self, Activations, Epilogue, Variant, Weight, Workspace};
 use moray::w4a8::{Bits, Format, LAYOUT_VERSION, Offset, PackedWeight, Sections};
@@ -105,6 +105,10 @@ fn raw_calls_with_bad_formats_and_pointers_are_typed_errors() {
         use moray::device::cudarc::driver::DevicePtr;
         memory.device_ptr(device.stream()).0
     };
+    fn at<T>(base: u64, bytes: u64) -> Address<T> {
+        Address::new(base + bytes)
+    }
+    let (codes, group, offset) = (at(base, 0), at(base, 1024), at(base, 2048));
     let good = raw::Linear {
         format: Format::per_group(64, Offset::F16),
         variant: Variant::Gemv,
@@ -112,19 +116,17 @@ fn raw_calls_with_bad_formats_and_pointers_are_typed_errors() {
         n: 16,
         k: 64,
         layout: LAYOUT_VERSION,
-        weight: Sections { codes: base, channel: 0, group: base + 1024, offset: base + 2048 },
-        x: base + 3072,
-        act_scale: base + 4096,
-        sums: base + 4352,
-        bias: 0,
-        residual: 0,
-        y: base + 8192,
+        weight: Sections { codes, channel: Address::NULL, group, offset },
+        x: at(base, 3072),
+        act_scale: at(base, 4096),
+        sums: at(base, 4352),
+        bias: None,
+        residual: None,
+        y: at(base, 8192),
         element: ElementKind::F32,
-        partial: 0,
-        arrived: 0,
+        partial: Address::NULL,
+        arrived: Address::NULL,
     };
-    // SAFETY: every pointer lies in `memory` with more room than these sizes need.
-    let call = |call: raw::Linear| unsafe { raw::linear(&device, device.stream().cu_stream(), &call) };
     let refused = [
         raw::Linear { format: Format::per_group(48, Offset::F16), ..good },
         raw::Linear { format: Format::per_group(128, Offset::F16), ..good },
@@ -132,30 +134,32 @@ fn raw_calls_with_bad_formats_and_pointers_are_typed_errors() {
         raw::Linear { k: 65, ..good },
         raw::Linear { n: 0, ..good },
         raw::Linear { m: 0, ..good },
-        raw::Linear { weight: Sections { offset: 0, ..good.weight }, ..good },
-        raw::Linear { y: base + 8193, ..good },
+        raw::Linear { weight: Sections { offset: Address::NULL, ..good.weight }, ..good },
+        raw::Linear { y: at(base, 8193), ..good },
         raw::Linear { variant: Variant::Gemm { tokens: 16, splits: 2 }, ..good },
     ];
+    let stream = device.stream().cu_stream();
     for (i, bad) in refused.into_iter().enumerate() {
-        assert!(call(bad).is_err(), "call {i}");
+        // SAFETY: every address lies in `memory` with more room than these sizes need.
+        let launched = unsafe { bad.launch(&device, stream) };
+        assert!(launched.is_err() && bad.check(&device) == launched, "call {i}");
     }
-    let layout = call(raw::Linear { layout: LAYOUT_VERSION + 1, ..good }).unwrap_err();
+    let layout = raw::Linear { layout: LAYOUT_VERSION + 1, ..good }.check(&device).unwrap_err();
     assert!(matches!(layout, Error::Unsupported { what: "packed layout", .. }), "{layout}");
-    assert_eq!(call(good), Ok(()));
+    // SAFETY: as above.
+    assert_eq!(unsafe { good.launch(&device, stream) }, Ok(()));
     let quantize = Quantize {
-        source: Source::RmsNorm { weight: 0, eps: 1e-5 },
+        source: Source::RmsNorm { weight: Address::NULL, eps: 1e-5 },
         m: 1,
         k: 64,
-        x: base,
+        x: at(base, 0),
         element: ElementKind::F32,
-        codes: base + 1024,
-        scale: base + 2048,
-        sums: [base + 3072, base + 4096, base + 5120],
-        totals: base + 6144,
+        codes: at(base, 1024),
+        scale: at(base, 2048),
+        sums: [at(base, 3072), at(base, 4096), at(base, 5120)],
+        totals: at(base, 6144),
     };
-    // SAFETY: as above.
-    let error = unsafe { raw::quantize(&device, device.stream().cu_stream(), &quantize) };
-    assert_eq!(error, Err(Error::Misaligned { what: "weight", expected: 16, got: 0 }));
+    assert_eq!(quantize.check(&device), Err(Error::Misaligned { what: "weight", expected: 16, got: 0 }));
     device.synchronize().unwrap();
 }
 

@@ -9,6 +9,7 @@ mod weights;
 
 mod bad_input;
 mod capture;
+mod engine;
 mod linear;
 mod meter;
 mod quantize;

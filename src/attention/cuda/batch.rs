@@ -2,7 +2,7 @@
 
 use crate::attention::{self, AttentionShape, KvShape, Span, check_index, check_spans};
 use crate::device::cudarc::driver::CudaSlice;
-use crate::device::{Arguments, Device, call, check_context};
+use crate::device::{Arguments, Device, check_context};
 use crate::error::{Error, Result};
 
 use super::raw;
@@ -28,6 +28,7 @@ impl Spans {
         if !(1..=0xffff).contains(&max_spans) {
             return Err(Error::Shape { what: "max_spans", expected: "1 to 65535", got: max_spans });
         }
+        device.prepare(super::KERNELS)?;
         Ok(Spans { records: device.zeros(4 * max_spans)?, host: Vec::with_capacity(max_spans), max_spans })
     }
 
@@ -50,7 +51,7 @@ impl Spans {
         }
         if !words.is_empty() {
             let mut records = self.records.slice_mut(..words.len());
-            device.stream().memcpy_htod(&words[..], &mut records).map_err(call("copy to the device"))?;
+            device.upload_into(&words, &mut records)?;
         }
         self.host.clear();
         self.host.extend_from_slice(spans);

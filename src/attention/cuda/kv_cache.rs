@@ -138,6 +138,7 @@ impl KvCache {
     /// [`Error::OutOfMemory`] if it does not fit.
     pub fn new(device: &Device, shape: KvShape, format: KvFormat, layout: KvLayout, holes: bool) -> Result<KvCache> {
         check_shape(&shape, format)?;
+        device.prepare(super::KERNELS)?;
         let (n_pages, page_size) = match layout {
             KvLayout::Contiguous => (shape.n_slots, shape.capacity),
             KvLayout::Paged { page_size, n_pages } => {
@@ -210,7 +211,7 @@ impl KvCache {
         if pages.is_empty() {
             return Ok(());
         }
-        device.stream().memcpy_htod(pages, &mut row).map_err(crate::device::call("copy to the device"))
+        device.upload_into(pages, &mut row)
     }
 
     /// Reads one key (after RoPE) and value as f32, \[head_dim\] each, and says whether the row is held; a hole reads as zeros.

@@ -2,7 +2,7 @@
 
 use crate::attention::{AttentionShape, KvShape, check_index};
 use crate::device::cudarc::driver::CudaSlice;
-use crate::device::{Arguments, Device, ElementKind, call};
+use crate::device::{Arguments, Device, ElementKind};
 use crate::error::{Error, Result};
 
 use super::kv_cache::KvCache;
@@ -74,7 +74,7 @@ impl KvRows {
         for (host, slice) in [(records, &mut self.records), (list, &mut self.list), (counts, &mut self.counts)] {
             if !host.is_empty() {
                 let mut room = slice.slice_mut(..host.len());
-                device.stream().memcpy_htod(&host, &mut room).map_err(call("copy to the device"))?;
+                device.upload_into(&host, &mut room)?;
             }
         }
         self.tokens = tokens.len();

@@ -45,6 +45,7 @@ use crate::sparse_mlp;
 /// # Errors
 /// [`crate::Error::OutOfMemory`] if it does not fit, [`crate::Error::Unsupported`] for weights that have no kernels.
 pub fn upload(device: &Device, model: &Model<Cpu>) -> Result<Model<Device>> {
+    device.prepare(KERNELS)?;
     let layer = |layer: &Layer<Cpu>| {
         Ok(Layer {
             attn_norm: device.upload(&layer.attn_norm)?,

@@ -37,6 +37,7 @@ impl NeuronList {
         if !(1..=1 << 24).contains(&limit) {
             return Err(Error::Shape { what: "neurons", expected: "1 to 2^24", got: limit });
         }
+        device.prepare(super::KERNELS)?;
         Ok(NeuronList { list: device.zeros(limit)?, count: device.zeros(1)?, limit })
     }
 
@@ -47,13 +48,12 @@ impl NeuronList {
     pub fn set(&mut self, device: &Device, list: IndexList<'_>) -> Result<()> {
         check_len("list's limit", self.limit, list.limit())?;
         check_context("list", device, &self.list)?;
-        let failed = crate::device::call("copy to the device");
         let indices = list.indices();
         if !indices.is_empty() {
             let mut room = self.list.slice_mut(..indices.len());
-            device.stream().memcpy_htod(indices, &mut room).map_err(&failed)?;
+            device.upload_into(indices, &mut room)?;
         }
-        device.stream().memcpy_htod(&[indices.len() as u32], &mut self.count).map_err(&failed)
+        device.upload_into(&[indices.len() as u32], &mut self.count)
     }
 
     /// Copies it to the host and waits for it.

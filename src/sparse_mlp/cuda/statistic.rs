@@ -92,7 +92,7 @@ impl PromptStatistic {
     /// # Errors
     /// [`Error::Driver`] if the memory cannot be cleared.
     pub fn clear(&mut self, device: &Device) -> Result<()> {
-        device.stream().memset_zeros(&mut self.squares).map_err(crate::device::call("clear memory"))?;
+        device.clear(&mut self.squares)?;
         self.tokens = 0;
         Ok(())
     }

@@ -1,11 +1,11 @@
 //! Activations quantized per token, on the device.
 
-use super::raw::{self, Quantize, Source};
-use crate::device::{Device, DeviceElement, check_context, input};
+use super::raw::{Quantize, Source};
+use crate::device::{Address, Arguments, Device, DeviceElement};
 use crate::error::{Error, Result, check_len};
 use crate::sparse_mlp::Activation;
 use crate::w4a8::activation::{PAD_K, SUM_GROUP};
-use cudarc::driver::{CudaSlice, CudaView, DevicePtr, DevicePtrMut};
+use cudarc::driver::{CudaSlice, CudaView};
 
 /// Activations quantized per token as [`crate::w4a8::Activations`], in device memory; the sums are \[groups, M\].
 ///
@@ -26,6 +26,7 @@ impl Activations {
     /// # Errors
     /// [`Error::OutOfMemory`] if they do not fit.
     pub fn with_capacity(device: &Device, m: usize, k: usize) -> Result<Self> {
+        device.prepare(super::KERNELS)?;
         let padded = k.next_multiple_of(PAD_K);
         let groups = |level: usize| padded.div_ceil(SUM_GROUP << level);
         Ok(Activations {
@@ -50,7 +51,7 @@ impl Activations {
         m: usize,
         k: usize,
     ) -> Result<()> {
-        self.run(device, x, m, k, k, Source::Plain)
+        self.run(Arguments::new(device), x, m, k, Source::Plain)
     }
 
     /// Quantizes the tokens of x \[M, K\] after RMSNorm: x / √(mean(x²) + eps) ⊙ weight.
@@ -65,9 +66,9 @@ impl Activations {
         weight: &CudaSlice<f32>,
         eps: f32,
     ) -> Result<()> {
-        let k = weight.len();
-        let (weight, _weight) = input(device, "weight", k, weight)?;
-        self.run(device, x, m, k, k, Source::RmsNorm { weight, eps })
+        let (k, mut arguments) = (weight.len(), Arguments::new(device));
+        let weight = arguments.read("weight", weight)?;
+        self.run(arguments, x, m, k, Source::RmsNorm { weight, eps })
     }
 
     /// Quantizes act(gate) ⊙ up for gate_up \[M, 2·K\], each token's gate before its up.
@@ -82,42 +83,40 @@ impl Activations {
         k: usize,
         activation: Activation,
     ) -> Result<()> {
-        self.run(device, gate_up, m, k, 2 * k, Source::SwiGlu { activation })
+        self.run(Arguments::new(device), gate_up, m, k, Source::SwiGlu { activation })
     }
 
-    fn run<E: DeviceElement>(
-        &mut self,
-        device: &Device,
-        x: &CudaView<'_, E>,
+    fn run<'a, E: DeviceElement>(
+        &'a mut self,
+        mut arguments: Arguments<'a>,
+        x: &'a CudaView<'_, E>,
         m: usize,
         k: usize,
-        width: usize,
         source: Source,
     ) -> Result<()> {
-        self.check(device)?;
-        let padded = k.next_multiple_of(PAD_K);
-        if m == 0 || m * padded > self.codes.len() || m > self.scale.len() {
+        let room = m.saturating_mul(k.checked_next_multiple_of(PAD_K).unwrap_or(usize::MAX));
+        if m == 0 || room > self.codes.len() || m > self.scale.len() {
             return Err(Error::Shape { what: "m", expected: "1 token or more, within the capacity", got: m });
         }
-        check_len("x", m * width, x.len())?;
-        let (x, _x) = input(device, "x", m * width, x)?;
-        let stream = device.stream();
-        let [s32, s64, s128] = self.sums.each_mut().map(|sums| sums.device_ptr_mut(stream));
-        let (codes, scale) = (self.codes.device_ptr_mut(stream), self.scale.device_ptr_mut(stream));
-        let totals = self.totals.device_ptr_mut(stream);
+        let wide = if matches!(source, Source::SwiGlu { .. }) { 2 } else { 1 };
+        check_len("x", m * k * wide, x.len())?;
+        let [s32, s64, s128] = &mut self.sums;
         let call = Quantize {
             source,
             m,
             k,
-            x,
+            x: arguments.read("x", x)?.cast(),
             element: E::KIND,
-            codes: codes.0,
-            scale: scale.0,
-            sums: [s32.0, s64.0, s128.0],
-            totals: totals.0,
+            codes: arguments.write("activations", &mut self.codes)?,
+            scale: arguments.write("activations", &mut self.scale)?,
+            sums: [
+                arguments.write("activations", s32)?,
+                arguments.write("activations", s64)?,
+                arguments.write("activations", s128)?,
+            ],
+            totals: arguments.write("activations", &mut self.totals)?,
         };
-        // SAFETY: every buffer was allocated for this many tokens and features, or checked above; the stream is the device's.
-        unsafe { raw::quantize(device, stream.cu_stream(), &call) }?;
+        arguments.launch(&call)?;
         (self.m, self.k) = (m, k);
         Ok(())
     }
@@ -147,25 +146,33 @@ impl Activations {
     /// # Errors
     /// [`Error::Shape`] for another group size.
     pub fn sums(&self, group_size: Option<usize>) -> Result<CudaView<'_, i32>> {
-        let Some(group_size) = group_size else { return Ok(self.totals.slice(..self.m)) };
-        let level = match group_size {
-            32 => 0,
-            64 => 1,
-            128 => 2,
-            got => return Err(Error::Shape { what: "group_size", expected: "32, 64 or 128", got }),
+        let Some(level) = sum_level(group_size)? else { return Ok(self.totals.slice(..self.m)) };
+        let groups = self.k.next_multiple_of(PAD_K).div_ceil(SUM_GROUP << level);
+        Ok(self.sums[level].slice(..self.m * groups))
+    }
+
+    /// Holds codes, scales and the sums that go with a format for a call.
+    pub(super) fn arguments<'a>(
+        &'a self,
+        arguments: &mut Arguments<'a>,
+        sum_group: Option<usize>,
+    ) -> Result<(Address<i8>, Address<f32>, Address<i32>)> {
+        let sums = match sum_level(sum_group)? {
+            Some(level) => &self.sums[level],
+            None => &self.totals,
         };
-        Ok(self.sums[level].slice(..self.m * self.k.next_multiple_of(PAD_K).div_ceil(group_size)))
+        let codes = arguments.read("activations", &self.codes)?;
+        Ok((codes, arguments.read("activations", &self.scale)?, arguments.read("activations", sums)?))
     }
+}
 
-    /// Checks that the activations lie on a device.
-    pub(super) fn check(&self, device: &Device) -> Result<()> {
-        check_context("activations", device, &self.codes)
-    }
-
-    /// The pointers of codes, scales and the sums that go with a format.
-    pub(super) fn pointers(&self, device: &Device, sum_group: Option<usize>) -> Result<[u64; 3]> {
-        let stream = device.stream();
-        let sums = self.sums(sum_group)?;
-        Ok([self.codes.device_ptr(stream).0, self.scale.device_ptr(stream).0, sums.device_ptr(stream).0])
+/// Which of the sums go with a group size; `None` for the sums over K.
+fn sum_level(group_size: Option<usize>) -> Result<Option<usize>> {
+    match group_size {
+        None => Ok(None),
+        Some(32) => Ok(Some(0)),
+        Some(64) => Ok(Some(1)),
+        Some(128) => Ok(Some(2)),
+        Some(got) => Err(Error::Shape { what: "group_size", expected: "32, 64 or 128", got }),
     }
 }

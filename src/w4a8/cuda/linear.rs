@@ -3,10 +3,10 @@
 use super::raw;
 use super::variant::{Architecture, GEMM_ROWS, Variant, sum_group};
 use super::{Activations, Weight};
-use crate::device::{Device, DeviceElement, check_context, input, output};
-use crate::error::{Error, Result, product};
+use crate::device::{Address, Arguments, Device, DeviceElement};
+use crate::error::{Error, Result, check_len, product};
 use crate::w4a8::LAYOUT_VERSION;
-use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, DevicePtrMut};
+use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 
 /// What is added to the product before it is rounded to the output's type.
 #[derive(Debug, Clone, Copy)]
@@ -91,9 +91,6 @@ pub fn linear_with<E: DeviceElement>(
     workspace: &mut Workspace,
 ) -> Result<()> {
     let (m, n, k, format) = (x.m(), weight.n(), weight.k(), weight.format());
-    weight.check(device)?;
-    x.check(device)?;
-    check_context("workspace", device, &workspace.partial)?;
     if x.k() != k {
         return Err(Error::Shape { what: "x", expected: "the weight's K", got: x.k() });
     }
@@ -104,12 +101,13 @@ pub fn linear_with<E: DeviceElement>(
             return Err(Error::Length { what: "workspace", expected, got });
         }
     }
-    let bias = epilogue.bias.map(|bias| input(device, "bias", n, bias)).transpose()?;
     let outputs = product("m", &[m, n])?;
-    let residual = epilogue.residual.map(|residual| input(device, "residual", outputs, residual)).transpose()?;
-    let (y, _y) = output(device, "y", outputs, y)?;
-    let [x, act_scale, sums] = x.pointers(device, sum_group(format))?;
-    let stream = device.stream();
+    epilogue.bias.map_or(Ok(()), |bias| check_len("bias", n, bias.len()))?;
+    epilogue.residual.map_or(Ok(()), |residual| check_len("residual", outputs, residual.len()))?;
+    check_len("y", outputs, y.len())?;
+    let mut arguments = Arguments::new(device);
+    let weight = weight.arguments(&mut arguments)?;
+    let (x, act_scale, sums) = x.arguments(&mut arguments, sum_group(format))?;
     let call = raw::Linear {
         format,
         variant,
@@ -117,18 +115,16 @@ pub fn linear_with<E: DeviceElement>(
         n,
         k,
         layout: LAYOUT_VERSION,
-        weight: weight.pointers(device),
+        weight,
         x,
         act_scale,
         sums,
-        bias: bias.as_ref().map_or(0, |(pointer, _)| *pointer),
-        residual: residual.as_ref().map_or(0, |(pointer, _)| *pointer),
-        y,
+        bias: epilogue.bias.map(|bias| arguments.read("bias", bias)).transpose()?,
+        residual: epilogue.residual.map(|r| arguments.read("residual", r)).transpose()?.map(Address::cast),
+        y: arguments.write("y", y)?.cast(),
         element: E::KIND,
-        partial: workspace.partial.device_ptr_mut(stream).0,
-        arrived: workspace.arrived.device_ptr_mut(stream).0,
+        partial: arguments.write("workspace", &mut workspace.partial)?,
+        arrived: arguments.write("workspace", &mut workspace.arrived)?,
     };
-    // SAFETY: weight and activations were made for their sizes, the other buffers were checked above; the stream is the
-    // device's, on which all of them live.
-    unsafe { raw::linear(device, stream.cu_stream(), &call) }
+    arguments.launch(&call)
 }

@@ -1,8 +1,8 @@
 //! Rows of a packed weight as numbers, for an embedding that shares its matrix with the output layer.
 
 use super::{Weight, raw};
-use crate::device::{Device, input, output};
-use crate::error::{Result, product};
+use crate::device::{Arguments, Device};
+use crate::error::{Result, check_len, product};
 use crate::w4a8::LAYOUT_VERSION;
 use cudarc::driver::{CudaView, CudaViewMut};
 
@@ -26,11 +26,17 @@ pub fn dequantize_rows(
     y: &mut CudaViewMut<'_, f32>,
 ) -> Result<()> {
     let (m, n, k) = (rows.len(), weight.n(), weight.k());
-    weight.check(device)?;
-    let (rows, _rows) = input(device, "rows", m, rows)?;
-    let (y, _y) = output(device, "y", product("rows", &[m, k])?, y)?;
-    let (format, weight) = (weight.format(), weight.pointers(device));
-    let call = raw::Rows { format, n, k, layout: LAYOUT_VERSION, weight, m, rows, y };
-    // SAFETY: the weight was made for its sizes, the buffers were checked above; the stream is the device's.
-    unsafe { raw::dequantize_rows(device, device.stream().cu_stream(), &call) }
+    check_len("y", product("rows", &[m, k])?, y.len())?;
+    let mut arguments = Arguments::new(device);
+    let call = raw::Rows {
+        format: weight.format(),
+        n,
+        k,
+        layout: LAYOUT_VERSION,
+        weight: weight.arguments(&mut arguments)?,
+        m,
+        rows: arguments.read("rows", rows)?,
+        y: arguments.write("y", y)?,
+    };
+    arguments.launch(&call)
 }

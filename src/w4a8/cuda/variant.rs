@@ -1,6 +1,6 @@
 //! Which kernel multiplies: a pure function of shape, format and architecture.
 
-use crate::device::Device;
+use crate::device::{Device, product};
 use crate::error::{Error, Result};
 use crate::w4a8::{Bits, Format, GroupScale};
 
@@ -106,12 +106,12 @@ impl Variant {
         }
     }
 
-    /// Words of workspace: the splits' values and the blocks' counters.
+    /// Words of workspace: the splits' values and the blocks' counters; `usize::MAX` if there are more than a number can say.
     pub fn workspace_words(&self, m: usize, n: usize) -> (usize, usize) {
         match *self {
             Variant::Gemm { tokens, splits } if splits > 1 => {
-                let blocks = n.div_ceil(GEMM_ROWS) * m.div_ceil(tokens as usize);
-                (splits as usize * blocks * GEMM_ROWS * tokens as usize, blocks)
+                let blocks = product([n.div_ceil(GEMM_ROWS), m.div_ceil(tokens.max(1) as usize)]);
+                (product([splits as usize, blocks, GEMM_ROWS, tokens as usize]), blocks)
             }
             _ => (0, 0),
         }

@@ -1,9 +1,9 @@
 //! A packed weight on the device.
 
-use crate::device::{Device, check_context};
+use super::raw::check_weight;
+use crate::device::{Address, Arguments, Device, Memory};
 use crate::error::Result;
 use crate::w4a8::{Format, PackedView, Sections};
-use cudarc::driver::{CudaSlice, DevicePtr};
 
 /// A packed weight matrix in device memory: its tiles and scales as they are on the host.
 #[derive(Debug, Clone)]
@@ -13,7 +13,7 @@ pub struct Weight {
     format: Format,
     bytes: usize,
     /// None for those that the format does not have.
-    sections: Sections<Option<CudaSlice<u8>>>,
+    sections: Sections<Option<Memory<u8>>>,
 }
 
 impl Weight {
@@ -23,7 +23,8 @@ impl Weight {
     /// [`crate::Error::OutOfMemory`] if it does not fit, [`crate::Error::Driver`] for any other refusal.
     pub fn upload<'w>(device: &Device, weight: impl Into<PackedView<'w>>) -> Result<Self> {
         let weight = weight.into();
-        let copy = |bytes: &[u8]| (!bytes.is_empty()).then(|| device.upload(bytes)).transpose();
+        device.prepare(super::KERNELS)?;
+        let copy = |bytes: &[u8]| (!bytes.is_empty()).then(|| device.upload(bytes).map(Memory::from)).transpose();
         Ok(Weight {
             n: weight.n(),
             k: weight.k(),
@@ -31,6 +32,34 @@ impl Weight {
             bytes: weight.bytes(),
             sections: weight.sections().try_map(copy)?,
         })
+    }
+
+    /// Takes a packed weight where an engine has it: the sections in device memory, each at a multiple of 16 and of the size
+    /// that [`Format::section_bytes`] says, in the packed layout of version `layout` ([`crate::w4a8::PackedWeight`]). They are
+    /// neither copied nor freed.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] for sizes that the format does not take, [`crate::Error::Unsupported`] for another packed layout;
+    /// a section that is missing or not aligned is refused by the call that reads it.
+    ///
+    /// # Safety
+    /// The sections that the format has are memory of the device's context, filled before what the device's stream does next,
+    /// and neither written nor freed before the weight is dropped and its device's stream has passed what was put on it then.
+    pub unsafe fn lent(
+        device: &Device,
+        format: Format,
+        n: usize,
+        k: usize,
+        layout: u32,
+        sections: Sections<Address>,
+    ) -> Result<Self> {
+        check_weight(format, n, k, layout)?;
+        device.prepare(super::KERNELS)?;
+        let sizes = format.section_bytes(n, k)?;
+        // SAFETY: the caller's.
+        let lend = |(address, bytes)| (bytes > 0).then(|| unsafe { Memory::lent(device, address, bytes) });
+        let bytes = sizes.into_array().iter().sum();
+        Ok(Weight { n, k, format, bytes, sections: sections.zip(sizes).map(lend) })
     }
 
     /// Output features N.
@@ -53,16 +82,17 @@ impl Weight {
         self.bytes
     }
 
-    /// Checks that the weight lies on a device.
-    pub(super) fn check(&self, device: &Device) -> Result<()> {
-        self.sections.codes.iter().try_for_each(|codes| check_context("weight", device, codes))
+    /// Holds the sections for a call; null for what the format does not have.
+    pub(super) fn arguments<'a>(&'a self, arguments: &mut Arguments<'a>) -> Result<Sections<Address>> {
+        self.sections.as_ref().try_map(|section| match section {
+            Some(section) => arguments.read("weight", &**section),
+            None => Ok(Address::NULL),
+        })
     }
 
-    /// The device pointers of the sections; 0 for what the format does not have.
-    pub fn pointers(&self, device: &Device) -> Sections<u64> {
-        let pointer = |section: &Option<CudaSlice<u8>>| {
-            section.as_ref().map_or(0, |section| section.device_ptr(device.stream()).0)
-        };
-        self.sections.as_ref().map(pointer)
+    /// The addresses of the sections for raw calls, whose caller keeps the weight and orders streams; null for what the format
+    /// does not have.
+    pub fn addresses(&self) -> Sections<Address> {
+        self.sections.as_ref().map(|section| section.as_ref().map_or(Address::NULL, Memory::address))
     }
 }

@@ -1,0 +1,162 @@
+//! The multiplication: check, select, launch.
+
+use super::{ALIGNMENT, MAX_GRID_Y, check_weight, name_sections};
+use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, or_null, product};
+use crate::error::{Error, Result};
+use crate::w4a8::activation::PAD_K;
+use crate::w4a8::cuda::variant::{GEMM_ROWS, Variant, sum_group};
+use crate::w4a8::cuda::{GEMM, GEMV};
+use crate::w4a8::{Format, Offset, Sections};
+
+/// As `LinearParams` in kernels/w4a8/layout.cuh.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct LinearParams {
+    pointers: [u64; 12],
+    m: u32,
+    n: u32,
+    k: u32,
+    group_size: u32,
+    offset_kind: Offset,
+    element: ElementKind,
+    splits: u32,
+    reserved: u32,
+}
+
+const _: () = assert!(size_of::<LinearParams>() == 128);
+
+/// A multiplication, [`crate::w4a8::cuda::linear`] by addresses: y = act_scale · (x · wᵀ) + bias + residual. Every address is a
+/// multiple of 16.
+#[derive(Debug, Clone, Copy)]
+pub struct Linear {
+    /// Of the weight.
+    pub format: Format,
+    /// Kernel to run, as from [`Variant::choose`].
+    pub variant: Variant,
+    /// Tokens, 1 to 1048560.
+    pub m: usize,
+    /// Output features, at most 2³⁰.
+    pub n: usize,
+    /// Input features, a multiple of 32.
+    pub k: usize,
+    /// Version of the packed layout that the weight is in; kernels read [`crate::w4a8::LAYOUT_VERSION`] alone.
+    pub layout: u32,
+    /// The sections of [`Format::section_bytes`]; null for those that the format does not have.
+    pub weight: Sections<Address>,
+    /// int8 \[M, K rounded up to 64\], zeros past K.
+    pub x: Address<i8>,
+    /// f32 \[M\].
+    pub act_scale: Address<f32>,
+    /// int32 \[groups of K rounded up to 64, M\] where groups have f16 scales, \[M\] for [`Format::per_channel`], null for the
+    /// others: sums of x.
+    pub sums: Address<i32>,
+    /// f32 \[N\].
+    pub bias: Option<Address<f32>>,
+    /// \[M, N\].
+    pub residual: Option<Address>,
+    /// \[M, N\].
+    pub y: Address,
+    /// Of y and residual.
+    pub element: ElementKind,
+    /// [`Linear::workspace_bytes`] of scratch; null where there are none.
+    pub partial: Address<u32>,
+    /// [`Linear::counter_bytes`]: zeros before the first call, and left so; null where there are none.
+    pub arrived: Address<u32>,
+}
+
+impl Linear {
+    /// Bytes of scratch, where K is split: the splits' sums.
+    pub fn workspace_bytes(&self) -> usize {
+        self.variant.workspace_words(self.m, self.n).0.saturating_mul(size_of::<u32>())
+    }
+
+    /// Bytes of counters, where K is split: how many splits of an output have arrived.
+    pub fn counter_bytes(&self) -> usize {
+        self.variant.workspace_words(self.m, self.n).1.saturating_mul(size_of::<u32>())
+    }
+
+    /// Numbers at `sums` that kernels read.
+    fn sums(&self) -> usize {
+        match sum_group(self.format) {
+            Some(group) => product([self.padded_k().div_ceil(group), self.m]),
+            None if self.format == Format::per_channel() => self.m,
+            None => 0,
+        }
+    }
+
+    fn padded_k(&self) -> usize {
+        self.k.checked_next_multiple_of(PAD_K).unwrap_or(usize::MAX)
+    }
+
+    fn params(&self) -> LinearParams {
+        let Sections { codes, channel, group, offset } = self.weight.map(Address::get);
+        let splits = match self.variant {
+            Variant::Gemm { splits, .. } => splits,
+            Variant::Gemv => 1,
+        };
+        LinearParams {
+            pointers: [
+                codes,
+                channel,
+                group,
+                offset,
+                self.x.get(),
+                self.act_scale.get(),
+                self.sums.get(),
+                or_null(self.bias),
+                or_null(self.residual),
+                self.y.get(),
+                self.partial.get(),
+                self.arrived.get(),
+            ],
+            m: self.m as u32,
+            n: self.n as u32,
+            k: self.k as u32,
+            group_size: self.format.group_size().unwrap_or(self.k) as u32,
+            offset_kind: self.format.offset(),
+            element: self.element,
+            splits,
+            reserved: 0,
+        }
+    }
+}
+
+impl Enqueue for Linear {
+    fn check_sizes(&self, _: &Device) -> Result<()> {
+        check_weight(self.format, self.n, self.k, self.layout)?;
+        if self.m == 0 || self.m > MAX_GRID_Y * 16 {
+            return Err(Error::Shape { what: "m", expected: "1 to 1048560 tokens", got: self.m });
+        }
+        self.variant.check(self.m, self.k)
+    }
+
+    fn name_buffers(&self, _: &Device, show: &mut dyn FnMut(Buffer)) {
+        name_sections(self.format, self.n, self.k, &self.weight, show);
+        let mut show = |buffer: Buffer| show(buffer.aligned(ALIGNMENT));
+        let outputs = product([self.m, self.n]);
+        let (partial, arrived) = self.variant.workspace_words(self.m, self.n);
+        show(Buffer::read("x", self.x, product([self.m, self.padded_k()])));
+        show(Buffer::read("act_scale", self.act_scale, self.m));
+        show(Buffer::read("sums", self.sums, self.sums()));
+        if let Some(bias) = self.bias {
+            show(Buffer::read("bias", bias, self.n));
+        }
+        if let Some(residual) = self.residual {
+            show(Buffer::read("residual", residual, outputs).of_bytes(self.element.bytes()));
+        }
+        show(Buffer::write("y", self.y, outputs).of_bytes(self.element.bytes()));
+        show(Buffer::write("workspace", self.partial, partial));
+        show(Buffer::write("workspace", self.arrived, arrived));
+    }
+
+    fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
+        let (module, grid, threads) = match self.variant {
+            Variant::Gemv => (GEMV, [self.n.div_ceil(16) as u32, 1, 1], 256),
+            Variant::Gemm { tokens, splits } => {
+                (GEMM, [self.n.div_ceil(GEMM_ROWS) as u32, (self.m as u32).div_ceil(tokens), splits], 128)
+            }
+        };
+        let (symbol, shared) = (self.variant.symbol(self.format), self.variant.shared_bytes(self.format));
+        queue.launch(module, symbol, grid, threads, shared, self.params())
+    }
+}

@@ -1,0 +1,123 @@
+//! The quantization of tokens: check, select, launch.
+
+use super::ALIGNMENT;
+use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, product};
+use crate::error::{Error, Result};
+use crate::sparse_mlp::Activation;
+use crate::w4a8::activation::{PAD_K, SUM_GROUP};
+use crate::w4a8::cuda::QUANTIZE;
+
+/// As `QuantizeParams` in kernels/w4a8/quantize.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct QuantizeParams {
+    pointers: [u64; 8],
+    m: u32,
+    k: u32,
+    eps: f32,
+    activation: u32,
+}
+
+const _: () = assert!(size_of::<QuantizeParams>() == 80);
+
+/// What is quantized.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Source {
+    /// x \[M, K\] as it is.
+    Plain,
+    /// x / √(mean(x²) + eps) ⊙ weight, x \[M, K\].
+    RmsNorm {
+        /// f32 \[K\].
+        weight: Address<f32>,
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// act(gate) ⊙ up, x \[M, 2·K\] gate before up.
+    SwiGlu {
+        /// The gate's nonlinearity.
+        activation: Activation,
+    },
+}
+
+/// A quantization of tokens to int8, [`crate::w4a8::cuda::Activations`] by addresses. A token with a value that is not finite
+/// gets a NaN scale, and so NaN results. Every address is a multiple of 16.
+#[derive(Debug, Clone, Copy)]
+pub struct Quantize {
+    /// What is quantized.
+    pub source: Source,
+    /// Tokens, 1 to 2³¹ − 1.
+    pub m: usize,
+    /// Features of a token's codes, a multiple of 32.
+    pub k: usize,
+    /// \[M, K\] or \[M, 2·K\].
+    pub x: Address,
+    /// Of x.
+    pub element: ElementKind,
+    /// int8 \[M, K rounded up to 64\].
+    pub codes: Address<i8>,
+    /// f32 \[M\].
+    pub scale: Address<f32>,
+    /// int32 \[groups, M\] for groups of 32, 64 and 128 of K rounded up to 64.
+    pub sums: [Address<i32>; 3],
+    /// int32 \[M\].
+    pub totals: Address<i32>,
+}
+
+impl Quantize {
+    fn symbol(&self) -> &'static str {
+        match (self.source, self.element) {
+            (Source::Plain, ElementKind::F32) => "w4a8_quantize_f32",
+            (Source::Plain, ElementKind::F16) => "w4a8_quantize_f16",
+            (Source::Plain, ElementKind::Bf16) => "w4a8_quantize_bf16",
+            (Source::RmsNorm { .. }, ElementKind::F32) => "w4a8_quantize_rms_norm_f32",
+            (Source::RmsNorm { .. }, ElementKind::F16) => "w4a8_quantize_rms_norm_f16",
+            (Source::RmsNorm { .. }, ElementKind::Bf16) => "w4a8_quantize_rms_norm_bf16",
+            (Source::SwiGlu { .. }, ElementKind::F32) => "w4a8_quantize_swiglu_f32",
+            (Source::SwiGlu { .. }, ElementKind::F16) => "w4a8_quantize_swiglu_f16",
+            (Source::SwiGlu { .. }, ElementKind::Bf16) => "w4a8_quantize_swiglu_bf16",
+        }
+    }
+}
+
+impl Enqueue for Quantize {
+    fn check_sizes(&self, _: &Device) -> Result<()> {
+        crate::w4a8::weight::check_shape(1, self.k)?;
+        match self.m == 0 || self.m > i32::MAX as usize {
+            true => Err(Error::Shape { what: "m", expected: "1 to 2³¹ − 1 tokens", got: self.m }),
+            false => Ok(()),
+        }
+    }
+
+    fn name_buffers(&self, _: &Device, show: &mut dyn FnMut(Buffer)) {
+        let mut show = |buffer: Buffer| show(buffer.aligned(ALIGNMENT));
+        let padded = self.k.checked_next_multiple_of(PAD_K).unwrap_or(usize::MAX);
+        let wide = if matches!(self.source, Source::SwiGlu { .. }) { 2 } else { 1 };
+        show(Buffer::read("x", self.x, product([self.m, self.k, wide])).of_bytes(self.element.bytes()));
+        if let Source::RmsNorm { weight, .. } = self.source {
+            show(Buffer::read("weight", weight, self.k));
+        }
+        show(Buffer::write("codes", self.codes, product([self.m, padded])));
+        show(Buffer::write("scale", self.scale, self.m));
+        for (level, sums) in self.sums.into_iter().enumerate() {
+            show(Buffer::write("sums", sums, product([padded.div_ceil(SUM_GROUP << level), self.m])));
+        }
+        show(Buffer::write("totals", self.totals, self.m));
+    }
+
+    fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
+        let (weight, eps, activation) = match self.source {
+            Source::Plain => (Address::NULL, 0.0, Activation::Silu),
+            Source::RmsNorm { weight, eps } => (weight, eps, Activation::Silu),
+            Source::SwiGlu { activation } => (Address::NULL, 0.0, activation),
+        };
+        let [s32, s64, s128] = self.sums.map(Address::get);
+        let (codes, scale, totals) = (self.codes.get(), self.scale.get(), self.totals.get());
+        let pointers = [self.x.get(), weight.get(), codes, scale, s32, s64, s128, totals];
+        let activation = match activation {
+            Activation::Silu => 0,
+            Activation::Relu => 1,
+        };
+        let params = QuantizeParams { pointers, m: self.m as u32, k: self.k as u32, eps, activation };
+        queue.launch(QUANTIZE, self.symbol(), [self.m as u32, 1, 1], 256, 0, params)
+    }
+}
