@@ -61,9 +61,8 @@ fn steps_allocate_nothing_for_prompts_decoding_and_batches() {
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     for (step, spans) in steps.iter().flat_map(|spans| [&spans[..], &spans[..1]]).enumerate() {
         let rows: usize = spans.iter().map(|span| span.len).sum();
-        let mut mask = [0; 3];
-        policy.select_heads(0, spans, 9, &mut mask[..spans.len()]).unwrap();
-        let call = Call { shape, layer: 0, spans, heads: Heads::Mask { words: &mask[..spans.len()] } };
+        let heads = policy.select_heads(0, spans).unwrap();
+        let call = Call { shape, layer: 0, spans, heads };
         missing.clear();
         ring.missing(&call, &mut missing).unwrap();
         from.clear();

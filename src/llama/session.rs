@@ -7,7 +7,7 @@ use super::layer::{Buffers, Layer, Pass};
 use super::mlp::Mlp;
 use super::recompute::Recompute;
 use super::settings::Settings;
-use crate::attention::{Heads, Span};
+use crate::attention::Span;
 use crate::error::{Error, Result};
 use crate::policy::{Observed, PolicySet, Site, Sizes, Wanted};
 
@@ -18,7 +18,6 @@ pub struct Session<B: Backend> {
     pub(super) settings: Settings,
     pub(super) slots: Slots,
     pub(super) policies: PolicySet,
-    pub(super) choice: HeadChoice,
     recompute: Option<Recompute<B>>,
     pub(super) work: B::Work,
     pub(super) buffers: Buffers<B>,
@@ -30,26 +29,6 @@ pub struct Session<B: Backend> {
     pub(super) spans: Vec<Span>,
     pub(super) tokens: Vec<u32>,
     pub(super) rows: Vec<usize>,
-}
-
-/// The heads that run in the layer at hand.
-#[derive(Debug)]
-pub(super) struct HeadChoice {
-    n_q_heads: usize,
-    /// Whether a policy chose.
-    chosen: bool,
-    /// u32 \[spans, ⌈n_q_heads/32⌉\].
-    words: Vec<u32>,
-}
-
-impl HeadChoice {
-    /// The choice, made for so many spans.
-    pub(super) fn heads(&self, n_spans: usize) -> Heads<'_> {
-        match self.chosen {
-            true => Heads::Mask { words: &self.words[..n_spans * self.n_q_heads.div_ceil(32)] },
-            false => Heads::All,
-        }
-    }
 }
 
 /// How far each slot is.
@@ -82,11 +61,9 @@ impl Slots {
 impl<B: Backend> Session<B> {
     pub(super) fn new(backend: &B, config: &Config, mlp: &Mlp<B>, settings: Settings) -> Result<Self> {
         let Settings { slots, max_tokens, max_logits, .. } = settings;
-        let n_q_heads = config.attention.n_q_heads;
         Ok(Session {
             slots: Slots { lens: vec![0; slots], generates: vec![false; slots] },
             policies: PolicySet::new(&settings.policies, &Sizes { model: config.sizes(), slots, max_tokens })?,
-            choice: HeadChoice { n_q_heads, chosen: false, words: vec![0; slots * n_q_heads.div_ceil(32)] },
             recompute: Recompute::new(backend, config, &settings)?,
             work: backend.work(config, mlp, &settings)?,
             buffers: Buffers::new(backend, config, mlp, max_tokens)?,
@@ -172,14 +149,6 @@ impl<B: Backend> Session<B> {
         slots.iter().map(span).collect()
     }
 
-    /// Chooses the heads of a layer.
-    pub(super) fn select_heads(&mut self, layer: usize) -> Result<()> {
-        let HeadChoice { n_q_heads, chosen, words } = &mut self.choice;
-        let words = &mut words[..self.spans.len() * n_q_heads.div_ceil(32)];
-        *chosen = self.policies.select_heads(layer, &self.spans, *n_q_heads, words)?;
-        Ok(())
-    }
-
     /// Attention of one layer, over the heads that the policy chooses.
     pub(super) fn attention(
         &mut self,
@@ -189,12 +158,11 @@ impl<B: Backend> Session<B> {
         layer: &Layer<B>,
         watch: Watch,
     ) -> Result<()> {
-        self.select_heads(index)?;
-        let Session { policies, choice, recompute, work, buffers, spans, settings, host, .. } = self;
+        let Session { policies, recompute, work, buffers, spans, settings, host, .. } = self;
         // under the one choice of a captured pass, a head that was skipped is never asked for again
         let recompute = recompute.as_mut().filter(|_| watch == Watch::Policies);
         let mut pass = Pass { backend, config, spans, kv: settings.kv, buffers, work };
-        layer.attention(&mut pass, index, choice.heads(spans.len()), recompute)?;
+        layer.attention(&mut pass, index, policies.select_heads(index, spans)?, recompute)?;
         match wants::<B>(policies, Site::Heads, spans, watch) {
             Wanted::Nothing => Ok(()),
             Wanted::Lengths => policies.observe(Site::Heads, index, spans, &Observed::LENGTHS),

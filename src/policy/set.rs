@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use super::{Kept, Observed, Policy, PolicyConfig, Site, Sizes, Wanted};
-use crate::attention::Span;
+use crate::attention::{Heads, Span};
 use crate::error::{Error, Result, check_len};
 use crate::sparse_mlp::Selection;
 
 /// The policies of a session, one at most for each site, and what tokens kept under them. A site without one is computed whole.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PolicySet {
     policies: Vec<(Box<dyn Policy>, Kept)>,
+    n_q_heads: usize,
+    /// The heads of the last call, u32 \[spans, ⌈n_q_heads/32⌉\].
+    head_words: Vec<u32>,
 }
 
 impl PolicySet {
@@ -19,7 +22,9 @@ impl PolicySet {
     /// # Errors
     /// [`Error::Unsupported`] for two policies of one site; otherwise as [`PolicyConfig::policy`].
     pub fn new(configs: &[Arc<dyn PolicyConfig>], sizes: &Sizes) -> Result<Self> {
-        let mut set = PolicySet::default();
+        let n_q_heads = sizes.model.attention.n_q_heads;
+        let head_words = vec![0; sizes.slots * n_q_heads.div_ceil(32)];
+        let mut set = PolicySet { policies: Vec::new(), n_q_heads, head_words };
         for config in configs {
             let policy = config.policy(sizes)?;
             if set.has(policy.site()) {
@@ -56,42 +61,21 @@ impl PolicySet {
         }
     }
 
-    /// Writes which of `n_q_heads` query heads run, in the form of [`crate::attention::Heads::Mask`]: u32
-    /// \[spans, ⌈n_q_heads/32⌉\]. Says whether there is a policy for heads; nothing is written if not.
+    /// The query heads that run in a layer; all where there is no policy for heads.
     ///
     /// # Errors
-    /// [`Error::Length`] if `words` are too few or too many, [`Error::Unsupported`] for a selection that depends on values;
-    /// otherwise as [`Policy::select`].
-    pub fn select_heads(&mut self, layer: usize, spans: &[Span], n_q_heads: usize, words: &mut [u32]) -> Result<bool> {
-        if !self.has(Site::Heads) {
-            return Ok(false);
-        }
-        check_len("head words", spans.len() * n_q_heads.div_ceil(32), words.len())?;
-        let selection = self.select(Site::Heads, layer, spans)?;
-        let rows = words.chunks_exact_mut(n_q_heads.div_ceil(32));
-        match selection {
-            Selection::All => words.fill(u32::MAX),
-            Selection::List(list) => {
-                check_len("head list's limit", n_q_heads, list.limit())?;
-                for row in rows {
-                    row.fill(0);
-                    list.indices().iter().for_each(|&head| row[head as usize / 32] |= 1 << (head % 32));
-                }
-            }
-            Selection::Masks(masks) => {
-                check_len("head masks' heads", n_q_heads, masks.n())?;
-                check_len("head masks", spans.len(), masks.tokens())?;
-                for (span, row) in rows.enumerate() {
-                    let halves = masks.token(span).iter().flat_map(|&word| [word as u32, (word >> 32) as u32]);
-                    row.iter_mut().zip(halves).for_each(|(word, half)| *word = half);
-                }
-            }
-            _ => {
-                let expected = "a list or masks";
-                return Err(Error::Unsupported { what: "selection of heads", expected, got: "another".into() });
-            }
-        }
-        Ok(true)
+    /// [`Error::Unsupported`] for a selection that depends on values, [`Error::Length`] for one of another number of heads or
+    /// spans; otherwise as [`Policy::select`].
+    pub fn select_heads(&mut self, layer: usize, spans: &[Span]) -> Result<Heads<'_>> {
+        let Some((policy, _)) = self.policies.iter_mut().find(|(policy, _)| policy.site() == Site::Heads) else {
+            return Ok(Heads::All);
+        };
+        let width = self.n_q_heads.div_ceil(32);
+        let Some(words) = self.head_words.get_mut(..spans.len() * width) else {
+            return Err(Error::Shape { what: "spans", expected: "no more than the session's slots", got: spans.len() });
+        };
+        write_heads(&policy.select(layer, spans)?, self.n_q_heads, words)?;
+        Ok(Heads::Mask { words })
     }
 
     /// As [`Policy::observe`]; what was kept is added up.
@@ -138,4 +122,33 @@ impl PolicySet {
     pub fn kept_fraction(&self, site: Site) -> Option<f64> {
         self.at(site).and_then(|(_, kept)| kept.fraction())
     }
+}
+
+/// Writes a selection in the form of [`Heads::Mask`], u32 \[spans, ⌈n_q_heads/32⌉\].
+fn write_heads(selection: &Selection<'_>, n_q_heads: usize, words: &mut [u32]) -> Result<()> {
+    let width = n_q_heads.div_ceil(32);
+    let (spans, rows) = (words.len() / width, words.chunks_exact_mut(width));
+    match selection {
+        Selection::All => words.fill(u32::MAX),
+        Selection::List(list) => {
+            check_len("head list's limit", n_q_heads, list.limit())?;
+            for row in rows {
+                row.fill(0);
+                list.indices().iter().for_each(|&head| row[head as usize / 32] |= 1 << (head % 32));
+            }
+        }
+        Selection::Masks(masks) => {
+            check_len("head masks' heads", n_q_heads, masks.n())?;
+            check_len("head masks", spans, masks.tokens())?;
+            for (span, row) in rows.enumerate() {
+                let halves = masks.token(span).iter().flat_map(|&word| [word as u32, (word >> 32) as u32]);
+                row.iter_mut().zip(halves).for_each(|(word, half)| *word = half);
+            }
+        }
+        _ => {
+            let expected = "a list or masks";
+            return Err(Error::Unsupported { what: "selection of heads", expected, got: "another".into() });
+        }
+    }
+    Ok(())
 }

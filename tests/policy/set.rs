@@ -22,7 +22,7 @@ fn a_site_without_a_policy_is_whole_and_wants_nothing() {
     assert!(matches!(set.select(Site::Heads, 0, &token(0, 0)).unwrap(), Selection::All));
     assert!(matches!(set.select(Site::Neurons, 0, &token(0, 0)).unwrap(), Selection::TopK { k: 32, .. }));
     assert_eq!(set.wants(Site::Heads, &token(0, 0)), Wanted::Nothing);
-    assert!(!set.select_heads(0, &token(0, 0), 4, &mut [7]).unwrap());
+    assert_eq!(set.select_heads(0, &token(0, 0)).unwrap(), Heads::All);
     assert_eq!((set.unsettled(&token(0, 0)), set.kept_fraction(Site::Neurons)), (None, None));
     set.observe(Site::Neurons, 0, &token(0, 0), &Observed::LENGTHS).unwrap();
     assert_eq!((set.kept_fraction(Site::Neurons), set.kept_fraction(Site::Heads)), (Some(0.5), None));
@@ -52,9 +52,7 @@ fn slots_go_their_own_way_from_prompt_to_generation_and_back() {
     set.begin_generation(0).unwrap();
     set.begin_generation(0).unwrap();
     assert_eq!(set.unsettled(&token(0, 1)), None);
-    let mut words = [0; 2];
-    assert!(set.select_heads(0, &both, 4, &mut words).unwrap());
-    assert_eq!(words, [0b0011, 0b1111]);
+    assert_eq!(set.select_heads(0, &both).unwrap(), Heads::Mask { words: &[0b0011, 0b1111] });
     let Selection::Masks(masks) = set.select(Site::Neurons, 1, &both).unwrap() else { panic!("lists of their own") };
     assert_eq!((masks.token(0), masks.token(1)), (&[0x2222_2222_2222_2222][..], &[u64::MAX][..]));
     let Selection::List(list) = set.select(Site::Neurons, 1, &both[..1]).unwrap() else { panic!("one list") };
@@ -80,18 +78,16 @@ fn lists_of_heads_become_the_masks_of_every_span() {
     let list = NeuronList::new(vec![0, 31, 32, 69], 70).unwrap();
     let norm = HeadNorm::new(0.5, 0).unwrap();
     let mut set = PolicySet::new(&[Arc::new(Lists::new(Site::Heads, vec![list]))], &sizes).unwrap();
-    let mut words = [9; 6];
     let spans = [Span { slot: 0, start: 0, len: 1 }, Span { slot: 1, start: 4, len: 1 }];
-    set.select_heads(0, &spans, 70, &mut words).unwrap();
-    assert_eq!(words, [1 | 1 << 31, 1, 1 << 5, 1 | 1 << 31, 1, 1 << 5]);
-    let heads = Heads::Mask { words: &words };
+    let heads = set.select_heads(0, &spans).unwrap();
+    assert_eq!(heads, Heads::Mask { words: &[1 | 1 << 31, 1, 1 << 5, 1 | 1 << 31, 1, 1 << 5] });
     assert!((0..70).all(|head| heads.contains(&attention, 1, head) == [0, 31, 32, 69].contains(&head)));
-    assert!(matches!(set.select_heads(0, &spans, 70, &mut words[..5]), Err(Error::Length { .. })));
-    assert!(matches!(set.select_heads(0, &spans, 64, &mut [0; 4]), Err(Error::Length { .. })));
+    let three = [spans[0], spans[1], Span { slot: 2, start: 0, len: 1 }];
+    assert!(matches!(set.select_heads(0, &three), Err(Error::Shape { what: "spans", .. })));
     // more than one word of a mask
     let mut set = PolicySet::new(&[Arc::new(norm)], &sizes).unwrap();
-    set.select_heads(0, &spans, 70, &mut words).unwrap();
-    assert_eq!(words, [u32::MAX, u32::MAX, 63, u32::MAX, u32::MAX, 63]);
+    let heads = set.select_heads(0, &spans).unwrap();
+    assert_eq!(heads, Heads::Mask { words: &[u32::MAX, u32::MAX, 63, u32::MAX, u32::MAX, 63] });
 }
 
 #[test]
@@ -119,6 +115,6 @@ fn a_choice_of_heads_cannot_depend_on_values() {
         }
     }
     let mut set = set(&[Arc::new(Misplaced), Arc::new(Random::new(Site::Neurons, 0.5).unwrap())]);
-    let error = set.select_heads(0, &token(0, 0), 4, &mut [0]).unwrap_err();
+    let error = set.select_heads(0, &token(0, 0)).unwrap_err();
     assert!(matches!(error, Error::Unsupported { what: "selection of heads", .. }), "{error}");
 }

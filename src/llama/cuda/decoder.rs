@@ -138,13 +138,11 @@ fn prepare(
     session.spans = spans;
     session.rows.clear();
     session.rows.extend(0..m);
-    device.begin(&mut session.work, tokens, &session.spans, &session.rows)?;
+    let Session { work, policies, spans, rows, .. } = session;
+    device.begin(work, tokens, spans, rows)?;
     for layer in 0..n_layers {
-        session.select_heads(layer)?;
-        let heads = session.choice.heads(session.spans.len());
-        session.work.prepare_heads(device, layer, &heads)?;
-        let neurons = session.policies.select(Site::Neurons, layer, &session.spans)?;
-        session.work.prepare_neurons(device, layer, &neurons)?;
+        work.prepare_heads(device, layer, &policies.select_heads(layer, spans)?)?;
+        work.prepare_neurons(device, layer, &policies.select(Site::Neurons, layer, spans)?)?;
     }
     device.synchronize()
 }
