@@ -236,6 +236,10 @@ impl Backend for Cpu {
                 let width = if sparse.gate_by_neuron { sparse.shape.d_ff } else { sparse.kept.len() };
                 Observed::new(&sparse.gate, sparse.stride, width)
             }
+            Wanted::AtHand(Values::GateUpInputs) | Wanted::Copied(Values::GateUpInputs) => {
+                let d = sparse.shape.d_model;
+                Observed::new(&work.plain, d, d)
+            }
             Wanted::AtHand(_) | Wanted::Copied(_) => Observed::new(&sparse.hidden, sparse.stride, sparse.kept.len()),
         }
     }

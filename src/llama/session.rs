@@ -175,7 +175,7 @@ impl<B: Backend> Session<B> {
         }
     }
 
-    /// The MLP of one layer, over the neurons that the policy chooses.
+    /// The MLP of one layer, over the neurons or inputs that the policy chooses.
     pub(super) fn mlp(
         &mut self,
         backend: &B,
@@ -185,12 +185,13 @@ impl<B: Backend> Session<B> {
         watch: Watch,
     ) -> Result<()> {
         let Session { policies, work, buffers, spans, settings, .. } = self;
-        let wanted = wants::<B>(policies, Site::Neurons, spans, watch);
+        let site = policies.mlp_site();
+        let wanted = wants::<B>(policies, site, spans, watch);
         let mut pass = Pass { backend, config, spans, kv: settings.kv, buffers, work };
-        layer.mlp(&mut pass, index, &policies.select(Site::Neurons, index, spans)?, wanted)?;
+        layer.mlp(&mut pass, index, &policies.select_mlp(index, spans)?, wanted)?;
         match (&layer.mlp, wanted) {
             (Mlp::Whole { .. }, _) | (_, Wanted::Nothing) => Ok(()),
-            (Mlp::ByNeuron(_), wanted) => policies.observe(Site::Neurons, index, spans, &B::seen(work, wanted)),
+            (Mlp::ByNeuron(_), wanted) => policies.observe(site, index, spans, &B::seen(work, wanted)),
         }
     }
 }

@@ -12,6 +12,8 @@ pub enum Values {
     Hidden,
     /// The outputs of attention \[n_q_heads · head_dim\].
     HeadOutputs,
+    /// The inputs of gate and up \[d_model\].
+    GateUpInputs,
 }
 
 /// What a policy must be shown of a call.

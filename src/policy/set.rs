@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{Kept, Observed, Policy, PolicyConfig, Site, Sizes, Wanted};
+use super::{Kept, Observed, Policy, PolicyConfig, Projection, Site, Sizes, Wanted};
 use crate::attention::{Heads, Span};
 use crate::error::{Error, Result, check_len};
-use crate::sparse_mlp::Selection;
+use crate::sparse_mlp::{ScoreOn, Selection};
+
+const GATE_UP: Site = Site::Inputs(Projection::GateUp);
+
+/// What the forward pass asks policies for.
+const SERVED: [Site; 3] = [Site::Neurons, Site::Heads, GATE_UP];
 
 /// The policies of a session, one at most for each site, and what tokens kept under them. A site without one is computed whole.
 #[derive(Debug)]
@@ -27,11 +32,19 @@ impl PolicySet {
         let mut set = PolicySet { policies: Vec::new(), n_q_heads, head_words };
         for config in configs {
             let policy = config.policy(sizes)?;
+            if !SERVED.contains(&policy.site()) {
+                let expected = "for neurons, heads or the inputs of gate and up";
+                return Err(Error::Unsupported { what: "policies", expected, got: policy.site().name().into() });
+            }
             if set.has(policy.site()) {
                 let got = format!("two for the {}", policy.site().name());
                 return Err(Error::Unsupported { what: "policies", expected: "one at most for each site", got });
             }
             set.policies.push((policy, Kept::default()));
+        }
+        if set.has(Site::Neurons) && set.has(GATE_UP) {
+            let (expected, got) = ("neurons or inputs of the MLP, not both", "both".into());
+            return Err(Error::Unsupported { what: "policies", expected, got });
         }
         Ok(set)
     }
@@ -59,6 +72,26 @@ impl PolicySet {
             Some((policy, _)) => policy.select(layer, spans),
             None => Ok(Selection::All),
         }
+    }
+
+    /// The site of the MLP that there may be a policy for: its neurons, or the inputs of gate and up.
+    pub fn mlp_site(&self) -> Site {
+        if self.has(GATE_UP) { GATE_UP } else { Site::Neurons }
+    }
+
+    /// What is computed of a layer's MLP; all where there is no policy for it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a selection of the other site; otherwise as [`Policy::select`].
+    pub fn select_mlp(&mut self, layer: usize, spans: &[Span]) -> Result<Selection<'_>> {
+        let site = self.mlp_site();
+        let selection = self.select(site, layer, spans)?;
+        let of_inputs = selection.score().is_some_and(|score| score.on == ScoreOn::Input);
+        if selection != Selection::All && of_inputs != (site == GATE_UP) {
+            let expected = "inputs by their score, or neurons, as the policy's site says";
+            return Err(Error::Unsupported { what: "selection of the mlp", expected, got: "the other".into() });
+        }
+        Ok(selection)
     }
 
     /// The query heads that run in a layer; all where there is no policy for heads.

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use moray::Cpu;
-use moray::attention::KvPolicy;
+use moray::attention::{KvPolicy, Span};
 use moray::llama::{LogitRows, Model, Sequence, Settings};
-use moray::policy::{Griffin, HeadNorm, PolicyConfig, Random, Site, TdaQuantile, TopK};
+use moray::policy::{
+    Griffin, HeadNorm, Kept, Observed, Policy, PolicyConfig, Projection, Random, Site, Sizes, TdaQuantile, TopK,
+    Values, Wanted,
+};
+use moray::sparse_mlp::{Score, ScoreOn, Selection};
 use moray::w4a8::{Format, Offset};
 
 use crate::common::bits;
@@ -168,4 +172,54 @@ fn kept_fractions_match_what_was_asked_for() {
     tokens[PROMPT..].chunks(1).for_each(|token| drop(feed(&cpu, &model, &mut session, token)));
     assert_eq!(session.policies().kept_fraction(Site::Heads), Some(0.5));
     assert_eq!(session.policies().kept_fraction(Site::Neurons), Some(0.25));
+}
+
+/// A threshold on the inputs of gate and up, and how many of them it was shown above it.
+#[derive(Debug, Clone)]
+struct AboveInputs(f32);
+
+impl PolicyConfig for AboveInputs {
+    fn policy(&self, _: &Sizes) -> moray::Result<Box<dyn Policy>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Policy for AboveInputs {
+    fn site(&self) -> Site {
+        Site::Inputs(Projection::GateUp)
+    }
+    fn wants(&self, _: &[Span]) -> Wanted {
+        Wanted::AtHand(Values::GateUpInputs)
+    }
+    fn select(&mut self, _: usize, _: &[Span]) -> moray::Result<Selection<'_>> {
+        Ok(Selection::Threshold { score: Score::plain(ScoreOn::Input), threshold: self.0 })
+    }
+    fn observe(&mut self, _: usize, spans: &[Span], observed: &Observed<'_>) -> moray::Result<Kept> {
+        let mut kept = Kept::default();
+        for inputs in (0..spans.iter().map(|span| span.len).sum()).map(|token| observed.token(token)) {
+            kept += Kept::each(1, inputs.iter().filter(|x| x.abs() > self.0).count(), inputs.len());
+        }
+        Ok(kept)
+    }
+    fn is_settled(&self, _: &[Span]) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_policy_for_the_inputs_of_gate_and_up_matches_dense_where_it_keeps_all() {
+    let (cpu, tokens) = (Cpu::detect(), tokens(11, LEN));
+    let plain = Plain::new(&Kind::default(), 8);
+    for model in [plain.by_neuron(), plain.w4a8_by_neuron(Format::per_channel())] {
+        let dense = dense(&cpu, &model, &tokens);
+        // no input of a random model is 0
+        assert_same(&generation(&cpu, &model, &roomy(LEN).with(AboveInputs(0.0)), &tokens), &dense, "all");
+        let settings = roomy(LEN).with(AboveInputs(0.5));
+        assert!(generation(&cpu, &model, &settings, &tokens) != dense);
+        let mut session = model.session(&cpu, settings).unwrap();
+        feed(&cpu, &model, &mut session, &tokens);
+        let kept = session.policies().kept_fraction(Site::Inputs(Projection::GateUp)).unwrap();
+        // of normed inputs about as many as of a normal distribution
+        assert!((0.5..0.7).contains(&kept), "{kept}");
+    }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use moray::Error;
 use moray::attention::{AttentionShape, Heads, Span};
 use moray::policy::{
-    Griffin, HeadNorm, Lists, ModelSizes, Observed, PolicyConfig, PolicySet, Random, Site, Sizes, TopK, Values, Wanted,
+    Griffin, HeadNorm, Lists, ModelSizes, Observed, Policy, PolicyConfig, PolicySet, Projection, Random, Site, Sizes,
+    TopK, Values, Wanted,
 };
-use moray::sparse_mlp::{NeuronList, Selection};
+use moray::sparse_mlp::{NeuronList, Score, ScoreOn, Selection};
 
 use crate::{sizes, token};
 
@@ -92,29 +93,60 @@ fn lists_of_heads_become_the_masks_of_every_span() {
 
 #[test]
 fn a_choice_of_heads_cannot_depend_on_values() {
-    /// A top-k that claims to be for heads.
-    #[derive(Debug, Clone)]
-    struct Misplaced;
-    impl PolicyConfig for Misplaced {
-        fn policy(&self, _: &Sizes) -> moray::Result<Box<dyn moray::policy::Policy>> {
-            Ok(Box::new(Misplaced))
-        }
-    }
-    impl moray::policy::Policy for Misplaced {
-        fn site(&self) -> Site {
-            Site::Heads
-        }
-        fn wants(&self, _: &[Span]) -> Wanted {
-            Wanted::Nothing
-        }
-        fn select(&mut self, _: usize, _: &[Span]) -> moray::Result<Selection<'_>> {
-            Ok(Selection::TopK { score: moray::sparse_mlp::Score::plain(moray::sparse_mlp::ScoreOn::Gate), k: 1 })
-        }
-        fn is_settled(&self, _: &[Span]) -> bool {
-            true
-        }
-    }
-    let mut set = set(&[Arc::new(Misplaced), Arc::new(Random::new(Site::Neurons, 0.5).unwrap())]);
+    let mut set = set(&[
+        Arc::new(AboveInputs { site: Site::Heads, threshold: 0.5 }),
+        Arc::new(Random::new(Site::Neurons, 0.5).unwrap()),
+    ]);
     let error = set.select_heads(0, &token(0, 0)).unwrap_err();
     assert!(matches!(error, Error::Unsupported { what: "selection of heads", .. }), "{error}");
+}
+
+/// A threshold on the inputs of a matrix, the same in every layer.
+#[derive(Debug, Clone)]
+struct AboveInputs {
+    site: Site,
+    threshold: f32,
+}
+
+impl PolicyConfig for AboveInputs {
+    fn policy(&self, _: &Sizes) -> moray::Result<Box<dyn Policy>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Policy for AboveInputs {
+    fn site(&self) -> Site {
+        self.site
+    }
+    fn wants(&self, _: &[Span]) -> Wanted {
+        Wanted::AtHand(Values::GateUpInputs)
+    }
+    fn select(&mut self, _: usize, _: &[Span]) -> moray::Result<Selection<'_>> {
+        Ok(Selection::Threshold { score: Score::plain(ScoreOn::Input), threshold: self.threshold })
+    }
+    fn is_settled(&self, _: &[Span]) -> bool {
+        true
+    }
+}
+
+#[test]
+fn inputs_of_gate_and_up_have_a_policy_of_their_own_instead_of_neurons() {
+    let above = |site| AboveInputs { site, threshold: 0.5 };
+    let gate_up = Site::Inputs(Projection::GateUp);
+    let mut inputs = set(&[Arc::new(above(gate_up))]);
+    assert_eq!(inputs.mlp_site(), gate_up);
+    let selection = inputs.select_mlp(0, &token(0, 0)).unwrap();
+    assert!(matches!(selection, Selection::Threshold { threshold: 0.5, .. }));
+    assert_eq!(set(&[]).select_mlp(0, &token(0, 0)).unwrap(), Selection::All);
+    // what is selected has to be of the site
+    let wrong = set(&[Arc::new(above(Site::Neurons))]).select_mlp(0, &token(0, 0)).map(drop);
+    assert!(matches!(wrong, Err(Error::Unsupported { what: "selection of the mlp", .. })));
+    let wrong = set(&[Arc::new(Random::new(gate_up, 0.5).unwrap())]).select_mlp(0, &token(0, 0)).map(drop);
+    assert!(matches!(wrong, Err(Error::Unsupported { what: "selection of the mlp", .. })));
+    let both: [Arc<dyn PolicyConfig>; 2] = [Arc::new(above(gate_up)), Arc::new(TopK::by_gate(0.5, 64).unwrap())];
+    let nobody: [Arc<dyn PolicyConfig>; 1] = [Arc::new(above(Site::Inputs(Projection::Down)))];
+    for configs in [&both[..], &nobody] {
+        let error = PolicySet::new(configs, &sizes(2, 64)).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { what: "policies", .. }), "{error}");
+    }
 }

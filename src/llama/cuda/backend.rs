@@ -2,7 +2,6 @@
 
 use super::kernels;
 use super::linear::Linear;
-use super::neurons::Neurons;
 use super::work::Work;
 use crate::attention::cuda::{self as device_attention, Projections, attend, write_kv, write_rows};
 use crate::attention::{Call, KvPolicy, KvRow, Span};
@@ -141,8 +140,8 @@ impl Backend for Device {
         }
     }
 
-    fn seen(work: &Work, _: Wanted) -> Observed<'_> {
-        work.neurons.as_ref().map_or(Observed::LENGTHS, Neurons::seen)
+    fn seen(work: &Work, wanted: Wanted) -> Observed<'_> {
+        work.neurons.as_ref().map_or(Observed::LENGTHS, |neurons| neurons.seen(wanted))
     }
 
     fn read<'a>(&self, buffer: &'a CudaSlice<f32>, elems: usize, host: &'a mut Vec<f32>) -> Result<&'a [f32]> {

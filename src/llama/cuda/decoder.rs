@@ -7,7 +7,6 @@ use crate::device::{Device, call};
 use crate::error::{Error, Result};
 use crate::llama::forward::Watch;
 use crate::llama::{Backend, Model, Sampler, Session};
-use crate::policy::Site;
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
@@ -142,7 +141,7 @@ fn prepare(
     device.begin(work, tokens, spans, rows)?;
     for layer in 0..n_layers {
         work.prepare_heads(device, layer, &policies.select_heads(layer, spans)?)?;
-        work.prepare_neurons(device, layer, &policies.select(Site::Neurons, layer, spans)?)?;
+        work.prepare_neurons(device, layer, &policies.select_mlp(layer, spans)?)?;
     }
     device.synchronize()
 }

@@ -14,6 +14,7 @@ use cudarc::driver::CudaSlice;
 #[derive(Debug)]
 pub(super) struct Neurons {
     workspace: sparse::Workspace,
+    d_model: usize,
     /// \[M, d\].
     normed: CudaSlice<f32>,
     /// By layer.
@@ -39,6 +40,7 @@ impl Neurons {
             normed: device.zeros(max_tokens * shape.d_model)?,
             resident: (0..n_layers).map(resident).collect::<Result<_>>()?,
             seen: Vec::with_capacity(max_tokens * workspace.stride()),
+            d_model: shape.d_model,
             workspace,
         })
     }
@@ -49,8 +51,11 @@ impl Neurons {
     }
 
     /// What was wanted of the last call, by neuron.
-    pub(super) fn seen(&self) -> Observed<'_> {
-        Observed::new(&self.seen, self.workspace.stride(), self.resident[0].d_ff())
+    pub(super) fn seen(&self, wanted: Wanted) -> Observed<'_> {
+        match wanted {
+            Wanted::Copied(Values::GateUpInputs) => Observed::new(&self.seen, self.d_model, self.d_model),
+            _ => Observed::new(&self.seen, self.workspace.stride(), self.resident[0].d_ff()),
+        }
     }
 
     /// y = x + mlp(norm(x)).
@@ -61,6 +66,9 @@ impl Neurons {
         kernels::rms_norm(device, &x, None, norm.weight, norm.eps, &mut self.normed.slice_mut(..m * d))?;
         self.prepare(device, layer, selection)?;
         self.seen.clear();
+        if wanted == Wanted::Copied(Values::GateUpInputs) {
+            self.seen.extend(device.download(&self.normed.slice(..m * d))?);
+        }
         for first in (0..m).step_by(MAX_TOKENS) {
             let tokens = MAX_TOKENS.min(m - first);
             let range = first * d..(first + tokens) * d;
@@ -70,8 +78,8 @@ impl Neurons {
             sparse::forward(device, neurons, &x, tokens, &selection, Some(&residual), &mut y, &mut self.workspace)?;
             let values = match wanted {
                 Wanted::Copied(Values::Gate) => self.workspace.gate(),
-                Wanted::Copied(_) => self.workspace.hidden(),
-                Wanted::Nothing | Wanted::Lengths | Wanted::AtHand(_) => continue,
+                Wanted::Copied(Values::Hidden) => self.workspace.hidden(),
+                _ => continue,
             };
             let used = tokens * self.workspace.stride();
             self.seen.extend(device.download(&values.slice(..used))?);
