@@ -197,6 +197,13 @@ fn the_command_reports_json_for_each_kind_of_run() {
     for (rest, sparse) in [
         (&["--mlp", "topk:0.5"][..], "every token"),
         (&["--mlp", "cats:0.5"], "every token"),
+        (&["--mlp", "cett:0.2", "--heads", "random:0.5"], "every token"),
+        (&["--mlp", "random:0.5"], "every token"),
+        (&["--mlp", "static:0.5", "--heads", "static:0.5"], "every token"),
+        (
+            &["--mlp", "static:0.5", "--heads", "norm:0.5"],
+            "neurons: every token; heads: the second half of each window, the half that is scored",
+        ),
         (&["--mlp", "griffin:0.5"], "the second half of each window, the half that is scored"),
         (&["--mlp", "tda:0.5", "--heads", "norm:0.5"], "the second half of each window, the half that is scored"),
         (&["--weights", "f32"], "no token"),
