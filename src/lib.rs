@@ -99,3 +99,8 @@ pub use cpu::{Cpu, Isa};
 #[cfg(feature = "cuda-device")]
 pub use device::Device;
 pub use error::{Error, Result};
+
+/// The README's program runs as it stands there.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

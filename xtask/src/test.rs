@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that is tested, on a machine without a GPU.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::{TaskResult, fetch, root, simcuda, toolkit};
@@ -23,25 +24,31 @@ pub fn run(arguments: &[String]) -> TaskResult {
     on_the_simulated_device(arguments)
 }
 
-/// Runs the tests and benches that need a device, which are those that need the feature `cuda`.
+/// Runs the tests and benches that need a device, which are those that need the feature `cuda`, and the examples in the
+/// documentation with it.
 fn on_the_simulated_device(arguments: &[String]) -> TaskResult {
     let nvcc = toolkit::nvcc()?;
     for capability in CAPABILITIES {
         println!("tests on the simulated device, compute capability {capability}");
-        let mut command = Command::new(env!("CARGO"));
-        // the whole workspace, so that dependencies are those that the other tests built
-        command.args(["test", "--workspace", "--features", "moray/cublaslt,moray-lab/cuda"]);
         // benches without `--bench` run small shapes, to see that they work
-        command.args(["--test", "cuda_*", "--bench", "cuda_*"]);
-        command.args(arguments).current_dir(root());
-        command.envs([("MORAY_REQUIRE_CUDA", "1"), ("MORAY_REQUIRE_MODEL", "1")]);
-        command.envs([("MORAY_CUDA_ARCHS", ARCHITECTURES), ("SIMCUDA_ARCH", capability)]);
-        // remarks are errors here, and faults name lines of the kernels
-        command.envs([("MORAY_CUDA_STRICT", "1"), ("MORAY_CUDA_PLAIN", "1")]);
-        command.env("MORAY_NVCC", &nvcc);
-        check(simcuda::with_library(command)?)?;
+        let targets = ["--test", "cuda_*", "--bench", "cuda_*"];
+        check(simcuda::with_library(on_a_device(&nvcc, capability, &targets, arguments))?)?;
     }
-    Ok(())
+    check(simcuda::with_library(on_a_device(&nvcc, CAPABILITIES[0], &["--doc"], arguments))?)
+}
+
+/// `cargo test` of some targets with everything that a device needs.
+fn on_a_device(nvcc: &Path, capability: &str, targets: &[&str], arguments: &[String]) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    // the whole workspace, so that dependencies are those that the other tests built
+    command.args(["test", "--workspace", "--features", "moray/cublaslt,moray-lab/cuda"]);
+    command.args(targets).args(arguments).current_dir(root());
+    command.envs([("MORAY_REQUIRE_CUDA", "1"), ("MORAY_REQUIRE_MODEL", "1")]);
+    command.envs([("MORAY_CUDA_ARCHS", ARCHITECTURES), ("SIMCUDA_ARCH", capability)]);
+    // remarks are errors here, and faults name lines of the kernels
+    command.envs([("MORAY_CUDA_STRICT", "1"), ("MORAY_CUDA_PLAIN", "1")]);
+    command.env("MORAY_NVCC", nvcc);
+    command
 }
 
 fn check(mut command: Command) -> TaskResult {
