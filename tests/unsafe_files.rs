@@ -1,0 +1,71 @@
+//! `unsafe` stays in the files listed here: the leaves that speak to an instruction set, to threads or to a device.
+
+use std::path::{Path, PathBuf};
+
+/// Every file under `src/` with `unsafe` code.
+const FILES: &[&str] = &[
+    "device/arguments.rs",
+    "device/context.rs",
+    "device/driver.rs",
+    "device/launch.rs",
+    "device/lent.rs",
+    "device/memory.rs",
+    "device/mod.rs",
+    "device/raw_call.rs",
+    "device/stream.rs",
+    "simd/avx2.rs",
+    "simd/avx512.rs",
+    "simd/rows.rs",
+    "threads.rs",
+    "threads/areas.rs",
+    "threads/parts.rs",
+    "w4a8/cuda/weight.rs",
+    "w4a8/simd_avx2.rs",
+    "w4a8/simd_avx512.rs",
+    "w4a8/simd_avx512/gemv.rs",
+    "w4a8/simd_avx512/unpack.rs",
+];
+
+/// The list may shrink, not grow past this.
+const MOST: usize = 20;
+
+fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// Says whether the word stands in a line outside of comments.
+fn has_unsafe(source: &str) -> bool {
+    let code = |line: &str| line.split("//").next().unwrap_or("").to_owned();
+    let in_word = |c: char| c.is_alphanumeric() || c == '_';
+    source.lines().any(|line| code(line).split(|c| !in_word(c)).any(|word| word == "unsafe"))
+}
+
+#[test]
+fn unsafe_code_is_in_the_listed_files_only() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    rust_files(&source, &mut files);
+    let mut found: Vec<_> = files
+        .iter()
+        .filter(|path| has_unsafe(&std::fs::read_to_string(path).unwrap()))
+        .map(|path| path.strip_prefix(&source).unwrap().to_str().unwrap().replace('\\', "/"))
+        .collect();
+    found.sort();
+    assert_eq!(found, FILES);
+    assert!(FILES.len() <= MOST, "{} files have unsafe code", FILES.len());
+}
+
+#[test]
+fn the_word_counts_in_code_and_not_in_comments_or_other_words() {
+    assert!(has_unsafe("    unsafe { f() }"));
+    assert!(has_unsafe("x\nunsafe impl Send for X {} // why"));
+    assert!(!has_unsafe("// unsafe\n/// # Safety of unsafe code\nfn f() {} // unsafe"));
+    assert!(!has_unsafe("#![deny(unsafe_op_in_unsafe_fn)]"));
+}
