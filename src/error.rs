@@ -3,7 +3,8 @@
 /// What every fallible function of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why an operation refused its arguments. Nothing has been written when one is returned.
+/// Why an operation refused its arguments. Arguments are checked before anything is written; where what is found is a
+/// [`Error::Value`] of results (numbers that have overflowed), or what a driver says, outputs may hold parts of them.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

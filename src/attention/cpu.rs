@@ -7,7 +7,7 @@ use super::storage::with_element;
 use super::workspace::{Division, Scratch, Unit, Workspace, cut_scratch, scratch_elems, state_elems};
 use super::{AttentionShape, BLOCK, Call, SEGMENT, heads};
 use crate::cpu::Cpu;
-use crate::error::{Result, check_len};
+use crate::error::{Result, check_len, product};
 use crate::simd::SimdElement;
 use crate::threads::{AreaWindows, Pieces, Window};
 
@@ -60,7 +60,7 @@ pub fn attend(
     workspace: &mut Workspace,
 ) -> Result<()> {
     let rows = call.check(cache.shape())?;
-    check_len("q", rows * call.shape.q_elems(), q.len())?;
+    check_len("q", product("q", &[rows, call.shape.q_elems()])?, q.len())?;
     check_len("out", q.len(), out.len())?;
     workspace.check(cpu, call, rows)?;
     let division = workspace.divide(cpu, call, rows);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::AttentionShape;
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result, check_len, product};
 
 /// The query heads that run, for each span of a call.
 ///
@@ -47,7 +47,9 @@ impl<'a> Heads<'a> {
             Heads::All => Ok(()),
             Heads::List { list, counts } => check_lists("head list", list, counts, n_spans, shape.n_q_heads),
             Heads::Groups { list, counts } => check_lists("group list", list, counts, n_spans, shape.n_kv_heads),
-            Heads::Mask { words } => check_len("head mask", n_spans * shape.n_q_heads.div_ceil(32), words.len()),
+            Heads::Mask { words } => {
+                check_len("head mask", product("head mask", &[n_spans, shape.n_q_heads.div_ceil(32)])?, words.len())
+            }
         }
     }
 
@@ -117,7 +119,7 @@ fn check_lists(what: &'static str, list: &[u32], counts: &[u32], n_spans: usize,
         return check_len(what, 0, list.len());
     }
     let width = list.len() / n_spans;
-    check_len(what, width * n_spans, list.len())?;
+    check_len(what, product(what, &[width, n_spans])?, list.len())?;
     for (span, &count) in counts.iter().enumerate() {
         if count as usize > width {
             return Err(Error::Index { what: "head counts", limit: width + 1, got: count as usize });

@@ -6,7 +6,7 @@ use super::kv_cache::{KvCache, KvRow, KvShape};
 use super::storage::with_element;
 use super::{BLOCK, Call, KvPolicy, MAX_HEAD_DIM, Rope, Span};
 use crate::cpu::Cpu;
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result, check_len, product};
 use crate::simd::{Kernel, Simd, SimdElement};
 
 /// Writes the K and V of a call's tokens, K turned by `rope` (`None`: k is already turned, or the model has no RoPE).
@@ -42,8 +42,8 @@ pub fn write_kv(
     cache: &mut KvCache,
 ) -> Result<()> {
     let rows = call.check(cache.shape())?;
-    check_len("k", rows * call.shape.kv_elems(), k.len())?;
-    check_len("v", rows * call.shape.kv_elems(), v.len())?;
+    check_len("k", product("k", &[rows, call.shape.kv_elems()])?, k.len())?;
+    check_len("v", product("v", &[rows, call.shape.kv_elems()])?, v.len())?;
     if let Some(rope) = rope {
         check_rope(rope, cache.shape())?;
         call.spans.iter().try_for_each(|span| rope.check_span(span))?;

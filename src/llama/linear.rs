@@ -3,7 +3,7 @@
 use super::dense::DenseWeight;
 use crate::cpu::Cpu;
 use crate::error::{Result, check_len};
-use crate::w4a8::{self, Activations, Epilogue, PackedWeight};
+use crate::w4a8::{self, ActScales, Activations, Epilogue, PackedWeight};
 use std::ops::Range;
 
 /// The numbers of a [`Linear`].
@@ -21,17 +21,18 @@ pub enum Weight {
 pub struct Linear {
     weight: Weight,
     bias: Option<Vec<f32>>,
+    act_scales: ActScales,
 }
 
 impl From<PackedWeight> for Linear {
     fn from(weight: PackedWeight) -> Self {
-        Linear { weight: Weight::W4a8(weight), bias: None }
+        Linear { weight: Weight::W4a8(weight), bias: None, act_scales: ActScales::Token }
     }
 }
 
 impl From<DenseWeight> for Linear {
     fn from(weight: DenseWeight) -> Self {
-        Linear { weight: Weight::Dense(weight), bias: None }
+        Linear { weight: Weight::Dense(weight), bias: None, act_scales: ActScales::Token }
     }
 }
 
@@ -44,6 +45,17 @@ impl Linear {
         check_len("bias", self.n(), bias.len())?;
         self.bias = Some(bias);
         Ok(self)
+    }
+
+    /// Says how finely int8 inputs are scaled; by default one scale for each token.
+    pub fn with_act_scales(mut self, scales: ActScales) -> Self {
+        self.act_scales = scales;
+        self
+    }
+
+    /// How finely int8 inputs are scaled.
+    pub fn act_scales(&self) -> ActScales {
+        self.act_scales
     }
 
     /// The numbers.
@@ -125,7 +137,10 @@ impl Linear {
         match &self.weight {
             Weight::Dense(weight) => weight.linear_rows(cpu, rows, x, epilogue, y),
             Weight::W4a8(weight) => {
+                scratch.set_scales(self.act_scales);
                 scratch.quantize(cpu, x, x.len() / weight.k(), weight.k())?;
+                // attention would hide the NaN of a token's K and V
+                scratch.check_finite()?;
                 w4a8::linear_rows(cpu, weight, rows, scratch, epilogue, y)
             }
         }

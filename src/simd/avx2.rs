@@ -108,6 +108,18 @@ fn dot_avx2(acc: __m256i, codes: __m256i, activations: __m256i) -> __m256i {
     _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
 }
 
+/// Codes of 8 bits would saturate int16: their two halves do not.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dot_halves(acc: __m256i, codes: __m256i, activations: __m256i) -> __m256i {
+    let mask = _mm256_set1_epi8(15);
+    let low = _mm256_maddubs_epi16(_mm256_and_si256(codes, mask), activations);
+    let high = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(codes), mask), activations);
+    let low = _mm256_madd_epi16(low, _mm256_set1_epi16(1));
+    let high = _mm256_madd_epi16(high, _mm256_set1_epi16(16));
+    _mm256_add_epi32(acc, _mm256_add_epi32(low, high))
+}
+
 #[inline]
 #[target_feature(enable = "avx2")]
 fn transpose_quads(rows: [__m256i; 4]) -> [__m256i; 4] {
@@ -142,6 +154,18 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                 [dot_vnni(acc[0], codes[0], activations[0]), dot_vnni(acc[1], codes[1], activations[1])]
             } else {
                 [dot_avx2(acc[0], codes[0], activations[0]), dot_avx2(acc[1], codes[1], activations[1])]
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn dot_bytes(self, acc: I, codes: I, activations: I) -> I {
+        // SAFETY: as in `run`.
+        unsafe {
+            if VNNI {
+                [dot_vnni(acc[0], codes[0], activations[0]), dot_vnni(acc[1], codes[1], activations[1])]
+            } else {
+                [dot_halves(acc[0], codes[0], activations[0]), dot_halves(acc[1], codes[1], activations[1])]
             }
         }
     }
@@ -245,6 +269,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         [halves_to_f32(_mm256_srli_epi32::<16>(a[0])), halves_to_f32(_mm256_srli_epi32::<16>(a[1]))]
     }
     fn high_u16(a: I) -> I { [_mm256_srli_epi32::<16>(a[0]), _mm256_srli_epi32::<16>(a[1])] }
+    fn load_u8(v: &[u8; 16]) -> I {
+        let bytes = load_bytes(v);
+        [_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes))]
+    }
     fn low_nibbles(a: I) -> I {
         let mask = _mm256_set1_epi8(15);
         [_mm256_and_si256(a[0], mask), _mm256_and_si256(a[1], mask)]

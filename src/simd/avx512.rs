@@ -140,6 +140,13 @@ impl Simd for Avx512 {
     fn dot(acc: __m512i, codes: __m512i, activations: __m512i) -> __m512i {
         _mm512_dpbusd_epi32(acc, codes, activations)
     }
+    fn dot_bytes(acc: __m512i, codes: __m512i, activations: __m512i) -> __m512i {
+        _mm512_dpbusd_epi32(acc, codes, activations)
+    }
+    fn load_u8(v: &[u8; 16]) -> __m512i {
+        // SAFETY: 16 readable bytes.
+        _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(v.as_ptr().cast()) })
+    }
     fn low_nibbles(a: __m512i) -> __m512i { _mm512_and_si512(a, _mm512_set1_epi8(15)) }
     fn high_nibbles(a: __m512i) -> __m512i {
         _mm512_and_si512(_mm512_srli_epi16::<4>(a), _mm512_set1_epi8(15))

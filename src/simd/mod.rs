@@ -93,6 +93,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn high_u16(self, a: Self::I) -> Self::I;
     /// Lane i: acc + Σ of four byte products, codes in 0..=15, activations in −127..=127.
     fn dot(self, acc: Self::I, codes: Self::I, activations: Self::I) -> Self::I;
+    /// As [`Simd::dot`] for codes in 0..=255.
+    fn dot_bytes(self, acc: Self::I, codes: Self::I, activations: Self::I) -> Self::I;
+    /// Widens 16 u8.
+    fn load_u8(self, v: &[u8; 16]) -> Self::I;
     /// The low four bits of each byte.
     fn low_nibbles(self, a: Self::I) -> Self::I;
     /// The high four bits of each byte, moved down.

@@ -164,6 +164,14 @@ impl Simd for Portable {
         })
     }
     #[inline(always)]
+    fn dot_bytes(self, acc: I, codes: I, activations: I) -> I {
+        self.dot(acc, codes, activations)
+    }
+    #[inline(always)]
+    fn load_u8(self, v: &[u8; 16]) -> I {
+        v.map(i32::from)
+    }
+    #[inline(always)]
     fn low_nibbles(self, a: I) -> I {
         a.map(|v| v & NIBBLES)
     }

@@ -1,7 +1,7 @@
 //! The GEMM on the CPU: the definition, and the path through the packed layout.
 
-use super::activation::Activations;
-use super::format::{GroupScale, Offset, qqq_code};
+use super::activation::{ACT_BLOCK, ActScales, Activations};
+use super::dot::Dot;
 use super::pack::{Line, TILE_N};
 use super::packed_view::PackedView;
 use super::tile::{Tokens, panel_bytes};
@@ -12,7 +12,6 @@ use crate::element::Element;
 use crate::error::{Error, Result, check_len, product};
 use crate::simd::Available;
 use crate::threads::{BlockColumns, RowBlocks, Window};
-use half::f16;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -31,12 +30,13 @@ impl<E> Default for Epilogue<'_, E> {
     }
 }
 
-/// Multiplies quantized activations with a packed weight: y = act_scale · (codes · wᵀ) + bias + residual.
+/// Multiplies quantized activations with a packed weight: y = act_scale · (codes · wᵀ) + bias + residual, with fine scales
+/// y = Σ_b act_scale\[b\] · (codes\[b\] · w\[b\]ᵀ) + bias + residual over the blocks b of 128 of K.
 ///
 /// | argument | shape | type |
 /// |---|---|---|
 /// | `weight` | \[N, K\] | packed |
-/// | `x` | \[M, K\] | int8 with f32 act_scale \[M\] |
+/// | `x` | \[M, K\] | int8 with f32 act_scale \[M\] or \[M, ⌈K/128⌉\] |
 /// | `epilogue.bias` | \[N\] | f32 |
 /// | `epilogue.residual` | \[M, N\] | as `y` |
 /// | `y` | \[M, N\] row-major | f32, f16 or bf16 |
@@ -148,7 +148,8 @@ fn multiply_tile<E: Element>(
         simd.unpack(&tile, panel);
         for start in (0..tokens.count).step_by(TOKEN_BLOCK) {
             let count = TOKEN_BLOCK.min(tokens.count - start);
-            simd.dot(panel, tokens.range(start, count), &tile, &mut sums);
+            let (tile, tokens) = (&tile, tokens.range(start, count));
+            simd.run(Dot { panel, tile, tokens, out: &mut sums });
             write_back(x, start..start + count, rows.clone(), weight.n(), &sums, epilogue, y);
         }
     });
@@ -165,7 +166,8 @@ fn write_back<E: Element>(
     y: &mut Window<'_, E>,
 ) {
     for (sums, m) in sums.iter().zip(tokens) {
-        let act_scale = x.scale()[m];
+        // fine scales are in the sums
+        let act_scale = if x.scales() == ActScales::Token { x.scale()[m] } else { 1.0 };
         let residual = epilogue.residual.map(|r| &r[m * n + rows.start..m * n + rows.end]);
         let bias = epilogue.bias.map(|b| &b[rows.clone()]);
         for (i, (out, sum)) in y.row(m).iter_mut().zip(sums).enumerate() {
@@ -194,7 +196,10 @@ pub fn linear_reference<E: Element>(
     check(weight.n(), weight.k(), x, &epilogue, y)?;
     for m in 0..x.m() {
         for n in 0..weight.n() {
-            let mut v = reference_sum(weight, x.token(m), n) * x.scale()[m];
+            let mut v = match x.scales() {
+                ActScales::Token => reference_sum(weight, x.token(m), n) * x.scale()[m],
+                ActScales::Fine => reference_fine_sum(weight, x, m, n),
+            };
             if let Some(bias) = epilogue.bias {
                 v += bias[n];
             }
@@ -209,30 +214,13 @@ pub fn linear_reference<E: Element>(
 
 /// One element before act_scale: exact integers inside a group, f32 over the groups in increasing order.
 fn reference_sum(weight: &QuantizedWeight, a: &[i8], n: usize) -> f32 {
-    let (k, format) = (weight.k(), weight.format());
-    let codes = &weight.codes()[n * k..(n + 1) * k];
-    let size = format.group_size().unwrap_or(k);
-    let dot = |g: usize, weight_of: &dyn Fn(i8) -> i32| -> i32 {
-        let range = g * size..(g + 1) * size;
-        codes[range.clone()].iter().zip(&a[range]).map(|(&c, &a)| weight_of(c) * i32::from(a)).sum()
-    };
-    let centred = |c: i8| i32::from(c) - format.centre();
-    let mut total = 0i32;
-    let mut acc = 0.0f32;
-    for g in 0..k / size {
-        let [_, group, offset] = weight.scales().at(format, n, g * size, k);
-        match (format.group_scale(), format.offset()) {
-            (None, _) => total += dot(g, &centred),
-            (Some(GroupScale::Integer), _) => total += dot(g, &centred) * group as i32,
-            (Some(GroupScale::Qqq), _) => total += dot(g, &|c| i32::from(qqq_code(c, f16::from_f32(group)))),
-            (Some(GroupScale::F16), Offset::None) => acc = (dot(g, &centred) as f32).mul_add(group, acc),
-            (Some(GroupScale::F16), Offset::ZeroPoint) => {
-                acc = (dot(g, &|c| i32::from(c) - offset as i32) as f32).mul_add(group, acc);
-            }
-            (Some(GroupScale::F16), Offset::F16) => {
-                let sum: i32 = a[g * size..(g + 1) * size].iter().map(|&a| i32::from(a)).sum();
-                acc = (dot(g, &|c| i32::from(c)) as f32).mul_add(group, acc);
-                acc = (sum as f32).mul_add(offset, acc);
+    let (mut total, mut acc) = (0i32, 0.0f32);
+    for range in groups(weight) {
+        match reference_group(weight, &a[range.clone()], n, range) {
+            Sum::Integer(sum) => total += sum,
+            Sum::Scaled { sum, scale, offset } => {
+                acc = (sum as f32).mul_add(scale, acc);
+                acc = offset.map_or(acc, |(token_sum, offset)| (token_sum as f32).mul_add(offset, acc));
             }
         }
     }
@@ -240,4 +228,58 @@ fn reference_sum(weight: &QuantizedWeight, a: &[i8], n: usize) -> f32 {
         Some(channel) => total as f32 * channel[n],
         None => acc,
     }
+}
+
+/// One element with fine scales: exact integers inside 128 of K or a smaller group, scaled and added in f32 in increasing order.
+fn reference_fine_sum(weight: &QuantizedWeight, x: &Activations, m: usize, n: usize) -> f32 {
+    let (k, a) = (weight.k(), x.token(m));
+    let act_scales = &x.scale()[m * k.div_ceil(ACT_BLOCK)..];
+    let mut acc = 0.0f32;
+    for (block, &act_scale) in (0..k).step_by(ACT_BLOCK).zip(act_scales) {
+        let mut total = 0i32;
+        for range in groups(weight) {
+            let range = range.start.max(block)..range.end.min(block + ACT_BLOCK).min(k);
+            if range.is_empty() {
+                continue;
+            }
+            match reference_group(weight, &a[range.clone()], n, range) {
+                Sum::Integer(sum) => total += sum,
+                Sum::Scaled { sum, scale, offset } => {
+                    acc = (sum as f32 * act_scale).mul_add(scale, acc);
+                    let scaled = |sum: i32| sum as f32 * act_scale;
+                    acc = offset.map_or(acc, |(token_sum, offset)| scaled(token_sum).mul_add(offset, acc));
+                }
+            }
+        }
+        if weight.format().stays_integer() {
+            acc = (total as f32).mul_add(act_scale, acc);
+        }
+    }
+    weight.scales().channel.as_ref().map_or(acc, |channel| acc * channel[n])
+}
+
+/// The columns of each group of a row, which is one group where there are none.
+fn groups(weight: &QuantizedWeight) -> impl Iterator<Item = Range<usize>> {
+    let size = weight.format().group_size().unwrap_or(weight.k());
+    (0..weight.k() / size).map(move |g| g * size..(g + 1) * size)
+}
+
+/// Exact sums over columns of one group.
+enum Sum {
+    /// What the channel's scale multiplies.
+    Integer(i32),
+    /// What the group's scale multiplies, and Σ codes of the token with the offset that multiplies it.
+    Scaled { sum: i32, scale: f32, offset: Option<(i32, f32)> },
+}
+
+fn reference_group(weight: &QuantizedWeight, a: &[i8], n: usize, columns: Range<usize>) -> Sum {
+    let (k, format) = (weight.k(), weight.format());
+    let scales = weight.scales().at(format, n, columns.start, k);
+    let codes = &weight.codes()[n * k..][columns];
+    let sum = codes.iter().zip(a).map(|(&code, &a)| format.integer(code, scales) * i32::from(a)).sum();
+    if format.stays_integer() {
+        return Sum::Integer(sum);
+    }
+    let token_sum = a.iter().map(|&a| i32::from(a)).sum();
+    Sum::Scaled { sum, scale: format.scale(scales), offset: format.added(scales).map(|offset| (token_sum, offset)) }
 }

@@ -196,17 +196,33 @@ impl Format {
         Ok(Sections { codes, channel: scales(0)?, group: scales(1)?, offset: scales(2)? })
     }
 
-    /// The number that a code stands for, from the scales it falls under (those that there are): f32, each step rounded.
-    pub(crate) fn dequantize(&self, code: i8, [channel, group, offset]: [f32; 3]) -> f32 {
-        let centred = f32::from(code) - self.centre() as f32;
+    /// The exact integer that a code stands for before the scale that is rounded: [`Format::scale`] multiplies it. `scales` are those
+    /// it falls under: of the channel, of the group, and the offset.
+    pub(crate) fn integer(&self, code: i8, [_, group, offset]: [f32; 3]) -> i32 {
+        let centred = i32::from(code) - self.centre();
         match (self.group_scale(), self.offset()) {
-            (None, _) => channel * centred,
-            (Some(GroupScale::Integer), _) => channel * (group * centred),
-            (Some(GroupScale::Qqq), _) => channel * f32::from(qqq_code(code, half::f16::from_f32(group))),
-            (Some(GroupScale::F16), Offset::None) => group * centred,
-            (Some(GroupScale::F16), Offset::ZeroPoint) => group * (f32::from(code) - offset),
-            (Some(GroupScale::F16), Offset::F16) => group * f32::from(code) + offset,
+            (Some(GroupScale::Integer), _) => centred * group as i32,
+            (Some(GroupScale::Qqq), _) => i32::from(qqq_code(code, half::f16::from_f32(group))),
+            (_, Offset::None) => centred,
+            (_, Offset::ZeroPoint) => i32::from(code) - offset as i32,
+            (_, Offset::F16) => i32::from(code),
         }
+    }
+
+    /// What multiplies the integers: the scale of the channel, or that of a group in f16.
+    pub(crate) fn scale(&self, [channel, group, _]: [f32; 3]) -> f32 {
+        if self.stays_integer() { channel } else { group }
+    }
+
+    /// What is added to the products, where there is such a thing.
+    pub(crate) fn added(&self, [_, _, offset]: [f32; 3]) -> Option<f32> {
+        (self.offset() == Offset::F16).then_some(offset)
+    }
+
+    /// The number that a code stands for: f32, the product and the sum rounded.
+    pub(crate) fn dequantize(&self, code: i8, scales: [f32; 3]) -> f32 {
+        let product = self.scale(scales) * self.integer(code, scales) as f32;
+        self.added(scales).map_or(product, |offset| product + offset)
     }
 }
 

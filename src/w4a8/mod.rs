@@ -1,7 +1,7 @@
 //! W4A8 GEMM: 4-bit (or 8-bit) integer weights times 8-bit integer activations.
 //!
 //! y\[M, N\] = x\[M, K\] · w\[N, K\]ᵀ, with w\[n, k\] = scale · (code − zero_point) (+ offset) and
-//! x\[m, k\] ≈ act_scale\[m\] · a\[m, k\], a in int8. Products and sums are exact in int32 inside a group; groups are
+//! x\[m, k\] ≈ act_scale\[m\] · a\[m, k\], or with fine scales act_scale\[m, k/128\] · a\[m, k\], a in int8. Products and sums are exact in int32 inside a group; groups are
 //! combined in f32 in increasing order, so the result is the same bit for bit for every number of tokens in a call, every
 //! instruction set and every number of threads.
 //!
@@ -36,6 +36,7 @@ mod activation;
 mod cpu;
 #[cfg(feature = "cuda-w4a8")]
 pub mod cuda;
+mod dot;
 mod format;
 mod import;
 mod pack;
@@ -52,7 +53,7 @@ mod tile;
 mod tile_kernels;
 mod weight;
 
-pub use activation::Activations;
+pub use activation::{ACT_BLOCK, ActScales, Activations};
 pub use cpu::{Epilogue, linear, linear_reference, linear_rows};
 pub use format::{Bits, Format, Group, GroupScale, Offset};
 pub use import::Block;

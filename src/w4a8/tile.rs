@@ -1,6 +1,6 @@
 //! What the kernels of every instruction set see: the codes and scales of one block of 16 rows, and the tokens.
 
-use super::activation::{Activations, PAD_K};
+use super::activation::{ACT_BLOCK, ActScales, Activations, PAD_K};
 use super::format::{Format, GroupScale, qqq_code};
 use super::pack::TILE_N;
 use half::f16;
@@ -94,14 +94,20 @@ pub(crate) struct Tokens<'a> {
     pub(crate) codes: &'a [i8],
     /// Sums of a token.
     pub(crate) groups: usize,
-    /// i32 \[count, groups\]: Σ codes of each of the weight's groups, or of all K.
+    /// i32 \[count, groups\]: Σ codes of all that is combined in f32 at a time.
     pub(crate) sums: &'a [i32],
+    pub(crate) k: usize,
+    pub(crate) scales: ActScales,
+    /// f32 \[count, 1 or ⌈K/128⌉\].
+    act_scales: &'a [f32],
 }
 
 impl<'a> Tokens<'a> {
+    /// The tokens, with the sums over a weight's groups of this size, or over what shares an act_scale.
     pub(crate) fn new(x: &'a Activations, group_size: Option<usize>) -> Self {
-        let (sums, groups) = x.group_sums(group_size);
-        Tokens { count: x.m(), stride: x.padded_k(), codes: x.codes(), groups, sums }
+        let (scales, act_scales) = (x.scales(), x.scale());
+        let (sums, groups) = x.group_sums(group_size.or((scales == ActScales::Fine).then_some(ACT_BLOCK)));
+        Tokens { count: x.m(), stride: x.padded_k(), codes: x.codes(), groups, sums, k: x.k(), scales, act_scales }
     }
 
     pub(crate) fn range(self, start: usize, count: usize) -> Self {
@@ -109,12 +115,18 @@ impl<'a> Tokens<'a> {
             count,
             codes: &self.codes[start * self.stride..(start + count) * self.stride],
             sums: &self.sums[start * self.groups..(start + count) * self.groups],
+            act_scales: &self.act_scales[start * self.scales.of_token(self.k)..],
             ..self
         }
     }
 
     pub(crate) fn codes(self, token: usize) -> &'a [i8] {
         &self.codes[token * self.stride..(token + 1) * self.stride]
+    }
+
+    /// The scale of one of a token's blocks of 128.
+    pub(crate) fn act_scale(self, token: usize, block: usize) -> f32 {
+        self.act_scales[token * self.scales.of_token(self.k) + block]
     }
 
     /// Σ codes of one of a token's groups.

@@ -1,9 +1,8 @@
 //! The plain form of a quantized weight matrix: integer codes and how they become numbers.
 
-use super::format::{Bits, Format, GroupScale, Offset, qqq_code};
+use super::format::{Bits, Format};
 use super::scales::Scales;
 use crate::error::{Error, Result, check_len, product};
-use half::f16;
 
 /// The largest K for which every int32 sum is exact: 255 · 127 · K < 2³¹.
 pub(crate) const MAX_K: usize = 65_536;
@@ -127,17 +126,9 @@ impl QuantizedWeight {
 
     /// The number that stands for element (n, k), in f64 from the stored codes and scales: the definition.
     pub fn dequantize_at(&self, n: usize, k: usize) -> f64 {
-        let code = self.codes[n * self.k + k];
-        let [channel, group, offset] = self.scales.at(self.format, n, k, self.k).map(f64::from);
-        let centred = f64::from(code) - f64::from(self.format.centre());
-        match (self.format.group_scale(), self.format.offset()) {
-            (None, _) => channel * centred,
-            (Some(GroupScale::Integer), _) => channel * group * centred,
-            (Some(GroupScale::Qqq), _) => channel * f64::from(qqq_code(code, f16::from_f64(group))),
-            (Some(GroupScale::F16), Offset::None) => group * centred,
-            (Some(GroupScale::F16), Offset::ZeroPoint) => group * (f64::from(code) - offset),
-            (Some(GroupScale::F16), Offset::F16) => group * f64::from(code) + offset,
-        }
+        let (code, scales) = (self.codes[n * self.k + k], self.scales.at(self.format, n, k, self.k));
+        let product = f64::from(self.format.scale(scales)) * f64::from(self.format.integer(code, scales));
+        self.format.added(scales).map_or(product, |offset| product + f64::from(offset))
     }
 
     /// The whole matrix as f32 \[N, K\].

@@ -1,7 +1,7 @@
 //! Every format, and random tokens.
 
 use moray::Cpu;
-use moray::w4a8::{Activations, Format, Offset};
+use moray::w4a8::{ActScales, Activations, Format, Offset};
 
 use crate::common::Random;
 
@@ -22,12 +22,16 @@ pub fn group_of(format: Format) -> usize {
     format.group_size().unwrap_or(32)
 }
 
-pub fn activations(cpu: &Cpu, random: &mut Random, m: usize, k: usize) -> (Vec<f32>, Activations) {
+pub const SCALES: [ActScales; 2] = [ActScales::Token, ActScales::Fine];
+
+/// Random tokens, one of them of zeros.
+pub fn activations(cpu: &Cpu, random: &mut Random, scales: ActScales, m: usize, k: usize) -> (Vec<f32>, Activations) {
     let mut x = random.weights(m * k, 1.0);
     if m > 2 {
         x[k..2 * k].fill(0.0); // one token of zeros
     }
     let mut activations = Activations::default();
+    activations.set_scales(scales);
     activations.quantize(cpu, &x, m, k).unwrap();
     (x, activations)
 }

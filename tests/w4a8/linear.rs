@@ -1,12 +1,15 @@
 //! The product against its definition, bit for bit, and against f64.
 
 use half::{bf16, f16};
-use moray::Cpu;
 use moray::element::Element;
-use moray::w4a8::{Activations, Epilogue, Offset, PackedWeight, QuantizedWeight, linear, linear_reference, quantize};
+use moray::w4a8::{
+    ACT_BLOCK, ActScales, Activations, Epilogue, Format, Offset, PackedWeight, QuantizedWeight, linear,
+    linear_reference, quantize,
+};
+use moray::{Cpu, Error};
 use proptest::prelude::*;
 
-use crate::case::{FORMATS, activations, group_of};
+use crate::case::{FORMATS, SCALES, activations, group_of};
 use crate::common::{Random, bits, cpus};
 use crate::weights::random_weight;
 
@@ -15,13 +18,13 @@ fn compare_with_reference(weight: &QuantizedWeight, m: usize, random: &mut Rando
     let (bias, residual) = (random.weights(n, 1.0), random.weights(m * n, 1.0));
     let epilogue = Epilogue { bias: Some(&bias), residual: Some(&residual) };
     let mut expected = vec![f32::NAN; m * n];
-    for cpu in cpus() {
-        let (_, x) = activations(&cpu, &mut Random::new(7), m, k);
+    let packed = PackedWeight::pack(weight);
+    for (cpu, scales) in cpus().iter().flat_map(|cpu| SCALES.map(|scales| (cpu, scales))) {
+        let (_, x) = activations(cpu, &mut Random::new(7), scales, m, k);
         linear_reference(weight, &x, epilogue, &mut expected).unwrap();
-        let packed = PackedWeight::pack(weight);
         let mut y = vec![f32::NAN; m * n];
-        linear(&cpu, &packed, &x, epilogue, &mut y).unwrap();
-        assert_eq!(bits(&y), bits(&expected), "{:?}, {m} × {n} × {k}, {weight:.0?}", cpu.isa());
+        linear(cpu, &packed, &x, epilogue, &mut y).unwrap();
+        assert_eq!(bits(&y), bits(&expected), "{:?}, {scales:?}, {m} × {n} × {k}, {weight:.0?}", cpu.isa());
     }
 }
 
@@ -65,15 +68,16 @@ proptest! {
         let mut random = Random::new(seed);
         let (n, k) = (40, 192);
         let packed = PackedWeight::pack(&random_weight(&mut random, kind, n, k));
-        for cpu in cpus() {
-            let (x, all) = activations(&cpu, &mut random, m, k);
+        for (cpu, scales) in cpus().iter().flat_map(|cpu| SCALES.map(|scales| (cpu, scales))) {
+            let (x, all) = activations(cpu, &mut random, scales, m, k);
             let mut together = vec![0.0f32; m * n];
-            linear(&cpu, &packed, &all, Epilogue::default(), &mut together).unwrap();
+            linear(cpu, &packed, &all, Epilogue::default(), &mut together).unwrap();
             let mut one = Activations::default();
+            one.set_scales(scales);
             let mut alone = vec![0.0f32; n];
             for token in 0..m {
-                one.quantize(&cpu, &x[token * k..][..k], 1, k).unwrap();
-                linear(&cpu, &packed, &one, Epilogue::default(), &mut alone).unwrap();
+                one.quantize(cpu, &x[token * k..][..k], 1, k).unwrap();
+                linear(cpu, &packed, &one, Epilogue::default(), &mut alone).unwrap();
                 prop_assert_eq!(bits(&alone), bits(&together[token * n..][..n]));
             }
         }
@@ -83,28 +87,101 @@ proptest! {
 #[test]
 fn quantized_product_matches_f64_product_of_the_dequantized_numbers() {
     let cpu = Cpu::detect();
-    for format in FORMATS {
+    for (format, scales) in FORMATS.into_iter().flat_map(|format| SCALES.map(|scales| (format, scales))) {
         let (m, n, k) = (5, 48, 512);
         let mut random = Random::new(13);
         let w = random.weights(n * k, 0.02);
         let q = quantize(&w, n, k, format).unwrap();
-        let (_, x) = activations(&cpu, &mut random, m, k);
+        let (_, x) = activations(&cpu, &mut random, scales, m, k);
         let mut y = vec![0.0f32; m * n];
         linear(&cpu, &PackedWeight::pack(&q), &x, Epilogue::default(), &mut y).unwrap();
         for (i, &y) in y.iter().enumerate() {
             let (mut exact, mut size) = (0.0f64, 0.0f64);
             for kk in 0..k {
-                let a = f64::from(x.codes()[i / n * x.padded_k() + kk]) * f64::from(x.scale()[i / n]);
+                let act_scale = match scales {
+                    ActScales::Token => x.scale()[i / n],
+                    ActScales::Fine => x.scale()[i / n * (k / ACT_BLOCK) + kk / ACT_BLOCK],
+                };
+                let a = f64::from(x.codes()[i / n * x.padded_k() + kk]) * f64::from(act_scale);
                 let product = a * q.dequantize_at(i % n, kk);
                 exact += product;
                 size += product.abs();
             }
-            // integers are exact; per group two roundings of a partial sum no larger than `size`, and two at the end
+            // integers are exact; per group two roundings of a partial sum no larger than `size`, three with a scale of its
+            // own for the activations, and two at the end
             let groups = (k / group_of(format)) as f64;
-            let limit = size * (2.0 * groups + 4.0) * f64::from(f32::EPSILON) / 2.0;
+            let each = if scales == ActScales::Token { 2.0 } else { 3.0 };
+            let limit = size * (each * groups + 4.0) * f64::from(f32::EPSILON) / 2.0;
             let offset_free = if format.offset() == Offset::F16 { 8.0 } else { 1.0 };
             assert!((f64::from(y) - exact).abs() <= limit * offset_free, "{format:?}: {y} against {exact} ± {limit}");
         }
+    }
+}
+
+/// Outliers in few blocks, as after a SwiGLU: they cost the others nothing where scales are fine.
+#[test]
+fn fine_scales_keep_blocks_without_outliers_exact() {
+    let cpu = Cpu::detect();
+    let (n, k) = (32, 1024);
+    let mut random = Random::new(31);
+    let w = random.weights(n * k, 0.02);
+    let weight = PackedWeight::pack(&quantize(&w, n, k, Format::w8()).unwrap());
+    let mut x = random.weights(k, 1.0);
+    x[300] = 400.0;
+    let exact: Vec<f64> =
+        (0..n).map(|n| (0..k).map(|k| f64::from(x[k]) * weight.unpack().dequantize_at(n, k)).sum()).collect();
+    let error = |scales| {
+        let (mut a, mut y) = (Activations::default(), vec![0.0f32; n]);
+        a.set_scales(scales);
+        a.quantize(&cpu, &x, 1, k).unwrap();
+        linear(&cpu, &weight, &a, Epilogue::default(), &mut y).unwrap();
+        y.iter().zip(&exact).map(|(y, exact)| (f64::from(*y) - exact).powi(2)).sum::<f64>().sqrt()
+    };
+    // seven of eight blocks are rounded to a 127th of 1 instead of 400
+    let (token, fine) = (error(ActScales::Token), error(ActScales::Fine));
+    assert!(fine < 0.5 * token, "{fine} against {token}");
+}
+
+#[test]
+fn a_token_that_is_not_finite_gives_nan_and_leaves_the_others_as_they_are() {
+    let (m, n, k) = (5, 24, 160);
+    let mut random = Random::new(37);
+    for kind in 0..8 {
+        let packed = PackedWeight::pack(&random_weight(&mut random, kind, n, k));
+        for (cpu, scales) in cpus().iter().flat_map(|cpu| SCALES.map(|scales| (cpu, scales))) {
+            let (mut x, mut a) = activations(cpu, &mut random, scales, m, k);
+            let (mut expected, mut y) = (vec![0.0f32; m * n], vec![0.0f32; m * n]);
+            linear(cpu, &packed, &a, Epilogue::default(), &mut expected).unwrap();
+            x[3 * k + 150] = f32::INFINITY;
+            a.quantize(cpu, &x, m, k).unwrap();
+            linear(cpu, &packed, &a, Epilogue::default(), &mut y).unwrap();
+            assert!(y[3 * n..4 * n].iter().all(|y| y.is_nan()), "{kind} {scales:?}");
+            y[3 * n..4 * n].copy_from_slice(&expected[3 * n..4 * n]);
+            assert_eq!(bits(&y), bits(&expected), "{kind} {scales:?}");
+        }
+    }
+}
+
+#[test]
+fn an_engine_s_own_codes_give_the_same_results() {
+    let cpu = Cpu::detect();
+    let (m, n, k) = (3, 20, 160);
+    let mut random = Random::new(41);
+    let packed = PackedWeight::pack(&random_weight(&mut random, 4, n, k));
+    for scales in SCALES {
+        let (_, a) = activations(&cpu, &mut random, scales, m, k);
+        let codes: Vec<i8> = (0..m * k).map(|i| a.codes()[i / k * a.padded_k() + i % k]).collect();
+        let mut own = Activations::default();
+        own.set_codes(scales, &codes, a.scale(), m, k).unwrap();
+        assert_eq!((own.codes(), own.scale(), own.sums()), (a.codes(), a.scale(), a.sums()));
+        let (mut expected, mut y) = (vec![0.0f32; m * n], vec![1.0f32; m * n]);
+        linear(&cpu, &packed, &a, Epilogue::default(), &mut expected).unwrap();
+        linear(&cpu, &packed, &own, Epilogue::default(), &mut y).unwrap();
+        assert_eq!(bits(&y), bits(&expected));
+        let short = own.set_codes(scales, &codes, &a.scale()[1..], m, k);
+        assert!(matches!(short, Err(Error::Length { what: "scale", .. })), "{short:?}");
+        let short = own.set_codes(scales, &codes[1..], a.scale(), m, k);
+        assert!(matches!(short, Err(Error::Length { what: "codes", .. })), "{short:?}");
     }
 }
 

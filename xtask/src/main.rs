@@ -1,5 +1,6 @@
 //! Maintainers' tasks: `cargo xtask <task>`.
 
+mod activations;
 mod demo;
 mod dependencies;
 mod fetch;
@@ -30,6 +31,11 @@ struct Task {
 const TASKS: &[Task] = &[
     Task { name: "demo", help: "run a real model dense, quantized and sparse, and print one table", run: demo::run },
     Task { name: "quality", help: "quantize a real model in many ways, and print one table", run: quality::run },
+    Task {
+        name: "activations",
+        help: "score a real model with int8 inputs in several places, and write one table",
+        run: activations::run,
+    },
     Task { name: "test", help: "run everything that is tested; cuda: only on the simulated device", run: test::run },
     Task { name: "toolkit", help: "obtain a CUDA compiler where there is none", run: toolkit::run },
     Task { name: "oldest", help: "compile the kernels with the oldest toolkit that is promised", run: oldest::run },

@@ -1,5 +1,6 @@
 //! The library behind the `moray` command: model files, tokenizers and the studies built on moray's kernels.
 
+pub mod activations;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;

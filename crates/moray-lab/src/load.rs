@@ -6,6 +6,7 @@ use moray::sparse_mlp::{Activation, Shape, Weights};
 use moray::w4a8::QuantizedWeight;
 use moray::{Cpu, w4a8};
 
+use crate::activations::{ActivationScheme, Site};
 use crate::checkpoint::{Checkpoint, LayerTensor};
 use crate::config::{self, ModelConfig};
 use crate::dtype::DType;
@@ -18,6 +19,8 @@ use crate::weights::{WeightScheme, linear, quantized, quantized_linear, vocabula
 pub struct LoadOptions {
     /// How the layers' weights are held.
     pub weights: WeightScheme,
+    /// How the inputs of integer weights are held.
+    pub activations: ActivationScheme,
     /// Whether the MLPs are held neuron by neuron, for selections.
     pub by_neuron: bool,
 }
@@ -107,8 +110,8 @@ impl Loader<'_> {
         use LayerTensor::{AttnNorm, FfnNorm, K, KBias, O, OBias, Q, QBias, V, VBias};
         Ok(Layer {
             attn_norm: self.vector(AttnNorm)?,
-            qkv: self.linear(&[(Q, QBias), (K, KBias), (V, VBias)])?,
-            o: self.linear(&[(O, OBias)])?,
+            qkv: self.linear(Site::Qkv, &[(Q, QBias), (K, KBias), (V, VBias)])?,
+            o: self.linear(Site::O, &[(O, OBias)])?,
             mlp_norm: self.vector(FfnNorm)?,
             mlp: self.mlp(config)?,
         })
@@ -117,8 +120,8 @@ impl Loader<'_> {
     fn mlp(&self, config: &Config) -> Result<Mlp> {
         use LayerTensor::{Down, DownBias, Gate, GateBias, Up, UpBias};
         if !self.options.by_neuron {
-            let gate_up = self.linear(&[(Gate, GateBias), (Up, UpBias)])?;
-            return Ok(Mlp::Whole { gate_up, down: self.linear(&[(Down, DownBias)])? });
+            let gate_up = self.linear(Site::GateUp, &[(Gate, GateBias), (Up, UpBias)])?;
+            return Ok(Mlp::Whole { gate_up, down: self.linear(Site::Down, &[(Down, DownBias)])? });
         }
         let shape = Shape { d_model: config.d_model, d_ff: config.d_ff, activation: config.activation };
         let weights = self.neurons(shape)?;
@@ -164,17 +167,20 @@ impl Loader<'_> {
         Ok(weights)
     }
 
-    fn linear(&self, tensors: &[(LayerTensor, LayerTensor)]) -> Result<Linear> {
+    fn linear(&self, site: Site, tensors: &[(LayerTensor, LayerTensor)]) -> Result<Linear> {
+        let activations = self.options.activations;
+        let weights = if activations.is_int8(site) { self.options.weights } else { WeightScheme::Dense };
         let weight = match self.quantized_parts(tensors)? {
-            Some(parts) => quantized_linear(parts, self.options.weights)?,
+            Some(parts) => quantized_linear(parts, weights)?,
             None => {
                 let load = |(tensor, _): &(LayerTensor, LayerTensor)| self.checkpoint.layer(self.index, *tensor);
                 let parts = tensors.iter().map(load).collect::<Result<Vec<_>>>()?;
-                let weight = linear(&parts, self.options.weights)?;
+                let weight = linear(&parts, weights)?;
                 parts.iter().for_each(|part| self.checkpoint.release(part));
                 weight
             }
         };
+        let weight = weight.with_act_scales(activations.scales);
         let mut bias = Vec::new();
         let mut any = false;
         for (tensor, bias_tensor) in tensors {

@@ -7,6 +7,7 @@ use moray::attention::KvDtype;
 use moray::llama::{LogitRows, Model, Sequence, Settings};
 use moray::policy::{Griffin, HeadNorm, TopK};
 use moray::{Cpu, Error};
+use moray_lab::activations::ActivationScheme;
 use moray_lab::cli::{Cli, run};
 use moray_lab::eval::{Evaluation, Runner, Scored, Text, evaluate};
 use moray_lab::fixture::Fixture;
@@ -16,7 +17,12 @@ use moray_lab::weights::WeightScheme;
 fn model(seed: u64, by_neuron: bool) -> Model<Cpu> {
     let fixture = Fixture { seed, ..Fixture::default() };
     let checkpoint = fixture.open().unwrap();
-    load_cpu(&checkpoint, LoadOptions { weights: WeightScheme::F32, by_neuron }, |_, _| ()).unwrap()
+    load_cpu(
+        &checkpoint,
+        LoadOptions { weights: WeightScheme::F32, activations: ActivationScheme::default(), by_neuron },
+        |_, _| (),
+    )
+    .unwrap()
 }
 
 fn tokens(len: usize) -> Vec<u32> {

@@ -7,6 +7,7 @@ use moray::Cpu;
 use moray::attention::KvDtype;
 use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Settings};
 use moray_lab::Checkpoint;
+use moray_lab::activations::ActivationScheme;
 use moray_lab::eval::{Evaluation, Runner, Scored, Text, evaluate};
 use moray_lab::load::{LoadOptions, load_cpu};
 use moray_lab::weights::WeightScheme;
@@ -51,7 +52,12 @@ fn fetched(name: &str) -> Option<PathBuf> {
 
 fn load(path: PathBuf, weights: WeightScheme) -> (Checkpoint, Model<Cpu>) {
     let checkpoint = Checkpoint::open(&path).unwrap();
-    let model = load_cpu(&checkpoint, LoadOptions { weights, by_neuron: false }, |_, _| ()).unwrap();
+    let model = load_cpu(
+        &checkpoint,
+        LoadOptions { weights, activations: ActivationScheme::default(), by_neuron: false },
+        |_, _| (),
+    )
+    .unwrap();
     (checkpoint, model)
 }
 

@@ -2,8 +2,9 @@
 
 use super::kernels::{self, DenseWeight};
 use crate::device::{Device, ElementKind};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::llama::{self, DenseType, Input, Norm};
+use crate::w4a8::ActScales;
 use crate::w4a8::cuda::{self as w4a8, Activations, Epilogue, Workspace};
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 
@@ -48,8 +49,12 @@ impl Linear {
     /// Copies a matrix to the device.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`] if it does not fit.
+    /// [`Error::OutOfMemory`] if it does not fit, [`Error::Unsupported`] for fine scales of its inputs.
     pub fn upload(device: &Device, linear: &llama::Linear) -> Result<Self> {
+        if linear.act_scales() != ActScales::Token {
+            let (expected, got) = ("a scale for each token on a CUDA device", "fine scales".into());
+            return Err(Error::Unsupported { what: "activations", expected, got });
+        }
         let weight = match linear.weight() {
             llama::Weight::Dense(dense) => Weight::Dense(DenseWeight {
                 n: dense.n(),
@@ -112,7 +117,7 @@ impl Linear {
     /// Multiplies: y\[M, N\] = input\[M, K\] · wᵀ + bias + residual.
     ///
     /// # Errors
-    /// [`crate::Error::Length`] for a buffer of another size, [`crate::Error::Shape`] for more tokens than the scratch is for.
+    /// [`Error::Length`] for a buffer of another size, [`Error::Shape`] for more tokens than the scratch is for.
     pub(super) fn forward(
         &self,
         device: &Device,
@@ -142,7 +147,7 @@ impl Linear {
                 }
                 if m * k > scratch.plain.len() {
                     let expected = "no more than the session's max_tokens";
-                    return Err(crate::Error::Shape { what: "m", expected, got: m });
+                    return Err(Error::Shape { what: "m", expected, got: m });
                 }
                 let mut plain = scratch.plain.slice_mut(..m * k);
                 match input {

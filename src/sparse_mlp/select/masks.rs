@@ -1,7 +1,7 @@
 //! Bitmasks, one for each token.
 
 use super::{IndexList, NeuronList};
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result, check_len, product};
 
 /// One bitmask per token, u64 \[tokens, ⌈n/64⌉\]; bit i of word w is index 64w + i.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,7 @@ impl<'a> TokenMasks<'a> {
     /// [`Error::Length`] unless there are tokens · ⌈n/64⌉ words, [`Error::Index`] if a bit at `n` or above is set.
     pub fn new(words: &'a [u64], tokens: usize, n: usize) -> Result<Self> {
         let per_token = n.div_ceil(64);
-        check_len("masks", tokens * per_token, words.len())?;
+        check_len("masks", product("masks", &[tokens, per_token])?, words.len())?;
         if n % 64 != 0 {
             for row in words.chunks_exact(per_token) {
                 let excess = row[per_token - 1] >> (n % 64);

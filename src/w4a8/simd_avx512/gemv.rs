@@ -1,9 +1,11 @@
 //! Few tokens, straight from the tiles.
 
-use super::{Combine, add_parts, load_rows, nibbles, transpose4};
+use super::{add_parts, load_rows, nibbles, transpose4};
+use crate::simd::Avx512;
+use crate::w4a8::dot::combine;
 use crate::w4a8::format::Bits;
 use crate::w4a8::pack::{TILE_BYTES, TILE_N};
-use crate::w4a8::tile::{Tile, TileValues, Tokens};
+use crate::w4a8::tile::{Tile, Tokens};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -11,71 +13,50 @@ use std::ops::Range;
 const PREFETCH_BYTES: usize = 4096;
 
 /// Multiplies straight from the tiles, without a panel, for up to four tokens.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-pub(crate) fn gemv(tile: &Tile<'_>, tokens: Tokens<'_>, out: &mut [[f32; TILE_N]]) {
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(crate) fn gemv(simd: Avx512, tile: &Tile<'_>, tokens: Tokens<'_>, out: &mut [[f32; TILE_N]]) {
     match (tile.format.bits, tokens.count) {
-        (Bits::Four, 1) => gemv_tokens::<1, false>(tile, tokens, out),
-        (Bits::Four, 2) => gemv_tokens::<2, false>(tile, tokens, out),
-        (Bits::Four, 3) => gemv_tokens::<3, false>(tile, tokens, out),
-        (Bits::Four, _) => gemv_tokens::<4, false>(tile, tokens, out),
-        (Bits::Eight, 1) => gemv_tokens::<1, true>(tile, tokens, out),
-        (Bits::Eight, 2) => gemv_tokens::<2, true>(tile, tokens, out),
-        (Bits::Eight, 3) => gemv_tokens::<3, true>(tile, tokens, out),
-        (Bits::Eight, _) => gemv_tokens::<4, true>(tile, tokens, out),
+        (Bits::Four, 1) => gemv_tokens::<1, false>(simd, tile, tokens, out),
+        (Bits::Four, 2) => gemv_tokens::<2, false>(simd, tile, tokens, out),
+        (Bits::Four, 3) => gemv_tokens::<3, false>(simd, tile, tokens, out),
+        (Bits::Four, _) => gemv_tokens::<4, false>(simd, tile, tokens, out),
+        (Bits::Eight, 1) => gemv_tokens::<1, true>(simd, tile, tokens, out),
+        (Bits::Eight, 2) => gemv_tokens::<2, true>(simd, tile, tokens, out),
+        (Bits::Eight, 3) => gemv_tokens::<3, true>(simd, tile, tokens, out),
+        (Bits::Eight, _) => gemv_tokens::<4, true>(simd, tile, tokens, out),
     }
 }
 
 /// Partial sums of 16 rows for one token: rows 0–3, 4–7, 8–11, 12–15, each with four parts still to be added.
 type Parts = [__m512i; 4];
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn gemv_tokens<const M: usize, const EIGHT: bool>(tile: &Tile<'_>, tokens: Tokens<'_>, out: &mut [[f32; TILE_N]]) {
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn gemv_tokens<const M: usize, const EIGHT: bool>(
+    simd: Avx512,
+    tile: &Tile<'_>,
+    tokens: Tokens<'_>,
+    out: &mut [[f32; TILE_N]],
+) {
     let tiles = tile.codes.as_chunks().0;
     let tile_k = if EIGHT { 32 } else { 64 };
     assert!(tiles.len() * tile_k >= tokens.stride && out.len() >= M);
     assert!(tokens.codes.len() >= M * tokens.stride && tokens.sums.len() >= M * tokens.groups);
     let steps = Steps { tiles, tokens };
+    // groups of 32 come in pairs, as a tile or two hold them
+    let mut second = None;
     // SAFETY: this function has the instruction set; the lengths are asserted, and groups end within K ≤ stride.
-    unsafe {
-        let mut sums = Combine::<M>::new(tokens);
-        match tile.sum_scales() {
-            None => sums.total(steps.sum::<M, EIGHT>(0..tokens.stride / 64), tile.zero),
-            Some((32, TileValues::F16(scale))) => {
-                for (k64, pair) in scale.chunks(2).enumerate() {
-                    let halves = steps.sum_halves::<M, EIGHT>(k64);
-                    for (half, scale) in pair.iter().enumerate() {
-                        sums.group(halves[half], 2 * k64 + half, scale, tile);
-                    }
-                }
+    let ints = |start: usize, len: usize| unsafe {
+        match (len, second.take()) {
+            (32, Some(half)) => half,
+            (32, None) => {
+                let [first, half] = steps.sum_halves::<M, EIGHT>(start / 64);
+                second = Some(half);
+                first
             }
-            Some((size, TileValues::F16(scale))) => {
-                let step = size / 64;
-                for (g, scale) in scale.iter().enumerate() {
-                    let acc = steps.sum::<M, EIGHT>(g * step..(g + 1) * step);
-                    sums.group(acc, g, scale, tile);
-                }
-            }
-            Some((32, TileValues::U8(scale))) => {
-                for (k64, pair) in scale.chunks(2).enumerate() {
-                    let halves = steps.sum_halves::<M, EIGHT>(k64);
-                    for (half, scale) in pair.iter().enumerate() {
-                        sums.integer(halves[half], 2 * k64 + half, scale, tile.zero);
-                    }
-                }
-            }
-            Some((size, TileValues::U8(scale))) => {
-                let step = size / 64;
-                for (g, scale) in scale.iter().enumerate() {
-                    let acc = steps.sum::<M, EIGHT>(g * step..(g + 1) * step);
-                    sums.integer(acc, g, scale, tile.zero);
-                }
-            }
+            _ => steps.sum::<M, EIGHT>(start / 64..(start + len) / 64),
         }
-        if let Some(scale) = tile.channel {
-            sums.integers_to_channel(scale);
-        }
-        sums.store(out);
-    }
+    };
+    combine::<Avx512, M>(simd, tile, tokens, ints, out);
 }
 
 /// The tiles of 16 rows and the tokens. Its functions are for code compiled with AVX-512 VNNI, and for columns that both

@@ -12,6 +12,7 @@ use moray::policy::Named;
 use serde::{Deserialize, Serialize};
 
 use super::{Device, KvSwitch, Run, Switches, eval, progress_bar, switches, written};
+use crate::activations::ActivationScheme;
 use crate::error::{Error, Result};
 use crate::machine::{processor, read_bandwidth};
 use crate::weights::WeightScheme;
@@ -158,6 +159,7 @@ fn switches_of(arguments: &Arguments, (weights, mlp): (WeightScheme, &str)) -> R
     Ok(Switches {
         model: arguments.model.clone(),
         weights,
+        activations: ActivationScheme::default(),
         mlp: switches::neurons(mlp)?,
         calibration: None,
         heads: Named::EVERY_HEAD,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::generate::Report;
 use super::{Device, KvSwitch, Run, Switches, eval, generate, progress_bar, switches, written};
+use crate::activations::ActivationScheme;
 use crate::error::Result;
 use crate::eval::{Runner, Scored, Text, evaluate};
 use crate::machine::{processor, read_bandwidth};
@@ -151,6 +152,7 @@ fn switches_of(arguments: &Arguments, (_, weights, mlp, heads, kv): Way) -> Resu
     Ok(Switches {
         model: arguments.model.clone(),
         weights,
+        activations: ActivationScheme::default(),
         mlp: switches::neurons(mlp)?,
         calibration: None,
         heads: switches::heads(heads)?,

@@ -47,6 +47,8 @@ pub struct Report {
     pub device: Device,
     /// How its weights are held.
     pub weights: String,
+    /// How the inputs of integer weights are held.
+    pub activations: String,
     /// Which neurons are computed.
     pub mlp: String,
     /// Which heads run.
@@ -153,6 +155,7 @@ pub(super) fn score_on<B: Backend>(
         model: switches.model.clone(),
         device: switches.device,
         weights: switches.weights.to_string(),
+        activations: switches.activations.to_string(),
         mlp: switches.mlp.to_string(),
         heads: switches.heads.to_string(),
         kv: switches.kv.to_string(),

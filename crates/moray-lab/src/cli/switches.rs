@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::device::cuda;
 use super::progress_bar;
+use crate::activations::ActivationScheme;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::load::{LoadOptions, load_cpu};
@@ -47,6 +48,10 @@ pub struct Switches {
     /// (per-channel), w4a8-g32|g64|g128 (groups; a trailing o adds offsets), w4a8-t32|t64 (two-level), w4a8-qqq, w8a8.
     #[arg(long, default_value = "auto")]
     pub weights: WeightScheme,
+    /// Scales of int8 inputs: token (one each), fine (one for each token and 128 of K); with :gate_up or :mlp only these matrices run
+    /// in int8, the others in 16 bits.
+    #[arg(long, default_value = "token")]
+    pub activations: ActivationScheme,
     /// Neurons that are computed.
     #[arg(long, default_value = "dense", value_parser = neurons, help = neurons_help())]
     pub mlp: Named,
@@ -207,7 +212,11 @@ impl Switches {
         let start = std::time::Instant::now();
         let checkpoint = Checkpoint::open(&self.model)?;
         let tokenizer = checkpoint.tokenizer()?;
-        let options = LoadOptions { weights: self.weights, by_neuron: self.mlp.chosen() != Chosen::Never };
+        let options = LoadOptions {
+            weights: self.weights,
+            activations: self.activations,
+            by_neuron: self.mlp.chosen() != Chosen::Never,
+        };
         let bar = progress_bar(checkpoint.config().n_layers, "loading");
         let model = load_cpu(&checkpoint, options, |done, _| bar.set_position(done as u64))?;
         bar.finish_and_clear();

@@ -16,6 +16,7 @@ use super::pipeline::{Streams, pass_layer, quantize_layer};
 use super::report::{Report, Size, html};
 use super::smooth::smooth_layer;
 use super::source::Source;
+use crate::activations::ActivationScheme;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, Runner, Scored, Text, evaluate};
@@ -160,7 +161,13 @@ impl Job<'_> {
         tokens: &[u32],
         progress: &mut dyn FnMut(Stage, usize, usize),
     ) -> Result<Evaluation> {
-        let load = |checkpoint, weights| load_cpu(checkpoint, LoadOptions { weights, by_neuron: false }, |_, _| ());
+        let load = |checkpoint, weights| {
+            load_cpu(
+                checkpoint,
+                LoadOptions { weights, activations: ActivationScheme::default(), by_neuron: false },
+                |_, _| (),
+            )
+        };
         let run = load(result, WeightScheme::AsFile)?;
         let dense = load(self.checkpoint, WeightScheme::Dense)?;
         let context = self.options.context;

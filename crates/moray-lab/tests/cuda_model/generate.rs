@@ -12,6 +12,7 @@ use moray::llama::cuda::{Decoder, upload};
 use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Settings};
 use moray::policy::{Griffin, HeadNorm};
 use moray::{Cpu, Device};
+use moray_lab::activations::ActivationScheme;
 use moray_lab::checkpoint::Checkpoint;
 use moray_lab::cli::{Cli, run};
 use moray_lab::fixture::Fixture;
@@ -40,7 +41,8 @@ fn checkpoint() -> Option<Checkpoint> {
 }
 
 fn load(checkpoint: &Checkpoint, weights: WeightScheme, by_neuron: bool) -> Model<Cpu> {
-    load_cpu(checkpoint, LoadOptions { weights, by_neuron }, |_, _| ()).unwrap()
+    load_cpu(checkpoint, LoadOptions { weights, activations: ActivationScheme::default(), by_neuron }, |_, _| ())
+        .unwrap()
 }
 
 fn settings(prompt: &[u32]) -> Settings {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use moray::w4a8::{Format, GroupScale, Offset, QuantizedWeight, Scales, quantize};
 use moray_lab::Checkpoint;
+use moray_lab::activations::ActivationScheme;
 use moray_lab::checkpoint::LayerTensor;
 use moray_lab::fixture::{Fixture, SplitMix};
 use moray_lab::load::{LoadOptions, load_cpu};
@@ -127,7 +128,14 @@ fn matrices_of_an_independent_writer_match_what_they_stand_for_in_every_layout()
             assert!(weight.dequantize() == expected, "{name}: {tensor:?}");
         }
         // the same numbers in floating point give the same logits, but for the int8 activations
-        let load = |weights| load_cpu(&checkpoint, LoadOptions { weights, by_neuron: false }, |_, _| ()).unwrap();
+        let load = |weights| {
+            load_cpu(
+                &checkpoint,
+                LoadOptions { weights, activations: ActivationScheme::default(), by_neuron: false },
+                |_, _| (),
+            )
+            .unwrap()
+        };
         let text = tokens(8, &fixture, 1);
         let (int8, float) =
             (logits(&load(WeightScheme::Auto), &cpu, &text), logits(&load(WeightScheme::F32), &cpu, &text));

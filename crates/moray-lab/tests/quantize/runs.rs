@@ -7,6 +7,7 @@ use std::path::Path;
 use moray::Cpu;
 use moray::w4a8::{Format, Offset};
 use moray_lab::Checkpoint;
+use moray_lab::activations::ActivationScheme;
 use moray_lab::fixture::Fixture;
 use moray_lab::load::{LoadOptions, load_cpu};
 use moray_lab::quantize::{Job, Layout, Method, Options, Report, Stage};
@@ -52,8 +53,14 @@ fn written_checkpoints_match_the_quantized_model_and_report_on_it() {
     assert_eq!(written.config().n_layers, 3);
     assert!(!written.config().tied_embeddings, "a rotated model has an output layer of its own");
     assert_eq!(written.tokenizer().unwrap().encode("hello and", false).unwrap().len(), 3);
-    let load =
-        |checkpoint, weights| load_cpu(checkpoint, LoadOptions { weights, by_neuron: false }, |_, _| ()).unwrap();
+    let load = |checkpoint, weights| {
+        load_cpu(
+            checkpoint,
+            LoadOptions { weights, activations: ActivationScheme::default(), by_neuron: false },
+            |_, _| (),
+        )
+        .unwrap()
+    };
     let probe = tokens(16, &fixture, 4);
     let got = logits(&load(&written, WeightScheme::Auto), &cpu, &probe);
     let exact = logits(&load(&checkpoint, WeightScheme::F32), &cpu, &probe);
@@ -134,7 +141,12 @@ fn qqq_layout_of_a_run_opens_as_a_qqq_checkpoint() {
     assert!(report.layers.iter().all(|layer| layer.sites.iter().all(|site| site.threshold.is_some())));
     let written = Checkpoint::open(&out).unwrap();
     assert_eq!(written.quantization(), Some(moray_lab::packed::Quantization::Qqq { group_size: None }));
-    let model = load_cpu(&written, LoadOptions { weights: WeightScheme::Auto, by_neuron: false }, |_, _| ()).unwrap();
+    let model = load_cpu(
+        &written,
+        LoadOptions { weights: WeightScheme::Auto, activations: ActivationScheme::default(), by_neuron: false },
+        |_, _| (),
+    )
+    .unwrap();
     assert!(logits(&model, &cpu, &tokens(8, &fixture, 4)).iter().all(|v| v.is_finite()));
 }
 

@@ -1,0 +1,199 @@
+//! Codes times activations, and what becomes of the integers: written once over the instruction sets.
+
+use super::activation::{ACT_BLOCK, ActScales};
+use super::format::Bits;
+use super::pack::TILE_N;
+use super::tile::{Tile, TileValues, Tokens};
+use crate::simd::{Kernel, Simd};
+
+/// Multiplies a panel with every token: `out\[token\]\[row\]` is the sum over K, before act_scale where a token has one.
+pub(crate) struct Dot<'a> {
+    /// Unsigned codes \[K/4\]\[16\]\[4\], K rounded up to 64.
+    pub panel: &'a [u8],
+    pub tile: &'a Tile<'a>,
+    pub tokens: Tokens<'a>,
+    pub out: &'a mut [[f32; TILE_N]],
+}
+
+impl Kernel for Dot<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        match (self.tile.format.bits, self.tile.inner_scales()) {
+            (Bits::Four, None) => self.blocks::<S, false>(simd),
+            _ => self.blocks::<S, true>(simd),
+        }
+    }
+}
+
+impl Dot<'_> {
+    /// Takes as many tokens at a time as registers hold sums of. `BYTES` says that codes may be above 15.
+    #[inline(always)]
+    fn blocks<S: Simd, const BYTES: bool>(self, simd: S) {
+        let wide = S::TILE > 1;
+        let mut start = 0;
+        while start < self.tokens.count {
+            let out = &mut self.out[start..];
+            let (tile, panel, rest) = (self.tile, self.panel, self.tokens.count - start);
+            start += match rest {
+                12.. if wide => block::<S, 12, BYTES>(simd, panel, tile, self.tokens.range(start, 12), out),
+                8.. if wide => block::<S, 8, BYTES>(simd, panel, tile, self.tokens.range(start, 8), out),
+                4.. => block::<S, 4, BYTES>(simd, panel, tile, self.tokens.range(start, 4), out),
+                2.. if wide => block::<S, 2, BYTES>(simd, panel, tile, self.tokens.range(start, 2), out),
+                _ => block::<S, 1, BYTES>(simd, panel, tile, self.tokens.range(start, 1), out),
+            };
+        }
+    }
+}
+
+/// Multiplies M tokens, and returns M.
+#[inline(always)]
+fn block<S: Simd, const M: usize, const BYTES: bool>(
+    simd: S,
+    panel: &[u8],
+    tile: &Tile<'_>,
+    tokens: Tokens<'_>,
+    out: &mut [[f32; TILE_N]],
+) -> usize {
+    let panel = panel.as_chunks::<{ 4 * TILE_N }>().0;
+    let codes: [&[[i8; 4]]; M] = std::array::from_fn(|m| tokens.codes(m).as_chunks().0);
+    let ints = |start: usize, len: usize| {
+        let (first, words) = (start / 4, len / 4);
+        // of one length, so that nothing is checked inside the loop
+        let lines = &panel[first..][..words];
+        let codes: [&[[i8; 4]]; M] = std::array::from_fn(|m| &codes[m][first..][..words]);
+        let mut acc = [simd.splat_i32(0); M];
+        for i in 0..words {
+            let w = simd.load_segments(lines[i].as_chunks().0);
+            for m in 0..M {
+                let a = simd.splat_i32(i32::from_le_bytes(codes[m][i].map(|code| code as u8)));
+                acc[m] = if BYTES { simd.dot_bytes(acc[m], w, a) } else { simd.dot(acc[m], w, a) };
+            }
+        }
+        acc
+    };
+    combine::<S, M>(simd, tile, tokens, ints, out);
+    M
+}
+
+/// Turns exact integers into f32, in the order that every instruction set keeps. `ints(start, len)` is Σ u·a over these columns
+/// for M tokens and 16 rows, and is asked for increasing columns.
+///
+/// With one act_scale a token: y = channel · Σ_K, or Σ_g group\[g\] · Σ_g (+ offset\[g\] · Σ_g a), which the caller multiplies with it.
+/// With one for each 128 of K, b: y = channel · Σ_b act_scale\[b\] · Σ_b, or the same over groups with act_scale · Σ_g in place of Σ_g.
+/// Each sum runs in increasing order, with one rounding for a product and its sum together.
+#[inline(always)]
+pub(crate) fn combine<S: Simd, const M: usize>(
+    simd: S,
+    tile: &Tile<'_>,
+    tokens: Tokens<'_>,
+    mut ints: impl FnMut(usize, usize) -> [S::I; M],
+    out: &mut [[f32; TILE_N]],
+) {
+    let fine = tokens.scales == ActScales::Fine;
+    let mut sums = Sums::<S, M> { acc: [simd.splat(0.0); M], total: [simd.splat_i32(0); M] };
+    match tile.sum_scales() {
+        None => {
+            let block = if fine { ACT_BLOCK } else { tokens.stride };
+            for (b, start) in (0..tokens.stride).step_by(block).enumerate() {
+                let ints = ints(start, block.min(tokens.stride - start));
+                for m in 0..M {
+                    let zero = simd.splat_i32(tokens.sum(m, b).wrapping_mul(tile.zero));
+                    sums.total[m] = simd.sub_i32(ints[m], zero);
+                }
+                if fine {
+                    sums.end_block(simd, tokens, b);
+                }
+            }
+        }
+        Some((size, TileValues::U8(scale))) => {
+            for (g, scale) in scale.iter().enumerate() {
+                let ints = ints(g * size, size);
+                let scale = simd.load_u8(scale);
+                for m in 0..M {
+                    let centred = simd.sub_i32(ints[m], simd.splat_i32(tile.zero * tokens.sum(m, g)));
+                    sums.total[m] = simd.add_i32(sums.total[m], simd.mul_i32(centred, scale));
+                }
+                if fine && ((g + 1) * size % ACT_BLOCK == 0 || (g + 1) * size >= tokens.k) {
+                    sums.end_block(simd, tokens, g * size / ACT_BLOCK);
+                }
+            }
+        }
+        Some((size, TileValues::F16(scale))) => {
+            for (g, scale) in scale.iter().enumerate() {
+                let ints = ints(g * size, size);
+                sums.add_group(simd, tile, tokens, g, &ints, simd.load_f16(scale), size);
+            }
+        }
+    }
+    for m in 0..M {
+        let y = match tile.channel {
+            Some(scale) => {
+                let sum = if fine { sums.acc[m] } else { simd.to_f32(sums.total[m]) };
+                simd.mul(sum, simd.load(scale))
+            }
+            None => sums.acc[m],
+        };
+        simd.store(&mut out[m], y);
+    }
+}
+
+/// The sums of M tokens so far.
+struct Sums<S: Simd, const M: usize> {
+    acc: [S::F; M],
+    /// Integers that have not been scaled yet.
+    total: [S::I; M],
+}
+
+impl<S: Simd, const M: usize> Sums<S, M> {
+    /// Adds the integers of block `b` of 128, scaled, and clears them.
+    #[inline(always)]
+    fn end_block(&mut self, simd: S, tokens: Tokens<'_>, b: usize) {
+        for m in 0..M {
+            let act_scale = simd.splat(tokens.act_scale(m, b));
+            self.acc[m] = simd.fma(simd.to_f32(self.total[m]), act_scale, self.acc[m]);
+            self.total[m] = simd.splat_i32(0);
+        }
+    }
+
+    /// Adds group `g` of `size`, which has a scale of its own.
+    #[inline(always)]
+    fn add_group(
+        &mut self,
+        simd: S,
+        tile: &Tile<'_>,
+        tokens: Tokens<'_>,
+        g: usize,
+        ints: &[S::I; M],
+        scale: S::F,
+        size: usize,
+    ) {
+        let fine = tokens.scales == ActScales::Fine;
+        let points = match tile.offset {
+            Some(TileValues::U8(points)) => Some(simd.load_u8(&points[g])),
+            _ => None,
+        };
+        let offset = match tile.offset {
+            Some(TileValues::F16(offset)) => Some(simd.load_f16(&offset[g])),
+            _ => None,
+        };
+        for m in 0..M {
+            let sum = tokens.sum(m, g);
+            let zero = match points {
+                Some(points) => simd.mul_i32(points, simd.splat_i32(sum)),
+                None => simd.splat_i32(tile.zero * sum),
+            };
+            let act_scale = if fine { tokens.act_scale(m, g * size / ACT_BLOCK) } else { 1.0 };
+            let mut value = simd.to_f32(simd.sub_i32(ints[m], zero));
+            if fine {
+                value = simd.mul(value, simd.splat(act_scale));
+            }
+            self.acc[m] = simd.fma(value, scale, self.acc[m]);
+            if let Some(offset) = offset {
+                let sum = if fine { sum as f32 * act_scale } else { sum as f32 };
+                self.acc[m] = simd.fma(simd.splat(sum), offset, self.acc[m]);
+            }
+        }
+    }
+}
