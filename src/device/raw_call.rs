@@ -37,6 +37,16 @@ pub trait RawCall: Enqueue {
         buffers
     }
 
+    /// Loads the kernels that the call starts, which a capture cannot: for each kind and size of call that will be captured, once
+    /// in a context.
+    ///
+    /// # Errors
+    /// Those of [`RawCall::check`] but for addresses, and those of loading a kernel.
+    fn prepare(&self, device: &Device) -> Result<()> {
+        self.check_sizes(device)?;
+        self.enqueue(&Queue { device, stream: None })
+    }
+
     /// Puts the call's kernels on a stream.
     ///
     /// # Errors
@@ -48,7 +58,7 @@ pub trait RawCall: Enqueue {
     /// find in them (slots, rows, pages) name what is there, as the fields say.
     unsafe fn launch(&self, device: &Device, stream: CUstream) -> Result<()> {
         self.check(device)?;
-        self.enqueue(&Queue { device, stream })
+        self.enqueue(&Queue { device, stream: Some(stream) })
     }
 }
 
@@ -69,12 +79,13 @@ pub trait Enqueue {
     fn enqueue(&self, queue: &Queue<'_>) -> Result<()>;
 }
 
-/// A stream for the kernels of one call. There is one only where somebody has promised what [`RawCall::launch`] asks for, which
-/// is why starting a kernel on it is safe.
+/// Where the kernels of one call go. There is one with a stream only where somebody has promised what [`RawCall::launch`] asks
+/// for, which is why starting a kernel on it is safe.
 #[derive(Debug)]
 pub struct Queue<'a> {
     device: &'a Device,
-    stream: CUstream,
+    /// None: kernels are loaded and not started.
+    stream: Option<CUstream>,
 }
 
 impl<'a> Queue<'a> {
@@ -83,7 +94,7 @@ impl<'a> Queue<'a> {
     /// # Safety
     /// As [`RawCall::launch`], for the call that will be enqueued.
     pub(super) unsafe fn on_stream_of(device: &'a Device) -> Self {
-        Queue { device, stream: device.stream().cu_stream() }
+        Queue { device, stream: Some(device.stream().cu_stream()) }
     }
 
     /// Starts a kernel whose one parameter is `params`.
@@ -96,9 +107,10 @@ impl<'a> Queue<'a> {
         shared_bytes: u32,
         mut params: P,
     ) -> Result<()> {
+        let Some(stream) = self.stream else { return self.device.function(module, symbol).map(drop) };
         let args = &mut [(&raw mut params).cast::<c_void>()];
         // SAFETY: the kernel's one parameter is a `P`, which the operation's table of kernels says; what its addresses promise
         // was promised where this queue was made.
-        unsafe { self.device.launch_on(self.stream, module, symbol, grid, [threads, 1, 1], shared_bytes, args) }
+        unsafe { self.device.launch_on(stream, module, symbol, grid, [threads, 1, 1], shared_bytes, args) }
     }
 }

@@ -8,6 +8,8 @@ use moray::attention::cuda::{
     self, Call, KvCache, KvFormat, KvLayout, Projections, Split, Workspace, attend, write_kv,
 };
 use moray::attention::{AttentionShape, KvPolicy, KvShape, Limits, Rope, RopeScaling, Span};
+use moray::device::cudarc::driver::sys::CUgraphInstantiate_flags_enum as InstantiateFlags;
+use moray::device::cudarc::driver::sys::CUstreamCaptureMode_enum as CaptureMode;
 use moray::device::cudarc::driver::{CudaSlice, DevicePtr};
 use moray::device::{Access, Address, ElementKind, RawCall};
 use moray::{Device, Error};
@@ -177,6 +179,50 @@ fn raw_calls_over_an_engines_pages_match_the_safe_calls() {
         assert!(got.iter().all(|x| x.is_finite()) && got.iter().any(|&x| x != 0.0));
     }
     assert!(split, "a decode step of 320 positions is split");
+}
+
+/// Three decode steps, launched and replayed: the records move on by themselves.
+#[test]
+fn captured_raw_calls_match_launched_ones() {
+    let Some(device) = device() else { return };
+    let rope = Rope::new(HEAD_DIM, 10_000.0, &RopeScaling::Default, CAPACITY).unwrap();
+    let decode = SPANS.map(|span| Span { len: 1, ..span });
+    let run = |captured: bool| {
+        let mut engine = Engine { device: &device, words: Vec::new() };
+        let kv = engine_cache(&mut engine);
+        let (write, attend) = step(&mut engine, kv, &decode, &qkv(3, 5), &rope);
+        let advance = AdvanceSpans { records: attend.spans.records, n_spans: 3 };
+        let launch = || {
+            let stream = device.stream().cu_stream();
+            // SAFETY: the engine holds every buffer of the calls.
+            unsafe {
+                write.launch(&device, stream).unwrap();
+                attend.launch(&device, stream).unwrap();
+                advance.launch(&device, stream).unwrap();
+            }
+        };
+        let mut out = Vec::new();
+        if captured {
+            write.prepare(&device).unwrap();
+            attend.prepare(&device).unwrap();
+            advance.prepare(&device).unwrap();
+            device.stream().begin_capture(CaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+            launch();
+            let flags = InstantiateFlags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+            let graph = device.stream().end_capture(flags).unwrap().unwrap();
+            for _ in 0..3 {
+                graph.launch().unwrap();
+                out.push(bits(&engine.floats(attend.out.cast())));
+            }
+        } else {
+            for _ in 0..3 {
+                launch();
+                out.push(bits(&engine.floats(attend.out.cast())));
+            }
+        }
+        out
+    };
+    assert_eq!(run(true), run(false));
 }
 
 #[test]
