@@ -5,7 +5,7 @@ use super::linear::Linear;
 use super::work::Work;
 use crate::attention::cuda::{self as device_attention, Projections, attend, write_kv, write_rows};
 use crate::attention::{Call, KvPolicy, KvRow, Span};
-use crate::device::{Device, call};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::llama::{Backend, Config, LinearCall, Mlp, MlpCall, Norm, Settings};
 use crate::policy::{Observed, Wanted};
@@ -55,7 +55,7 @@ impl Backend for Device {
         for (host, room) in [(tokens, &mut work.tokens), (&words[..], &mut work.rows)] {
             if !host.is_empty() {
                 let mut room = room.slice_mut(..host.len());
-                self.stream().memcpy_htod(host, &mut room).map_err(call("copy to the device"))?;
+                self.upload_into(host, &mut room)?;
             }
         }
         (work.m, work.n_rows) = (tokens.len(), rows.len());

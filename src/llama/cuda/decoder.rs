@@ -9,6 +9,7 @@ use crate::llama::forward::Watch;
 use crate::llama::{Backend, Model, Sampler, Session};
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use std::marker::PhantomData;
 
 /// A step of decoding for a fixed set of slots, captured once: embedding, layers, logits, the choice of a token, and the
 /// positions moved on. Tokens, positions and the samplers' random numbers stay in device memory, so a replay is one launch.
@@ -18,10 +19,23 @@ use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 /// that the graph leaves holes and keeps no inputs.
 ///
 /// It works in the session that it was captured in, whose other calls would change what it reads: while a decoder is used,
-/// the session is lent to it.
+/// the session is lent to it. The graph has the addresses of the model's weights, so the model stays:
+///
+/// ```compile_fail,E0505
+/// use moray::Device;
+/// use moray::llama::cuda::Decoder;
+/// use moray::llama::{Model, Session};
+///
+/// fn decode(device: &Device, model: Model<Device>, session: &mut Session<Device>) -> moray::Result<()> {
+///     let mut decoder = Decoder::capture(device, &model, session, &[0], &[1])?;
+///     drop(model);
+///     decoder.step().map(drop)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Decoder<'a> {
     device: &'a Device,
+    _model: PhantomData<&'a Model<Device>>,
     session: &'a mut Session<Device>,
     slots: Vec<usize>,
     graph: Graph,
@@ -46,10 +60,11 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// [`Error::Index`] for a slot or token out of range, [`Error::Length`] unless there is a token for each slot,
     /// [`Error::Shape`] for more slots than the session has room for or one that is empty, [`Error::Unsupported`] for a policy
-    /// that chooses anew while it decodes, [`Error::Driver`] if the driver refuses the capture.
+    /// that chooses anew while it decodes and for a model or session on another stream than the device's (see
+    /// [`Device::with_stream`]), [`Error::Driver`] if the driver refuses the capture.
     pub fn capture(
         device: &'a Device,
-        model: &Model<Device>,
+        model: &'a Model<Device>,
         session: &'a mut Session<Device>,
         slots: &[usize],
         tokens: &[u32],
@@ -64,7 +79,7 @@ impl<'a> Decoder<'a> {
     /// As [`Decoder::capture`]; [`Error::Length`] unless there is a sampler for each slot.
     pub fn capture_sampling(
         device: &'a Device,
-        model: &Model<Device>,
+        model: &'a Model<Device>,
         session: &'a mut Session<Device>,
         slots: &[usize],
         tokens: &[u32],
@@ -77,7 +92,7 @@ impl<'a> Decoder<'a> {
 
     fn new(
         device: &'a Device,
-        model: &Model<Device>,
+        model: &'a Model<Device>,
         session: &'a mut Session<Device>,
         slots: &[usize],
         tokens: &[u32],
@@ -96,7 +111,7 @@ impl<'a> Decoder<'a> {
         prepare(device, session, spans, tokens, model.config().n_layers)?;
         let graph = Graph(capture(device, model, session, samplers.as_mut())?);
         let (slots, tokens) = (slots.to_vec(), tokens.to_vec());
-        Ok(Decoder { device, session, slots, graph, _samplers: samplers, tokens })
+        Ok(Decoder { device, _model: PhantomData, session, slots, graph, _samplers: samplers, tokens })
     }
 
     /// Runs a step and returns each slot's next token.

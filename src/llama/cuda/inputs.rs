@@ -3,7 +3,7 @@
 use super::kernels::{self, Rows};
 use crate::attention::cuda::{KvRows, KvToken};
 use crate::attention::{KvDtype, KvRow};
-use crate::device::{Device, ElementKind, call};
+use crate::device::{Device, ElementKind};
 use crate::error::{Error, Result};
 use crate::llama::{Config, Settings};
 use cudarc::driver::CudaSlice;
@@ -72,5 +72,5 @@ impl Inputs {
 
 /// Brings a list of rows to the device.
 fn copy(device: &Device, host: &[u32], room: &mut CudaSlice<u32>) -> Result<()> {
-    device.stream().memcpy_htod(host, &mut room.slice_mut(..host.len())).map_err(call("copy to the device"))
+    device.upload_into(host, &mut room.slice_mut(..host.len()))
 }

@@ -1,6 +1,6 @@
 //! A layer's selection of neurons in device memory.
 
-use crate::device::{Device, call};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::sparse_mlp::cuda::{self as sparse, MAX_TOKENS, NeuronList, mask_words};
 use crate::sparse_mlp::{Score, Selection};
@@ -60,7 +60,7 @@ impl Resident {
         if self.held_masks != words {
             let halves: Vec<u32> = words.iter().flat_map(|&word| [word as u32, (word >> 32) as u32]).collect();
             let mut room = self.masks.slice_mut(..halves.len());
-            device.stream().memcpy_htod(&halves, &mut room).map_err(call("copy to the device"))?;
+            device.upload_into(&halves, &mut room)?;
             self.held_masks.clear();
             self.held_masks.extend_from_slice(words);
         }

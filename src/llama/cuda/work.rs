@@ -5,7 +5,7 @@ use super::linear::Scratch;
 use super::neurons::Neurons;
 use crate::attention::cuda::{self as device_attention, KvCache, KvFormat, KvLayout, Rope, Spans, Workspace};
 use crate::attention::{self, AttentionShape, Heads, KvDtype, KvPolicy, KvShape, Limits};
-use crate::device::{Device, call};
+use crate::device::Device;
 use crate::error::Result;
 use crate::llama::{Config, Mlp, Settings};
 use crate::sparse_mlp::Selection;
@@ -52,7 +52,7 @@ impl HeadMasks {
         if held[..words.len()] != *words {
             held[..words.len()].copy_from_slice(words);
             let mut target = slice.slice_mut(..words.len());
-            device.stream().memcpy_htod(words, &mut target).map_err(call("copy to the device"))?;
+            device.upload_into(words, &mut target)?;
         }
         Ok(())
     }
