@@ -1,5 +1,7 @@
 //! The forward pass on the device against the CPU's, on tiny random models.
 
+#[path = "../llama/above_inputs.rs"]
+mod above_inputs;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../llama/definition.rs"]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::above_inputs::AboveInputs;
 use crate::device::device;
 use crate::near::{LEN, run, settings};
 use crate::plain::{D_FF, Kind, Plain, tokens};
@@ -11,7 +12,7 @@ use moray::llama::{Settings, cuda};
 use moray::policy::{Cats, Griffin, HeadNorm, PolicyConfig, Random, Site, TdaQuantile, TopK};
 use moray::w4a8::{Format, Offset};
 
-/// None, or one for neurons.
+/// None, or one for neurons or inputs of the MLP.
 fn policies(n_layers: usize) -> Vec<Vec<Arc<dyn PolicyConfig>>> {
     vec![
         vec![],
@@ -20,6 +21,7 @@ fn policies(n_layers: usize) -> Vec<Vec<Arc<dyn PolicyConfig>>> {
         vec![Arc::new(Griffin::new(0.5).unwrap())],
         vec![Arc::new(TdaQuantile::new(0.4).unwrap())],
         vec![Arc::new(Random::new(Site::Neurons, 0.5).unwrap())],
+        vec![Arc::new(AboveInputs(0.5))],
     ]
 }
 

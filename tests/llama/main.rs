@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod above_inputs;
 mod bad_input;
 mod definition;
 mod exact;

@@ -3,15 +3,12 @@
 use std::sync::Arc;
 
 use moray::Cpu;
-use moray::attention::{KvPolicy, Span};
+use moray::attention::KvPolicy;
 use moray::llama::{LogitRows, Model, Sequence, Settings};
-use moray::policy::{
-    Griffin, HeadNorm, Kept, Observed, Policy, PolicyConfig, Projection, Random, Site, Sizes, TdaQuantile, TopK,
-    Values, Wanted,
-};
-use moray::sparse_mlp::{Score, ScoreOn, Selection};
+use moray::policy::{Griffin, HeadNorm, PolicyConfig, Projection, Random, Site, TdaQuantile, TopK};
 use moray::w4a8::{Format, Offset};
 
+use crate::above_inputs::AboveInputs;
 use crate::common::bits;
 use crate::plain::{D_FF, Kind, Plain, VOCAB, feed, roomy, tokens, whole};
 
@@ -172,38 +169,6 @@ fn kept_fractions_match_what_was_asked_for() {
     tokens[PROMPT..].chunks(1).for_each(|token| drop(feed(&cpu, &model, &mut session, token)));
     assert_eq!(session.policies().kept_fraction(Site::Heads), Some(0.5));
     assert_eq!(session.policies().kept_fraction(Site::Neurons), Some(0.25));
-}
-
-/// A threshold on the inputs of gate and up, and how many of them it was shown above it.
-#[derive(Debug, Clone)]
-struct AboveInputs(f32);
-
-impl PolicyConfig for AboveInputs {
-    fn policy(&self, _: &Sizes) -> moray::Result<Box<dyn Policy>> {
-        Ok(Box::new(self.clone()))
-    }
-}
-
-impl Policy for AboveInputs {
-    fn site(&self) -> Site {
-        Site::Inputs(Projection::GateUp)
-    }
-    fn wants(&self, _: &[Span]) -> Wanted {
-        Wanted::AtHand(Values::GateUpInputs)
-    }
-    fn select(&mut self, _: usize, _: &[Span]) -> moray::Result<Selection<'_>> {
-        Ok(Selection::Threshold { score: Score::plain(ScoreOn::Input), threshold: self.0 })
-    }
-    fn observe(&mut self, _: usize, spans: &[Span], observed: &Observed<'_>) -> moray::Result<Kept> {
-        let mut kept = Kept::default();
-        for inputs in (0..spans.iter().map(|span| span.len).sum()).map(|token| observed.token(token)) {
-            kept += Kept::each(1, inputs.iter().filter(|x| x.abs() > self.0).count(), inputs.len());
-        }
-        Ok(kept)
-    }
-    fn is_settled(&self, _: &[Span]) -> bool {
-        true
-    }
 }
 
 #[test]
