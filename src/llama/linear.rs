@@ -1,6 +1,8 @@
 //! One weight matrix of a model on the CPU, unquantized or W4A8.
 
 use super::dense::DenseWeight;
+use super::norm::rms_norm;
+use crate::attention::{AttentionShape, MAX_HEAD_DIM};
 use crate::cpu::Cpu;
 use crate::error::{Result, check_len};
 use crate::w4a8::{self, ActScales, Activations, Epilogue, PackedWeight};
@@ -16,23 +18,57 @@ pub enum Weight {
     W4a8(PackedWeight),
 }
 
-/// A weight matrix \[N, K\] with an optional bias \[N\].
+/// A weight matrix \[N, K\] with an optional bias \[N\], and perhaps norms of the query and key heads that it makes.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Weight,
     bias: Option<Vec<f32>>,
     act_scales: ActScales,
+    qk_norm: Option<QkNorm>,
+}
+
+/// RMSNorm of each query and key head of a joint projection \[M, q + 2·kv\], before RoPE.
+///
+/// # Source
+/// Qwen3 (arXiv 2505.09388).
+#[derive(Debug, Clone)]
+pub struct QkNorm {
+    /// The heads.
+    pub shape: AttentionShape,
+    /// Of query heads, f32 \[head_dim\].
+    pub q: Vec<f32>,
+    /// Of key heads, f32 \[head_dim\].
+    pub k: Vec<f32>,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+impl QkNorm {
+    /// Normalises the heads within the output features in `rows`, of every token of qkv.
+    fn apply(&self, cpu: &Cpu, rows: &[Range<usize>], qkv: &mut [f32]) -> Result<()> {
+        let (shape, d) = (self.shape, self.shape.head_dim);
+        let mut x = [0.0; MAX_HEAD_DIM];
+        for token in qkv.chunks_exact_mut(shape.q_elems() + 2 * shape.kv_elems()) {
+            let heads = token.chunks_exact_mut(d).take(shape.n_q_heads + shape.n_kv_heads).enumerate();
+            for (head, y) in heads.filter(|(head, _)| rows.iter().any(|row| row.contains(&(head * d)))) {
+                let weight = if head < shape.n_q_heads { &self.q } else { &self.k };
+                x[..d].copy_from_slice(y);
+                rms_norm(cpu, &x[..d], weight, self.eps, y)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl From<PackedWeight> for Linear {
     fn from(weight: PackedWeight) -> Self {
-        Linear { weight: Weight::W4a8(weight), bias: None, act_scales: ActScales::Token }
+        Linear { weight: Weight::W4a8(weight), bias: None, act_scales: ActScales::Token, qk_norm: None }
     }
 }
 
 impl From<DenseWeight> for Linear {
     fn from(weight: DenseWeight) -> Self {
-        Linear { weight: Weight::Dense(weight), bias: None, act_scales: ActScales::Token }
+        Linear { weight: Weight::Dense(weight), bias: None, act_scales: ActScales::Token, qk_norm: None }
     }
 }
 
@@ -56,6 +92,24 @@ impl Linear {
     /// How finely int8 inputs are scaled.
     pub fn act_scales(&self) -> ActScales {
         self.act_scales
+    }
+
+    /// Adds norms of the query and key heads, for a joint projection.
+    ///
+    /// # Errors
+    /// [`crate::Error::Length`] unless N is that of the heads and there is a weight for each element of one.
+    pub fn with_qk_norm(mut self, norm: QkNorm) -> Result<Self> {
+        let shape = norm.shape;
+        check_len("qkv rows", shape.q_elems() + 2 * shape.kv_elems(), self.n())?;
+        check_len("query norm", shape.head_dim, norm.q.len())?;
+        check_len("key norm", shape.head_dim, norm.k.len())?;
+        self.qk_norm = Some(norm);
+        Ok(self)
+    }
+
+    /// The norms of query and key heads, if there are any.
+    pub fn qk_norm(&self) -> Option<&QkNorm> {
+        self.qk_norm.as_ref()
     }
 
     /// The numbers.
@@ -104,7 +158,7 @@ impl Linear {
         }
     }
 
-    /// Multiplies: y\[M, N\] = x\[M, K\] · wᵀ + bias + residual; `scratch` takes the int8 form of x.
+    /// Multiplies: y\[M, N\] = x\[M, K\] · wᵀ + bias + residual, then normalises heads if it has norms; `scratch` takes the int8 form of x.
     ///
     /// # Errors
     /// [`crate::Error::Length`] for a buffer of another size, [`crate::Error::Value`] for activations that are not finite
@@ -135,14 +189,15 @@ impl Linear {
     ) -> Result<()> {
         let epilogue = Epilogue { bias: self.bias.as_deref(), residual };
         match &self.weight {
-            Weight::Dense(weight) => weight.linear_rows(cpu, rows, x, epilogue, y),
+            Weight::Dense(weight) => weight.linear_rows(cpu, rows, x, epilogue, y)?,
             Weight::W4a8(weight) => {
                 scratch.set_scales(self.act_scales);
                 scratch.quantize(cpu, x, x.len() / weight.k(), weight.k())?;
                 // attention would hide the NaN of a token's K and V
                 scratch.check_finite()?;
-                w4a8::linear_rows(cpu, weight, rows, scratch, epilogue, y)
+                w4a8::linear_rows(cpu, weight, rows, scratch, epilogue, y)?;
             }
         }
+        self.qk_norm.as_ref().map_or(Ok(()), |norm| norm.apply(cpu, rows, y))
     }
 }

@@ -31,7 +31,7 @@ pub use cpu::CpuWork;
 pub use dense::{DenseType, DenseWeight};
 pub use forward::{LogitRows, Model, Sequence};
 pub use layer::{Buffers, Layer, Pass};
-pub use linear::{Linear, Weight};
+pub use linear::{Linear, QkNorm, Weight};
 pub use mlp::Mlp;
 pub use norm::rms_norm;
 pub use recompute::Recompute;

@@ -113,6 +113,12 @@ pub fn logits(plain: &Plain, tokens: &[u32], rounding: Rounding) -> Vec<f64> {
         for (position, x) in x.iter_mut().enumerate() {
             let normed = rounding.norm(x, &layer.attn_norm, config.rms_eps);
             let mut qkv = rounding.linear(&layer.qkv, &normed, rounding.int8);
+            if let Some(norms) = &layer.qk_norm {
+                for (i, head) in qkv[..q + kv].chunks_exact_mut(config.attention.head_dim).enumerate() {
+                    let weight = &norms[usize::from(i >= config.attention.n_q_heads)];
+                    head.copy_from_slice(&rounding.norm(head, weight, config.rms_eps));
+                }
+            }
             rotate(plain, rounding, position, &mut qkv[..q + kv]);
             keys.push(qkv[q..q + kv].to_vec());
             values.push(qkv[q + kv..].to_vec());

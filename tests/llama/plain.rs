@@ -3,7 +3,9 @@
 
 use moray::Cpu;
 use moray::attention::{AttentionShape, KvDtype, RopeScaling};
-use moray::llama::{Config, DenseType, DenseWeight, Layer, Linear, LogitRows, Mlp, Model, Sequence, Session, Settings};
+use moray::llama::{
+    Config, DenseType, DenseWeight, Layer, Linear, LogitRows, Mlp, Model, QkNorm, Sequence, Session, Settings,
+};
 use moray::sparse_mlp::{Activation, Shape, Weights};
 use moray::w4a8::{Format, PackedWeight, QuantizedWeight, quantize};
 
@@ -60,6 +62,8 @@ impl Matrix {
 pub struct PlainLayer {
     pub attn_norm: Vec<f32>,
     pub qkv: Matrix,
+    /// Of query heads and of key heads, [head_dim] each.
+    pub qk_norm: Option<[Vec<f32>; 2]>,
     pub o: Matrix,
     pub mlp_norm: Vec<f32>,
     pub gate: Matrix,
@@ -85,6 +89,7 @@ pub struct Kind {
     pub activation: Activation,
     pub biased: bool,
     pub tied: bool,
+    pub qk_norm: bool,
     pub rope_scaling: RopeScaling,
 }
 
@@ -98,6 +103,7 @@ impl Default for Kind {
             activation: Activation::Silu,
             biased: false,
             tied: true,
+            qk_norm: false,
             rope_scaling: RopeScaling::Default,
         }
     }
@@ -112,7 +118,8 @@ impl Kind {
             Kind::default(),
             Kind { heads: (4, 4, 24), biased: true, ..Kind::default() },
             Kind { heads: (6, 1, 16), tied: false, n_layers: 1, ..Kind::default() },
-            Kind { d_model: 96, heads: (4, 2, 8), activation: Activation::Relu, ..Kind::default() },
+            Kind { heads: (4, 2, 32), qk_norm: true, tied: false, ..Kind::default() },
+            Kind { d_model: 96, heads: (4, 2, 8), qk_norm: true, activation: Activation::Relu, ..Kind::default() },
             Kind { heads: (8, 2, 32), rope_scaling: RopeScaling::Linear { factor: 4.0 }, ..Kind::default() },
             Kind { biased: true, tied: false, rope_scaling: llama3, n_layers: 3, ..Kind::default() },
         ]
@@ -145,6 +152,7 @@ impl Plain {
         let layers = (0..kind.n_layers).map(|_| PlainLayer {
             attn_norm: norm(random),
             qkv: Matrix::new(random, config.qkv_features(), d, kind.biased),
+            qk_norm: kind.qk_norm.then(|| [(); 2].map(|()| (0..head_dim).map(|_| 0.5 + random.unit()).collect())),
             o: Matrix::new(random, d, attention.q_elems(), kind.biased),
             mlp_norm: norm(random),
             gate: Matrix::new(random, D_FF, d, kind.biased),
@@ -173,12 +181,17 @@ impl Plain {
     fn layers(&self, linear: impl Fn(&Matrix) -> Linear, mlp: impl Fn(&PlainLayer) -> Mlp) -> Vec<Layer<Cpu>> {
         let layers = self.layers.iter().map(|layer| Layer {
             attn_norm: layer.attn_norm.clone(),
-            qkv: linear(&layer.qkv),
+            qkv: self.with_qk_norm(linear(&layer.qkv), layer),
             o: linear(&layer.o),
             mlp_norm: layer.mlp_norm.clone(),
             mlp: mlp(layer),
         });
         layers.collect()
+    }
+
+    fn with_qk_norm(&self, qkv: Linear, layer: &PlainLayer) -> Linear {
+        let Some([q, k]) = layer.qk_norm.clone() else { return qkv };
+        qkv.with_qk_norm(QkNorm { shape: self.config.attention, q, k, eps: self.config.rms_eps }).unwrap()
     }
 
     fn assemble(&self, layers: Vec<Layer<Cpu>>) -> Model<Cpu> {

@@ -72,6 +72,8 @@ pub struct ModelConfig {
     pub activation: Activation,
     /// Whether an attention projection has a bias; each bias may still be absent (the output's in qwen2).
     pub attention_bias: bool,
+    /// Whether query and key heads are normalised before RoPE, as in qwen3.
+    pub qk_norm: bool,
     /// Whether an MLP projection has a bias.
     pub mlp_bias: bool,
     /// Whether the output projection is the embedding.

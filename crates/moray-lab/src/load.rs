@@ -1,7 +1,7 @@
 //! From a checkpoint to a model in memory.
 
 use moray::attention::{AttentionShape, RopeScaling};
-use moray::llama::{Config, Layer, Linear, Mlp, Model};
+use moray::llama::{Config, Layer, Linear, Mlp, Model, QkNorm};
 use moray::sparse_mlp::{Activation, Shape, Weights};
 use moray::w4a8::QuantizedWeight;
 use moray::{Cpu, w4a8};
@@ -110,11 +110,17 @@ impl Loader<'_> {
         use LayerTensor::{AttnNorm, FfnNorm, K, KBias, O, OBias, Q, QBias, V, VBias};
         Ok(Layer {
             attn_norm: self.vector(AttnNorm)?,
-            qkv: self.linear(Site::Qkv, &[(Q, QBias), (K, KBias), (V, VBias)])?,
+            qkv: self.with_qk_norm(self.linear(Site::Qkv, &[(Q, QBias), (K, KBias), (V, VBias)])?, config)?,
             o: self.linear(Site::O, &[(O, OBias)])?,
             mlp_norm: self.vector(FfnNorm)?,
             mlp: self.mlp(config)?,
         })
+    }
+
+    fn with_qk_norm(&self, qkv: Linear, config: &Config) -> Result<Linear> {
+        let norms = (self.optional_vector(LayerTensor::QNorm)?, self.optional_vector(LayerTensor::KNorm)?);
+        let (Some(q), Some(k)) = norms else { return Ok(qkv) };
+        Ok(qkv.with_qk_norm(QkNorm { shape: config.attention, q, k, eps: config.rms_eps })?)
     }
 
     fn mlp(&self, config: &Config) -> Result<Mlp> {

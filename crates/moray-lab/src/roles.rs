@@ -23,11 +23,13 @@ pub enum LayerTensor {
     GateBias,
     UpBias,
     DownBias,
+    QNorm,
+    KNorm,
 }
 
 impl LayerTensor {
-    /// Every tensor of a layer, biases last.
-    pub const ALL: [Self; 16] = [
+    /// Every tensor of a layer, those that a layer may lack last.
+    pub const ALL: [Self; 18] = [
         Self::AttnNorm,
         Self::Q,
         Self::K,
@@ -44,16 +46,23 @@ impl LayerTensor {
         Self::GateBias,
         Self::UpBias,
         Self::DownBias,
+        Self::QNorm,
+        Self::KNorm,
     ];
 
-    /// Whether a layer may lack it.
-    pub fn is_bias(self) -> bool {
+    /// Whether a layer may lack it: a bias, or a norm of heads.
+    pub fn is_optional(self) -> bool {
         self as usize >= Self::QBias as usize
+    }
+
+    /// Whether it is the norm of query or key heads.
+    pub fn is_head_norm(self) -> bool {
+        matches!(self, Self::QNorm | Self::KNorm)
     }
 
     /// Whether it is a norm's weight or a bias, which are never stored in blocks.
     pub fn is_vector(self) -> bool {
-        self.is_bias() || matches!(self, Self::AttnNorm | Self::FfnNorm)
+        self.is_optional() || matches!(self, Self::AttnNorm | Self::FfnNorm)
     }
 
     /// `[N, K]` in a model of this configuration.
@@ -69,6 +78,7 @@ impl LayerTensor {
             Self::QBias => [1, q],
             Self::KBias | Self::VBias => [1, kv],
             Self::GateBias | Self::UpBias => [1, d_ff],
+            Self::QNorm | Self::KNorm => [1, config.head_dim],
         }
     }
 }
@@ -137,6 +147,8 @@ fn gguf_name(tensor: LayerTensor) -> &'static str {
         LayerTensor::GateBias => "ffn_gate.bias",
         LayerTensor::UpBias => "ffn_up.bias",
         LayerTensor::DownBias => "ffn_down.bias",
+        LayerTensor::QNorm => "attn_q_norm.weight",
+        LayerTensor::KNorm => "attn_k_norm.weight",
     }
 }
 
@@ -158,5 +170,7 @@ fn hf_name(tensor: LayerTensor) -> &'static str {
         LayerTensor::GateBias => "mlp.gate_proj.bias",
         LayerTensor::UpBias => "mlp.up_proj.bias",
         LayerTensor::DownBias => "mlp.down_proj.bias",
+        LayerTensor::QNorm => "self_attn.q_norm.weight",
+        LayerTensor::KNorm => "self_attn.k_norm.weight",
     }
 }

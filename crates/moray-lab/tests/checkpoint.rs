@@ -32,7 +32,8 @@ fn tensors(checkpoint: &Checkpoint) -> Vec<(String, Tensor<'_>)> {
 fn shapes() -> Vec<Fixture> {
     let biased = Fixture { attention_bias: true, mlp_bias: true, tied: false, ..Fixture::default() };
     let wide_heads = Fixture { head_dim: 32, n_kv_heads: 1, n_layers: 1, vocab: MIN_VOCAB + 5, ..Fixture::default() };
-    vec![Fixture::default(), biased, wide_heads]
+    let normed_heads = Fixture { qk_norm: true, head_dim: 32, ..Fixture::default() };
+    vec![Fixture::default(), biased, wide_heads, normed_heads]
 }
 
 #[test]
@@ -68,7 +69,8 @@ fn gguf_config_matches_hugging_face_config_for_the_same_model() {
         fixture.write_hf(directory.path(), 1).unwrap();
         let (gguf, hf) = (open_gguf(&fixture), Checkpoint::open(directory.path()).unwrap());
         let mut expected = gguf.config().clone();
-        expected.name = "llama".into();
+        expected.name = fixture.model_type().into();
+        assert_eq!(expected.qk_norm, fixture.qk_norm);
         expected.eos = vec![0, 2]; // generation_config.json adds 0
         expected.chat_template = Some("{{ messages }}".into());
         assert_eq!(&expected, hf.config());
@@ -118,7 +120,7 @@ fn gguf_rows_match_half_split_order_for_every_element_type() {
         let raw = Checkpoint::open_gguf(MappedFile::from_bytes(Path::new("raw.gguf"), writer.to_bytes())).unwrap();
         let ordered = open_gguf(&fixture);
         let exact = open_gguf(&Fixture { dtype: DType::F32, ..fixture.clone() });
-        for role in LayerTensor::ALL.into_iter().filter(|role| fixture.attention_bias || !role.is_bias()) {
+        for role in LayerTensor::ALL.into_iter().filter(|role| fixture.attention_bias || !role.is_optional()) {
             let Some(ordered) = ordered.layer_optional(0, role).unwrap() else { continue };
             let (raw, exact) = (raw.layer(0, role).unwrap(), exact.layer(0, role).unwrap());
             let (raw, got, exact) = (raw.to_f32().unwrap(), ordered.to_f32().unwrap(), exact.to_f32().unwrap());

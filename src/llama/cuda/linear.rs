@@ -1,6 +1,7 @@
 //! One weight matrix of a model on the device, unquantized or W4A8.
 
 use super::kernels::{self, DenseWeight};
+use crate::attention::AttentionShape;
 use crate::device::{Device, ElementKind};
 use crate::error::{Error, Result};
 use crate::llama::{self, DenseType, Input, Norm};
@@ -23,6 +24,30 @@ pub enum Weight {
 pub struct Linear {
     weight: Weight,
     bias: Option<CudaSlice<f32>>,
+    qk_norm: Option<QkNorm>,
+}
+
+/// [`llama::QkNorm`] in device memory.
+#[derive(Debug, Clone)]
+struct QkNorm {
+    shape: AttentionShape,
+    q: CudaSlice<f32>,
+    k: CudaSlice<f32>,
+    eps: f32,
+}
+
+impl QkNorm {
+    fn upload(device: &Device, norm: &llama::QkNorm) -> Result<Self> {
+        Ok(QkNorm { shape: norm.shape, q: device.upload(&norm.q)?, k: device.upload(&norm.k)?, eps: norm.eps })
+    }
+
+    /// Normalises the heads of qkv \[M, q + 2·kv\].
+    fn apply(&self, device: &Device, m: usize, qkv: &mut CudaViewMut<'_, f32>) -> Result<()> {
+        let (q, kv) = (self.shape.q_elems(), self.shape.kv_elems());
+        let (stride, AttentionShape { n_q_heads, n_kv_heads, .. }) = (q + 2 * kv, self.shape);
+        kernels::rms_norm_heads(device, qkv, (m, stride, n_q_heads), &self.q, self.eps)?;
+        kernels::rms_norm_heads(device, &mut qkv.slice_mut(q..), (m, stride, n_kv_heads), &self.k, self.eps)
+    }
 }
 
 /// What multiplications of a session work in, one after another.
@@ -68,7 +93,8 @@ impl Linear {
             }),
             llama::Weight::W4a8(packed) => Weight::W4a8(w4a8::Weight::upload(device, packed)?),
         };
-        Ok(Linear { weight, bias: linear.bias().map(|bias| device.upload(bias)).transpose()? })
+        let bias = linear.bias().map(|bias| device.upload(bias)).transpose()?;
+        Ok(Linear { weight, bias, qk_norm: linear.qk_norm().map(|norm| QkNorm::upload(device, norm)).transpose()? })
     }
 
     /// The numbers.
@@ -114,11 +140,23 @@ impl Linear {
         }
     }
 
-    /// Multiplies: y\[M, N\] = input\[M, K\] · wᵀ + bias + residual.
+    /// Multiplies: y\[M, N\] = input\[M, K\] · wᵀ + bias + residual, then normalises heads if it has norms.
     ///
     /// # Errors
     /// [`Error::Length`] for a buffer of another size, [`Error::Shape`] for more tokens than the scratch is for.
     pub(super) fn forward(
+        &self,
+        device: &Device,
+        (input, m): (Input<'_, Device>, usize),
+        residual: Option<&CudaView<'_, f32>>,
+        y: &mut CudaViewMut<'_, f32>,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        self.multiply(device, (input, m), residual, y, scratch)?;
+        self.qk_norm.as_ref().map_or(Ok(()), |norm| norm.apply(device, m, y))
+    }
+
+    fn multiply(
         &self,
         device: &Device,
         (input, m): (Input<'_, Device>, usize),

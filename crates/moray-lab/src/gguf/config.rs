@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::mapped_file::MappedFile;
 
 /// Architectures whose forward pass is exactly the one described by [`ModelConfig`].
-const ARCHITECTURES: [&str; 2] = ["llama", "qwen2"];
+const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
 
 /// Keys that change the computation, with the value at which they do not.
 const NEUTRAL: [(&str, f64); 6] = [
@@ -142,6 +142,7 @@ pub(crate) fn model_config(file: &MappedFile, header: &Header) -> Result<(ModelC
         rope_scaling: rope_scaling(&pairs)?,
         activation: Activation::Silu,
         attention_bias: ["q", "k", "v", "output"].iter().any(|p| pairs.has_tensor(&format!("blk.0.attn_{p}.bias"))),
+        qk_norm: architecture == "qwen3",
         mlp_bias: ["gate", "up", "down"].iter().any(|p| pairs.has_tensor(&format!("blk.0.ffn_{p}.bias"))),
         tied_embeddings: !pairs.has_tensor("output.weight"),
         bos: pairs.token("tokenizer.ggml.bos_token_id")?,

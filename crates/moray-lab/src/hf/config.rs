@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::packed::Quantization;
 
 /// Model types whose forward pass is exactly the one described by [`ModelConfig`].
-const MODEL_TYPES: [&str; 3] = ["llama", "mistral", "qwen2"];
+const MODEL_TYPES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 
 /// What is read of `config.json`; everything else is ignored.
 #[derive(Debug, Deserialize)]
@@ -104,6 +104,7 @@ pub fn parse_config(path: &Path, bytes: &[u8]) -> Result<ModelConfig> {
         rope_scaling: rope_scaling(path, rope, context_length)?,
         activation: activation(path, raw.hidden_act.as_deref())?,
         attention_bias: raw.attention_bias.unwrap_or(model_type == "qwen2"),
+        qk_norm: model_type == "qwen3",
         mlp_bias: raw.mlp_bias.unwrap_or(false),
         tied_embeddings: raw.tie_word_embeddings.unwrap_or(false),
         bos: token_ids(path, "bos_token_id", raw.bos_token_id.as_ref())?.first().copied(),

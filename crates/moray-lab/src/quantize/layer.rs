@@ -2,7 +2,7 @@
 
 use super::matrix::Matrix;
 use crate::checkpoint::{Checkpoint, LayerTensor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A matrix with its bias.
 #[derive(Debug, Clone)]
@@ -70,6 +70,10 @@ impl FloatLayer {
     /// # Errors
     /// [`crate::Error::NotFinite`] for NaN or infinite weights.
     pub fn read(checkpoint: &Checkpoint, index: usize) -> Result<Self> {
+        if checkpoint.config().qk_norm {
+            let (expected, got) = ("heads that are not normalised", "norms of query and key heads".into());
+            return Err(Error::Kernel(moray::Error::Unsupported { what: "layer", expected, got }));
+        }
         let vector = |tensor| checkpoint.layer(index, tensor)?.to_f32();
         let [qkv, o, gate_up, down] = Site::ALL.map(|site| read_site(checkpoint, index, site));
         Ok(FloatLayer {

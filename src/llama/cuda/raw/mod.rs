@@ -38,7 +38,7 @@ pub use argmax::Argmax;
 pub use dense::Dense;
 pub use embed::Embed;
 pub use move_rows::MoveRows;
-pub use rms_norm::RmsNorm;
+pub use rms_norm::{RmsNorm, RmsNormHeads};
 pub use sample::{Sample, SamplerRecord};
 
 use crate::error::{Error, Result};

@@ -1,7 +1,7 @@
 //! RMSNorm.
 
 use super::{THREADS, check_rows, check_width};
-use crate::device::{Address, Buffer, Device, Enqueue, Queue, or_null, product};
+use crate::device::{Address, Buffer, Device, Enqueue, Queue, or_null, product, strided};
 use crate::error::{Error, Result};
 
 /// As `NormParams` in kernels/llama/norm.cu.
@@ -14,9 +14,15 @@ struct NormParams {
     y: u64,
     k: u32,
     eps: f32,
+    x_stride: u32,
+    y_stride: u32,
 }
 
-const _: () = assert!(size_of::<NormParams>() == 40);
+const _: () = assert!(size_of::<NormParams>() == 48);
+
+fn enqueue(queue: &Queue<'_>, m: usize, heads: usize, params: NormParams) -> Result<()> {
+    queue.launch("llama/norm", "llama_rms_norm", [m as u32, heads as u32, 1], THREADS, 0, params)
+}
 
 /// y\[i\] = x\[r\] / √(mean(x\[r\]²) + eps) ⊙ weight with r = rows\[i\], or i: the CPU's bits.
 ///
@@ -72,7 +78,69 @@ impl Enqueue for RmsNorm {
             y: self.y.get(),
             k: self.k as u32,
             eps: self.eps,
+            x_stride: self.k as u32,
+            y_stride: self.k as u32,
         };
-        queue.launch("llama/norm", "llama_rms_norm", [self.m as u32, 1, 1], THREADS, 0, params)
+        enqueue(queue, self.m, 1, params)
+    }
+}
+
+/// Heads normalised where they stand: x\[m, h\] ← x\[m, h\] / √(mean(x\[m, h\]²) + eps) ⊙ weight for each head h: the CPU's
+/// bits.
+///
+/// # Source
+/// Qwen3 (arXiv 2505.09388).
+#[derive(Debug, Clone, Copy)]
+pub struct RmsNormHeads {
+    /// f32 \[m, heads, k\], rows `stride` apart, aligned to 16 bytes.
+    pub x: Address<f32>,
+    /// Elements from one row to the next, a multiple of 4.
+    pub stride: usize,
+    /// f32 \[k\], aligned to 16 bytes.
+    pub weight: Address<f32>,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Rows, 1 to 65535.
+    pub m: usize,
+    /// Heads of a row, 1 to 65535.
+    pub heads: usize,
+    /// Elements of a head, a multiple of 4.
+    pub k: usize,
+}
+
+impl Enqueue for RmsNormHeads {
+    fn check_sizes(&self, _: &Device) -> Result<()> {
+        check_width("weight", self.k)?;
+        check_width("stride", self.stride)?;
+        for (what, got) in [("weight", self.k), ("stride", self.stride)] {
+            if got % 4 != 0 {
+                return Err(Error::Shape { what, expected: "a multiple of 4", got });
+            }
+        }
+        check_rows("heads", self.heads)?;
+        match self.stride < product([self.heads, self.k]) {
+            true => Err(Error::Shape { what: "stride", expected: "at least a row's elements", got: self.stride }),
+            false => check_rows("rows", self.m),
+        }
+    }
+
+    fn name_buffers(&self, _: &Device, show: &mut dyn FnMut(Buffer)) {
+        show(Buffer::read("weight", self.weight, self.k).aligned(16));
+        let elems = strided(self.m, self.stride, product([self.heads, self.k]));
+        show(Buffer::write("x", self.x, elems).aligned(16));
+    }
+
+    fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
+        let params = NormParams {
+            x: self.x.get(),
+            weight: self.weight.get(),
+            rows: 0,
+            y: self.x.get(),
+            k: self.k as u32,
+            eps: self.eps,
+            x_stride: self.stride as u32,
+            y_stride: self.stride as u32,
+        };
+        enqueue(queue, self.m, self.heads, params)
     }
 }
