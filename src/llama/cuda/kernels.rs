@@ -65,30 +65,6 @@ pub(super) fn rms_norm(
     arguments.launch(&norm)
 }
 
-/// RMSNorm of the first `heads` heads in each row of x, `stride` elements apart, where they stand.
-///
-/// # Errors
-/// As [`rms_norm`].
-pub(super) fn rms_norm_heads(
-    device: &Device,
-    x: &mut CudaViewMut<'_, f32>,
-    (m, stride, heads): (usize, usize, usize),
-    weight: &CudaSlice<f32>,
-    eps: f32,
-) -> Result<()> {
-    let mut arguments = Arguments::new(device);
-    let norm = raw::RmsNormHeads {
-        x: arguments.write("x", x)?,
-        stride,
-        weight: arguments.read("weight", weight)?,
-        eps,
-        m,
-        heads,
-        k: weight.len(),
-    };
-    arguments.launch(&norm)
-}
-
 /// A floating-point matrix \[N, K\] in device memory, in blocks of 16 rows as on the CPU.
 #[derive(Debug, Clone)]
 pub struct DenseWeight {

@@ -1,8 +1,9 @@
 //! One weight matrix of a model on the device, unquantized or W4A8.
 
 use super::kernels::{self, DenseWeight};
+use super::raw::RmsNormHeads;
 use crate::attention::AttentionShape;
-use crate::device::{Device, ElementKind};
+use crate::device::{Arguments, Device, ElementKind};
 use crate::error::{Error, Result};
 use crate::llama::{self, DenseType, Input, Norm};
 use crate::w4a8::ActScales;
@@ -43,10 +44,22 @@ impl QkNorm {
 
     /// Normalises the heads of qkv \[M, q + 2·kv\].
     fn apply(&self, device: &Device, m: usize, qkv: &mut CudaViewMut<'_, f32>) -> Result<()> {
-        let (q, kv) = (self.shape.q_elems(), self.shape.kv_elems());
-        let (stride, AttentionShape { n_q_heads, n_kv_heads, .. }) = (q + 2 * kv, self.shape);
-        kernels::rms_norm_heads(device, qkv, (m, stride, n_q_heads), &self.q, self.eps)?;
-        kernels::rms_norm_heads(device, &mut qkv.slice_mut(q..), (m, stride, n_kv_heads), &self.k, self.eps)
+        let (q, kv, shape) = (self.shape.q_elems(), self.shape.kv_elems(), self.shape);
+        for (weight, start, heads) in [(&self.q, 0, shape.n_q_heads), (&self.k, q, shape.n_kv_heads)] {
+            let mut x = qkv.slice_mut(start..);
+            let mut arguments = Arguments::new(device);
+            let norm = RmsNormHeads {
+                x: arguments.write("qkv", &mut x)?,
+                stride: q + 2 * kv,
+                weight: arguments.read("norm", weight)?,
+                eps: self.eps,
+                m,
+                heads,
+                k: shape.head_dim,
+            };
+            arguments.launch(&norm)?;
+        }
+        Ok(())
     }
 }
 
