@@ -32,14 +32,13 @@ impl<B: Backend> Recompute<B> {
             return Ok(None);
         }
         let ring = InputRing::new(config.n_layers, slots, lag, n_kv_heads)?;
-        let moved = settings.max_tokens.max(slots * lag);
         Ok(Some(Recompute {
             missing: Vec::with_capacity(ring.max_missing(slots)),
             ring,
             max_tokens: settings.max_tokens,
             normed: backend.zeros(settings.max_tokens * config.d_model)?,
-            from: Vec::with_capacity(moved),
-            to: Vec::with_capacity(moved),
+            from: Vec::with_capacity(settings.max_tokens),
+            to: Vec::with_capacity(settings.max_tokens),
             features: Vec::with_capacity(2 * n_kv_heads),
         }))
     }

@@ -33,13 +33,12 @@ impl Inputs {
         let Some(bytes) = places.and_then(|n| n.checked_mul(d * kind.bytes())) else {
             return Err(Error::Shape { what: "lag", expected: "inputs that memory has room for", got: lag });
         };
-        let moved = settings.max_tokens.max(settings.slots * lag);
         Ok(Inputs {
             d,
             kind,
             data: device.zeros(bytes)?,
-            from: device.zeros(moved)?,
-            to: device.zeros(moved)?,
+            from: device.zeros(settings.max_tokens)?,
+            to: device.zeros(settings.max_tokens)?,
             rows: KvRows::new(device, settings.max_tokens, config.attention.n_kv_heads)?,
         })
     }
