@@ -17,6 +17,7 @@ mod compile;
 #[path = "build/nvcc.rs"]
 mod nvcc;
 
+use compile::{Module, Sources};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -58,19 +59,26 @@ fn main() {
         println!("cargo:rerun-if-env-changed={name}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let (table, hint) = match build(&out) {
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let kernels = Sources::list(&root.join("kernels"), is_wanted).expect("the crate's kernels are readable");
+    let (modules, hint) = match build(&out, &root, &kernels) {
         Ok(modules) => (modules, String::new()),
-        Err(Problem::Skipped(hint)) => (Vec::new(), hint),
+        Err(Problem::Skipped(hint)) => (kernels.without_images(), hint),
         Err(Problem::NoCompiler(hint)) => {
             println!("cargo:warning=moray: the CUDA kernels are not built: {hint}");
-            (Vec::new(), hint)
+            (kernels.without_images(), hint)
         }
         Err(Problem::Failed(message)) => {
             eprintln!("{message}");
             std::process::exit(1);
         }
     };
-    fs::write(out.join("kernels.rs"), render(&table, &hint)).expect("OUT_DIR is writable");
+    fs::write(out.join("kernels.rs"), render(&modules, &hint)).expect("OUT_DIR is writable");
+}
+
+/// Says whether a feature asks for a folder of kernels.
+fn is_wanted(folder: &str) -> bool {
+    FEATURES.iter().find(|(name, _)| *name == folder).is_none_or(|(_, feature)| env::var_os(feature).is_some())
 }
 
 /// Why there are no kernels.
@@ -83,10 +91,7 @@ enum Problem {
     Failed(String),
 }
 
-/// A compiled module: its name, as `w4a8/gemm`, and where its image is.
-type Module = (String, PathBuf);
-
-fn build(out: &Path) -> Result<Vec<Module>, Problem> {
+fn build(out: &Path, root: &Path, sources: &Sources) -> Result<Vec<Module>, Problem> {
     if env::var_os("DOCS_RS").is_some() {
         return Err(Problem::Skipped("documentation is built without kernels".into()));
     }
@@ -94,8 +99,7 @@ fn build(out: &Path) -> Result<Vec<Module>, Problem> {
     if target != env::var("HOST").unwrap_or_default() || !(target.contains("linux") || target.contains("windows")) {
         return Err(Problem::Skipped(format!("expected a native Linux or Windows build, got target {target}")));
     }
-    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
-    let nvcc = nvcc::find(out, &root).ok_or_else(|| {
+    let nvcc = nvcc::find(out, root).ok_or_else(|| {
         Problem::NoCompiler(
             "expected nvcc (CUDA 12.4 or later), got none; run `cargo xtask toolkit`, or set MORAY_NVCC, NVCC or CUDA_HOME, \
              and build again"
@@ -104,11 +108,7 @@ fn build(out: &Path) -> Result<Vec<Module>, Problem> {
     })?;
     let nvcc = nvcc::Nvcc::open(nvcc).map_err(Problem::NoCompiler)?;
     let targets = nvcc::targets(&nvcc).map_err(Problem::Failed)?;
-    let is_wanted = |folder: &str| {
-        FEATURES.iter().find(|(name, _)| *name == folder).is_none_or(|(_, feature)| env::var_os(feature).is_some())
-    };
-    let (kernels, plain) = (root.join("kernels"), is_on("MORAY_CUDA_PLAIN"));
-    let compiled = compile::modules(&kernels, out, &nvcc, &targets, plain, is_wanted, ALLOWED_LOCAL_MEMORY)
+    let compiled = compile::modules(sources, out, &nvcc, &targets, is_on("MORAY_CUDA_PLAIN"), ALLOWED_LOCAL_MEMORY)
         .map_err(Problem::Failed)?;
     report(&compiled.remarks, is_on("MORAY_CUDA_STRICT")).map_err(Problem::Failed)?;
     Ok(compiled.modules)
@@ -135,12 +135,13 @@ fn report(remarks: &[String], strict: bool) -> Result<(), String> {
 }
 
 fn render(modules: &[Module], hint: &str) -> String {
-    let rows: String =
-        modules.iter().map(|(name, image)| format!("    ({name:?}, include_bytes!({image:?})),\n")).collect();
+    let row = |Module { name, image, kernels }: &Module| {
+        let bytes = image.as_ref().map_or_else(|| "&[]".into(), |image| format!("include_bytes!({image:?})"));
+        let name = name.replace('/', "_").to_uppercase();
+        format!("pub(crate) const {name}: Image = Image {{ bytes: {bytes}, reported: &{kernels:?} }};\n")
+    };
     format!(
-        "/// Every compiled module: name and image.\n\
-         pub(crate) static MODULES: &[(&str, &[u8])] = &[\n{rows}];\n\n\
-         /// Why there are none, if so.\n\
-         pub(crate) static HINT: &str = {hint:?};\n"
+        "{}\n/// Why nothing was built, if so.\npub(crate) static HINT: &str = {hint:?};\n",
+        modules.iter().map(row).collect::<String>()
     )
 }

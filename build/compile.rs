@@ -8,7 +8,6 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::Module;
 use super::nvcc::Nvcc;
 
 const FLAGS: [&str; 5] = [
@@ -27,27 +26,77 @@ const PLAIN: [&str; 2] = ["--no-compress", "-lineinfo"];
 /// A tenth of the size. Compilers before CUDA 12.8 do not have it and compress by themselves, less well.
 const SMALL: &str = "--compress-mode=size";
 
+/// A source and what it was compiled to.
+pub struct Module {
+    /// As `w4a8/gemm`.
+    pub name: String,
+    pub image: Option<PathBuf>,
+    /// Its kernels as the compiler reported them, sorted; none if it reported nothing.
+    pub kernels: Vec<String>,
+}
+
 /// What all sources were compiled to.
 pub struct Compiled {
-    /// Name and image of each, sorted by name.
+    /// Sorted by name.
     pub modules: Vec<Module>,
     /// What the compiler said of them that should not be.
     pub remarks: Vec<String>,
 }
 
-/// Compiles the sources in the wanted folders of `kernels` that have changed, for `targets`; `plain` leaves images as text with
-/// lines of the source.
+/// The sources to compile, and the headers of all folders.
+pub struct Sources {
+    folder: PathBuf,
+    sources: Vec<PathBuf>,
+    headers: Vec<PathBuf>,
+}
+
+impl Sources {
+    /// Lists `kernels/*/*.cu` in the folders that are wanted.
+    pub fn list(kernels: &Path, is_wanted: impl Fn(&str) -> bool) -> std::io::Result<Self> {
+        let (mut sources, mut headers) = (Vec::new(), Vec::new());
+        for folder in fs::read_dir(kernels)? {
+            let folder = folder?.path();
+            let wanted = folder.file_name().and_then(|name| name.to_str()).is_some_and(&is_wanted);
+            if !folder.is_dir() {
+                continue;
+            }
+            for file in fs::read_dir(folder)? {
+                let path = file?.path();
+                match path.extension().and_then(|extension| extension.to_str()) {
+                    Some("cu") if wanted => sources.push(path),
+                    Some("cuh") => headers.push(path),
+                    _ => {}
+                }
+            }
+        }
+        sources.sort();
+        headers.sort();
+        Ok(Self { folder: kernels.into(), sources, headers })
+    }
+
+    /// The sources where nothing is built.
+    pub fn without_images(&self) -> Vec<Module> {
+        let module = |source: &PathBuf| Module { name: self.name_of(source), image: None, kernels: Vec::new() };
+        self.sources.iter().map(module).collect()
+    }
+
+    /// `w4a8/gemm` for `kernels/w4a8/gemm.cu`.
+    fn name_of(&self, source: &Path) -> String {
+        let relative = source.strip_prefix(&self.folder).unwrap_or(source).with_extension("");
+        relative.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+    }
+}
+
+/// Compiles the sources that have changed, for `targets`; `plain` leaves images as text with lines of the source.
 pub fn modules(
-    kernels: &Path,
+    list: &Sources,
     out: &Path,
     nvcc: &Nvcc,
     targets: &[(String, String)],
     plain: bool,
-    is_wanted: impl Fn(&str) -> bool,
     allowed: &[(&str, &str, &str)],
 ) -> Result<Compiled, String> {
-    let (mut sources, headers) = list(kernels).map_err(|e| format!("cannot read {}: {e}", kernels.display()))?;
-    sources.retain(|source| name_of(kernels, source).split('/').next().is_some_and(&is_wanted));
+    let Sources { folder: kernels, sources, headers } = list;
     let small = nvcc.compresses.then_some(SMALL);
     let flags: Vec<String> = FLAGS
         .iter()
@@ -59,37 +108,39 @@ pub fn modules(
     // Every header counts for every source: a change of one is rare, and a missed dependency is worse than a compilation.
     let mut common = DefaultHasher::new();
     (&nvcc.version, &flags).hash(&mut common);
-    for header in &headers {
+    for header in headers {
         hash_file(header, &mut common)?;
     }
     let folder = out.join("kernels");
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-    let mut modules = Vec::new();
-    for source in &sources {
+    let mut images = Vec::new();
+    for source in sources {
         let mut hasher = common.clone();
         hash_file(source, &mut hasher)?;
-        let name = name_of(kernels, source);
-        let image = folder.join(format!("{}-{:016x}.fatbin", name.replace('/', "-"), hasher.finish()));
-        modules.push((name, image));
+        let name = list.name_of(source);
+        images.push(folder.join(format!("{}-{:016x}.fatbin", name.replace('/', "-"), hasher.finish())));
     }
-    compile_stale(nvcc, &flags, &sources, &modules)?;
-    let mut remarks = Vec::new();
-    for (name, image) in &modules {
-        let report = report_of(image);
-        let report = fs::read_to_string(&report).map_err(|e| format!("cannot read {}: {e}", report.display()))?;
-        remarks.extend(remarks_of(&report, name, allowed).iter().map(|line| format!("{name}: {line}")));
+    compile_stale(nvcc, &flags, sources, &images)?;
+    let mut compiled = Compiled { modules: Vec::new(), remarks: Vec::new() };
+    for (source, image) in sources.iter().zip(images) {
+        let name = list.name_of(source);
+        let report = String::from_utf8_lossy(&read(&report_of(&image))?).into_owned();
+        let remarks = remarks_of(&report, &name, allowed);
+        compiled.remarks.extend(remarks.iter().map(|line| format!("{name}: {line}")));
+        let kernels = kernels_of(&report, if plain { read(&image)? } else { Vec::new() });
+        compiled.modules.push(Module { name, image: Some(image), kernels });
     }
-    Ok(Compiled { modules, remarks })
+    Ok(compiled)
 }
 
 /// Compiles the sources that have no image yet.
-fn compile_stale(nvcc: &Nvcc, flags: &[String], sources: &[PathBuf], modules: &[Module]) -> Result<(), String> {
-    let stale: Vec<_> = sources.iter().zip(modules).filter(|(_, (_, image))| !image.is_file()).collect();
+fn compile_stale(nvcc: &Nvcc, flags: &[String], sources: &[PathBuf], images: &[PathBuf]) -> Result<(), String> {
+    let stale: Vec<_> = sources.iter().zip(images).filter(|(_, image)| !image.is_file()).collect();
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..jobs().min(stale.len()) {
             scope.spawn(|| {
-                while let Some((source, (_, image))) = stale.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some((source, image)) = stale.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if let Err(message) = compile(nvcc, flags, source, image) {
                         failures.lock().expect("no job panics").push(message);
                     }
@@ -107,38 +158,13 @@ fn jobs() -> usize {
     std::env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(cores).clamp(1, cores)
 }
 
-/// Sources in the operations' folders, and the headers of all folders.
-fn list(kernels: &Path) -> std::io::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
-    let (mut sources, mut headers) = (Vec::new(), Vec::new());
-    for folder in fs::read_dir(kernels)? {
-        let folder = folder?.path();
-        if !folder.is_dir() {
-            continue;
-        }
-        for file in fs::read_dir(folder)? {
-            let path = file?.path();
-            match path.extension().and_then(|extension| extension.to_str()) {
-                Some("cu") => sources.push(path),
-                Some("cuh") => headers.push(path),
-                _ => {}
-            }
-        }
-    }
-    sources.sort();
-    headers.sort();
-    Ok((sources, headers))
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))
 }
 
 fn hash_file(path: &Path, hasher: &mut impl Hasher) -> Result<(), String> {
-    let bytes = fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    (path, bytes).hash(hasher);
+    (path, read(path)?).hash(hasher);
     Ok(())
-}
-
-/// `w4a8/gemm` for `kernels/w4a8/gemm.cu`.
-fn name_of(kernels: &Path, source: &Path) -> String {
-    let relative = source.strip_prefix(kernels).unwrap_or(source).with_extension("");
-    relative.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
 /// Where the compiler's report on an image is.
@@ -189,9 +215,20 @@ fn remarks_of(log: &str, module: &str, allowed: &[(&str, &str, &str)]) -> Vec<St
     lines
 }
 
+/// The kernels that ptxas reports, and those of PTX that an image holds as text.
+fn kernels_of(log: &str, image: Vec<u8>) -> Vec<String> {
+    let reported = log.lines().filter_map(|line| line.split_once("Compiling entry function '")?.1.split('\'').next());
+    let image = String::from_utf8_lossy(&image);
+    let written = image.split(".visible .entry ").skip(1).filter_map(|entry| entry.split('(').next());
+    let mut kernels: Vec<String> = reported.chain(written).map(str::to_owned).collect();
+    kernels.sort();
+    kernels.dedup();
+    kernels
+}
+
 #[cfg(test)]
 mod tests {
-    use super::remarks_of;
+    use super::{kernels_of, remarks_of};
 
     const LOG: &str = "\
 ptxas info    : 0 bytes gmem
@@ -210,6 +247,14 @@ ptxas info    : Used 255 registers, used 1 barriers, 480 bytes cmem[0]";
         assert_eq!(remarks_of(LOG, "w4a8/gemm", &[]), remarks);
         assert_eq!(remarks_of(LOG, "w4a8/gemm", &[("w4a8/gemv", "gemm", ""), ("w4a8/gemm", "gemv", "")]), remarks);
         assert!(remarks_of(LOG, "w4a8/gemm", &[("w4a8/gemm", "gemm", "a reason")]).is_empty());
+    }
+
+    #[test]
+    fn kernels_are_those_of_the_report_and_of_text() {
+        assert_eq!(kernels_of(LOG, Vec::new()), ["gemm", "gemv"]);
+        let image = b"\x50\xed.version 8.4\n.visible .entry scan(\n.param .b64 p\n)\xff.visible .entry gemm()".to_vec();
+        assert_eq!(kernels_of("", image.clone()), ["gemm", "scan"]);
+        assert_eq!(kernels_of(LOG, image), ["gemm", "gemv", "scan"]);
     }
 
     #[test]

@@ -1,12 +1,7 @@
 //! What the build script refuses in a compiler's report; its tests stand beside the code.
 #![allow(dead_code)] // only a part of the script is tested
 
-use std::path::PathBuf;
-
 #[path = "../build/compile.rs"]
 mod compile;
 #[path = "../build/nvcc.rs"]
 mod nvcc;
-
-/// As in build.rs.
-type Module = (String, PathBuf);

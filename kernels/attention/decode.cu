@@ -24,6 +24,7 @@
 // does not depend on the batch, only on split_len.
 // Source: Flash-Decoding; heads of a group in the rows of one tile; FlashAttention-2 (arXiv 2307.08691).
 // Wrapper: src/attention/cuda.
+#include "common/shared.cuh"
 #include "heads.cuh"
 #include "softmax.cuh"
 
@@ -239,29 +240,29 @@ __device__ inline void attend(const AttendParams& p) {
 
 using namespace moray::attention;
 
-// The bytes are those that the wrapper asks for; the rest are launch bounds.
-#define MORAY_DECODE_WITHIN(name, Kv, DIM, BYTES, ...)                                                                       \
-    static_assert(sizeof(Shared<Kv, DIM>) == BYTES);                                                                       \
+// The rest are launch bounds.
+#define MORAY_DECODE_WITHIN(name, Kv, DIM, ...)                                                                              \
+    MORAY_SHARED(attention_decode_##name, sizeof(Shared<Kv, DIM>))                                                          \
     extern "C" __global__ void __launch_bounds__(__VA_ARGS__) attention_decode_##name(const __grid_constant__ AttendParams p) { \
         attend<Kv, DIM>(p);                                                                                                \
     }
-#define MORAY_DECODE(name, Kv, DIM, BYTES) MORAY_DECODE_WITHIN(name, Kv, DIM, BYTES, THREADS)
+#define MORAY_DECODE(name, Kv, DIM) MORAY_DECODE_WITHIN(name, Kv, DIM, THREADS)
 
-MORAY_DECODE(f16_64, F16Kv, 64, 19984)
-MORAY_DECODE(f16_128, F16Kv, 128, 36368)
-MORAY_DECODE(f16_256, F16Kv, 256, 76816)
-MORAY_DECODE(bf16_64, Bf16Kv, 64, 19984)
-MORAY_DECODE(bf16_128, Bf16Kv, 128, 36368)
-MORAY_DECODE(bf16_256, Bf16Kv, 256, 76816)
+MORAY_DECODE(f16_64, F16Kv, 64)
+MORAY_DECODE(f16_128, F16Kv, 128)
+MORAY_DECODE(f16_256, F16Kv, 256)
+MORAY_DECODE(bf16_64, Bf16Kv, 64)
+MORAY_DECODE(bf16_128, Bf16Kv, 128)
+MORAY_DECODE(bf16_256, Bf16Kv, 256)
 // Four blocks to a multiprocessor: for a fifth the compiler spills.
-MORAY_DECODE_WITHIN(int8_64, Int8Kv, 64, 26128, THREADS, 4)
-MORAY_DECODE(int8_128, Int8Kv, 128, 50704)
-MORAY_DECODE(int8_256, Int8Kv, 256, 107536)
-MORAY_DECODE(f32_64, F32Kv, 64, 37552)
-MORAY_DECODE(f32_128, F32Kv, 128, 74416)
+MORAY_DECODE_WITHIN(int8_64, Int8Kv, 64, THREADS, 4)
+MORAY_DECODE(int8_128, Int8Kv, 128)
+MORAY_DECODE(int8_256, Int8Kv, 256)
+MORAY_DECODE(f32_64, F32Kv, 64)
+MORAY_DECODE(f32_128, F32Kv, 128)
 // Its shared memory is more than devices from 12.0 on have, where its accumulators would not fit in registers either.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1200
-MORAY_DECODE(f32_256, F32Kv, 256, 148144)
+MORAY_DECODE(f32_256, F32Kv, 256)
 #else
 extern "C" __global__ void attention_decode_f32_256(const __grid_constant__ AttendParams) {}
 #endif

@@ -7,13 +7,13 @@
 namespace moray::attention {
 
 // Entries of a span's list in use.
-__device__ inline uint32_t count_of(const Heads& heads, uint32_t span) { return min(heads.counts[span], heads.width); }
+__device__ inline uint32_t count_of(const HeadsView& heads, uint32_t span) { return min(heads.counts[span], heads.width); }
 
 // Largest group (query heads per KV head) that a block lists.
 constexpr int MAX_GROUP = 256;
 
 // Says whether any lane's entry of a span's list equals `index`. All lanes of the warp take part.
-__device__ inline bool is_listed(const Heads& heads, uint32_t span, uint32_t index) {
+__device__ inline bool is_listed(const HeadsView& heads, uint32_t span, uint32_t index) {
     const uint32_t* list = heads.list + static_cast<size_t>(span) * heads.width;
     const uint32_t count = count_of(heads, span);
     bool found = false;
@@ -23,12 +23,12 @@ __device__ inline bool is_listed(const Heads& heads, uint32_t span, uint32_t ind
     return __any_sync(FULL_WARP, found);
 }
 
-__device__ inline bool mask_has(const Heads& heads, uint32_t span, uint32_t head) {
+__device__ inline bool mask_has(const HeadsView& heads, uint32_t span, uint32_t head) {
     return heads.list[static_cast<size_t>(span) * heads.width + head / 32] >> (head % 32) & 1;
 }
 
 // Says whether a query head runs. All lanes of the warp take part, with the same arguments.
-__device__ inline bool head_runs(const Heads& heads, uint32_t span, uint32_t head, uint32_t group) {
+__device__ inline bool head_runs(const HeadsView& heads, uint32_t span, uint32_t head, uint32_t group) {
     switch (heads.form) {
         case HEAD_LIST: return is_listed(heads, span, head);
         case GROUP_LIST: return is_listed(heads, span, head / group);
@@ -38,7 +38,7 @@ __device__ inline bool head_runs(const Heads& heads, uint32_t span, uint32_t hea
 }
 
 // Says whether any query head of a KV head's group runs. All lanes of the warp take part, with the same arguments.
-__device__ inline bool group_runs(const Heads& heads, uint32_t span, uint32_t kv_head, uint32_t group) {
+__device__ inline bool group_runs(const HeadsView& heads, uint32_t span, uint32_t kv_head, uint32_t group) {
     const uint32_t lane = threadIdx.x % 32;
     bool found = false;
     switch (heads.form) {
@@ -68,7 +68,7 @@ __device__ inline uint32_t append(uint16_t* list_smem, uint32_t count, bool keep
 }
 
 // Lists the running query heads of a group in increasing order and returns their number. One whole warp calls it.
-__device__ inline uint32_t list_running(const Heads& heads, uint32_t span, uint32_t kv_head, uint32_t group,
+__device__ inline uint32_t list_running(const HeadsView& heads, uint32_t span, uint32_t kv_head, uint32_t group,
                                         uint16_t* list_smem) {
     const uint32_t lane = threadIdx.x % 32, first = kv_head * group;
     uint32_t count = 0;

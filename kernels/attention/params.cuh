@@ -1,8 +1,7 @@
-// What the host passes to the attention kernels. Every struct is mirrored in src/attention/cuda/params.rs, where its size is
-// asserted as here.
+// What the host passes to the kernels of attention. `cargo xtask mirror` writes src/attention/cuda/mirror.rs from it.
 #pragma once
 
-#include "common/memory.cuh"
+#include "common/kinds.cuh"
 
 namespace moray::attention {
 
@@ -18,16 +17,16 @@ struct Span {
 };
 static_assert(sizeof(Span) == 16);
 
-// How `Heads` names the query heads that run.
+// How `HeadsView` names the query heads that run.
 enum HeadForm : uint32_t { ALL_HEADS = 0, HEAD_LIST = 1, GROUP_LIST = 2, HEAD_MASK = 3 };
 
-struct Heads {
+struct HeadsView {
     const uint32_t* list;    // u32 [spans, width]: query heads, KV heads or mask words, by form
     const uint32_t* counts;  // u32 [spans]: entries of a list in use
     uint32_t form;           // HeadForm
     uint32_t width;          // entries per span
 };
-static_assert(sizeof(Heads) == 24);
+static_assert(sizeof(HeadsView) == 24);
 
 // One layer of the KV cache. Row `position` of a KV head begins at
 //     page * page_stride + kv_head * head_stride + (position within the page) * row_stride,
@@ -52,7 +51,7 @@ static_assert(sizeof(KvView) == 88);
 
 struct AttendParams {
     KvView kv;
-    Heads heads;
+    HeadsView heads;
     const Span* spans;       // [spans]
     const float* q;          // f32 [M, n_q_heads, head_dim], turned by RoPE
     void* out;               // out_dtype [M, n_q_heads, head_dim]
@@ -73,7 +72,7 @@ enum KvPolicy : uint32_t { WRITE_ALL = 0, HOLE = 1, ZERO = 2, KEEP = 3 };
 
 struct WriteParams {
     KvView kv;
-    Heads heads;
+    HeadsView heads;
     const Span* spans;      // [spans]
     const void* q;          // dtype [M, n_q_heads, head_dim], rows q_stride apart; null: K and V only
     const void* k;          // dtype [M, n_kv_heads, head_dim], rows k_stride apart

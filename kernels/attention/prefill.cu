@@ -20,6 +20,7 @@
 // A row's result depends on the cache up to its position only: any split of a prompt gives the same bits.
 // Source: FlashAttention-2 (arXiv 2307.08691); heads of a group in the rows of one tile.
 // Wrapper: src/attention/cuda.
+#include "common/shared.cuh"
 #include "heads.cuh"
 #include "softmax.cuh"
 
@@ -196,22 +197,21 @@ __device__ inline void attend(const AttendParams& p) {
 
 using namespace moray::attention;
 
-// The bytes are those that the wrapper asks for.
-#define MORAY_PREFILL(name, Kv, DIM, BYTES)                                                                  \
-    static_assert(sizeof(Shared<Kv, DIM>) == BYTES);                                                      \
+#define MORAY_PREFILL(name, Kv, DIM)                                                                                       \
+    MORAY_SHARED(attention_prefill_##name, sizeof(Shared<Kv, DIM>))                                                        \
     extern "C" __global__ void __launch_bounds__(THREADS) attention_prefill_##name(const __grid_constant__ AttendParams p) { \
         attend<Kv, DIM>(p);                                                                                                \
     }
 
-MORAY_PREFILL(f16_64, F16Kv, 64, 19056)
-MORAY_PREFILL(f16_128, F16Kv, 128, 35440)
-MORAY_PREFILL(f16_256, F16Kv, 256, 66160)
-MORAY_PREFILL(bf16_64, Bf16Kv, 64, 19056)
-MORAY_PREFILL(bf16_128, Bf16Kv, 128, 35440)
-MORAY_PREFILL(bf16_256, Bf16Kv, 256, 66160)
-MORAY_PREFILL(int8_64, Int8Kv, 64, 27664)
-MORAY_PREFILL(int8_128, Int8Kv, 128, 52240)
-MORAY_PREFILL(int8_256, Int8Kv, 256, 82704)
-MORAY_PREFILL(f32_64, F32Kv, 64, 49840)
-MORAY_PREFILL(f32_128, F32Kv, 128, 66224)
-MORAY_PREFILL(f32_256, F32Kv, 256, 98992)
+MORAY_PREFILL(f16_64, F16Kv, 64)
+MORAY_PREFILL(f16_128, F16Kv, 128)
+MORAY_PREFILL(f16_256, F16Kv, 256)
+MORAY_PREFILL(bf16_64, Bf16Kv, 64)
+MORAY_PREFILL(bf16_128, Bf16Kv, 128)
+MORAY_PREFILL(bf16_256, Bf16Kv, 256)
+MORAY_PREFILL(int8_64, Int8Kv, 64)
+MORAY_PREFILL(int8_128, Int8Kv, 128)
+MORAY_PREFILL(int8_256, Int8Kv, 256)
+MORAY_PREFILL(f32_64, F32Kv, 64)
+MORAY_PREFILL(f32_128, F32Kv, 128)
+MORAY_PREFILL(f32_256, F32Kv, 256)

@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-namespace moray {
+#include "common/kinds.cuh"
 
-enum class Activation : uint32_t { silu = 0, relu = 1 };
+namespace moray {
 
 // x / (1 + e⁻ˣ), e⁻ˣ = 2ⁿ · a polynomial of degree 7 in |r| ≤ ln 2 / 2.
 __device__ __forceinline__ float silu(float x) {

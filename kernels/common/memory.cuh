@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "common/kinds.cuh"
+
 namespace moray {
 
 __device__ __forceinline__ float to_float(float v) { return v; }
@@ -37,9 +39,6 @@ __device__ __forceinline__ void load_4(float (&v)[4], const T* p) {
         v[i] = to_float(*reinterpret_cast<const T*>(&bits));
     }
 }
-
-// The element type of a buffer that a kernel takes in any of three, as `ElementKind` in src/element.rs.
-enum class Element : uint32_t { f32 = 0, f16 = 1, bf16 = 2 };
 
 __device__ __forceinline__ float load_element(const void* p, size_t index, Element type) {
     switch (type) {

@@ -9,18 +9,7 @@
 // Wrapper: src/llama/cuda/raw/activate.rs.
 
 #include "common/activation.cuh"
-
-namespace moray {
-
-struct ActivateParams {
-    const float* gate_up;
-    float* hidden;
-    uint32_t features;
-    uint32_t activation;
-};
-static_assert(sizeof(ActivateParams) == 24, "as in src/llama/cuda/raw/activate.rs");
-
-}  // namespace moray
+#include "params.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) llama_activate(const moray::ActivateParams p) {
     using namespace moray;

@@ -19,23 +19,11 @@
 
 #include "common/memory.cuh"
 #include "common/reduce.cuh"
+#include "params.cuh"
 
 namespace moray {
 
 constexpr uint32_t WARPS = 8;
-
-struct DenseParams {
-    const void* w;
-    const float* x;
-    const float* bias;
-    const float* residual;
-    float* y;
-    uint32_t m;
-    uint32_t n;
-    uint32_t k;
-    uint32_t reserved;
-};
-static_assert(sizeof(DenseParams) == 56, "as in src/llama/cuda/raw/dense.rs");
 
 __device__ __forceinline__ float2 load_2(const float* p) { return *reinterpret_cast<const float2*>(p); }
 __device__ __forceinline__ float2 load_2(const __half* p) { return __half22float2(*reinterpret_cast<const __half2*>(p)); }

@@ -11,17 +11,9 @@
 // Wrapper: src/llama/cuda/raw/embed.rs.
 
 #include "common/memory.cuh"
+#include "params.cuh"
 
 namespace moray {
-
-struct EmbedParams {
-    const uint32_t* tokens;
-    const void* table;
-    float* x;
-    uint32_t k;
-    uint32_t reserved;
-};
-static_assert(sizeof(EmbedParams) == 32, "as in src/llama/cuda/raw/embed.rs");
 
 template <typename T>
 __device__ __forceinline__ void embed(const EmbedParams& p) {

@@ -11,22 +11,7 @@
 // Source: RMSNorm (arXiv 1910.07467). Wrapper: src/llama/cuda/raw/rms_norm.rs.
 
 #include "common/norm.cuh"
-
-namespace moray {
-
-struct NormParams {
-    const float* x;
-    const float* weight;
-    const uint32_t* rows;
-    float* y;
-    uint32_t k;
-    float eps;
-    uint32_t x_stride;  // elements
-    uint32_t y_stride;  // elements
-};
-static_assert(sizeof(NormParams) == 48, "as in src/llama/cuda/raw/rms_norm.rs");
-
-}  // namespace moray
+#include "params.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) llama_rms_norm(const moray::NormParams p) {
     using namespace moray;

@@ -9,22 +9,7 @@
 // Grid: (ceil(k / 256), R). Block: 256 threads. Rows of `to` differ. Wrapper: src/llama/cuda/raw/move_rows.rs.
 
 #include "common/memory.cuh"
-
-namespace moray {
-
-struct MoveParams {
-    const void* x;
-    void* y;
-    const uint32_t* from;
-    const uint32_t* to;
-    uint32_t k;
-    Element x_type;
-    Element y_type;
-    uint32_t reserved;
-};
-static_assert(sizeof(MoveParams) == 48, "as in src/llama/cuda/raw/move_rows.rs");
-
-}  // namespace moray
+#include "params.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) llama_move_rows(const __grid_constant__ moray::MoveParams p) {
     using namespace moray;

@@ -15,36 +15,11 @@
 // Source: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014). Wrapper: src/llama/cuda/raw/{argmax,sample}.rs.
 
 #include "common/reduce.cuh"
+#include "params.cuh"
 
 namespace moray {
 
 constexpr uint32_t THREADS = 512, WARPS = THREADS / 32, NO_TOKEN = 0xffffffffu;
-
-struct ArgmaxParams {
-    const float* logits;
-    uint32_t* token;
-    uint32_t vocab;
-    uint32_t reserved;
-};
-static_assert(sizeof(ArgmaxParams) == 24, "as in src/llama/cuda/raw/argmax.rs");
-
-struct Sampler {
-    uint64_t state;
-    uint64_t top_p;      // in units of 2^-64; 0: keeps all
-    float temperature;   // 0: the largest logit
-    float min_p;
-};
-static_assert(sizeof(Sampler) == 24, "as in src/llama/cuda/raw/sample.rs");
-
-struct SampleParams {
-    const float* logits;
-    float* probability;
-    Sampler* samplers;
-    uint32_t* token;
-    uint32_t vocab;
-    uint32_t reserved;
-};
-static_assert(sizeof(SampleParams) == 40, "as in src/llama/cuda/raw/sample.rs");
 
 // Orders (logit, token) pairs in one integer: larger logit first, then the smaller token. Bits of a float order as integers
 // once those of negative numbers are turned around.

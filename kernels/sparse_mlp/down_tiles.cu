@@ -18,6 +18,7 @@
 // block of group_size neurons are added in integers as long as the split stays in the block: where a step has several blocks,
 // each is multiplied with the activations of the others set to 0.
 // Source: neuron-major gathers as in Deja Vu (ICML 2023), without its atomic adds. Wrapper: src/sparse_mlp/cuda.
+#include "common/shared.cuh"
 #include "operand.cuh"
 
 namespace moray::sparse_mlp {
@@ -36,6 +37,7 @@ struct Tile {
     static constexpr uint32_t X = POSITIONS * ROW_BYTES;  // (part, tile, byte512); before it the rows, see place_of
     static constexpr uint32_t BYTES = X + OperandOf<Rows>::PARTS * TILES * OPERAND_TILE_BYTES;
     static constexpr uint32_t NEURONS = STAGES * BYTES, SLOTS = 8;  // (stage % 8, position)
+    static constexpr uint32_t ALL_BYTES = NEURONS + SLOTS * POSITIONS * 4;
 };
 
 // Where 16 bytes of a stage's row lie.
@@ -339,6 +341,7 @@ __device__ __forceinline__ void down(const DownParams& p) {
 using namespace moray::sparse_mlp;
 
 #define MORAY_DOWN(name, Rows, TOKENS)                                          \
+    MORAY_SHARED(sparse_mlp_down_tiles_##name, (Tile<Rows, TOKENS>::ALL_BYTES))  \
     extern "C" __global__ void __launch_bounds__((Tile<Rows, TOKENS>::THREADS)) \
     sparse_mlp_down_tiles_##name(const __grid_constant__ DownParams p) {        \
         down<Rows, TOKENS>(p);                                                  \

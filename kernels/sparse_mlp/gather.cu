@@ -5,7 +5,7 @@
 //
 // | argument    | dtype               | shape             | layout                                                       |
 // |-------------|---------------------|-------------------|--------------------------------------------------------------|
-// | gate, up    | f16, bf16 or 4 bits | [d_ff, d_model]   | row-major, see Matrix; either may be null                    |
+// | gate, up    | f16, bf16 or 4 bits | [d_ff, d_model]   | row-major, see MatrixView; either may be null                |
 // | list, count | u32                 | [d_ff], [1]       | read on the device; null: all neurons                        |
 // | masks       | u32                 | [tokens, words]   | bit per neuron; null: none                                   |
 // | x           | f32                 | [tokens, d_model] | for 16-bit rows                                              |
@@ -106,7 +106,7 @@ __device__ __forceinline__ void multiply_codes(float (&acc)[T], const uint4& wor
 
 // acc[t] += a row's part of this piece of x.
 template <class Rows, int T>
-__device__ __forceinline__ void multiply_chunk(float (&acc)[T], const Matrix& matrix, const GateUpParams& p, uint32_t neuron,
+__device__ __forceinline__ void multiply_chunk(float (&acc)[T], const MatrixView& matrix, const GateUpParams& p, uint32_t neuron,
                                                uint32_t k, const Inputs<Rows, T>& inputs, uint32_t chunk) {
     if (matrix.rows == nullptr) {
         return;

@@ -5,7 +5,7 @@
 //
 // | argument    | dtype               | shape             | layout                                                       |
 // |-------------|---------------------|-------------------|--------------------------------------------------------------|
-// | gate, up    | f16, bf16 or 4 bits | [d_ff, d_model]   | row-major, see Matrix; either may be null                    |
+// | gate, up    | f16, bf16 or 4 bits | [d_ff, d_model]   | row-major, see MatrixView; either may be null                |
 // | list, count | u32                 | [d_ff], [1]       | read on the device; null: all neurons                        |
 // | masks       | u32                 | [tokens, words]   | bit per neuron; null: none                                   |
 // | operand     | f16, bf16 or int8   | [tokens, d_model] | x, see operand.cuh                                           |
@@ -21,6 +21,7 @@
 // is a product of its own. 4-bit rows: integer sums of a group, f32 across groups in their order: the CPU's bits.
 // Source: neuron-major gathers as in Deja Vu (ICML 2023), weights as the A operand as in kernels/w4a8/gemm.cu.
 // Wrapper: src/sparse_mlp/cuda.
+#include "common/shared.cuh"
 #include "operand.cuh"
 #include "product.cuh"
 
@@ -49,6 +50,7 @@ struct Stage {
     // 4 bits, behind the stages: (chunk4, warp, matrix2, row16, half2 ^ row / 4 % 2, dword4), so that eight rows touch all
     // banks once. A chunk lasts for at least two stages, so the four stages under way touch three.
     static constexpr uint32_t SCALES = STAGES * BYTES, CHUNKS = 4;
+    static constexpr uint32_t ALL_BYTES = SCALES + (Rows::FOUR_BIT ? CHUNKS * WARPS<TOKENS> * 2 * ROWS * 32 : 0);
 };
 
 // What a warp works on: 16 positions from position0 on, of which a lane has rows lane / 4 and that + 8.
@@ -70,7 +72,7 @@ struct Sums {
 
 // Starts the copies of the sector of scales that a stage is the first to need, if it is.
 template <int TOKENS>
-__device__ __forceinline__ void load_scales(uint32_t smem, const Matrix& matrix, uint32_t which, const Work& w, uint32_t stage) {
+__device__ __forceinline__ void load_scales(uint32_t smem, const MatrixView& matrix, uint32_t which, const Work& w, uint32_t stage) {
     using S = Stage<FourBitRows, TOKENS>;
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = lane / 2, half = lane % 2;
     const uint32_t groups = matrix.offset == Offset::none ? 2 * SECTOR_DWORDS : SECTOR_DWORDS;  // of a sector
@@ -85,7 +87,7 @@ __device__ __forceinline__ void load_scales(uint32_t smem, const Matrix& matrix,
 
 // Starts the copies of one matrix's part of a stage: 8 rows of 64 bytes at a time.
 template <class Rows, int TOKENS>
-__device__ __forceinline__ void load_rows(uint32_t stage_smem, const Matrix& matrix, uint32_t which, const GateUpParams& p,
+__device__ __forceinline__ void load_rows(uint32_t stage_smem, const MatrixView& matrix, uint32_t which, const GateUpParams& p,
                                           const Work& w, uint32_t stage) {
     using S = Stage<Rows, TOKENS>;
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -111,7 +113,7 @@ template <class Rows, int TOKENS>
 __device__ __forceinline__ void load_stage(uint32_t smem, const GateUpParams& p, const Work& w, uint32_t stage) {
     using S = Stage<Rows, TOKENS>;
     const uint32_t stage_smem = smem + stage % STAGES * S::BYTES;
-    const Matrix* matrices[2] = {&p.gate, &p.up};
+    const MatrixView* matrices[2] = {&p.gate, &p.up};
 #pragma unroll
     for (uint32_t m = 0; m < 2; m++) {
         if (matrices[m]->rows != nullptr) {
@@ -175,7 +177,7 @@ __device__ __forceinline__ void multiply(Sums<TOKENS>& sums, const char* stage, 
 
 // The scale of a group of the lane's row `half`.
 template <int TOKENS>
-__device__ __forceinline__ Scale scale_of(const char* smem, const Matrix& matrix, uint32_t which, const Work& w, uint32_t half,
+__device__ __forceinline__ Scale scale_of(const char* smem, const MatrixView& matrix, uint32_t which, const Work& w, uint32_t half,
                                           uint32_t group) {
     using S = Stage<FourBitRows, TOKENS>;
     if (matrix.group_scale == GroupScale::none) {
@@ -189,7 +191,7 @@ __device__ __forceinline__ Scale scale_of(const char* smem, const Matrix& matrix
 
 // Adds the integers of a finished group, which ends before segment `end`, to the sums and clears them.
 template <int TOKENS>
-__device__ __forceinline__ void add_groups(Sums<TOKENS>& sums, const char* smem, const char* stage, const Matrix& matrix,
+__device__ __forceinline__ void add_groups(Sums<TOKENS>& sums, const char* smem, const char* stage, const MatrixView& matrix,
                                            uint32_t which, const Work& w, uint32_t first, uint32_t end) {
     using S = Stage<FourBitRows, TOKENS>;
     const uint32_t begin = end - matrix.segments_per_group, group = begin / matrix.segments_per_group;
@@ -224,7 +226,7 @@ __device__ __forceinline__ void multiply_codes(Sums<TOKENS>& sums, const char* s
     const uint32_t first = index * (S::K / 32), segments = p.d_model / 32;
     const auto* rows = reinterpret_cast<const uint32_t*>(stage + warp * S::WARP_BYTES);
     const auto* x = reinterpret_cast<const uint2*>(stage + S::X);
-    const Matrix* matrices[2] = {&p.gate, &p.up};
+    const MatrixView* matrices[2] = {&p.gate, &p.up};
 #pragma unroll
     for (uint32_t s = 0; s < S::K / 32; s++) {
         if (first + s >= segments) {
@@ -333,6 +335,7 @@ __device__ __forceinline__ void gate_up(const GateUpParams& p) {
 using namespace moray::sparse_mlp;
 
 #define MORAY_GATE_UP(name, Rows, TOKENS)                                   \
+    MORAY_SHARED(sparse_mlp_gate_up_tiles_##name, (Stage<Rows, TOKENS>::ALL_BYTES)) \
     extern "C" __global__ void __launch_bounds__(32 * WARPS<TOKENS>)        \
     sparse_mlp_gate_up_tiles_##name(const __grid_constant__ GateUpParams p) { \
         gate_up<Rows, TOKENS>(p);                                           \

@@ -1,15 +1,14 @@
-// What the host passes to the sparse MLP kernels; mirrored in src/sparse_mlp/cuda/params.rs, where sizes are asserted as here.
+// What the host passes to the kernels of sparse_mlp. `cargo xtask mirror` writes src/sparse_mlp/cuda/mirror.rs from it.
 #pragma once
 
-#include "common/activation.cuh"
-#include "common/memory.cuh"
+#include "common/kinds.cuh"
 #include "w4a8/format.cuh"
 
 namespace moray::sparse_mlp {
 
 // gate or up, [d_ff, d_model] row-major: f16 or bf16, or codes of 4 bits (16 bytes for each 32: byte i holds value i low and
 // value i + 16 high) with the scales of a row apart.
-struct Matrix {
+struct MatrixView {
     const void* rows;        // null: not computed
     const uint32_t* scales;  // 4 bits: [d_ff, scale_stride]: an f32; f16 scales; or (f16 scale, f16 offset or u16 zero point)
     const float* bias;       // f32 [d_ff] or null
@@ -18,7 +17,7 @@ struct Matrix {
     uint32_t scale_stride;   // dwords
     Offset offset;           // of a group
 };
-static_assert(sizeof(Matrix) == 40);
+static_assert(sizeof(MatrixView) == 40);
 
 // Which neurons: positions 0 .. count of a list, all of them without one; per token those in its mask.
 struct Neurons {
@@ -63,7 +62,8 @@ struct OperandParams {
 static_assert(sizeof(OperandParams) == 56);
 
 struct GateUpParams {
-    Matrix gate, up;
+    MatrixView gate;
+    MatrixView up;
     Neurons neurons;
     const float* x;  // f32 [tokens, d_model], for 16-bit rows
     Codes x_int8;    // for 4-bit rows
@@ -78,7 +78,7 @@ struct GateUpParams {
 static_assert(sizeof(GateUpParams) == 208);
 
 struct DownParams {
-    const void* rows;        // [d_ff, d_model]: f16, bf16, or codes as in Matrix with features instead of inputs
+    const void* rows;        // [d_ff, d_model]: f16, bf16, or codes as in MatrixView with features instead of inputs
     const void* scales;      // 4 bits: f32 [d_model], or u16 [blocks of group_size neurons, 1 or 2, d_model]: f16 scales, then
                              // f16 offsets or u16 zero points
     Neurons neurons;         // masks unused: hidden is 0 there
@@ -160,20 +160,5 @@ struct StatisticParams {
     uint32_t reserved;
 };
 static_assert(sizeof(StatisticParams) == 40);
-
-// Positions in use.
-__device__ __forceinline__ uint32_t count_of(const Neurons& neurons) {
-    return neurons.count == nullptr ? neurons.limit : min(*neurons.count, neurons.limit);
-}
-
-// The neuron of a position; a bad list cannot lead outside the weights.
-__device__ __forceinline__ uint32_t neuron_of(const Neurons& neurons, uint32_t position) {
-    return neurons.list == nullptr ? position : min(neurons.list[position], neurons.limit - 1);
-}
-
-__device__ __forceinline__ bool keeps(const Neurons& neurons, uint32_t token, uint32_t neuron) {
-    return neurons.masks == nullptr ||
-           (neurons.masks[static_cast<size_t>(token) * neurons.mask_words + neuron / 32] >> (neuron % 32) & 1);
-}
 
 }  // namespace moray::sparse_mlp

@@ -1,7 +1,8 @@
 // What becomes of the sums of a gate and an up row.
 #pragma once
 
-#include "params.cuh"
+#include "common/activation.cuh"
+#include "neurons.cuh"
 
 namespace moray::sparse_mlp {
 

@@ -1,9 +1,10 @@
 // The forms of weight rows: how a lane's 16 bytes multiply activations.
 #pragma once
 
+#include "common/memory.cuh"
 #include "common/ptx.cuh"
 #include "common/reduce.cuh"
-#include "params.cuh"
+#include "neurons.cuh"
 
 namespace moray::sparse_mlp {
 
@@ -52,7 +53,7 @@ __device__ __forceinline__ Scale unpack_scale(GroupScale group_scale, Offset off
     return {scale, 0.0f, static_cast<int>(pair >> 16)};
 }
 
-__device__ __forceinline__ Scale load_scale(const Matrix& matrix, uint32_t neuron, uint32_t group) {
+__device__ __forceinline__ Scale load_scale(const MatrixView& matrix, uint32_t neuron, uint32_t group) {
     return unpack_scale(matrix.group_scale, matrix.offset, matrix.scales + static_cast<size_t>(neuron) * matrix.scale_stride, group);
 }
 

@@ -20,8 +20,9 @@
 // mask*: Grid (tokens); Block 1024. union: Grid 1; Block 1024. keep: Grid (ceil(n / 256), tokens); Block 256.
 // quantize: Grid (tokens); Block 1024. norms: Grid (ceil(tokens / 32)); Block 32. observe: Grid (ceil(n / 256)); Block 256.
 // Source: radix selection of the k-th key; GRIFFIN; TDA (arXiv 2408.11393). Wrapper: src/sparse_mlp/cuda.
+#include "common/memory.cuh"
 #include "common/reduce.cuh"
-#include "params.cuh"
+#include "neurons.cuh"
 
 namespace moray::sparse_mlp {
 

@@ -22,6 +22,7 @@
 
 #include "common/ptx.cuh"
 #include "common/reduce.cuh"
+#include "common/shared.cuh"
 #include "w4a8/dequant.cuh"
 
 namespace moray {
@@ -288,6 +289,7 @@ __device__ __forceinline__ void gemm(const LinearParams& p) {
 }  // namespace moray
 
 #define MORAY_GEMM(name, Weight, TOKENS)                                                                        \
+    MORAY_SHARED(name, (moray::Stage<moray::Weight, TOKENS>::ALL_BYTES))                                         \
     extern "C" __global__ void __launch_bounds__(moray::THREADS) name(const moray::LinearParams p) {            \
         moray::gemm<moray::Weight, TOKENS>(p);                                                                   \
     }

@@ -4,37 +4,13 @@
 #include <cstdint>
 
 #include "common/memory.cuh"
-#include "w4a8/format.cuh"
+#include "w4a8/params.cuh"
 
 namespace moray {
 
 constexpr uint32_t TILE_N = 16;        // rows of a packed tile
 constexpr uint32_t TILE_BYTES = 512;   // 32 lanes × 16 bytes: (lane32, byte16) -> (n, k), see pack.rs
 constexpr uint32_t PAD_K = 64;         // K is padded to this, in weights and in activations
-
-struct LinearParams {
-    const uint4* codes;       // [N/16][padded K / tile_k][32 lanes]
-    const float* scale;       // f32 [N/16][16]; not for group modes
-    const void* group_scale;  // f16 or u8 [N/16][groups][16]
-    const void* offset;       // f16 or u8 [N/16][groups][16]
-    const int8_t* x;          // [M, padded K]
-    const float* act_scale;   // f32 [M]
-    const int32_t* sums;      // int32 [groups][M], or [M] over all K
-    const float* bias;        // f32 [N], or null
-    const void* residual;     // [M, N], or null
-    void* y;                  // [M, N]
-    uint32_t* partial;        // [splits][blocks][values of a block], as the threads hold them
-    uint32_t* arrived;        // [blocks], zeros between launches
-    uint32_t m;
-    uint32_t n;
-    uint32_t k;
-    uint32_t group_size;
-    Offset offset_kind;
-    Element element;          // of y and residual
-    uint32_t splits;
-    uint32_t reserved;
-};
-static_assert(sizeof(LinearParams) == 128, "as in src/w4a8/cuda/raw.rs");
 
 __device__ __forceinline__ uint32_t tiles_n(uint32_t n) { return (n + TILE_N - 1) / TILE_N; }
 

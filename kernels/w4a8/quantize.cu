@@ -23,24 +23,11 @@
 #include "common/memory.cuh"
 #include "common/norm.cuh"
 #include "common/reduce.cuh"
+#include "w4a8/params.cuh"
 
 namespace moray {
 
 constexpr int THREADS = 256;
-
-struct QuantizeParams {
-    const void* x;
-    const float* weight;
-    int8_t* codes;
-    float* scale;
-    int32_t* sums[3];
-    int32_t* totals;
-    uint32_t m;
-    uint32_t k;
-    float eps;
-    uint32_t activation;
-};
-static_assert(sizeof(QuantizeParams) == 80, "as in src/w4a8/cuda/quantize.rs");
 
 // The values of one token as they are.
 template <typename T>

@@ -18,22 +18,6 @@
 
 namespace moray {
 
-struct RowsParams {
-    const uint32_t* rows;
-    const uint8_t* codes;
-    const float* scale;
-    const void* group_scale;
-    const void* offset;
-    float* y;
-    uint32_t n;
-    uint32_t k;
-    uint32_t bits;
-    GroupScale group_scale_kind;
-    uint32_t group_size;
-    Offset offset_kind;
-};
-static_assert(sizeof(RowsParams) == 72, "as in src/w4a8/cuda/raw.rs");
-
 // Code (n, k) of a packed matrix: `to_tile` of src/w4a8/pack.rs.
 __device__ __forceinline__ int32_t code_at(const RowsParams& p, uint32_t n, uint32_t k) {
     const uint32_t lane = 4 * (n % 8) + k / 4 % 4, tile_k = p.bits == 4 ? 64 : 32, high = n % TILE_N / 8;

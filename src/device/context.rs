@@ -1,7 +1,7 @@
 //! What a CUDA context has once, whoever opened it.
 
-use super::kernels::{KERNELS, MODULES};
-use super::{ModuleKernels, call};
+use super::kernels::MODULES;
+use super::{Module, call};
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute_enum, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction};
@@ -63,18 +63,18 @@ impl Context {
             capability,
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
-            modules: KERNELS.iter().copied().flatten().map(|&(module, _)| (module, OnceLock::new())).collect(),
+            modules: MODULES.iter().copied().flatten().map(|module| (module.name, OnceLock::new())).collect(),
             loading: Mutex::new(context.clone()),
         })
     }
 
-    /// Loads what of `kernels` is not loaded yet.
+    /// Loads what of `modules` is not loaded yet.
     ///
     /// # Errors
     /// [`Error::UnsupportedArchitecture`] if the kernels were not built for the device, [`Error::Driver`] for any other
     /// refusal.
-    pub(super) fn prepare(&self, kernels: &[ModuleKernels]) -> Result<()> {
-        kernels.iter().try_for_each(|(module, _)| self.module(module).map(drop))
+    pub(super) fn prepare(&self, modules: &[&Module]) -> Result<()> {
+        modules.iter().try_for_each(|module| self.module(module.name).map(drop))
     }
 
     /// Finds a kernel, whose module it loads if nothing has asked for it before.
@@ -161,18 +161,16 @@ fn unsupported(capability: (u32, u32)) -> Error {
 }
 
 /// Loads a module and finds its kernels.
-fn load(context: &Arc<CudaContext>, module: &'static str, capability: (u32, u32)) -> Result<Functions> {
-    let Some((_, image)) = MODULES.iter().find(|(name, _)| *name == module) else {
-        return Err(Error::Unsupported { what: "module", expected: "a source in kernels/", got: module.into() });
-    };
-    let loaded = context.load_module(Ptx::from_binary(image.to_vec())).map_err(|error| match error.0 {
+fn load(context: &Arc<CudaContext>, name: &'static str, capability: (u32, u32)) -> Result<Functions> {
+    let module = MODULES.iter().copied().flatten().find(|module| module.name == name);
+    let module = module.ok_or_else(|| unknown(name.into()))?;
+    let loaded = context.load_module(Ptx::from_binary(module.image.to_vec())).map_err(|error| match error.0 {
         CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
             unsupported(capability)
         }
         _ => call("load a module")(error),
     })?;
-    let symbols =
-        KERNELS.iter().copied().flatten().filter(|(name, _)| *name == module).flat_map(|(_, symbols)| *symbols);
+    let symbols = module.symbols.iter();
     symbols
         .map(|&symbol| {
             let function = loaded.load_function(symbol).map_err(call(symbol))?;

@@ -1,35 +1,36 @@
 //! The one place that starts kernels.
 
+use super::Kernel;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaFunction, DriverError};
 use std::ffi::c_void;
 
-/// Starts `grid` × `block` threads of a kernel on a stream.
+/// Starts so many blocks of a kernel on a stream.
 ///
 /// # Safety
-/// `args` are pointers to values of the kernel's parameters, one each, of their sizes and alignments; device pointers
-/// among them are valid for what the kernel reads and writes, until the stream has passed it; `stream` and `function`
-/// belong to the current context.
-pub(crate) unsafe fn launch_raw(
-    kernel: &'static str,
+/// `function` is the kernel's; it and `stream` belong to the current context. Device addresses in `params` are valid for what the
+/// kernel reads and writes, until the stream has passed it.
+pub(crate) unsafe fn launch_raw<P: Copy>(
     function: &CudaFunction,
+    kernel: Kernel<P>,
     grid: [u32; 3],
-    block: [u32; 3],
-    shared_bytes: u32,
     stream: sys::CUstream,
-    args: &mut [*mut c_void],
+    mut params: P,
 ) -> Result<()> {
-    // SAFETY: the caller's; the driver copies the arguments before it returns.
+    let Kernel { symbol, threads, shared_bytes, .. } = kernel;
+    let mut args = [(&raw mut params).cast::<c_void>()];
+    // SAFETY: the kernel's one parameter is a `P`, as the compiler reported, and the driver copies it before it returns; the rest
+    // is the caller's.
     let code = unsafe {
         sys::cuLaunchKernel(
             raw(function),
             grid[0],
             grid[1],
             grid[2],
-            block[0],
-            block[1],
-            block[2],
+            threads,
+            1,
+            1,
             shared_bytes,
             stream,
             args.as_mut_ptr(),
@@ -38,7 +39,7 @@ pub(crate) unsafe fn launch_raw(
     };
     match code {
         CUresult::CUDA_SUCCESS => Ok(()),
-        code => Err(Error::Launch { kernel, message: describe(code) }),
+        code => Err(Error::Launch { kernel: symbol, message: describe(code) }),
     }
 }
 

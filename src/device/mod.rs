@@ -41,7 +41,7 @@ pub use buffer::{Access, Buffer};
 pub(crate) use buffer::{product, strided};
 pub use cudarc;
 pub use element::{DeviceElement, ElementKind};
-pub(crate) use kernels::ModuleKernels;
+pub(crate) use kernels::{Kernel, Module, images, layout};
 pub(crate) use launch::{call, launch_raw};
 #[cfg(feature = "cuda-w4a8")]
 pub(crate) use lent::Memory;
@@ -53,8 +53,8 @@ use crate::error::{Error, Result};
 use context::Context;
 use cudarc::driver::sys::{CUcontext, CUstream};
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream};
-use kernels::{HINT, KERNELS};
-use std::ffi::c_void;
+use kernels::MODULES;
+use kernels::images::HINT;
 use std::sync::Arc;
 
 /// A CUDA device with its kernels: the handle that every device operation takes. Clones share everything.
@@ -210,8 +210,8 @@ impl Device {
     ///
     /// # Errors
     /// As [`Device::function`].
-    pub(crate) fn prepare(&self, kernels: &[ModuleKernels]) -> Result<()> {
-        self.shared.prepare(kernels)
+    pub(crate) fn prepare(&self, modules: &[&Module]) -> Result<()> {
+        self.shared.prepare(modules)
     }
 
     /// Loads every kernel of this build: for an engine whose first raw calls are in a capture, which cannot load any.
@@ -219,36 +219,34 @@ impl Device {
     /// # Errors
     /// As [`Device::function`].
     pub fn load_kernels(&self) -> Result<()> {
-        KERNELS.iter().try_for_each(|kernels| self.prepare(kernels))
+        MODULES.iter().try_for_each(|modules| self.prepare(modules))
     }
 
     /// Module and symbol of every kernel, sorted.
     pub fn kernels(&self) -> Vec<(&'static str, &'static str)> {
-        let modules = KERNELS.iter().copied().flatten();
+        let modules = MODULES.iter().copied().flatten();
         let mut kernels: Vec<_> =
-            modules.flat_map(|&(module, symbols)| symbols.iter().map(move |s| (module, *s))).collect();
+            modules.flat_map(|module| module.symbols.iter().map(|symbol| (module.name, *symbol))).collect();
         kernels.sort_unstable();
         kernels
     }
 
-    /// Starts a kernel on any stream of the context: for raw entries.
+    /// Starts so many blocks of a kernel on any stream of the context.
     ///
     /// # Safety
-    /// As [`launch_raw`], for the parameters of the kernel that `module` and `symbol` name; `stream` is a stream of this device's context.
-    pub(crate) unsafe fn launch_on(
+    /// `stream` is a stream of this device's context. Device addresses in `params` are valid for what the kernel reads and writes,
+    /// until the stream has passed it.
+    pub(crate) unsafe fn launch<P: Copy>(
         &self,
         stream: CUstream,
-        module: &'static str,
-        symbol: &'static str,
+        kernel: Kernel<P>,
         grid: [u32; 3],
-        block: [u32; 3],
-        shared_bytes: u32,
-        args: &mut [*mut c_void],
+        params: P,
     ) -> Result<()> {
-        let function = self.function(module, symbol)?;
+        let function = self.function(kernel.module, kernel.symbol)?;
         self.stream.context().bind_to_thread().map_err(call("bind the context"))?;
         // SAFETY: the caller's; the context is current.
-        unsafe { launch_raw(symbol, function, grid, block, shared_bytes, stream, args) }
+        unsafe { launch_raw(function, kernel, grid, stream, params) }
     }
 }
 

@@ -1,9 +1,8 @@
 //! Operations by addresses: what every raw call offers.
 
-use super::{Buffer, Device};
+use super::{Buffer, Device, Kernel};
 use crate::error::Result;
 use cudarc::driver::sys::CUstream;
-use std::ffi::c_void;
 
 /// An operation over device memory that its caller owns: plain sizes, formats and [`super::Address`]es.
 ///
@@ -97,20 +96,12 @@ impl<'a> Queue<'a> {
         Queue { device, stream: Some(device.stream().cu_stream()) }
     }
 
-    /// Starts a kernel whose one parameter is `params`.
-    pub(crate) fn launch<P: Copy>(
-        &self,
-        module: &'static str,
-        symbol: &'static str,
-        grid: [u32; 3],
-        threads: u32,
-        shared_bytes: u32,
-        mut params: P,
-    ) -> Result<()> {
-        let Some(stream) = self.stream else { return self.device.function(module, symbol).map(drop) };
-        let args = &mut [(&raw mut params).cast::<c_void>()];
-        // SAFETY: the kernel's one parameter is a `P`, which the operation's table of kernels says; what its addresses promise
-        // was promised where this queue was made.
-        unsafe { self.device.launch_on(stream, module, symbol, grid, [threads, 1, 1], shared_bytes, args) }
+    /// Starts so many blocks of a kernel.
+    pub(crate) fn launch<P: Copy>(&self, kernel: Kernel<P>, grid: [u32; 3], params: P) -> Result<()> {
+        let Some(stream) = self.stream else {
+            return self.device.function(kernel.module, kernel.symbol).map(drop);
+        };
+        // SAFETY: promised where this queue was made.
+        unsafe { self.device.launch(stream, kernel, grid, params) }
     }
 }

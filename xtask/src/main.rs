@@ -5,6 +5,7 @@ mod demo;
 mod dependencies;
 mod fetch;
 mod gpu_bundle;
+mod mirror;
 mod oldest;
 mod packages;
 mod quality;
@@ -41,6 +42,7 @@ const TASKS: &[Task] = &[
     Task { name: "oldest", help: "compile the kernels with the oldest toolkit that is promised", run: oldest::run },
     Task { name: "fetch", help: "obtain the model and the text that examples and tests use", run: fetch::run },
     Task { name: "resources", help: "write docs/kernels.md; --check compares", run: resources::run },
+    Task { name: "mirror", help: "write what Rust has to know of the kernels; --check compares", run: mirror::run },
     Task { name: "gpu-bundle", help: "pack tests and benches for a machine with a GPU", run: gpu_bundle::run },
     Task { name: "dependencies", help: "check the licences and sources of all dependencies", run: dependencies::run },
     Task {

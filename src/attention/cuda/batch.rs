@@ -28,7 +28,7 @@ impl Spans {
         if !(1..=0xffff).contains(&max_spans) {
             return Err(Error::Shape { what: "max_spans", expected: "1 to 65535", got: max_spans });
         }
-        device.prepare(super::KERNELS)?;
+        device.prepare(super::MODULES)?;
         Ok(Spans { records: device.zeros(4 * max_spans)?, host: Vec::with_capacity(max_spans), max_spans })
     }
 

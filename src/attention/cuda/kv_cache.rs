@@ -138,7 +138,7 @@ impl KvCache {
     /// [`Error::OutOfMemory`] if it does not fit.
     pub fn new(device: &Device, shape: KvShape, format: KvFormat, layout: KvLayout, holes: bool) -> Result<KvCache> {
         check_shape(&shape, format)?;
-        device.prepare(super::KERNELS)?;
+        device.prepare(super::MODULES)?;
         let (n_pages, page_size) = match layout {
             KvLayout::Contiguous => (shape.n_slots, shape.capacity),
             KvLayout::Paged { page_size, n_pages } => {

@@ -48,7 +48,7 @@
 mod attend;
 mod batch;
 mod kv_cache;
-mod params;
+mod mirror;
 pub mod raw;
 mod rewrite;
 mod split;
@@ -58,9 +58,9 @@ mod write;
 pub use attend::{Workspace, attend};
 pub use batch::{Call, Heads, OwnedHeads, Spans};
 pub use kv_cache::{KvCache, KvFormat, KvLayout};
+pub(crate) use mirror::MODULES;
 pub use rewrite::{KvRows, KvToken, write_rows};
 pub use split::Split;
-pub(crate) use variant::KERNELS;
 pub use write::{Projections, Rope, write_kv};
 
 /// Largest `head_dim` of the kernels.

@@ -1,88 +1,41 @@
 //! Which kernel a call runs: a pure function of shape, format and sizes.
 
 use super::kv_cache::KvFormat;
+use super::mirror::{self, AttendParams};
 use super::split::Split;
 use crate::attention::AttentionShape;
-use crate::device::{Device, ModuleKernels};
+use crate::device::{Device, Kernel};
 use crate::error::{Error, Result};
-
-/// Modules of kernels.
-pub(super) const DECODE: &str = "attention/decode";
-const PREFILL: &str = "attention/prefill";
-pub(super) const WRITE: &str = "attention/write";
-
-/// Every kernel of the operation.
-pub(crate) const KERNELS: &[ModuleKernels] = &[
-    (
-        DECODE,
-        &[
-            "attention_decode_f16_64",
-            "attention_decode_f16_128",
-            "attention_decode_f16_256",
-            "attention_decode_bf16_64",
-            "attention_decode_bf16_128",
-            "attention_decode_bf16_256",
-            "attention_decode_int8_64",
-            "attention_decode_int8_128",
-            "attention_decode_int8_256",
-            "attention_decode_f32_64",
-            "attention_decode_f32_128",
-            "attention_decode_f32_256",
-            "attention_merge",
-        ],
-    ),
-    (
-        PREFILL,
-        &[
-            "attention_prefill_f16_64",
-            "attention_prefill_f16_128",
-            "attention_prefill_f16_256",
-            "attention_prefill_bf16_64",
-            "attention_prefill_bf16_128",
-            "attention_prefill_bf16_256",
-            "attention_prefill_int8_64",
-            "attention_prefill_int8_128",
-            "attention_prefill_int8_256",
-            "attention_prefill_f32_64",
-            "attention_prefill_f32_128",
-            "attention_prefill_f32_256",
-        ],
-    ),
-    (
-        WRITE,
-        &[
-            "attention_write_f32",
-            "attention_write_f16",
-            "attention_write_bf16",
-            "attention_write_int8",
-            "attention_advance",
-        ],
-    ),
-];
 
 /// Rows ((token, head) pairs) of a tile of the decode and of the prefill kernel.
 const DECODE_ROWS: usize = 16;
 const PREFILL_ROWS: usize = 64;
 
-/// Shared memory by format and head size: f16, bf16, int8, f32; 64, 128, 256. Asserted where the kernels are.
-const DECODE_BYTES: [[u32; 3]; 4] =
-    [[19984, 36368, 76816], [19984, 36368, 76816], [26128, 50704, 107_536], [37552, 74416, 148_144]];
-const PREFILL_BYTES: [[u32; 3]; 4] =
-    [[19056, 35440, 66160], [19056, 35440, 66160], [27664, 52240, 82704], [49840, 66224, 98992]];
+/// Kernels by format and head size: f16, bf16, int8, f32; 64, 128, 256.
+const DECODE: [[Kernel<AttendParams>; 3]; 4] = [
+    [mirror::DECODE_F16_64, mirror::DECODE_F16_128, mirror::DECODE_F16_256],
+    [mirror::DECODE_BF16_64, mirror::DECODE_BF16_128, mirror::DECODE_BF16_256],
+    [mirror::DECODE_INT8_64, mirror::DECODE_INT8_128, mirror::DECODE_INT8_256],
+    [mirror::DECODE_F32_64, mirror::DECODE_F32_128, mirror::DECODE_F32_256],
+];
+const PREFILL: [[Kernel<AttendParams>; 3]; 4] = [
+    [mirror::PREFILL_F16_64, mirror::PREFILL_F16_128, mirror::PREFILL_F16_256],
+    [mirror::PREFILL_BF16_64, mirror::PREFILL_BF16_128, mirror::PREFILL_BF16_256],
+    [mirror::PREFILL_INT8_64, mirror::PREFILL_INT8_128, mirror::PREFILL_INT8_256],
+    [mirror::PREFILL_F32_64, mirror::PREFILL_F32_128, mirror::PREFILL_F32_256],
+];
 
 /// Row tiles up to which a span is still decoded: each reads K and V again, from the second-level cache.
 const MAX_DECODE_TILES: usize = 4;
 
 /// An attention kernel and the shape of its launch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Variant {
-    pub module: &'static str,
-    pub symbol: &'static str,
+    pub kernel: Kernel<AttendParams>,
     /// Splits of the context, and their length; one where the kernel does not split.
     pub split: Split,
     /// Blocks.
     pub grid: [u32; 3],
-    pub shared_bytes: u32,
 }
 
 /// Chooses the kernel for spans of up to `longest` tokens.
@@ -108,21 +61,17 @@ pub(super) fn select(
     };
     if rows.div_ceil(DECODE_ROWS) <= MAX_DECODE_TILES {
         let grid = [split.n_splits as u32, n_kv_heads * rows.div_ceil(DECODE_ROWS) as u32, n_spans];
-        let (module, symbols) = KERNELS[0];
-        let shared_bytes = DECODE_BYTES[kind][size];
-        return Variant { module, symbol: symbols[3 * kind + size], split, grid, shared_bytes };
+        return Variant { kernel: DECODE[kind][size], split, grid };
     }
     let grid = [rows.div_ceil(PREFILL_ROWS) as u32, n_kv_heads, n_spans];
-    let (module, symbols) = KERNELS[1];
-    let shared_bytes = PREFILL_BYTES[kind][size];
     let split = Split { n_splits: 1, len: split.len };
-    Variant { module, symbol: symbols[3 * kind + size], split, grid, shared_bytes }
+    Variant { kernel: PREFILL[kind][size], split, grid }
 }
 
 impl Variant {
     /// Checks that the device can start it.
     pub(super) fn check(&self, device: &Device) -> Result<()> {
-        if self.shared_bytes as usize > device.shared_bytes() {
+        if self.kernel.shared_bytes as usize > device.shared_bytes() {
             return Err(Error::Unsupported {
                 what: "attention over f32 or int8 caches with head_dim above 128",
                 expected: "a device with 145 KiB (f32) or 105 KiB (int8) of shared memory per block",
@@ -147,15 +96,15 @@ mod tests {
         let split = Split::choose(8, 1, 4096, 132);
         assert_eq!(split, Split { n_splits: 16, len: 256 });
         let decode = select(&shape, KvFormat::Bf16, 3, 1, split);
-        assert_eq!((decode.symbol, decode.grid), ("attention_decode_bf16_128", [16, 8, 3]));
+        assert_eq!((decode.kernel.symbol, decode.grid), ("attention_decode_bf16_128", [16, 8, 3]));
         let speculative = select(&shape, KvFormat::F16, 1, 16, split);
-        assert_eq!((speculative.symbol, speculative.grid), ("attention_decode_f16_128", [16, 32, 1]));
+        assert_eq!((speculative.kernel.symbol, speculative.grid), ("attention_decode_f16_128", [16, 32, 1]));
         let prefill = select(&shape, KvFormat::Int8, 2, 17, split);
-        assert_eq!((prefill.symbol, prefill.grid), ("attention_prefill_int8_128", [2, 8, 2]));
+        assert_eq!((prefill.kernel.symbol, prefill.grid), ("attention_prefill_int8_128", [2, 8, 2]));
         assert_eq!(prefill.split.n_splits, 1);
         let wide = select(&shape, KvFormat::F32, 1, 1, split);
-        assert_eq!((wide.symbol, wide.shared_bytes), ("attention_decode_f32_128", 74416));
-        assert_eq!(select(&shape, KvFormat::F32, 2, 17, split).symbol, "attention_prefill_f32_128");
+        assert_eq!((wide.kernel.symbol, wide.kernel.shared_bytes), ("attention_decode_f32_128", 74416));
+        assert_eq!(select(&shape, KvFormat::F32, 2, 17, split).kernel.symbol, "attention_prefill_f32_128");
     }
 
     #[test]
@@ -163,7 +112,7 @@ mod tests {
         for (head_dim, suffix) in [(8, "64"), (64, "64"), (72, "128"), (128, "128"), (136, "256"), (256, "256")] {
             let shape = AttentionShape::new(1, 1, head_dim).unwrap();
             let variant = select(&shape, KvFormat::F16, 1, 1, Split { n_splits: 1, len: 256 });
-            assert_eq!(variant.symbol, format!("attention_decode_f16_{suffix}"));
+            assert_eq!(variant.kernel.symbol, format!("attention_decode_f16_{suffix}"));
         }
     }
 }

@@ -5,7 +5,7 @@ mod rows;
 mod sampling;
 
 use super::raw;
-use crate::device::{Arguments, Device, ElementKind, ModuleKernels};
+use crate::device::{Arguments, Device, ElementKind};
 use crate::error::{Result, check_len};
 use crate::sparse_mlp::Activation;
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
@@ -14,26 +14,6 @@ pub(super) use embedding::embed_dense;
 pub(super) use rows::{Rows, narrow_rows, widen_rows};
 pub(super) use sampling::sample;
 pub use sampling::{NO_TOKEN, argmax};
-
-/// Every kernel of the operation.
-pub(crate) const KERNELS: &[ModuleKernels] = &[
-    ("llama/norm", &["llama_rms_norm"]),
-    (
-        "llama/dense",
-        &[
-            "llama_dense_f32_1",
-            "llama_dense_f32_8",
-            "llama_dense_f16_1",
-            "llama_dense_f16_8",
-            "llama_dense_bf16_1",
-            "llama_dense_bf16_8",
-        ],
-    ),
-    ("llama/embedding", &["llama_embed_f32", "llama_embed_f16", "llama_embed_bf16"]),
-    ("llama/activation", &["llama_activate"]),
-    ("llama/sampling", &["llama_argmax", "llama_sample"]),
-    ("llama/rows", &["llama_move_rows"]),
-];
 
 /// y\[i\] = RMSNorm of x\[rows\[i\]\], or of x\[i\] without rows, as [`crate::llama::rms_norm`]. `x` holds every row that is named.
 ///

@@ -21,6 +21,7 @@ mod decoder;
 mod inputs;
 mod kernels;
 mod linear;
+mod mirror;
 mod neurons;
 pub mod raw;
 mod sampling;
@@ -28,9 +29,9 @@ mod selection;
 mod work;
 
 pub use decoder::Decoder;
-pub(crate) use kernels::KERNELS;
 pub use kernels::{DenseWeight, NO_TOKEN, argmax};
 pub use linear::{Linear, Weight};
+pub(crate) use mirror::MODULES;
 pub use sampling::Samplers;
 pub use work::Work;
 
@@ -45,7 +46,7 @@ use crate::sparse_mlp;
 /// # Errors
 /// [`crate::Error::OutOfMemory`] if it does not fit, [`crate::Error::Unsupported`] for weights that have no kernels.
 pub fn upload(device: &Device, model: &Model<Cpu>) -> Result<Model<Device>> {
-    device.prepare(KERNELS)?;
+    device.prepare(MODULES)?;
     let layer = |layer: &Layer<Cpu>| {
         Ok(Layer {
             attn_norm: device.upload(&layer.attn_norm)?,

@@ -41,8 +41,8 @@
 //! ```
 
 mod forward;
+mod mirror;
 mod packed;
-mod params;
 pub mod raw;
 mod row_format;
 mod selection;
@@ -52,6 +52,7 @@ mod weights;
 mod workspace;
 
 pub use forward::forward;
+pub(crate) use mirror::MODULES;
 pub use packed::{PackedRows, PackedWeights};
 pub use row_format::RowFormat;
 pub use selection::{Keep, NeuronList, Score, Selection, mask_words, select_mask, upload_masks};
@@ -59,70 +60,7 @@ pub use statistic::PromptStatistic;
 pub use weights::Weights;
 pub use workspace::{MAX_TOKENS, Workspace};
 
-use crate::device::ModuleKernels;
 use crate::error::{Error, Result};
-
-/// Every kernel of the operation.
-pub(crate) const KERNELS: &[ModuleKernels] = &[
-    (
-        "sparse_mlp/gather",
-        &[
-            "sparse_mlp_gate_up_f16_1",
-            "sparse_mlp_gate_up_f16_8",
-            "sparse_mlp_gate_up_bf16_1",
-            "sparse_mlp_gate_up_bf16_8",
-            "sparse_mlp_gate_up_int4_1",
-            "sparse_mlp_gate_up_int4_8",
-        ],
-    ),
-    (
-        "sparse_mlp/down",
-        &[
-            "sparse_mlp_down_f16_1",
-            "sparse_mlp_down_f16_8",
-            "sparse_mlp_down_bf16_1",
-            "sparse_mlp_down_bf16_8",
-            "sparse_mlp_down_int4_1",
-            "sparse_mlp_down_int4_8",
-            "sparse_mlp_combine",
-        ],
-    ),
-    (
-        "sparse_mlp/gather_tiles",
-        &[
-            "sparse_mlp_gate_up_tiles_f16_16",
-            "sparse_mlp_gate_up_tiles_f16_64",
-            "sparse_mlp_gate_up_tiles_bf16_16",
-            "sparse_mlp_gate_up_tiles_bf16_64",
-            "sparse_mlp_gate_up_tiles_int4_16",
-            "sparse_mlp_gate_up_tiles_int4_64",
-        ],
-    ),
-    (
-        "sparse_mlp/down_tiles",
-        &[
-            "sparse_mlp_down_tiles_f16_16",
-            "sparse_mlp_down_tiles_f16_64",
-            "sparse_mlp_down_tiles_bf16_16",
-            "sparse_mlp_down_tiles_bf16_64",
-            "sparse_mlp_down_tiles_int4_16",
-            "sparse_mlp_down_tiles_int4_64",
-        ],
-    ),
-    ("sparse_mlp/operand", &["sparse_mlp_operand_f16", "sparse_mlp_operand_bf16", "sparse_mlp_operand_int8"]),
-    (
-        "sparse_mlp/select",
-        &[
-            "sparse_mlp_mask",
-            "sparse_mlp_mask_statistic",
-            "sparse_mlp_union",
-            "sparse_mlp_keep",
-            "sparse_mlp_quantize",
-            "sparse_mlp_norms",
-            "sparse_mlp_observe",
-        ],
-    ),
-];
 
 /// Checks that a buffer has at least `expected` elements; one that is longer serves smaller calls too.
 fn check_room(what: &'static str, expected: usize, got: usize) -> Result<()> {

@@ -37,7 +37,7 @@ impl NeuronList {
         if !(1..=1 << 24).contains(&limit) {
             return Err(Error::Shape { what: "neurons", expected: "1 to 2^24", got: limit });
         }
-        device.prepare(super::KERNELS)?;
+        device.prepare(super::MODULES)?;
         Ok(NeuronList { list: device.zeros(limit)?, count: device.zeros(1)?, limit })
     }
 

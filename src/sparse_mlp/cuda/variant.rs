@@ -1,28 +1,22 @@
 //! Which kernel computes how many tokens: a function of the row format, the tokens and the shape alone.
 
+use super::mirror::{self, DownParams, GateUpParams, OperandParams};
 use super::row_format::RowFormat;
+use crate::device::Kernel;
 
 /// Tokens that the kernels without matrix units take together; more go to the kernels of tiles.
 pub(super) const FEW_TOKENS: usize = 8;
 
-/// Threads of a block of the kernels for few tokens, and the neurons and columns that it computes.
-const THREADS: u32 = 256;
+/// Neurons and columns that a block of the kernels for few tokens computes.
 const FEW_NEURONS: usize = 16;
 const FEW_COLUMNS: usize = 256;
 
-/// Stages of the kernels of tiles that are under way at a time.
-const STAGES: usize = 4;
-
 /// A kernel and how it is started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Variant {
-    pub module: &'static str,
-    pub symbol: &'static str,
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Variant<P> {
+    pub kernel: Kernel<P>,
     /// Blocks along neurons (or columns), and along tokens.
     pub grid: [u32; 2],
-    pub threads: u32,
-    /// Dynamic shared memory of a block.
-    pub shared_bytes: u32,
 }
 
 /// Whether a call of so many tokens takes the kernels of tiles.
@@ -54,85 +48,51 @@ pub(super) fn operand_of(format: RowFormat) -> (usize, usize) {
 }
 
 /// The kernel that brings activations into the form of [`operand_of`].
-pub(super) fn operand_symbol(format: RowFormat) -> &'static str {
-    ["sparse_mlp_operand_f16", "sparse_mlp_operand_bf16", "sparse_mlp_operand_int8"][index_of(format)]
+pub(super) fn operand(format: RowFormat) -> Kernel<OperandParams> {
+    [mirror::OPERAND_F16, mirror::OPERAND_BF16, mirror::OPERAND_INT8][index_of(format)]
 }
 
 /// The kernel of gate and up.
-pub(super) fn gate_up(format: RowFormat, tokens: usize, d_ff: usize) -> Variant {
-    const FEW: [[&str; 2]; 3] = [
-        ["sparse_mlp_gate_up_f16_1", "sparse_mlp_gate_up_f16_8"],
-        ["sparse_mlp_gate_up_bf16_1", "sparse_mlp_gate_up_bf16_8"],
-        ["sparse_mlp_gate_up_int4_1", "sparse_mlp_gate_up_int4_8"],
+pub(super) fn gate_up(format: RowFormat, tokens: usize, d_ff: usize) -> Variant<GateUpParams> {
+    const FEW: [[Kernel<GateUpParams>; 2]; 3] = [
+        [mirror::GATE_UP_F16_1, mirror::GATE_UP_F16_8],
+        [mirror::GATE_UP_BF16_1, mirror::GATE_UP_BF16_8],
+        [mirror::GATE_UP_INT4_1, mirror::GATE_UP_INT4_8],
     ];
-    const TILES: [[&str; 2]; 3] = [
-        ["sparse_mlp_gate_up_tiles_f16_16", "sparse_mlp_gate_up_tiles_f16_64"],
-        ["sparse_mlp_gate_up_tiles_bf16_16", "sparse_mlp_gate_up_tiles_bf16_64"],
-        ["sparse_mlp_gate_up_tiles_int4_16", "sparse_mlp_gate_up_tiles_int4_64"],
+    const TILES: [[Kernel<GateUpParams>; 2]; 3] = [
+        [mirror::GATE_UP_TILES_F16_16, mirror::GATE_UP_TILES_F16_64],
+        [mirror::GATE_UP_TILES_BF16_16, mirror::GATE_UP_TILES_BF16_64],
+        [mirror::GATE_UP_TILES_INT4_16, mirror::GATE_UP_TILES_INT4_64],
     ];
     let (row, tile) = (index_of(format), token_tile(tokens));
     let grid = |neurons: usize| [d_ff.div_ceil(neurons) as u32, tokens.div_ceil(tile) as u32];
     if !is_tiled(tokens) {
-        let symbol = FEW[row][usize::from(tile > 1)];
-        return Variant {
-            module: "sparse_mlp/gather",
-            symbol,
-            grid: grid(FEW_NEURONS),
-            threads: THREADS,
-            shared_bytes: 0,
-        };
+        return Variant { kernel: FEW[row][usize::from(tile > 1)], grid: grid(FEW_NEURONS) };
     }
-    let warps = if tile == 16 { 2 } else { 4 };
-    Variant {
-        module: "sparse_mlp/gather_tiles",
-        symbol: TILES[row][usize::from(tile == 64)],
-        grid: grid(16 * warps),
-        threads: 32 * warps as u32,
-        shared_bytes: gate_up_shared_bytes(format, tile, warps) as u32,
-    }
-}
-
-/// `Stage` in kernels/sparse_mlp/gather_tiles.cu.
-fn gate_up_shared_bytes(format: RowFormat, tile: usize, warps: usize) -> usize {
-    let four_bit = format == RowFormat::FourBit;
-    let (parts, _) = operand_of(format);
-    let spans = if four_bit || tile == 16 { 2 } else { 1 };
-    let row_bytes = if four_bit { 64 } else { 64 * spans };
-    let sums = if four_bit { 5 * 4 * tile } else { 0 };
-    let scales = if four_bit { 4 * warps * 2 * 16 * 32 } else { 0 };
-    STAGES * (warps * 2 * 16 * row_bytes + parts * tile / 8 * spans * 512 + sums) + scales
+    let kernel = TILES[row][usize::from(tile == 64)];
+    // 16 for each warp
+    Variant { kernel, grid: grid(kernel.threads as usize / 2) }
 }
 
 /// The kernel of down, to be started for each part of the list.
-pub(super) fn down(format: RowFormat, tokens: usize, d_model: usize) -> Variant {
-    const FEW: [[&str; 2]; 3] = [
-        ["sparse_mlp_down_f16_1", "sparse_mlp_down_f16_8"],
-        ["sparse_mlp_down_bf16_1", "sparse_mlp_down_bf16_8"],
-        ["sparse_mlp_down_int4_1", "sparse_mlp_down_int4_8"],
+pub(super) fn down(format: RowFormat, tokens: usize, d_model: usize) -> Variant<DownParams> {
+    const FEW: [[Kernel<DownParams>; 2]; 3] = [
+        [mirror::DOWN_F16_1, mirror::DOWN_F16_8],
+        [mirror::DOWN_BF16_1, mirror::DOWN_BF16_8],
+        [mirror::DOWN_INT4_1, mirror::DOWN_INT4_8],
     ];
-    const TILES: [[&str; 2]; 3] = [
-        ["sparse_mlp_down_tiles_f16_16", "sparse_mlp_down_tiles_f16_64"],
-        ["sparse_mlp_down_tiles_bf16_16", "sparse_mlp_down_tiles_bf16_64"],
-        ["sparse_mlp_down_tiles_int4_16", "sparse_mlp_down_tiles_int4_64"],
+    const TILES: [[Kernel<DownParams>; 2]; 3] = [
+        [mirror::DOWN_TILES_F16_16, mirror::DOWN_TILES_F16_64],
+        [mirror::DOWN_TILES_BF16_16, mirror::DOWN_TILES_BF16_64],
+        [mirror::DOWN_TILES_INT4_16, mirror::DOWN_TILES_INT4_64],
     ];
     let (row, tile) = (index_of(format), token_tile(tokens));
-    let columns = down_columns(format, tokens);
-    let grid = [d_model.div_ceil(columns) as u32, tokens.div_ceil(tile) as u32];
-    if !is_tiled(tokens) {
-        let symbol = FEW[row][usize::from(tile > 1)];
-        return Variant { module: "sparse_mlp/down", symbol, grid, threads: THREADS, shared_bytes: 0 };
-    }
-    // `Tile` in kernels/sparse_mlp/down_tiles.cu
-    let (parts, span) = operand_of(format);
-    let row_bytes = if format == RowFormat::FourBit { columns / 2 } else { columns * 2 };
-    let stage = span * row_bytes + parts * tile / 8 * 512;
-    Variant {
-        module: "sparse_mlp/down_tiles",
-        symbol: TILES[row][usize::from(tile == 64)],
-        grid,
-        threads: columns as u32,
-        shared_bytes: (STAGES * stage + 8 * span * 4) as u32,
-    }
+    let grid = [d_model.div_ceil(down_columns(format, tokens)) as u32, tokens.div_ceil(tile) as u32];
+    let kernel = match is_tiled(tokens) {
+        true => TILES[row][usize::from(tile == 64)],
+        false => FEW[row][usize::from(tile > 1)],
+    };
+    Variant { kernel, grid }
 }
 
 /// Columns of y that a block of down computes.
@@ -185,7 +145,10 @@ mod tests {
                 let (gate, down) = (gate_up(format, tokens, 1000), down(format, tokens, 1000));
                 assert_eq!(gate.grid, [gate_blocks, token_blocks], "{tokens} tokens");
                 assert_eq!(down.grid[0], 1000_u32.div_ceil(down_columns(format, tokens) as u32));
-                assert_eq!(is_tiled(tokens), gate.module.ends_with("tiles") && down.module.ends_with("tiles"));
+                assert_eq!(
+                    is_tiled(tokens),
+                    gate.kernel.module.ends_with("tiles") && down.kernel.module.ends_with("tiles")
+                );
             }
         }
     }
@@ -195,7 +158,8 @@ mod tests {
     fn shared_memory_fits_every_supported_device() {
         for format in FORMATS {
             for tokens in [9, 64] {
-                let bytes = [gate_up(format, tokens, 64).shared_bytes, down(format, tokens, 64).shared_bytes];
+                let bytes =
+                    [gate_up(format, tokens, 64).kernel.shared_bytes, down(format, tokens, 64).kernel.shared_bytes];
                 assert!(bytes.iter().all(|&bytes| bytes <= 99 * 1024), "{format:?}, {tokens} tokens: {bytes:?}");
             }
         }

@@ -65,7 +65,7 @@ impl Weights {
     /// Those of [`PackedWeights::new`], [`crate::Error::OutOfMemory`] if there is no room.
     pub fn upload(device: &Device, host: &HostWeights) -> Result<Weights> {
         let PackedWeights { shape, format, gate, up, down } = PackedWeights::new(host)?;
-        device.prepare(super::KERNELS)?;
+        device.prepare(super::MODULES)?;
         let upload = |packed| Rows::upload(device, packed);
         Ok(Weights { shape, format, gate: upload(&gate)?, up: upload(&up)?, down: upload(&down)? })
     }

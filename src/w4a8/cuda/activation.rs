@@ -26,7 +26,7 @@ impl Activations {
     /// # Errors
     /// [`Error::OutOfMemory`] if they do not fit.
     pub fn with_capacity(device: &Device, m: usize, k: usize) -> Result<Self> {
-        device.prepare(super::KERNELS)?;
+        device.prepare(super::MODULES)?;
         let padded = k.next_multiple_of(PAD_K);
         let groups = |level: usize| padded.div_ceil(SUM_GROUP << level);
         Ok(Activations {

@@ -26,6 +26,7 @@
 
 mod activation;
 mod linear;
+mod mirror;
 pub mod raw;
 mod rows;
 mod variant;
@@ -33,60 +34,7 @@ mod weight;
 
 pub use activation::Activations;
 pub use linear::{Epilogue, Workspace, linear, linear_with};
+pub(crate) use mirror::MODULES;
 pub use rows::dequantize_rows;
 pub use variant::{Architecture, Variant};
 pub use weight::Weight;
-
-use crate::device::ModuleKernels;
-
-const QUANTIZE: &str = "w4a8/quantize";
-const GEMM: &str = "w4a8/gemm";
-const GEMV: &str = "w4a8/gemv";
-const ROWS: &str = "w4a8/rows";
-
-/// Every kernel of the operation.
-pub(crate) const KERNELS: &[ModuleKernels] = &[
-    (
-        QUANTIZE,
-        &[
-            "w4a8_quantize_f32",
-            "w4a8_quantize_f16",
-            "w4a8_quantize_bf16",
-            "w4a8_quantize_rms_norm_f32",
-            "w4a8_quantize_rms_norm_f16",
-            "w4a8_quantize_rms_norm_bf16",
-            "w4a8_quantize_swiglu_f32",
-            "w4a8_quantize_swiglu_f16",
-            "w4a8_quantize_swiglu_bf16",
-        ],
-    ),
-    (
-        GEMM,
-        &[
-            "w4a8_gemm_per_channel_16",
-            "w4a8_gemm_per_channel_64",
-            "w4a8_gemm_w8_16",
-            "w4a8_gemm_w8_64",
-            "w4a8_gemm_two_level_16",
-            "w4a8_gemm_two_level_64",
-            "w4a8_gemm_qqq_16",
-            "w4a8_gemm_qqq_64",
-            "w4a8_gemm_per_group_16",
-            "w4a8_gemm_per_group_64",
-            "w4a8_gemm_per_group8_16",
-            "w4a8_gemm_per_group8_64",
-        ],
-    ),
-    (
-        GEMV,
-        &[
-            "w4a8_gemv_per_channel",
-            "w4a8_gemv_w8",
-            "w4a8_gemv_two_level",
-            "w4a8_gemv_qqq",
-            "w4a8_gemv_per_group",
-            "w4a8_gemv_per_group8",
-        ],
-    ),
-    (ROWS, &["w4a8_rows"]),
-];

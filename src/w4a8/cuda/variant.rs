@@ -1,6 +1,7 @@
 //! Which kernel multiplies: a pure function of shape, format and architecture.
 
-use crate::device::{Device, product};
+use super::mirror::LinearParams;
+use crate::device::{Device, Kernel, product};
 use crate::error::{Error, Result};
 use crate::w4a8::{Bits, Format, GroupScale};
 
@@ -9,19 +10,16 @@ pub(super) fn sum_group(format: Format) -> Option<usize> {
     if format.stays_integer() { None } else { format.group_size() }
 }
 
-/// The symbols of a format: GEMV, GEMM of 16 tokens, GEMM of 64.
-fn symbols(format: Format) -> [&'static str; 3] {
+/// The kernels of a format: GEMV, GEMM of 16 tokens, GEMM of 64.
+fn kernels(format: Format) -> [Kernel<LinearParams>; 3] {
+    use super::mirror::*;
     match (format.group_scale(), format.bits) {
-        (None, Bits::Four) => ["w4a8_gemv_per_channel", "w4a8_gemm_per_channel_16", "w4a8_gemm_per_channel_64"],
-        (None, Bits::Eight) => ["w4a8_gemv_w8", "w4a8_gemm_w8_16", "w4a8_gemm_w8_64"],
-        (Some(GroupScale::Integer), _) => ["w4a8_gemv_two_level", "w4a8_gemm_two_level_16", "w4a8_gemm_two_level_64"],
-        (Some(GroupScale::Qqq), _) => ["w4a8_gemv_qqq", "w4a8_gemm_qqq_16", "w4a8_gemm_qqq_64"],
-        (Some(GroupScale::F16), Bits::Four) => {
-            ["w4a8_gemv_per_group", "w4a8_gemm_per_group_16", "w4a8_gemm_per_group_64"]
-        }
-        (Some(GroupScale::F16), Bits::Eight) => {
-            ["w4a8_gemv_per_group8", "w4a8_gemm_per_group8_16", "w4a8_gemm_per_group8_64"]
-        }
+        (None, Bits::Four) => [GEMV_PER_CHANNEL, GEMM_PER_CHANNEL_16, GEMM_PER_CHANNEL_64],
+        (None, Bits::Eight) => [GEMV_W8, GEMM_W8_16, GEMM_W8_64],
+        (Some(GroupScale::Integer), _) => [GEMV_TWO_LEVEL, GEMM_TWO_LEVEL_16, GEMM_TWO_LEVEL_64],
+        (Some(GroupScale::Qqq), _) => [GEMV_QQQ, GEMM_QQQ_16, GEMM_QQQ_64],
+        (Some(GroupScale::F16), Bits::Four) => [GEMV_PER_GROUP, GEMM_PER_GROUP_16, GEMM_PER_GROUP_64],
+        (Some(GroupScale::F16), Bits::Eight) => [GEMV_PER_GROUP8, GEMM_PER_GROUP8_16, GEMM_PER_GROUP8_64],
     }
 }
 
@@ -66,8 +64,6 @@ const STAGE_K: usize = 128;
 
 /// Enough stages to fill the pipeline, so that a split is not all ramp.
 const MIN_STAGES: usize = 4;
-
-const STAGES: u32 = 4;
 
 /// Blocks that a multiprocessor should have before K need not be split.
 const BLOCKS_EACH: usize = 2;
@@ -117,24 +113,12 @@ impl Variant {
         }
     }
 
-    pub(super) fn symbol(&self, format: Format) -> &'static str {
-        let [gemv, small, large] = symbols(format);
+    pub(super) fn kernel(&self, format: Format) -> Kernel<LinearParams> {
+        let [gemv, small, large] = kernels(format);
         match self {
             Variant::Gemv => gemv,
             Variant::Gemm { tokens: 16, .. } => small,
             Variant::Gemm { .. } => large,
         }
-    }
-
-    /// Dynamic shared memory of a block, as `Stage` in kernels/w4a8/gemm.cu lays it out.
-    pub(super) fn shared_bytes(&self, format: Format) -> u32 {
-        let Variant::Gemm { tokens, .. } = *self else { return 0 };
-        let rows = GEMM_ROWS as u32;
-        let weights = rows * STAGE_K as u32 / if format.bits == Bits::Four { 2 } else { 1 };
-        let groups = STAGE_K as u32 / 32;
-        let scales = rows * groups * format.entry_bytes()[1] as u32;
-        let grouped = if format.stays_integer() { 0 } else { scales + groups * tokens * 4 };
-        let stages = STAGES * (weights + tokens * STAGE_K as u32 + scales + grouped);
-        stages.max(tokens * (rows + 4) * 4)
     }
 }

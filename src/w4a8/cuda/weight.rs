@@ -23,7 +23,7 @@ impl Weight {
     /// [`crate::Error::OutOfMemory`] if it does not fit, [`crate::Error::Driver`] for any other refusal.
     pub fn upload<'w>(device: &Device, weight: impl Into<PackedView<'w>>) -> Result<Self> {
         let weight = weight.into();
-        device.prepare(super::KERNELS)?;
+        device.prepare(super::MODULES)?;
         let copy = |bytes: &[u8]| (!bytes.is_empty()).then(|| device.upload(bytes).map(Memory::from)).transpose();
         Ok(Weight {
             n: weight.n(),
@@ -54,7 +54,7 @@ impl Weight {
         sections: Sections<Address>,
     ) -> Result<Self> {
         check_weight(format, n, k, layout)?;
-        device.prepare(super::KERNELS)?;
+        device.prepare(super::MODULES)?;
         let sizes = format.section_bytes(n, k)?;
         // SAFETY: the caller's.
         let lend = |(address, bytes)| (bytes > 0).then(|| unsafe { Memory::lent(device, address, bytes) });

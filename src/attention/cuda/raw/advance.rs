@@ -1,8 +1,7 @@
 //! Moving spans on.
 
 use super::SpanRecord;
-use crate::attention::cuda::params::AdvanceParams;
-use crate::attention::cuda::variant::WRITE;
+use crate::attention::cuda::mirror::{ADVANCE, AdvanceParams};
 use crate::device::{Address, Buffer, Device, Enqueue, Queue};
 use crate::error::{Error, Result};
 
@@ -34,6 +33,6 @@ impl Enqueue for AdvanceSpans {
         }
         let n_spans = self.n_spans as u32;
         let params = AdvanceParams { spans: self.records.get(), n_spans, reserved: 0 };
-        queue.launch(WRITE, "attention_advance", [n_spans.div_ceil(128), 1, 1], 128, 0, params)
+        queue.launch(ADVANCE, [n_spans.div_ceil(ADVANCE.threads), 1, 1], params)
     }
 }

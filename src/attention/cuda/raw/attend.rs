@@ -2,9 +2,9 @@
 
 use super::{Heads, Kv, Spans, check_shape};
 use crate::attention::AttentionShape;
-use crate::attention::cuda::params::AttendParams;
+use crate::attention::cuda::mirror::{AttendParams, MERGE};
 use crate::attention::cuda::split::Split;
-use crate::attention::cuda::variant::{DECODE, Variant, select};
+use crate::attention::cuda::variant::{Variant, select};
 use crate::device::{Access, Address, Buffer, Device, ElementKind, Enqueue, Queue, product};
 use crate::error::{Error, Result};
 
@@ -105,17 +105,16 @@ impl Enqueue for Attend {
     }
 
     fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
-        const THREADS: u32 = 128;
         if self.spans.is_empty() {
             return Ok(());
         }
-        let Variant { module, symbol, grid, shared_bytes, split } = self.variant();
+        let Variant { kernel, grid, split } = self.variant();
         let params = self.params(split);
-        queue.launch(module, symbol, grid, THREADS, shared_bytes, params)?;
+        queue.launch(kernel, grid, params)?;
         if split.n_splits == 1 {
             return Ok(());
         }
         let grid = [params.n_q_heads.div_ceil(4), self.spans.longest as u32, self.spans.n_spans as u32];
-        queue.launch(DECODE, "attention_merge", grid, THREADS, 0, params)
+        queue.launch(MERGE, grid, params)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::check_u32;
 use crate::attention::AttentionShape;
-use crate::attention::cuda::params::HeadsView;
+use crate::attention::cuda::mirror::HeadsView;
 use crate::device::{Address, Buffer, product};
 use crate::error::Result;
 

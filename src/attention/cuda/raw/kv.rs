@@ -3,7 +3,7 @@
 use super::check_u32;
 use crate::attention::BLOCK;
 use crate::attention::cuda::kv_cache::KvFormat;
-use crate::attention::cuda::params::KvView;
+use crate::attention::cuda::mirror::KvView;
 use crate::device::{Access, Address, Buffer, or_null, product};
 use crate::error::{Error, Result};
 

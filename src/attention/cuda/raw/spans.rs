@@ -1,6 +1,7 @@
 //! The tokens of a call, by addresses.
 
-use crate::device::{Address, Buffer};
+use crate::attention::cuda::mirror;
+use crate::device::{Address, Buffer, layout};
 use crate::error::{Error, Result};
 
 /// A run of tokens as kernels read it.
@@ -17,7 +18,8 @@ pub struct SpanRecord {
     pub first_row: u32,
 }
 
-const _: () = assert!(size_of::<SpanRecord>() == 16);
+layout!(SpanRecord, 16, slot = 0, start = 4, len = 8, first_row = 12);
+const _: () = assert!(size_of::<SpanRecord>() == size_of::<mirror::Span>());
 
 /// The spans of a call: records in device memory, and what grids and buffers are sized by.
 ///

@@ -3,8 +3,7 @@
 use super::{Heads, Kv, Spans, check_shape};
 use crate::attention::AttentionShape;
 use crate::attention::cuda::kv_cache::KvFormat;
-use crate::attention::cuda::params::WriteParams;
-use crate::attention::cuda::variant::WRITE;
+use crate::attention::cuda::mirror::{self, WriteParams};
 use crate::device::{Access, Address, Buffer, Device, ElementKind, Enqueue, Queue, or_null, product, strided};
 use crate::error::{Error, Result};
 
@@ -139,13 +138,13 @@ impl Enqueue for WriteKv {
             dtype: self.element as u32,
             policy: self.skipped as u32,
         };
-        let symbol = match self.kv.format {
-            KvFormat::F32 => "attention_write_f32",
-            KvFormat::F16 => "attention_write_f16",
-            KvFormat::Bf16 => "attention_write_bf16",
-            KvFormat::Int8 => "attention_write_int8",
+        let kernel = match self.kv.format {
+            KvFormat::F32 => mirror::WRITE_F32,
+            KvFormat::F16 => mirror::WRITE_F16,
+            KvFormat::Bf16 => mirror::WRITE_BF16,
+            KvFormat::Int8 => mirror::WRITE_INT8,
         };
         let grid = [self.spans.longest as u32, self.spans.n_spans as u32, 1];
-        queue.launch(WRITE, symbol, grid, 128, 0, params)
+        queue.launch(kernel, grid, params)
     }
 }

@@ -1,21 +1,10 @@
 //! The activation of an MLP that is computed whole.
 
-use super::{THREADS, check_rows, check_width};
+use super::{check_rows, check_width};
 use crate::device::{Address, Buffer, Device, Enqueue, Queue, product};
 use crate::error::Result;
+use crate::llama::cuda::mirror::{ACTIVATE, ActivateParams};
 use crate::sparse_mlp::Activation;
-
-/// As `ActivateParams` in kernels/llama/activation.cu.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct ActivateParams {
-    gate_up: u64,
-    hidden: u64,
-    features: u32,
-    activation: u32,
-}
-
-const _: () = assert!(size_of::<ActivateParams>() == 24);
 
 /// hidden\[m\] = act(gate\[m\]) ⊙ up\[m\].
 ///
@@ -56,7 +45,7 @@ impl Enqueue for Activate {
                 Activation::Relu => 1,
             },
         };
-        let grid = [params.features.div_ceil(THREADS), self.m as u32, 1];
-        queue.launch("llama/activation", "llama_activate", grid, THREADS, 0, params)
+        let grid = [params.features.div_ceil(ACTIVATE.threads), self.m as u32, 1];
+        queue.launch(ACTIVATE, grid, params)
     }
 }

@@ -3,18 +3,7 @@
 use super::{check_rows, check_width};
 use crate::device::{Address, Buffer, Device, Enqueue, Queue, product};
 use crate::error::Result;
-
-/// As `ArgmaxParams` in kernels/llama/sampling.cu.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct ArgmaxParams {
-    logits: u64,
-    token: u64,
-    vocab: u32,
-    reserved: u32,
-}
-
-const _: () = assert!(size_of::<ArgmaxParams>() == 24);
+use crate::llama::cuda::mirror::{ARGMAX, ArgmaxParams};
 
 /// token\[r\] = the largest logit of row r, the first of equals; [`crate::llama::cuda::NO_TOKEN`] if one is NaN or +∞, or all
 /// are −∞.
@@ -44,6 +33,6 @@ impl Enqueue for Argmax {
     fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
         let (logits, token, vocab) = (self.logits.get(), self.token.get(), self.vocab as u32);
         let params = ArgmaxParams { logits, token, vocab, reserved: 0 };
-        queue.launch("llama/sampling", "llama_argmax", [self.rows as u32, 1, 1], 512, 0, params)
+        queue.launch(ARGMAX, [self.rows as u32, 1, 1], params)
     }
 }

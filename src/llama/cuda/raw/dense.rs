@@ -1,28 +1,12 @@
 //! Floating-point matrices.
 
-use super::{THREADS, check_rows, check_width};
+use super::{check_rows, check_width};
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, or_null, product};
 use crate::error::Result;
+use crate::llama::cuda::mirror::{self, DenseParams};
 
 /// Rows of a block of the matrix.
 const BLOCK_ROWS: usize = 16;
-
-/// As `DenseParams` in kernels/llama/dense.cu.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct DenseParams {
-    w: u64,
-    x: u64,
-    bias: u64,
-    residual: u64,
-    y: u64,
-    m: u32,
-    n: u32,
-    k: u32,
-    reserved: u32,
-}
-
-const _: () = assert!(size_of::<DenseParams>() == 56);
 
 /// y = x · wᵀ + bias + residual in f32, with the bits of [`crate::llama::DenseWeight::linear`].
 #[derive(Debug, Clone, Copy)]
@@ -86,15 +70,15 @@ impl Enqueue for Dense {
             k: self.k as u32,
             reserved: 0,
         };
-        let (symbol, tokens) = match (self.element, self.m) {
-            (ElementKind::F32, 1) => ("llama_dense_f32_1", 1),
-            (ElementKind::F32, _) => ("llama_dense_f32_8", 8),
-            (ElementKind::F16, 1) => ("llama_dense_f16_1", 1),
-            (ElementKind::F16, _) => ("llama_dense_f16_8", 8),
-            (ElementKind::Bf16, 1) => ("llama_dense_bf16_1", 1),
-            (ElementKind::Bf16, _) => ("llama_dense_bf16_8", 8),
+        let (kernel, tokens) = match (self.element, self.m) {
+            (ElementKind::F32, 1) => (mirror::DENSE_F32_1, 1),
+            (ElementKind::F32, _) => (mirror::DENSE_F32_8, 8),
+            (ElementKind::F16, 1) => (mirror::DENSE_F16_1, 1),
+            (ElementKind::F16, _) => (mirror::DENSE_F16_8, 8),
+            (ElementKind::Bf16, 1) => (mirror::DENSE_BF16_1, 1),
+            (ElementKind::Bf16, _) => (mirror::DENSE_BF16_8, 8),
         };
         let grid = [self.n.div_ceil(BLOCK_ROWS).div_ceil(8) as u32, self.m.div_ceil(tokens) as u32, 1];
-        queue.launch("llama/dense", symbol, grid, THREADS, 0, params)
+        queue.launch(kernel, grid, params)
     }
 }

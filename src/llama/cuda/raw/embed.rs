@@ -1,21 +1,9 @@
 //! Rows of a floating-point embedding table.
 
-use super::{Dense, THREADS, check_rows, check_width};
+use super::{Dense, check_rows, check_width};
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, product};
 use crate::error::Result;
-
-/// As `EmbedParams` in kernels/llama/embedding.cu.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct EmbedParams {
-    tokens: u64,
-    table: u64,
-    x: u64,
-    k: u32,
-    reserved: u32,
-}
-
-const _: () = assert!(size_of::<EmbedParams>() == 32);
+use crate::llama::cuda::mirror::{self, EmbedParams};
 
 /// x\[i\] = row tokens\[i\] of a table in the form of [`Dense::w`].
 #[derive(Debug, Clone, Copy)]
@@ -53,12 +41,12 @@ impl Enqueue for Embed {
     fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
         let (tokens, table, x) = (self.tokens.get(), self.table.get(), self.x.get());
         let params = EmbedParams { tokens, table, x, k: self.k as u32, reserved: 0 };
-        let symbol = match self.element {
-            ElementKind::F32 => "llama_embed_f32",
-            ElementKind::F16 => "llama_embed_f16",
-            ElementKind::Bf16 => "llama_embed_bf16",
+        let kernel = match self.element {
+            ElementKind::F32 => mirror::EMBED_F32,
+            ElementKind::F16 => mirror::EMBED_F16,
+            ElementKind::Bf16 => mirror::EMBED_BF16,
         };
-        let grid = [params.k.div_ceil(THREADS), self.m as u32, 1];
-        queue.launch("llama/embedding", symbol, grid, THREADS, 0, params)
+        let grid = [params.k.div_ceil(kernel.threads), self.m as u32, 1];
+        queue.launch(kernel, grid, params)
     }
 }

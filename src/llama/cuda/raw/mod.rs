@@ -43,9 +43,6 @@ pub use sample::{Sample, SamplerRecord};
 
 use crate::error::{Error, Result};
 
-/// Threads of a block of most kernels.
-const THREADS: u32 = 256;
-
 /// The most blocks along a grid's second axis.
 const MAX_GRID_Y: usize = 65_535;
 

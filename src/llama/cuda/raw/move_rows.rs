@@ -1,24 +1,9 @@
 //! Rows moved between buffers of different types.
 
-use super::{THREADS, check_rows, check_width};
+use super::{check_rows, check_width};
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, product};
 use crate::error::Result;
-
-/// As `MoveParams` in kernels/llama/rows.cu.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct MoveParams {
-    x: u64,
-    y: u64,
-    from: u64,
-    to: u64,
-    k: u32,
-    x_type: u32,
-    y_type: u32,
-    reserved: u32,
-}
-
-const _: () = assert!(size_of::<MoveParams>() == 48);
+use crate::llama::cuda::mirror::{MOVE_ROWS, MoveParams};
 
 /// y\[to\[i\]\] = x\[from\[i\]\], rounded to y's type.
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +54,7 @@ impl Enqueue for MoveRows {
             y_type: self.y_type as u32,
             reserved: 0,
         };
-        let grid = [params.k.div_ceil(THREADS), self.rows as u32, 1];
-        queue.launch("llama/rows", "llama_move_rows", grid, THREADS, 0, params)
+        let grid = [params.k.div_ceil(MOVE_ROWS.threads), self.rows as u32, 1];
+        queue.launch(MOVE_ROWS, grid, params)
     }
 }

@@ -1,28 +1,9 @@
 //! RMSNorm.
 
-use super::{THREADS, check_rows, check_width};
+use super::{check_rows, check_width};
 use crate::device::{Address, Buffer, Device, Enqueue, Queue, or_null, product, strided};
 use crate::error::{Error, Result};
-
-/// As `NormParams` in kernels/llama/norm.cu.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct NormParams {
-    x: u64,
-    weight: u64,
-    rows: u64,
-    y: u64,
-    k: u32,
-    eps: f32,
-    x_stride: u32,
-    y_stride: u32,
-}
-
-const _: () = assert!(size_of::<NormParams>() == 48);
-
-fn enqueue(queue: &Queue<'_>, m: usize, heads: usize, params: NormParams) -> Result<()> {
-    queue.launch("llama/norm", "llama_rms_norm", [m as u32, heads as u32, 1], THREADS, 0, params)
-}
+use crate::llama::cuda::mirror::{NormParams, RMS_NORM};
 
 /// y\[i\] = x\[r\] / √(mean(x\[r\]²) + eps) ⊙ weight with r = rows\[i\], or i: the CPU's bits.
 ///
@@ -81,7 +62,7 @@ impl Enqueue for RmsNorm {
             x_stride: self.k as u32,
             y_stride: self.k as u32,
         };
-        enqueue(queue, self.m, 1, params)
+        queue.launch(RMS_NORM, [self.m as u32, 1, 1], params)
     }
 }
 
@@ -141,6 +122,6 @@ impl Enqueue for RmsNormHeads {
             x_stride: self.stride as u32,
             y_stride: self.stride as u32,
         };
-        enqueue(queue, self.m, self.heads, params)
+        queue.launch(RMS_NORM, [self.m as u32, self.heads as u32, 1], params)
     }
 }

@@ -1,8 +1,9 @@
 //! Drawing tokens from logits.
 
 use super::check_rows;
-use crate::device::{Address, Buffer, Device, Enqueue, Queue, product};
+use crate::device::{Address, Buffer, Device, Enqueue, Queue, layout, product};
 use crate::error::{Error, Result};
+use crate::llama::cuda::mirror::{SAMPLE, SampleParams, Sampler};
 
 /// A sampler in device memory: settings, and the state of its random numbers, which a draw moves on.
 #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -18,21 +19,8 @@ pub struct SamplerRecord {
     pub min_p: f32,
 }
 
-const _: () = assert!(size_of::<SamplerRecord>() == 24);
-
-/// As `SampleParams` in kernels/llama/sampling.cu.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct SampleParams {
-    logits: u64,
-    probability: u64,
-    samplers: u64,
-    token: u64,
-    vocab: u32,
-    reserved: u32,
-}
-
-const _: () = assert!(size_of::<SampleParams>() == 40);
+layout!(SamplerRecord, 24, state = 0, top_p = 8, temperature = 16, min_p = 20);
+const _: () = assert!(size_of::<SamplerRecord>() == size_of::<Sampler>());
 
 /// token\[r\] = what sampler r draws of row r, as [`crate::llama::Sampler`] on the CPU; [`crate::llama::cuda::NO_TOKEN`] where
 /// that refuses the logits.
@@ -78,6 +66,6 @@ impl Enqueue for Sample {
             vocab: self.vocab as u32,
             reserved: 0,
         };
-        queue.launch("llama/sampling", "llama_sample", [self.rows as u32, 1, 1], 512, 0, params)
+        queue.launch(SAMPLE, [self.rows as u32, 1, 1], params)
     }
 }

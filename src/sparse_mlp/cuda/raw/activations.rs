@@ -3,7 +3,7 @@
 use crate::device::{Access, Address, Buffer, or_null, product};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::cuda::variant::{is_tiled, operand_of};
-use crate::sparse_mlp::cuda::{RowFormat, params};
+use crate::sparse_mlp::cuda::{RowFormat, mirror};
 
 /// Tokens of a tile of the operand.
 const TILE_TOKENS: usize = 8;
@@ -32,8 +32,8 @@ impl Codes {
         show(Buffer { access, ..Buffer::read("act_scale", self.scale, tokens) });
     }
 
-    pub(super) fn params(&self) -> params::Codes {
-        params::Codes { codes: self.codes.get(), sums: or_null(self.sums), scale: self.scale.get() }
+    pub(super) fn params(&self) -> mirror::Codes {
+        mirror::Codes { codes: self.codes.get(), sums: or_null(self.sums), scale: self.scale.get() }
     }
 }
 
@@ -72,8 +72,8 @@ impl Operand {
         show(Buffer { access, ..Buffer::read("act_scale", self.scale, tokens) });
     }
 
-    pub(super) fn params(&self, format: RowFormat, tokens: usize) -> params::Operand {
-        params::Operand {
+    pub(super) fn params(&self, format: RowFormat, tokens: usize) -> mirror::Operand {
+        mirror::Operand {
             tiles: self.tiles.get(),
             sums: or_null(self.sums),
             scale: self.scale.get(),
@@ -138,8 +138,8 @@ impl Activations {
     }
 
     /// Floats, codes and operand as kernels take them, of which one is there.
-    pub(super) fn params(&self, format: RowFormat, tokens: usize) -> (u64, params::Codes, params::Operand) {
-        let (codes, operand) = (params::Codes::default(), params::Operand::default());
+    pub(super) fn params(&self, format: RowFormat, tokens: usize) -> (u64, mirror::Codes, mirror::Operand) {
+        let (codes, operand) = (mirror::Codes::default(), mirror::Operand::default());
         match self {
             Activations::Floats(x) => (x.get(), codes, operand),
             Activations::Codes(codes) => (0, codes.params(), operand),

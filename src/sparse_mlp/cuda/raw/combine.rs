@@ -3,10 +3,7 @@
 use super::{check_tokens, check_width};
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, or_null, product};
 use crate::error::{Error, Result};
-use crate::sparse_mlp::cuda::params::CombineParams;
-
-/// Threads and columns of a block.
-const THREADS: u32 = 256;
+use crate::sparse_mlp::cuda::mirror::{COMBINE, CombineParams};
 
 /// y\[t\] = act_scale\[t\] · Σ_s partial\[s, t\] + bias + residual\[t\], parts in their order.
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +68,7 @@ impl Enqueue for Combine {
             d_model: self.d_model as u32,
             dtype: self.y_type as u32,
         };
-        let grid = [params.d_model.div_ceil(THREADS), self.tokens as u32, 1];
-        queue.launch("sparse_mlp/down", "sparse_mlp_combine", grid, THREADS, 0, params)
+        let grid = [params.d_model.div_ceil(COMBINE.threads), self.tokens as u32, 1];
+        queue.launch(COMBINE, grid, params)
     }
 }

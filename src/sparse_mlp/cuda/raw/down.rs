@@ -5,7 +5,7 @@ use crate::device::{Address, Buffer, Device, Enqueue, Queue, or_null, product};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::Shape;
 use crate::sparse_mlp::cuda::RowFormat;
-use crate::sparse_mlp::cuda::params::DownParams;
+use crate::sparse_mlp::cuda::mirror::DownParams;
 use crate::sparse_mlp::cuda::variant::{self, Variant};
 
 /// partial\[s, t\] = Σ hidden\[t, i\] · down\[neuron i\] over the positions i of part s of the list.
@@ -76,8 +76,7 @@ impl Enqueue for Down {
             group_size: group.map_or(self.shape.d_ff, |group| group.size) as u32,
             offset: group.map_or(0, |group| group.offset as u32),
         };
-        let Variant { module, symbol, grid, threads, shared_bytes } =
-            variant::down(self.format, self.tokens, self.shape.d_model);
-        queue.launch(module, symbol, [grid[0], self.splits as u32, grid[1]], threads, shared_bytes, params)
+        let Variant { kernel, grid } = variant::down(self.format, self.tokens, self.shape.d_model);
+        queue.launch(kernel, [grid[0], self.splits as u32, grid[1]], params)
     }
 }

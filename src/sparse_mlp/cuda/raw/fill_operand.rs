@@ -4,8 +4,8 @@ use super::{Operand, check_tokens, check_width};
 use crate::device::{Access, Address, Buffer, Device, Enqueue, Queue, or_null, product};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::cuda::RowFormat;
-use crate::sparse_mlp::cuda::params::{self, OperandParams};
-use crate::sparse_mlp::cuda::variant::operand_symbol;
+use crate::sparse_mlp::cuda::mirror::{self, OperandParams};
+use crate::sparse_mlp::cuda::variant::operand;
 
 /// Brings the first n values of each token into the form of [`Operand`].
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +51,7 @@ impl Enqueue for FillOperand {
         if self.tokens == 0 {
             return Ok(());
         }
-        let params::Operand { tiles, sums, scale, token_tiles, spans } = self.to.params(self.format, self.tokens);
+        let mirror::Operand { tiles, sums, scale, token_tiles, spans } = self.to.params(self.format, self.tokens);
         let (n, stride) = (self.n as u32, self.stride as u32);
         let params = OperandParams {
             x: self.x.get(),
@@ -65,6 +65,6 @@ impl Enqueue for FillOperand {
             spans,
         };
         let grid = [self.tokens as u32, 1, 1];
-        queue.launch("sparse_mlp/operand", operand_symbol(self.format), grid, 1024, 0, params)
+        queue.launch(operand(self.format), grid, params)
     }
 }

@@ -4,7 +4,7 @@ use super::{Activations, Matrix, Neurons, check_tokens, check_width};
 use crate::device::{Access, Address, Buffer, Device, Enqueue, Queue, or_null, product};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::cuda::RowFormat;
-use crate::sparse_mlp::cuda::params::GateUpParams;
+use crate::sparse_mlp::cuda::mirror::GateUpParams;
 use crate::sparse_mlp::cuda::variant::{self, Variant};
 use crate::sparse_mlp::{Activation, Shape};
 
@@ -88,7 +88,7 @@ impl Enqueue for GateUp {
                 Activation::Relu => 1,
             },
         };
-        let Variant { module, symbol, grid, threads, shared_bytes } = variant::gate_up(self.format, self.tokens, d_ff);
-        queue.launch(module, symbol, [grid[0], grid[1], 1], threads, shared_bytes, params)
+        let Variant { kernel, grid } = variant::gate_up(self.format, self.tokens, d_ff);
+        queue.launch(kernel, [grid[0], grid[1], 1], params)
     }
 }

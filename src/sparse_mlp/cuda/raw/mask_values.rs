@@ -1,9 +1,9 @@
 //! Values where a mask keeps them.
 
-use super::{Neurons, SELECT, check_width};
+use super::{Neurons, check_width};
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, product};
 use crate::error::{Error, Result};
-use crate::sparse_mlp::cuda::params::KeepParams;
+use crate::sparse_mlp::cuda::mirror::{KEEP, KeepParams};
 
 /// out\[t, i\] = values\[t, neuron i\] in f32 where token t's mask keeps it, and 0 elsewhere.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +50,6 @@ impl Enqueue for MaskValues {
             dtype: self.values_type as u32,
         };
         let grid = [(self.neurons.limit as u32).div_ceil(256), self.tokens as u32, 1];
-        queue.launch(SELECT, "sparse_mlp_keep", grid, 256, 0, params)
+        queue.launch(KEEP, grid, params)
     }
 }

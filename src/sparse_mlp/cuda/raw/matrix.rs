@@ -3,7 +3,7 @@
 use crate::device::{Address, Buffer, or_null, product};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::Shape;
-use crate::sparse_mlp::cuda::{RowFormat, params};
+use crate::sparse_mlp::cuda::{RowFormat, mirror};
 use crate::w4a8::{Group, GroupScale, Offset};
 
 /// Codes of a block of 16 bytes.
@@ -57,9 +57,9 @@ impl Matrix {
         }
     }
 
-    pub(super) fn params(&self, format: RowFormat, d_model: usize) -> params::MatrixView {
+    pub(super) fn params(&self, format: RowFormat, d_model: usize) -> mirror::MatrixView {
         let words = Matrix::scale_words(self.group, d_model);
-        params::MatrixView {
+        mirror::MatrixView {
             rows: self.rows.get(),
             scales: or_null(self.scales),
             bias: or_null(self.bias),

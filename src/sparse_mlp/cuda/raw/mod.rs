@@ -97,8 +97,6 @@ use crate::error::{Error, Result};
 /// The largest d_model and d_ff.
 const MAX_WIDTH: usize = 1 << 24;
 
-const SELECT: &str = "sparse_mlp/select";
-
 fn check_tokens(got: usize) -> Result<()> {
     match got > MAX_TOKENS {
         true => Err(Error::Shape { what: "tokens", expected: "at most 512", got }),

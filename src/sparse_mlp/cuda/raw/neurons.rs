@@ -2,7 +2,7 @@
 
 use super::List;
 use crate::device::{Access, Address, Buffer, or_null, product};
-use crate::sparse_mlp::cuda::{mask_words, params};
+use crate::sparse_mlp::cuda::{mask_words, mirror};
 
 /// Which of `limit` neurons: positions of a list, or all of them without one; of those, for each token what its mask keeps.
 #[derive(Debug, Clone, Copy)]
@@ -30,8 +30,8 @@ impl Neurons {
         }
     }
 
-    pub(super) fn params(&self) -> params::Neurons {
-        params::Neurons {
+    pub(super) fn params(&self) -> mirror::Neurons {
+        mirror::Neurons {
             list: or_null(self.list.map(|list| list.list)),
             count: or_null(self.list.map(|list| list.count)),
             masks: or_null(self.masks),

@@ -1,9 +1,9 @@
 //! The prompt statistic.
 
-use super::{SELECT, check_width};
+use super::check_width;
 use crate::device::{Address, Buffer, Device, Enqueue, Queue, strided};
 use crate::error::{Error, Result};
-use crate::sparse_mlp::cuda::params::StatisticParams;
+use crate::sparse_mlp::cuda::mirror::{NORMS, OBSERVE, StatisticParams};
 
 /// squares\[j\] += Σ_t (A\[t, j\] / ‖A\[t\]‖₂)² in f64, tokens in their order.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +50,7 @@ impl Enqueue for ObserveStatistic {
             tokens: self.tokens as u32,
             reserved: 0,
         };
-        queue.launch(SELECT, "sparse_mlp_norms", [params.tokens.div_ceil(32), 1, 1], 32, 0, params)?;
-        queue.launch(SELECT, "sparse_mlp_observe", [params.n.div_ceil(256), 1, 1], 256, 0, params)
+        queue.launch(NORMS, [params.tokens.div_ceil(NORMS.threads), 1, 1], params)?;
+        queue.launch(OBSERVE, [params.n.div_ceil(OBSERVE.threads), 1, 1], params)
     }
 }

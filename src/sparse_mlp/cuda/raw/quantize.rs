@@ -1,9 +1,9 @@
 //! Activations of few tokens as int8.
 
-use super::{Codes, SELECT, check_tokens, check_width};
+use super::{Codes, check_tokens, check_width};
 use crate::device::{Access, Address, Buffer, Device, Enqueue, Queue, or_null, product};
 use crate::error::Result;
-use crate::sparse_mlp::cuda::params::QuantizeParams;
+use crate::sparse_mlp::cuda::mirror::{QUANTIZE, QuantizeParams};
 
 /// codes\[t\] = x\[t\] / scale\[t\] to nearest even, scale = max|x\[t\]| / 127, over the first n values of each token. A token with a
 /// value that is not finite gets a NaN scale.
@@ -50,6 +50,6 @@ impl Enqueue for QuantizeRows {
             n: self.n as u32,
             stride: self.stride as u32,
         };
-        queue.launch(SELECT, "sparse_mlp_quantize", [self.tokens as u32, 1, 1], 1024, 0, params)
+        queue.launch(QUANTIZE, [self.tokens as u32, 1, 1], params)
     }
 }

@@ -1,9 +1,9 @@
 //! Masks from scores.
 
-use super::{SELECT, check_width};
+use super::check_width;
 use crate::device::{Address, Buffer, Device, Enqueue, Queue, or_null, product, strided};
 use crate::error::{Error, Result};
-use crate::sparse_mlp::cuda::params::MaskParams;
+use crate::sparse_mlp::cuda::mirror::{MASK, MASK_STATISTIC, MaskParams};
 use crate::sparse_mlp::cuda::{Keep, mask_words};
 
 /// masks\[t\] = which of n values token t keeps, by |values\[t, i\]| · channel_scale\[i\]. A score that is NaN is not kept.
@@ -58,7 +58,7 @@ impl Enqueue for SelectMask {
         };
         match self.tokens {
             0 => Ok(()),
-            tokens => queue.launch(SELECT, "sparse_mlp_mask", [tokens as u32, 1, 1], 1024, 0, params),
+            tokens => queue.launch(MASK, [tokens as u32, 1, 1], params),
         }
     }
 }
@@ -113,7 +113,7 @@ impl Enqueue for SelectStatistic {
             words: mask_words(self.d_ff) as u32,
             k: self.k as u32,
         };
-        queue.launch(SELECT, "sparse_mlp_mask_statistic", [1, 1, 1], 1024, 0, params)
+        queue.launch(MASK_STATISTIC, [1, 1, 1], params)
     }
 }
 

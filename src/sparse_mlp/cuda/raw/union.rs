@@ -1,10 +1,10 @@
 //! The union of masks as a list.
 
-use super::{List, SELECT, check_width};
+use super::{List, check_width};
 use crate::device::{Access, Address, Buffer, Device, Enqueue, Queue, product};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::cuda::mask_words;
-use crate::sparse_mlp::cuda::params::UnionParams;
+use crate::sparse_mlp::cuda::mirror::{UNION, UnionParams};
 
 /// list = the neurons that any of the masks keeps, increasing; count = how many they are.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +41,6 @@ impl Enqueue for Union {
             tokens: self.tokens as u32,
             words: mask_words(self.limit) as u32,
         };
-        queue.launch(SELECT, "sparse_mlp_union", [1, 1, 1], 1024, 0, params)
+        queue.launch(UNION, [1, 1, 1], params)
     }
 }

@@ -4,26 +4,9 @@ use super::{ALIGNMENT, MAX_GRID_Y, check_weight, name_sections};
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, or_null, product};
 use crate::error::{Error, Result};
 use crate::w4a8::activation::PAD_K;
+use crate::w4a8::cuda::mirror::LinearParams;
 use crate::w4a8::cuda::variant::{GEMM_ROWS, Variant, sum_group};
-use crate::w4a8::cuda::{GEMM, GEMV};
-use crate::w4a8::{Format, Offset, Sections};
-
-/// As `LinearParams` in kernels/w4a8/layout.cuh.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct LinearParams {
-    pointers: [u64; 12],
-    m: u32,
-    n: u32,
-    k: u32,
-    group_size: u32,
-    offset_kind: Offset,
-    element: ElementKind,
-    splits: u32,
-    reserved: u32,
-}
-
-const _: () = assert!(size_of::<LinearParams>() == 128);
+use crate::w4a8::{Format, Sections};
 
 /// A multiplication, [`crate::w4a8::cuda::linear`] by addresses: y = act_scale · (x · wᵀ) + bias + residual. Every address is a
 /// multiple of 16.
@@ -95,26 +78,24 @@ impl Linear {
             Variant::Gemv => 1,
         };
         LinearParams {
-            pointers: [
-                codes,
-                channel,
-                group,
-                offset,
-                self.x.get(),
-                self.act_scale.get(),
-                self.sums.get(),
-                or_null(self.bias),
-                or_null(self.residual),
-                self.y.get(),
-                self.partial.get(),
-                self.arrived.get(),
-            ],
+            codes,
+            scale: channel,
+            group_scale: group,
+            offset,
+            x: self.x.get(),
+            act_scale: self.act_scale.get(),
+            sums: self.sums.get(),
+            bias: or_null(self.bias),
+            residual: or_null(self.residual),
+            y: self.y.get(),
+            partial: self.partial.get(),
+            arrived: self.arrived.get(),
             m: self.m as u32,
             n: self.n as u32,
             k: self.k as u32,
             group_size: self.format.group_size().unwrap_or(self.k) as u32,
-            offset_kind: self.format.offset(),
-            element: self.element,
+            offset_kind: self.format.offset() as u32,
+            element: self.element as u32,
             splits,
             reserved: 0,
         }
@@ -150,13 +131,12 @@ impl Enqueue for Linear {
     }
 
     fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
-        let (module, grid, threads) = match self.variant {
-            Variant::Gemv => (GEMV, [self.n.div_ceil(16) as u32, 1, 1], 256),
+        let grid = match self.variant {
+            Variant::Gemv => [self.n.div_ceil(16) as u32, 1, 1],
             Variant::Gemm { tokens, splits } => {
-                (GEMM, [self.n.div_ceil(GEMM_ROWS) as u32, (self.m as u32).div_ceil(tokens), splits], 128)
+                [self.n.div_ceil(GEMM_ROWS) as u32, (self.m as u32).div_ceil(tokens), splits]
             }
         };
-        let (symbol, shared) = (self.variant.symbol(self.format), self.variant.shared_bytes(self.format));
-        queue.launch(module, symbol, grid, threads, shared, self.params())
+        queue.launch(self.variant.kernel(self.format), grid, self.params())
     }
 }

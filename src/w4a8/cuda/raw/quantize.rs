@@ -1,24 +1,11 @@
 //! The quantization of tokens: check, select, launch.
 
 use super::ALIGNMENT;
-use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, product};
+use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Kernel, Queue, product};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::Activation;
 use crate::w4a8::activation::{PAD_K, SUM_GROUP};
-use crate::w4a8::cuda::QUANTIZE;
-
-/// As `QuantizeParams` in kernels/w4a8/quantize.cu.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct QuantizeParams {
-    pointers: [u64; 8],
-    m: u32,
-    k: u32,
-    eps: f32,
-    activation: u32,
-}
-
-const _: () = assert!(size_of::<QuantizeParams>() == 80);
+use crate::w4a8::cuda::mirror::{self, QuantizeParams};
 
 /// What is quantized.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,17 +51,17 @@ pub struct Quantize {
 }
 
 impl Quantize {
-    fn symbol(&self) -> &'static str {
+    fn kernel(&self) -> Kernel<QuantizeParams> {
         match (self.source, self.element) {
-            (Source::Plain, ElementKind::F32) => "w4a8_quantize_f32",
-            (Source::Plain, ElementKind::F16) => "w4a8_quantize_f16",
-            (Source::Plain, ElementKind::Bf16) => "w4a8_quantize_bf16",
-            (Source::RmsNorm { .. }, ElementKind::F32) => "w4a8_quantize_rms_norm_f32",
-            (Source::RmsNorm { .. }, ElementKind::F16) => "w4a8_quantize_rms_norm_f16",
-            (Source::RmsNorm { .. }, ElementKind::Bf16) => "w4a8_quantize_rms_norm_bf16",
-            (Source::SwiGlu { .. }, ElementKind::F32) => "w4a8_quantize_swiglu_f32",
-            (Source::SwiGlu { .. }, ElementKind::F16) => "w4a8_quantize_swiglu_f16",
-            (Source::SwiGlu { .. }, ElementKind::Bf16) => "w4a8_quantize_swiglu_bf16",
+            (Source::Plain, ElementKind::F32) => mirror::QUANTIZE_F32,
+            (Source::Plain, ElementKind::F16) => mirror::QUANTIZE_F16,
+            (Source::Plain, ElementKind::Bf16) => mirror::QUANTIZE_BF16,
+            (Source::RmsNorm { .. }, ElementKind::F32) => mirror::QUANTIZE_RMS_NORM_F32,
+            (Source::RmsNorm { .. }, ElementKind::F16) => mirror::QUANTIZE_RMS_NORM_F16,
+            (Source::RmsNorm { .. }, ElementKind::Bf16) => mirror::QUANTIZE_RMS_NORM_BF16,
+            (Source::SwiGlu { .. }, ElementKind::F32) => mirror::QUANTIZE_SWIGLU_F32,
+            (Source::SwiGlu { .. }, ElementKind::F16) => mirror::QUANTIZE_SWIGLU_F16,
+            (Source::SwiGlu { .. }, ElementKind::Bf16) => mirror::QUANTIZE_SWIGLU_BF16,
         }
     }
 }
@@ -110,14 +97,22 @@ impl Enqueue for Quantize {
             Source::RmsNorm { weight, eps } => (weight, eps, Activation::Silu),
             Source::SwiGlu { activation } => (Address::NULL, 0.0, activation),
         };
-        let [s32, s64, s128] = self.sums.map(Address::get);
-        let (codes, scale, totals) = (self.codes.get(), self.scale.get(), self.totals.get());
-        let pointers = [self.x.get(), weight.get(), codes, scale, s32, s64, s128, totals];
         let activation = match activation {
             Activation::Silu => 0,
             Activation::Relu => 1,
         };
-        let params = QuantizeParams { pointers, m: self.m as u32, k: self.k as u32, eps, activation };
-        queue.launch(QUANTIZE, self.symbol(), [self.m as u32, 1, 1], 256, 0, params)
+        let params = QuantizeParams {
+            x: self.x.get(),
+            weight: weight.get(),
+            codes: self.codes.get(),
+            scale: self.scale.get(),
+            sums: self.sums.map(Address::get),
+            totals: self.totals.get(),
+            m: self.m as u32,
+            k: self.k as u32,
+            eps,
+            activation,
+        };
+        queue.launch(self.kernel(), [params.m, 1, 1], params)
     }
 }

@@ -3,23 +3,8 @@
 use super::{ALIGNMENT, MAX_GRID_Y, check_weight, name_sections};
 use crate::device::{Address, Buffer, Device, Enqueue, Queue, product};
 use crate::error::{Error, Result};
-use crate::w4a8::cuda::ROWS;
-use crate::w4a8::{Bits, Format, GroupScale, Offset, Sections};
-
-/// As `RowsParams` in kernels/w4a8/rows.cu.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct RowsParams {
-    pointers: [u64; 6],
-    n: u32,
-    k: u32,
-    bits: u32,
-    group_scale: u32,
-    group_size: u32,
-    offset_kind: Offset,
-}
-
-const _: () = assert!(size_of::<RowsParams>() == 72);
+use crate::w4a8::cuda::mirror::{ROWS, RowsParams};
+use crate::w4a8::{Bits, Format, GroupScale, Sections};
 
 /// Rows of a packed weight as numbers, [`crate::w4a8::cuda::dequantize_rows`] by addresses. Every address is a multiple of 16.
 #[derive(Debug, Clone, Copy)]
@@ -60,14 +45,19 @@ impl Enqueue for Rows {
     fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
         let Sections { codes, channel, group, offset } = self.weight.map(Address::get);
         let params = RowsParams {
-            pointers: [self.rows.get(), codes, channel, group, offset, self.y.get()],
+            rows: self.rows.get(),
+            codes,
+            scale: channel,
+            group_scale: group,
+            offset,
+            y: self.y.get(),
             n: self.n as u32,
             k: self.k as u32,
             bits: if self.format.bits == Bits::Four { 4 } else { 8 },
-            group_scale: self.format.group_scale().map_or(0, |scale: GroupScale| scale as u32),
+            group_scale_kind: self.format.group_scale().map_or(0, |scale: GroupScale| scale as u32),
             group_size: self.format.group_size().unwrap_or(self.k) as u32,
-            offset_kind: self.format.offset(),
+            offset_kind: self.format.offset() as u32,
         };
-        queue.launch(ROWS, "w4a8_rows", [self.k.div_ceil(256) as u32, self.m as u32, 1], 256, 0, params)
+        queue.launch(ROWS, [params.k.div_ceil(ROWS.threads), self.m as u32, 1], params)
     }
 }

@@ -1,0 +1,63 @@
+// What the host passes to the kernels of w4a8. `cargo xtask mirror` writes src/w4a8/cuda/mirror.rs from it.
+#pragma once
+
+#include "common/kinds.cuh"
+#include "w4a8/format.cuh"
+
+namespace moray {
+
+struct LinearParams {
+    const uint4* codes;       // [N/16][padded K / tile_k][32 lanes]
+    const float* scale;       // f32 [N/16][16]; not for group modes
+    const void* group_scale;  // f16 or u8 [N/16][groups][16]
+    const void* offset;       // f16 or u8 [N/16][groups][16]
+    const int8_t* x;          // [M, padded K]
+    const float* act_scale;   // f32 [M]
+    const int32_t* sums;      // int32 [groups][M], or [M] over all K
+    const float* bias;        // f32 [N], or null
+    const void* residual;     // [M, N], or null
+    void* y;                  // [M, N]
+    uint32_t* partial;        // [splits][blocks][values of a block], as the threads hold them
+    uint32_t* arrived;        // [blocks], zeros between launches
+    uint32_t m;
+    uint32_t n;
+    uint32_t k;
+    uint32_t group_size;
+    Offset offset_kind;
+    Element element;          // of y and residual
+    uint32_t splits;
+    uint32_t reserved;
+};
+static_assert(sizeof(LinearParams) == 128);
+
+struct QuantizeParams {
+    const void* x;
+    const float* weight;
+    int8_t* codes;
+    float* scale;
+    int32_t* sums[3];
+    int32_t* totals;
+    uint32_t m;
+    uint32_t k;
+    float eps;
+    uint32_t activation;
+};
+static_assert(sizeof(QuantizeParams) == 80);
+
+struct RowsParams {
+    const uint32_t* rows;
+    const uint8_t* codes;
+    const float* scale;
+    const void* group_scale;
+    const void* offset;
+    float* y;
+    uint32_t n;
+    uint32_t k;
+    uint32_t bits;
+    GroupScale group_scale_kind;
+    uint32_t group_size;
+    Offset offset_kind;
+};
+static_assert(sizeof(RowsParams) == 72);
+
+}  // namespace moray

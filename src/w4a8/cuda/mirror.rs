@@ -1,0 +1,217 @@
+//! The parameters and the kernels of `kernels/w4a8/`, written by `cargo xtask mirror`.
+#![deny(dead_code)] // a kernel that nothing starts
+
+use crate::device::{Kernel, Module, images, layout};
+
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(super) struct LinearParams {
+    pub(super) codes: u64,
+    pub(super) scale: u64,
+    pub(super) group_scale: u64,
+    pub(super) offset: u64,
+    pub(super) x: u64,
+    pub(super) act_scale: u64,
+    pub(super) sums: u64,
+    pub(super) bias: u64,
+    pub(super) residual: u64,
+    pub(super) y: u64,
+    pub(super) partial: u64,
+    pub(super) arrived: u64,
+    pub(super) m: u32,
+    pub(super) n: u32,
+    pub(super) k: u32,
+    pub(super) group_size: u32,
+    pub(super) offset_kind: u32,
+    pub(super) element: u32,
+    pub(super) splits: u32,
+    pub(super) reserved: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(super) struct QuantizeParams {
+    pub(super) x: u64,
+    pub(super) weight: u64,
+    pub(super) codes: u64,
+    pub(super) scale: u64,
+    pub(super) sums: [u64; 3],
+    pub(super) totals: u64,
+    pub(super) m: u32,
+    pub(super) k: u32,
+    pub(super) eps: f32,
+    pub(super) activation: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(super) struct RowsParams {
+    pub(super) rows: u64,
+    pub(super) codes: u64,
+    pub(super) scale: u64,
+    pub(super) group_scale: u64,
+    pub(super) offset: u64,
+    pub(super) y: u64,
+    pub(super) n: u32,
+    pub(super) k: u32,
+    pub(super) bits: u32,
+    pub(super) group_scale_kind: u32,
+    pub(super) group_size: u32,
+    pub(super) offset_kind: u32,
+}
+
+layout!(
+    LinearParams,
+    128,
+    codes = 0,
+    scale = 8,
+    group_scale = 16,
+    offset = 24,
+    x = 32,
+    act_scale = 40,
+    sums = 48,
+    bias = 56,
+    residual = 64,
+    y = 72,
+    partial = 80,
+    arrived = 88,
+    m = 96,
+    n = 100,
+    k = 104,
+    group_size = 108,
+    offset_kind = 112,
+    element = 116,
+    splits = 120,
+    reserved = 124
+);
+layout!(
+    QuantizeParams,
+    80,
+    x = 0,
+    weight = 8,
+    codes = 16,
+    scale = 24,
+    sums = 32,
+    totals = 56,
+    m = 64,
+    k = 68,
+    eps = 72,
+    activation = 76
+);
+layout!(
+    RowsParams,
+    72,
+    rows = 0,
+    codes = 8,
+    scale = 16,
+    group_scale = 24,
+    offset = 32,
+    y = 40,
+    n = 48,
+    k = 52,
+    bits = 56,
+    group_scale_kind = 60,
+    group_size = 64,
+    offset_kind = 68
+);
+
+static MODULE_GEMM: Module = Module::new(
+    "w4a8/gemm",
+    images::W4A8_GEMM,
+    &[
+        "w4a8_gemm_per_channel_16",
+        "w4a8_gemm_per_channel_64",
+        "w4a8_gemm_per_group8_16",
+        "w4a8_gemm_per_group8_64",
+        "w4a8_gemm_per_group_16",
+        "w4a8_gemm_per_group_64",
+        "w4a8_gemm_qqq_16",
+        "w4a8_gemm_qqq_64",
+        "w4a8_gemm_two_level_16",
+        "w4a8_gemm_two_level_64",
+        "w4a8_gemm_w8_16",
+        "w4a8_gemm_w8_64",
+    ],
+);
+
+pub(super) const GEMM_PER_CHANNEL_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM, "w4a8_gemm_per_channel_16", 128, 24576, 128);
+pub(super) const GEMM_PER_CHANNEL_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM, "w4a8_gemm_per_channel_64", 128, 49152, 128);
+pub(super) const GEMM_PER_GROUP8_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM, "w4a8_gemm_per_group8_16", 128, 46080, 128);
+pub(super) const GEMM_PER_GROUP8_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM, "w4a8_gemm_per_group8_64", 128, 73728, 128);
+pub(super) const GEMM_PER_GROUP_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM, "w4a8_gemm_per_group_16", 128, 29696, 128);
+pub(super) const GEMM_PER_GROUP_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM, "w4a8_gemm_per_group_64", 128, 57344, 128);
+pub(super) const GEMM_QQQ_16: Kernel<LinearParams> = Kernel::new(&MODULE_GEMM, "w4a8_gemm_qqq_16", 128, 26624, 128);
+pub(super) const GEMM_QQQ_64: Kernel<LinearParams> = Kernel::new(&MODULE_GEMM, "w4a8_gemm_qqq_64", 128, 51200, 128);
+pub(super) const GEMM_TWO_LEVEL_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM, "w4a8_gemm_two_level_16", 128, 25600, 128);
+pub(super) const GEMM_TWO_LEVEL_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM, "w4a8_gemm_two_level_64", 128, 50176, 128);
+pub(super) const GEMM_W8_16: Kernel<LinearParams> = Kernel::new(&MODULE_GEMM, "w4a8_gemm_w8_16", 128, 40960, 128);
+pub(super) const GEMM_W8_64: Kernel<LinearParams> = Kernel::new(&MODULE_GEMM, "w4a8_gemm_w8_64", 128, 65536, 128);
+
+static MODULE_GEMV: Module = Module::new(
+    "w4a8/gemv",
+    images::W4A8_GEMV,
+    &[
+        "w4a8_gemv_per_channel",
+        "w4a8_gemv_per_group",
+        "w4a8_gemv_per_group8",
+        "w4a8_gemv_qqq",
+        "w4a8_gemv_two_level",
+        "w4a8_gemv_w8",
+    ],
+);
+
+pub(super) const GEMV_PER_CHANNEL: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMV, "w4a8_gemv_per_channel", 256, 0, 128);
+pub(super) const GEMV_PER_GROUP: Kernel<LinearParams> = Kernel::new(&MODULE_GEMV, "w4a8_gemv_per_group", 256, 0, 128);
+pub(super) const GEMV_PER_GROUP8: Kernel<LinearParams> = Kernel::new(&MODULE_GEMV, "w4a8_gemv_per_group8", 256, 0, 128);
+pub(super) const GEMV_QQQ: Kernel<LinearParams> = Kernel::new(&MODULE_GEMV, "w4a8_gemv_qqq", 256, 0, 128);
+pub(super) const GEMV_TWO_LEVEL: Kernel<LinearParams> = Kernel::new(&MODULE_GEMV, "w4a8_gemv_two_level", 256, 0, 128);
+pub(super) const GEMV_W8: Kernel<LinearParams> = Kernel::new(&MODULE_GEMV, "w4a8_gemv_w8", 256, 0, 128);
+
+static MODULE_QUANTIZE: Module = Module::new(
+    "w4a8/quantize",
+    images::W4A8_QUANTIZE,
+    &[
+        "w4a8_quantize_bf16",
+        "w4a8_quantize_f16",
+        "w4a8_quantize_f32",
+        "w4a8_quantize_rms_norm_bf16",
+        "w4a8_quantize_rms_norm_f16",
+        "w4a8_quantize_rms_norm_f32",
+        "w4a8_quantize_swiglu_bf16",
+        "w4a8_quantize_swiglu_f16",
+        "w4a8_quantize_swiglu_f32",
+    ],
+);
+
+pub(super) const QUANTIZE_BF16: Kernel<QuantizeParams> =
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_bf16", 256, 0, 80);
+pub(super) const QUANTIZE_F16: Kernel<QuantizeParams> = Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_f16", 256, 0, 80);
+pub(super) const QUANTIZE_F32: Kernel<QuantizeParams> = Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_f32", 256, 0, 80);
+pub(super) const QUANTIZE_RMS_NORM_BF16: Kernel<QuantizeParams> =
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_rms_norm_bf16", 256, 0, 80);
+pub(super) const QUANTIZE_RMS_NORM_F16: Kernel<QuantizeParams> =
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_rms_norm_f16", 256, 0, 80);
+pub(super) const QUANTIZE_RMS_NORM_F32: Kernel<QuantizeParams> =
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_rms_norm_f32", 256, 0, 80);
+pub(super) const QUANTIZE_SWIGLU_BF16: Kernel<QuantizeParams> =
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_swiglu_bf16", 256, 0, 80);
+pub(super) const QUANTIZE_SWIGLU_F16: Kernel<QuantizeParams> =
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_swiglu_f16", 256, 0, 80);
+pub(super) const QUANTIZE_SWIGLU_F32: Kernel<QuantizeParams> =
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_swiglu_f32", 256, 0, 80);
+
+static MODULE_ROWS: Module = Module::new("w4a8/rows", images::W4A8_ROWS, &["w4a8_rows"]);
+
+pub(super) const ROWS: Kernel<RowsParams> = Kernel::new(&MODULE_ROWS, "w4a8_rows", 256, 0, 72);
+
+/// Every compiled source.
+pub(crate) static MODULES: &[&Module] = &[&MODULE_GEMM, &MODULE_GEMV, &MODULE_QUANTIZE, &MODULE_ROWS];
