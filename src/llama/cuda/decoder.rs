@@ -158,6 +158,8 @@ fn prepare(
         work.prepare_heads(device, layer, &policies.select_heads(layer, spans)?)?;
         work.prepare_neurons(device, layer, &policies.select_mlp(layer, spans)?)?;
     }
+    // the residual stream is what a pass touches last: in order with it, the graph comes after passes on other streams
+    device.clear(&mut session.buffers.x)?;
     device.synchronize()
 }
 
