@@ -93,6 +93,10 @@ impl Device {
 
     /// Opens a device by its number, with a stream of its own. Devices that are open at once share their kernels.
     ///
+    /// The context stays one of a single stream for cudarc until [`CudaContext::new_stream`] makes another. What a program puts
+    /// on [`CudaContext::default_stream`] with cudarc's own calls, rather than with a device on that stream
+    /// ([`Device::on_stream`]), cudarc does not order with this one.
+    ///
     /// # Errors
     /// As [`Device::probe`]; [`Error::UnsupportedArchitecture`] for a GPU without kernels, [`Error::Driver`] for any other
     /// refusal, such as a number that is no device.
