@@ -195,22 +195,30 @@ impl<E: SimdElement> Tile<'_, E> {
     fn scores<S: Simd, const N: usize, const G: usize>(&mut self, simd: S, row: usize, group: usize) {
         let d = self.head_dim;
         let (k, values) = self.block.split_at(BLOCK * d);
-        let keys: [&[[E; 16]]; G] = std::array::from_fn(|g| &k.as_chunks().0[(group + g) * d..][..d]);
-        let queries: [&[f32]; N] = std::array::from_fn(|n| &self.q[(row + n) * d..][..d]);
+        // head_dim is a multiple of 8, so dimensions come by eight: one look at a slice's length for all of them
+        let keys: [&[[[E; 16]; 8]]; G] =
+            std::array::from_fn(|g| k[(group + g) * d * 16..][..d * 16].as_chunks().0.as_chunks().0);
+        let queries: [&[[f32; 8]]; N] = std::array::from_fn(|n| self.q[(row + n) * d..][..d].as_chunks().0);
+        let values: &[[[E; BLOCK]; 8]] = values.as_chunks().0.as_chunks().0;
         let mut sums = [[simd.splat(0.0); G]; N];
-        for i in 0..d {
-            if row == 0 {
-                // V while K is read, and the next block's K after that: alone, the hardware stops at every page of 4 KiB
-                simd.prefetch(&values[i * BLOCK..][..BLOCK]);
-            }
-            let mut key = [simd.splat(0.0); G];
-            for (key, keys) in key.iter_mut().zip(keys) {
-                *key = E::load(simd, &keys[i]);
-            }
-            for (n, sums) in sums.iter_mut().enumerate() {
-                let query = simd.splat(queries[n][i]);
-                for (sum, key) in sums.iter_mut().zip(key) {
-                    *sum = simd.fma(query, key, *sum);
+        for eight in 0..d / 8 {
+            let keys: [&[[E; 16]; 8]; G] = std::array::from_fn(|g| &keys[g][eight]);
+            let queries: [&[f32; 8]; N] = std::array::from_fn(|n| &queries[n][eight]);
+            let values = &values[eight];
+            for i in 0..8 {
+                if row == 0 {
+                    // V while K is read, and the next block's K after that: alone, the hardware stops at every page of 4 KiB
+                    simd.prefetch(&values[i]);
+                }
+                let mut key = [simd.splat(0.0); G];
+                for (key, keys) in key.iter_mut().zip(keys) {
+                    *key = E::load(simd, &keys[i]);
+                }
+                for (n, sums) in sums.iter_mut().enumerate() {
+                    let query = simd.splat(queries[n][i]);
+                    for (sum, key) in sums.iter_mut().zip(key) {
+                        *sum = simd.fma(query, key, *sum);
+                    }
                 }
             }
         }
@@ -243,7 +251,8 @@ impl<E: SimdElement> Tile<'_, E> {
         let (d, stride) = (self.head_dim, state_elems(self.head_dim));
         let v_vectors = d.div_ceil(16);
         let v: &[[E; 16]] = &self.block[BLOCK * d..].as_chunks().0[..BLOCK * v_vectors];
-        let rows: [&[f32; BLOCK]; N] = std::array::from_fn(|n| &self.weights.as_chunks().0[row + n]);
+        let rows: &[[f32; BLOCK]] = &self.weights.as_chunks().0[row..row + N];
+        let Some(rows) = rows.first_chunk::<N>() else { unreachable!("as many rows as were cut") };
         let mut sums = [[simd.splat(0.0); G]; N];
         for (n, sums) in sums.iter_mut().enumerate() {
             let state = self.states[(row + n) * stride + STATE_HEADER..].as_chunks().0;
@@ -258,12 +267,13 @@ impl<E: SimdElement> Tile<'_, E> {
             let end = start + (left >> start).trailing_ones() as usize;
             left &= !causal_mask(end, 0);
             for (j, value) in (start..end).zip(v[start * v_vectors..end * v_vectors].chunks_exact(v_vectors)) {
+                let value = &value[vector..vector + G];
                 if ahead {
                     simd.prefetch(&self.next[j * d..][..d]);
                 }
                 let mut values = [simd.splat(0.0); G];
                 for (g, v) in values.iter_mut().enumerate() {
-                    *v = E::load(simd, &value[vector + g]);
+                    *v = E::load(simd, &value[g]);
                 }
                 for (n, sums) in sums.iter_mut().enumerate() {
                     let weight = simd.splat(rows[n][j]);

@@ -79,6 +79,39 @@ fn halves_of<T: bytemuck::Pod>(v: &[T; 16]) -> [__m128i; 2] {
     [load_bytes(&bytes[0]), load_bytes(&bytes[1])]
 }
 
+/// The first two segments, or as many as there are.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn two_segments(segments: &[[u8; 16]]) -> __m256i {
+    // SAFETY: the caller's; two segments are 32 bytes.
+    unsafe {
+        match segments {
+            [] => _mm256_setzero_si256(),
+            [one] => _mm256_zextsi128_si256(load_bytes(one)),
+            two => _mm256_loadu_si256(two.as_ptr().cast()),
+        }
+    }
+}
+
+/// The first eight lanes, or the first four if they are fewer, or none, widened.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn eight_u16(lanes: &[u16]) -> __m256i {
+    // SAFETY: the caller's; four lanes are 8 bytes.
+    unsafe {
+        let bits = match (lanes.first_chunk::<8>(), lanes.first_chunk::<4>()) {
+            (Some(eight), _) => load_bytes(bytemuck::cast_ref(eight)),
+            (None, Some(four)) => _mm_loadl_epi64(four.as_ptr().cast()),
+            (None, None) => _mm_setzero_si128(),
+        };
+        _mm256_cvtepu16_epi32(bits)
+    }
+}
+
 #[inline]
 #[target_feature(enable = "avx2")]
 fn load_bytes(v: &[u8; 16]) -> __m128i {
@@ -310,15 +343,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         let high = |a, b| _mm256_permute2x128_si256::<0x31>(a, b);
         [[low(a[0], a[1]), low(b[0], b[1])], [high(a[0], a[1]), high(b[0], b[1])]]
     }
-    fn load_segments(segments: &[[u8; 16]]) -> I {
-        let half = |first: usize| match segments.get(first..).unwrap_or(&[]) {
-            [] => _mm256_setzero_si256(),
-            [one] => _mm256_zextsi128_si256(load_bytes(one)),
-            // SAFETY: two segments are 32 bytes.
-            two => unsafe { _mm256_loadu_si256(two.as_ptr().cast()) },
-        };
-        [half(0), half(2)]
-    }
     fn interleave(rows: [I; 4]) -> [I; 4] {
         let half = |i: usize| {
             let [r0, r1, r2, r3] = [rows[0][i], rows[1][i], rows[2][i], rows[3][i]];
@@ -334,19 +358,20 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         let (a, b) = (half(0), half(1));
         [[a[0], b[0]], [a[1], b[1]], [a[2], b[2]], [a[3], b[3]]]
     }
-    fn load_u16(lanes: &[u16]) -> I {
-        let half = |first: usize| {
-            let lanes = lanes.get(first..).unwrap_or(&[]);
-            let bits = match (lanes.first_chunk::<8>(), lanes.first_chunk::<4>()) {
-                (Some(eight), _) => load_bytes(bytemuck::cast_ref(eight)),
-                // SAFETY: four lanes are 8 bytes.
-                (None, Some(four)) => unsafe { _mm_loadl_epi64(four.as_ptr().cast()) },
-                (None, None) => _mm_setzero_si128(),
-            };
-            _mm256_cvtepu16_epi32(bits)
-        };
-        [half(0), half(8)]
     }
+
+    // These two are for counts that callers know: always inlined, they become the loads alone.
+
+    #[inline(always)]
+    fn load_segments(self, segments: &[[u8; 16]]) -> I {
+        // SAFETY: as in `run`.
+        unsafe { [two_segments(segments), two_segments(segments.get(2..).unwrap_or(&[]))] }
+    }
+
+    #[inline(always)]
+    fn load_u16(self, lanes: &[u16]) -> I {
+        // SAFETY: as in `run`.
+        unsafe { [eight_u16(lanes), eight_u16(lanes.get(8..).unwrap_or(&[]))] }
     }
 
     #[inline(always)]

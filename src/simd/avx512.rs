@@ -152,16 +152,20 @@ impl Simd for Avx512 {
         _mm512_and_si512(_mm512_srli_epi16::<4>(a), _mm512_set1_epi8(15))
     }
     fn load_rows(rows: &ByteRows<'_, 16>, offset: usize) -> [__m512i; 4] {
-        // SAFETY: a chunk has 16 bytes.
-        let row = |i: usize| unsafe { _mm_loadu_si128(rows.chunks::<1>(i, offset).as_ptr().cast()) };
+        let mut row = [_mm_setzero_si128(); 16];
+        for (i, row) in row.iter_mut().enumerate() {
+            // SAFETY: a chunk has 16 bytes.
+            *row = unsafe { _mm_loadu_si128(rows.chunks::<1>(i, offset).as_ptr().cast()) };
+        }
         // 128-bit lane q of z[a] is row 4q + a, so transposing 4×4 inside the lanes puts row i in lane i
-        let z = |a: usize| {
-            let z = _mm512_castsi128_si512(row(a));
-            let z = _mm512_inserti32x4::<1>(z, row(4 + a));
-            let z = _mm512_inserti32x4::<2>(z, row(8 + a));
-            _mm512_inserti32x4::<3>(z, row(12 + a))
-        };
-        transpose_quads([z(0), z(1), z(2), z(3)])
+        let mut z = [_mm512_setzero_si512(); 4];
+        for (a, z) in z.iter_mut().enumerate() {
+            *z = _mm512_castsi128_si512(row[a]);
+            *z = _mm512_inserti32x4::<1>(*z, row[4 + a]);
+            *z = _mm512_inserti32x4::<2>(*z, row[8 + a]);
+            *z = _mm512_inserti32x4::<3>(*z, row[12 + a]);
+        }
+        transpose_quads(z)
     }
     fn sum_quads(rows: [__m512i; 4]) -> __m512i {
         let pairs = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));

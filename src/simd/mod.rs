@@ -121,8 +121,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Asks for the cache lines of a slice, in steps of a line from its start.
     #[inline(always)]
     fn prefetch<T>(self, slice: &[T]) {
-        for at in slice.iter().step_by((LINE_BYTES / size_of::<T>().max(1)).max(1)) {
-            self.prefetch_line(at);
+        let step = (LINE_BYTES / size_of::<T>().max(1)).max(1);
+        let mut at = 0;
+        while at < slice.len() {
+            self.prefetch_line(&slice[at]);
+            at += step;
         }
     }
 }

@@ -63,16 +63,27 @@ fn dot_tile<S: Simd, T: SimdElement, const N: usize>(
 ) {
     let d = rows[0].len();
     let x: [&[f32]; N] = std::array::from_fn(|t| &x[t * d..][..d]);
+    let w_lanes: [&[[T; 16]]; 4] = std::array::from_fn(|r| rows[r].as_chunks().0);
+    let x_lanes: [&[[f32; 16]]; N] = std::array::from_fn(|t| x[t].as_chunks().0);
     let mut acc = [[simd.splat(0.0); 4]; N];
-    for k in (0..d).step_by(16) {
+    for i in 0..d / 16 {
         let mut w = [simd.splat(0.0); 4];
         for r in 0..4 {
-            w[r] = load_first(simd, &rows[r][k..]);
+            w[r] = T::load(simd, &w_lanes[r][i]);
         }
         for t in 0..N {
-            let x = load_first(simd, &x[t][k..]);
+            let x = simd.load(&x_lanes[t][i]);
             for r in 0..4 {
                 acc[t][r] = simd.fma(w[r], x, acc[t][r]);
+            }
+        }
+    }
+    let rest = d / 16 * 16;
+    if rest < d {
+        for t in 0..N {
+            let x = load_first(simd, &x[t][rest..]);
+            for r in 0..4 {
+                acc[t][r] = simd.fma(load_first(simd, &rows[r][rest..]), x, acc[t][r]);
             }
         }
     }
@@ -147,8 +158,10 @@ impl<T: SimdElement> Down<'_, T> {
         for i in 0..rows.rows() {
             if N == 1 {
                 let ahead = &rows.row((i + 8).min(rows.rows() - 1))[at..end];
-                for line in ahead.iter().step_by(32) {
-                    simd.prefetch_line(line);
+                let mut line = 0;
+                while line < ahead.len() {
+                    simd.prefetch_line(&ahead[line]);
+                    line += 32;
                 }
             }
             let row = &rows.row(i)[at..end];
