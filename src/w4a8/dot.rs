@@ -56,13 +56,34 @@ fn block<S: Simd, const M: usize, const BYTES: bool>(
     tokens: Tokens<'_>,
     out: &mut [[f32; TILE_N]],
 ) -> usize {
-    let panel = panel.as_chunks::<{ 4 * TILE_N }>().0;
-    let codes: [&[[i8; 4]]; M] = std::array::from_fn(|m| tokens.codes(m).as_chunks().0);
-    let ints = |start: usize, len: usize| {
+    let lines = panel.as_chunks().0;
+    let codes = std::array::from_fn(|m| tokens.codes(m).as_chunks().0);
+    combine::<S, M>(simd, tile, tokens, Panel::<M, BYTES> { lines, codes }, out);
+    M
+}
+
+/// Where the exact sums of M tokens and 16 rows come from.
+///
+/// A trait and not a closure: its method is `#[inline(always)]`, so that it is compiled for the instruction set of the kernel that
+/// calls it in several places. A closure there stays a function of its own, of no instruction set, and calls every operation.
+pub(crate) trait Integers<S: Simd, const M: usize> {
+    /// Σ u·a over the columns `start..start + len`, which follow one another from call to call.
+    fn sum(&mut self, simd: S, start: usize, len: usize) -> [S::I; M];
+}
+
+/// The codes of a panel and of M tokens, in words of four.
+struct Panel<'a, const M: usize, const BYTES: bool> {
+    lines: &'a [[u8; 4 * TILE_N]],
+    codes: [&'a [[i8; 4]]; M],
+}
+
+impl<S: Simd, const M: usize, const BYTES: bool> Integers<S, M> for Panel<'_, M, BYTES> {
+    #[inline(always)]
+    fn sum(&mut self, simd: S, start: usize, len: usize) -> [S::I; M] {
         let (first, words) = (start / 4, len / 4);
         // of one length, so that nothing is checked inside the loop
-        let lines = &panel[first..][..words];
-        let codes: [&[[i8; 4]]; M] = std::array::from_fn(|m| &codes[m][first..][..words]);
+        let lines = &self.lines[first..][..words];
+        let codes: [&[[i8; 4]]; M] = std::array::from_fn(|m| &self.codes[m][first..][..words]);
         let mut acc = [simd.splat_i32(0); M];
         for i in 0..words {
             let w = simd.load_segments(lines[i].as_chunks().0);
@@ -72,13 +93,10 @@ fn block<S: Simd, const M: usize, const BYTES: bool>(
             }
         }
         acc
-    };
-    combine::<S, M>(simd, tile, tokens, ints, out);
-    M
+    }
 }
 
-/// Turns exact integers into f32, in the order that every instruction set keeps. `ints(start, len)` is Σ u·a over these columns
-/// for M tokens and 16 rows, and is asked for increasing columns.
+/// Turns exact integers into f32, in the order that every instruction set keeps.
 ///
 /// With one act_scale a token: y = channel · Σ_K, or Σ_g group\[g\] · Σ_g (+ offset\[g\] · Σ_g a), which the caller multiplies with it.
 /// With one for each 128 of K, b: y = channel · Σ_b act_scale\[b\] · Σ_b, or the same over groups with act_scale · Σ_g in place of Σ_g.
@@ -88,7 +106,7 @@ pub(crate) fn combine<S: Simd, const M: usize>(
     simd: S,
     tile: &Tile<'_>,
     tokens: Tokens<'_>,
-    mut ints: impl FnMut(usize, usize) -> [S::I; M],
+    mut integers: impl Integers<S, M>,
     out: &mut [[f32; TILE_N]],
 ) {
     let fine = tokens.scales == ActScales::Fine;
@@ -97,7 +115,7 @@ pub(crate) fn combine<S: Simd, const M: usize>(
         None => {
             let block = if fine { ACT_BLOCK } else { tokens.stride };
             for (b, start) in (0..tokens.stride).step_by(block).enumerate() {
-                let ints = ints(start, block.min(tokens.stride - start));
+                let ints = integers.sum(simd, start, block.min(tokens.stride - start));
                 for m in 0..M {
                     let zero = simd.splat_i32(tokens.sum(m, b).wrapping_mul(tile.zero));
                     sums.total[m] = simd.sub_i32(ints[m], zero);
@@ -109,7 +127,7 @@ pub(crate) fn combine<S: Simd, const M: usize>(
         }
         Some((size, TileValues::U8(scale))) => {
             for (g, scale) in scale.iter().enumerate() {
-                let ints = ints(g * size, size);
+                let ints = integers.sum(simd, g * size, size);
                 let scale = simd.load_u8(scale);
                 for m in 0..M {
                     let centred = simd.sub_i32(ints[m], simd.splat_i32(tile.zero * tokens.sum(m, g)));
@@ -122,7 +140,7 @@ pub(crate) fn combine<S: Simd, const M: usize>(
         }
         Some((size, TileValues::F16(scale))) => {
             for (g, scale) in scale.iter().enumerate() {
-                let ints = ints(g * size, size);
+                let ints = integers.sum(simd, g * size, size);
                 sums.add_group(simd, tile, tokens, g, &ints, simd.load_f16(scale), size);
             }
         }

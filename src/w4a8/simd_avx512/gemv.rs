@@ -2,7 +2,7 @@
 
 use super::{add_parts, load_rows, nibbles, transpose4};
 use crate::simd::Avx512;
-use crate::w4a8::dot::combine;
+use crate::w4a8::dot::{Integers, combine};
 use crate::w4a8::format::Bits;
 use crate::w4a8::pack::{TILE_BYTES, TILE_N};
 use crate::w4a8::tile::{Tile, Tokens};
@@ -41,22 +41,33 @@ fn gemv_tokens<const M: usize, const EIGHT: bool>(
     let tile_k = if EIGHT { 32 } else { 64 };
     assert!(tiles.len() * tile_k >= tokens.stride && out.len() >= M);
     assert!(tokens.codes.len() >= M * tokens.stride && tokens.sums.len() >= M * tokens.groups);
-    let steps = Steps { tiles, tokens };
-    // groups of 32 come in pairs, as a tile or two hold them
-    let mut second = None;
-    // SAFETY: this function has the instruction set; the lengths are asserted, and groups end within K ≤ stride.
-    let ints = |start: usize, len: usize| unsafe {
-        match (len, second.take()) {
-            (32, Some(half)) => half,
-            (32, None) => {
-                let [first, half] = steps.sum_halves::<M, EIGHT>(start / 64);
-                second = Some(half);
-                first
+    let straight = Straight::<M, EIGHT> { steps: Steps { tiles, tokens }, second: None };
+    combine::<Avx512, M>(simd, tile, tokens, straight, out);
+}
+
+/// Sums straight from the tiles, whose lengths [`gemv_tokens`] has checked.
+struct Straight<'a, const M: usize, const EIGHT: bool> {
+    steps: Steps<'a>,
+    /// Groups of 32 come in pairs, as a tile or two hold them: the second of a pair whose first was asked for.
+    second: Option<[__m512i; M]>,
+}
+
+impl<const M: usize, const EIGHT: bool> Integers<Avx512, M> for Straight<'_, M, EIGHT> {
+    #[inline(always)]
+    fn sum(&mut self, _: Avx512, start: usize, len: usize) -> [__m512i; M] {
+        // SAFETY: the token proves the instruction set; the lengths were checked, and groups end within K ≤ stride.
+        unsafe {
+            match (len, self.second.take()) {
+                (32, Some(half)) => half,
+                (32, None) => {
+                    let [first, half] = self.steps.sum_halves::<M, EIGHT>(start / 64);
+                    self.second = Some(half);
+                    first
+                }
+                _ => self.steps.sum::<M, EIGHT>(start / 64..(start + len) / 64),
             }
-            _ => steps.sum::<M, EIGHT>(start / 64..(start + len) / 64),
         }
-    };
-    combine::<Avx512, M>(simd, tile, tokens, ints, out);
+    }
 }
 
 /// The tiles of 16 rows and the tokens. Its functions are for code compiled with AVX-512 VNNI, and for columns that both

@@ -70,7 +70,7 @@ pub fn inverse(scale: f32) -> f32 {
 /// [`Error::Kernel`] for a group size that does not divide K, or a format without 4-bit codes.
 pub fn group_size(format: Format, k: usize) -> Result<usize> {
     if format.bits != Bits::Four {
-        let (expected, got) = ("a 4-bit mode", "8 bits".into());
+        let (expected, got) = ("a 4-bit format", "8 bits".into());
         return Err(Error::Kernel(moray::Error::Unsupported { what: "weights", expected, got }));
     }
     let size = format.group_size().unwrap_or(k);

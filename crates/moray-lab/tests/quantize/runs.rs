@@ -78,7 +78,7 @@ fn check_report(out: &Path, report: &Report) {
     assert!(quality.perplexity.is_finite() && quality.dense.as_ref().unwrap().kl > 0.0);
     let json: serde_json::Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
     assert_eq!(json["layers"].as_array().unwrap().len(), 3);
-    assert_eq!(json["options"]["format"], "g64o");
+    assert_eq!(json["options"]["mode"], "g64o");
     let page = fs::read_to_string(out.join("report.html")).unwrap();
     assert_eq!(page.matches("<svg").count(), 8);
     assert!(!page.contains("http://") && !page.contains("https://"), "the page is to need nothing else");
