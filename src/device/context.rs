@@ -168,6 +168,7 @@ fn load(context: &Arc<CudaContext>, name: &'static str, capability: (u32, u32)) 
         CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
             unsupported(capability)
         }
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { bytes: module.image.len() },
         _ => call("load a module")(error),
     })?;
     let symbols = module.symbols.iter();
