@@ -99,9 +99,9 @@ def qqq(rng):
     code = rng.integers(0, 16, (n, k))
     channel = rng.uniform(0.0005, 0.002, n).astype(np.float32)
     group = rng.uniform(2.0, 15.0, (n, k // 128)).astype(np.float16)
-    # int8 weight: (c - 8) * group scale in half precision, rounded to nearest even
-    product = (code - 8).astype(np.float16) * np.repeat(group, 128, axis=1)
-    integer = np.rint(product.astype(np.float32))
+    # int8 weight: the exact product (c - 8) * group scale, rounded once to nearest even
+    product = (code - 8) * np.repeat(group.astype(np.float64), 128, axis=1)
+    integer = np.rint(product).astype(np.float32)
     save(
         "qqq_group.safetensors",
         {

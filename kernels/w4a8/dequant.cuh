@@ -83,7 +83,7 @@ struct TwoLevel {
     }
 };
 
-// QQQ: w = scale[n] · rne(f16((code − 8) · group_scale[n, g])), group_scale in f16.
+// QQQ: w = scale[n] · rne((code − 8) · group_scale[n, g]), group_scale in f16, one rounding.
 struct Qqq {
     static constexpr int BITS = 4;
     static constexpr bool GROUPED = false;
@@ -95,8 +95,8 @@ struct Qqq {
         // 0x6400 | code is 1024 + code; less 1032 it is code − 8, exactly
         const uint32_t biased = (pair & 0x000f000fu) | 0x64006400u;
         const __half2 code = __hsub2_rn(*reinterpret_cast<const __half2*>(&biased), __float2half2_rn(1032.0f));
-        // 1536 + v is rounded to an integer, ties to even, whose low byte is v
-        const __half2 rounded = __hadd2_rn(__hmul2_rn(code, s), __float2half2_rn(1536.0f));
+        // 1536 + code · s is rounded once, to an integer, ties to even, whose low byte is the int8 weight
+        const __half2 rounded = __hfma2(code, s, __float2half2_rn(1536.0f));
         return *reinterpret_cast<const uint32_t*>(&rounded);
     }
 

@@ -38,7 +38,8 @@ __device__ __forceinline__ float dequantize(const RowsParams& p, uint32_t n, uin
             return __fmul_rn(p.scale[n], __int2float_rn(whole));
         }
         case GroupScale::qqq: {
-            const float product = __half2float(__float2half_rn(__fmul_rn(__int2float_rn(code - centre), __half2float(halves[group]))));
+            // 4 bits times 11: exact
+            const float product = __fmul_rn(__int2float_rn(code - centre), __half2float(halves[group]));
             return __fmul_rn(p.scale[n], rintf(product));
         }
         case GroupScale::f16: break;

@@ -56,7 +56,7 @@ pub struct Group {
 /// | no groups | channel\[n\] · (code − centre), centre 8 for 4 bits and 0 for 8 |
 /// | [`GroupScale::F16`] | group\[n, g\] · (code − centre), group · (code − zero_point) or group · code + offset |
 /// | [`GroupScale::Integer`] | channel\[n\] · group\[n, g\] · (code − 8) |
-/// | [`GroupScale::Qqq`] | channel\[n\] · rne((code − 8) · group\[n, g\]), the product rounded to f16 first |
+/// | [`GroupScale::Qqq`] | channel\[n\] · rne((code − 8) · group\[n, g\]), the exact product rounded once |
 ///
 /// # Example
 /// ```
@@ -229,8 +229,8 @@ impl Format {
 /// The only group size of QQQ's group form.
 pub(crate) const QQQ_GROUP: usize = 128;
 
-/// QQQ's int8 weight: the code times its group scale in f16, rounded to the nearest integer, ties to even.
+/// QQQ's int8 weight: the code times its group scale, rounded once to the nearest integer, ties to even.
 pub(crate) fn qqq_code(code: i8, group_scale: half::f16) -> i8 {
-    let product = half::f16::from_f32((f32::from(code) - 8.0) * group_scale.to_f32());
-    product.to_f32().round_ties_even() as i8
+    // 4 bits times the 11 of an f16: the product in f32 is exact
+    ((f32::from(code) - 8.0) * group_scale.to_f32()).round_ties_even() as i8
 }

@@ -1,6 +1,9 @@
 //! The quantizers of weights and of tokens against their definitions.
 
-use moray::w4a8::{ACT_BLOCK, ActScales, Activations, Bits, Format, GroupScale, Offset, QuantizedWeight, quantize};
+use half::f16;
+use moray::w4a8::{
+    ACT_BLOCK, ActScales, Activations, Bits, Format, GroupScale, Offset, QuantizedWeight, Scales, quantize,
+};
 
 use crate::case::{FORMATS, activations};
 use crate::common::{Random, cpus};
@@ -126,6 +129,33 @@ fn activations_of_extreme_magnitude_stay_in_range_and_invalid_ones_have_no_scale
             // only this token is lost, as on a device, where nobody could be told
             a.quantize(&cpu, &x, 1, 96).unwrap();
             assert!(a.scale()[0].is_nan() && a.codes().iter().all(|&code| code == 0), "{bad}");
+        }
+    }
+}
+
+/// (code − 8) · scale in integers of the smallest f16's size, rounded to the nearest whole number, ties to even.
+fn rounded_once(code: i64, scale: f16) -> i64 {
+    let bits = i64::from(scale.to_bits());
+    let (exponent, fraction) = (bits >> 10 & 31, bits & 1023);
+    let size = if exponent == 0 { fraction } else { (fraction | 1024) << (exponent - 1) };
+    let product = (code - 8) * if bits >> 15 == 1 { -size } else { size };
+    let (whole, rest, half) = (product >> 24, product & 0xff_ffff, 0x80_0000);
+    whole + i64::from(rest > half || (rest == half && whole & 1 == 1))
+}
+
+#[test]
+fn qqq_rounds_the_exact_product_once_for_every_group_scale() {
+    let reach = |scale: &f16| (8.0 * scale.to_f32()).abs() < 127.5;
+    let scales: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(reach).collect();
+    let (n, k) = (scales.len(), 128);
+    let codes = (0..n * k).map(|i| (i % 16) as i8).collect();
+    let channel = vec![1.0; n];
+    let weight =
+        QuantizedWeight::new(n, k, Format::qqq(), codes, Scales::over_channel(scales.clone(), channel)).unwrap();
+    for (row, &scale) in scales.iter().enumerate() {
+        for code in 0..16 {
+            let expected = rounded_once(code as i64, scale) as f64;
+            assert_eq!(weight.dequantize_at(row, code), expected, "{code} · {scale:?}");
         }
     }
 }
