@@ -2,7 +2,7 @@
 //!
 //! Under 1F1B stage x keeps min(p − x, m) micro-batches. BPipe pairs stage x < p/2, the evictor, with stage
 //! p − x − 1, the acceptor. Together they need p + 1 buffers, and one more while a transfer is in flight, since it
-//! occupies both ends. So the smallest cap that holds is ⌈(p + 2)/2⌉.
+//! occupies both ends. So the smallest cap that holds is min(⌈(p + 2)/2⌉, m).
 
 use crate::error::{Error, depth};
 use serde::Serialize;
@@ -27,8 +27,7 @@ pub fn partner(stages: u32, stage: u32) -> Option<u32> {
     (other != stage).then_some(other)
 }
 
-/// Computes the smallest cap BPipe can hold, in micro-batches per stage: ⌈(p + 2)/2⌉ once m ≥ p, less when fewer
-/// micro-batches are ever kept.
+/// Computes the smallest cap BPipe can hold, in micro-batches per stage: min(⌈(p + 2)/2⌉, m).
 pub fn smallest_cap(stages: u32, micro_batches: u32) -> u32 {
     let of_stage = |x: u32| {
         let own = peak_1f1b(stages, micro_batches, x);

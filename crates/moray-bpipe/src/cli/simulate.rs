@@ -32,7 +32,7 @@ pub enum Name {
     Bpipe,
     /// Two chunks per device in a V, half the memory
     VHalf,
-    /// Each of them
+    /// Each of them that these stages and micro-batches take; what is left out is named with its reason
     All,
 }
 
@@ -113,13 +113,27 @@ impl SimulateArgs {
             [] => self.measured()?,
             _ => Input { pipeline: self.given()?, rates: None, note: String::new() },
         };
-        let mut runs = Vec::new();
-        for schedule in self.schedules() {
-            let program = schedule.program(&pipeline)?;
-            let run = simulate(&pipeline, &program)?;
-            let mfu = rates.map(|(flops, peak)| run.mfu(flops, peak));
-            runs.push(Run { schedule, program, run, mfu });
+        let (mut runs, mut left_out) = (Vec::new(), Vec::new());
+        for (schedule, named) in self.schedules() {
+            let simulated =
+                schedule.program(&pipeline).and_then(|program| Ok((simulate(&pipeline, &program)?, program)));
+            match simulated {
+                Ok((run, program)) => {
+                    let mfu = rates.map(|(flops, peak)| run.mfu(flops, peak));
+                    runs.push(Run { schedule, program, run, mfu });
+                }
+                Err(error) if named => return Err(error),
+                Err(error) => left_out.push((schedule, error)),
+            }
         }
+        if runs.is_empty() && !left_out.is_empty() {
+            return Err(left_out.swap_remove(0).1);
+        }
+        let note = left_out
+            .iter()
+            .map(|(schedule, error)| format!("{} left out: {error}\n", schedule.name()))
+            .collect::<String>()
+            + &note;
         let drawn: Vec<Drawn<'_>> =
             runs.iter().map(|one| Drawn { schedule: one.schedule, run: &one.run, cap: one.program.cap }).collect();
         let compared: Vec<_> = runs.iter().map(|one| (one.schedule, one.run.clone(), one.mfu)).collect();
@@ -131,7 +145,9 @@ impl SimulateArgs {
             write_file(path, &timeline_svg(last))?;
         }
         if self.json {
-            return print_json(out, &runs.iter().map(|one| self.json_report(&pipeline, one)).collect::<Vec<_>>());
+            let reason = |(schedule, error): &(Schedule, Error)| serde_json::json!({"schedule": schedule.name(), "left_out": error.to_string()});
+            let reports = runs.iter().map(|one| self.json_report(&pipeline, one));
+            return print_json(out, &reports.chain(left_out.iter().map(reason)).collect::<Vec<_>>());
         }
         out.write_all(comparison.as_bytes())?;
         for one in &runs {
@@ -176,16 +192,19 @@ impl SimulateArgs {
         report
     }
 
-    fn schedules(&self) -> Vec<Schedule> {
+    /// The schedules asked for, and whether by name: then each must fit.
+    fn schedules(&self) -> Vec<(Schedule, bool)> {
         let bpipe = Schedule::BPipe { cap: self.cap, lookahead: self.lookahead };
         let interleaved = Schedule::Interleaved { chunks: self.chunks };
         let of_name = |name: &Name| match name {
-            Name::Gpipe => vec![Schedule::GPipe],
-            Name::OneFOneB => vec![Schedule::OneFOneB],
-            Name::Interleaved => vec![interleaved],
-            Name::Bpipe => vec![bpipe],
-            Name::VHalf => vec![Schedule::VHalf],
-            Name::All => vec![Schedule::GPipe, Schedule::OneFOneB, interleaved, bpipe, Schedule::VHalf],
+            Name::Gpipe => vec![(Schedule::GPipe, true)],
+            Name::OneFOneB => vec![(Schedule::OneFOneB, true)],
+            Name::Interleaved => vec![(interleaved, true)],
+            Name::Bpipe => vec![(bpipe, true)],
+            Name::VHalf => vec![(Schedule::VHalf, true)],
+            Name::All => [Schedule::GPipe, Schedule::OneFOneB, interleaved, bpipe, Schedule::VHalf]
+                .map(|each| (each, false))
+                .into(),
         };
         self.schedule.iter().flat_map(of_name).collect()
     }

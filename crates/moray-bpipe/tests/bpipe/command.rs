@@ -92,6 +92,23 @@ fn page_is_self_contained_and_plots_every_schedule() {
 }
 
 #[test]
+fn all_schedules_leave_out_what_does_not_fit_and_a_named_one_is_refused() {
+    let line = "simulate --forward-us 1 --backward-us 2 --stages 4 --micro-batches 6 --schedule";
+    let reason = "interleaved 1F1B: expected micro-batches in a multiple of 4 stages, got 6";
+    let said = words(&format!("{line} all")).expect("the others");
+    assert!(said.contains(&format!("interleaved left out: {reason}\n")), "{said}");
+    for kept in ["gpipe", "1f1b", "bpipe", "v-half"] {
+        assert!(said.contains(&format!("| {kept} ")), "{said}");
+    }
+    let reports = json(&format!("{line} all --json"));
+    let of =
+        |name: &str| reports.as_array().expect("schedules").iter().find(|report| report["schedule"] == name).cloned();
+    assert_eq!(of("interleaved").expect("named")["left_out"], reason);
+    assert!(of("gpipe").expect("run")["makespan_ns"].is_u64());
+    assert_eq!(words(&format!("{line} 1f1b,interleaved")).expect_err("named"), reason);
+}
+
+#[test]
 fn long_runs_are_drawn_in_part_and_say_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let page = folder.path().join("page.html");

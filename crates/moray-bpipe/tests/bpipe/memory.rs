@@ -34,6 +34,14 @@ fn gpt_activations_match_published_closed_forms() {
 }
 
 #[test]
+fn smallest_cap_matches_half_the_pipeline_or_all_micro_batches() {
+    for (stages, micro_batches) in (2u32..40).flat_map(|p| (1u32..60).map(move |m| (p, m))) {
+        let expected = (stages + 2).div_ceil(2).min(micro_batches);
+        assert_eq!(smallest_cap(stages, micro_batches), expected, "{stages} stages, {micro_batches} micro-batches");
+    }
+}
+
+#[test]
 fn llama_activations_match_sum_of_kept_tensors() {
     // 4 grouped key-value heads of 16, so that their share shows.
     let layer = Layer { hidden: 256, n_q_heads: 16, n_kv_heads: 4, ffn: 704, mlp: Mlp::SwiGlu, dropout: false };
