@@ -115,7 +115,8 @@ def write_dequantize():
     random = np.random.default_rng(20260510)
     writer = gguf.GGUFWriter(GOLDEN / "dequantize.gguf", "golden")
     # Byte positions of f16 scales in a block.
-    types = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_1": [0, 2], "Q8_0": [0], "Q4_K": [0, 2], "Q6_K": [208], "F16": [0], "BF16": []}
+    types = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_1": [0, 2], "Q8_0": [0], "Q4_K": [0, 2], "Q6_K": [208], "F16": [0], "BF16": [],
+             "Q5_0": [0], "Q5_K": [0, 2]}  # fmt: skip
     special = np.array([0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0x0400, 0x7BFF, 0xFBFF, 0x3C00], dtype=np.uint16)
     for name, scales in types.items():
         kind = gguf.GGMLQuantizationType[name]

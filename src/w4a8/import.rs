@@ -2,7 +2,7 @@
 //!
 //! # Source
 //! The block definitions of the GGUF format (little endian): Q4_0 {f16 d, 16 bytes}, w = d·(q − 8); Q4_1 {f16 d, f16 m,
-//! 16 bytes}, w = d·q + m; Q5_1 {f16 d, f16 m, u32 high bits, 16 bytes}, w = d·q + m; Q8_0 {f16 d, 32 int8}, w = d·q.
+//! 16 bytes}, w = d·q + m; Q5_0 {f16 d, u32 high bits, 16 bytes}, w = d·(q − 16); Q5_1 {f16 d, f16 m, u32 high bits, 16 bytes}, w = d·q + m; Q8_0 {f16 d, 32 int8}, w = d·q.
 //! In the 4- and 5-bit blocks byte i holds value i in its low and value i + 16 in its high half.
 
 use super::format::{Bits, Format, Offset};
@@ -18,6 +18,8 @@ pub enum Block {
     Q4_0,
     /// 4 bits, scale and minimum.
     Q4_1,
+    /// 5 bits, scale; its codes are stored in 8 bits.
+    Q5_0,
     /// 5 bits, scale and minimum; its codes are stored in 8 bits.
     Q5_1,
     /// 8 bits, scale.
@@ -33,6 +35,7 @@ impl Block {
         match self {
             Block::Q4_0 => 18,
             Block::Q4_1 => 20,
+            Block::Q5_0 => 22,
             Block::Q5_1 => 24,
             Block::Q8_0 => 34,
         }
@@ -76,14 +79,19 @@ impl Block {
                 *high = (byte >> 4) as i8;
             }
         };
+        let five_bits = |bytes: &[u8], out: &mut [i8]| {
+            halves(&bytes[4..], out);
+            let fifth = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            out.iter_mut().enumerate().for_each(|(i, code)| *code |= ((fifth >> i & 1) << 4) as i8);
+        };
         match self {
             Block::Q4_0 => halves(&block[2..], out),
             Block::Q4_1 => halves(&block[4..], out),
-            Block::Q5_1 => {
-                halves(&block[8..], out);
-                let fifth = u32::from_le_bytes([block[4], block[5], block[6], block[7]]);
-                out.iter_mut().enumerate().for_each(|(i, code)| *code |= ((fifth >> i & 1) << 4) as i8);
+            Block::Q5_0 => {
+                five_bits(&block[2..], out);
+                out.iter_mut().for_each(|code| *code -= 16);
             }
+            Block::Q5_1 => five_bits(&block[4..], out),
             Block::Q8_0 => out.iter_mut().zip(&block[2..]).for_each(|(code, &byte)| *code = byte as i8),
         }
     }

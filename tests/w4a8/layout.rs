@@ -74,7 +74,7 @@ fn packed_bytes_stand_where_the_documented_map_says() {
 fn import_of_blocks_is_lossless() {
     let mut random = Random::new(23);
     let (n, k) = (6, 96);
-    for block in [Block::Q4_0, Block::Q4_1, Block::Q5_1, Block::Q8_0] {
+    for block in [Block::Q4_0, Block::Q4_1, Block::Q5_0, Block::Q5_1, Block::Q8_0] {
         let bytes: Vec<u8> = (0..n * k / 32)
             .flat_map(|_| {
                 let mut one: Vec<u8> = (0..block.bytes()).map(|_| random.below(256) as u8).collect();
@@ -92,10 +92,12 @@ fn import_of_blocks_is_lossless() {
             let f = |at: usize| f64::from(f16::from_le_bytes([one[at], one[at + 1]]).to_f32());
             for v in 0..32 {
                 let nibble = |at: usize| f64::from(one[at + v % 16] >> (4 * (v / 16)) & 15);
+                let fifth = |at: usize| f64::from(16 * (one[at + v / 8] >> (v % 8) & 1));
                 let expected = match block {
                     Block::Q4_0 => f(0) * (nibble(2) - 8.0),
                     Block::Q4_1 => f(0) * nibble(4) + f(2),
-                    Block::Q5_1 => f(0) * (nibble(8) + f64::from(16 * (one[4 + v / 8] >> (v % 8) & 1))) + f(2),
+                    Block::Q5_0 => f(0) * (nibble(6) + fifth(2) - 16.0),
+                    Block::Q5_1 => f(0) * (nibble(8) + fifth(4)) + f(2),
                     Block::Q8_0 => f(0) * f64::from(one[2 + v] as i8),
                 };
                 assert_eq!(q.dequantize_at(i * 32 / k, i * 32 % k + v), expected, "{block:?}");

@@ -27,9 +27,11 @@ pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) -> bool {
         DType::Bf16 => floats::<2>(bytes, out, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
         DType::Q4_0 => blocks::<18, 32>(bytes, out, q4_0),
         DType::Q4_1 => blocks::<20, 32>(bytes, out, q4_1),
+        DType::Q5_0 => blocks::<22, 32>(bytes, out, q5_0),
         DType::Q5_1 => blocks::<24, 32>(bytes, out, q5_1),
         DType::Q8_0 => blocks::<34, 32>(bytes, out, q8_0),
         DType::Q4K => blocks::<144, 256>(bytes, out, q4_k),
+        DType::Q5K => blocks::<176, 256>(bytes, out, q5_k),
         DType::Q6K => blocks::<210, 256>(bytes, out, q6_k),
     }
 }
@@ -40,9 +42,9 @@ pub fn all_finite(dtype: DType, bytes: &[u8]) -> bool {
     let every = |check: &dyn Fn(&[u8]) -> bool| bytes.chunks_exact(dtype.block_bytes()).all(check);
     match dtype {
         DType::F32 => every(&|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite()),
-        DType::F16 | DType::Q4_0 | DType::Q8_0 => every(&|b| half_at(b, 0)),
+        DType::F16 | DType::Q4_0 | DType::Q5_0 | DType::Q8_0 => every(&|b| half_at(b, 0)),
         DType::Bf16 => every(&|b| u16::from_le_bytes([b[0], b[1]]) & 0x7f80 != 0x7f80),
-        DType::Q4_1 | DType::Q5_1 | DType::Q4K => every(&|b| half_at(b, 0) && half_at(b, 2)),
+        DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => every(&|b| half_at(b, 0) && half_at(b, 2)),
         DType::Q6K => every(&|b| half_at(b, 208)),
     }
 }
@@ -93,16 +95,29 @@ fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) -> bool {
     d.is_finite() && m.is_finite()
 }
 
-/// As Q4_1, with bit i of the 32-bit word after the scales as bit 4 of element i.
+/// Bit i of the 32-bit word before the nibbles is bit 4 of element i.
+fn five_bits(block: &[u8], at: usize, i: usize) -> (u8, u8) {
+    let fifth = u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+    let byte = block[at + 4 + i];
+    ((byte & 15) | ((fifth >> i & 1) << 4) as u8, (byte >> 4) | ((fifth >> (i + 16) & 1) << 4) as u8)
+}
+
+fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) -> bool {
+    let d = scale(block, 0);
+    for i in 0..16 {
+        let (low, high) = five_bits(block, 2, i);
+        out[i] = d * f32::from(low as i8 - 16);
+        out[i + 16] = d * f32::from(high as i8 - 16);
+    }
+    d.is_finite()
+}
+
 fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) -> bool {
     let (d, m) = (scale(block, 0), scale(block, 2));
-    let high = u32::from_le_bytes([block[4], block[5], block[6], block[7]]);
     for i in 0..16 {
-        let byte = block[8 + i];
-        let low_half = (byte & 15) | (((high >> i) & 1) << 4) as u8;
-        let high_half = (byte >> 4) | (((high >> (i + 16)) & 1) << 4) as u8;
-        out[i] = d * f32::from(low_half) + m;
-        out[i + 16] = d * f32::from(high_half) + m;
+        let (low, high) = five_bits(block, 4, i);
+        out[i] = d * f32::from(low) + m;
+        out[i + 16] = d * f32::from(high) + m;
     }
     d.is_finite() && m.is_finite()
 }
@@ -119,7 +134,7 @@ fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) -> bool {
 ///
 /// Sub-blocks 0..4 hold theirs in the low 6 bits of bytes j and j + 4. Sub-blocks 4..8 have their low nibbles in byte
 /// j + 4 (scale low, minimum high) and their upper two bits in the top of bytes j − 4 and j.
-fn q4_k_scale_min(packed: &[u8], j: usize) -> (f32, f32) {
+fn scale_min(packed: &[u8], j: usize) -> (f32, f32) {
     let (scale, min) = if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
     } else {
@@ -128,19 +143,29 @@ fn q4_k_scale_min(packed: &[u8], j: usize) -> (f32, f32) {
     (f32::from(scale), f32::from(min))
 }
 
-/// Sub-blocks 2c and 2c + 1 are the low and high nibbles of the same 32 bytes.
-fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) -> bool {
+/// Eight sub-blocks of 32, each with its scale and minimum; `code(j, i)` is element i of sub-block j.
+fn sub_blocks(block: &[u8], out: &mut [f32; 256], code: impl Fn(usize, usize) -> u8) -> bool {
     let (d, dmin) = (scale(block, 0), scale(block, 2));
-    let (packed, nibbles) = block[4..].split_at(12);
     for (j, values) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let (sub_scale, sub_min) = q4_k_scale_min(packed, j);
+        let (sub_scale, sub_min) = scale_min(&block[4..16], j);
         let (d_j, m_j) = (d * sub_scale, dmin * sub_min);
-        let shift = 4 * (j % 2);
-        for (value, byte) in values.iter_mut().zip(&nibbles[32 * (j / 2)..]) {
-            *value = d_j * f32::from((byte >> shift) & 15) - m_j;
+        for (i, value) in values.iter_mut().enumerate() {
+            *value = d_j * f32::from(code(j, i)) - m_j;
         }
     }
     d.is_finite() && dmin.is_finite()
+}
+
+/// Sub-blocks 2c and 2c + 1 are the low and high nibbles of the same 32 bytes.
+fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) -> bool {
+    let nibbles = &block[16..];
+    sub_blocks(block, out, |j, i| nibbles[32 * (j / 2) + i] >> (4 * (j % 2)) & 15)
+}
+
+/// As Q4_K, with bit j of byte i of the fifth bits as bit 4 of element i of sub-block j.
+fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) -> bool {
+    let (fifth, nibbles) = block[16..].split_at(32);
+    sub_blocks(block, out, |j, i| nibbles[32 * (j / 2) + i] >> (4 * (j % 2)) & 15 | (fifth[i] >> j & 1) << 4)
 }
 
 /// Each half of 128 elements is four runs of 32: run r takes the nibble `r / 2` of low bytes 32·(r % 2).. and the bit

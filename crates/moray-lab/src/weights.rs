@@ -30,22 +30,32 @@ pub enum WeightScheme {
     Quantized(Format),
 }
 
-/// The formats by their names on the command line: of `--weights` while a model is loaded, and of `moray quantize`, which makes
-/// 4-bit codes only. A trailing `o` adds an offset to each group.
-pub(crate) const FORMATS: [(&str, Option<&str>, Format); 12] = [
-    ("w4a8", Some("per-channel"), Format::per_channel()),
-    ("w4a8-g32", Some("g32"), Format::per_group(32, Offset::None)),
-    ("w4a8-g64", Some("g64"), Format::per_group(64, Offset::None)),
-    ("w4a8-g128", Some("g128"), Format::per_group(128, Offset::None)),
-    ("w4a8-g32o", Some("g32o"), Format::per_group(32, Offset::F16)),
-    ("w4a8-g64o", Some("g64o"), Format::per_group(64, Offset::F16)),
-    ("w4a8-g128o", Some("g128o"), Format::per_group(128, Offset::F16)),
-    ("w4a8-t32", Some("two-level-g32"), Format::two_level(32)),
-    ("w4a8-t64", Some("two-level"), Format::two_level(64)),
-    ("w4a8-t128", Some("two-level-g128"), Format::two_level(128)),
-    ("w4a8-qqq", Some("qqq"), Format::qqq()),
-    ("w8a8", None, Format::w8()),
+/// The formats by their names on the command line and in files, each with the name that `--weights` had for it before all
+/// commands shared one, which is still read. `moray quantize` makes those of 4 bits. A trailing `o` adds an offset to each group.
+const FORMATS: [(&str, &str, Format); 12] = [
+    ("per-channel", "w4a8", Format::per_channel()),
+    ("g32", "w4a8-g32", Format::per_group(32, Offset::None)),
+    ("g64", "w4a8-g64", Format::per_group(64, Offset::None)),
+    ("g128", "w4a8-g128", Format::per_group(128, Offset::None)),
+    ("g32o", "w4a8-g32o", Format::per_group(32, Offset::F16)),
+    ("g64o", "w4a8-g64o", Format::per_group(64, Offset::F16)),
+    ("g128o", "w4a8-g128o", Format::per_group(128, Offset::F16)),
+    ("two-level-g32", "w4a8-t32", Format::two_level(32)),
+    ("two-level", "w4a8-t64", Format::two_level(64)),
+    ("two-level-g128", "w4a8-t128", Format::two_level(128)),
+    ("qqq", "w4a8-qqq", Format::qqq()),
+    ("w8", "w8a8", Format::w8()),
 ];
+
+/// Finds a format by its name, or its earlier one.
+pub(crate) fn format_named(text: &str) -> Option<Format> {
+    FORMATS.into_iter().find(|(name, earlier, _)| [*name, *earlier].contains(&text)).map(|(_, _, format)| format)
+}
+
+/// The names of the formats.
+pub(crate) fn format_names() -> impl Iterator<Item = (&'static str, Format)> {
+    FORMATS.into_iter().map(|(name, _, format)| (name, format))
+}
 
 /// Names of the other schemes.
 const OTHERS: [(&str, WeightScheme); 4] = [
@@ -67,8 +77,7 @@ impl WeightScheme {
 
     /// Every scheme with its name.
     pub fn all() -> impl Iterator<Item = (&'static str, WeightScheme)> {
-        let formats = FORMATS.into_iter().map(|(name, _, format)| (name, WeightScheme::Quantized(format)));
-        OTHERS.into_iter().chain(formats)
+        OTHERS.into_iter().chain(format_names().map(|(name, format)| (name, WeightScheme::Quantized(format))))
     }
 }
 
@@ -84,8 +93,9 @@ impl FromStr for WeightScheme {
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let names = || WeightScheme::all().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
-        let found = WeightScheme::all().find(|(name, _)| *name == text);
-        found.map(|(_, scheme)| scheme).ok_or_else(|| format!("expected one of {}, got {text}", names()))
+        let other = OTHERS.into_iter().find(|(name, _)| *name == text).map(|(_, scheme)| scheme);
+        let found = other.or_else(|| format_named(text).map(WeightScheme::Quantized));
+        found.ok_or_else(|| format!("expected one of {}, got {text}", names()))
     }
 }
 
@@ -94,6 +104,7 @@ pub(crate) fn block_of(dtype: DType) -> Option<Block> {
     match dtype {
         DType::Q4_0 => Some(Block::Q4_0),
         DType::Q4_1 => Some(Block::Q4_1),
+        DType::Q5_0 => Some(Block::Q5_0),
         DType::Q5_1 => Some(Block::Q5_1),
         DType::Q8_0 => Some(Block::Q8_0),
         _ => None,
@@ -170,7 +181,7 @@ fn import(tensor: &Tensor<'_>) -> Result<QuantizedWeight> {
 }
 
 fn not_blocks(tensor: &Tensor<'_>) -> moray::Error {
-    let expected = "Q4_0, Q4_1, Q5_1 or Q8_0 blocks";
+    let expected = "Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0 blocks";
     moray::Error::Unsupported { what: "tensor", expected, got: format!("{} in {}", tensor.name, tensor.dtype) }
 }
 

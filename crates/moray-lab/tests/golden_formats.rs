@@ -51,11 +51,14 @@ fn dequantize_reports_every_scale_that_is_not_finite() {
         (DType::Q4_0, 0),
         (DType::Q4_1, 0),
         (DType::Q4_1, 2),
+        (DType::Q5_0, 0),
         (DType::Q5_1, 0),
         (DType::Q5_1, 2),
         (DType::Q8_0, 0),
         (DType::Q4K, 0),
         (DType::Q4K, 2),
+        (DType::Q5K, 0),
+        (DType::Q5K, 2),
         (DType::Q6K, 208),
     ] {
         let mut blocks = vec![0; 3 * dtype.block_bytes()];

@@ -26,7 +26,7 @@ use crate::weights::WeightScheme;
 const CALIBRATION_TOKENS: usize = 512;
 
 /// What thresholds are set on where no text is given: plain prose on several subjects, so that it favours none.
-const CALIBRATION_TEXT: &str = include_str!("calibration.txt");
+pub(super) const CALIBRATION_TEXT: &str = include_str!("calibration.txt");
 
 fn neurons_help() -> String {
     let known = moray::policy::help(Site::Neurons);
@@ -44,8 +44,9 @@ pub struct Switches {
     /// A .gguf file or a Hugging Face directory.
     #[arg(long, short)]
     pub model: PathBuf,
-    /// How weights are held: auto (a quantized checkpoint as it is, any other dense), dense (16 bits), f32, as-file (the file's own blocks with int8 activations), w4a8
-    /// (per-channel), w4a8-g32|g64|g128 (groups; a trailing o adds offsets), w4a8-t32|t64 (two-level), w4a8-qqq, w8a8.
+    /// How weights are held: auto (a quantized checkpoint as it is, any other dense), dense (16 bits), f32, as-file (the file's own
+    /// blocks with int8 activations), or rounded to nearest while loading, with int8 activations: 4 bits as per-channel, g32, g64,
+    /// g128 (groups; a trailing o adds offsets), two-level (groups of 64), two-level-g32, two-level-g128, qqq, or 8 bits as w8.
     #[arg(long, default_value = "auto")]
     pub weights: WeightScheme,
     /// Scales of int8 inputs: token (one each), fine (one for each token and 128 of K); with :gate_up or :mlp only these matrices run

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use moray::w4a8::Format;
+use moray::w4a8::{Bits, Format};
 use serde::{Deserialize, Serialize};
 
 use super::solve::SolveOptions;
-use crate::weights::{FORMATS, WeightScheme};
+use crate::weights::{WeightScheme, format_named, format_names};
 
 /// How codes are chosen: each is a set of defaults for the single switches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +94,7 @@ pub struct FormatName(pub Format);
 
 impl FormatName {
     fn all() -> impl Iterator<Item = (&'static str, Format)> {
-        FORMATS.into_iter().filter_map(|(_, name, format)| Some((name?, format)))
+        format_names().filter(|(_, format)| format.bits == Bits::Four)
     }
 }
 
@@ -103,17 +103,14 @@ impl FromStr for FormatName {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let names = || Self::all().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
-        let found = Self::all().find(|(name, _)| *name == text);
-        found.map(|(_, format)| FormatName(format)).ok_or_else(|| format!("expected one of {}, got {text}", names()))
+        let found = format_named(text).filter(|format| format.bits == Bits::Four);
+        found.map(FormatName).ok_or_else(|| format!("expected one of {}, got {text}", names()))
     }
 }
 
 impl fmt::Display for FormatName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match Self::all().find(|(_, format)| *format == self.0) {
-            Some((name, _)) => f.write_str(name),
-            None => write!(f, "{}", WeightScheme::Quantized(self.0)),
-        }
+        write!(f, "{}", WeightScheme::Quantized(self.0))
     }
 }
 

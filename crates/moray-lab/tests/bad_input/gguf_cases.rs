@@ -85,6 +85,7 @@ fn valid() -> Vec<Case> {
         Case::valid("valid_f16", tiny(DType::F16).to_bytes()),
         Case::valid("valid_q4_0", tiny(DType::Q4_0).to_bytes()),
         Case::valid("valid_q4_1", tiny(DType::Q4_1).to_bytes()),
+        Case::valid("valid_q5_0", tiny(DType::Q5_0).to_bytes()),
         Case::valid("valid_q5_1", tiny(DType::Q5_1).to_bytes()),
         Case::valid("valid_version_2", with(|writer| writer.version = 2)),
         Case::valid("valid_sentencepiece", sentencepiece().to_bytes()),

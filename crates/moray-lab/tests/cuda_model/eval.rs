@@ -79,7 +79,7 @@ fn every_number_matches_cpu_for_each_kind_of_run() {
     for (files, switches, close) in [
         (&alone[..], &["--weights", "f32"][..], CLOSE),
         (&against, &["--weights", "f32"], CLOSE),
-        (&alone, &["--weights", "w4a8"], CLOSE_IN_CODES),
+        (&alone, &["--weights", "per-channel"], CLOSE_IN_CODES),
         (&alone, &["--mlp", "topk:0.5"], CLOSE),
         (&alone, &["--mlp", "cats:0.5"], CLOSE),
         (&alone, &["--mlp", "griffin:0.5", "--heads", "norm:0.5", "--kv", "hole"], CLOSE),
