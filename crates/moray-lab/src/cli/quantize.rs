@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use moray::{Cpu, Isa};
 
 use super::eval::read_text;
+use super::switches::CALIBRATION_TEXT;
 use super::{progress_bar, written};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -21,16 +22,18 @@ pub struct Arguments {
     /// A .gguf file or a Hugging Face directory.
     #[arg(long, short)]
     pub model: PathBuf,
-    /// A UTF-8 text: its first tokens calibrate.
+    /// A UTF-8 text: its first tokens calibrate. Only rtn needs none, and measures the errors that it reports on a short text
+    /// of our own.
     #[arg(long)]
-    pub calibration: PathBuf,
+    pub calibration: Option<PathBuf>,
     /// The directory to write; must be empty or absent. An interrupted run of the same arguments goes on.
     #[arg(long, short)]
     pub out: PathBuf,
     /// rtn (nearest level), gptq, qqq (rotation, clip search, gptq), full (int8-aware, corrected, refined).
     #[arg(long, default_value = "full")]
     pub method: Method,
-    /// per-channel, g32, g64, g128 (a trailing o adds offsets), two-level (groups of 64), two-level-g32|g128, qqq.
+    /// 4-bit codes with scales: per-channel, g32, g64, g128 (groups; a trailing o adds offsets), two-level (groups of 64),
+    /// two-level-g32, two-level-g128, qqq.
     #[arg(long, default_value = "g64o")]
     pub weights: FormatName,
     /// How matrices are written.
@@ -116,6 +119,17 @@ impl Arguments {
             ..defaults
         }
     }
+
+    fn calibration_text(&self) -> Result<String> {
+        match &self.calibration {
+            Some(path) => read_text(path),
+            None if self.method == Method::Rtn => Ok(CALIBRATION_TEXT.to_owned()),
+            None => {
+                let (what, expected) = ("--calibration", "a text, without which only --method rtn can choose codes");
+                Err(Error::Kernel(moray::Error::Unsupported { what, expected, got: "none".into() }))
+            }
+        }
+    }
 }
 
 /// Runs the command.
@@ -144,7 +158,7 @@ pub fn quantize(arguments: &Arguments) -> Result<(PathBuf, Report)> {
     let cpu = Cpu::new(threads, Isa::detect())?;
     let checkpoint = Checkpoint::open(&arguments.model)?;
     let tokenizer = checkpoint.tokenizer()?;
-    let tokens = tokenizer.encode(&read_text(&arguments.calibration)?, false)?;
+    let tokens = tokenizer.encode(&arguments.calibration_text()?, false)?;
     let (calibration, rest) = tokens.split_at(arguments.tokens.min(tokens.len()));
     let mut scored = match &arguments.text {
         Some(path) => tokenizer.encode(&read_text(path)?, false)?,
@@ -161,6 +175,9 @@ pub fn quantize(arguments: &Arguments) -> Result<(PathBuf, Report)> {
         evaluation: (scored.len() >= 2).then_some(&scored),
         out: &arguments.out,
     };
+    for warning in job.warnings() {
+        eprintln!("warning: {warning}");
+    }
     let bar = progress_bar(checkpoint.config().n_layers, "quantizing");
     let mut stage = Stage::Layers;
     let mut progress = |now: Stage, done: usize, total: usize| {
@@ -193,9 +210,13 @@ fn run_in(
 }
 
 fn write_report(path: &std::path::Path, report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
+    let text = match report.options.method {
+        Method::Rtn => "without calibration, errors measured on",
+        _ => "calibrated on",
+    };
     writeln!(
         out,
-        "wrote {}: {:.2} bits a weight, {:.1} MB of layers, {:.1} MB in all; {:.0} s with {} calibration tokens",
+        "wrote {}: {:.2} bits a weight, {:.1} MB of layers, {:.1} MB in all; {:.0} s, {text} {} tokens",
         path.display(),
         report.size.bits_per_weight,
         report.size.layer_bytes as f64 / 1e6,

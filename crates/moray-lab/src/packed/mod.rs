@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 pub use own::{LAYOUT_VERSION, own_tensors};
+pub(crate) use qqq::QQQ_BLOCK;
 pub use qqq::qqq_tensors;
 pub(crate) use tensors::PackedTensors;
 pub use tensors::{StoredArray, serialize_arrays};

@@ -21,8 +21,8 @@ use super::nibbles::{nibble, transpose};
 use super::tensors::{Projection, StoredArray};
 use crate::error::{Error, Result};
 
-/// Channels of a block of `B`, and of a block of `s_group`.
-const BLOCK_N: usize = 64;
+/// Channels of a block of `B`, and of a block of `s_group`; K is a multiple of it too.
+pub(crate) const QQQ_BLOCK: usize = 64;
 
 /// Inputs of a block of `B`.
 const BLOCK_K: usize = 16;
@@ -39,7 +39,7 @@ fn place(word: usize, i: usize, grouped: bool) -> (usize, usize) {
 }
 
 fn check(n: usize, k: usize) -> Result<()> {
-    if n % BLOCK_N != 0 || k % 64 != 0 {
+    if n % QQQ_BLOCK != 0 || k % QQQ_BLOCK != 0 {
         return Err(Error::Kernel(moray::Error::Unsupported {
             what: "qqq layout",
             expected: "N and K that are multiples of 64",
@@ -87,7 +87,7 @@ fn pack(codes: &[i8], n: usize, k: usize, grouped: bool) -> Vec<u32> {
         let (block_k, column) = (at / (2 * n), at % (2 * n));
         for i in 0..8 {
             let (dn, dk) = place(column % 128, i, grouped);
-            let (row, inner) = (column / 128 * BLOCK_N + dn, block_k * BLOCK_K + dk);
+            let (row, inner) = (column / 128 * QQQ_BLOCK + dn, block_k * BLOCK_K + dk);
             let code = codes[row * k + inner] as u8;
             // two's complement of code − 8 is the code with its highest bit turned
             let stored = if grouped { code } else { code ^ 8 };
@@ -129,7 +129,7 @@ pub(super) fn read(source: &Projection<'_>, n: usize, k: usize, group_size: Opti
         let (block_k, column) = (at / (2 * n), at % (2 * n));
         for i in 0..8 {
             let (dn, dk) = place(column % 128, i, grouped);
-            let (row, inner) = (column / 128 * BLOCK_N + dn, block_k * BLOCK_K + dk);
+            let (row, inner) = (column / 128 * QQQ_BLOCK + dn, block_k * BLOCK_K + dk);
             let stored = nibble(word, i);
             codes[row * k + inner] = if grouped { stored } else { stored ^ 8 } as i8;
         }

@@ -1,6 +1,6 @@
 //! Arrays of any element type in safetensors files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use ::safetensors::Dtype;
@@ -172,7 +172,7 @@ impl StoredArray {
     }
 }
 
-/// Encodes arrays as a safetensors file.
+/// Encodes arrays as a safetensors file, with the metadata without which older versions of transformers refuse to load one.
 ///
 /// # Errors
 /// [`Error::Malformed`] for a shape that contradicts its bytes, which `path` then names.
@@ -185,5 +185,6 @@ pub fn serialize_arrays(path: &Path, arrays: &[StoredArray]) -> Result<Vec<u8>> 
         let view = TensorView::new(array.dtype, array.shape.clone(), &array.bytes).map_err(fault)?;
         views.push((array.name.as_str(), view));
     }
-    ::safetensors::serialize(views, None).map_err(fault)
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    ::safetensors::serialize(views, Some(metadata)).map_err(fault)
 }

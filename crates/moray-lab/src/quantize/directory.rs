@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 pub use self::layout::Layout;
 use self::layout::config_json;
@@ -240,13 +240,16 @@ impl Directory {
         arrays.push(StoredArray::f32(Format::HuggingFace.name(Role::FinalNorm), &[norm.len()], &norm));
         let mut weight_map = serde_json::Map::new();
         weight_map.extend(arrays.iter().map(|array| (array.name.clone(), VOCABULARY.into())));
+        let mut total_bytes: usize = arrays.iter().map(|array| array.bytes.len()).sum();
         self.write(VOCABULARY, &serialize_arrays(&self.partial, &arrays)?)?;
         for index in 0..checkpoint.config().n_layers {
             let file = MappedFile::open(&self.partial.join(shard(index)))?;
-            let names = parse_arrays(file.path(), file.bytes())?.into_keys();
-            weight_map.extend(names.map(|name| (name, Value::from(shard(index)))));
+            for (name, array) in parse_arrays(file.path(), file.bytes())? {
+                total_bytes += array.range.len();
+                weight_map.insert(name, shard(index).into());
+            }
         }
-        let index = json!({"metadata": {}, "weight_map": weight_map});
+        let index = json!({"metadata": {"total_size": total_bytes}, "weight_map": weight_map});
         self.write("model.safetensors.index.json", index.to_string().as_bytes())?;
         let mut config = config_json(checkpoint.config(), source.tied(), has_bias);
         config["quantization_config"] = self.identity.layout.config(&self.identity.options);

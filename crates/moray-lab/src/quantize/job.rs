@@ -10,7 +10,7 @@ use super::directory::{ALGORITHM, Directory, Identity, LayerRecord, Layout, Site
 use super::forward::Pass;
 use super::grid::group_size;
 use super::layer::{FloatLayer, Site};
-use super::options::Options;
+use super::options::{Method, Options};
 use super::outliers::{Peaks, layer_peaks};
 use super::pipeline::{Streams, pass_layer, quantize_layer};
 use super::report::{Report, Size, html};
@@ -114,6 +114,11 @@ impl Job<'_> {
         Ok((directory.finish()?, report))
     }
 
+    /// What is worth knowing before the work begins: sentences about what others will not make of the result.
+    pub fn warnings(&self) -> Vec<String> {
+        self.layout.warnings(self.checkpoint.config(), self.options.format)
+    }
+
     fn bos(&self) -> Option<u32> {
         let config = self.checkpoint.config();
         config.bos.filter(|_| config.add_bos)
@@ -134,7 +139,9 @@ impl Job<'_> {
         for k in [config.hidden, config.q_features(), config.d_ff] {
             group_size(self.options.format, k)?;
         }
-        if self.calibration.len() < widest {
+        self.layout.check(config, self.options.format)?;
+        // rounding to nearest looks at no inputs but to report its errors
+        if self.options.method != Method::Rtn && self.calibration.len() < widest {
             return Err(Error::Kernel(moray::Error::Unsupported {
                 what: "calibration",
                 expected: "at least as many tokens as the widest matrix has columns",

@@ -81,15 +81,55 @@ fn what_cannot_be_written_is_named() {
         },
     );
     check(&midway, "Io", "layer-00000.safetensors.tmp");
-    // scales that a layout does not have
-    let scales = refused(
-        |job| {
-            job.layout = Layout::Qqq;
-            job.options.format = Format::two_level(64);
-        },
-        |_| (),
+}
+
+#[test]
+fn what_qqq_layout_cannot_hold_is_refused_before_the_work_by_the_switch() {
+    let refused = |fixture: &Fixture, format| {
+        let (cpu, directory) = (cpu(), tempfile::tempdir().unwrap());
+        let (checkpoint, text) = (open(fixture), tokens(512, fixture, 1));
+        let out = directory.path().join("out");
+        let options = Options { context: 64, ..Options::new(Method::Gptq, format) };
+        let (layout, calibration) = (Layout::Qqq, &text[..]);
+        let job = Job { cpu: &cpu, checkpoint: &checkpoint, options, layout, calibration, evaluation: None, out: &out };
+        let error = job.run(&mut |_, _, _| ()).map(drop).expect_err("a refusal");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is written");
+        error
+    };
+    let scales = refused(&fixture(), Format::two_level(64));
+    check(&scales, "Kernel", "--layout qqq: expected --weights per-channel or qqq, got two-level");
+    // two heads of 16 for keys: N = 32
+    let narrow = refused(&Fixture { head_dim: 16, ..fixture() }, Format::per_channel());
+    check(
+        &narrow,
+        "Kernel",
+        "--layout qqq: expected matrices of N and K in multiples of 64, got self_attn.k_proj of [32, 64]",
     );
-    check(&scales, "Kernel", "got other scales");
+}
+
+#[test]
+fn sizes_that_only_moray_reads_in_qqq_layout_are_warned_of() {
+    let (cpu, text) = (cpu(), tokens(512, &fixture(), 1));
+    let warnings = |fixture: &Fixture, format, layout| {
+        let checkpoint = open(fixture);
+        let options = Options::new(Method::Gptq, format);
+        let (calibration, out) = (&text[..], Path::new("out"));
+        Job { cpu: &cpu, checkpoint: &checkpoint, options, layout, calibration, evaluation: None, out }.warnings()
+    };
+    let small = Fixture { n_kv_heads: 4, ..fixture() };
+    // q, k, v: (K, N) = (64, 128); o: (128, 64); gate and up: (64, 192), down: (192, 64)
+    let found = warnings(&small, Format::per_channel(), Layout::Qqq);
+    let expected = "(64, 256), (128, 128), (128, 64), (64, 128), got [N, K] of mlp.gate_proj [192, 64], mlp.up_proj \
+                    [192, 64], mlp.down_proj [64, 192]";
+    assert!(found.len() == 1 && found[0].ends_with(expected), "{found:?}");
+    assert!(warnings(&small, Format::per_channel(), Layout::Moray).is_empty());
+    let tiled = Fixture { d_ff: 256, ..small };
+    assert!(warnings(&tiled, Format::per_channel(), Layout::Qqq).is_empty());
+    let single = Fixture { hidden: 256, d_ff: 512, ..tiled };
+    let found = warnings(&single, Format::qqq(), Layout::Qqq);
+    let expected = "one group of 128 is a scale for each channel, got [N, K] of self_attn.o_proj [256, 128]";
+    assert!(found.len() == 1 && found[0].ends_with(expected), "{found:?}");
+    assert!(warnings(&single, Format::per_channel(), Layout::Qqq).is_empty());
 }
 
 #[test]

@@ -141,6 +141,25 @@ fn qqq_layout_of_a_run_opens_as_a_qqq_checkpoint() {
     assert!(report.layers.iter().all(|layer| layer.sites.iter().all(|site| site.threshold.is_some())));
     let written = Checkpoint::open(&out).unwrap();
     assert_eq!(written.quantization(), Some(moray_lab::packed::Quantization::Qqq { group_size: None }));
+    // the keys that QQQ's reader and GPTQModel look for, and what older versions of transformers want in every file
+    let config: serde_json::Value = serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["torch_dtype"], "float16");
+    let expected = serde_json::json!({
+        "quant_method": "qqq", "format": "qqq", "checkpoint_format": "qqq", "wbits": 4, "bits": 4, "group_size": -1,
+        "sym": true, "desc_act": false, "lm_head": false, "pack_dtype": "int32",
+    });
+    assert_eq!(config["quantization_config"], expected);
+    let (mut shards, mut total_bytes) = (0, 0);
+    for (name, bytes) in files(&out).iter().filter(|(name, _)| name.ends_with(".safetensors")) {
+        let (_, header) = safetensors::SafeTensors::read_metadata(bytes).unwrap();
+        assert_eq!(header.metadata().as_ref().unwrap()["format"], "pt", "{name}");
+        shards += 1;
+        total_bytes += header.data_len();
+    }
+    assert_eq!(shards, fixture.n_layers + 1);
+    let index = fs::read(out.join("model.safetensors.index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    assert_eq!(index["metadata"]["total_size"], total_bytes);
     let model = load_cpu(
         &written,
         LoadOptions { weights: WeightScheme::Auto, activations: ActivationScheme::default(), by_neuron: false },
@@ -171,9 +190,14 @@ fn quantize_eval_and_generate_run_one_after_another_on_the_command_line() {
     let said = command(&[&quantize[..], &sizes[..]].concat()).unwrap();
     // 4 bits, 8 for each 64 weights, 32 for each channel
     assert!(
-        said.contains("bits a weight") && said.contains("perplexity") && said.contains("256 calibration"),
+        said.contains("bits a weight") && said.contains("perplexity") && said.contains("calibrated on 256 tokens"),
         "{said}"
     );
+    let bare = ["quantize", "--model", &model, "--out", &at("nearest"), "--context", "64", "--method"];
+    let said = command(&[&bare[..], &["rtn"]].concat()).unwrap();
+    assert!(said.contains("without calibration, errors measured on"), "{said}");
+    let refused = command(&[&bare[..], &["gptq"]].concat()).unwrap_err().to_string();
+    assert!(refused.contains("--calibration: expected a text") && refused.contains("got none"), "{refused}");
     let again = command(&[&quantize[..], &sizes[..]].concat()).unwrap_err();
     assert!(again.to_string().contains("expected an empty directory or none"), "{again}");
     let score =

@@ -4,10 +4,15 @@ use moray::w4a8::{Format, QuantizedWeight};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::checkpoint::LayerTensor;
 use crate::config::{Activation, ModelConfig, RopeScaling};
-use crate::error::Result;
-use crate::packed::{LAYOUT_VERSION, Quantization, StoredArray, own_tensors, qqq_tensors};
-use crate::quantize::options::Options;
+use crate::error::{Error, Result};
+use crate::packed::{LAYOUT_VERSION, QQQ_BLOCK, Quantization, StoredArray, own_tensors, qqq_tensors};
+use crate::quantize::options::{FormatName, Options};
+use crate::roles::{Format as Names, Role};
+
+/// Multiples of K and N of which QQQ's own reader and GPTQModel want one pair in every matrix: the tiles of QQQ's kernel.
+const QQQ_TILES: [(usize, usize); 4] = [(64, 256), (128, 128), (128, 64), (64, 128)];
 
 /// The layout of the matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -39,9 +44,58 @@ impl Layout {
             Layout::Moray => json!({"quant_method": "moray", "version": LAYOUT_VERSION, "options": options}),
             Layout::Qqq => {
                 let group_size = self.qqq_group(options).map_or(-1, |size| size as i64);
-                json!({"quant_method": "qqq", "wbits": 4, "bits": 4, "group_size": group_size})
+                json!({
+                    "quant_method": "qqq", "format": "qqq", "checkpoint_format": "qqq", "wbits": 4, "bits": 4,
+                    "group_size": group_size, "sym": true, "desc_act": false, "lm_head": false, "pack_dtype": "int32",
+                })
             }
         }
+    }
+
+    /// Says whether the layout can hold a model's matrices in the format asked for.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] that names the switch, for scales and sizes that it does not have.
+    pub(in crate::quantize) fn check(self, config: &ModelConfig, format: Format) -> Result<()> {
+        let refused =
+            |expected, got| Err(Error::Kernel(moray::Error::Unsupported { what: "--layout qqq", expected, got }));
+        if self == Layout::Moray {
+            return Ok(());
+        }
+        if ![Format::per_channel(), Format::qqq()].contains(&format) {
+            return refused("--weights per-channel or qqq", FormatName(format).to_string());
+        }
+        match matrices(config).find(|(_, [n, k])| n % QQQ_BLOCK != 0 || k % QQQ_BLOCK != 0) {
+            Some((name, shape)) => refused("matrices of N and K in multiples of 64", format!("{name} of {shape:?}")),
+            None => Ok(()),
+        }
+    }
+
+    /// What other programs will not read, or read as something else, in a model of this configuration: sentences.
+    pub(in crate::quantize) fn warnings(self, config: &ModelConfig, format: Format) -> Vec<String> {
+        if self == Layout::Moray {
+            return Vec::new();
+        }
+        let named = |wrong: &dyn Fn(usize, usize) -> bool| {
+            let found = matrices(config).filter(|(_, [n, k])| wrong(*n, *k));
+            found.map(|(name, shape)| format!("{name} {shape:?}")).collect::<Vec<_>>().join(", ")
+        };
+        let untiled = named(&|n, k| !QQQ_TILES.iter().any(|(tile_k, tile_n)| k % tile_k == 0 && n % tile_n == 0));
+        let single = named(&|_, k| format == Format::qqq() && k == 128);
+        let tiles = QQQ_TILES.map(|(k, n)| format!("({k}, {n})")).join(", ");
+        let sentences = [
+            (
+                untiled,
+                format!("only moray will read this: QQQ and GPTQModel want (K, N) in multiples of one of {tiles}"),
+            ),
+            (
+                single,
+                "only moray will read this right: for QQQ and GPTQModel one group of 128 is a scale for each channel"
+                    .into(),
+            ),
+        ];
+        let found = sentences.into_iter().filter(|(matrices, _)| !matrices.is_empty());
+        found.map(|(matrices, sentence)| format!("--layout qqq: {sentence}, got [N, K] of {matrices}")).collect()
     }
 
     /// The arrays of one matrix.
@@ -54,6 +108,16 @@ impl Layout {
             Layout::Qqq => qqq_tensors(prefix, weight),
         }
     }
+}
+
+/// The matrices of a layer by their names in it, and their sizes \[N, K\].
+fn matrices(config: &ModelConfig) -> impl Iterator<Item = (String, [usize; 2])> {
+    let matrices = LayerTensor::ALL.into_iter().filter(|tensor| !tensor.is_vector());
+    matrices.map(|tensor| {
+        let name = Names::HuggingFace.name(Role::Layer(0, tensor));
+        let short = name.trim_start_matches("model.layers.0.").trim_end_matches(".weight");
+        (short.to_owned(), tensor.shape(config))
+    })
 }
 
 /// A model's `config.json`.
@@ -78,6 +142,7 @@ pub(super) fn config_json(config: &ModelConfig, tied: bool, [attention_bias, mlp
         "tie_word_embeddings": tied,
         "bos_token_id": config.bos,
         "eos_token_id": config.eos,
+        "torch_dtype": "float16",
     });
     match &config.rope_scaling {
         RopeScaling::None => {}
