@@ -267,9 +267,22 @@ fn table(rows: &[Row]) -> String {
         "\nSmolLM2-135M-Instruct, activations int8 (16 bits in the first row), embedding and output layer in 16 bits (the file's \
          own in the second row). Calibrated on news, or on news and Wikipedia articles in turn; round to nearest needs no text. \
          Scored in windows of 512 on {encyclopedia} tokens of other Wikipedia articles and on {news} tokens of other news. \
-         Speed: greedy decoding, one sequence, median of {ROUNDS} rounds over all rows. Made by `cargo xtask quality`."
+         Speed: greedy decoding, one sequence, median of {ROUNDS} rounds over all rows. Made by `cargo xtask quality`. \
+         GPTQModel's row: its QQQ with its defaults, which neither rotates nor smooths, made by `scripts/gptqmodel_qqq.py`."
     );
+    out.push_str(&by_method(rows));
     out
+}
+
+/// What each method costs where all of them share one kind of weights.
+fn by_method(rows: &[Row]) -> String {
+    let cost = |row: &Row| {
+        let text = if row.calibration == "–" { "" } else { &row.calibration };
+        let cost = 100.0 * (row.perplexity / rows[0].perplexity - 1.0);
+        format!("{} {cost:+.1}%", format!("{} {text}", row.method).trim())
+    };
+    let costs: Vec<String> = rows.iter().filter(|row| row.weights == "g64o").map(cost).collect();
+    format!("Perplexity of groups of 64 with offsets over 16 bits: {}.\n", costs.join(", "))
 }
 
 #[cfg(test)]

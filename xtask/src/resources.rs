@@ -37,6 +37,11 @@ struct Use {
 const RESERVED_SHARED_BYTES: u32 = 1024;
 
 impl Use {
+    /// An empty body that stands for a kernel on an architecture without it: what runs has bounds for its launch.
+    fn is_stub(&self) -> bool {
+        self.threads == 0
+    }
+
     /// Percent of a multiprocessor's threads that can be resident.
     fn occupancy(&self, limits: Limits) -> u32 {
         let threads = self.threads.max(32);
@@ -76,7 +81,8 @@ fn render(nvcc: &Path) -> io::Result<String> {
          Written by `cargo xtask resources` from ptxas's report; registers and static shared memory for each architecture, and the\n\
          percentage of a multiprocessor's threads that these leave room for. Shared memory that a launch asks for (the stages of\n\
          `w4a8_gemm_*` and `*_tiles_*` and the tiles of attention) comes on top. The build refuses a\n\
-         kernel that spills, unless `build.rs` lists it with its reason; one of the table would be marked.\n",
+         kernel that spills, unless `build.rs` lists it with its reason; one of the table would be marked. Dashes: the architecture\n\
+         does not have the kernel.\n",
     );
     for source in sources(&kernels)? {
         let name = source.strip_prefix(&kernels).unwrap_or(&source).with_extension("");
@@ -93,8 +99,12 @@ fn render(nvcc: &Path) -> io::Result<String> {
             }
         }
         for (kernel, uses) in rows {
-            let _ = write!(text, "\n| `{kernel}` | {} |", uses.first().map_or(0, |used| used.threads));
+            let _ = write!(text, "\n| `{kernel}` | {} |", uses.iter().map(|used| used.threads).max().unwrap_or(0));
             for (used, (_, limits)) in uses.iter().zip(ARCHITECTURES) {
+                if used.is_stub() {
+                    text.push_str(" – | – | – |");
+                    continue;
+                }
                 let spills = if used.spill_bytes > 0 { " (spills)" } else { "" };
                 let occupancy = used.occupancy(limits);
                 let _ = write!(text, " {}{spills} | {} | {occupancy}% |", used.registers, used.shared_bytes);
@@ -201,6 +211,9 @@ mod tests {
         assert_eq!((used.registers, used.shared_bytes, used.spill_bytes), (64, 2048, 4));
         let ptx = ".visible .entry gemv(\n\t.param .b32 a\n)\n.maxntid 256, 1, 1\n.minnctapersm 2\n{";
         assert_eq!(block_sizes(ptx)["gemv"], 256);
+        // an empty body has no bounds
+        let stub = ".visible .entry stub(\n\t.param .b32 a\n)\n{\n\tret;\n}";
+        assert!(!block_sizes(stub).contains_key("stub") && used.is_stub());
     }
 
     #[test]

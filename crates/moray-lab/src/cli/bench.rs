@@ -254,5 +254,18 @@ pub fn write_table(bench: &Bench, out: &mut dyn Write) -> std::io::Result<()> {
         "{processor}, {} threads, {}; memory reads {:.1} GB/s. Medians; bandwidth as if every weight were read; llama.cpp on \
          the same file, measured before and after, the better of both.",
         bench.threads, bench.isa, bench.read_bandwidth_gb_per_second
-    )
+    )?;
+    writeln!(out, "{}", selections(bench))
+}
+
+/// What each selection does to decoding beside the same weights without one.
+fn selections(bench: &Bench) -> String {
+    let parts =
+        |row: &Row| row.switches.split_once(" --mlp ").map(|(weights, mlp)| (weights.to_owned(), mlp.to_owned()));
+    let found = bench.rows.iter().filter_map(|row| {
+        let (weights, mlp) = parts(row).filter(|(_, mlp)| mlp != "dense")?;
+        let base = bench.rows.iter().find(|base| parts(base) == Some((weights.clone(), "dense".into())))?;
+        Some(format!("{mlp} {:.2}×", row.speed.decode / base.speed.decode))
+    });
+    format!("Decoding beside the same weights dense: {}.", found.collect::<Vec<_>>().join(", "))
 }

@@ -212,6 +212,13 @@ impl generate::Arguments {
 /// Characters of a row's text that are shown.
 const TEXT_CHARACTERS: usize = 44;
 
+/// The words of a text that fit, and an ellipsis for those that do not; a first word that does not fit is cut.
+fn shortened(text: &str) -> String {
+    let Some((end, _)) = text.char_indices().nth(TEXT_CHARACTERS) else { return text.to_owned() };
+    let whole = if text[end..].starts_with(' ') { end } else { text[..end].rfind(' ').unwrap_or(end) };
+    format!("{} …", &text[..whole])
+}
+
 /// Writes the table as Markdown, and under it what its columns mean.
 ///
 /// # Errors
@@ -230,7 +237,7 @@ pub fn write_table(demo: &Demo, out: &mut dyn Write) -> std::io::Result<()> {
             format!("{:.0}", row.generated.weight_bytes_per_token as f64 / 1e6),
             format!("{:.1} ± {:.1}", row.perplexity, row.perplexity_se),
             row.kept_neurons.map_or("all".into(), |kept| format!("{:.0}%", 100.0 * kept)),
-            text.chars().take(TEXT_CHARACTERS).collect(),
+            shortened(&text),
         ]);
     }
     for column in 1..7 {
@@ -249,7 +256,36 @@ pub fn write_table(demo: &Demo, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(
         out,
         "Perplexity: {} tokens in windows of {}, the first half of each as prompt, the second scored. Top-k and CATS select \
-         for every token, the prompt's too; TDA and heads by the prompt, for the scored half.",
+         for every token, the prompt's too; TDA and heads by the prompt, for the scored half. MB a token: layers and output \
+         layer; rows in 4 bits have the output layer as the file has it.",
         demo.tokens, demo.context
-    )
+    )?;
+    writeln!(out, "{}", selections(demo))
+}
+
+/// What each selection does to speed and perplexity beside the same weights without one.
+fn selections(demo: &Demo) -> String {
+    let weights = |row: &Row| row.switches.split(" --mlp ").next().unwrap_or_default().to_owned();
+    let dense = |row: &&Row| row.switches.contains("--mlp dense --heads all");
+    let found = demo.rows.iter().filter(|row| !dense(row)).filter_map(|row| {
+        let base = demo.rows.iter().filter(dense).find(|base| weights(base) == weights(row))?;
+        let speed = row.generated.decode_tokens_per_second / base.generated.decode_tokens_per_second;
+        Some(format!("{} {speed:.2}×, {:+.0}%", row.name, 100.0 * (row.perplexity / base.perplexity - 1.0)))
+    });
+    format!("Speed and perplexity beside the same weights dense: {}.", found.collect::<Vec<_>>().join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TEXT_CHARACTERS, shortened};
+
+    #[test]
+    fn texts_end_with_a_word() {
+        let words = "ä".repeat(TEXT_CHARACTERS - 4);
+        assert_eq!(shortened(&words), words);
+        assert_eq!(shortened(&format!("{words} one")), format!("{words} one"));
+        assert_eq!(shortened(&format!("{words} one more")), format!("{words} one …"));
+        assert_eq!(shortened(&format!("{words} eleven")), format!("{words} …"));
+        assert_eq!(shortened(&"x".repeat(50)), format!("{} …", "x".repeat(TEXT_CHARACTERS)));
+    }
 }
