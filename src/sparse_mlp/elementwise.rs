@@ -235,11 +235,15 @@ impl MaskScores<'_> {
     }
 }
 
+/// Whether no value is NaN or infinite.
+pub(crate) fn all_finite(values: &[f32]) -> bool {
+    const INFINITY: u32 = 0x7F80_0000;
+    !values.iter().fold(false, |bad, v| bad | (v.to_bits() & INFINITY == INFINITY))
+}
+
 /// Checks that every activation is finite.
 pub(crate) fn check_finite(what: &'static str, values: &[f32]) -> Result<()> {
-    const INFINITY: u32 = 0x7F80_0000;
-    let bad = values.iter().fold(false, |bad, v| bad | (v.to_bits() & INFINITY == INFINITY));
-    if !bad {
+    if all_finite(values) {
         return Ok(());
     }
     let got = values.iter().copied().find(|v| !v.is_finite()).unwrap_or(f32::NAN);

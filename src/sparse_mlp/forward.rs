@@ -1,6 +1,6 @@
 //! The phases of a call on the CPU: inputs, gate and up, selection, quantization, down.
 
-use super::elementwise::{Keep, MaskScores, Quantize, check_finite};
+use super::elementwise::{Keep, MaskScores, Quantize, all_finite};
 use super::four_bit::SEGMENT;
 use super::project::{project_down, project_gate, project_up, quantize_hidden};
 use super::select::{Score, ScoreOn, Selection, union_into};
@@ -28,10 +28,13 @@ const PARALLEL_ELEMENTS: usize = 16_384;
 /// split of the tokens into calls; for a full selection it is that of the dense W4A8 matrix products. `workspace` then
 /// holds the intermediate activations.
 ///
+/// A token with an activation that is NaN or infinite has y = NaN, all of it, and so has one whose act(gate·x) · (up·x) leaves f32
+/// with 4-bit weights (in 16 bits it is what the sums give); the other tokens of the call are as without it. A score that is NaN
+/// is not kept.
+///
 /// # Errors
 /// [`Error::Length`] for a buffer or selection of another size, [`Error::Shape`] for more tokens than the workspace has
-/// room for, [`Error::Value`] for activations that are not finite, [`Error::Unsupported`] for a selection of heads.
-/// Nothing has been written to `y` then.
+/// room for, [`Error::Value`] for a threshold or a scale of channels that is not one. Nothing has been written to `y` then.
 ///
 /// # Example
 /// ```
@@ -70,7 +73,6 @@ pub fn forward(
     residual.map_or(Ok(()), |residual| check_len("residual", x.len(), residual.len()))?;
     selection.check(tokens, d_model, d_ff)?;
     workspace.check(weights, tokens)?;
-    check_finite("x", x)?;
 
     workspace.tokens = tokens;
     if tokens == 0 {
@@ -83,9 +85,13 @@ pub fn forward(
     compute_hidden(cpu, weights, inputs, selection, workspace);
     workspace.x = masked;
     if weights.is_four_bit() {
-        quantize_hidden(cpu, weights, workspace)?;
+        quantize_hidden(cpu, weights, workspace);
     }
     project_down(cpu, weights, workspace, residual, y);
+    if !all_finite(x) {
+        let rows = x.chunks_exact(d_model).zip(y.chunks_exact_mut(d_model));
+        rows.filter(|(x, _)| !all_finite(x)).for_each(|(_, y)| y.fill(f32::NAN));
+    }
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Results that have to agree bit for bit: instruction sets, batches, threads, workspaces.
 
-use moray::sparse_mlp::{Workspace, forward};
+use moray::sparse_mlp::{Selection, Workspace, forward};
 use moray::{Cpu, Isa};
 use proptest::prelude::*;
 
@@ -92,4 +92,43 @@ fn threads_do_not_change_a_bit() {
             results[1..].iter().for_each(|y| assert_eq!(bits(y), bits(&first)));
         }
     }
+}
+
+#[test]
+fn a_token_that_is_not_finite_gives_nan_and_leaves_the_others_as_they_are() {
+    let random = &mut Random::new(37);
+    let (d_model, d_ff, m, bad) = (96, 160, 5, 3);
+    let x = random.weights(m * d_model, 1.0);
+    let list = subset(random, d_ff, 0.5);
+    let words = masks_of(random, m, d_ff, 0.4);
+    let factors: Vec<f32> = (0..d_ff).map(|_| random.unit()).collect();
+    let row = bad * d_model..(bad + 1) * d_model;
+    for weights in all_weights(random, d_model, d_ff) {
+        for selection in selections(&list, &words, &factors, m, d_ff) {
+            for cpu in cpus() {
+                let (mut expected, _) = call(&cpu, &weights, &x, &selection, Some(&x));
+                expected[row.clone()].fill(f32::NAN);
+                for (at, value) in [(7, f32::NAN), (70, f32::INFINITY), (95, f32::NEG_INFINITY)] {
+                    let mut spoilt = x.clone();
+                    spoilt[row.start + at] = value;
+                    let (y, _) = call(&cpu, &weights, &spoilt, &selection, Some(&x));
+                    assert_eq!(bits(&y), bits(&expected), "{value} with {selection:?} on {:?}", cpu.isa());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_whose_product_overflows_gives_nan_and_leaves_the_others_as_they_are() {
+    let random = &mut Random::new(38);
+    let weights = four_bit(random, [2; 3], 32, shape(64, 96)).weights;
+    let mut x = random.weights(3 * 64, 1.0);
+    let cpu = Cpu::detect();
+    let (mut expected, _) = call(&cpu, &weights, &x, &Selection::All, None);
+    x[64..128].fill(1e30);
+    let (y, _) = call(&cpu, &weights, &x, &Selection::All, None);
+    assert!(y[64..128].iter().all(|y| y.is_nan()));
+    expected[64..128].copy_from_slice(&y[64..128]);
+    assert_eq!(bits(&y), bits(&expected));
 }
