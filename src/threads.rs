@@ -19,7 +19,7 @@ use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -30,37 +30,91 @@ const SPIN: Duration = Duration::from_micros(200);
 /// Spins between two looks at the clock.
 const SPINS_PER_LOOK: u32 = 64;
 
+/// What the caller waits for a member beyond twice its own time before it takes the member for displaced: something else runs on
+/// that core, and waits for it would last as long as the system's time slices.
+const LATE: Duration = Duration::from_micros(300);
+
+/// For how many times such a wait the caller then works alone.
+const ALONE: u32 = 16;
+
 type Job = *const (dyn Fn(usize) + Sync);
 
 /// Keeps the counters that different threads write on different cache lines.
 #[repr(align(128))]
 struct Padded<T>(T);
 
+/// The word that members enter a job by: the number of jobs published so far, whether this one is closed, and how many have
+/// entered it.
+struct Gate(Padded<AtomicU64>);
+
+impl Gate {
+    const CLOSED: u64 = 1 << 31;
+    const JOB: u64 = 1 << 32;
+
+    /// Opens the next job.
+    fn open(&self) {
+        let jobs = self.0.0.load(Ordering::Relaxed) / Self::JOB;
+        self.0.0.store(jobs.wrapping_add(1).wrapping_mul(Self::JOB), Ordering::SeqCst);
+    }
+
+    /// Lets nobody in any more, and says how many have entered.
+    fn close(&self) -> usize {
+        (self.0.0.fetch_or(Self::CLOSED, Ordering::AcqRel) % Self::CLOSED) as usize
+    }
+
+    /// The number of the newest job.
+    fn job(&self, order: Ordering) -> u64 {
+        self.0.0.load(order) / Self::JOB
+    }
+
+    /// Enters the newest job, unless it is closed, and gives its number.
+    fn enter(&self) -> (u64, bool) {
+        let mut seen = self.0.0.load(Ordering::Acquire);
+        while seen & Self::CLOSED == 0 {
+            match self.0.0.compare_exchange_weak(seen, seen + 1, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return (seen / Self::JOB, true),
+                Err(now) => seen = now,
+            }
+        }
+        (seen / Self::JOB, false)
+    }
+}
+
 struct Shared {
-    /// Number of jobs published so far; a change tells the workers to run `job`.
-    epoch: Padded<AtomicUsize>,
-    /// Workers that have not finished the current job.
-    running: Padded<AtomicUsize>,
+    gate: Gate,
+    /// Workers that have entered the current job and finished it.
+    finished: Padded<AtomicUsize>,
     job: UnsafeCell<Option<Job>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
-    /// Workers asleep on `wake`.
-    sleepers: Mutex<usize>,
+    /// Workers asleep on `wake`, or about to be.
+    sleepers: AtomicUsize,
+    bed: Mutex<()>,
     wake: Condvar,
 }
 
-// SAFETY: `job` is written only by the thread that holds `Team::turn`, while `running` is 0 and before the `epoch`
-// store that publishes it; workers read it only between seeing that store and decrementing `running`.
+// SAFETY: `job` is written only by the thread that holds `Team::turn`, after all who entered the last job have finished
+// and nobody else can, and before the gate is opened again; workers read it only between entering and finishing.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the pointer in `job` is to a `Sync` closure that outlives the job.
 unsafe impl Send for Shared {}
 
+/// What a caller knows of its team from one job to the next.
+#[derive(Default)]
+struct Pace {
+    /// Until when it works alone.
+    alone: Option<Instant>,
+}
+
 /// A fixed team of threads; the calling thread is its member 0.
+///
+/// Work is handed out in pieces to the members that are there: one that something else keeps from its core is not waited for
+/// unless it holds a piece, and if it does, the caller works alone for a while afterwards.
 pub struct Team {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     /// Held while a job runs, so that callers on several threads take turns.
-    turn: Mutex<()>,
+    turn: Mutex<Pace>,
 }
 
 impl std::fmt::Debug for Team {
@@ -77,12 +131,13 @@ impl Team {
     /// Starts a team of `threads` members (at least 1), `threads − 1` of them new threads.
     pub fn new(threads: usize) -> Team {
         let shared = Arc::new(Shared {
-            epoch: Padded(AtomicUsize::new(0)),
-            running: Padded(AtomicUsize::new(0)),
+            gate: Gate(Padded(AtomicU64::new(Gate::CLOSED))),
+            finished: Padded(AtomicUsize::new(0)),
             job: UnsafeCell::new(None),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
-            sleepers: Mutex::new(0),
+            sleepers: AtomicUsize::new(0),
+            bed: Mutex::new(()),
             wake: Condvar::new(),
         });
         let workers = (1..threads)
@@ -91,7 +146,7 @@ impl Team {
                 std::thread::Builder::new().name(format!("moray-{index}")).spawn(move || work(&shared, index)).ok()
             })
             .collect();
-        Team { shared, workers, turn: Mutex::new(()) }
+        Team { shared, workers, turn: Mutex::new(Pace::default()) }
     }
 
     /// The number of members.
@@ -100,29 +155,42 @@ impl Team {
         self.workers.len() + 1
     }
 
-    /// Runs `job(member)` once on every member and returns when all have finished.
+    /// Runs `job(i)` once for each i below [`Team::len`], on as many threads as are free, and returns when all have finished.
     ///
-    /// A call from inside a job runs all members' parts on the calling thread.
+    /// A call from inside a job runs on the calling thread alone.
     ///
     /// # Panics
-    /// If `job` panics on any member, after all have finished.
+    /// If `job` panics for any i, after all that began have finished.
     pub fn run<F: Fn(usize) + Sync>(&self, job: F) {
+        let next = Padded(AtomicUsize::new(0));
+        self.enter(|_| {
+            loop {
+                let index = next.0.fetch_add(1, Ordering::Relaxed);
+                if index >= self.len() {
+                    break;
+                }
+                job(index);
+            }
+        });
+    }
+
+    /// Runs `job(0)` on the calling thread and `job(member)` on each other member that comes before it has returned.
+    fn enter<F: Fn(usize) + Sync>(&self, job: F) {
         if self.workers.is_empty() || IN_TEAM.get() {
-            (0..self.len()).for_each(job);
-            return;
+            return job(0);
         }
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.publish(&job);
+        let mut pace = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = Instant::now();
+        let alone = pace.alone.is_some_and(|until| began < until);
+        if !alone {
+            pace.alone = None;
+            self.publish(&job);
+        }
         IN_TEAM.set(true);
         let mine = catch_unwind(AssertUnwindSafe(|| job(0)));
         IN_TEAM.set(false);
-        let mut spins = 0u32;
-        while self.shared.running.0.load(Ordering::Acquire) != 0 {
-            spins += 1;
-            if spins.is_multiple_of(4096) { std::thread::yield_now() } else { std::hint::spin_loop() }
-        }
-        let theirs = self.shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(turn);
+        let theirs = if alone { None } else { self.close(&mut pace, began) };
+        drop(pace);
         if let Err(panic) = mine {
             resume_unwind(panic);
         }
@@ -132,16 +200,34 @@ impl Team {
     }
 
     fn publish<'a>(&self, job: &'a (dyn Fn(usize) + Sync + 'a)) {
-        // SAFETY: only the lifetime changes; `run` keeps `job` alive until `running` is 0 again.
+        // SAFETY: only the lifetime changes; `enter` keeps `job` alive until all who entered have finished.
         let job: Job = unsafe { std::mem::transmute::<&'a (dyn Fn(usize) + Sync + 'a), Job>(job) };
-        // SAFETY: the turn is held and no job runs, so no other thread touches the cell.
+        // SAFETY: the turn is held and the gate is closed, so no other thread touches the cell.
         unsafe { *self.shared.job.get() = Some(job) };
-        self.shared.running.0.store(self.workers.len(), Ordering::Relaxed);
-        self.shared.epoch.0.fetch_add(1, Ordering::SeqCst);
-        let sleepers = self.shared.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
-        if *sleepers > 0 {
+        self.shared.finished.0.store(0, Ordering::Relaxed);
+        self.shared.gate.open();
+        if self.shared.sleepers.load(Ordering::SeqCst) > 0 {
+            drop(self.shared.bed.lock().unwrap_or_else(PoisonError::into_inner));
             self.shared.wake.notify_all();
         }
+    }
+
+    /// Ends a job that began then: waits for the members that have entered, and gives what one of them panicked with.
+    fn close(&self, pace: &mut Pace, began: Instant) -> Option<Box<dyn Any + Send>> {
+        let entered = self.shared.gate.close();
+        let done = || self.shared.finished.0.load(Ordering::Acquire) == entered;
+        if (0..SPINS_PER_LOOK).all(|_| !done_or_spin(done)) {
+            let own = began.elapsed();
+            while (0..SPINS_PER_LOOK).all(|_| !done_or_spin(done)) {
+                std::thread::yield_now();
+            }
+            let now = Instant::now();
+            let waited = now.duration_since(began) - own;
+            if waited > 2 * own + LATE {
+                pace.alone = Some(now + ALONE * waited);
+            }
+        }
+        self.shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Calls `f(range)` for consecutive ranges of at most `grain` indices that together cover `0..total`.
@@ -196,7 +282,7 @@ impl Team {
             return;
         }
         let next = Padded(AtomicUsize::new(0));
-        self.run(|member| {
+        self.enter(|member| {
             let mut own = None;
             loop {
                 let start = next.0.fetch_add(grain, Ordering::Relaxed);
@@ -212,8 +298,8 @@ impl Team {
 impl Drop for Team {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.epoch.0.fetch_add(1, Ordering::SeqCst);
-        drop(self.shared.sleepers.lock().unwrap_or_else(PoisonError::into_inner));
+        self.shared.gate.open();
+        drop(self.shared.bed.lock().unwrap_or_else(PoisonError::into_inner));
         self.shared.wake.notify_all();
         for worker in self.workers.drain(..) {
             let _ = worker.join(); // a worker catches its job's panics, so there is nothing to report
@@ -221,47 +307,54 @@ impl Drop for Team {
     }
 }
 
+/// Whether `done`; spins a moment if not.
+fn done_or_spin(done: impl Fn() -> bool) -> bool {
+    let done = done();
+    if !done {
+        std::hint::spin_loop();
+    }
+    done
+}
+
 fn work(shared: &Shared, index: usize) {
     IN_TEAM.set(true);
     let mut seen = 0;
     loop {
-        seen = wait_for_epoch(shared, seen);
+        wait_for_job(shared, seen);
         if shared.stop.load(Ordering::SeqCst) {
             return;
         }
-        // SAFETY: the epoch changed, so the job is published and stays alive until `running` is decremented.
+        let (job, entered) = shared.gate.enter();
+        seen = job;
+        if !entered {
+            continue;
+        }
+        // SAFETY: the job was entered, so it stays alive until `finished` counts this member.
         let job = unsafe { (*shared.job.get()).map(|job| &*job) };
         if let Some(job) = job
             && let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(index)))
         {
             *shared.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
         }
-        shared.running.0.fetch_sub(1, Ordering::Release);
+        shared.finished.0.fetch_add(1, Ordering::Release);
     }
 }
 
-fn wait_for_epoch(shared: &Shared, seen: usize) -> usize {
+/// Returns when there is a job after number `seen`.
+fn wait_for_job(shared: &Shared, seen: u64) {
     let start = Instant::now();
-    loop {
-        for _ in 0..SPINS_PER_LOOK {
-            let epoch = shared.epoch.0.load(Ordering::Acquire);
-            if epoch != seen {
-                return epoch;
-            }
-            std::hint::spin_loop();
+    while start.elapsed() <= SPIN {
+        if (0..SPINS_PER_LOOK).any(|_| done_or_spin(|| shared.gate.job(Ordering::Acquire) != seen)) {
+            return;
         }
-        if start.elapsed() > SPIN {
-            break;
-        }
+        // the caller may be waiting for this very core
+        std::thread::yield_now();
     }
-    let mut sleepers = shared.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
-    *sleepers += 1;
-    loop {
-        let epoch = shared.epoch.0.load(Ordering::SeqCst);
-        if epoch != seen {
-            *sleepers -= 1;
-            return epoch;
-        }
-        sleepers = shared.wake.wait(sleepers).unwrap_or_else(PoisonError::into_inner);
+    let mut bed = shared.bed.lock().unwrap_or_else(PoisonError::into_inner);
+    // one of the two sees the other: this count, or the caller's job
+    shared.sleepers.fetch_add(1, Ordering::SeqCst);
+    while shared.gate.job(Ordering::SeqCst) == seen {
+        bed = shared.wake.wait(bed).unwrap_or_else(PoisonError::into_inner);
     }
+    shared.sleepers.fetch_sub(1, Ordering::SeqCst);
 }

@@ -63,6 +63,96 @@ fn a_sleeping_team_wakes() {
     }
 }
 
+/// Runs a job whose caller waits until the other member has entered it, and says whether it has, within ten seconds.
+fn meets(team: &Team) -> bool {
+    // whatever else this machine does may have displaced the other member
+    *team.turn.lock().unwrap() = Pace::default();
+    let (met, began) = (AtomicBool::new(false), Instant::now());
+    team.enter(|member| {
+        if member > 0 {
+            met.store(true, Ordering::SeqCst);
+        }
+        while !met.load(Ordering::SeqCst) && began.elapsed() < Duration::from_secs(10) {
+            std::thread::yield_now();
+        }
+    });
+    met.into_inner()
+}
+
+#[test]
+fn members_that_spin_or_sleep_come_to_a_job() {
+    let team = Team::new(2);
+    for pause in [SPIN / 10, SPIN * 5, SPIN * 5] {
+        std::thread::sleep(pause);
+        assert!(meets(&team));
+    }
+}
+
+#[test]
+fn a_member_that_has_not_begun_is_not_waited_for() {
+    let team = Team::new(2);
+    let (held, go) = (AtomicBool::new(false), AtomicBool::new(false));
+    let finished = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        // the worker is kept in a job by another caller's piece until this thread has let it go
+        scope.spawn(|| {
+            team.enter(|member| {
+                if member > 0 {
+                    held.store(true, Ordering::SeqCst);
+                    while !go.load(Ordering::SeqCst) {
+                        std::thread::yield_now();
+                    }
+                } else {
+                    while !held.load(Ordering::SeqCst) {
+                        std::thread::yield_now();
+                    }
+                    go.store(true, Ordering::SeqCst);
+                }
+            });
+        });
+    });
+    // a worker that sleeps needs longer to wake than this job takes
+    std::thread::sleep(SPIN * 5);
+    for _ in 0..100 {
+        team.for_ranges(2, 1, |range| _ = finished.fetch_add(range.len(), Ordering::SeqCst));
+    }
+    assert_eq!(finished.into_inner(), 200);
+    assert!(meets(&team));
+}
+
+#[test]
+fn after_a_member_that_was_displaced_the_caller_works_alone_for_a_while() {
+    let team = Team::new(2);
+    let (entered, left) = (AtomicBool::new(false), Mutex::new(None));
+    let began = Instant::now();
+    team.enter(|member| {
+        if member > 0 {
+            entered.store(true, Ordering::SeqCst);
+            while left.lock().unwrap().is_none() {
+                std::thread::yield_now();
+            }
+            // longer than the caller's own time excuses
+            std::thread::sleep(4 * began.elapsed() + 10 * LATE);
+        } else {
+            while !entered.load(Ordering::SeqCst) && began.elapsed() < Duration::from_secs(1) {
+                std::thread::yield_now();
+            }
+            *left.lock().unwrap() = Some(());
+        }
+    });
+    let alone = team.turn.lock().unwrap().alone;
+    let rest = alone.map(|until| until.saturating_duration_since(Instant::now()));
+    assert!(rest.is_some_and(|rest| rest > 10 * LATE), "{rest:?}");
+    team.turn.lock().unwrap().alone = Some(Instant::now() + Duration::from_secs(3600));
+    let members = AtomicUsize::new(0);
+    for _ in 0..1000 {
+        team.enter(|member| _ = members.fetch_add(member + 1, Ordering::Relaxed));
+    }
+    assert_eq!(members.into_inner(), 1000);
+    team.turn.lock().unwrap().alone = Some(Instant::now());
+    assert!(meets(&team));
+}
+
 fn count(part: &mut [u8]) {
     part.iter_mut().for_each(|n| *n += 1);
 }
