@@ -75,6 +75,88 @@ impl Kernel for EveryOperation<'_> {
     }
 }
 
+/// What every integer operation gives for bytes, activations, rows of bytes and halves, as lanes.
+struct EveryIntegerOperation<'a> {
+    bytes: &'a [[u8; 64]; 4],
+    activations: &'a [u8; 64],
+    floats: &'a [[f32; 16]; 2],
+}
+
+impl EveryIntegerOperation<'_> {
+    /// The lanes of a vector, by the two operations that leave integers: exact in f32 in halves of 16 bits.
+    #[inline(always)]
+    fn push<S: Simd>(s: S, out: &mut Vec<i64>, v: S::I) {
+        let mut lanes = [0f32; 16];
+        let high = s.high_u16(v);
+        let low = s.sub_i32(v, s.mul_i32(high, s.splat_i32(1 << 16)));
+        s.store(&mut lanes, s.to_f32(high));
+        let highs = lanes;
+        s.store(&mut lanes, s.to_f32(low));
+        out.extend(highs.iter().zip(lanes).map(|(&high, low)| (high as i64) << 16 | low as i64));
+    }
+}
+
+impl Kernel for EveryIntegerOperation<'_> {
+    type Output = Vec<i64>;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Vec<i64> {
+        let mut out = Vec::new();
+        let rows = self.bytes.each_ref().map(|row| s.load_segments(row.as_chunks().0));
+        let [a, b, c, _] = rows;
+        let x = s.load_segments(self.activations.as_chunks().0);
+        let (low, high) = (s.low_nibbles(a), s.high_nibbles(a));
+        let mut all = vec![s.add_i32(a, b), s.sub_i32(a, b), s.mul_i32(a, b), low, high];
+        all.extend([s.dot(s.splat_i32(-7), low, x), s.dot(s.splat_i32(9), high, x), s.dot_bytes(s.splat_i32(5), b, x)]);
+        // sums that stay within i32
+        let small = rows.map(|row| s.low_nibbles(row));
+        all.extend([s.sum_quads(small), s.tile_words(a), s.high_u16(b)]);
+        all.extend(s.sum_pairs(small).into_iter().chain(s.transpose_quarters(rows)).chain(s.unzip_quarters(a, b)));
+        all.extend(s.interleave(rows));
+        for segments in 0..4 {
+            all.push(s.load_segments(&self.bytes[0].as_chunks().0[..segments]));
+        }
+        let halves: &[u16] = bytemuck::cast_slice(&self.bytes[1]);
+        all.extend([0, 4, 8, 12, 16].map(|lanes| s.load_u16(&halves[..lanes])));
+        all.push(s.load_u8(self.bytes[2].first_chunk().unwrap()));
+        let floats = self.floats.each_ref().map(|v| s.load(v));
+        all.push(s.count_ge(c, floats[0], floats[1]));
+        let flat: &[u8] = self.bytes.as_flattened();
+        // rows 9 bytes apart, which overlap: any address will do
+        let picked = ByteRows::new(flat, 9, std::array::from_fn(|i| (i * 7 % 19) as u32), 40);
+        for offset in [0, 3, 24] {
+            all.extend(s.load_rows(&picked, offset));
+        }
+        all.into_iter().for_each(|v| Self::push(s, &mut out, v));
+        let mut lanes = [0f32; 16];
+        for v in [s.low_f16(b), s.high_f16(b), s.as_f32(b), s.to_f32(b)] {
+            s.store(&mut lanes, v);
+            // which NaN is nobody's concern
+            out.extend(lanes.map(|v| if v.is_nan() { -1 } else { i64::from(v.to_bits()) }));
+        }
+        out
+    }
+}
+
+#[test]
+fn every_integer_operation_matches_portable() {
+    let mut state = 7u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    for _ in 0..2000 {
+        let bytes: [[u8; 64]; 4] = std::array::from_fn(|_| std::array::from_fn(|_| next()));
+        // int8 but for −128, as activations are
+        let activations: [u8; 64] = std::array::from_fn(|_| next()).map(|byte| if byte == 128 { 127 } else { byte });
+        let floats: [[f32; 16]; 2] = std::array::from_fn(|_| std::array::from_fn(|_| f32::from(next() / 64)));
+        let inputs = || EveryIntegerOperation { bytes: &bytes, activations: &activations, floats: &floats };
+        let expected = Portable.run(inputs());
+        for simd in available() {
+            assert_eq!(simd.run(inputs()), expected, "{}", simd.isa().name());
+        }
+    }
+}
+
 #[test]
 fn every_operation_matches_portable_bit_for_bit() {
     let mut state = 1u32;

@@ -38,6 +38,8 @@ mod cpu;
 pub mod cuda;
 mod dot;
 mod format;
+#[cfg(target_arch = "x86_64")]
+mod gemv;
 mod import;
 mod pack;
 mod packed_view;

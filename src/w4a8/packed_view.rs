@@ -121,6 +121,7 @@ impl<'a> PackedView<'a> {
         Tile {
             format,
             codes: &self.sections.codes[tile * bytes..(tile + 1) * bytes],
+            ahead: &self.sections.codes[tile * bytes..],
             channel: format.stays_integer().then(|| &channel[tile]),
             group: TileValues::of(self.sections.group, group_bytes, tile, groups),
             offset: TileValues::of(self.sections.offset, offset_bytes, tile, groups),

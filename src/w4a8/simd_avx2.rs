@@ -2,9 +2,10 @@
 
 use super::format::{Bits, QQQ_GROUP};
 use super::pack::{TILE_BYTES, TILE_N};
-use super::tile::Tile;
+use super::gemv::Gemv;
+use super::tile::{Tile, Tokens};
 use super::tile_kernels::TileKernels;
-use crate::simd::Avx2;
+use crate::simd::{Avx2, Simd};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -12,6 +13,17 @@ impl<const VNNI: bool> TileKernels for Avx2<VNNI> {
     fn unpack(self, tile: &Tile<'_>, panel: &mut [u8]) {
         // SAFETY: the token proves that the machine has the instructions.
         unsafe { unpack(tile, panel) }
+    }
+
+    fn gemv(self, tile: &Tile<'_>, tokens: Tokens<'_>, out: &mut [[f32; TILE_N]]) -> bool {
+        match (tile.format.bits, tokens.count) {
+            (Bits::Eight, _) => return false,
+            (Bits::Four, 1) => self.run(Gemv::<1> { tile, tokens, out }),
+            (Bits::Four, 2) => self.run(Gemv::<2> { tile, tokens, out }),
+            (Bits::Four, 3) => self.run(Gemv::<3> { tile, tokens, out }),
+            (Bits::Four, _) => self.run(Gemv::<4> { tile, tokens, out }),
+        }
+        true
     }
 }
 

@@ -13,6 +13,8 @@ pub(crate) struct Tile<'a> {
     pub(crate) format: Format,
     /// \[K/tile_k\]\[512\].
     pub(crate) codes: &'a [u8],
+    /// `codes` and those of the rows that follow, to be asked for ahead of time.
+    pub(crate) ahead: &'a [u8],
     /// The channels' scales, where there are some.
     pub(crate) channel: Option<&'a [f32; TILE_N]>,
     /// The groups' scales \[groups\]\[16\], where there are some.
