@@ -1,8 +1,8 @@
 //! Unpacking in AVX2. 16 rows are two vectors of 8 lanes.
 
 use super::format::{Bits, QQQ_GROUP};
-use super::pack::{TILE_BYTES, TILE_N};
 use super::gemv::Gemv;
+use super::pack::{TILE_BYTES, TILE_N};
 use super::tile::{Tile, Tokens};
 use super::tile_kernels::TileKernels;
 use crate::simd::{Avx2, Simd};
@@ -16,8 +16,11 @@ impl<const VNNI: bool> TileKernels for Avx2<VNNI> {
     }
 
     fn gemv(self, tile: &Tile<'_>, tokens: Tokens<'_>, out: &mut [[f32; TILE_N]]) -> bool {
+        // four tokens share a panel, which costs less than to sum each token's lanes for every group
+        let panel_pays = tokens.count > 3 && tile.sum_scales().is_some();
         match (tile.format.bits, tokens.count) {
             (Bits::Eight, _) => return false,
+            _ if panel_pays => return false,
             (Bits::Four, 1) => self.run(Gemv::<1> { tile, tokens, out }),
             (Bits::Four, 2) => self.run(Gemv::<2> { tile, tokens, out }),
             (Bits::Four, 3) => self.run(Gemv::<3> { tile, tokens, out }),
