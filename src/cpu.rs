@@ -43,6 +43,9 @@ impl Isa {
     }
 }
 
+/// More threads than any machine has cores for. Where memory for stacks ends, a thread that starts ends the process.
+const MAX_THREADS: usize = 4096;
+
 /// The CPU as a device: the handle that every CPU operation takes.
 ///
 /// # Example
@@ -66,15 +69,19 @@ impl Cpu {
     /// A given number of threads and instruction set.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `threads` is 0, [`Error::Unsupported`] if this machine lacks `isa`.
+    /// [`Error::Shape`] if `threads` is 0, above 4096 or more than the system starts, [`Error::Unsupported`] if this machine lacks `isa`.
     pub fn new(threads: usize, isa: Isa) -> Result<Cpu> {
-        if threads == 0 {
-            return Err(Error::Shape { what: "threads", expected: "at least 1", got: 0 });
+        if threads == 0 || threads > MAX_THREADS {
+            return Err(Error::Shape { what: "threads", expected: "1 to 4096", got: threads });
         }
         let expected = "an instruction set of this machine";
         let refused = || Error::Unsupported { what: "isa", expected, got: isa.name().into() };
         let simd = Available::of(isa).ok_or_else(refused)?;
-        Ok(Cpu { team: Team::new(threads), simd })
+        let team = Team::new(threads);
+        if team.len() < threads {
+            return Err(Error::Shape { what: "threads", expected: "as many as the system starts", got: threads });
+        }
+        Ok(Cpu { team, simd })
     }
 
     /// The instruction set in use.

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! The standard errors take the scored tokens as independent; a text's tokens are correlated, so they are lower bounds.
-//! The dense model is scored at the very same positions.
+//! The dense model is scored at the very same positions. Where its vocabulary has another size (one of both is padded), KL and
+//! agreement are of the distributions over the tokens that both have; perplexities are each model's own.
 
 use moray::Cpu;
 use moray::llama::{Backend, LogitRows, Model, Sequence, Session, Settings};
@@ -278,19 +279,31 @@ impl Tally {
     /// take.
     ///
     /// # Errors
-    /// [`Error::Kernel`] for logits that are not finite.
+    /// [`Error::Kernel`] for logits that are not finite, [`Error::Index`] for a target that one of both vocabularies lacks.
     fn add(&mut self, cpu: &Cpu, rows: &[f32], dense: Option<&[f32]>, targets: &[u32]) -> Result<()> {
         let vocab = rows.len() / targets.len();
+        let reference_vocab = dense.map_or(vocab, |dense| dense.len() / targets.len());
+        let common = vocab.min(reference_vocab);
+        if let Some(&got) = targets.iter().find(|&&target| target as usize >= common) {
+            let what = "token of the text in both vocabularies".into();
+            return Err(Error::Index { what, limit: common, got: got as usize });
+        }
         let mut positions = [Position::default(); CHUNK_ROWS];
         let positions = &mut positions[..targets.len()];
         cpu.team().for_pieces_mut(positions, 1, |index, position| {
-            let row = index * vocab..(index + 1) * vocab;
-            let run = Distribution::new(&rows[row.clone()]);
+            let row = &rows[index * vocab..][..vocab];
+            let run = Distribution::new(row);
             let target = targets[index] as usize;
             position[0].nll = -run.ln_probability(target);
             if let Some(dense) = dense {
-                let dense = Distribution::new(&dense[row]);
+                let dense_row = &dense[index * reference_vocab..][..reference_vocab];
+                let dense = Distribution::new(dense_row);
                 position[0].dense_nll = -dense.ln_probability(target);
+                let (dense, run) = if vocab == reference_vocab {
+                    (dense, run)
+                } else {
+                    (Distribution::new(&dense_row[..common]), Distribution::new(&row[..common]))
+                };
                 position[0].kl = dense.divergence_of(&run);
                 position[0].agrees = dense.largest == run.largest;
             }

@@ -10,12 +10,16 @@ use moray::{Cpu, Error};
 use moray_lab::activations::ActivationScheme;
 use moray_lab::cli::{Cli, run};
 use moray_lab::eval::{Evaluation, Runner, Scored, Text, evaluate};
-use moray_lab::fixture::Fixture;
+use moray_lab::fixture::{Fixture, MIN_VOCAB, Pair};
 use moray_lab::load::{LoadOptions, load_cpu};
 use moray_lab::weights::WeightScheme;
 
 fn model(seed: u64, by_neuron: bool) -> Model<Cpu> {
-    let fixture = Fixture { seed, ..Fixture::default() };
+    padded(seed, by_neuron, MIN_VOCAB)
+}
+
+fn padded(seed: u64, by_neuron: bool, vocab: usize) -> Model<Cpu> {
+    let fixture = Fixture { seed, vocab, ..Fixture::default() };
     let checkpoint = fixture.open().unwrap();
     load_cpu(
         &checkpoint,
@@ -59,6 +63,13 @@ fn definition(cpu: &Cpu, model: &Model<Cpu>, dense: &Model<Cpu>, text: &Text<'_>
             let top = |row: &[f64]| (0..row.len()).reduce(|a, b| if row[b] > row[a] { b } else { a });
             found[0].push(-run[token]);
             found[1].push(-dense[token]);
+            // of what both vocabularies have, as a distribution of its own
+            let common = run.len().min(dense.len());
+            let within = |row: &[f64]| {
+                let sum: f64 = row[..common].iter().map(|p| p.exp()).sum();
+                row[..common].iter().map(|p| p - sum.ln()).collect::<Vec<_>>()
+            };
+            let (run, dense) = (&within(run)[..], &within(dense)[..]);
             found[2].push(dense.iter().zip(run).map(|(p, q)| p.exp() * (p - q)).sum());
             found[3].push(if top(run) == top(dense) { 100.0 } else { 0.0 });
         }
@@ -107,6 +118,21 @@ fn every_number_matches_the_definition_for_each_window_bos_and_half() {
             assert!(steps.is_sorted());
         }
     }
+}
+
+#[test]
+fn a_padded_vocabulary_is_compared_over_the_common_tokens() {
+    let (cpu, small, large, tokens) = (Cpu::detect(), model(2, false), padded(1, false, MIN_VOCAB + 13), tokens(101));
+    let text = Text { tokens: &tokens, bos: Some(1), context: 48, scored: Scored::EveryToken };
+    let runner = |model| Runner { device: &cpu, model, settings: settings() };
+    for (run, reference) in [(&small, &large), (&large, &small)] {
+        let found = evaluate(&cpu, &text, 128, &runner(run), Some(&runner(reference)), &mut |_| ()).unwrap();
+        assert_matches(&found, &definition(&cpu, run, reference, &text));
+    }
+    let beyond = [1, MIN_VOCAB as u32, 2];
+    let text = Text { tokens: &beyond, ..text };
+    let error = evaluate(&cpu, &text, 128, &runner(&large), Some(&runner(&small)), &mut |_| ()).unwrap_err();
+    assert!(error.to_string().contains("expected an index below 272, got 272"), "{error}");
 }
 
 #[test]
@@ -226,6 +252,67 @@ fn the_command_reports_json_for_each_kind_of_run() {
 }
 
 #[test]
+fn the_command_compares_only_models_that_read_a_text_alike() {
+    let files = files();
+    let text = b"the words and the ants in the hell of a context ".repeat(4);
+    let against = |change: &dyn Fn(&mut moray_lab::fixture::GgufWriter)| {
+        let other = files.directory.path().join("other.gguf");
+        let mut writer = Fixture { seed: 5, vocab: MIN_VOCAB + 7, ..Fixture::default() }.gguf_writer();
+        change(&mut writer);
+        std::fs::write(&other, writer.to_bytes()).unwrap();
+        command(&files, &text, &["--context", "24", "--against", other.to_str().unwrap(), "--json"])
+    };
+    let tokens = |writer: &mut moray_lab::fixture::GgufWriter, change: &dyn Fn(&mut Vec<String>)| {
+        let found = writer.pairs.iter_mut().find(|(key, _)| key == "tokenizer.ggml.tokens");
+        let Some((_, Pair::Strings(tokens))) = found else { panic!("the fixture has tokens") };
+        change(tokens);
+    };
+    let report: serde_json::Value = serde_json::from_str(&against(&|_| ()).unwrap()).unwrap();
+    assert!(report["dense"]["kl"].as_f64().unwrap() > 0.0);
+    let refused = |change: &dyn Fn(&mut moray_lab::fixture::GgufWriter), message: &str| {
+        let error = against(change).unwrap_err();
+        assert!(error.contains(message) && error.contains("other.gguf") && !error.contains('\n'), "{error}");
+    };
+    refused(&|w| tokens(w, &|tokens| tokens.swap(5, 6)), "token 5: expected \"#\" as in the model");
+    refused(&|w| w.set("tokenizer.ggml.pre", Pair::String("default".into())), "other.gguf: tokenizer: token ");
+    refused(
+        &|w| w.set("tokenizer.ggml.add_bos_token", Pair::Bool(true)),
+        "beginning of a text: expected none, got \"<|im_start|>\"",
+    );
+    refused(
+        &|w| w.set("llama.context_length", Pair::U32(16)),
+        "context: expected at least the 24 positions of a window, got 16",
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn paths_that_are_no_text_are_reported_as_far_as_they_are() {
+    use std::os::unix::ffi::OsStringExt;
+    let files = files();
+    let name = |bytes: &[u8]| files.directory.path().join(std::ffi::OsString::from_vec(bytes.to_vec()));
+    let (model, text) = (name(b"m\xff.gguf"), name(b"-n\xff.txt"));
+    std::fs::copy(&files.model, &model).unwrap();
+    std::fs::write(&text, b"the words and the ants ".repeat(4)).unwrap();
+    let arguments: [&std::ffi::OsStr; 9] = [
+        "moray".as_ref(),
+        "eval".as_ref(),
+        "--model".as_ref(),
+        model.as_ref(),
+        "--text".as_ref(),
+        text.as_ref(),
+        "--context".as_ref(),
+        "16".as_ref(),
+        "--json".as_ref(),
+    ];
+    let mut out = Vec::new();
+    run(Cli::try_parse_from(arguments).unwrap(), &mut out).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert!(report["model"].as_str().unwrap().ends_with("m\u{fffd}.gguf"), "{report}");
+    assert!(report["text"].as_str().unwrap().ends_with("-n\u{fffd}.txt"), "{report}");
+}
+
+#[test]
 fn the_command_refuses_bad_texts_with_one_line() {
     let files = files();
     let long = b"plain text ".repeat(20);
@@ -236,6 +323,9 @@ fn the_command_refuses_bad_texts_with_one_line() {
         (&long, &["--context", "1"], "context: expected at least 2"),
         (&long, &["--context", "500"], "got 500 of 128"),
         (&long, &["--context", "16", "--tokens", "1"], "tokens: expected at least 2, got 1"),
+        (&long, &["--context", "16", "--threads", "1000000"], "threads: expected 1 to 4096, got 1000000"),
+        (&long, &["--context", "16", "--threads", "18446744073709551615"], "threads: expected 1 to 4096"),
+        (&long, &["--context", "18446744073709551615"], "context: expected at least 2"),
     ] {
         let rest = if rest.is_empty() { &["--context", "16"] } else { rest };
         let error = command(&files, text, rest).unwrap_err();

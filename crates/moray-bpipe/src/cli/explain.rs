@@ -30,7 +30,7 @@ pub struct ExplainArgs {
     #[arg(long)]
     pub claims: bool,
     /// Measured stages to judge the claims by; may be given several times
-    #[arg(long, value_name = "FILE", requires = "claims")]
+    #[arg(long, value_name = "FILE", requires = "claims", allow_hyphen_values = true)]
     pub measured: Vec<PathBuf>,
     /// Report as JSON
     #[arg(long)]

@@ -31,10 +31,10 @@ pub struct Inputs {
     #[arg(long, value_name = "b=US", value_delimiter = ',', value_parser = sized)]
     pub stage_time_us: Vec<(u32, f64)>,
     /// Measured stages, JSON or CSV
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["stage_mfu", "stage_time_us"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["stage_mfu", "stage_time_us"], allow_hyphen_values = true)]
     pub profile: Option<PathBuf>,
     /// Model shape: llama-7b, llama-13b, llama-33b, llama-65b or gpt3-96b
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub preset: Option<String>,
     /// Devices a layer is split over, t
     #[arg(long, value_name = "T")]

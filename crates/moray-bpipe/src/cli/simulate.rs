@@ -79,10 +79,10 @@ pub struct SimulateArgs {
     #[arg(long)]
     pub per_stage: bool,
     /// Write a page with timelines and memory plots
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     pub html: Option<PathBuf>,
     /// Write the last schedule's timeline as SVG
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     pub svg: Option<PathBuf>,
     /// Report as JSON
     #[arg(long)]

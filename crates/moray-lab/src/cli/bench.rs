@@ -24,10 +24,10 @@ const DECODE_PROMPT: usize = 8;
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
     /// A .gguf file or a Hugging Face directory.
-    #[arg(long, short)]
+    #[arg(long, short, allow_hyphen_values = true)]
     pub model: PathBuf,
     /// Text whose first tokens are run.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub text: PathBuf,
     /// Tokens of the prefill.
     #[arg(long, default_value_t = 512)]
@@ -42,10 +42,10 @@ pub struct Arguments {
     #[arg(long)]
     pub threads: Option<usize>,
     /// A Python that has llama-cpp-python, to measure llama.cpp on the same file before and after.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub peer: Option<PathBuf>,
     /// The script that measures it.
-    #[arg(long, default_value = "scripts/llama_cpp_speed.py")]
+    #[arg(long, default_value = "scripts/llama_cpp_speed.py", allow_hyphen_values = true)]
     pub peer_script: PathBuf,
     /// Report as JSON.
     #[arg(long)]
@@ -173,7 +173,7 @@ fn switches_of(arguments: &Arguments, (weights, mlp): (WeightScheme, &str)) -> R
 
 fn speed(arguments: &Arguments, switches: &Switches, run: &Run) -> Result<Speed> {
     let text = eval::read_text(&arguments.text)?;
-    let needed = arguments.prompt_tokens + arguments.n;
+    let needed = arguments.prompt_tokens.saturating_add(arguments.n);
     let tokens = eval::tokens_of(run, &arguments.text, &text, Some(needed))?;
     if tokens.len() < needed || arguments.prompt_tokens < DECODE_PROMPT || arguments.n == 0 || arguments.repeats == 0 {
         let expected = "as many as prompt and decoding take, at least 8 and 1";

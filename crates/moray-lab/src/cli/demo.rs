@@ -21,10 +21,10 @@ use moray::w4a8::{Format, Offset};
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
     /// A .gguf file or a Hugging Face directory.
-    #[arg(long, short)]
+    #[arg(long, short, allow_hyphen_values = true)]
     pub model: PathBuf,
     /// Text that perplexity is measured on.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub text: PathBuf,
     /// Tokens of it that are read.
     #[arg(long, default_value_t = 1024)]
@@ -36,7 +36,7 @@ pub struct Arguments {
     #[arg(short, default_value_t = 48)]
     pub n: usize,
     /// The text to continue.
-    #[arg(long, short, default_value = "The history of the lighthouse begins with")]
+    #[arg(long, short, default_value = "The history of the lighthouse begins with", allow_hyphen_values = true)]
     pub prompt: String,
     /// Report as JSON.
     #[arg(long)]

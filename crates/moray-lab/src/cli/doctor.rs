@@ -17,7 +17,7 @@ use crate::machine::{processor, read_bandwidth, total_memory_bytes};
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
     /// Where models and texts are looked for.
-    #[arg(long, default_value = "models")]
+    #[arg(long, default_value = "models", allow_hyphen_values = true)]
     pub models: PathBuf,
     /// Report as JSON.
     #[arg(long)]

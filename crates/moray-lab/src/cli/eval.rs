@@ -10,7 +10,7 @@ use moray::policy::{Chosen, Named};
 use serde::Serialize;
 
 use super::device::cuda;
-use super::{Device, Run, Switches, progress_bar, written};
+use super::{Device, Run, Switches, against, progress_bar, written};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, Runner, Scored, Text, evaluate};
 use crate::weights::WeightScheme;
@@ -22,7 +22,7 @@ pub struct Arguments {
     #[command(flatten)]
     pub switches: Switches,
     /// A UTF-8 text.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub text: PathBuf,
     /// Tokens of a window; windows do not overlap.
     #[arg(long, default_value_t = 512)]
@@ -31,7 +31,7 @@ pub struct Arguments {
     #[arg(long)]
     pub tokens: Option<usize>,
     /// The 16-bit model to compare a quantized checkpoint with; by default what its own codes stand for.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub against: Option<PathBuf>,
     /// Report as JSON.
     #[arg(long)]
@@ -42,6 +42,7 @@ pub struct Arguments {
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// The model.
+    #[serde(serialize_with = "crate::lossy_path::serialize")]
     pub model: PathBuf,
     /// Where it ran.
     pub device: Device,
@@ -56,6 +57,7 @@ pub struct Report {
     /// What is stored for the others.
     pub kv: String,
     /// The text.
+    #[serde(serialize_with = "crate::lossy_path::serialize")]
     pub text: PathBuf,
     /// Tokens of it that were read.
     pub tokens: usize,
@@ -105,6 +107,9 @@ pub fn report(arguments: &Arguments) -> Result<Report> {
         None => dense_switches(&arguments.switches),
     };
     let dense = dense.map(|switches| switches.load().map(|run| (switches, run))).transpose()?;
+    if let (Some(_), Some((_, reference))) = (&arguments.against, &dense) {
+        against::check(&run, reference, (&arguments.text, &text), arguments.context)?;
+    }
     score(&arguments, &tokens, &run, dense.as_ref())
 }
 

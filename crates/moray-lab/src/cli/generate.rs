@@ -19,7 +19,7 @@ pub struct Arguments {
     #[command(flatten)]
     pub switches: Switches,
     /// The text to continue.
-    #[arg(long, short)]
+    #[arg(long, short, allow_hyphen_values = true)]
     pub prompt: String,
     /// Tokens to generate at most.
     #[arg(short, default_value_t = 128)]
@@ -154,7 +154,7 @@ pub(super) fn generate_on<B: Backend>(
     if prompt.is_empty() {
         return Err(Error::Kernel(moray::Error::Shape { what: "prompt", expected: "at least one token", got: 0 }));
     }
-    let context = prompt.len() + arguments.n;
+    let context = prompt.len().saturating_add(arguments.n);
     if context > config.context_length {
         let (what, limit) = ("prompt and generated tokens".into(), config.context_length + 1);
         return Err(Error::Index { what, limit, got: context });

@@ -1,5 +1,6 @@
 //! The `moray` command: one module for each subcommand, and the switches that they share.
 
+mod against;
 pub mod bench;
 pub mod demo;
 mod device;

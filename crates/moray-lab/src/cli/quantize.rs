@@ -20,14 +20,14 @@ const SCORED_TOKENS: usize = 16_384;
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
     /// A .gguf file or a Hugging Face directory.
-    #[arg(long, short)]
+    #[arg(long, short, allow_hyphen_values = true)]
     pub model: PathBuf,
     /// A UTF-8 text: its first tokens calibrate. Only rtn needs none, and measures the errors that it reports on a short text
     /// of our own.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub calibration: Option<PathBuf>,
     /// The directory to write; must be empty or absent. An interrupted run of the same arguments goes on.
-    #[arg(long, short)]
+    #[arg(long, short, allow_hyphen_values = true)]
     pub out: PathBuf,
     /// rtn (nearest level), gptq, qqq (rotation, clip search, gptq), full (int8-aware, corrected, refined).
     #[arg(long, default_value = "full")]
@@ -70,7 +70,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// A text to score the result on; what the calibration left of its text by default, if that is 1024 tokens.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub text: Option<PathBuf>,
     /// Tokens to score at most; 0 for none.
     #[arg(long, default_value_t = SCORED_TOKENS)]

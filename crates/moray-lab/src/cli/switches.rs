@@ -42,7 +42,7 @@ fn heads_help() -> String {
 #[derive(Debug, Clone, Args)]
 pub struct Switches {
     /// A .gguf file or a Hugging Face directory.
-    #[arg(long, short)]
+    #[arg(long, short, allow_hyphen_values = true)]
     pub model: PathBuf,
     /// How weights are held: auto (a quantized checkpoint as it is, any other dense), dense (16 bits), f32, as-file (the file's own
     /// blocks with int8 activations), or rounded to nearest while loading, with int8 activations: 4 bits as per-channel, g32, g64,
@@ -57,7 +57,7 @@ pub struct Switches {
     #[arg(long, default_value = "dense", value_parser = neurons, help = neurons_help())]
     pub mlp: Named,
     /// Text whose first 512 tokens set the policies that are calibrated; a short text of our own by default.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub calibration: Option<PathBuf>,
     /// Heads that run.
     #[arg(long, default_value = "all", value_parser = heads, help = heads_help())]
@@ -75,7 +75,7 @@ pub struct Switches {
     #[arg(long)]
     pub threads: Option<usize>,
     /// Instruction set: portable, avx2, avx-vnni, avx512-vnni; the best by default.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub isa: Option<String>,
 }
 

@@ -53,6 +53,7 @@ impl Size {
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// The model that was quantized.
+    #[serde(serialize_with = "crate::lossy_path::serialize")]
     pub model: PathBuf,
     /// How.
     pub options: Options,
