@@ -83,8 +83,8 @@ impl Checkpoint {
     /// As [`Checkpoint::open`].
     pub fn open_gguf(file: MappedFile) -> Result<Self> {
         let header = Header::parse(file.path(), file.bytes())?;
-        let (config, architecture) = gguf::model_config(&file, &header)?;
         let vocabulary = Vocabulary::open(&file, &header)?;
+        let (config, architecture) = gguf::model_config(&file, &header, &vocabulary)?;
         if vocabulary.len() != config.vocab {
             let (expected, got) = (config.vocab, vocabulary.len());
             return Err(Error::Vocabulary { path: file.path().into(), expected, got });

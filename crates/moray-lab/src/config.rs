@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::text_bounds::TextBounds;
 
 /// The gate's activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,10 +81,12 @@ pub struct ModelConfig {
     pub tied_embeddings: bool,
     /// Token that begins a text.
     pub bos: Option<u32>,
-    /// Whether a text should begin with `bos`.
+    /// Whether a text should stand between the tokens of `bounds`; they begin with `bos`.
     pub add_bos: bool,
     /// Tokens that end a generation; sorted, without duplicates.
     pub eos: Vec<u32>,
+    /// What `bos`, `add_bos` and `eos` follow from, and who says so.
+    pub bounds: TextBounds,
     /// Jinja template of a conversation.
     pub chat_template: Option<String>,
 }
@@ -97,6 +100,15 @@ impl ModelConfig {
     /// Output features of the key and of the value projection.
     pub fn kv_features(&self) -> usize {
         self.n_kv_heads * self.head_dim
+    }
+
+    /// Takes over where texts begin and end.
+    pub(crate) fn set_bounds(&mut self, bounds: TextBounds) {
+        let named = bounds.bos.as_ref().map(|bos| bos.token);
+        self.bos = bounds.before.first().copied().or(named);
+        self.add_bos = !(bounds.before.is_empty() && bounds.after.is_empty());
+        self.eos = bounds.ends.iter().map(|end| end.token).collect();
+        self.bounds = bounds;
     }
 
     /// Checks that the numbers make sense together; `path` is where they came from.
@@ -130,9 +142,7 @@ impl ModelConfig {
         if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
             return Err(Error::malformed(path, "rotary base", "a finite number above 0", self.rope_theta));
         }
-        self.eos.sort_unstable();
-        self.eos.dedup();
-        for &id in self.eos.iter().chain(&self.bos) {
+        for &id in self.eos.iter().chain(&self.bos).chain(&self.bounds.before).chain(&self.bounds.after) {
             if id as usize >= self.vocab {
                 let expected = format!("a token id below {}", self.vocab);
                 return Err(Error::malformed(path, "BOS or EOS token", expected, id));

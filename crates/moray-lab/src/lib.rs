@@ -15,6 +15,7 @@ pub mod fuzzing;
 pub mod gguf;
 pub mod hf;
 pub mod load;
+mod lossy_path;
 pub mod machine;
 pub mod mapped_file;
 pub mod packed;
@@ -22,6 +23,7 @@ pub mod quantize;
 mod roles;
 pub mod statistics;
 pub mod tensor;
+pub mod text_bounds;
 pub mod tokenizer;
 pub mod weights;
 

@@ -71,7 +71,9 @@ fn gguf_config_matches_hugging_face_config_for_the_same_model() {
         let mut expected = gguf.config().clone();
         expected.name = fixture.model_type().into();
         assert_eq!(expected.qk_norm, fixture.qk_norm);
-        expected.eos = vec![0, 2]; // generation_config.json adds 0
+        // generation_config.json names 0 too, and each of both formats says why in its own words
+        expected.eos = vec![0, 2];
+        expected.bounds = hf.config().bounds.clone();
         expected.chat_template = Some("{{ messages }}".into());
         assert_eq!(&expected, hf.config());
         assert_eq!((expected.hidden, expected.head_dim), (fixture.hidden, fixture.head_dim));
@@ -174,7 +176,10 @@ fn relu_and_newer_spellings_are_read_from_hugging_face_configs() {
     assert_eq!(config.activation, Activation::Relu);
     assert_eq!(config.rope_scaling, RopeScaling::Linear { factor: 2.0 });
     assert_eq!(config.rope_theta, 5e5);
-    assert_eq!((config.bos, config.add_bos, &config.eos[..]), (None, false, &[0, 2, 5][..]));
+    assert_eq!((config.bos, config.add_bos, &config.eos[..]), (None, false, &[0, 2][..]), "generation_config.json");
+    std::fs::remove_file(directory.path().join("generation_config.json")).unwrap();
+    let opened = Checkpoint::open(directory.path()).unwrap();
+    assert_eq!(opened.config().eos, [2, 5]);
 }
 
 #[test]
@@ -251,7 +256,11 @@ fn smollm2_opens_and_converts_every_tensor() {
     let config = checkpoint.config();
     assert_eq!((config.hidden, config.d_ff, config.n_layers, config.vocab), (576, 1536, 30, 49152));
     assert_eq!((config.n_q_heads, config.n_kv_heads, config.head_dim), (9, 3, 64));
-    assert_eq!((config.rope_theta, config.eos.as_slice(), config.tied_embeddings), (1e5, &[2][..], true));
+    assert_eq!((config.rope_theta, config.eos.as_slice(), config.tied_embeddings), (1e5, &[0, 2, 4][..], true));
+    // the file names 2 only; <|endoftext|> and <reponame> end texts by what they are
+    let origins: Vec<&str> = config.bounds.ends.iter().map(|end| end.origin.as_str()).collect();
+    assert!(origins[0].contains("<|endoftext|>") && origins[2].contains("<reponame>"), "{origins:?}");
+    assert_eq!(origins[1], "tokenizer.ggml.eos_token_id");
     let mut elems = 0;
     for (_, tensor) in tensors(&checkpoint) {
         tensor.check_finite().unwrap();

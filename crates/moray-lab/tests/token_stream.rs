@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use moray_lab::Checkpoint;
-use moray_lab::fixture::{Fixture, MIN_VOCAB};
+use moray_lab::fixture::{Fixture, MIN_VOCAB, Pair};
 use moray_lab::mapped_file::MappedFile;
 use moray_lab::tokenizer::Tokenizer;
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ fn byte_level() -> Tokenizer {
 }
 
 /// A tokenizer.json as llama 2 has it: ▁ for spaces, bytes for what is no piece, one leading space dropped.
-fn metaspace() -> Tokenizer {
+fn metaspace() -> (Tokenizer, tokenizers::Tokenizer) {
     let mut vocab = serde_json::json!({"<unk>": 0, "<s>": 1, "</s>": 2});
     for byte in 0..256 {
         vocab[format!("<0x{byte:02X}>")] = (byte + 3).into();
@@ -40,10 +40,67 @@ fn metaspace() -> Tokenizer {
             "merges": ["▁ a", "▁a b"]},
     })
     .to_string();
-    let directory = tempfile::tempdir().unwrap();
-    Fixture::default().write_hf(directory.path(), 1).unwrap();
-    std::fs::write(directory.path().join("tokenizer.json"), json).unwrap();
-    Checkpoint::open(directory.path()).unwrap().tokenizer().unwrap()
+    let config = Fixture::default().open().unwrap().config().clone();
+    let ours = Tokenizer::from_json(Path::new("tokenizer.json"), json.as_bytes(), &config).unwrap();
+    (ours, json.parse().unwrap())
+}
+
+/// Whether [`metaspace`]'s token is a byte.
+fn is_byte(id: &u32) -> bool {
+    (3..259).contains(id)
+}
+
+/// Pieces that one decoder or another treats in its own way, and bytes that make characters or not.
+const PIECES: [&str; 22] = [
+    "▁", "▁a", "▁▁", "a▁b", "b", " ", "  ", " c", "é", "Ġ", "Ġa", "Ã", "©", "##a", "a</w>", "</w>", "<pad>", "|", ".",
+    "aab", "<0xZZ>", "",
+];
+
+const BYTES: [u8; 9] = [b'\n', b'x', 0xe4, 0xbd, 0xa0, 0xf0, 0x9f, 0x8e, 0xff];
+
+/// Decoders that a chain is made of.
+fn decoders() -> Vec<serde_json::Value> {
+    let replace = |pattern: serde_json::Value, content: &str| serde_json::json!({"type": "Replace", "pattern": pattern, "content": content});
+    let metaspace = |scheme: &str| serde_json::json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true});
+    vec![
+        serde_json::json!({"type": "ByteFallback"}),
+        serde_json::json!({"type": "Fuse"}),
+        serde_json::json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}),
+        serde_json::json!({"type": "Strip", "content": " ", "start": 3, "stop": 0}),
+        serde_json::json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}),
+        replace(serde_json::json!({"String": "▁"}), " "),
+        replace(serde_json::json!({"String": "ab"}), "▁"),
+        replace(serde_json::json!({"String": "a  b"}), ""),
+        replace(serde_json::json!({"Regex": " +"}), "_"),
+        metaspace("always"),
+        metaspace("never"),
+        serde_json::json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
+        serde_json::json!({"type": "BPEDecoder", "suffix": "</w>"}),
+        serde_json::json!({"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": true}),
+    ]
+}
+
+/// The tokenizer with this chain of decoders, and the library's own.
+fn with_decoders(chain: &[serde_json::Value]) -> (Tokenizer, tokenizers::Tokenizer) {
+    let bytes = BYTES.iter().map(|byte| format!("<0x{byte:02X}>"));
+    let pieces = PIECES.iter().map(|&piece| piece.to_owned()).chain(bytes);
+    let vocab: serde_json::Map<_, _> = pieces.enumerate().map(|(id, piece)| (piece, id.into())).collect();
+    let decoder = match chain {
+        [] => serde_json::Value::Null,
+        [single] => single.clone(),
+        chain => serde_json::json!({"type": "Sequence", "decoders": chain}),
+    };
+    let json = serde_json::json!({
+        "version": "1.0",
+        "added_tokens": [{"id": 3, "content": "a▁b", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}],
+        "decoder": decoder,
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    })
+    .to_string();
+    let config = Fixture::default().open().unwrap().config().clone();
+    let ours = Tokenizer::from_json(Path::new("tokenizer.json"), json.as_bytes(), &config).unwrap();
+    (ours, json.parse().unwrap())
 }
 
 fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
@@ -54,6 +111,37 @@ fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
 }
 
 proptest! {
+    #[test]
+    fn any_decoder_streams_what_the_tokenizers_package_decodes(
+        chain in prop::collection::vec(prop::sample::select(decoders()), 0..5),
+        ids in prop::collection::vec(0..(PIECES.len() + BYTES.len() + 2) as u32, 1..24),
+    ) {
+        let (ours, library) = with_decoders(&chain);
+        // the library's decoder of word ends panics where there is no token
+        prop_assume!(ids.iter().any(|&id| library.id_to_token(id).is_some()));
+        let expected = library.decode(&ids, false).unwrap();
+        prop_assert_eq!(&ours.decode(&ids), &expected);
+        prop_assert_eq!(&streamed(&ours, &ids), &expected);
+    }
+
+    #[test]
+    fn byte_fallback_stream_matches_the_tokenizers_package_for_any_ids(
+        ids in prop::collection::vec(0..265u32, 0..40),
+        cut in 0..40usize,
+    ) {
+        let (tokenizer, library) = metaspace();
+        let expected = library.decode(&ids, false).unwrap();
+        prop_assert_eq!(&tokenizer.decode(&ids), &expected);
+        prop_assert_eq!(&streamed(&tokenizer, &ids), &expected);
+        // after a prompt: the text of all, but for bytes on both sides of the border
+        let (prompt, rest) = ids.split_at(cut.min(ids.len()));
+        prop_assume!(!(prompt.last().is_some_and(is_byte) && rest.first().is_some_and(is_byte)));
+        let mut stream = tokenizer.stream_after(prompt);
+        let mut text: String = rest.iter().map(|&id| stream.push(id)).collect();
+        text.push_str(&stream.finish());
+        prop_assert_eq!(library.decode(prompt, false).unwrap() + &text, expected);
+    }
+
     #[test]
     fn byte_level_stream_matches_lossy_decoding_for_any_ids(ids in prop::collection::vec(0..MIN_VOCAB as u32 + 9, 0..40)) {
         let tokenizer = byte_level();
@@ -83,7 +171,7 @@ proptest! {
 
     #[test]
     fn metaspace_stream_matches_decoding_for_any_text(text in "[ab é日🎉]{0,30}") {
-        let tokenizer = metaspace();
+        let (tokenizer, _) = metaspace();
         let ids = tokenizer.encode(&text, false).unwrap();
         prop_assert_eq!(&tokenizer.decode(&ids), &text);
         prop_assert_eq!(&streamed(&tokenizer, &ids), &text);
@@ -115,8 +203,52 @@ fn stream_holds_back_exactly_the_incomplete_character() {
 }
 
 #[test]
+fn words_after_a_byte_that_is_no_character_are_not_lost() {
+    let (tokenizer, _) = metaspace();
+    let [newline, lone, a, ab] = ["<0x0A>", "<0xE4>", "▁a", "▁ab"].map(|token| tokenizer.token_id(token).unwrap());
+    let prompt = tokenizer.encode("a", false).unwrap();
+    let mut stream = tokenizer.stream_after(&prompt);
+    let pieces = [newline, lone, a, ab].map(|id| stream.push(id));
+    assert_eq!(pieces, ["", "", "\u{fffd}\u{fffd} a", " ab"]);
+    assert_eq!(stream.finish(), "");
+}
+
+#[test]
+fn decoders_of_odd_tokens_end_without_a_panic() {
+    let strip = serde_json::json!({"type": "Strip", "content": " ", "start": u64::MAX, "stop": 7});
+    let (tokenizer, _) = with_decoders(std::slice::from_ref(&strip));
+    assert_eq!(tokenizer.decode(&[5, 6, 7, 21, 4]), "cb");
+    let (tokenizer, _) = with_decoders(&[serde_json::json!({"type": "BPEDecoder", "suffix": "</w>"})]);
+    assert_eq!(tokenizer.decode(&[]), "");
+}
+
+#[test]
+fn added_tokens_of_a_gguf_file_are_written_as_they_are_read() {
+    let mut writer = Fixture::default().gguf_writer();
+    let Some((_, Pair::Strings(tokens))) = writer.pairs.iter_mut().find(|(key, _)| key.ends_with("ggml.tokens")) else {
+        panic!("the fixture has tokens")
+    };
+    tokens.extend(["é¡".to_owned(), "ĠÃ".to_owned()]);
+    let added = tokens.len() as u32 - 2;
+    let mut types = vec![1; tokens.len() - 2];
+    types[..3].fill(3);
+    types.extend([4, 4]);
+    writer.set("tokenizer.ggml.token_type", Pair::I32s(types));
+    let vocabulary = MappedFile::from_bytes(Path::new("vocabulary.gguf"), writer.to_bytes());
+    let header = moray_lab::gguf::Header::parse(vocabulary.path(), vocabulary.bytes()).unwrap();
+    let vocabulary = moray_lab::gguf::Vocabulary::open(&vocabulary, &header).unwrap();
+    let config = Fixture { vocab: MIN_VOCAB + 2, ..Fixture::default() }.open().unwrap().config().clone();
+    let tokenizer = Tokenizer::from_vocabulary(&vocabulary, &config).unwrap();
+    for text in ["é¡", "x é¡ĠÃ é"] {
+        let ids = tokenizer.encode(text, false).unwrap();
+        assert!(ids.contains(&added), "{ids:?}");
+        assert_eq!(tokenizer.decode(&ids), text);
+    }
+}
+
+#[test]
 fn metaspace_continuation_keeps_the_space_of_its_first_token() {
-    let tokenizer = metaspace();
+    let (tokenizer, _) = metaspace();
     let (prompt, next) = (tokenizer.encode("ab", false).unwrap(), tokenizer.token_id("▁ab").unwrap());
     assert_eq!(tokenizer.stream_after(&prompt).push(next), " ab");
     assert_eq!(tokenizer.stream().push(next), "ab");

@@ -2,11 +2,14 @@
 
 use super::header::Header;
 use super::metadata::Value;
+use super::text_bounds::text_bounds;
+use super::vocabulary::Vocabulary;
 use crate::config::{Activation, ModelConfig, RopeScaling};
 use crate::dequantize::dequantize;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::mapped_file::MappedFile;
+use crate::text_bounds::TextBounds;
 
 /// Architectures whose forward pass is exactly the one described by [`ModelConfig`].
 const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
@@ -22,7 +25,7 @@ const NEUTRAL: [(&str, f64); 6] = [
 ];
 
 /// Typed access to the pairs of one file, under the architecture's prefix where a key starts with a dot.
-struct Pairs<'a> {
+pub(super) struct Pairs<'a> {
     file: &'a MappedFile,
     header: &'a Header,
     architecture: String,
@@ -64,7 +67,7 @@ impl<'a> Pairs<'a> {
         }
     }
 
-    fn bool(&self, key: &str) -> Result<Option<bool>> {
+    pub(super) fn bool(&self, key: &str) -> Result<Option<bool>> {
         match self.get(key)? {
             None => Ok(None),
             Some(Value::Bool(value)) => Ok(Some(value)),
@@ -80,7 +83,7 @@ impl<'a> Pairs<'a> {
         }
     }
 
-    fn token(&self, key: &str) -> Result<Option<u32>> {
+    pub(super) fn token(&self, key: &str) -> Result<Option<u32>> {
         let Some(id) = self.size(key)? else { return Ok(None) };
         match u32::try_from(id) {
             Ok(id) => Ok(Some(id)),
@@ -107,7 +110,11 @@ pub(crate) fn interleaved(architecture: &str) -> bool {
 }
 
 /// Reads the configuration; also returns the architecture.
-pub(crate) fn model_config(file: &MappedFile, header: &Header) -> Result<(ModelConfig, String)> {
+pub(crate) fn model_config(
+    file: &MappedFile,
+    header: &Header,
+    vocabulary: &Vocabulary<'_>,
+) -> Result<(ModelConfig, String)> {
     let mut pairs = Pairs { file, header, architecture: String::new() };
     let path = file.path();
     let architecture =
@@ -145,15 +152,13 @@ pub(crate) fn model_config(file: &MappedFile, header: &Header) -> Result<(ModelC
         qk_norm: architecture == "qwen3",
         mlp_bias: ["gate", "up", "down"].iter().any(|p| pairs.has_tensor(&format!("blk.0.ffn_{p}.bias"))),
         tied_embeddings: !pairs.has_tensor("output.weight"),
-        bos: pairs.token("tokenizer.ggml.bos_token_id")?,
+        bos: None,
         add_bos: false,
         eos: Vec::new(),
+        bounds: TextBounds::default(),
         chat_template: pairs.text("tokenizer.chat_template")?.map(str::to_owned),
     };
-    for key in ["eos_token_id", "eot_token_id", "eom_token_id"] {
-        config.eos.extend(pairs.token(&format!("tokenizer.ggml.{key}"))?);
-    }
-    config.add_bos = add_bos(&pairs)? && config.bos.is_some();
+    config.set_bounds(text_bounds(&pairs, vocabulary)?);
     let stated = pairs.size(".vocab_size")?.unwrap_or(config.vocab);
     if stated != config.vocab {
         let expected = format!("{} as the embedding has rows", config.vocab);
@@ -230,13 +235,4 @@ fn rope_scaling(pairs: &Pairs<'_>) -> Result<RopeScaling> {
         "linear" => Ok(RopeScaling::Linear { factor: factor as f32 }),
         got => Err(Error::unsupported(pairs.file.path(), "rope scaling", "none, linear or rope_freqs.weight", got)),
     }
-}
-
-/// Where the file does not say, SentencePiece models and the llama 3 and tekken families begin with BOS.
-fn add_bos(pairs: &Pairs<'_>) -> Result<bool> {
-    if let Some(stated) = pairs.bool("tokenizer.ggml.add_bos_token")? {
-        return Ok(stated);
-    }
-    let pre = pairs.text("tokenizer.ggml.pre")?.unwrap_or_default();
-    Ok(pairs.text("tokenizer.ggml.model")? == Some("llama") || ["llama-bpe", "llama3", "tekken"].contains(&pre))
 }

@@ -12,6 +12,7 @@ mod cursor;
 mod header;
 mod metadata;
 mod rotary;
+mod text_bounds;
 mod vocabulary;
 
 pub use header::{Header, TensorInfo};

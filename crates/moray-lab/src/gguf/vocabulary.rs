@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::header::Header;
 use super::metadata::{Array, Value};
+use super::text_bounds::end_tokens;
 use crate::error::{Error, Result};
 use crate::mapped_file::MappedFile;
 
@@ -121,11 +122,20 @@ impl<'a> Vocabulary<'a> {
         self.merges.as_ref().map(|merges| texts(self.path, "tokenizer.ggml.merges", merges))
     }
 
-    /// Reads the tokens' types; all normal where the file does not say.
+    /// Reads the tokens' types; all normal where the file does not say. Tokens that end a turn by their text are control tokens
+    /// whatever it says.
     ///
     /// # Errors
     /// [`Error::Malformed`] for an unknown type.
     pub fn types(&self) -> Result<Vec<TokenType>> {
+        let mut types = self.stated_types()?;
+        for (id, _, kind) in end_tokens(self)? {
+            types[id as usize] = kind;
+        }
+        Ok(types)
+    }
+
+    fn stated_types(&self) -> Result<Vec<TokenType>> {
         let Some(types) = &self.types else { return Ok(vec![TokenType::Normal; self.len()]) };
         let read = |value: Result<Value<'_>>| match value? {
             Value::Signed(id) if TokenType::from_id(id).is_some() => Ok(TokenType::from_id(id)),

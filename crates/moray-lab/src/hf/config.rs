@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::config::{Activation, ModelConfig, RopeScaling};
 use crate::error::{Error, Result};
 use crate::packed::Quantization;
+use crate::text_bounds::TextBounds;
 
 /// Model types whose forward pass is exactly the one described by [`ModelConfig`].
 const MODEL_TYPES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
@@ -110,6 +111,7 @@ pub fn parse_config(path: &Path, bytes: &[u8]) -> Result<ModelConfig> {
         bos: token_ids(path, "bos_token_id", raw.bos_token_id.as_ref())?.first().copied(),
         add_bos: false,
         eos: token_ids(path, "eos_token_id", raw.eos_token_id.as_ref())?,
+        bounds: TextBounds::default(),
         chat_template: None,
     };
     config.check(path)?;

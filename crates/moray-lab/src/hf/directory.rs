@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::config::{parse_config, token_ids};
+use super::config::parse_config;
 use super::safetensors::{StoredArrayInfo, StoredTensor, as_tensor, parse_arrays};
-use super::tokenizer_file::adds_bos;
+use super::text_bounds::{Stated, text_bounds};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::mapped_file::MappedFile;
@@ -31,9 +31,10 @@ pub(crate) struct Opened {
 /// Opens a directory's configuration and weights; the tokenizer is left for later.
 pub(crate) fn open_directory(directory: &Path) -> Result<Opened> {
     let config_path = directory.join("config.json");
-    let mut config = parse_config(&config_path, &read_small(&config_path)?)?;
-    add_generation_config(directory, &mut config)?;
-    add_tokenizer_config(directory, &mut config)?;
+    let bytes = read_small(&config_path)?;
+    let mut config = parse_config(&config_path, &bytes)?;
+    let stated = serde_json::from_slice(&bytes).unwrap_or_default();
+    add_tokenizer_config(directory, &stated, &mut config)?;
     let quantization = quantization(directory, &config_path)?;
     let (files, all) = open_weights(directory)?;
     let (mut tensors, mut arrays) = (BTreeMap::new(), BTreeMap::new());
@@ -84,48 +85,34 @@ fn read_optional<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>>
     parsed.map(Some).map_err(|error| Error::malformed(path, "content", "its documented JSON", error))
 }
 
-fn add_generation_config(directory: &Path, config: &mut ModelConfig) -> Result<()> {
-    #[derive(Deserialize)]
-    struct GenerationConfig {
-        bos_token_id: Option<Value>,
-        eos_token_id: Option<Value>,
-    }
-    let path = directory.join("generation_config.json");
-    let Some(generation) = read_optional::<GenerationConfig>(&path)? else { return Ok(()) };
-    config.eos.extend(token_ids(&path, "eos_token_id", generation.eos_token_id.as_ref())?);
-    if config.bos.is_none() {
-        config.bos = token_ids(&path, "bos_token_id", generation.bos_token_id.as_ref())?.first().copied();
-    }
-    config.check(&path)
-}
-
-/// Takes the template, and whether texts begin with BOS: what is stated, else what the tokenizer's template does.
-fn add_tokenizer_config(directory: &Path, config: &mut ModelConfig) -> Result<()> {
-    #[derive(Deserialize)]
-    struct TokenizerConfig {
-        add_bos_token: Option<bool>,
-        chat_template: Option<Value>,
-    }
-    let path = directory.join("tokenizer_config.json");
-    let stated = read_optional::<TokenizerConfig>(&path)?;
-    config.chat_template = stated.as_ref().and_then(|stated| default_template(stated.chat_template.as_ref()?));
+/// Takes the template, and where texts begin and end.
+fn add_tokenizer_config(directory: &Path, stated: &Value, config: &mut ModelConfig) -> Result<()> {
+    let read = |name: &str| -> Result<Value> {
+        let value: Value = read_optional(&directory.join(name))?.unwrap_or_default();
+        if value.is_object() || value.is_null() {
+            return Ok(value);
+        }
+        Err(Error::malformed(&directory.join(name), "content", "an object", value))
+    };
+    let tokenizer_config = read("tokenizer_config.json")?;
+    config.chat_template = tokenizer_config.get("chat_template").and_then(default_template);
     let template = directory.join("chat_template.jinja");
     if template.exists() {
         let bytes = read_small(&template)?;
         let text = String::from_utf8(bytes);
         config.chat_template = Some(text.map_err(|error| Error::malformed(&template, "content", "UTF-8", error))?);
     }
-    let Some(bos) = config.bos else { return Ok(()) };
     let tokenizer = directory.join("tokenizer.json");
-    config.add_bos = match stated.and_then(|stated| stated.add_bos_token) {
-        Some(stated) => stated,
-        None if tokenizer.exists() => {
-            let file = MappedFile::open(&tokenizer)?;
-            adds_bos(&tokenizer, file.bytes(), bos)?
-        }
-        None => false,
-    };
-    Ok(())
+    let tokenizer = if tokenizer.exists() { Some(MappedFile::open(&tokenizer)?) } else { None };
+    config.set_bounds(text_bounds(&Stated {
+        directory,
+        config: stated,
+        generation_config: &read("generation_config.json")?,
+        tokenizer_config: &tokenizer_config,
+        special_tokens_map: &read("special_tokens_map.json")?,
+        tokenizer: tokenizer.as_ref().map(MappedFile::bytes),
+    })?);
+    config.check(&directory.join("config.json"))
 }
 
 /// A template is text, or a list of named ones of which the default counts.

@@ -7,6 +7,7 @@
 mod config;
 mod directory;
 mod safetensors;
+mod text_bounds;
 mod tokenizer_file;
 
 pub use config::parse_config;

@@ -5,34 +5,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
 
 use crate::error::{Error, Result};
-
-/// Whether the tokenizer itself begins every text with `bos`.
-///
-/// # Errors
-/// [`Error::Tokenizer`] if the file is not JSON.
-pub(crate) fn adds_bos(path: &Path, bytes: &[u8], bos: u32) -> Result<bool> {
-    #[derive(Deserialize)]
-    struct File {
-        post_processor: Option<Value>,
-    }
-    let file: File = serde_json::from_slice(bytes).map_err(|error| Error::tokenizer(path, error))?;
-    Ok(file.post_processor.is_some_and(|processor| template_starts_with(&processor, bos, 4)))
-}
-
-/// Looks for `bos` at the front of a template, or of one in a sequence of processors.
-fn template_starts_with(processor: &Value, bos: u32, depth: usize) -> bool {
-    if let Some(inner) = processor.get("processors").and_then(Value::as_array) {
-        return depth > 0 && inner.iter().any(|inner| template_starts_with(inner, bos, depth - 1));
-    }
-    let first = processor.pointer("/single/0/SpecialToken/id").and_then(Value::as_str);
-    let Some(ids) = first.and_then(|name| processor.get("special_tokens")?.get(name)?.get("ids")) else {
-        return false;
-    };
-    ids.get(0).and_then(Value::as_u64) == Some(u64::from(bos))
-}
 
 /// Checks that no merge is longer than the longest token, which the library takes for granted.
 ///

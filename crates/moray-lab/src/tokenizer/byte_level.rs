@@ -3,17 +3,19 @@
 //! Every byte is written as one printable character, merges then join characters. What differs between families is how a
 //! text is cut into words before merging; a GGUF file names the family in `tokenizer.ggml.pre`.
 
-use std::path::Path;
-
 use ahash::AHashMap;
+use serde::Deserialize;
+use serde_json::{Value, json};
 use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
+use tokenizers::{AddedToken, PostProcessorWrapper, PreTokenizerWrapper, SplitDelimiterBehavior};
 
 use crate::error::{Error, Result};
 use crate::gguf::{TokenType, Vocabulary};
+use crate::text_bounds::TextBounds;
 
 /// Words of GPT-2: English contractions, then letters, digits or the rest, each with the space before it.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -29,31 +31,52 @@ const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}
 /// Files without a family: punctuation first, then GPT-2's words, digits apart and in threes.
 const DEFAULT: [&str; 4] = [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"];
 
-/// How one family cuts words.
+/// What a name in `tokenizer.ggml.pre` stands for.
 struct Family {
+    names: &'static [&'static str],
     /// Patterns applied one after another; matches and what lies between them become pieces.
     patterns: &'static [&'static str],
     /// Whether a word that is a token is taken as it is, without merging.
     ignore_merges: bool,
+    /// Whether texts are composed (NFC) before they are cut. Files do not say so; the families' own tokenizers do it.
+    composes: bool,
+    /// Whether texts begin with BOS where a file does not say.
+    begins_with_bos: bool,
 }
 
-fn family(path: &Path, pre: &str) -> Result<Family> {
-    let (patterns, ignore_merges): (&[&str], bool) = match pre {
-        "gpt-2" | "phi-2" | "jina-es" | "jina-de" | "gigachat" | "olmo" | "mpt" | "trillion" => (&[GPT2], false),
-        "smollm" | "starcoder" | "refact" | "codeshell" | "exaone" | "minerva-7b" | "command-r" => {
-            (&[DIGIT, GPT2], false)
-        }
-        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "pixtral" => (&[LLAMA3], true),
-        "smaug-bpe" | "dbrx" => (&[LLAMA3], false),
-        "qwen2" | "stablelm2" | "deepseek-r1-qwen" | "hunyuan" => (&[QWEN2], false),
-        "tekken" => (&[TEKKEN], true),
-        "default" => (&DEFAULT, false),
-        other => {
-            let expected = "the gpt-2, smollm, llama-bpe, qwen2, tekken or default family";
-            return Err(Error::unsupported(path, "pre-tokenizer", expected, other));
-        }
-    };
-    Ok(Family { patterns, ignore_merges })
+impl Family {
+    const fn new(names: &'static [&'static str], patterns: &'static [&'static str]) -> Self {
+        Self { names, patterns, ignore_merges: false, composes: false, begins_with_bos: false }
+    }
+
+    const fn composing(self) -> Self {
+        Self { composes: true, ..self }
+    }
+
+    const fn whole_words(self) -> Self {
+        Self { ignore_merges: true, begins_with_bos: true, ..self }
+    }
+}
+
+const FAMILIES: [Family; 9] = [
+    Family::new(&["gpt-2", "phi-2", "jina-es", "jina-de", "gigachat", "trillion"], &[GPT2]),
+    Family::new(&["olmo", "mpt"], &[GPT2]).composing(),
+    Family::new(&["smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b"], &[DIGIT, GPT2]),
+    Family::new(&["command-r"], &[DIGIT, GPT2]).composing(),
+    Family::new(&["llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"], &[LLAMA3]).whole_words(),
+    Family::new(&["smaug-bpe", "dbrx"], &[LLAMA3]),
+    Family::new(&["qwen2", "stablelm2", "deepseek-r1-qwen", "hunyuan"], &[QWEN2]).composing(),
+    Family::new(&["tekken"], &[TEKKEN]).whole_words(),
+    Family::new(&["default"], &DEFAULT),
+];
+
+fn family(pre: &str) -> Option<&'static Family> {
+    FAMILIES.iter().find(|family| family.names.contains(&pre))
+}
+
+/// Whether texts of a family begin with BOS where a file does not say.
+pub(crate) fn begins_with_bos(pre: &str) -> bool {
+    family(pre).is_some_and(|family| family.begins_with_bos)
 }
 
 /// Builds the library's tokenizer from a GGUF vocabulary.
@@ -61,9 +84,11 @@ fn family(path: &Path, pre: &str) -> Result<Family> {
 /// # Errors
 /// [`Error::Unsupported`] for an unknown family, [`Error::Tokenizer`] for duplicate tokens, and merges of or into
 /// tokens that do not exist.
-pub(super) fn build(vocabulary: &Vocabulary<'_>) -> Result<tokenizers::Tokenizer> {
+pub(super) fn build(vocabulary: &Vocabulary<'_>, bounds: &TextBounds) -> Result<tokenizers::Tokenizer> {
     let path = vocabulary.path;
-    let family = family(path, vocabulary.pre)?;
+    let expected = "the gpt-2, smollm, llama-bpe, qwen2, tekken or default family";
+    let unknown = || Error::unsupported(path, "pre-tokenizer", expected, vocabulary.pre);
+    let family = family(vocabulary.pre).ok_or_else(unknown)?;
     let failed = |error| Error::tokenizer(path, error);
     let mut ids = AHashMap::with_capacity(vocabulary.len());
     for (id, token) in vocabulary.tokens().enumerate() {
@@ -74,6 +99,9 @@ pub(super) fn build(vocabulary: &Vocabulary<'_>) -> Result<tokenizers::Tokenizer
     let merges = read_merges(vocabulary, &ids)?;
     let model = BPE::builder().vocab_and_merges(ids, merges).ignore_merges(family.ignore_merges);
     let mut tokenizer = tokenizers::Tokenizer::new(model.build().map_err(failed)?);
+    if family.composes {
+        tokenizer.with_normalizer(Some(NFC)).map_err(failed)?;
+    }
     let mut pieces: Vec<PreTokenizerWrapper> = Vec::new();
     for pattern in family.patterns {
         let pattern = SplitPattern::Regex((*pattern).into());
@@ -82,8 +110,32 @@ pub(super) fn build(vocabulary: &Vocabulary<'_>) -> Result<tokenizers::Tokenizer
     pieces.push(ByteLevel::new(false, true, false).into());
     tokenizer.with_pre_tokenizer(Some(Sequence::new(pieces)));
     tokenizer.with_decoder(Some(ByteLevel::default()));
+    let template = template(&tokenizer, bounds).map_err(failed)?;
+    tokenizer.with_post_processor(template);
     tokenizer.add_tokens(added_tokens(vocabulary)?).map_err(failed)?;
     Ok(tokenizer)
+}
+
+/// What puts a text between its bounds when the tokenizer is written; here they are put there by [`super::Tokenizer::encode`].
+fn template(
+    tokenizer: &tokenizers::Tokenizer,
+    bounds: &TextBounds,
+) -> tokenizers::Result<Option<PostProcessorWrapper>> {
+    if bounds.before.is_empty() && bounds.after.is_empty() {
+        return Ok(None);
+    }
+    let text = |id: &u32| tokenizer.id_to_token(*id).unwrap_or_default();
+    let special = |id: &u32| json!({"SpecialToken": {"id": text(id), "type_id": 0}});
+    let mut single: Vec<Value> = bounds.before.iter().map(special).collect();
+    single.push(json!({"Sequence": {"id": "A", "type_id": 0}}));
+    single.extend(bounds.after.iter().map(special));
+    let mut tokens = serde_json::Map::new();
+    for id in bounds.before.iter().chain(&bounds.after) {
+        tokens.insert(text(id), json!({"id": text(id), "ids": [id], "tokens": [text(id)]}));
+    }
+    let pair = json!([{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}]);
+    let template = json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens});
+    Ok(Some(PostProcessorWrapper::deserialize(template)?))
 }
 
 /// Reads the merges, each "left right", and checks that both parts and their union are tokens.
@@ -119,6 +171,14 @@ fn added_tokens(vocabulary: &Vocabulary<'_>) -> Result<Vec<AddedToken>> {
         }
     }
     Ok(added)
+}
+
+/// Appends the bytes of one token of a GGUF file; control and user-defined tokens are written as they are read.
+pub(super) fn append_token(tokenizer: &tokenizers::Tokenizer, id: u32, out: &mut Vec<u8>) {
+    match tokenizer.get_added_vocabulary().get_added_tokens_decoder().get(&id) {
+        Some(added) => out.extend_from_slice(added.content.as_bytes()),
+        None => tokenizer.id_to_token(id).iter().for_each(|token| append_bytes(token, out)),
+    }
 }
 
 /// Appends a token's bytes: each character of the byte-level alphabet is one byte. A token with any other character

@@ -4,6 +4,7 @@
 //! vocabulary ("llama"). The first two run on the tokenizers library.
 
 mod byte_level;
+mod decoder;
 mod sentencepiece;
 mod stream;
 
@@ -11,9 +12,13 @@ use std::path::{Path, PathBuf};
 
 pub use stream::TokenStream;
 
+pub(crate) use byte_level::begins_with_bos;
+
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::gguf::Vocabulary;
+use crate::text_bounds::TextBounds;
+use decoder::Decoder;
 use sentencepiece::SentencePiece;
 
 /// A model's tokenizer.
@@ -22,17 +27,20 @@ pub struct Tokenizer {
     path: PathBuf,
     model: Model,
     bos: Option<u32>,
+    bounds: TextBounds,
     /// Rows of the model's embedding; no id reaches it.
     vocab: usize,
 }
 
 #[derive(Debug)]
 enum Model {
-    /// `bytes` says that a text is the tokens' bytes one after another, in the byte-level alphabet.
-    Library {
+    /// A `tokenizer.json`, and its decoder at the beginning of a text.
+    Json {
         tokenizer: Box<tokenizers::Tokenizer>,
-        bytes: bool,
+        decoder: Decoder,
     },
+    /// A GGUF file's vocabulary in the byte-level alphabet.
+    ByteLevel(Box<tokenizers::Tokenizer>),
     SentencePiece(Box<SentencePiece>),
 }
 
@@ -51,9 +59,9 @@ impl Tokenizer {
         if got > config.vocab {
             return Err(Error::Vocabulary { path: path.into(), expected: config.vocab, got });
         }
-        let bytes = matches!(tokenizer.get_decoder(), Some(tokenizers::DecoderWrapper::ByteLevel(_)));
-        let model = Model::Library { tokenizer: Box::new(tokenizer), bytes };
-        Ok(Self { path: path.into(), model, bos: config.bos, vocab: config.vocab })
+        let decoder = Decoder::new(tokenizer.get_decoder());
+        let model = Model::Json { tokenizer: Box::new(tokenizer), decoder };
+        Ok(Self { path: path.into(), model, bos: config.bos, bounds: config.bounds.clone(), vocab: config.vocab })
     }
 
     /// Builds a tokenizer from a GGUF vocabulary.
@@ -63,11 +71,11 @@ impl Tokenizer {
     pub fn from_vocabulary(vocabulary: &Vocabulary<'_>, config: &ModelConfig) -> Result<Self> {
         let path = vocabulary.path;
         let model = match vocabulary.model {
-            "gpt2" => Model::Library { tokenizer: Box::new(byte_level::build(vocabulary)?), bytes: true },
+            "gpt2" => Model::ByteLevel(Box::new(byte_level::build(vocabulary, &config.bounds)?)),
             "llama" => Model::SentencePiece(Box::new(SentencePiece::build(vocabulary)?)),
             other => return Err(Error::unsupported(path, "tokenizer model", "gpt2 or llama", other)),
         };
-        Ok(Self { path: path.into(), model, bos: config.bos, vocab: config.vocab })
+        Ok(Self { path: path.into(), model, bos: config.bos, bounds: config.bounds.clone(), vocab: config.vocab })
     }
 
     /// The tokenizer as a `tokenizer.json`; none for a GGUF file's SentencePiece vocabulary, which has no such form here.
@@ -76,31 +84,36 @@ impl Tokenizer {
     /// [`Error::Tokenizer`] if the library cannot write it.
     pub fn to_json(&self) -> Result<Option<String>> {
         match &self.model {
-            Model::Library { tokenizer, .. } => {
+            Model::Json { tokenizer, .. } | Model::ByteLevel(tokenizer) => {
                 tokenizer.to_string(false).map(Some).map_err(|error| Error::tokenizer(&self.path, error))
             }
             Model::SentencePiece(_) => Ok(None),
         }
     }
 
-    /// Encodes a text. Special tokens written in the text become themselves; `add_bos` puts BOS in front.
+    /// Encodes a text. Special tokens written in the text become themselves; `add_bos` puts what begins texts in front and what ends
+    /// them behind, which is BOS in front if the model's texts have neither.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if BOS is asked for and the model has none or the library fails, [`Error::Index`] for an
     /// id beyond the embedding.
     pub fn encode(&self, text: &str, add_bos: bool) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
-        if add_bos {
+        let none = TextBounds::default();
+        let TextBounds { before, after, .. } = if add_bos { &self.bounds } else { &none };
+        ids.extend(before);
+        if add_bos && before.is_empty() && after.is_empty() {
             let missing = || Error::tokenizer(&self.path, "expected a BOS token to begin the text with, got none");
             ids.push(self.bos.ok_or_else(missing)?);
         }
         match &self.model {
-            Model::Library { tokenizer, .. } => {
+            Model::Json { tokenizer, .. } | Model::ByteLevel(tokenizer) => {
                 let encoding = tokenizer.encode_fast(text, false);
                 ids.extend(encoding.map_err(|error| Error::tokenizer(&self.path, error))?.get_ids());
             }
             Model::SentencePiece(model) => model.encode(text, &mut ids),
         }
+        ids.extend(after);
         match ids.iter().find(|&&id| id as usize >= self.vocab) {
             Some(&got) => Err(Error::Index { what: "token".into(), limit: self.vocab, got: got as usize }),
             None => Ok(ids),
@@ -110,9 +123,6 @@ impl Tokenizer {
     /// Decodes tokens that begin a text. Special tokens appear as they are written, ids beyond the vocabulary not at
     /// all, bytes that are no UTF-8 as U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        if let Model::Library { tokenizer, bytes: false } = &self.model {
-            return tokenizer.decode(ids, false).unwrap_or_default();
-        }
         let mut stream = self.stream();
         let mut text = String::new();
         for &id in ids {
@@ -135,7 +145,7 @@ impl Tokenizer {
     /// The token's text as the vocabulary writes it (in the byte-level alphabet, or with ▁ for a space).
     pub fn token(&self, id: u32) -> Option<String> {
         match &self.model {
-            Model::Library { tokenizer, .. } => tokenizer.id_to_token(id),
+            Model::Json { tokenizer, .. } | Model::ByteLevel(tokenizer) => tokenizer.id_to_token(id),
             Model::SentencePiece(model) => model.piece(id).map(str::to_owned),
         }
     }
@@ -143,7 +153,7 @@ impl Tokenizer {
     /// The id of a token by its text as the vocabulary writes it.
     pub fn token_id(&self, text: &str) -> Option<u32> {
         match &self.model {
-            Model::Library { tokenizer, .. } => tokenizer.token_to_id(text),
+            Model::Json { tokenizer, .. } | Model::ByteLevel(tokenizer) => tokenizer.token_to_id(text),
             Model::SentencePiece(model) => model.id(text),
         }
     }
@@ -151,7 +161,7 @@ impl Tokenizer {
     /// Number of tokens; at most the embedding's rows.
     pub fn vocab_size(&self) -> usize {
         match &self.model {
-            Model::Library { tokenizer, .. } => tokenizer.get_vocab_size(true),
+            Model::Json { tokenizer, .. } | Model::ByteLevel(tokenizer) => tokenizer.get_vocab_size(true),
             Model::SentencePiece(model) => model.len(),
         }
     }

@@ -1,13 +1,9 @@
 //! Decoding token by token: text comes out as soon as its bytes are complete.
 
+use super::decoder::Decoder;
 use super::{Model, Tokenizer, byte_level};
 
-/// Tokens of the prompt that a library decoder sees before the first new one.
-const CONTEXT_TOKENS: usize = 6;
-/// A character has at most four bytes, so after this many tokens an incomplete end stays incomplete.
-const MAX_PENDING_TOKENS: usize = 4;
-
-/// The state of a decoding; emits whole characters only.
+/// The state of a decoding; emits only what no later token can change.
 ///
 /// The pieces concatenated, with [`TokenStream::finish`], are [`Tokenizer::decode`] of the tokens.
 #[derive(Debug)]
@@ -20,61 +16,56 @@ pub struct TokenStream<'a> {
 enum State {
     /// Bytes of an unfinished character, and whether the next token begins a text.
     Bytes { pending: Vec<u8>, at_start: bool },
-    /// Tokens since before the last emission, of which the first `context` were already emitted.
-    Window { ids: Vec<u32>, context: usize },
+    /// The decoder of a `tokenizer.json`.
+    Steps(Decoder),
 }
 
 impl<'a> TokenStream<'a> {
     pub(super) fn new(tokenizer: &'a Tokenizer, prompt: &[u32]) -> Self {
         let state = match &tokenizer.model {
-            Model::Library { bytes: false, .. } => {
-                let ids = prompt[prompt.len().saturating_sub(CONTEXT_TOKENS)..].to_vec();
-                State::Window { context: ids.len(), ids }
-            }
-            Model::Library { .. } => State::Bytes { pending: Vec::new(), at_start: prompt.is_empty() },
+            Model::Json { decoder, .. } => State::Steps(decoder.clone()),
+            Model::ByteLevel(_) => State::Bytes { pending: Vec::new(), at_start: prompt.is_empty() },
             Model::SentencePiece(model) => {
                 let at_start = prompt.last().is_none_or(|&last| model.is_control(last));
                 State::Bytes { pending: Vec::new(), at_start }
             }
         };
-        Self { tokenizer, state }
+        let mut stream = Self { tokenizer, state };
+        if matches!(stream.state, State::Steps(_)) && !prompt.is_empty() {
+            // a prompt is whole characters: what it is held for ends with it
+            prompt.iter().for_each(|&id| drop(stream.push(id)));
+            stream.finish();
+        }
+        stream
     }
 
     /// Takes the next token and returns the text that is complete with it, which may be empty.
     pub fn push(&mut self, id: u32) -> String {
         match (&mut self.state, &self.tokenizer.model) {
+            (State::Steps(decoder), _) => self.tokenizer.token(id).map(|token| decoder.push(token)).unwrap_or_default(),
             (State::Bytes { pending, at_start }, Model::SentencePiece(model)) => {
                 model.append_bytes(id, at_start, pending);
                 complete_text(pending)
             }
-            (State::Bytes { pending, .. }, Model::Library { tokenizer, .. }) => {
-                if let Some(token) = tokenizer.id_to_token(id) {
-                    byte_level::append_bytes(&token, pending);
-                }
+            (State::Bytes { pending, .. }, Model::ByteLevel(tokenizer)) => {
+                byte_level::append_token(tokenizer, id, pending);
                 complete_text(pending)
             }
-            (State::Window { ids, context }, Model::Library { tokenizer, .. }) => {
-                ids.push(id);
-                window_text(tokenizer, ids, context, false)
-            }
-            (State::Window { .. }, Model::SentencePiece(_)) => String::new(), // `new` never builds it
+            (State::Bytes { .. }, Model::Json { .. }) => String::new(), // `new` never builds it
         }
     }
 
     /// Ends the text: an unfinished character becomes U+FFFD. Decoding may go on afterwards.
     pub fn finish(&mut self) -> String {
-        match (&mut self.state, &self.tokenizer.model) {
-            (State::Bytes { pending, .. }, _) => String::from_utf8_lossy(&std::mem::take(pending)).into_owned(),
-            (State::Window { ids, context }, Model::Library { tokenizer, .. }) if ids.len() > *context => {
-                window_text(tokenizer, ids, context, true)
-            }
-            (State::Window { .. }, _) => String::new(),
+        match &mut self.state {
+            State::Steps(decoder) => decoder.finish(),
+            State::Bytes { pending, .. } => String::from_utf8_lossy(&std::mem::take(pending)).into_owned(),
         }
     }
 }
 
 /// Takes the complete characters off the front of `pending`; invalid bytes become U+FFFD as in lossy decoding.
-fn complete_text(pending: &mut Vec<u8>) -> String {
+pub(super) fn complete_text(pending: &mut Vec<u8>) -> String {
     let mut text = String::new();
     let mut taken = 0;
     for chunk in pending.utf8_chunks() {
@@ -94,19 +85,4 @@ fn complete_text(pending: &mut Vec<u8>) -> String {
 /// Whether more bytes could make these a character.
 fn is_incomplete(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
-}
-
-/// Returns what the tokens after `context` add to the text of those before, once it ends in a whole character.
-fn window_text(tokenizer: &tokenizers::Tokenizer, ids: &mut Vec<u32>, context: &mut usize, last: bool) -> String {
-    let decode = |ids: &[u32]| tokenizer.decode(ids, false).unwrap_or_default();
-    let (before, all) = (decode(&ids[..*context]), decode(ids));
-    let waiting = all.ends_with(char::REPLACEMENT_CHARACTER) && ids.len() - *context <= MAX_PENDING_TOKENS;
-    if waiting && !last {
-        return String::new();
-    }
-    let new = all.get(before.len()..).unwrap_or_default().to_owned();
-    // The tokens just emitted are the context of the next ones.
-    ids.drain(..*context);
-    *context = ids.len();
-    new
 }

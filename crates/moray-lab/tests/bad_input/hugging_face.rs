@@ -221,20 +221,3 @@ fn bos_that_does_not_exist_is_refused_by_encode() {
     check_error("no BOS", &error, "Tokenizer", "expected a BOS token");
     assert!(!tokenizer.encode("hello", false).unwrap().is_empty());
 }
-
-#[test]
-fn template_that_begins_with_bos_is_recognised_unless_the_config_says_otherwise() {
-    let directory = tempfile::tempdir().unwrap();
-    Fixture::default().write_hf(directory.path(), 1).unwrap();
-    let path = directory.path();
-    let template = json!({"type": "TemplateProcessing", "pair": [],
-        "single": [{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-        "special_tokens": {"<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}}});
-    let sequence = json!({"type": "Sequence", "processors": [template]});
-    edit_json(&path.join("tokenizer.json"), |tokenizer| tokenizer["post_processor"] = sequence);
-    assert!(!Checkpoint::open(path).unwrap().config().add_bos, "tokenizer_config.json says false");
-    fs::remove_file(path.join("tokenizer_config.json")).unwrap();
-    assert!(Checkpoint::open(path).unwrap().config().add_bos);
-    edit_json(&path.join("config.json"), |config| config["bos_token_id"] = json!(0));
-    assert!(!Checkpoint::open(path).unwrap().config().add_bos, "the template begins with another token");
-}
