@@ -4,6 +4,7 @@ mod activations;
 mod demo;
 mod dependencies;
 mod fetch;
+mod fuzz;
 mod gpu_bundle;
 mod mirror;
 mod oldest;
@@ -41,6 +42,7 @@ const TASKS: &[Task] = &[
     Task { name: "toolkit", help: "obtain a CUDA compiler where there is none", run: toolkit::run },
     Task { name: "oldest", help: "compile the kernels with the oldest toolkit that is promised", run: oldest::run },
     Task { name: "fetch", help: "obtain the model and the text that examples and tests use", run: fetch::run },
+    Task { name: "fuzz", help: "run fuzz targets on changes of their corpora: [runs [target ...]]", run: fuzz::run },
     Task { name: "resources", help: "write docs/kernels.md; --check compares", run: resources::run },
     Task { name: "mirror", help: "write what Rust has to know of the kernels; --check compares", run: mirror::run },
     Task { name: "gpu-bundle", help: "pack tests and benches for a machine with a GPU", run: gpu_bundle::run },

@@ -25,8 +25,15 @@ use crate::tokenizer::Tokenizer;
 const VOCABULARY_FILE: &str = "tokenizer.gguf";
 
 /// What a directory has besides configuration and weights.
-const TOKENIZER_FILES: [&str; 5] =
-    ["tokenizer.json", VOCABULARY_FILE, "tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
+const TOKENIZER_FILES: [&str; 7] = [
+    "tokenizer.json",
+    VOCABULARY_FILE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "chat_template.jinja",
+];
 
 /// An open model. Its files stay mapped as long as it lives.
 ///
@@ -114,8 +121,8 @@ impl Checkpoint {
     /// Builds the model's own tokenizer.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`], [`Error::Unsupported`] for tokenizer models that are not known, and
-    /// [`Error::Vocabulary`] if the tokenizer has ids beyond the embedding.
+    /// [`Error::Tokenizer`], [`Error::Unsupported`] for tokenizer models that are not known, and [`Error::Malformed`] for added
+    /// tokens that contradict the vocabulary.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         match &self.format {
             Format::HuggingFace if self.path.join(VOCABULARY_FILE).exists() => {
@@ -126,7 +133,9 @@ impl Checkpoint {
             Format::HuggingFace => {
                 let file = MappedFile::open(&self.path.join("tokenizer.json"))?;
                 hf::check_merges(file.path(), file.bytes())?;
-                Tokenizer::from_json(file.path(), file.bytes(), &self.config)
+                let mut tokenizer = Tokenizer::from_json(file.path(), file.bytes(), &self.config)?;
+                tokenizer.add_tokens(hf::added_tokens(&self.path)?)?;
+                Ok(tokenizer)
             }
             Format::Gguf { header, .. } => {
                 let tokenizer = Tokenizer::from_vocabulary(&Vocabulary::open(&self.files[0], header)?, &self.config);

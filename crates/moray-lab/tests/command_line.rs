@@ -36,7 +36,7 @@ fn a_prompt_that_begins_with_a_dash_is_continued() {
     Fixture::default().write_gguf(&model).unwrap();
     let model = model.to_str().unwrap();
     for prompt in [&["-p", "- item"][..], &["--prompt", "--model"], &["--prompt=- item"], &["-p", "-p"]] {
-        let arguments = ["moray", "generate", "--model", model, "-n", "2"].iter().chain(prompt);
+        let arguments = ["moray", "generate", "--model", model, "-n", "2"].into_iter().chain(prompt.iter().copied());
         let mut out = Vec::new();
         run(Cli::try_parse_from(arguments).unwrap(), &mut out).unwrap();
         assert!(!out.is_empty(), "{prompt:?}");

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use moray_lab::Checkpoint;
 use moray_lab::fixture::{Fixture, MIN_VOCAB, Pair};
+use moray_lab::fuzzing::{DECODER_TOKENS, decoder_file, decoders};
 use moray_lab::mapped_file::MappedFile;
 use moray_lab::tokenizer::Tokenizer;
 use proptest::prelude::*;
@@ -50,54 +51,9 @@ fn is_byte(id: &u32) -> bool {
     (3..259).contains(id)
 }
 
-/// Pieces that one decoder or another treats in its own way, and bytes that make characters or not.
-const PIECES: [&str; 22] = [
-    "▁", "▁a", "▁▁", "a▁b", "b", " ", "  ", " c", "é", "Ġ", "Ġa", "Ã", "©", "##a", "a</w>", "</w>", "<pad>", "|", ".",
-    "aab", "<0xZZ>", "",
-];
-
-const BYTES: [u8; 9] = [b'\n', b'x', 0xe4, 0xbd, 0xa0, 0xf0, 0x9f, 0x8e, 0xff];
-
-/// Decoders that a chain is made of.
-fn decoders() -> Vec<serde_json::Value> {
-    let replace = |pattern: serde_json::Value, content: &str| serde_json::json!({"type": "Replace", "pattern": pattern, "content": content});
-    let metaspace = |scheme: &str| serde_json::json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true});
-    vec![
-        serde_json::json!({"type": "ByteFallback"}),
-        serde_json::json!({"type": "Fuse"}),
-        serde_json::json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}),
-        serde_json::json!({"type": "Strip", "content": " ", "start": 3, "stop": 0}),
-        serde_json::json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}),
-        replace(serde_json::json!({"String": "▁"}), " "),
-        replace(serde_json::json!({"String": "ab"}), "▁"),
-        replace(serde_json::json!({"String": "a  b"}), ""),
-        replace(serde_json::json!({"Regex": " +"}), "_"),
-        metaspace("always"),
-        metaspace("never"),
-        serde_json::json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
-        serde_json::json!({"type": "BPEDecoder", "suffix": "</w>"}),
-        serde_json::json!({"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": true}),
-    ]
-}
-
 /// The tokenizer with this chain of decoders, and the library's own.
 fn with_decoders(chain: &[serde_json::Value]) -> (Tokenizer, tokenizers::Tokenizer) {
-    let bytes = BYTES.iter().map(|byte| format!("<0x{byte:02X}>"));
-    let pieces = PIECES.iter().map(|&piece| piece.to_owned()).chain(bytes);
-    let vocab: serde_json::Map<_, _> = pieces.enumerate().map(|(id, piece)| (piece, id.into())).collect();
-    let decoder = match chain {
-        [] => serde_json::Value::Null,
-        [single] => single.clone(),
-        chain => serde_json::json!({"type": "Sequence", "decoders": chain}),
-    };
-    let json = serde_json::json!({
-        "version": "1.0",
-        "added_tokens": [{"id": 3, "content": "a▁b", "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": true}],
-        "decoder": decoder,
-        "model": {"type": "BPE", "vocab": vocab, "merges": []},
-    })
-    .to_string();
+    let json = decoder_file(chain);
     let config = Fixture::default().open().unwrap().config().clone();
     let ours = Tokenizer::from_json(Path::new("tokenizer.json"), json.as_bytes(), &config).unwrap();
     (ours, json.parse().unwrap())
@@ -114,7 +70,7 @@ proptest! {
     #[test]
     fn any_decoder_streams_what_the_tokenizers_package_decodes(
         chain in prop::collection::vec(prop::sample::select(decoders()), 0..5),
-        ids in prop::collection::vec(0..(PIECES.len() + BYTES.len() + 2) as u32, 1..24),
+        ids in prop::collection::vec(0..DECODER_TOKENS + 2, 1..24),
     ) {
         let (ours, library) = with_decoders(&chain);
         // the library's decoder of word ends panics where there is no token

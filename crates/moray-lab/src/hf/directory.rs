@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::added_tokens::AddedTokens;
 use super::config::parse_config;
 use super::safetensors::{StoredArrayInfo, StoredTensor, as_tensor, parse_arrays};
 use super::text_bounds::{Stated, text_bounds};
@@ -85,15 +86,30 @@ fn read_optional<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>>
     parsed.map(Some).map_err(|error| Error::malformed(path, "content", "its documented JSON", error))
 }
 
+/// Reads an object; null if the file is absent.
+fn read_object(directory: &Path, name: &str) -> Result<Value> {
+    let path = directory.join(name);
+    let value: Value = read_optional(&path)?.unwrap_or_default();
+    if value.is_object() || value.is_null() {
+        Ok(value)
+    } else {
+        Err(Error::malformed(&path, "content", "an object", value))
+    }
+}
+
+/// The tokens that stand beside `tokenizer.json`.
+///
+/// # Errors
+/// [`Error::Malformed`] for files that are not what they are documented to be.
+pub(crate) fn added_tokens(directory: &Path) -> Result<AddedTokens> {
+    let read = |name| read_object(directory, name);
+    let (config, special_map) = (read("tokenizer_config.json")?, read("special_tokens_map.json")?);
+    AddedTokens::read(directory, &config, &special_map, &read("added_tokens.json")?)
+}
+
 /// Takes the template, and where texts begin and end.
 fn add_tokenizer_config(directory: &Path, stated: &Value, config: &mut ModelConfig) -> Result<()> {
-    let read = |name: &str| -> Result<Value> {
-        let value: Value = read_optional(&directory.join(name))?.unwrap_or_default();
-        if value.is_object() || value.is_null() {
-            return Ok(value);
-        }
-        Err(Error::malformed(&directory.join(name), "content", "an object", value))
-    };
+    let read = |name| read_object(directory, name);
     let tokenizer_config = read("tokenizer_config.json")?;
     config.chat_template = tokenizer_config.get("chat_template").and_then(default_template);
     let template = directory.join("chat_template.jinja");

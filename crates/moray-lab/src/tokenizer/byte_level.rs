@@ -13,12 +13,12 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, PostProcessorWrapper, PreTokenizerWrapper, SplitDelimiterBehavior};
 
+use super::Library;
+use super::splitting::{GPT2, Splitting};
 use crate::error::{Error, Result};
 use crate::gguf::{TokenType, Vocabulary};
 use crate::text_bounds::TextBounds;
 
-/// Words of GPT-2: English contractions, then letters, digits or the rest, each with the space before it.
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 /// One digit.
 const DIGIT: &str = r"\p{N}";
 /// Words of llama 3: any case of contractions, up to three digits, line ends kept with punctuation.
@@ -74,6 +74,12 @@ fn family(pre: &str) -> Option<&'static Family> {
     FAMILIES.iter().find(|family| family.names.contains(&pre))
 }
 
+/// Every expression of every family.
+#[cfg(test)]
+pub(super) fn patterns() -> Vec<&'static str> {
+    FAMILIES.iter().flat_map(|family| family.patterns).copied().collect()
+}
+
 /// Whether texts of a family begin with BOS where a file does not say.
 pub(crate) fn begins_with_bos(pre: &str) -> bool {
     family(pre).is_some_and(|family| family.begins_with_bos)
@@ -84,7 +90,7 @@ pub(crate) fn begins_with_bos(pre: &str) -> bool {
 /// # Errors
 /// [`Error::Unsupported`] for an unknown family, [`Error::Tokenizer`] for duplicate tokens, and merges of or into
 /// tokens that do not exist.
-pub(super) fn build(vocabulary: &Vocabulary<'_>, bounds: &TextBounds) -> Result<tokenizers::Tokenizer> {
+pub(super) fn build(vocabulary: &Vocabulary<'_>, bounds: &TextBounds) -> Result<Library> {
     let path = vocabulary.path;
     let expected = "the gpt-2, smollm, llama-bpe, qwen2, tekken or default family";
     let unknown = || Error::unsupported(path, "pre-tokenizer", expected, vocabulary.pre);
@@ -98,7 +104,7 @@ pub(super) fn build(vocabulary: &Vocabulary<'_>, bounds: &TextBounds) -> Result<
     }
     let merges = read_merges(vocabulary, &ids)?;
     let model = BPE::builder().vocab_and_merges(ids, merges).ignore_merges(family.ignore_merges);
-    let mut tokenizer = tokenizers::Tokenizer::new(model.build().map_err(failed)?);
+    let mut tokenizer = Library::new(model.build().map_err(failed)?.into());
     if family.composes {
         tokenizer.with_normalizer(Some(NFC)).map_err(failed)?;
     }
@@ -108,7 +114,8 @@ pub(super) fn build(vocabulary: &Vocabulary<'_>, bounds: &TextBounds) -> Result<
         pieces.push(Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(failed)?.into());
     }
     pieces.push(ByteLevel::new(false, true, false).into());
-    tokenizer.with_pre_tokenizer(Some(Sequence::new(pieces)));
+    let splitting = Splitting::try_from(PreTokenizerWrapper::from(Sequence::new(pieces)));
+    tokenizer.with_pre_tokenizer(Some(splitting.map_err(|error| Error::tokenizer(path, error))?));
     tokenizer.with_decoder(Some(ByteLevel::default()));
     let template = template(&tokenizer, bounds).map_err(failed)?;
     tokenizer.with_post_processor(template);
@@ -117,10 +124,7 @@ pub(super) fn build(vocabulary: &Vocabulary<'_>, bounds: &TextBounds) -> Result<
 }
 
 /// What puts a text between its bounds when the tokenizer is written; here they are put there by [`super::Tokenizer::encode`].
-fn template(
-    tokenizer: &tokenizers::Tokenizer,
-    bounds: &TextBounds,
-) -> tokenizers::Result<Option<PostProcessorWrapper>> {
+fn template(tokenizer: &Library, bounds: &TextBounds) -> tokenizers::Result<Option<PostProcessorWrapper>> {
     if bounds.before.is_empty() && bounds.after.is_empty() {
         return Ok(None);
     }
@@ -174,7 +178,7 @@ fn added_tokens(vocabulary: &Vocabulary<'_>) -> Result<Vec<AddedToken>> {
 }
 
 /// Appends the bytes of one token of a GGUF file; control and user-defined tokens are written as they are read.
-pub(super) fn append_token(tokenizer: &tokenizers::Tokenizer, id: u32, out: &mut Vec<u8>) {
+pub(super) fn append_token(tokenizer: &Library, id: u32, out: &mut Vec<u8>) {
     match tokenizer.get_added_vocabulary().get_added_tokens_decoder().get(&id) {
         Some(added) => out.extend_from_slice(added.content.as_bytes()),
         None => tokenizer.id_to_token(id).iter().for_each(|token| append_bytes(token, out)),

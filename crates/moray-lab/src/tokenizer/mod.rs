@@ -6,9 +6,14 @@
 mod byte_level;
 mod decoder;
 mod sentencepiece;
+mod splitting;
 mod stream;
 
 use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::{DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper};
 
 pub use stream::TokenStream;
 
@@ -17,9 +22,15 @@ pub(crate) use byte_level::begins_with_bos;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::gguf::Vocabulary;
+use crate::hf::AddedTokens;
 use crate::text_bounds::TextBounds;
 use decoder::Decoder;
 use sentencepiece::SentencePiece;
+use splitting::{Splitting, plain};
+
+/// The tokenizers library, with cuts that do not end silently.
+type Library =
+    tokenizers::TokenizerImpl<ModelWrapper, NormalizerWrapper, Splitting, PostProcessorWrapper, DecoderWrapper>;
 
 /// A model's tokenizer.
 #[derive(Debug)]
@@ -36,32 +47,53 @@ pub struct Tokenizer {
 enum Model {
     /// A `tokenizer.json`, and its decoder at the beginning of a text.
     Json {
-        tokenizer: Box<tokenizers::Tokenizer>,
+        tokenizer: Box<Library>,
         decoder: Decoder,
     },
     /// A GGUF file's vocabulary in the byte-level alphabet.
-    ByteLevel(Box<tokenizers::Tokenizer>),
+    ByteLevel(Box<Library>),
     SentencePiece(Box<SentencePiece>),
 }
 
 impl Tokenizer {
     /// Builds a tokenizer from the contents of a `tokenizer.json`.
     ///
+    /// It may have tokens for which the embedding has no row, such as one for padding: a text that uses one is refused.
+    ///
     /// # Errors
-    /// [`Error::Tokenizer`] if the library cannot read it, [`Error::Vocabulary`] if it has more tokens than the
-    /// embedding has rows (fewer are usual: embeddings are padded).
+    /// [`Error::Tokenizer`] if the library cannot read it, [`Error::Unsupported`] for replacements by expressions that may end
+    /// early.
     pub fn from_json(path: &Path, bytes: &[u8], config: &ModelConfig) -> Result<Self> {
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| Error::tokenizer(path, error))?;
+        check_replacements(path, bytes)?;
+        let mut tokenizer = Library::from_bytes(bytes).map_err(|error| Error::tokenizer(path, error))?;
         // Limits for training batches have no place in generation.
         tokenizer.with_truncation(None).map_err(|error| Error::tokenizer(path, error))?;
         tokenizer.with_padding(None);
-        let got = tokenizer.get_vocab_size(true);
-        if got > config.vocab {
-            return Err(Error::Vocabulary { path: path.into(), expected: config.vocab, got });
-        }
         let decoder = Decoder::new(tokenizer.get_decoder());
         let model = Model::Json { tokenizer: Box::new(tokenizer), decoder };
         Ok(Self { path: path.into(), model, bos: config.bos, bounds: config.bounds.clone(), vocab: config.vocab })
+    }
+
+    /// Adds tokens that stand beside `tokenizer.json`, in the directory's other files.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if a token's id is not the one that it has or gets, [`Error::Tokenizer`] if the library fails.
+    pub(crate) fn add_tokens(&mut self, tokens: AddedTokens) -> Result<()> {
+        let Model::Json { tokenizer, .. } = &mut self.model else { return Ok(()) };
+        let AddedTokens { by_id, special } = tokens;
+        let path = &self.path;
+        tokenizer.add_tokens(by_id.values().cloned()).map_err(|error| Error::tokenizer(path, error))?;
+        for (id, token) in by_id.iter().filter(|(_, token)| !token.content.is_empty()) {
+            let got = tokenizer.token_to_id(&token.content);
+            if got != Some(*id) {
+                let what = format!("id of the added token {:?}", token.content);
+                let expected = got.map_or("one".to_owned(), |got| format!("{got}, as the vocabulary has or continues"));
+                return Err(Error::malformed(path, what, expected, id));
+            }
+        }
+        let added = tokenizer.get_added_vocabulary().get_vocab();
+        let special: Vec<_> = special.into_iter().filter(|token| !added.contains_key(&token.content)).collect();
+        tokenizer.add_tokens(special).map(drop).map_err(|error| Error::tokenizer(path, error))
     }
 
     /// Builds a tokenizer from a GGUF vocabulary.
@@ -170,4 +202,30 @@ impl Tokenizer {
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }
+}
+
+/// Checks that a normalizer or decoder replaces nothing by an expression that may end early, which the library does not tell.
+fn check_replacements(path: &Path, bytes: &[u8]) -> Result<()> {
+    #[derive(Deserialize)]
+    struct File {
+        #[serde(default)]
+        normalizer: Value,
+        #[serde(default)]
+        decoder: Value,
+    }
+    fn check(path: &Path, value: &Value) -> Result<()> {
+        match value {
+            Value::Object(map) => {
+                let expression = value.pointer("/pattern/Regex").and_then(Value::as_str);
+                match expression.filter(|expression| plain(expression).is_none()) {
+                    Some(got) => Err(Error::unsupported(path, "replacement", "an expression without look-around", got)),
+                    None => map.values().try_for_each(|value| check(path, value)),
+                }
+            }
+            Value::Array(list) => list.iter().try_for_each(|value| check(path, value)),
+            _ => Ok(()),
+        }
+    }
+    let File { normalizer, decoder } = serde_json::from_slice(bytes).map_err(|error| Error::tokenizer(path, error))?;
+    [normalizer, decoder].iter().try_for_each(|value| check(path, value))
 }

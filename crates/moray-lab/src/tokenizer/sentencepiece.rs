@@ -26,7 +26,7 @@ pub(super) struct SentencePiece {
     /// Ids of the 256 bytes, where the vocabulary has them.
     byte_ids: Vec<Option<u32>>,
     unknown: Option<u32>,
-    /// Control pieces, recognised in the text.
+    /// Control pieces and unknown ones, recognised in the text.
     controls: Matcher,
     /// User-defined pieces, recognised after spaces are written ▁.
     user_defined: Matcher,
@@ -121,7 +121,7 @@ impl SentencePiece {
             let piece = piece?;
             model.pieces.push(piece.into());
             match model.types[id] {
-                TokenType::Control => model.controls.add(piece, id as u32),
+                TokenType::Control | TokenType::Unknown => model.controls.add(piece, id as u32),
                 TokenType::UserDefined => model.user_defined.add(piece, id as u32),
                 TokenType::Byte => match parse_byte(piece) {
                     Some(byte) => model.byte_ids[usize::from(byte)] = Some(id as u32),

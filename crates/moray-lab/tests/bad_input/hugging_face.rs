@@ -182,15 +182,20 @@ fn tensors_that_contradict_the_config_are_refused() {
 fn tokenizers_that_contradict_the_model_are_refused() {
     let tiny = Fixture::default();
     let edit = |change: fn(&mut Value)| move |d: &Path| edit_json(&d.join("tokenizer.json"), change);
-    refused(
-        &tiny,
-        1,
-        "Vocabulary",
-        "expected 272 tokens as the embedding has rows, got 273",
-        edit(|t| {
-            t["model"]["vocab"]["extra"] = json!(272);
-        }),
-    );
+    // What the library would end early without a word.
+    let replace = |t: &mut Value| {
+        let pattern = json!({"Regex": "(?=a)b"});
+        t["normalizer"] =
+            json!({"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": pattern, "content": ""}]});
+    };
+    refused(&tiny, 1, "Unsupported", "an expression without look-around, got (?=a)b", edit(replace));
+    let config = |value: Value| move |d: &Path| fs::write(d.join("tokenizer_config.json"), value.to_string()).unwrap();
+    let wrong_id = json!({"added_tokens_decoder": {"280": {"content": "<|user|>"}}});
+    refused(&tiny, 1, "Malformed", "id of the added token \"<|user|>\": expected 272, as the", config(wrong_id));
+    let other_id = json!({"added_tokens_decoder": {"5": {"content": "<|im_end|>", "special": true}}});
+    refused(&tiny, 1, "Malformed", "expected 2, as the vocabulary has or continues, got 5", config(other_id));
+    let list = json!({"added_tokens_decoder": ["<|user|>"]});
+    refused(&tiny, 1, "Malformed", "added_tokens_decoder: expected tokens by their ids", config(list));
     // Longer than every token: the library would index out of its buffer.
     let long = |t: &mut Value| {
         let eot = "<|endoftext|>";

@@ -7,6 +7,7 @@ mod gguf_cases;
 mod hugging_face;
 mod mutations;
 mod safetensors_cases;
+mod tokenizer_cases;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -89,4 +90,18 @@ fn config_cases_match_their_errors_and_the_committed_corpus() {
     let cases = hugging_face::config_cases();
     cases.iter().for_each(|case| case.check(moray_lab::fuzzing::config));
     check_corpus("config", &cases);
+}
+
+#[test]
+fn tokenizer_cases_match_their_errors_and_the_committed_corpus() {
+    let cases = tokenizer_cases::cases();
+    cases.iter().for_each(|case| case.check(moray_lab::fuzzing::tokenizer));
+    check_corpus("tokenizer", &cases);
+}
+
+#[test]
+fn stream_cases_match_the_committed_corpus() {
+    let cases = tokenizer_cases::stream_cases();
+    cases.iter().for_each(|case| case.check(moray_lab::fuzzing::stream));
+    check_corpus("stream", &cases);
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use moray_lab::fixture::SplitMix;
 
-use super::{Case, gguf_cases, hugging_face, safetensors_cases};
+use super::{Case, gguf_cases, hugging_face, safetensors_cases, tokenizer_cases};
 
 /// Numbers that lengths, counts and offsets are replaced by.
 const LENGTHS: [u64; 10] = [0, 1, 31, 33, 0x7fff_ffff, 0xffff_ffff, 1 << 40, u64::MAX / 8, u64::MAX - 7, u64::MAX];
@@ -74,4 +74,15 @@ fn safetensors_reader_survives_seeded_mutations() {
 #[test]
 fn config_reader_survives_seeded_mutations() {
     check(run(&hugging_face::config_cases(), 0x636f_6e66, 500, moray_lab::fuzzing::config));
+}
+
+#[test]
+fn tokenizer_reader_survives_seeded_mutations() {
+    check(run(&tokenizer_cases::cases(), 0x746f_6b65, 200, moray_lab::fuzzing::tokenizer));
+}
+
+#[test]
+fn streaming_survives_seeded_mutations() {
+    let (accepted, refused) = run(&tokenizer_cases::stream_cases(), 0x7374_7265, 200, moray_lab::fuzzing::stream);
+    assert_eq!((accepted > 100, refused), (true, 0));
 }
