@@ -22,7 +22,7 @@ pub use crate::tensor::Tensor;
 use crate::tokenizer::Tokenizer;
 
 /// A GGUF header without tensors: the vocabulary of a model that came from a GGUF file and has no `tokenizer.json`.
-const VOCABULARY_FILE: &str = "tokenizer.gguf";
+pub(crate) const VOCABULARY_FILE: &str = "tokenizer.gguf";
 
 /// What a directory has besides configuration and weights.
 const TOKENIZER_FILES: [&str; 7] = [

@@ -102,6 +102,11 @@ impl ModelConfig {
         self.n_kv_heads * self.head_dim
     }
 
+    /// The token that a window of a text begins with, if texts begin with one.
+    pub fn window_start(&self) -> Option<u32> {
+        self.bounds.before.first().copied()
+    }
+
     /// Takes over where texts begin and end.
     pub(crate) fn set_bounds(&mut self, bounds: TextBounds) {
         let named = bounds.bos.as_ref().map(|bos| bos.token);
@@ -109,6 +114,14 @@ impl ModelConfig {
         self.add_bos = !(bounds.before.is_empty() && bounds.after.is_empty());
         self.eos = bounds.ends.iter().map(|end| end.token).collect();
         self.bounds = bounds;
+    }
+
+    /// The tokens at which texts begin and end, and who names them.
+    fn bounding_tokens(&self) -> impl Iterator<Item = (&str, u32)> {
+        let TextBounds { before, after, origin, bos, ends } = &self.bounds;
+        let around = before.iter().chain(after).map(|&id| (origin.as_str(), id));
+        let stated = self.eos.iter().chain(&self.bos).map(|&id| ("BOS or EOS token", id));
+        bos.iter().chain(ends).map(|bound| (bound.origin.as_str(), bound.token)).chain(around).chain(stated)
     }
 
     /// Checks that the numbers make sense together; `path` is where they came from.
@@ -142,10 +155,9 @@ impl ModelConfig {
         if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
             return Err(Error::malformed(path, "rotary base", "a finite number above 0", self.rope_theta));
         }
-        for &id in self.eos.iter().chain(&self.bos).chain(&self.bounds.before).chain(&self.bounds.after) {
+        for (what, id) in self.bounding_tokens() {
             if id as usize >= self.vocab {
-                let expected = format!("a token id below {}", self.vocab);
-                return Err(Error::malformed(path, "BOS or EOS token", expected, id));
+                return Err(Error::malformed(path, what, format!("a token id below {}", self.vocab), id));
             }
         }
         self.check_rope(path)

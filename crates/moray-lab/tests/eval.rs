@@ -274,7 +274,7 @@ fn the_command_compares_only_models_that_read_a_text_alike() {
         assert!(error.contains(message) && error.contains("other.gguf") && !error.contains('\n'), "{error}");
     };
     refused(&|w| tokens(w, &|tokens| tokens.swap(5, 6)), "token 5: expected \"#\" as in the model");
-    refused(&|w| w.set("tokenizer.ggml.pre", Pair::String("default".into())), "other.gguf: tokenizer: token ");
+    refused(&|w| w.set("tokenizer.ggml.merges", Pair::Strings(vec!["h e".into()])), "other.gguf: tokenizer: token ");
     refused(
         &|w| w.set("tokenizer.ggml.add_bos_token", Pair::Bool(true)),
         "beginning of a text: expected none, got \"<|im_start|>\"",

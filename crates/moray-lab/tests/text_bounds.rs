@@ -166,7 +166,9 @@ fn sentence_piece(writer: &mut GgufWriter) {
 fn a_gguf_file_without_keys_gets_what_llama_cpp_takes() {
     let (config, checkpoint) = gguf(sentence_piece);
     assert_eq!((config.bos, config.add_bos, &config.eos[..]), (Some(1), true, &[2][..]));
-    assert_eq!(checkpoint.tokenizer().unwrap().encode("a", true).unwrap()[0], 1);
+    let tokenizer = checkpoint.tokenizer().unwrap();
+    assert_eq!(tokenizer.encode("a", true).unwrap()[0], 1);
+    assert_eq!(tokenizer.encode("<unk><s>", false).unwrap(), [0, 1], "unknown tokens are read as they are written");
     assert_eq!(config.bounds.ends[0].origin, "llama.cpp's default for vocabularies of kind llama");
     for (pre, begins) in [
         ("llama-bpe", true),

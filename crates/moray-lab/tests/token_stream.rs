@@ -73,9 +73,10 @@ proptest! {
         ids in prop::collection::vec(0..DECODER_TOKENS + 2, 1..24),
     ) {
         let (ours, library) = with_decoders(&chain);
-        // the library's decoder of word ends panics where there is no token
-        prop_assume!(ids.iter().any(|&id| library.id_to_token(id).is_some()));
-        let expected = library.decode(&ids, false).unwrap();
+        // the library's decoder of word ends panics where no token is left
+        let expected = std::panic::catch_unwind(|| library.decode(&ids, false).unwrap());
+        prop_assume!(expected.is_ok());
+        let expected = expected.unwrap();
         prop_assert_eq!(&ours.decode(&ids), &expected);
         prop_assert_eq!(&streamed(&ours, &ids), &expected);
     }

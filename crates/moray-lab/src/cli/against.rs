@@ -26,9 +26,8 @@ pub(super) fn check(run: &Run, reference: &Run, text: (&Path, &str), context: us
             );
         }
     }
-    let begins = |config: &crate::config::ModelConfig| config.bos.filter(|_| config.add_bos);
-    if begins(ours) != begins(theirs) {
-        let name = |run: &Run| named(begins(run.checkpoint.config()).and_then(|id| run.tokenizer.token(id)));
+    if ours.window_start() != theirs.window_start() {
+        let name = |run: &Run| named(run.checkpoint.config().window_start().and_then(|id| run.tokenizer.token(id)));
         return refuse("beginning of a text".into(), name(run), name(reference));
     }
     let (expected, got) = (run.tokenizer.encode(text.1, false)?, reference.tokenizer.encode(text.1, false)?);

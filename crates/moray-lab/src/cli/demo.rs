@@ -174,7 +174,7 @@ fn row(
 ) -> Result<Row> {
     let generated = generate::generate(run, &generate::Arguments::greedy(switches, arguments), &mut |_| Ok(()))?;
     let config = run.checkpoint.config();
-    let bos = if config.add_bos { config.bos } else { None };
+    let bos = config.window_start();
     let text = Text { tokens, bos, context: arguments.context, scored: Scored::SecondHalf };
     text.check(config.context_length)?;
     let settings = switches.settings(run, 1, arguments.context)?;

@@ -141,7 +141,7 @@ pub(super) fn score_on<B: Backend>(
 ) -> Result<Report> {
     let Arguments { switches, context, .. } = arguments;
     let config = run.checkpoint.config();
-    let bos = if config.add_bos { config.bos } else { None };
+    let bos = config.window_start();
     let text = Text { tokens, bos, context: *context, scored: scored_by(switches) };
     // before any session is made for it
     text.check(config.context_length)?;

@@ -104,6 +104,13 @@ fn brief(value: &Value<'_>) -> String {
     }
 }
 
+/// Where texts begin and end by a file that has a vocabulary and no model.
+pub(crate) fn vocabulary_bounds(file: &MappedFile) -> Result<TextBounds> {
+    let header = Header::parse(file.path(), file.bytes())?;
+    let pairs = Pairs { file, header: &header, architecture: String::new() };
+    text_bounds(&pairs, &Vocabulary::open(file, &header)?)
+}
+
 /// Whether query and key rows are stored for interleaved rotary pairs.
 pub(crate) fn interleaved(architecture: &str) -> bool {
     architecture == "llama"

@@ -20,5 +20,5 @@ pub use metadata::{Array, Metadata, Value, ValueType};
 pub use rotary::half_split_row;
 pub use vocabulary::{TokenType, Vocabulary};
 
-pub(crate) use config::{interleaved, model_config};
+pub(crate) use config::{interleaved, model_config, vocabulary_bounds};
 pub(crate) use rotary::half_split_rows;

@@ -11,10 +11,13 @@ use super::added_tokens::AddedTokens;
 use super::config::parse_config;
 use super::safetensors::{StoredArrayInfo, StoredTensor, as_tensor, parse_arrays};
 use super::text_bounds::{Stated, text_bounds};
+use crate::checkpoint::VOCABULARY_FILE;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::gguf;
 use crate::mapped_file::MappedFile;
 use crate::packed::Quantization;
+use crate::text_bounds::TextBounds;
 
 /// A configuration or index is a page of text; more than this is something else.
 const MAX_JSON_BYTES: u64 = 64 << 20;
@@ -120,15 +123,21 @@ fn add_tokenizer_config(directory: &Path, stated: &Value, config: &mut ModelConf
     }
     let tokenizer = directory.join("tokenizer.json");
     let tokenizer = if tokenizer.exists() { Some(MappedFile::open(&tokenizer)?) } else { None };
-    config.set_bounds(text_bounds(&Stated {
+    let mut bounds = text_bounds(&Stated {
         directory,
         config: stated,
         generation_config: &read("generation_config.json")?,
         tokenizer_config: &tokenizer_config,
         special_tokens_map: &read("special_tokens_map.json")?,
         tokenizer: tokenizer.as_ref().map(MappedFile::bytes),
-    })?);
-    config.check(&directory.join("config.json"))
+    })?;
+    let vocabulary = directory.join(VOCABULARY_FILE);
+    if vocabulary.exists() {
+        // its keys frame texts; what ends them was written into the configuration
+        bounds = TextBounds { ends: bounds.ends, ..gguf::vocabulary_bounds(&MappedFile::open(&vocabulary)?)? };
+    }
+    config.set_bounds(bounds);
+    config.check(directory)
 }
 
 /// A template is text, or a list of named ones of which the default counts.

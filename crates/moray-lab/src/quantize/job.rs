@@ -120,8 +120,7 @@ impl Job<'_> {
     }
 
     fn bos(&self) -> Option<u32> {
-        let config = self.checkpoint.config();
-        config.bos.filter(|_| config.add_bos)
+        self.checkpoint.config().window_start()
     }
 
     fn check(&self) -> Result<()> {

@@ -1,9 +1,12 @@
-//! Tokens that stand beside `tokenizer.json`, and those for which the embedding has no row.
+//! Ids of texts: tokens that stand beside `tokenizer.json`, those for which the embedding has no row, texts that are composed, and
+//! long ones.
 
 use std::fs;
+use std::path::Path;
 
 use moray_lab::Checkpoint;
-use moray_lab::fixture::{Fixture, MIN_VOCAB};
+use moray_lab::fixture::{Fixture, MIN_VOCAB, Pair};
+use moray_lab::mapped_file::MappedFile;
 use moray_lab::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
@@ -69,7 +72,7 @@ fn a_token_without_a_row_is_refused_where_a_text_uses_it() {
     let tokenizer = tokenizer(&[("tokenizer_config.json", config)]);
     assert_eq!(tokenizer.vocab_size(), MIN_VOCAB + 3);
     assert!(!tokenizer.encode("the ants", false).unwrap().is_empty());
-    let error = tokenizer.encode("the [SEP]", false).unwrap_err().to_string();
+    let error = tokenizer.encode("the [PAD]", false).unwrap_err().to_string();
     assert!(error.contains("expected an index below 274"), "{error}");
 }
 
@@ -82,5 +85,39 @@ fn a_million_blanks_are_cut_as_a_few_are() {
         let ids = tokenizer.encode(&format!("{}ab", " ".repeat(1 << 20)), false).unwrap();
         assert_eq!(ids[ids.len() - few.len()..], few);
         assert_eq!(ids.len(), (1 << 20) - 1 + few.len());
+    }
+}
+
+/// The fixture's GGUF vocabulary in another family.
+fn family(pre: &str) -> Tokenizer {
+    let mut writer = Fixture::default().gguf_writer();
+    writer.set("tokenizer.ggml.pre", Pair::String(pre.into()));
+    let file = MappedFile::from_bytes(Path::new("family.gguf"), writer.to_bytes());
+    Checkpoint::open_gguf(file).unwrap().tokenizer().unwrap()
+}
+
+#[test]
+fn families_whose_own_tokenizers_compose_texts_do_so() {
+    for (pre, composes) in [
+        ("qwen2", true),
+        ("deepseek-r1-qwen", true),
+        ("stablelm2", true),
+        ("hunyuan", true),
+        ("olmo", true),
+        ("mpt", true),
+        ("command-r", true),
+        ("gpt-2", false),
+        ("smollm", false),
+        ("llama-bpe", false),
+        ("tekken", false),
+        ("default", false),
+    ] {
+        let tokenizer = family(pre);
+        let [composed, apart] = ["caf\u{e9} \u{ac01}", "cafe\u{301} \u{1100}\u{1161}\u{11a8}"];
+        let ids = [composed, apart].map(|text| tokenizer.encode(text, false).unwrap());
+        assert_eq!(ids[0] == ids[1], composes, "{pre}");
+        assert_eq!(tokenizer.decode(&ids[1]), if composes { composed } else { apart }, "{pre}");
+        let written: tokenizers::Tokenizer = tokenizer.to_json().unwrap().unwrap().parse().unwrap();
+        assert_eq!(written.encode(apart, false).unwrap().get_ids(), ids[1], "{pre}");
     }
 }
