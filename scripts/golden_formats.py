@@ -20,7 +20,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import sentencepiece
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 GOLDEN = Path(__file__).resolve().parent.parent / "crates/moray-lab/tests/golden"
 
@@ -103,6 +103,8 @@ FAMILIES = {
     "default": byte_level(r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"),
 }
 IGNORE_MERGES = {"llama-bpe", "tekken"}
+# Families whose tokenizer.json composes texts; a GGUF file does not say so.
+COMPOSES = {"qwen2"}
 
 
 def dump(name, value):
@@ -169,8 +171,11 @@ def write_byte_level():
             )
             tokenizer.pre_tokenizer = pre_tokenizer
             tokenizer.add_special_tokens(SPECIALS)
+        if name in COMPOSES:
+            tokenizer.normalizer = normalizers.NFC()
         ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in TEXTS]
-        golden["families"][name] = {"tokens": tokens, "merges": merges, "ids": ids}
+        decoded = [tokenizer.decode(line, skip_special_tokens=False) for line in ids]
+        golden["families"][name] = {"tokens": tokens, "merges": merges, "ids": ids, "decoded": decoded}
     dump("byte_level.json", golden)
 
 

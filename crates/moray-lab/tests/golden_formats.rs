@@ -88,6 +88,8 @@ struct Family {
     tokens: Vec<String>,
     merges: Vec<String>,
     ids: Vec<Vec<u32>>,
+    /// What the ids stand for: the texts, composed where the family does so.
+    decoded: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -109,9 +111,9 @@ fn byte_level_ids_match_tokenizers_package_for_every_family() {
             writer.set("tokenizer.ggml.token_type", Pair::I32s(types));
             writer.set("tokenizer.ggml.merges", Pair::Strings(family.merges.clone()));
         });
-        for (text, expected) in golden.texts.iter().zip(&family.ids) {
+        for ((text, expected), decoded) in golden.texts.iter().zip(&family.ids).zip(&family.decoded) {
             assert_eq!(&tokenizer.encode(text, false).unwrap(), expected, "{name}: {text:?}");
-            assert_eq!(&tokenizer.decode(expected), text, "{name}: {text:?}");
+            assert_eq!(&tokenizer.decode(expected), decoded, "{name}: {text:?}");
         }
     }
 }

@@ -193,12 +193,14 @@ fn byte_of(token: &str) -> Option<u8> {
     if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
 }
 
-/// A run of bytes as text, if there is one.
-fn take_run(run: &mut Vec<u8>) -> Option<String> {
+/// The tokens that a run of bytes becomes, none if there is no run.
+fn take_run(run: &mut Vec<u8>) -> Vec<String> {
     let bytes = std::mem::take(run);
-    let count = bytes.len();
-    let text = String::from_utf8(bytes).unwrap_or_else(|_| String::from(char::REPLACEMENT_CHARACTER).repeat(count));
-    (count > 0).then_some(text)
+    match (bytes.len(), String::from_utf8(bytes)) {
+        (0, _) => Vec::new(),
+        (_, Ok(text)) => vec![text],
+        (count, Err(_)) => vec![char::REPLACEMENT_CHARACTER.into(); count],
+    }
 }
 
 fn strip(token: &str, content: char, start: usize, stop: usize) -> &str {

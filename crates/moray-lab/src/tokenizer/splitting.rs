@@ -121,8 +121,12 @@ impl Expression {
 
 /// An expression that means the same to both engines and cannot backtrack: no look-around, no reference, nothing possessive.
 pub(super) fn plain(pattern: &str) -> Option<regex::Regex> {
-    let possessive = ["?+", "*+", "++", "}+"].into_iter().any(|quantifier| pattern.contains(quantifier));
-    if possessive { None } else { regex::Regex::new(pattern).ok() }
+    let counted = |(at, _): (usize, &str)| {
+        let count = pattern[..at].rfind('{').map_or("", |open| &pattern[open + 1..at]);
+        !count.is_empty() && count.chars().all(|c| c.is_ascii_digit() || c == ',')
+    };
+    let possessive = ["?+", "*+", "++"].into_iter().any(|quantifier| pattern.contains(quantifier));
+    if possessive || pattern.match_indices("}+").any(counted) { None } else { regex::Regex::new(pattern).ok() }
 }
 
 impl Pattern for &Expression {
@@ -228,7 +232,12 @@ mod tests {
         let expression = Expression::new(r"(?=\S)(a|a)+b|\s+(?!\S)").unwrap();
         let error = (&expression).find_matches(&"a".repeat(100)).unwrap_err().to_string();
         assert!(error.contains("cutting a text of 100 bytes"), "{error}");
-        for pattern in [r"[^\r\n\p{L}]?+\p{L}+|\s+(?!\S)|\s+", r"(?=a)b|\s+(?!\S)|\s+", r"a*|\s+(?!\S)|\s+"] {
+        for pattern in [
+            r"[^\r\n\p{L}]?+\p{L}+|\s+(?!\S)|\s+",
+            r"a{1,2}+|\s+(?!\S)|\s+",
+            r"(?=a)b|\s+(?!\S)|\s+",
+            r"a*|\s+(?!\S)|\s+",
+        ] {
             assert!(matches!(Expression::new(pattern).unwrap(), Expression::Any(_)), "{pattern}");
         }
     }

@@ -173,7 +173,7 @@ fn tensor_table() -> Vec<Case> {
         Case::broken("huge_row", dims(&[u64::MAX - 31, 1]), "Truncated", "data of tensor"),
         Case::broken("row_not_in_blocks", dims(&[33, 32]), "Malformed", "a multiple of Q4_0's block of 32, got 33"),
         Case::broken("unknown_element_type", type_id(99), "Unsupported", "an unknown type (id 99)"),
-        Case::broken("element_type_q5_0", type_id(6), "Unsupported", "got Q5_0 (id 6)"),
+        Case::broken("element_type_q2_k", type_id(10), "Unsupported", "got Q2_K (id 10)"),
         Case::broken("misaligned_offset", offset(16), "Malformed", "a multiple of 32, got 16"),
         Case::broken("offset_beyond_file", offset(1 << 20), "Truncated", "at offset 1048576"),
         Case::broken("absurd_offset", offset(u64::MAX - 31), "Truncated", "at offset 18446744073709551584"),

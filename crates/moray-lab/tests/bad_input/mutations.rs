@@ -78,7 +78,9 @@ fn config_reader_survives_seeded_mutations() {
 
 #[test]
 fn tokenizer_reader_survives_seeded_mutations() {
-    check(run(&tokenizer_cases::cases(), 0x746f_6b65, 200, moray_lab::fuzzing::tokenizer));
+    // a change of JSON text seldom is JSON
+    let (accepted, refused) = run(&tokenizer_cases::cases(), 0x746f_6b65, 200, moray_lab::fuzzing::tokenizer);
+    assert!(accepted > 10 && refused > 1000, "accepted {accepted}, refused {refused}");
 }
 
 #[test]
