@@ -11,6 +11,7 @@ use super::object::device::Device;
 use super::object::event::Event;
 use super::object::graph::{Graph, GraphExec};
 use super::object::kernel::{Kernel, LoadedModule};
+use super::object::library::{Library, LibraryKernel};
 use super::object::pool::Pool;
 use super::object::schedule::Scheduler;
 use super::object::stream::Stream;
@@ -27,6 +28,8 @@ pub(crate) struct Driver {
     pub(crate) events: Registry<Event>,
     pub(crate) modules: Registry<LoadedModule>,
     pub(crate) kernels: Registry<Kernel>,
+    pub(crate) libraries: Registry<Library>,
+    pub(crate) library_kernels: Registry<LibraryKernel>,
     pub(crate) graphs: Registry<Graph>,
     pub(crate) graph_execs: Registry<GraphExec>,
     pub(crate) pools: Registry<Pool>,
@@ -86,6 +89,8 @@ impl Driver {
             events: Registry::new(),
             modules: Registry::new(),
             kernels: Registry::new(),
+            libraries: Registry::new(),
+            library_kernels: Registry::new(),
             graphs: Registry::new(),
             graph_execs: Registry::new(),
             pools,

@@ -35,6 +35,23 @@ fn find(driver: &Driver, handle: usize) -> Result<Arc<Context>> {
     driver.contexts.get(handle).map_err(|_| Code::INVALID_CONTEXT.into())
 }
 
+/// The context of a handle, or the current one for null.
+fn given_or_current(handle: usize) -> Result<(&'static Driver, Arc<Context>)> {
+    if handle == 0 {
+        return current();
+    }
+    let driver = driver()?;
+    let context = find(driver, handle)?;
+    context.check()?;
+    Ok((driver, context))
+}
+
+fn synchronize((driver, context): (&Driver, Arc<Context>)) -> Result<()> {
+    driver.refuse_unsafe_call()?;
+    driver.drain();
+    context.check()
+}
+
 fn create_current(out: &Out<usize>, flags: u32, device: i32) -> Result<()> {
     let context = create(of_device(device)?, flags);
     out.set(context.handle)?;
@@ -161,13 +178,13 @@ api! {
         device.set(0)
     }
 
+    fn cuCtxGetDevice_v2(device: Out<i32>, handle: usize) {
+        given_or_current(handle)?;
+        device.set(0)
+    }
+
     fn cuCtxGetApiVersion(handle: usize, version: Out<u32>) {
-        let driver = driver()?;
-        if handle == 0 {
-            current()?;
-        } else {
-            find(driver, handle)?;
-        }
+        given_or_current(handle)?;
         version.set(3020)
     }
 
@@ -181,9 +198,7 @@ api! {
     }
 
     fn cuCtxGetId(handle: usize, id: Out<u64>) {
-        let driver = driver()?;
-        let context = if handle == 0 { current()?.1 } else { find(driver, handle)? };
-        id.set(context.handle as u64)
+        id.set(given_or_current(handle)?.1.handle as u64)
     }
 
     fn cuCtxGetLimit(value: Out<usize>, limit: u32) {
@@ -218,9 +233,14 @@ api! {
     }
 
     fn cuCtxSynchronize() {
-        let (driver, context) = current()?;
-        driver.refuse_unsafe_call()?;
-        driver.drain();
-        context.check()
+        synchronize(current()?)
+    }
+
+    fn cuCtxSynchronize_v2(handle: usize) {
+        synchronize(given_or_current(handle)?)
+    }
+
+    fn cuCtxResetPersistingL2Cache() {
+        current().map(drop)
     }
 }

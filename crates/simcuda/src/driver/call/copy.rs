@@ -123,7 +123,14 @@ fn copy_now(request: Request) -> Result<()> {
     wait(driver, &stream)
 }
 
-fn fill(dst: u64, pitch: usize, pattern: u32, element_bytes: usize, width: usize, rows: usize) -> Result<Option<Fill>> {
+pub(super) fn fill(
+    dst: u64,
+    pitch: usize,
+    pattern: u32,
+    element_bytes: usize,
+    width: usize,
+    rows: usize,
+) -> Result<Option<Fill>> {
     let (driver, _) = current()?;
     if width == 0 || rows == 0 {
         return Ok(None);
@@ -154,6 +161,67 @@ fn fill_now(fill: Option<Fill>) -> Result<()> {
     wait(driver, &stream)
 }
 
+/// One end of a rectangle, by `CUmemorytype`.
+fn end(kind: u32, host: usize, device: u64, array: usize, x: usize, y: usize, pitch: usize) -> Result<End> {
+    let offset = y.checked_mul(pitch).and_then(|rows| rows.checked_add(x)).ok_or(Code::INVALID_VALUE)?;
+    match kind {
+        1 => Ok(End::Host(host.wrapping_add(offset))),
+        2 => Ok(End::Device(device.wrapping_add(offset as u64))),
+        4 => Ok(End::Unified(device.wrapping_add(offset as u64))),
+        _ => Err(Code::NOT_SUPPORTED.because(format!("copies of arrays (memory type {kind}, array {array:#x})"))),
+    }
+}
+
+/// `CUDA_MEMCPY3D`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Box3 {
+    src: BoxEnd,
+    dst: BoxEnd,
+    width: usize,
+    height: usize,
+    depth: usize,
+}
+
+/// One end of it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct BoxEnd {
+    x: usize,
+    y: usize,
+    z: usize,
+    level: usize,
+    kind: u32,
+    host: usize,
+    device: u64,
+    array: usize,
+    reserved: usize,
+    pitch: usize,
+    height: usize,
+}
+
+impl BoxEnd {
+    fn end(&self, pitch: usize) -> Result<End> {
+        if self.z != 0 || self.level != 0 {
+            return Err(Code::NOT_SUPPORTED.because("copies of more than one layer"));
+        }
+        end(self.kind, self.host, self.device, self.array, self.x, self.y, pitch)
+    }
+}
+
+/// The work of a graph's copy of one layer; its source is read at every launch.
+pub(super) fn layer(copy: &Box3) -> Result<Work> {
+    if copy.depth > 1 {
+        return Err(Code::NOT_SUPPORTED.because("copies of more than one layer"));
+    }
+    let pitch = |given: usize| if given == 0 { copy.width } else { given };
+    let (src_pitch, dst_pitch) = (pitch(copy.src.pitch), pitch(copy.dst.pitch));
+    let (dst, src) = (copy.dst.end(dst_pitch)?, copy.src.end(src_pitch)?);
+    let request = Request { dst, src, dst_pitch, src_pitch, width: copy.width, rows: copy.height.max(1) };
+    let (driver, _) = current()?;
+    Ok(transfer(driver, request, false)?.map_or(Work::Nothing, Work::Transfer))
+}
+
 /// `CUDA_MEMCPY2D`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -180,17 +248,6 @@ impl Rectangle {
     fn request(&self) -> Result<Request> {
         let pitch = |given: usize| if given == 0 { self.width } else { given };
         let (src_pitch, dst_pitch) = (pitch(self.src_pitch), pitch(self.dst_pitch));
-        let end = |kind: u32, host: usize, device: u64, array: usize, x: usize, y: usize, pitch: usize| {
-            let offset = y.checked_mul(pitch).and_then(|rows| rows.checked_add(x)).ok_or(Code::INVALID_VALUE)?;
-            match kind {
-                1 => Ok(End::Host(host.wrapping_add(offset))),
-                2 => Ok(End::Device(device.wrapping_add(offset as u64))),
-                4 => Ok(End::Unified(device.wrapping_add(offset as u64))),
-                _ => {
-                    Err(Code::NOT_SUPPORTED.because(format!("copies of arrays (memory type {kind}, array {array:#x})")))
-                }
-            }
-        };
         Ok(Request {
             dst: end(self.dst_type, self.dst_host, self.dst_device, self.dst_array, self.dst_x, self.dst_y, dst_pitch)?,
             src: end(self.src_type, self.src_host, self.src_device, self.src_array, self.src_x, self.src_y, src_pitch)?,

@@ -4,22 +4,26 @@ use std::ffi::c_char;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::library::function_of;
 use crate::driver::abi::{Out, api};
 use crate::driver::codes::{Code, Result};
 use crate::driver::object::attributes::limits;
 use crate::driver::object::kernel::Kernel;
 use crate::driver::state::{Driver, driver};
 
-/// Finds a kernel by handle and checks that its context lives.
+/// Finds a kernel by handle and checks that its context lives. A library's kernel is meant in the current context.
 pub(crate) fn find(handle: usize) -> Result<(&'static Driver, Arc<Kernel>)> {
     let driver = driver()?;
-    let kernel = driver.kernels.get(handle)?;
+    let kernel = match driver.library_kernels.get(handle) {
+        Ok(kernel) => driver.kernels.get(function_of(&kernel)?)?,
+        Err(_) => driver.kernels.get(handle)?,
+    };
     kernel.module.context.check()?;
     Ok((driver, kernel))
 }
 
 /// Tells one `CUfunction_attribute`.
-fn attribute(driver: &Driver, kernel: &Kernel, number: i32) -> Result<i32> {
+pub(super) fn attribute(driver: &Driver, kernel: &Kernel, number: i32) -> Result<i32> {
     let function = &kernel.function;
     Ok(match number {
         0 => kernel.max_threads(&limits(driver.device.options.arch)) as i32,
@@ -40,7 +44,7 @@ fn attribute(driver: &Driver, kernel: &Kernel, number: i32) -> Result<i32> {
     })
 }
 
-fn set_attribute(driver: &Driver, kernel: &Kernel, number: i32, value: i32) -> Result<()> {
+pub(super) fn set_attribute(driver: &Driver, kernel: &Kernel, number: i32, value: i32) -> Result<()> {
     let most = driver.device.options.max_shared_bytes as i32 - kernel.function.static_shared_bytes as i32;
     let refused = |expected: String| Err(Code::INVALID_VALUE.because(format!("expected {expected}, got {value}")));
     match number {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::driver::abi::{In, Out, api};
 use crate::driver::codes::{Code, Result};
+use crate::driver::object::graph::Graph;
 use crate::driver::object::work::Work;
 use crate::driver::registry::{fresh_id, lock};
 use crate::driver::state::driver;
@@ -31,14 +32,31 @@ fn launch(exec: usize, stream: usize) -> Result<()> {
     let (driver, stream) = streams::find(stream)?;
     let exec = driver.graph_execs.get(exec)?;
     match stream.active_capture() {
-        Some(capture) => capture.add(stream.handle, Work::Nodes(exec.nodes.clone())).map(drop),
+        Some(capture) => capture.add(stream.handle, Work::Nodes(exec.nodes())).map(drop),
         None => {
             let before = lock(&exec.last).filter(|mark| mark.0 != stream.handle);
-            let mark = driver.submit(&stream, Work::Nodes(exec.nodes.clone()), before.into_iter().collect())?;
+            let mark = driver.submit(&stream, Work::Nodes(exec.nodes()), before.into_iter().collect())?;
             *lock(&exec.last) = Some(mark);
             Ok(())
         }
     }
+}
+
+/// The graph that a node belongs to.
+pub(super) fn owner(node: usize) -> Result<Arc<Graph>> {
+    let holds = |graph: &Arc<Graph>| graph.nodes().iter().any(|n| n.handle == node);
+    driver()?.graphs.all().into_iter().find(holds).ok_or_else(|| Code::INVALID_HANDLE.into())
+}
+
+/// Gives a list as CUDA does: without an array only its length, else as much as fits, with the rest of the array as null.
+pub(super) fn put_list(out: &Out<usize>, count: &Out<usize>, list: Vec<usize>) -> Result<()> {
+    if out.is_null() {
+        return count.set(list.len());
+    }
+    let capacity = count.get()?;
+    let length = list.len().min(capacity);
+    out.set_array(list.into_iter().chain(std::iter::repeat(0)), capacity);
+    count.set(length)
 }
 
 /// `CUDA_GRAPH_INSTANTIATE_PARAMS`.
@@ -81,26 +99,18 @@ api! {
     }
 
     fn cuGraphGetNodes(graph: usize, nodes: Out<usize>, count: Out<usize>) {
-        let graph = driver()?.graphs.get(graph)?;
-        if !nodes.is_null() {
-            nodes.set_array(graph.nodes.iter().map(|node| node.handle), count.get()?);
-        }
-        count.set(graph.nodes.len())
+        let all = driver()?.graphs.get(graph)?.nodes();
+        put_list(&nodes, &count, all.iter().map(|node| node.handle).collect())
     }
 
     fn cuGraphGetRootNodes(graph: usize, nodes: Out<usize>, count: Out<usize>) {
-        let graph = driver()?.graphs.get(graph)?;
-        let roots: Vec<usize> = graph.nodes.iter().filter(|n| n.after.is_empty()).map(|n| n.handle).collect();
-        if !nodes.is_null() {
-            nodes.set_array(roots.iter().copied(), count.get()?);
-        }
-        count.set(roots.len())
+        let all = driver()?.graphs.get(graph)?.nodes();
+        put_list(&nodes, &count, all.iter().filter(|n| n.after.is_empty()).map(|n| n.handle).collect())
     }
 
     fn cuGraphNodeGetType(node: usize, out: Out<i32>) {
-        let graphs = driver()?.graphs.all();
-        let found = graphs.iter().flat_map(|graph| graph.nodes.iter()).find(|n| n.handle == node);
-        out.set(found.ok_or(Code::INVALID_HANDLE)?.work.node_type())
+        let nodes = owner(node)?.nodes();
+        out.set(nodes.iter().find(|n| n.handle == node).ok_or(Code::INVALID_HANDLE)?.work.node_type())
     }
 
     fn cuGraphExecGetFlags(exec: usize, flags: Out<u64>) {

@@ -82,6 +82,16 @@ api! {
         out.set(ptr)
     }
 
+    fn cuMemAdvise(ptr: u64, _bytes: usize, _advice: i32, _device: i32) {
+        let (driver, _) = current()?;
+        driver.device.memory.allocation_of(ptr).map(drop).ok_or_else(|| Code::INVALID_VALUE.into())
+    }
+
+    fn cuMemPrefetchAsync(ptr: u64, _bytes: usize, _device: i32, stream: usize) {
+        let (driver, _) = streams::find(stream)?;
+        driver.device.memory.allocation_of(ptr).map(drop).ok_or_else(|| Code::INVALID_VALUE.into())
+    }
+
     fn cuMemAdvise_v2(ptr: u64, _bytes: usize, _advice: i32, _location: u64) {
         let (driver, _) = current()?;
         driver.device.memory.allocation_of(ptr).map(drop).ok_or_else(|| Code::INVALID_VALUE.into())

@@ -117,24 +117,29 @@ fn check_shape(driver: &Driver, limits: &Limits, kernel: &Kernel, config: &Launc
 }
 
 /// A launch as asked for.
-struct Request {
-    grid: [u32; 3],
-    block: [u32; 3],
-    cluster: Option<[u32; 3]>,
-    dynamic_shared_bytes: u32,
-    cooperative: bool,
+pub(super) struct Request {
+    pub(super) grid: [u32; 3],
+    pub(super) block: [u32; 3],
+    pub(super) cluster: Option<[u32; 3]>,
+    pub(super) dynamic_shared_bytes: u32,
+    pub(super) cooperative: bool,
 }
 
-fn submit(function: usize, request: &Request, stream: usize, params: &In<Bytes>, extra: &In<Bytes>) -> Result<()> {
+/// Checks a launch and reads its arguments.
+pub(super) fn prepare(function: usize, request: &Request, params: &In<Bytes>, extra: &In<Bytes>) -> Result<Work> {
     let (driver, kernel) = function::find(function)?;
-    let (_, stream) = streams::find(stream)?;
     let limits = limits(driver.device.options.arch);
     let &Request { grid, block, cluster, dynamic_shared_bytes, cooperative } = request;
     let cluster = cluster_shape(&limits, &kernel, cluster, grid)?;
     let config = LaunchConfig { grid, block, cluster, dynamic_shared_bytes, cooperative };
     check_shape(driver, &limits, &kernel, &config)?;
     let params = arguments(&kernel, params, extra)?;
-    driver.enqueue(&stream, Work::Launch(Arc::new(Launch { kernel, config, params })))
+    Ok(Work::Launch(Arc::new(Launch { kernel, config, params })))
+}
+
+fn submit(function: usize, request: &Request, stream: usize, params: &In<Bytes>, extra: &In<Bytes>) -> Result<()> {
+    let (driver, stream) = streams::find(stream)?;
+    driver.enqueue(&stream, prepare(function, request, params, extra)?)
 }
 
 /// `CUlaunchConfig`.

@@ -55,7 +55,8 @@ fn check_target(ptx: &str, capability: u32) -> Result<()> {
     }
 }
 
-fn build(driver: &Driver, context: Arc<Context>, image: &Image, name: &str) -> Result<usize> {
+/// Reads an image's text and places its variables: the module and its `.version`.
+pub(super) fn compile(driver: &Driver, image: &Image, name: &str) -> Result<(Arc<Module>, (u32, u32))> {
     let Image { ptx, registers } = image;
     let ptx_version = check_version(ptx, settings::driver_version()?)?;
     check_target(ptx, driver.device.capability())?;
@@ -63,14 +64,24 @@ fn build(driver: &Driver, context: Arc<Context>, image: &Image, name: &str) -> R
         let code = if e.out_of_memory { Code::OUT_OF_MEMORY } else { Code::INVALID_PTX };
         code.because(e)
     })?;
+    Ok((module, ptx_version))
+}
+
+/// Adds a module to a context.
+pub(super) fn add(driver: &Driver, context: Arc<Context>, module: Arc<Module>, ptx_version: (u32, u32)) -> usize {
     let handle = fresh_id();
     let kernels = Mutex::default();
     driver.modules.insert(handle, Arc::new(LoadedModule { context, handle, module, ptx_version, kernels }));
-    Ok(handle)
+    handle
+}
+
+fn build(driver: &Driver, context: Arc<Context>, image: &Image, name: &str) -> Result<usize> {
+    let (module, ptx_version) = compile(driver, image, name)?;
+    Ok(add(driver, context, module, ptx_version))
 }
 
 /// Names a module that came without a file name.
-const UNNAMED: &str = "ptx";
+pub(super) const UNNAMED: &str = "ptx";
 
 fn load(out: &Out<usize>, image: Bytes) -> Result<()> {
     let (driver, context) = current()?;
@@ -96,7 +107,7 @@ fn report_to_log(error: &Error, count: u32, options: &In<i32>, values: &In<usize
     Ok(())
 }
 
-fn find_kernel(module: usize, name: &str) -> Result<usize> {
+pub(super) fn find_kernel(module: usize, name: &str) -> Result<usize> {
     let driver = driver()?;
     let module = driver.modules.get(module)?;
     module.context.check()?;
@@ -114,12 +125,28 @@ fn find_kernel(module: usize, name: &str) -> Result<usize> {
     Ok(handle)
 }
 
+/// Drops a module and its kernels.
+pub(super) fn unload(module: usize) -> Result<()> {
+    let driver = driver()?;
+    driver.modules.get(module)?.context.check()?;
+    // Its kernels may still be waiting in streams.
+    driver.drain();
+    let module = driver.modules.remove(module)?;
+    driver.kernels.retain(|kernel| kernel.module.handle != module.handle);
+    module.context.check()
+}
+
+/// Reads an image from a file.
+pub(super) fn read_path(driver: &Driver, path: &str) -> Result<Image> {
+    let bytes = std::fs::read(path).map_err(|e| Code::FILE_NOT_FOUND.because(format!("{path}: {e}")))?;
+    image::read_file(&bytes, driver.device.capability())
+}
+
 api! {
     fn cuModuleLoad(out: Out<usize>, path: Text) {
         let (driver, context) = current()?;
         let path = path.get()?;
-        let bytes = std::fs::read(&path).map_err(|e| Code::FILE_NOT_FOUND.because(format!("{path}: {e}")))?;
-        let image = image::read_file(&bytes, driver.device.capability())?;
+        let image = read_path(driver, &path)?;
         out.set(build(driver, context, &image, &path)?)
     }
 
@@ -139,13 +166,19 @@ api! {
     }
 
     fn cuModuleUnload(module: usize) {
-        let driver = driver()?;
-        driver.modules.get(module)?.context.check()?;
-        // Its kernels may still be waiting in streams.
-        driver.drain();
-        let module = driver.modules.remove(module)?;
-        driver.kernels.retain(|kernel| kernel.module.handle != module.handle);
-        module.context.check()
+        unload(module)
+    }
+
+    fn cuModuleGetFunctionCount(count: Out<u32>, module: usize) {
+        count.set(driver()?.modules.get(module)?.module.functions().len() as u32)
+    }
+
+    fn cuModuleEnumerateFunctions(functions: Out<usize>, count: u32, module: usize) {
+        let loaded = driver()?.modules.get(module)?;
+        let names = loaded.module.functions().iter().take(count as usize);
+        let handles = names.map(|f| find_kernel(module, &f.name)).collect::<Result<Vec<_>>>()?;
+        functions.set_array(handles, count as usize);
+        Ok(())
     }
 
     fn cuModuleGetFunction(out: Out<usize>, module: usize, name: Text) {

@@ -98,17 +98,24 @@ pub(crate) fn device_attribute(options: &Options, attribute: i32) -> Result<i32>
         76 => minor,
         79 | 80 => 1, // L1 caches global and local memory
         81 => limits.shared_per_sm_bytes,
-        83 => 1, // managed memory
-        87 => 2, // single to double performance
-        90 => 1, // preemption
-        91 => 0, // host pointers of registered memory are not device pointers
-        95 => 1, // cooperative launch
+        83 | 89 => 1, // managed memory, also beside a running kernel
+        87 => 2,      // single to double performance
+        90 => 1,      // preemption
+        91 => 0,      // host pointers of registered memory are not device pointers
+        95 => 1,      // cooperative launch
         97 => options.max_shared_bytes,
         99 => 1, // host registration
         106 => limits.blocks_per_sm,
         111 => limits.reserved_shared_bytes,
         115 => 1,                 // memory pools
         120 => u32::from(hopper), // cluster launch
+        124 => {
+            if hopper {
+                4
+            } else {
+                1
+            }
+        } // domains of memory order
         0 | LAST_ATTRIBUTE.. | i32::MIN..0 => return Err(Code::INVALID_VALUE.into()),
         _ => 0,
     };

@@ -13,6 +13,7 @@ pub(crate) mod host_memory;
 pub(crate) mod interleaving;
 pub(crate) mod kernel;
 pub(crate) mod launch;
+pub(crate) mod library;
 pub(crate) mod occupancy;
 pub(crate) mod pool;
 pub(crate) mod record;

@@ -79,7 +79,7 @@ impl fmt::Debug for Work {
     }
 }
 
-/// One node: what runs, after which other nodes (indices below its own).
+/// One node: what runs, after which other nodes, by their indices.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) handle: usize,
@@ -103,6 +103,11 @@ impl Nodes {
             node.after.iter().for_each(|&earlier| followers[earlier].push(later));
         }
         Self { nodes, followers, _memory: memory }
+    }
+
+    /// The nodes, in the order in which they were added.
+    pub(crate) fn all(&self) -> &[Node] {
+        &self.nodes
     }
 
     /// Runs every node, choosing among the ready ones as the order wants.
