@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use simcuda::machine::{Arch, Function, LaunchConfig, Memory, Module, Options, launch};
+use simcuda::machine::{Arch, Checks, Function, LaunchConfig, Level, Memory, Module, Options, launch};
 
 /// How long each figure is measured.
 const TIME: Duration = Duration::from_millis(400);
@@ -119,6 +119,7 @@ fn measure(case: &Case, options: &Options) -> (f64, f64) {
 }
 
 fn options(checks: bool, meter: bool, workers: usize) -> Options {
+    let checks = Checks::all(if checks { Level::Fatal } else { Level::Off });
     Options { checks, meter, workers, ..Options::for_arch(Arch::Sm80) }
 }
 

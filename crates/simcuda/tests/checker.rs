@@ -2,7 +2,7 @@
 
 mod device;
 use device::{Device, ptx, shape};
-use simcuda::machine::{Arch, Fault, FaultKind, LaunchConfig};
+use simcuda::machine::{Arch, Checks, Fault, FaultKind, LaunchConfig, Level};
 
 /// A kernel over one pointer and 64 bytes of shared memory.
 fn kernel(body: &str) -> String {
@@ -305,7 +305,7 @@ fn traps_stop_the_kernel_at_their_thread() {
 #[test]
 fn without_checks_stray_accesses_are_still_kept_in_the_arena() {
     let mut device = Device::new();
-    device.options.checks = false;
+    device.options.checks = Checks::all(Level::Off);
     let wild = "mov.u64 %a, 0x123456789000; ld.global.u32 %y, [%a];";
     assert_eq!(run_on(&device, wild, &shape(1, 32)).expect_err("far outside").kind, FaultKind::OutOfBounds);
     assert!(run_on(&device, "st.shared.u32 [%s], %t; ld.shared.u32 %y, [%s+4];", &shape(1, 64)).is_ok());

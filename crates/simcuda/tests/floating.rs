@@ -376,6 +376,35 @@ fn approximate_functions_keep_the_documented_error() {
 }
 
 #[test]
+fn packed_comparisons_match_their_halves_with_integer_and_float_results() {
+    let f16 = |bits: u64| half::f16::from_bits(bits as u16).to_f32();
+    let bf16 = |bits: u64| half::bf16::from_bits(bits as u16).to_f32();
+    type Value<'a> = &'a dyn Fn(u64) -> f32;
+    let types: [(&str, u64, Value<'_>); 2] = [("f16x2", 0x3c00, &f16), ("bf16x2", 0x3f80, &bf16)];
+    for (name, one, value) in types {
+        for (result, yes) in [("u32", 0xffff), ("s32", 0xffff), (name, one)] {
+            for (operator, holds) in [("eq", f32::eq as fn(&f32, &f32) -> bool), ("lt", f32::lt), ("ge", f32::ge)] {
+                check(&format!("set.{operator}.{result}.{name} %d, %x0, %x1;"), &[B32; 2], B32, |x| {
+                    let half = |shift: u32| {
+                        let (a, b) = (value(x[0] >> shift & 0xffff), value(x[1] >> shift & 0xffff));
+                        if holds(&a, &b) { yes << shift } else { 0 }
+                    };
+                    half(0) | half(16)
+                });
+            }
+        }
+        // Joined with a predicate.
+        check(&format!("setp.lt.u32 %p, %x0, %x1; set.eq.and.u32.{name} %d, %x0, %x1, %p;"), &[B32; 2], B32, |x| {
+            let half = |shift: u32| {
+                let equal = value(x[0] >> shift & 0xffff) == value(x[1] >> shift & 0xffff);
+                if equal && x[0] < x[1] { 0xffff << shift } else { 0 }
+            };
+            half(0) | half(16)
+        });
+    }
+}
+
+#[test]
 fn the_same_holds_without_avx2() {
     device::rerun_portable("the_same_holds_without_avx2");
 }

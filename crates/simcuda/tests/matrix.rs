@@ -168,6 +168,246 @@ fn saturating_mma_matches_the_clamped_sum_at_both_bounds() {
     }
 }
 
+#[test]
+fn integer_mma_of_eight_rows_matches_a_plain_product_saturated_and_wrapped() {
+    let cases: [(usize, u32, Map, Map); 2] = [(16, 8, a8, b8), (32, 4, a4, b4)];
+    for (k, bits, map_a, map_b) in cases {
+        for (sa, sb, saturate) in [(true, true, true), (true, false, false), (false, true, true), (false, false, false)]
+        {
+            let (a, b, c) = (random_matrix(21, 8, k), random_matrix(22, k, 8), random_matrix(23, 8, 8));
+            let near =
+                |m: usize, n: usize| if (m + n) % 2 == 0 { i32::MAX - (c[m][n] >> 24) as i32 } else { c[m][n] as i32 };
+            let name = |signed: bool| format!("{}{bits}", if signed { 's' } else { 'u' });
+            let satfinite = if saturate { ".satfinite" } else { "" };
+            let opcode = format!("mma.sync.aligned.m8n8k{k}.row.col{satfinite}.s32.{}.{}.s32", name(sa), name(sb));
+            let result = mma(
+                &opcode,
+                &pack(&|m, k| a[m][k], map_a, 1, bits),
+                &pack(&|k, n| b[k][n], map_b, 1, bits),
+                &pack(&|m, n| near(m, n) as u32, c32, 2, 32),
+            );
+            let product = |m: usize, n: usize| {
+                let dot: i64 = (0..k).map(|k| extend(a[m][k], bits, sa) * extend(b[k][n], bits, sb)).sum();
+                let sum = dot + i64::from(near(m, n));
+                if saturate { sum.clamp(i32::MIN.into(), i32::MAX.into()) as u32 } else { sum as u32 }
+            };
+            assert_eq!(result, pack(&product, c32, 2, 32), "{opcode}");
+        }
+    }
+}
+
+/// The value of eight bits, from the definition of the format: a sign, an exponent with its bias, a fraction.
+fn eight_bit_float(bits: u32, fraction_bits: u32, bias: i32) -> f32 {
+    let (exponent, fraction) = (bits >> fraction_bits & (0x7f >> fraction_bits), bits & ((1 << fraction_bits) - 1));
+    let part = fraction as f32 / (1 << fraction_bits) as f32;
+    let magnitude = match exponent {
+        0 => part * 2f32.powi(1 - bias),
+        e => (1.0 + part) * 2f32.powi(e as i32 - bias),
+    };
+    if bits >> 7 & 1 == 1 { -magnitude } else { magnitude }
+}
+
+#[test]
+fn fp8_mma_matches_a_plain_product_exactly_for_small_values() {
+    // Exponents around that of 1 with few bits of fraction, so that every sum is exact.
+    let values = |seed: u64, rows: usize, columns: usize, fraction: u32, bias: u32| -> Vec<Vec<u32>> {
+        let raw = |x: u32| (x & 1) << 7 | (bias + (x >> 1) % 3) << fraction | (x >> 8) & ((1 << fraction) - 1);
+        random_matrix(seed, rows, columns).iter().map(|r| r.iter().map(|&x| raw(x)).collect()).collect()
+    };
+    let formats = [("e4m3", 3u32, 7u32), ("e5m2", 2, 15)];
+    for (name_a, fraction_a, bias_a) in formats {
+        for (name_b, fraction_b, bias_b) in formats {
+            for (k, kind) in [(32, ""), (16, ""), (32, ".kind::f8f6f4")] {
+                let (a, b) = (values(31, 16, k, fraction_a, bias_a), values(32, k, 8, fraction_b, bias_b));
+                let c = small(33, 16, 8);
+                let words = k / 4;
+                let result = mma(
+                    &format!("mma.sync.aligned.m16n8k{k}.row.col{kind}.f32.{name_a}.{name_b}.f32"),
+                    &pack(&|m, k| a[m][k], a8, words / 2, 8),
+                    &pack(&|k, n| b[k][n], b8, words / 4, 8),
+                    &pack(&|m, n| c[m][n].to_bits(), c32, 4, 32),
+                );
+                let x = |bits| eight_bit_float(bits, fraction_a, bias_a as i32);
+                let y = |bits| eight_bit_float(bits, fraction_b, bias_b as i32);
+                let product =
+                    |m: usize, n: usize| ((0..k).map(|k| x(a[m][k]) * y(b[k][n])).sum::<f32>() + c[m][n]).to_bits();
+                assert_eq!(result, pack(&product, c32, 4, 32), "{name_a} {name_b} k{k}");
+            }
+        }
+    }
+}
+
+/// One `wmma` product: loads A, B and C with these layouts and strides, multiplies, stores D by columns or rows.
+struct WarpProduct<'a> {
+    shape: [usize; 3],
+    /// Types of D, A, B and C, and their registers.
+    types: [&'a str; 4],
+    registers: [usize; 4],
+    mma: &'a str,
+    layouts: [&'a str; 4],
+    space: &'a str,
+}
+
+impl WarpProduct<'_> {
+    /// Runs it on matrices laid out in memory, with `stride` elements from one row or column to the next.
+    fn run(&self, memory: [&[u8]; 3], out_bytes: usize, stride: usize) -> Vec<u8> {
+        let [m, n, k] = self.shape;
+        let names = |letter: char, n: usize| {
+            format!("{{{}}}", (0..n).map(|i| format!("%{letter}{i}")).collect::<Vec<_>>().join(", "))
+        };
+        let fragments = ['d', 'a', 'b', 'c'].map(|letter| {
+            names(
+                letter,
+                self.registers[match letter {
+                    'd' => 0,
+                    'a' => 1,
+                    'b' => 2,
+                    _ => 3,
+                }],
+            )
+        });
+        let shape_name = format!("m{m}n{n}k{k}");
+        let space = self.space;
+        let mut body = String::new();
+        for (at, letter) in [(1, 'a'), (2, 'b'), (3, 'c')] {
+            let (layout, ty) = (self.layouts[at], self.types[at]);
+            body += &format!(
+                "wmma.load.{letter}.sync.aligned.{layout}.{shape_name}{space}.{ty} {}, [%p{letter}], {stride};\n",
+                fragments[at]
+            );
+        }
+        let [d, a, b, c] = &fragments;
+        let (layout, ty) = (self.layouts[0], self.types[0]);
+        let text = ptx(&format!(
+            ".entry k(.param .u64 pa, .param .u64 pb, .param .u64 pc, .param .u64 pd) {{
+             .reg .b32 %a<8>, %b<8>, %c<8>, %d<8>; .reg .b64 %pa, %pb, %pc, %pd;
+             ld.param.u64 %pa, [pa]; ld.param.u64 %pb, [pb]; ld.param.u64 %pc, [pc]; ld.param.u64 %pd, [pd];
+             {body} wmma.mma.sync.aligned.{}.{}.{shape_name}.{} {d}, {a}, {b}, {c};
+             wmma.store.d.sync.aligned.{layout}.{shape_name}{space}.{ty} [%pd], {d}, {stride}; ret; }}",
+            self.layouts[1], self.layouts[2], self.mma
+        ));
+        let device = Device::new();
+        let [a, b, c] = memory.map(|bytes| device.upload(bytes));
+        let out = device.upload(&vec![0; out_bytes]);
+        device.run(&device.kernel(&text), &shape(1, 32), &[a, b, c, out]).unwrap_or_else(|f| panic!("{f}"));
+        device.download(out, out_bytes)
+    }
+}
+
+/// Bytes of a matrix of `bits`-bit elements, by rows or columns that lie `stride` elements apart.
+fn laid_out(
+    rows: usize,
+    columns: usize,
+    layout: &str,
+    stride: usize,
+    bits: usize,
+    at: &dyn Fn(usize, usize) -> u32,
+) -> Vec<u8> {
+    let lines = if layout == "row" { rows } else { columns };
+    let mut bytes = vec![0; lines * stride * bits / 8];
+    for (row, column) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
+        let element = if layout == "row" { row * stride + column } else { column * stride + row };
+        if bits == 4 {
+            bytes[element / 2] |= ((at(row, column) & 15) << (4 * (element % 2))) as u8;
+        } else {
+            let value = at(row, column).to_le_bytes();
+            bytes[element * bits / 8..(element + 1) * bits / 8].copy_from_slice(&value[..bits / 8]);
+        }
+    }
+    bytes
+}
+
+#[test]
+fn wmma_of_floats_matches_a_plain_product_in_every_shape_and_layout() {
+    let f16_bits = |x: f32| u32::from(f16::from_f32(x).to_bits());
+    let bf16_bits = |x: f32| u32::from(bf16::from_f32(x).to_bits());
+    type Bits<'a> = &'a dyn Fn(f32) -> u32;
+    // Type, bits, encoding, registers of A and B, accumulators.
+    let square: ([usize; 3], [usize; 2]) = ([16, 16, 16], [4, 4]);
+    let cases: &[([usize; 3], &str, usize, Bits<'_>, [usize; 2], &str)] = &[
+        ([16, 16, 16], "f16", 16, &f16_bits, [8, 8], "f32"),
+        ([32, 8, 16], "f16", 16, &f16_bits, [8, 8], "f16"),
+        ([8, 32, 16], "f16", 16, &f16_bits, [8, 8], "f32"),
+        (square.0, "bf16", 16, &bf16_bits, square.1, "f32"),
+        ([8, 32, 16], "bf16", 16, &bf16_bits, [2, 8], "f32"),
+        ([16, 16, 8], "tf32", 32, &|x: f32| x.to_bits(), [4, 4], "f32"),
+    ];
+    for (index, &([m, n, k], ty, bits, encode, [ra, rb], acc)) in cases.iter().enumerate() {
+        for (la, lb, lc, space) in
+            [("row", "col", "row", ".global"), ("col", "row", "col", ""), ("row", "row", "row", "")]
+        {
+            let (a, b, c) = (small(41, m, k), small(42, k, n), small(43, m, n));
+            let stride = 40 + 8 * index;
+            let (out, width): (Bits<'_>, usize) =
+                if acc == "f16" { (&f16_bits, 16) } else { (&|x: f32| x.to_bits(), 32) };
+            let (mma, rc) = match ty {
+                "f16" => (format!("{acc}.{acc}"), m * n * width / 1024),
+                _ => (format!("f32.{ty}.{ty}.f32"), 8),
+            };
+            let product = WarpProduct {
+                shape: [m, n, k],
+                types: [acc, ty, ty, acc],
+                registers: [rc, ra, rb, rc],
+                mma: &mma,
+                layouts: [lc, la, lb, lc],
+                space,
+            };
+            let expected = |r: usize, s: usize| out((0..k).map(|k| a[r][k] * b[k][s]).sum::<f32>() + c[r][s]);
+            let expected = laid_out(m, n, lc, stride, width, &expected);
+            let result = product.run(
+                [
+                    &laid_out(m, k, la, stride, bits, &|r, s| encode(a[r][s])),
+                    &laid_out(k, n, lb, stride, bits, &|r, s| encode(b[r][s])),
+                    &laid_out(m, n, lc, stride, width, &|r, s| out(c[r][s])),
+                ],
+                expected.len(),
+                stride,
+            );
+            assert_eq!(result, expected, "{m} {n} {k} {ty} {la} {lb} {acc}");
+        }
+    }
+}
+
+#[test]
+fn wmma_of_integers_matches_a_plain_product_in_every_shape() {
+    let cases: [([usize; 3], usize, [usize; 2]); 4] =
+        [([16, 16, 16], 8, [2, 2]), ([32, 8, 16], 8, [4, 1]), ([8, 32, 16], 8, [1, 4]), ([8, 8, 32], 4, [1, 1])];
+    for ([m, n, k], bits, [ra, rb]) in cases {
+        for (signed, saturate) in [(true, true), (false, false)] {
+            let (a, b, c) = (random_matrix(51, m, k), random_matrix(52, k, n), random_matrix(53, m, n));
+            let ty = format!("{}{bits}", if signed { 's' } else { 'u' });
+            let satfinite = if saturate { ".satfinite" } else { "" };
+            let mma = format!("s32.{ty}.{ty}.s32{satfinite}");
+            let (stride, registers) = (64, m * n / 32);
+            let product = WarpProduct {
+                shape: [m, n, k],
+                types: ["s32", &ty, &ty, "s32"],
+                registers: [registers, ra, rb, registers],
+                mma: &mma,
+                layouts: ["row", "row", "col", "row"],
+                space: ".global",
+            };
+            let c = |r: usize, s: usize| if (r + s) % 2 == 0 { i32::MAX as u32 - (c[r][s] >> 24) } else { c[r][s] };
+            let expected = |r: usize, s: usize| {
+                let x = |raw| extend(raw, bits as u32, signed);
+                let sum: i64 = (0..k).map(|k| x(a[r][k]) * x(b[k][s])).sum::<i64>() + i64::from(c(r, s) as i32);
+                if saturate { sum.clamp(i32::MIN.into(), i32::MAX.into()) as u32 } else { sum as u32 }
+            };
+            let expected = laid_out(m, n, "row", stride, 32, &expected);
+            let result = product.run(
+                [
+                    &laid_out(m, k, "row", stride, bits, &|r, s| a[r][s]),
+                    &laid_out(k, n, "col", stride, bits, &|r, s| b[r][s]),
+                    &laid_out(m, n, "row", stride, 32, &c),
+                ],
+                expected.len(),
+                stride,
+            );
+            assert_eq!(result, expected, "{m} {n} {k} {ty}");
+        }
+    }
+}
+
 /// Small integers are exact in every format, so that any order of additions gives the same sum.
 fn small(seed: u64, rows: usize, columns: usize) -> Vec<Vec<f32>> {
     random_matrix(seed, rows, columns)

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use super::codes::{Code, Result};
-use crate::machine::{Arch, Options};
+use crate::machine::{Arch, Checks, Options};
 
 /// When work that is asynchronous runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +58,10 @@ fn positive<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Option<T> {
     text.parse().ok().filter(|value| *value > T::from(0))
 }
 
-fn parse_flag(text: &str) -> Option<bool> {
-    match text {
-        "1" => Some(true),
-        "0" => Some(false),
-        _ => None,
-    }
+/// Reads `SIMCUDA_CHECKS`, whose spelling is that of [`Checks`].
+fn checks() -> Result<Checks> {
+    let text = read("SIMCUDA_CHECKS", "rules", |text| Some(text.to_owned()))?.unwrap_or_else(|| "1".into());
+    text.parse().map_err(|reason| Code::INVALID_VALUE.because(format!("SIMCUDA_CHECKS: {reason}, in {text:?}")))
 }
 
 fn parse_arch(text: &str) -> Option<Arch> {
@@ -83,9 +81,7 @@ impl Settings {
     pub(crate) fn from_environment() -> Result<Self> {
         let arch = read("SIMCUDA_ARCH", "7.5, 8.0 or 9.0", parse_arch)?.unwrap_or_default();
         let mut options = Options::for_arch(arch);
-        if let Some(checks) = read("SIMCUDA_CHECKS", "0 or 1", parse_flag)? {
-            options.checks = checks;
-        }
+        options.checks = checks()?;
         if let Some(workers) = read("SIMCUDA_WORKERS", "a number of threads from 1 up", positive)? {
             options.workers = workers;
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::checks::Levels;
 use super::config::LaunchConfig;
 use super::exec::{Block, Code, LaunchRow};
 use super::memory::Memory;
@@ -19,6 +20,7 @@ pub(crate) struct Env {
     pub params: Vec<u8>,
     pub config: LaunchConfig,
     pub options: Options,
+    pub levels: Levels,
     pub shared_bytes: u32,
     pub local_bytes: u32,
     pub resident_clusters: u64,

@@ -125,7 +125,7 @@ pub enum FaultKind {
 }
 
 /// A kernel that was stopped, and where.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// What happened.
     pub kind: FaultKind,

@@ -47,12 +47,14 @@ pub fn launch(
         kernel: function.name.clone(),
         registers: function.registers,
         registers_arch: function.registers_arch,
+        spilled_registers: function.spilled_registers,
         shared_bytes: env.shared_bytes,
         ..Report::default()
     };
     let code = Arc::clone(&env.code);
-    let (counters, counts) = run_job(Arc::new(env), clusters).map_err(|fault| *fault)?;
-    report.fill(&counters, &counts, &code.classes, &code.merged);
+    let totals = run_job(Arc::new(env), clusters).map_err(|fault| *fault)?;
+    report.fill(&totals.counters, &totals.counts, &code.classes, &code.merged);
+    report.warnings = totals.warnings;
     Ok(report)
 }
 
@@ -105,6 +107,7 @@ fn prepare(
         params: params.to_vec(),
         config: config.clone(),
         options: options.clone(),
+        levels: options.checks.of_kernel(&function.name),
         shared_bytes: shared as u32,
         local_bytes: function.local_bytes as u32,
         resident_clusters: resident,

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use super::error::Fault;
+
 /// Class of an instruction, as counted in a [`Report`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -137,6 +139,26 @@ impl Counters {
     }
 }
 
+/// A finding that did not stop the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The first of its kind at its instruction.
+    pub fault: Fault,
+    /// How many there were.
+    pub count: u64,
+}
+
+impl Warning {
+    /// Adds a finding to a list, to those of the same kind and instruction if there are any.
+    pub(crate) fn add(list: &mut Vec<Self>, warning: Self) {
+        let same = |w: &&mut Self| (w.fault.kind, w.fault.ptx_line) == (warning.fault.kind, warning.fault.ptx_line);
+        match list.iter_mut().find(same) {
+            Some(known) => known.count += warning.count,
+            None => list.push(warning),
+        }
+    }
+}
+
 /// Counts of one launch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -168,8 +190,12 @@ pub struct Report {
     pub registers: u32,
     /// Compute capability of the machine code that states `registers`; `None` where they are an estimate.
     pub registers_arch: Option<u32>,
+    /// Values that are live at once beyond `registers` where these are an estimate; a compiler would spill them.
+    pub spilled_registers: u32,
     /// Shared memory per block.
     pub shared_bytes: u32,
+    /// Findings of the checks that only warn.
+    pub warnings: Vec<Warning>,
 }
 
 impl Report {
@@ -219,6 +245,7 @@ impl Report {
             ("atomic_instructions", self.atomic_instructions),
             ("async_copies", self.async_copies),
             ("registers", self.registers.into()),
+            ("spilled_registers", self.spilled_registers.into()),
             ("shared_bytes", self.shared_bytes.into()),
         ];
         out.push('"');
@@ -256,7 +283,10 @@ mod tests {
         assert!(json.contains(",\"registers_from\":\"estimate\","), "{json}");
         assert!(json.ends_with("\"classes\":{\"integer\":3,\"move\":4,\"tensor\":4}}"), "{json}");
         let json = Report { registers: 40, registers_arch: Some(90), ..report }.to_json();
-        assert!(json.contains("\"registers\":40,\"shared_bytes\":0,\"registers_from\":\"sm_90\","), "{json}");
+        assert!(
+            json.contains("\"registers\":40,\"spilled_registers\":0,\"shared_bytes\":0,\"registers_from\":\"sm_90\","),
+            "{json}"
+        );
         assert!(Class::ALL.iter().enumerate().all(|(at, &class)| class as usize == at));
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! # Not covered
 //! `wgmma`, `tcgen05`, tensor maps, multicast and reducing bulk copies, `st.async`, `red.async`, `multimem`, textures and
-//! surfaces, `wmma`, video instructions, sparse, block-scaled, f64, fp8 and 1-bit `mma`, `.b128` values, indirect and
+//! surfaces, video instructions, sparse, block-scaled, f64 and 1-bit `mma`, `.b128` values, indirect and
 //! recursive calls, `alloca`, 32-bit generic addresses, `cp.async` with an ignore-src predicate, `redux` on f32, and `fma.f64`
 //! with a directed rounding. Such an instruction is a fault when a thread reaches it.
 //!
@@ -31,6 +31,7 @@
 //! ```
 
 mod check;
+mod checks;
 mod config;
 mod decode;
 mod env;
@@ -44,10 +45,11 @@ mod options;
 mod parse;
 mod sched;
 
+pub use checks::{Check, Checks, Level, Levels};
 pub use config::LaunchConfig;
 pub use error::{Allocation, Fault, FaultKind, MemoryError, PtxError};
 pub use launch::launch;
 pub use memory::Memory;
-pub use meter::{Class, Report};
+pub use meter::{Class, Report, Warning};
 pub use module::{CompiledRegisters, Function, Module, Param};
 pub use options::{Arch, Options};

@@ -44,10 +44,13 @@ pub struct Function {
     pub const_bytes: usize,
     /// Local memory per thread.
     pub local_bytes: usize,
-    /// 32-bit registers per thread: as the compiler settled them, or those live at once in the PTX, an estimate of that.
+    /// 32-bit registers per thread: as the compiler settled them, or an estimate of that: those live at once in the PTX, as far
+    /// as a thread can have them beside the others of its block.
     pub registers: u32,
     /// Compute capability of the machine code that states `registers`, as 80 or 90; `None` where they are an estimate.
     pub registers_arch: Option<u32>,
+    /// Where `registers` are an estimate: values beyond them that are live at once, which a compiler would spill.
+    pub spilled_registers: u32,
     /// Most threads per block.
     pub max_threads: u32,
     /// Cluster shape the kernel demands.
@@ -135,6 +138,7 @@ impl Module {
                 local_bytes: decoded.local_bytes,
                 registers: compiled.map_or(decoded.registers, |known| known.count),
                 registers_arch: compiled.map(|known| known.arch),
+                spilled_registers: compiled.map_or(decoded.spilled, |_| 0),
                 max_threads: entry.max_threads.unwrap_or(MAX_THREADS).min(MAX_THREADS),
                 cluster: entry.cluster,
                 arch: ast.arch,

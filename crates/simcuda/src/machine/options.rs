@@ -1,5 +1,7 @@
 //! The simulated device, and how strictly it watches.
 
+use super::checks::Checks;
+
 /// The simulated architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Arch {
@@ -26,8 +28,8 @@ impl Arch {
 /// The simulated device and how strictly it watches.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Checks initialisation, bounds, races and asynchronous copies; bounds of the whole arena are always kept.
-    pub checks: bool,
+    /// What is checked; bounds of the whole arena are always kept.
+    pub checks: Checks,
     /// Counts sectors and bank conflicts; instruction counts are always kept.
     pub meter: bool,
     /// Threads of the host that run blocks, the caller included.
@@ -54,7 +56,8 @@ impl Options {
         };
         let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
         let instruction_budget = 1 << 36;
-        Self { checks: true, meter: true, workers, instruction_budget, arch, sm_count: 16, max_shared_bytes, seed: 0 }
+        let checks = Checks::default();
+        Self { checks, meter: true, workers, instruction_budget, arch, sm_count: 16, max_shared_bytes, seed: 0 }
     }
 }
 

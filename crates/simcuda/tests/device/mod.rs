@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use simcuda::machine::{Arch, Fault, Function, LaunchConfig, Memory, Module, Options, Report, launch};
+use simcuda::machine::{Arch, Checks, Fault, Function, LaunchConfig, Level, Memory, Module, Options, Report, launch};
 
-/// A device with checks on.
+/// A device with every check on.
 pub struct Device {
     pub memory: Memory,
     pub options: Options,
@@ -22,7 +22,8 @@ impl Device {
     }
 
     pub fn of(arch: Arch) -> Self {
-        let options = Options { workers: 2, instruction_budget: 200_000_000, ..Options::for_arch(arch) };
+        let checks = Checks::all(Level::Fatal);
+        let options = Options { checks, workers: 2, instruction_budget: 200_000_000, ..Options::for_arch(arch) };
         Self { memory: Memory::new(256 << 20).expect("address space"), options }
     }
 

@@ -46,6 +46,9 @@ impl Launch {
                 return Err(Code::LAUNCH_FAILED.because(message));
             }
         };
+        for warning in &report.warnings {
+            eprintln!("simcuda: warning: {} × {}", warning.count, warning.fault);
+        }
         if let Some(meter) = &device.meter {
             // The meter observes; a full disk must not change what the program computes.
             if let Err(e) = writeln!(lock(meter), "{}", report.to_json()) {

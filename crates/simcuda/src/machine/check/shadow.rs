@@ -172,42 +172,60 @@ impl Shadow {
     }
 
     /// Looks for a problem of one lane's access, and marks nothing.
+    #[cfg(test)]
     pub(crate) fn check(&self, kind: Access, agent: Agent, offset: u32, size: u32) -> Result<(), Problem> {
+        self.problems(kind, agent, offset, size).first().map_or(Ok(()), |&problem| Err(problem))
+    }
+
+    /// Looks for all problems of one lane's access, and marks nothing.
+    pub(crate) fn problems(&self, kind: Access, agent: Agent, offset: u32, size: u32) -> Vec<Problem> {
+        let mut problems = Vec::new();
         for (word, bytes) in Self::words(offset, size) {
             let (state, at) = (self.state[word], (word as u32 * 4).max(offset));
             if state & PENDING != 0 {
-                return Err(Problem::Pending(at));
-            }
-            if kind != Access::Write && u32::from(state) & bytes != bytes {
-                return Err(Problem::Uninitialized(at));
+                problems.push(Problem::Pending(at));
+            } else if kind != Access::Write && u32::from(state) & bytes != bytes {
+                problems.push(Problem::Uninitialized(at));
             }
             let atomic = matches!(kind, Access::Atomic | Access::AtomicRead);
             let by = |mark: u32| (mark >> WARP_SHIFT & 31, mark >> LANE_SHIFT & 31);
             let mark = self.written[word];
             if self.conflicts(mark, agent, bytes) && !(atomic && mark & ATOMIC != 0) {
                 let (warp, lane) = by(mark);
-                return Err(match kind {
+                problems.push(match kind {
                     Access::Write => Problem::Overwrite { at, warp, lane },
                     _ => Problem::Race { at, warp, lane, wrote: true },
                 });
+                continue;
             }
             if matches!(kind, Access::Write | Access::Atomic) {
-                for mark in [self.granules[word / 4], self.granules_before[word / 4]] {
-                    if self.granule_conflicts(mark, agent, word) {
-                        let (warp, lane) = by(mark);
-                        return Err(Problem::Race { at, warp, lane, wrote: false });
-                    }
-                }
+                let coarse = [self.granules[word / 4], self.granules_before[word / 4]];
                 let fine = if self.fine_reads { [self.read[word], self.read_before[word]] } else { [0; 2] };
-                for mark in fine {
-                    if self.conflicts(mark, agent, bytes) && !(atomic && mark & ATOMIC != 0) {
-                        let (warp, lane) = by(mark);
-                        return Err(Problem::Race { at, warp, lane, wrote: false });
-                    }
+                let coarse = coarse.into_iter().filter(|&mark| self.granule_conflicts(mark, agent, word));
+                let fine = fine
+                    .into_iter()
+                    .filter(|&mark| self.conflicts(mark, agent, bytes) && !(atomic && mark & ATOMIC != 0));
+                if let Some(mark) = coarse.chain(fine).next() {
+                    let (warp, lane) = by(mark);
+                    problems.push(Problem::Race { at, warp, lane, wrote: false });
                 }
             }
         }
-        Ok(())
+        problems
+    }
+
+    /// Which bytes of a range nothing wrote, a bit each; at most 16.
+    pub(crate) fn unwritten(&self, offset: u32, size: u32) -> u16 {
+        let written = |at: u32| self.state[at as usize / 4] >> (at & 3) & 1 == 1;
+        (0..size.min(16)).filter(|&byte| !written(offset + byte)).fold(0, |bits, byte| bits | 1 << byte)
+    }
+
+    /// Bytes of a range, given as bits, count as if nothing had written them.
+    pub(crate) fn leave_unwritten(&mut self, offset: u32, bytes: u16) {
+        for byte in (0..16).filter(|byte| bytes >> byte & 1 == 1) {
+            let at = offset + byte;
+            self.state[at as usize / 4] &= !(1 << (at & 3));
+        }
     }
 
     /// Marks one lane's access.

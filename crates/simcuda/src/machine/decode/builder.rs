@@ -31,7 +31,26 @@ pub(crate) struct Decoded {
     pub param_bytes: usize,
     pub shared_bytes: usize,
     pub local_bytes: usize,
+    /// Registers that a compiler would settle on, estimated.
     pub registers: u32,
+    /// Values beyond them that are live at once, which a compiler would spill.
+    pub spilled: u32,
+}
+
+/// Registers of a thread, at most.
+const MAX_REGISTERS: u32 = 255;
+/// Registers of a multiprocessor.
+const SM_REGISTERS: u32 = 65536;
+/// However many threads a kernel asks for, a compiler works with at least these.
+const MIN_REGISTERS: u32 = 16;
+
+/// Registers per thread that a compiler may use: what the kernel says, and what its threads leave each other. A warp gets its
+/// registers in units of 256.
+fn register_limit(entry: &Func<'_>) -> u32 {
+    let warps =
+        entry.max_threads.map_or(0, |threads| threads.div_ceil(32)).saturating_mul(entry.min_blocks.unwrap_or(1));
+    let by_threads = (SM_REGISTERS / 256).checked_div(warps).map_or(MAX_REGISTERS, |units| units * 8);
+    by_threads.min(entry.max_registers.unwrap_or(MAX_REGISTERS)).clamp(MIN_REGISTERS, MAX_REGISTERS)
 }
 
 /// The decoder of one function.
@@ -96,9 +115,10 @@ pub(crate) fn decode<'a>(
         }
         builder.statement(stmt).map_err(|message| (stmt.line, message))?;
     }
-    let registers = builder.first_temp - SINK_ROWS;
+    let live = builder.first_temp - SINK_ROWS;
+    let registers = live.min(register_limit(entry));
     let code = builder.finish().map_err(|message| (entry.line, message))?;
-    Ok(Decoded { code, params, param_bytes, shared_bytes, local_bytes, registers })
+    Ok(Decoded { code, params, param_bytes, shared_bytes, local_bytes, registers, spilled: live - registers })
 }
 
 impl<'a, 'b> Builder<'a, 'b> {
@@ -113,6 +133,7 @@ impl<'a, 'b> Builder<'a, 'b> {
             launch_rows: Vec::new(),
             lines: Vec::new(),
             classes: Vec::new(),
+            spreads: Vec::new(),
             merged: Vec::new(),
             texts: Vec::new(),
         };
@@ -172,6 +193,7 @@ impl<'a, 'b> Builder<'a, 'b> {
                 self.code.insts.truncate(insts);
                 self.code.lines.truncate(insts);
                 self.code.classes.truncate(insts);
+                self.code.spreads.truncate(insts);
                 self.code.lists.truncate(lists);
                 self.code
                     .texts
@@ -216,10 +238,11 @@ impl<'a, 'b> Builder<'a, 'b> {
         let none = Slot::default();
         let (guard, guard_flip) = self.guard;
         let mut inst =
-            Inst { run, dst: none, a: none, b: none, c: none, guard, guard_flip, imm: 0, extra: 0, target: 0 };
+            Inst { run: run.run, dst: none, a: none, b: none, c: none, guard, guard_flip, imm: 0, extra: 0, target: 0 };
         fill(&mut inst);
         self.code.insts.push(inst);
         self.code.classes.push(class);
+        self.code.spreads.push(run.spread);
         self.code.lines.push(self.line);
     }
 
@@ -244,9 +267,10 @@ impl<'a, 'b> Builder<'a, 'b> {
         if let Some(&slot) = self.constant_slots.get(&(value, double)) {
             return slot;
         }
-        let slot = Slot::new(Table::Constants, self.code.constants.len() as u32);
+        let mut slot = Slot::new(Table::Constants, self.code.constants.len() as u32);
         let words = [value as u32, (value >> 32) as u32];
         if double {
+            slot = slot.double();
             self.code.constants.extend([std::array::from_fn(|at| words[at % 2]); 2]);
         } else {
             self.code.constants.push([words[0]; LANES]);
@@ -260,9 +284,10 @@ impl<'a, 'b> Builder<'a, 'b> {
         if let Some(&slot) = self.launch_slots.get(&row) {
             return slot;
         }
-        let slot = Slot::new(Table::Launch, self.code.launch_rows.len() as u32);
+        let mut slot = Slot::new(Table::Launch, self.code.launch_rows.len() as u32);
         self.code.launch_rows.push(row);
         if let LaunchRow::Param { bytes: 8, .. } = row {
+            slot = slot.double();
             self.code.launch_rows.push(LaunchRow::Continued);
         }
         self.launch_slots.insert(row, slot);
@@ -280,9 +305,20 @@ impl<'a, 'b> Builder<'a, 'b> {
         slot.0 & 3 == Table::Registers as u32 && slot.0 / super::super::exec::ROW_BYTES >= THREAD_ROWS_FROM
     }
 
+    /// The entries of a list with their twins behind them, for forms that are run on those too.
+    pub(super) fn list_with_twins(&mut self, entries: &[u32]) -> u32 {
+        let twin = |&entry: &u32| match Slot(entry) {
+            slot if slot.table() == Table::Registers as u32 && !self.is_thread_row(slot) => slot.twin().0,
+            _ => Table::Twins as u32,
+        };
+        let twins: Vec<u32> = entries.iter().map(twin).collect();
+        self.list(entries.iter().copied().chain(twins))
+    }
+
     /// A row for an intermediate value of the current statement.
     pub(super) fn temp(&mut self, double: bool) -> Slot {
-        let slot = Slot::new(Table::Registers, self.first_temp + self.temps);
+        let row = Slot::new(Table::Registers, self.first_temp + self.temps);
+        let slot = if double { row.double() } else { row };
         self.temps += 1 + u32::from(double);
         self.most_temps = self.most_temps.max(self.temps);
         slot

@@ -7,7 +7,7 @@ use super::super::parse::ast::Operand;
 use super::builder::Builder;
 use super::opcode::{Opcode, Type};
 use super::operand::exactly;
-use super::{Result, malformed, unsupported};
+use super::{Result, malformed};
 
 /// Names of the operators in the order of their numbers; the unsigned names of integers follow.
 const OPERATORS: [&str; 18] = [
@@ -129,8 +129,8 @@ impl<'a> Builder<'a, '_> {
             if q == 0 {
                 return malformed("expected two predicates for packed operands");
             }
-            let target = u32::from(operator) | u32::from(ty == Type::Bf16x2) << 8 | 1 << 10;
-            self.emit::<SetPacked>(Class::Compare, |i| {
+            let target = u32::from(operator) | u32::from(ty == Type::Bf16x2) << 8;
+            self.emit::<SetPacked<true>>(Class::Compare, |i| {
                 (i.dst, i.c, i.a, i.b, i.target, i.imm) = (Slot(p), Slot(q), x, y, target, imm);
             });
             return Ok(());
@@ -155,10 +155,9 @@ impl<'a> Builder<'a, '_> {
         if is_packed(ty) {
             let one = is_packed(to);
             let target = u32::from(operator) | u32::from(ty == Type::Bf16x2) << 8 | u32::from(one) << 9;
-            if !one {
-                return unsupported("integer results of packed comparisons");
-            }
-            self.emit::<SetPacked>(Class::Compare, |i| (i.dst, i.a, i.b, i.target, i.imm) = (dst, x, y, target, imm));
+            self.emit::<SetPacked<false>>(Class::Compare, |i| {
+                (i.dst, i.a, i.b, i.target, i.imm) = (dst, x, y, target, imm)
+            });
             return Ok(());
         }
         let target = match to {

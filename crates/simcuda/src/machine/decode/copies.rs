@@ -186,7 +186,7 @@ impl<'a> Builder<'a, '_> {
         let width = ty.bytes() * 8 / parts.len() as u32;
         let a = self.source(source, ty)?;
         let slots = parts.iter().map(|p| self.word_dst(p).map(|s| s.0)).collect::<Result<Vec<_>>>()?;
-        let extra = self.list(slots);
+        let extra = self.list_with_twins(&slots);
         let (count, double) = (parts.len() as u32, ty.is_double());
         if count == 2 && matches!(ty.bytes(), 4 | 8) {
             let run = if double { handler::<Split<true>>() } else { handler::<Split<false>>() };
@@ -206,7 +206,7 @@ impl<'a> Builder<'a, '_> {
         }
         let width = ty.bytes() * 8 / parts.len() as u32;
         let slots = parts.iter().map(|p| self.word(p, Type::U32).map(|s| s.0)).collect::<Result<Vec<_>>>()?;
-        let (extra, dst) = (self.list(slots), self.dst(dst, ty)?);
+        let (extra, dst) = (self.list_with_twins(&slots), self.dst(dst, ty)?);
         let (count, double) = (parts.len() as u32, ty.is_double());
         if count == 2 && matches!(ty.bytes(), 4 | 8) {
             let run = if double { handler::<Join<true>>() } else { handler::<Join<false>>() };

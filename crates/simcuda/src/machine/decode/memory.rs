@@ -66,11 +66,11 @@ fn load_form(bytes: u32, signed: bool, count: usize, space: u8) -> Option<Handle
 /// Where an access goes: kind of address, base, displacement, and the window in `target`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
-    kind: u8,
-    base: Slot,
-    offset: i64,
-    target: u32,
-    class: Class,
+    pub kind: u8,
+    pub base: Slot,
+    pub offset: i64,
+    pub target: u32,
+    pub class: Class,
 }
 
 impl<'a> Builder<'a, '_> {
@@ -97,7 +97,7 @@ impl<'a> Builder<'a, '_> {
     }
 
     /// The place of an access in the space that the opcode names.
-    fn place(&mut self, op: &Opcode<'a>, operand: &Operand<'a>) -> Result<Place> {
+    pub(super) fn place(&mut self, op: &Opcode<'a>, operand: &Operand<'a>) -> Result<Place> {
         let address = self.address(operand)?;
         let names = [
             "shared",

@@ -19,6 +19,7 @@ mod operand;
 mod registers;
 mod sync;
 mod tensor;
+mod wmma;
 
 pub(crate) use builder::decode;
 pub(crate) use layout::{Symbol, Symbols, align_up};

@@ -31,7 +31,10 @@ impl<'a> Builder<'a, '_> {
     fn register(&self, reg: u32) -> Slot {
         match self.aliases.get(&reg) {
             Some(&slot) => slot,
-            None => Slot::new(Table::Registers, self.places[reg as usize]),
+            None => {
+                let row = Slot::new(Table::Registers, self.places[reg as usize]);
+                if self.kind(reg) == RegKind::Double { row.double() } else { row }
+            }
         }
     }
 
@@ -102,7 +105,7 @@ impl<'a> Builder<'a, '_> {
     pub(super) fn double_dst(&self, operand: &Operand<'a>) -> Result<Slot> {
         match operand {
             Operand::Reg(reg) if self.kind(*reg) == RegKind::Double => Ok(self.register(*reg)),
-            Operand::Sink => Ok(Slot::new(Table::Registers, 0)),
+            Operand::Sink => Ok(Slot::new(Table::Registers, 0).double()),
             _ => malformed("expected a 64-bit register as destination"),
         }
     }

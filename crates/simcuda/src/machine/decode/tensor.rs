@@ -16,40 +16,63 @@ fn mma_form(op: &Opcode<'_>) -> Option<([usize; 4], Handler)> {
         .modifiers()
         .iter()
         .copied()
-        .filter(|m| matches!(*m, "f16" | "bf16" | "tf32" | "f32" | "s32" | "s8" | "u8" | "s4" | "u4"))
+        .filter(|m| matches!(*m, "f16" | "bf16" | "tf32" | "f32" | "s32" | "s8" | "u8" | "s4" | "u4" | "e4m3" | "e5m2"))
         .collect();
     let [d, a, b, c] = types[..] else { return None };
     let shape = op.modifiers().iter().copied().find(|m| m.starts_with('m') && m.contains('k') && *m != "mma")?;
+    // A row of A or column of B has four bytes for each of its words.
     macro_rules! int {
-        ($words:literal) => {
-            Some(match (a, b) {
-                ("s8", "s8") => handler::<MmaInt<$words, S8, S8>>(),
-                ("s8", "u8") => handler::<MmaInt<$words, S8, U8>>(),
-                ("u8", "s8") => handler::<MmaInt<$words, U8, S8>>(),
-                ("u8", "u8") => handler::<MmaInt<$words, U8, U8>>(),
-                ("s4", "s4") => handler::<MmaInt<$words, S4, S4>>(),
-                ("s4", "u4") => handler::<MmaInt<$words, S4, U4>>(),
-                ("u4", "s4") => handler::<MmaInt<$words, U4, S4>>(),
-                ("u4", "u4") => handler::<MmaInt<$words, U4, U4>>(),
+        ($rows:literal, $words:literal) => {{
+            let run = match (a, b) {
+                ("s8", "s8") => handler::<MmaInt<$rows, $words, S8, S8>>(),
+                ("s8", "u8") => handler::<MmaInt<$rows, $words, S8, U8>>(),
+                ("u8", "s8") => handler::<MmaInt<$rows, $words, U8, S8>>(),
+                ("u8", "u8") => handler::<MmaInt<$rows, $words, U8, U8>>(),
+                ("s4", "s4") => handler::<MmaInt<$rows, $words, S4, S4>>(),
+                ("s4", "u4") => handler::<MmaInt<$rows, $words, S4, U4>>(),
+                ("u4", "s4") => handler::<MmaInt<$rows, $words, U4, S4>>(),
+                ("u4", "u4") => handler::<MmaInt<$rows, $words, U4, U4>>(),
                 _ => return None,
-            })
+            };
+            Some(([$rows / 4, $words * $rows / 32, $words / 4, $rows / 4], run))
+        }};
+    }
+    macro_rules! float {
+        ($words:literal, $a:ident, $b:ident) => {
+            match (d, c) {
+                ("f32", "f32") => Some(([4, $words / 2, $words / 4, 4], handler::<MmaFloat<$words, $a, $b, false>>())),
+                ("f16", "f16") => Some(([2, $words / 2, $words / 4, 2], handler::<MmaFloat<$words, $a, $b, true>>())),
+                _ => None,
+            }
         };
     }
-    let four_bit = matches!(a, "s4" | "u4");
-    let float = |run: Handler, outputs: usize, words: usize| Some(([outputs, words / 2, words / 4, outputs], run));
-    match (shape, d, a, b, c) {
-        ("m16n8k16", "s32", "s8" | "u8", "s8" | "u8", "s32") => int!(4).map(|run| ([4, 2, 1, 4], run)),
-        ("m16n8k32", "s32", "s8" | "u8", "s8" | "u8", "s32") => int!(8).map(|run| ([4, 4, 2, 4], run)),
-        ("m16n8k32", "s32", _, _, "s32") if four_bit => int!(4).map(|run| ([4, 2, 1, 4], run)),
-        ("m16n8k64", "s32", _, _, "s32") if four_bit => int!(8).map(|run| ([4, 4, 2, 4], run)),
-        ("m16n8k16", "f32", "f16", "f16", "f32") => float(handler::<MmaFloat<8, F16, false>>(), 4, 8),
-        ("m16n8k8", "f32", "f16", "f16", "f32") => float(handler::<MmaFloat<4, F16, false>>(), 4, 4),
-        ("m16n8k16", "f16", "f16", "f16", "f16") => float(handler::<MmaFloat<8, F16, true>>(), 2, 8),
-        ("m16n8k8", "f16", "f16", "f16", "f16") => float(handler::<MmaFloat<4, F16, true>>(), 2, 4),
-        ("m16n8k16", "f32", "bf16", "bf16", "f32") => float(handler::<MmaFloat<8, BF16, false>>(), 4, 8),
-        ("m16n8k8", "f32", "bf16", "bf16", "f32") => float(handler::<MmaFloat<4, BF16, false>>(), 4, 4),
-        ("m16n8k8", "f32", "tf32", "tf32", "f32") => float(handler::<MmaFloat<8, TF32, false>>(), 4, 8),
-        ("m16n8k4", "f32", "tf32", "tf32", "f32") => float(handler::<MmaFloat<4, TF32, false>>(), 4, 4),
+    let (bytes, nibbles) = (matches!(a, "s8" | "u8"), matches!(a, "s4" | "u4"));
+    if bytes || nibbles {
+        return match (shape, d, c) {
+            ("m8n8k16", "s32", "s32") if bytes => int!(8, 4),
+            ("m8n8k32", "s32", "s32") if nibbles => int!(8, 4),
+            ("m16n8k16", "s32", "s32") if bytes => int!(16, 4),
+            ("m16n8k32", "s32", "s32") if bytes => int!(16, 8),
+            ("m16n8k32", "s32", "s32") if nibbles => int!(16, 4),
+            ("m16n8k64", "s32", "s32") if nibbles => int!(16, 8),
+            _ => None,
+        };
+    }
+    match (shape, a, b) {
+        ("m16n8k16", "f16", "f16") => float!(8, F16, F16),
+        ("m16n8k8", "f16", "f16") => float!(4, F16, F16),
+        ("m16n8k16", "bf16", "bf16") if d == "f32" => float!(8, BF16, BF16),
+        ("m16n8k8", "bf16", "bf16") if d == "f32" => float!(4, BF16, BF16),
+        ("m16n8k8", "tf32", "tf32") if d == "f32" => float!(8, TF32, TF32),
+        ("m16n8k4", "tf32", "tf32") if d == "f32" => float!(4, TF32, TF32),
+        ("m16n8k32", "e4m3", "e4m3") => float!(8, E4M3, E4M3),
+        ("m16n8k32", "e4m3", "e5m2") => float!(8, E4M3, E5M2),
+        ("m16n8k32", "e5m2", "e4m3") => float!(8, E5M2, E4M3),
+        ("m16n8k32", "e5m2", "e5m2") => float!(8, E5M2, E5M2),
+        ("m16n8k16", "e4m3", "e4m3") => float!(4, E4M3, E4M3),
+        ("m16n8k16", "e4m3", "e5m2") => float!(4, E4M3, E5M2),
+        ("m16n8k16", "e5m2", "e4m3") => float!(4, E5M2, E4M3),
+        ("m16n8k16", "e5m2", "e5m2") => float!(4, E5M2, E5M2),
         _ => None,
     }
 }
@@ -58,6 +81,7 @@ impl<'a> Builder<'a, '_> {
     pub(super) fn tensor_operation(&mut self, op: &Opcode<'a>, args: &[Operand<'a>]) -> Result<bool> {
         match op.name {
             "mma" => self.multiply(op, args)?,
+            "wmma" => self.warp_matrix(op, args)?,
             "ldmatrix" => self.load_matrix(op, args)?,
             "stmatrix" => self.store_matrix(op, args)?,
             "movmatrix" => {
@@ -71,7 +95,9 @@ impl<'a> Builder<'a, '_> {
     }
 
     fn multiply(&mut self, op: &Opcode<'a>, args: &[Operand<'a>]) -> Result<()> {
-        if op.has("sp") || op.modifiers().iter().any(|m| m.starts_with("sp:") || m.starts_with("kind")) {
+        // `.kind::f8f6f4` with types of 8 bits is the plain form.
+        let plain = |m: &&str| *m == "kind::f8f6f4";
+        if op.has("sp") || op.modifiers().iter().any(|m| m.starts_with("sp:") || m.starts_with("kind") && !plain(m)) {
             return unsupported("sparse and block-scaled forms");
         }
         let Some((lengths, run)) = mma_form(op) else { return unsupported("this shape or type") };

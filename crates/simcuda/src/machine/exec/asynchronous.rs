@@ -5,6 +5,7 @@ use super::super::error::FaultKind;
 use super::block::CLUSTER_SHIFT;
 use super::memory::{GLOBAL, report};
 use super::scatter::locate;
+use super::undefined::Spread;
 use super::warp::Bits;
 use super::{Block, Flow, Inst, Isa, LANES, Op, Warp};
 
@@ -19,6 +20,8 @@ pub(super) struct Copy {
     to: [u32; LANES],
     /// Bytes read of each lane's source; the rest of the destination becomes zero.
     read: [u8; LANES],
+    /// Bytes of each lane's source that nothing wrote, as bits.
+    unwritten: Option<Box<[u16; LANES]>>,
 }
 
 /// The pending `cp.async` of a warp.
@@ -104,6 +107,9 @@ fn apply(b: &mut Block, warp: u32, copy: &Copy, lanes: u32) {
                 8 => b.shadow.finish_copy_to::<2>(agent, offset / 4),
                 _ => b.shadow.finish_copy_to::<4>(agent, offset / 4),
             }
+            if let Some(unwritten) = &copy.unwritten {
+                b.shadow.leave_unwritten(offset as u32, unwritten[lane]);
+            }
         }
     }
 }
@@ -117,6 +123,8 @@ pub(super) fn apply_all(b: &mut Block, warp: u32, copies: &[Copy]) {
 pub(crate) struct CpAsync;
 
 impl Op for CpAsync {
+    const SPREAD: Spread = Spread::Sink;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         issue(w, b, i)
@@ -142,6 +150,7 @@ fn issue(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
     if !read_sources(w, b, &from, &read, whole, bytes) {
         return Flow::Fault;
     }
+    let unwritten = b.unwritten.take().map(|unwritten| Box::new(unwritten.bytes));
     let limit = if b.checks { b.shadow.limit(w.index) } else { 0 };
     for lane in w.lanes() {
         let Some(offset) = destination(b, to[lane], bytes).filter(|_| read[lane].count_ones() <= 1) else {
@@ -159,14 +168,16 @@ fn issue(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
             _ => b.shadow.issue_copy_to::<4>(agent, limit, first),
         };
         if !ordered {
-            if let Err(problem) = b.shadow.check(Access::Write, agent, offset, bytes) {
-                return report(b, lane, problem);
+            for problem in b.shadow.problems(Access::Write, agent, offset, bytes) {
+                if report(w, b, lane, problem) {
+                    return Flow::Fault;
+                }
             }
             b.shadow.issue_copy(offset, bytes);
         }
     }
     b.counters.async_copies += 1;
-    w.copies.copies.push(Copy { lanes: w.mask, group: 0, bytes, from, to, read });
+    w.copies.copies.push(Copy { lanes: w.mask, group: 0, bytes, from, to, read, unwritten });
     Flow::Next
 }
 
@@ -200,6 +211,8 @@ fn destination(b: &Block, address: u32, bytes: u32) -> Option<u32> {
 pub(crate) struct CpCommit;
 
 impl Op for CpCommit {
+    const SPREAD: Spread = Spread::Nothing;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, _: &Inst) -> Flow {
         w.copies.commit(w.mask);
@@ -211,6 +224,8 @@ impl Op for CpCommit {
 pub(crate) struct CpWait;
 
 impl Op for CpWait {
+    const SPREAD: Spread = Spread::Nothing;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let (warp, mask) = (w.index, w.mask);

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use super::super::check::shadow::Access;
 use super::half::{Bf16, Fp16, Half};
 use super::memory::{Plan, plan};
+use super::undefined::Spread;
 use super::{Block, Flow, Inst, Isa, LANES, Op, Portable, Warp};
 
 /// What an atomic does to the old value `x`, given operands `a` and `b`.
@@ -100,6 +101,8 @@ impl Atomic {
 pub(crate) struct Atom<const SIZE: usize, const SPACE: u8>(PhantomData<()>);
 
 impl<const SIZE: usize, const SPACE: u8> Op for Atom<SIZE, SPACE> {
+    const SPREAD: Spread = Spread::Sink;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let mut pointers = [std::ptr::null_mut(); LANES];

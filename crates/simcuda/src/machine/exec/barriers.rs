@@ -3,12 +3,15 @@
 use super::super::sched::barrier::Arrival;
 use super::super::sched::group::CLUSTER_KEY;
 use super::sync::{gather, members};
+use super::undefined::Spread;
 use super::{ALL, Block, Flow, Inst, Isa, Op, Warp};
 
 /// `bar.warp.sync`: members `a`.
 pub(crate) struct WarpBarrier;
 
 impl Op for WarpBarrier {
+    const SPREAD: Spread = Spread::Sink;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let members = members(w, i.a);
@@ -36,6 +39,8 @@ pub(crate) const REDUCE_POPC: u32 = 3;
 pub(crate) struct BlockBarrier;
 
 impl Op for BlockBarrier {
+    const SPREAD: Spread = Spread::Barrier;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         arrive(w, b, i)
@@ -44,7 +49,10 @@ impl Op for BlockBarrier {
 
 fn arrive(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
     let aligned = i.target & BARRIER_ALIGNED != 0;
-    if aligned && let Some(flow) = gather(w, ALL) {
+    if aligned
+        && !w.loose
+        && let Some(flow) = gather(w, ALL)
+    {
         return flow;
     }
     let lane = w.leader();
@@ -58,7 +66,7 @@ fn arrive(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
     };
     let arrival = Arrival {
         // A counted barrier takes each warp that meets it aligned as a whole one.
-        threads: if counted && aligned { 32 } else { lanes },
+        threads: if counted && aligned && w.full() { 32 } else { lanes },
         lanes,
         yes: yes.count_ones(),
         wanted: counted.then_some(wanted),
@@ -79,6 +87,8 @@ fn arrive(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
 pub(crate) struct ClusterBarrier;
 
 impl Op for ClusterBarrier {
+    const SPREAD: Spread = Spread::Nothing;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         if i.target == 0 {
@@ -101,6 +111,8 @@ impl Op for ClusterBarrier {
 pub(crate) struct Fence;
 
 impl Op for Fence {
+    const SPREAD: Spread = Spread::Nothing;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, _: &Inst) -> Flow {
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
@@ -115,6 +127,8 @@ impl Op for Fence {
 pub(crate) struct ProxyFence;
 
 impl Op for ProxyFence {
+    const SPREAD: Spread = Spread::Nothing;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, _: &Inst) -> Flow {
         if b.checks {

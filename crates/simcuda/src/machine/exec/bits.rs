@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 
 use super::int::Int;
 use super::lanewise::{F2, F3, lanewise};
+use super::undefined::Spread;
 use super::{Block, Flow, Inst, Isa, LANES, Op, Slot, Warp};
 
 /// Bit operations on words of either width.
@@ -40,17 +41,17 @@ macro_rules! bits {
 bits! { u16 u32 u64 i32 i64 }
 
 lanewise! {
-    And<T: Bits>(a: T, b: T) -> T = a.and(b);
-    Or<T: Bits>(a: T, b: T) -> T = a.or(b);
-    Xor<T: Bits>(a: T, b: T) -> T = a.xor(b);
-    Not<T: Bits>(a: T) -> T = a.not();
+    And<T: Bits>(a: T, b: T) -> T = a.and(b), Spread::Bitwise(2);
+    Or<T: Bits>(a: T, b: T) -> T = a.or(b), Spread::Bitwise(2);
+    Xor<T: Bits>(a: T, b: T) -> T = a.xor(b), Spread::Bitwise(2);
+    Not<T: Bits>(a: T) -> T = a.not(), Spread::Bitwise(1);
     Cnot<T: Bits>(a: T) -> T = T::from_bits(u64::from(a == T::default()));
     Popc<T: Bits>(a: T) -> u32 = a.ones();
     Clz<T: Bits>(a: T) -> u32 = a.leading();
-    Brev<T: Bits>(a: T) -> T = a.reversed();
+    Brev<T: Bits>(a: T) -> T = a.reversed(), Spread::Move(1);
     Bfind<T: Bits>(a: T) -> u32 = find_high(a);
     BfindShift<T: Bits>(a: T) -> u32 = match find_high(a) { u32::MAX => u32::MAX, at => T::BITS - 1 - at };
-    Bfe<T: Bits>(a: T, b: u32, c: u32) -> T = extract_field(a, b & 0xff, c & 0xff);
+    Bfe<T: Bits>(a: T, b: u32, c: u32) -> T = extract_field(a, b & 0xff, c & 0xff), Spread::Move(1);
 }
 
 /// Position of the highest bit that is not a sign bit; all ones if there is none.
@@ -106,6 +107,8 @@ fn lut(table: u32, a: u32, b: u32, c: u32) -> u32 {
 pub(crate) struct Lop3Of<const TABLE: u32>;
 
 impl<const TABLE: u32> F3 for Lop3Of<TABLE> {
+    const SPREAD: Spread = Spread::Bitwise(3);
+
     type A = u32;
     type B = u32;
     type C = u32;
@@ -120,6 +123,8 @@ impl<const TABLE: u32> F3 for Lop3Of<TABLE> {
 pub(crate) struct Lop3;
 
 impl Op for Lop3 {
+    const SPREAD: Spread = Spread::Bitwise(3);
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let (a, b, c) = (w.words(i.a), w.words(i.b), w.words(i.c));
@@ -137,6 +142,8 @@ impl Op for Lop3 {
 pub(crate) struct Lop3Pred;
 
 impl Op for Lop3Pred {
+    const SPREAD: Spread = Spread::WordAndPredicate;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let (x, y, z) = (w.words(i.a), w.words(i.b), w.words(i.c));
@@ -152,6 +159,8 @@ impl Op for Lop3Pred {
 pub(crate) struct Funnel<const RIGHT: bool, const WRAP: bool>;
 
 impl<const RIGHT: bool, const WRAP: bool> F3 for Funnel<RIGHT, WRAP> {
+    const SPREAD: Spread = Spread::Move(2);
+
     type A = u32;
     type B = u32;
     type C = u32;
@@ -168,6 +177,8 @@ impl<const RIGHT: bool, const WRAP: bool> F3 for Funnel<RIGHT, WRAP> {
 pub(crate) struct Prmt;
 
 impl Op for Prmt {
+    const SPREAD: Spread = Spread::Move(2);
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let (a, b, c) = (w.words(i.a), w.words(i.b), w.words(i.c));
@@ -221,6 +232,8 @@ const PRMT_MODES: [[u32; 4]; 6] = [
 ];
 
 impl<const MODE: u8> F3 for PrmtMode<MODE> {
+    const SPREAD: Spread = Spread::Move(2);
+
     type A = u32;
     type B = u32;
     type C = u32;

@@ -1,16 +1,20 @@
 //! A block: its shared and local memory, its barriers, and what its warps report.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::super::check::shadow::Shadow;
+use super::super::checks::{Check, Level, Levels};
 use super::super::env::Env;
 use super::super::error::{Allocation, FaultKind};
 use super::super::memory::Memory;
-use super::super::meter::Counters;
+use super::super::meter::{Counters, Warning};
 use super::super::sched::barrier::Barriers;
 use super::super::sched::cluster::ClusterSync;
+use super::super::sched::stuck::locate;
 use super::bulk::BulkQueue;
 use super::scatter::Suspect;
+use super::undefined::Unwritten;
 use super::warp::Row;
 use super::{Flow, Slot, Warp};
 
@@ -37,7 +41,9 @@ pub(crate) struct Block {
     pub memory: Memory,
     pub arena_base: u64,
     pub arena_span: usize,
+    /// Whether any check is made, and which.
     pub checks: bool,
+    pub levels: Levels,
     pub metered: bool,
     pub index: [u32; 3],
     /// Rank in its cluster.
@@ -55,6 +61,12 @@ pub(crate) struct Block {
     /// A read of shared memory that nothing had written yet, with its warp and instruction: a race if another warp writes
     /// it before they meet, else a fault of its own.
     pub deferred: Option<Box<(Note, u32, u32)>>,
+    /// Findings that did not stop the kernel.
+    pub warnings: Vec<Warning>,
+    /// What the last access read that nothing wrote.
+    pub unwritten: Option<Box<Unwritten>>,
+    /// Bytes of local memory, by their place in `local`, that an undefined value was stored to.
+    pub local_unwritten: HashSet<usize>,
     /// All blocks of the cluster by rank, this one included.
     pub peers: Vec<Peer>,
     pub bulk: BulkQueue,
@@ -80,7 +92,8 @@ impl Block {
             memory: env.memory.clone(),
             arena_base: env.memory.base(),
             arena_span: env.memory.span(),
-            checks: env.options.checks,
+            checks: env.levels.any(),
+            levels: env.levels,
             metered: env.options.meter,
             index: [0; 3],
             rank,
@@ -94,6 +107,9 @@ impl Block {
             counts: vec![0; code.insts.len()],
             note: None,
             deferred: None,
+            warnings: Vec::new(),
+            unwritten: None,
+            local_unwritten: HashSet::new(),
             peers: Vec::new(),
             bulk: BulkQueue::default(),
             cluster: Arc::clone(cluster),
@@ -110,6 +126,7 @@ impl Block {
         self.barriers = Barriers::default();
         self.bulk.clear();
         self.deferred = None;
+        self.local_unwritten.clear();
         if self.checks {
             let warps = self.env.threads().div_ceil(32) as usize;
             self.shadow.reset(warps, self.shared_bytes as usize);
@@ -148,6 +165,43 @@ impl Block {
     ) -> Flow {
         self.note = Some(Box::new(Note { kind, lane, address, allocation, message }));
         Flow::Fault
+    }
+
+    /// Takes a finding of a check, in so many lanes; true if it stops the kernel.
+    #[cold]
+    pub(crate) fn found(&mut self, w: &Warp, check: Check, count: u32, note: Note) -> bool {
+        match self.levels.of(check) {
+            Level::Off => false,
+            Level::Warn => {
+                let fault = *locate(self, w.index, w.pc, note);
+                Warning::add(&mut self.warnings, Warning { fault, count: count.into() });
+                false
+            }
+            Level::Fatal => {
+                self.note = Some(Box::new(note));
+                true
+            }
+        }
+    }
+
+    /// Notes which bytes of a lane's access nothing wrote.
+    pub(crate) fn note_unwritten(&mut self, lane: usize, address: u64, bytes: u16) {
+        if bytes == 0 {
+            return;
+        }
+        let unwritten = match &mut self.unwritten {
+            Some(unwritten) => unwritten,
+            None => {
+                let at = address + u64::from(bytes.trailing_zeros());
+                let allocation = self
+                    .memory
+                    .diagnose(at, 1)
+                    .2
+                    .filter(|_| address >> WINDOW_SHIFT == 0 && address >= self.arena_base);
+                self.unwritten.insert(Box::new(Unwritten { bytes: [0; 32], address: at, allocation }))
+            }
+        };
+        unwritten.bytes[lane] |= bytes;
     }
 
     /// Finds `size` bytes of shared memory by their address, in this block or another of the cluster.

@@ -1,10 +1,12 @@
 //! Operations that are delivered some time after their issue: bulk copies and the arrivals of `cp.async`.
 
+use super::super::checks::Check;
 use super::super::error::FaultKind;
 use super::asynchronous::{Copy, apply_all};
-use super::block::Peer;
+use super::block::{Note, Peer};
 use super::mbarrier;
 use super::memory::{SHARED, addresses, report};
+use super::undefined::Spread;
 use super::{Block, Flow, Inst, Isa, Op, Slot, Warp};
 
 /// What a bulk queue holds.
@@ -62,6 +64,7 @@ fn perform(b: &mut Block, op: Bulk, thread: u32) -> Result<(), ()> {
                 std::ptr::copy(from as *const u8, peer.shared.add(offset as usize), bytes as usize);
                 if b.checks {
                     (*peer.shadow).finish_bulk(offset, bytes, mbarrier as u32 & 0xff_ffff);
+                    leave_unwritten(b, from, peer, offset, bytes);
                 }
             }
             mbarrier::complete_transaction(b, mbarrier, bytes, thread)
@@ -78,10 +81,24 @@ fn perform(b: &mut Block, op: Bulk, thread: u32) -> Result<(), ()> {
     }
 }
 
+/// Marks what a bulk copy from global memory delivered that nothing had written there.
+fn leave_unwritten(b: &Block, from: u64, peer: Peer, to: u32, bytes: u32) {
+    let offset = from.wrapping_sub(b.arena_base) as usize;
+    if offset >= b.arena_span || b.memory.is_initialized(offset, bytes as usize) {
+        return;
+    }
+    for at in (0..bytes).step_by(16) {
+        // SAFETY: the peer belongs to this worker's cluster; no other reference to its shadow is alive.
+        unsafe { (*peer.shadow).leave_unwritten(to + at, b.memory.unwritten(offset + at as usize, 16)) };
+    }
+}
+
 /// `cp.async.mbarrier.arrive`: mbarrier address in `a` (words); `extra` 1 is `.noinc`.
 pub(crate) struct CpArrive;
 
 impl Op for CpArrive {
+    const SPREAD: Spread = Spread::Sink;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let address = addresses::<SHARED>(w, i);
@@ -107,6 +124,8 @@ pub(crate) const BULK_SHARED_TO_CLUSTER: u32 = 2;
 pub(crate) struct CpBulk;
 
 impl Op for CpBulk {
+    const SPREAD: Spread = Spread::ListSink(3);
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         for lane in w.lanes() {
@@ -155,16 +174,18 @@ fn issue_bulk(w: &Warp, b: &mut Block, i: &Inst, lane: usize) -> Result<(), ()> 
         };
         if !inside || b.checks && !ready(b) {
             let (kind, at, allocation) = b.memory.diagnose(address, bytes as usize);
-            b.fault_in(
-                kind,
-                lane,
-                Some(at),
-                allocation,
-                format!("expected {bytes} bytes of global memory for a bulk copy"),
-            );
-            return Err(());
+            let message = format!("expected {bytes} bytes of global memory for a bulk copy");
+            let note = Note { kind, lane, address: Some(at), allocation, message };
+            let check = if kind == FaultKind::Uninitialized { Check::Load } else { Check::Bounds };
+            if !inside {
+                b.note = Some(Box::new(note));
+                return Err(());
+            }
+            if b.found(w, check, 1, note) {
+                return Err(());
+            }
         }
-        if b.checks && write {
+        if b.checks && write && b.memory.is_valid(offset, bytes as usize) {
             b.memory.mark_written(offset, bytes as usize);
         }
         b.counters.global(write, bytes.into(), u64::from(bytes / 32).max(1));
@@ -183,7 +204,7 @@ fn issue_bulk(w: &Warp, b: &mut Block, i: &Inst, lane: usize) -> Result<(), ()> 
                 );
             }
             global(b, to, true)?;
-            check_source(b, lane, offset, bytes)?;
+            check_source(w, b, lane, offset, bytes)?;
             Bulk::Store { from: offset, to, bytes }
         }
         direction => {
@@ -194,7 +215,7 @@ fn issue_bulk(w: &Warp, b: &mut Block, i: &Inst, lane: usize) -> Result<(), ()> 
                 from
             } else {
                 let (own, at) = shared(b, from)?;
-                check_source(b, lane, at, bytes)?;
+                check_source(w, b, lane, at, bytes)?;
                 own.shared as u64 + u64::from(at)
             };
             if b.checks {
@@ -209,12 +230,11 @@ fn issue_bulk(w: &Warp, b: &mut Block, i: &Inst, lane: usize) -> Result<(), ()> 
     Ok(())
 }
 
-fn check_source(b: &mut Block, lane: usize, offset: u32, bytes: u32) -> Result<(), ()> {
+fn check_source(w: &Warp, b: &mut Block, lane: usize, offset: u32, bytes: u32) -> Result<(), ()> {
     if b.checks
         && let Err(problem) = b.shadow.check_proxy_read(offset, bytes)
     {
-        report(b, lane, problem);
-        return Err(());
+        return if report(w, b, lane, problem) { Err(()) } else { Ok(()) };
     }
     Ok(())
 }
@@ -223,6 +243,8 @@ fn check_source(b: &mut Block, lane: usize, offset: u32, bytes: u32) -> Result<(
 pub(crate) struct BulkCommit;
 
 impl Op for BulkCommit {
+    const SPREAD: Spread = Spread::Nothing;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, _: &Inst) -> Flow {
         b.bulk.last_group += 1;
@@ -242,6 +264,8 @@ impl Op for BulkCommit {
 pub(crate) struct BulkWait;
 
 impl Op for BulkWait {
+    const SPREAD: Spread = Spread::Nothing;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         for lane in w.lanes() {

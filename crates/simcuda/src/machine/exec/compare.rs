@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 
 use super::float::flush;
 use super::half::{narrow_bf16, narrow_f16, widen_f16};
+use super::undefined::Spread;
 use super::warp::movemask;
 use super::{ALL, Block, Flow, Inst, Isa, LANES, Lane, Op, Slot, Warp};
 
@@ -153,6 +154,8 @@ fn compare<I: Isa, T: Compared, const C: u8>(w: &Warp, i: &Inst) -> u32 {
 pub(crate) struct Setp<T, const C: u8>(PhantomData<T>);
 
 impl<T: Compared, const C: u8> Op for Setp<T, C> {
+    const SPREAD: Spread = Spread::Compare { second_in_c: false };
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let bits = compare::<I, T, C>(w, i);
@@ -169,6 +172,8 @@ impl<T: Compared, const C: u8> Op for Setp<T, C> {
 pub(crate) struct Set<T, const C: u8>(PhantomData<T>);
 
 impl<T: Compared, const C: u8> Op for Set<T, C> {
+    const SPREAD: Spread = Spread::Set;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let bits = join(w, i.imm, compare::<I, T, C>(w, i));
@@ -185,6 +190,8 @@ impl<T: Compared, const C: u8> Op for Set<T, C> {
 pub(crate) struct Selp<T>(PhantomData<T>);
 
 impl<T: Lane> Op for Selp<T> {
+    const SPREAD: Spread = Spread::Select;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let (a, b, p) = (T::read(w, i.a), T::read(w, i.b), w.pred(i.c.0) ^ i.extra);
@@ -220,16 +227,26 @@ pub(crate) const PRED_AND: u32 = 0;
 pub(crate) const PRED_OR: u32 = 1;
 pub(crate) const PRED_XOR: u32 = 2;
 
-impl Op for PredLogic {
+impl PredLogic {
+    /// The result for operands `a` and `b`.
     #[inline(always)]
-    fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
+    pub(super) fn bits(i: &Inst, a: u32, b: u32) -> u32 {
         let flip = |bit: u32| (i.target >> bit & 1).wrapping_neg();
-        let (a, b) = (w.pred(i.a.0) ^ flip(0), w.pred(i.b.0) ^ flip(1));
-        let bits = match i.extra {
+        let (a, b) = (a ^ flip(0), b ^ flip(1));
+        match i.extra {
             PRED_AND => a & b,
             PRED_OR => a | b,
             _ => a ^ b,
-        };
+        }
+    }
+}
+
+impl Op for PredLogic {
+    const SPREAD: Spread = Spread::Logic;
+
+    #[inline(always)]
+    fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
+        let bits = Self::bits(i, w.pred(i.a.0), w.pred(i.b.0));
         w.set_pred(i.dst.0, bits);
         Flow::Next
     }
@@ -245,6 +262,8 @@ pub(crate) const TEST_NAN: u32 = 3;
 pub(crate) const TEST_NORMAL: u32 = 4;
 
 impl<const DOUBLE: bool> Op for Testp<DOUBLE> {
+    const SPREAD: Spread = Spread::Test;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let mut classes = [std::num::FpCategory::Zero; LANES];
@@ -269,10 +288,12 @@ impl<const DOUBLE: bool> Op for Testp<DOUBLE> {
 }
 
 /// `set` and `setp` on packed halves: operator in `target`, bit 8 of it for bf16, bit 9 for a result of 1.0 in place of all
-/// ones; with bit 10 the results go to the predicates `dst` and `c`.
-pub(crate) struct SetPacked;
+/// ones; with `PREDICATES` the results go to the predicates `dst` and `c`.
+pub(crate) struct SetPacked<const PREDICATES: bool>;
 
-impl Op for SetPacked {
+impl<const PREDICATES: bool> Op for SetPacked<PREDICATES> {
+    const SPREAD: Spread = if PREDICATES { Spread::Compare { second_in_c: true } } else { Spread::Set };
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let (a, b) = (w.words(i.a), w.words(i.b));
@@ -283,20 +304,22 @@ impl Op for SetPacked {
             (_, true) => 0x3f80,
             (_, false) => 0x3c00,
         };
-        let (mut d, mut p, mut q) = ([0; LANES], 0, 0);
+        let (mut low, mut high) = (0, 0);
         for lane in 0..LANES {
-            let low = holds(i.target as u8, widen(a[lane] & 0xffff), widen(b[lane] & 0xffff));
-            let high = holds(i.target as u8, widen(a[lane] >> 16), widen(b[lane] >> 16));
-            d[lane] = if low { yes } else { 0 } | if high { yes << 16 } else { 0 };
-            p |= u32::from(low) << lane;
-            q |= u32::from(high) << lane;
+            low |= u32::from(holds(i.target as u8, widen(a[lane] & 0xffff), widen(b[lane] & 0xffff))) << lane;
+            high |= u32::from(holds(i.target as u8, widen(a[lane] >> 16), widen(b[lane] >> 16))) << lane;
         }
-        if i.target >> 10 & 1 == 1 {
-            w.set_pred(i.dst.0, join(w, i.imm, p));
-            w.set_pred(i.c.0, join(w, i.imm, q));
-        } else {
-            w.set_words(i.dst, d);
+        let (low, high) = (join(w, i.imm, low), join(w, i.imm, high));
+        if PREDICATES {
+            w.set_pred(i.dst.0, low);
+            w.set_pred(i.c.0, high);
+            return Flow::Next;
         }
+        let mut d = [0; LANES];
+        for lane in 0..LANES {
+            d[lane] = (low >> lane & 1) * yes | (high >> lane & 1) * yes << 16;
+        }
+        w.set_words(i.dst, d);
         Flow::Next
     }
 }

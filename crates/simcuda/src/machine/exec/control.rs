@@ -5,6 +5,7 @@ use std::io::Write;
 use super::super::error::FaultKind;
 use super::block::{LOCAL_WINDOW, SHARED_WINDOW, WINDOW_SHIFT};
 use super::bulk::list_value;
+use super::undefined::Spread;
 use super::{Block, Flow, Inst, Isa, LANES, Op, Slot, Warp};
 
 macro_rules! flow_op {
@@ -12,6 +13,8 @@ macro_rules! flow_op {
         $(#[$doc])*
         pub(crate) struct $name;
         impl Op for $name {
+            const SPREAD: Spread = Spread::Nothing;
+
             #[inline(always)]
             fn run<I: Isa>(_: &mut Warp, _: &mut Block, _: &Inst) -> Flow { $flow }
         }
@@ -33,6 +36,8 @@ flow_op! {
 pub(crate) struct BranchTable;
 
 impl Op for BranchTable {
+    const SPREAD: Spread = Spread::Sink;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let index = w.words(i.a);
@@ -52,6 +57,8 @@ impl Op for BranchTable {
 pub(crate) struct Trap;
 
 impl Op for Trap {
+    const SPREAD: Spread = Spread::Nothing;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, _: &Inst) -> Flow {
         b.fault(FaultKind::Trap, w.leader(), None, "expected no trap, got one".into())
@@ -62,6 +69,8 @@ impl Op for Trap {
 pub(crate) struct Missing;
 
 impl Op for Missing {
+    const SPREAD: Spread = Spread::Nothing;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let text = b.env.code.texts[i.extra as usize].clone();
@@ -92,6 +101,8 @@ impl Op for Clock {
 pub(crate) struct IsSpace;
 
 impl Op for IsSpace {
+    const SPREAD: Spread = Spread::Test;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let a = w.doubles(i.a);
@@ -175,6 +186,8 @@ fn read_text(w: &Warp, b: &mut Block, lane: usize, address: u64) -> String {
 pub(crate) struct AssertFail;
 
 impl Op for AssertFail {
+    const SPREAD: Spread = Spread::Nothing;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let lane = w.leader();
@@ -189,6 +202,8 @@ impl Op for AssertFail {
 pub(crate) struct Printf;
 
 impl Op for Printf {
+    const SPREAD: Spread = Spread::Nothing;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         for lane in w.lanes() {

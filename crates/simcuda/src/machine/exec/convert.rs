@@ -4,15 +4,16 @@ use super::float::{NAN_F32, flush, output};
 use super::half::{Fp16, Half};
 use super::lanewise::lanewise;
 use super::rounding::{self, BF16, F16, F32, Format, Mode};
+use super::undefined::Spread;
 use super::{Block, Flow, Inst, Isa, LANES, Op, Warp};
 
 lanewise! {
-    SignExtend8<>(a: i8) -> u32 = a as i32 as u32;
-    ZeroExtend8<>(a: u8) -> u32 = a.into();
-    SignExtend16<>(a: i16) -> u32 = a as i32 as u32;
-    ZeroExtend16<>(a: u16) -> u32 = a.into();
-    SignExtend32<>(a: i32) -> i64 = a.into();
-    ZeroExtend32<>(a: u32) -> u64 = a.into();
+    SignExtend8<>(a: i8) -> u32 = a as i32 as u32, Spread::Move(1);
+    ZeroExtend8<>(a: u8) -> u32 = a.into(), Spread::Move(1);
+    SignExtend16<>(a: i16) -> u32 = a as i32 as u32, Spread::Move(1);
+    ZeroExtend16<>(a: u16) -> u32 = a.into(), Spread::Move(1);
+    SignExtend32<>(a: i32) -> i64 = a.into(), Spread::Move(1);
+    ZeroExtend32<>(a: u32) -> u64 = a.into(), Spread::Move(1);
     SignedToF32<>(a: i32) -> f32 = a as f32;
     UnsignedToF32<>(a: u32) -> f32 = a as f32;
     F32ToSigned<>(a: f32) -> i32 = a as i32;
@@ -25,6 +26,8 @@ lanewise! {
 pub(crate) struct Truncate;
 
 impl Op for Truncate {
+    const SPREAD: Spread = Spread::Move(1);
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let a = w.doubles(i.a);
@@ -41,6 +44,8 @@ impl Op for Truncate {
 pub(crate) struct F16ToF32<const HIGH: bool>;
 
 impl<const HIGH: bool> Op for F16ToF32<HIGH> {
+    const SPREAD: Spread = Spread::Half { high: HIGH };
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let mut halves = w.words(i.a);
@@ -63,6 +68,8 @@ impl<const HIGH: bool> Op for F16ToF32<HIGH> {
 pub(crate) struct F32ToHalf<H, const PACKED: bool>(std::marker::PhantomData<H>);
 
 impl<H: Half, const PACKED: bool> Op for F32ToHalf<H, PACKED> {
+    const SPREAD: Spread = if PACKED { Spread::Pair } else { Spread::Any };
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         use super::Lane;

@@ -5,6 +5,7 @@
 use std::marker::PhantomData;
 
 use super::rounding::{self, BF16, F16, Format, Mode};
+use super::undefined::Spread;
 use super::{Block, Flow, Inst, Isa, LANES, Op, Warp};
 
 /// A 16-bit floating-point format.
@@ -207,6 +208,8 @@ pub(crate) const FTZ: u32 = 4;
 pub(crate) struct HalfOp<H, const OP: u8, const PACKED: bool>(PhantomData<H>);
 
 impl<H: Half, const OP: u8, const PACKED: bool> Op for HalfOp<H, OP, PACKED> {
+    const SPREAD: Spread = if PACKED { Spread::Halves } else { Spread::Any };
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let (a, b, c) = (w.words(i.a), w.words(i.b), w.words(i.c));

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use super::lanewise::{F2, lanewise};
+use super::undefined::Spread;
 use super::{Block, Flow, Inst, Isa, LANES, Lane, Op, Warp};
 
 /// The integer types of PTX.
@@ -82,7 +83,7 @@ int! {
 }
 
 lanewise! {
-    Mov<T: Lane>(a: T) -> T = a;
+    Mov<T: Lane>(a: T) -> T = a, Spread::Move(1);
     Add<T: Int>(a: T, b: T) -> T = a.wadd(b);
     Sub<T: Int>(a: T, b: T) -> T = a.wsub(b);
     AddSat<T: Int>(a: T, b: T) -> T = a.saturating(b);
@@ -103,8 +104,8 @@ lanewise! {
     Sad<T: Int>(a: T, b: T, c: T) -> T = c.wadd(a.distance(b));
     Abs<T: Int>(a: T) -> T = a.wabs();
     Neg<T: Int>(a: T) -> T = T::default().wsub(a);
-    Shl<T: Int>(a: T, b: u32) -> T = a.left(b);
-    Shr<T: Int>(a: T, b: u32) -> T = a.right(b);
+    Shl<T: Int>(a: T, b: u32) -> T = a.left(b), Spread::Move(1);
+    Shr<T: Int>(a: T, b: u32) -> T = a.right(b), Spread::Move(1);
     Mul24<T: Int24>(a: T, b: T) -> T = a.product24(b) ;
     Mul24High<T: Int24>(a: T, b: T) -> T = a.high24(b);
     Mad24<T: Int24>(a: T, b: T, c: T) -> T = a.product24(b).wadd(c);
@@ -145,6 +146,8 @@ impl Int24 for i32 {
 pub(crate) struct Halves<F>(PhantomData<F>);
 
 impl<T: Int, F: F2<A = T, B = T, D = T>> F2 for Halves<F> {
+    const SPREAD: Spread = Spread::Halves;
+
     type A = u32;
     type B = u32;
     type D = u32;

@@ -2,10 +2,13 @@
 
 use std::marker::PhantomData;
 
+use super::undefined::Spread;
 use super::{Block, Flow, Inst, Isa, LANES, Lane, Op, Warp};
 
 /// A function of one operand.
 pub(crate) trait F1 {
+    /// As [`Op::SPREAD`].
+    const SPREAD: Spread = Spread::Any;
     type A: Lane;
     type D: Lane;
     fn f(a: Self::A) -> Self::D;
@@ -13,6 +16,8 @@ pub(crate) trait F1 {
 
 /// A function of two operands.
 pub(crate) trait F2 {
+    /// As [`Op::SPREAD`].
+    const SPREAD: Spread = Spread::Any;
     type A: Lane;
     type B: Lane;
     type D: Lane;
@@ -21,6 +26,8 @@ pub(crate) trait F2 {
 
 /// A function of three operands.
 pub(crate) trait F3 {
+    /// As [`Op::SPREAD`].
+    const SPREAD: Spread = Spread::Any;
     type A: Lane;
     type B: Lane;
     type C: Lane;
@@ -36,6 +43,8 @@ pub(crate) struct M2<F>(PhantomData<F>);
 pub(crate) struct M3<F>(PhantomData<F>);
 
 impl<F: F1> Op for M1<F> {
+    const SPREAD: Spread = F::SPREAD;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let a = F::A::read(w, i.a);
@@ -49,6 +58,8 @@ impl<F: F1> Op for M1<F> {
 }
 
 impl<F: F2> Op for M2<F> {
+    const SPREAD: Spread = F::SPREAD;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let (a, b) = (F::A::read(w, i.a), F::B::read(w, i.b));
@@ -62,6 +73,8 @@ impl<F: F2> Op for M2<F> {
 }
 
 impl<F: F3> Op for M3<F> {
+    const SPREAD: Spread = F::SPREAD;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let (a, b, c) = (F::A::read(w, i.a), F::B::read(w, i.b), F::C::read(w, i.c));
@@ -74,12 +87,14 @@ impl<F: F3> Op for M3<F> {
     }
 }
 
-/// Declares functions over lanes: `Name<generics>(a: A, b: B) -> D = expression;`
+/// Declares functions over lanes: `Name<generics>(a: A, b: B) -> D = expression;`, with `, spread` behind the expression for those
+/// whose [`Spread`] is another than that of most.
 macro_rules! lanewise {
     () => {};
-    ($name:ident<$($g:ident: $bound:path),*>($a:ident: $at:ty) -> $d:ty = $e:expr; $($rest:tt)*) => {
+    ($name:ident<$($g:ident: $bound:path),*>($a:ident: $at:ty) -> $d:ty = $e:expr $(, $spread:expr)?; $($rest:tt)*) => {
         pub(crate) struct $name<$($g),*>(std::marker::PhantomData<($($g,)*)>);
         impl<$($g: $bound),*> $crate::machine::exec::lanewise::F1 for $name<$($g),*> {
+            $(const SPREAD: $crate::machine::exec::undefined::Spread = $spread;)?
             type A = $at;
             type D = $d;
             #[inline(always)]
@@ -87,9 +102,10 @@ macro_rules! lanewise {
         }
         $crate::machine::exec::lanewise::lanewise! { $($rest)* }
     };
-    ($name:ident<$($g:ident: $bound:path),*>($a:ident: $at:ty, $b:ident: $bt:ty) -> $d:ty = $e:expr; $($rest:tt)*) => {
+    ($name:ident<$($g:ident: $bound:path),*>($a:ident: $at:ty, $b:ident: $bt:ty) -> $d:ty = $e:expr $(, $spread:expr)?; $($rest:tt)*) => {
         pub(crate) struct $name<$($g),*>(std::marker::PhantomData<($($g,)*)>);
         impl<$($g: $bound),*> $crate::machine::exec::lanewise::F2 for $name<$($g),*> {
+            $(const SPREAD: $crate::machine::exec::undefined::Spread = $spread;)?
             type A = $at;
             type B = $bt;
             type D = $d;
@@ -98,10 +114,11 @@ macro_rules! lanewise {
         }
         $crate::machine::exec::lanewise::lanewise! { $($rest)* }
     };
-    ($name:ident<$($g:ident: $bound:path),*>($a:ident: $at:ty, $b:ident: $bt:ty, $c:ident: $ct:ty) -> $d:ty = $e:expr;
-     $($rest:tt)*) => {
+    ($name:ident<$($g:ident: $bound:path),*>($a:ident: $at:ty, $b:ident: $bt:ty, $c:ident: $ct:ty) -> $d:ty = $e:expr
+     $(, $spread:expr)?; $($rest:tt)*) => {
         pub(crate) struct $name<$($g),*>(std::marker::PhantomData<($($g,)*)>);
         impl<$($g: $bound),*> $crate::machine::exec::lanewise::F3 for $name<$($g),*> {
+            $(const SPREAD: $crate::machine::exec::undefined::Spread = $spread;)?
             type A = $at;
             type B = $bt;
             type C = $ct;

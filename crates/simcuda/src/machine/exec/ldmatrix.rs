@@ -1,11 +1,13 @@
 //! `ldmatrix` and `stmatrix`: 8 x 8 matrices of 16-bit elements between shared memory and fragments.
 
 use super::super::check::shadow::Access;
+use super::block::SHARED_WINDOW;
 use super::matrix::transpose;
 use super::memory::{SHARED, addresses};
 use super::scatter::{locate, settle};
 use super::shared;
-use super::{ALL, Block, Flow, Inst, Isa, LANES, Op, Warp};
+use super::undefined::{self, Spread};
+use super::{ALL, Block, Flow, Inst, Isa, LANES, Op, Slot, Warp};
 
 /// Layouts of `ldmatrix`, in `target`.
 pub(crate) const PLAIN: u32 = 0;
@@ -26,6 +28,8 @@ fn row_lanes(matrices: usize) -> u32 {
 }
 
 impl<const COUNT: usize> Op for LdMatrix<COUNT> {
+    const SPREAD: Spread = Spread::Load(COUNT as u8);
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         w.members = ALL;
@@ -45,25 +49,39 @@ impl<const COUNT: usize> Op for LdMatrix<COUNT> {
         if !found {
             return Flow::Fault;
         }
-        if bytes_transposed {
-            load_bytes::<COUNT>(w, b, i, &pointers);
-            return Flow::Next;
+        // SAFETY: `locate` found 16 readable bytes for each row's lane.
+        arrange::<COUNT>(w, b, i, |slot| slot, |lane| unsafe { pointers[lane].cast::<[u32; 4]>().read_unaligned() });
+        let Some(unwritten) = b.unwritten.take() else { return Flow::Next };
+        undefined::loaded(w, b, &unwritten);
+        let word = |lane: usize, n: usize| unwritten.bits(lane, 4 * n, 4) as u32;
+        arrange::<COUNT>(w, b, i, Slot::twin, |lane| [0, 1, 2, 3].map(|n| word(lane, n)));
+        Flow::Undefined
+    }
+}
+
+/// Puts rows of 16 bytes, which `read` gives by the lane that names their address, into the destinations of an `ldmatrix`.
+#[inline(always)]
+fn arrange<const COUNT: usize>(
+    w: &mut Warp,
+    b: &Block,
+    i: &Inst,
+    to: impl Fn(Slot) -> Slot,
+    read: impl Fn(usize) -> [u32; 4],
+) {
+    if i.target == BYTES_TRANSPOSED {
+        return arrange_bytes::<COUNT>(w, b, i, to, read);
+    }
+    for matrix in 0..COUNT {
+        let mut d = [0u32; LANES];
+        for row in 0..8 {
+            d[4 * row..4 * row + 4].copy_from_slice(&read(matrix * 8 + row));
         }
-        for matrix in 0..COUNT {
-            let mut d = [0u32; LANES];
-            for row in 0..8 {
-                // SAFETY: `locate` found 16 readable bytes for each row's lane.
-                let words: [u32; 4] = unsafe { pointers[matrix * 8 + row].cast::<[u32; 4]>().read_unaligned() };
-                d[4 * row..4 * row + 4].copy_from_slice(&words);
-            }
-            let d = match i.target {
-                TRANSPOSED => transpose(&d),
-                WIDEN_U4 | WIDEN_S4 => widen(&d, i.target == WIDEN_S4),
-                _ => d,
-            };
-            w.set_words(b.slot(i.extra + matrix as u32), d);
-        }
-        Flow::Next
+        let d = match i.target {
+            TRANSPOSED => transpose(&d),
+            WIDEN_U4 | WIDEN_S4 => widen(&d, i.target == WIDEN_S4),
+            _ => d,
+        };
+        w.set_words(to(b.slot(i.extra + matrix as u32)), d);
     }
 }
 
@@ -84,20 +102,22 @@ fn widen(d: &[u32; LANES], signed: bool) -> [u32; LANES] {
 }
 
 /// `.m16n16.trans.b8`: 16 rows of 16 bytes per matrix; register 2m holds the transposed upper eight rows' part of matrix m.
-fn load_bytes<const COUNT: usize>(w: &mut Warp, b: &Block, i: &Inst, pointers: &[*mut u8; LANES]) {
+fn arrange_bytes<const COUNT: usize>(
+    w: &mut Warp,
+    b: &Block,
+    i: &Inst,
+    to: impl Fn(Slot) -> Slot,
+    read: impl Fn(usize) -> [u32; 4],
+) {
     for matrix in 0..COUNT {
-        let mut bytes = [[0u8; 16]; 16];
-        for (row, bytes) in bytes.iter_mut().enumerate() {
-            // SAFETY: `locate` found 16 readable bytes for each row's lane.
-            *bytes = unsafe { pointers[(matrix * 16 + row) % LANES].cast::<[u8; 16]>().read_unaligned() };
-        }
+        let byte =
+            |row: usize, column: usize| read((matrix * 16 + row) % LANES)[column / 4] >> (8 * (column % 4)) & 0xff;
         for half in 0..2 {
-            let mut d = [0u32; LANES];
-            for (lane, word) in d.iter_mut().enumerate() {
+            let word = |lane: usize| {
                 let (column, row) = (half * 8 + lane / 4, 4 * (lane % 4));
-                *word = u32::from_le_bytes([0, 1, 2, 3].map(|k| bytes[row + k][column]));
-            }
-            w.set_words(b.slot(i.extra + (matrix * 2 + half) as u32), d);
+                (0..4).fold(0, |word, k| word | byte(row + k, column) << (8 * k))
+            };
+            w.set_words(to(b.slot(i.extra + (matrix * 2 + half) as u32)), std::array::from_fn(word));
         }
     }
 }
@@ -106,6 +126,8 @@ fn load_bytes<const COUNT: usize>(w: &mut Warp, b: &Block, i: &Inst, pointers: &
 pub(crate) struct StMatrix<const COUNT: usize>;
 
 impl<const COUNT: usize> Op for StMatrix<COUNT> {
+    const SPREAD: Spread = Spread::Own { access: true, own: rows_stored::<COUNT> };
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         w.members = ALL;
@@ -131,6 +153,20 @@ impl<const COUNT: usize> Op for StMatrix<COUNT> {
                 unsafe { pointers[matrix * 8 + row].cast::<[u32; 4]>().write_unaligned(words) };
             }
         }
-        settle(b)
+        settle(w, b)
+    }
+}
+
+/// Rows of a `stmatrix` that hold undefined bytes count as not written there.
+fn rows_stored<const COUNT: usize>(w: &mut Warp, b: &mut Block, i: &Inst) {
+    let addr = addresses::<SHARED>(w, i);
+    for matrix in 0..COUNT {
+        let a = w.undefined_bits(b.slot(i.extra + matrix as u32)).map(|bits| bits as u32);
+        let a = if i.target == TRANSPOSED { transpose(&a) } else { a };
+        for row in 0..8 {
+            let undefined = |byte: usize| a[4 * row + byte / 4] >> (8 * (byte % 4)) & 0xff != 0;
+            let bytes = (0..16).filter(|&byte| undefined(byte)).fold(0, |bits, byte| bits | 1 << byte);
+            undefined::leave_unwritten(w, b, matrix * 8 + row, addr[matrix * 8 + row] | SHARED_WINDOW, bytes);
+        }
     }
 }

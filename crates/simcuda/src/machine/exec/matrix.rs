@@ -4,6 +4,8 @@
 //! consecutive words of row (or column) g, so a row is gathered by copying runs of four words.
 
 use super::half::{narrow_f16, widen_f16};
+use super::rounding;
+use super::undefined::Spread;
 use super::{ALL, Block, Flow, Inst, Isa, LANES, Op, Warp};
 
 /// Element types of A and B.
@@ -14,6 +16,8 @@ pub(crate) const BF16: u8 = 3;
 pub(crate) const TF32: u8 = 4;
 pub(crate) const S4: u8 = 5;
 pub(crate) const U4: u8 = 6;
+pub(crate) const E4M3: u8 = 7;
+pub(crate) const E5M2: u8 = 8;
 
 /// A fragment register's 32 lanes.
 type Register = [u32; LANES];
@@ -51,7 +55,7 @@ fn registers<const N: usize>(w: &Warp, b: &Block, first: u32, count: usize) -> [
 
 /// Tells the scheduler to gather the warp, or that all its lanes are here.
 #[inline(always)]
-fn together(w: &mut Warp) -> bool {
+pub(super) fn together(w: &mut Warp) -> bool {
     w.members = ALL;
     !w.dead & !w.mask == 0
 }
@@ -62,23 +66,27 @@ fn place(row: usize, column: usize) -> (usize, usize) {
     (row / 8 * 2 + column % 2, row % 8 * 4 + column / 2)
 }
 
-/// Integer `mma` of 16 x 8 x (4 * WORDS): list entries are D (4), A (WORDS / 2), B (WORDS / 4), C (4); `target` 1 saturates.
-pub(crate) struct MmaInt<const WORDS: usize, const A: u8, const B: u8>;
+/// Integer `mma` of ROWS x 8 x (4 * WORDS): list entries are D (ROWS / 4), A (WORDS * ROWS / 32), B (WORDS / 4), C (ROWS / 4);
+/// `target` 1 saturates. With 8 rows the upper half of the fragments is all there is.
+pub(crate) struct MmaInt<const ROWS: usize, const WORDS: usize, const A: u8, const B: u8>;
 
-impl<const WORDS: usize, const A: u8, const B: u8> Op for MmaInt<WORDS, A, B> {
+impl<const ROWS: usize, const WORDS: usize, const A: u8, const B: u8> Op for MmaInt<ROWS, WORDS, A, B> {
+    const SPREAD: Spread = Spread::Matrix { rows: ROWS as u8, words: WORDS as u8, half: false };
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         if !together(w) {
             return Flow::Gather;
         }
-        let a_at = i.extra + 4;
-        let b_at = a_at + (WORDS / 2) as u32;
+        let (outputs, inputs) = (ROWS / 4, WORDS * ROWS / 32);
+        let a_at = i.extra + outputs as u32;
+        let b_at = a_at + inputs as u32;
         let c_at = b_at + (WORDS / 4) as u32;
-        let x: [Register; 4] = registers(w, b, a_at, WORDS / 2);
+        let x: [Register; 4] = registers(w, b, a_at, inputs);
         let y: [Register; 2] = registers(w, b, b_at, WORDS / 4);
-        let c: [Register; 4] = registers(w, b, c_at, 4);
+        let c: [Register; 4] = registers(w, b, c_at, outputs);
         let d = multiply_int::<I, WORDS, A, B>(&x, &y, &c, i.target == 1);
-        for (n, register) in d.into_iter().enumerate() {
+        for (n, register) in d.into_iter().enumerate().take(outputs) {
             w.set_words(b.slot(i.extra + n as u32), register);
         }
         b.counters.tensor += 1;
@@ -132,9 +140,11 @@ fn multiply_int<I: Isa, const WORDS: usize, const A: u8, const B: u8>(
 /// have 4 registers of f32, or with `HALF` 2 of f16x2.
 ///
 /// Products are exact; they are added in f32 in the order of k to the accumulator.
-pub(crate) struct MmaFloat<const WORDS: usize, const TYPE: u8, const HALF: bool>;
+pub(crate) struct MmaFloat<const WORDS: usize, const A: u8, const B: u8, const HALF: bool>;
 
-impl<const WORDS: usize, const TYPE: u8, const HALF: bool> Op for MmaFloat<WORDS, TYPE, HALF> {
+impl<const WORDS: usize, const A: u8, const B: u8, const HALF: bool> Op for MmaFloat<WORDS, A, B, HALF> {
+    const SPREAD: Spread = Spread::Matrix { rows: 16, words: WORDS as u8, half: HALF };
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         if !together(w) {
@@ -150,7 +160,7 @@ impl<const WORDS: usize, const TYPE: u8, const HALF: bool> Op for MmaFloat<WORDS
         if HALF {
             c = widen_accumulator(&c);
         }
-        let mut d = multiply_float::<I, WORDS, TYPE>(&x, &y, &c);
+        let mut d = multiply_float::<I, WORDS, A, B>(&x, &y, &c);
         if HALF {
             d = narrow_accumulator(&d);
         }
@@ -190,13 +200,15 @@ fn narrow_accumulator(d: &[Register; 4]) -> [Register; 4] {
 
 /// Elements of a row as f32.
 #[inline(always)]
-fn widen_row<const WORDS: usize, const TYPE: u8>(row: &[u32; 8]) -> [f32; 16] {
-    let mut out = [0f32; 16];
+fn widen_row<const WORDS: usize, const TYPE: u8>(row: &[u32; 8]) -> [f32; 32] {
+    let mut out = [0f32; 32];
     for (k, value) in out.iter_mut().enumerate().take(depth::<WORDS, TYPE>()) {
         *value = match TYPE {
             // The low 13 bits of a tf32 register are not used.
             TF32 => f32::from_bits(row[k] & !0x1fff),
             BF16 => f32::from_bits(row[k / 2] >> (16 * (k % 2)) << 16),
+            E4M3 => rounding::decode(row[k / 4] >> (8 * (k % 4)) & 0xff, rounding::E4M3) as f32,
+            E5M2 => rounding::decode(row[k / 4] >> (8 * (k % 4)) & 0xff, rounding::E5M2) as f32,
             _ => widen_f16((row[k / 2] >> (16 * (k % 2))) as u16),
         };
     }
@@ -205,28 +217,32 @@ fn widen_row<const WORDS: usize, const TYPE: u8>(row: &[u32; 8]) -> [f32; 16] {
 
 /// Elements of K.
 const fn depth<const WORDS: usize, const TYPE: u8>() -> usize {
-    if TYPE == TF32 { WORDS } else { WORDS * 2 }
+    match TYPE {
+        TF32 => WORDS,
+        E4M3 | E5M2 => WORDS * 4,
+        _ => WORDS * 2,
+    }
 }
 
 #[inline(always)]
-fn multiply_float<I: Isa, const WORDS: usize, const TYPE: u8>(
+fn multiply_float<I: Isa, const WORDS: usize, const A: u8, const B: u8>(
     a: &[Register; 4],
     b: &[Register; 2],
     c: &[Register; 4],
 ) -> [Register; 4] {
     #[cfg(target_arch = "x86_64")]
-    if I::AVX2 {
+    if I::AVX2 && A < E4M3 {
         // SAFETY: compiled for and run with AVX2, FMA and F16C.
-        return unsafe { super::matrix_avx2::multiply_floats::<WORDS, TYPE>(a, b, c) };
+        return unsafe { super::matrix_avx2::multiply_floats::<WORDS, A>(a, b, c) };
     }
     let mut d = [[0; LANES]; 4];
     for row in 0..16 {
-        let x = widen_row::<WORDS, TYPE>(&row_of_a::<WORDS>(a, row));
+        let x = widen_row::<WORDS, A>(&row_of_a::<WORDS>(a, row));
         for column in 0..8 {
-            let y = widen_row::<WORDS, TYPE>(&column_of_b::<WORDS>(b, column));
+            let y = widen_row::<WORDS, B>(&column_of_b::<WORDS>(b, column));
             let (register, lane) = place(row, column);
             let c = f32::from_bits(c[register][lane]);
-            let sum = (0..depth::<WORDS, TYPE>()).fold(c, |sum, k| x[k].mul_add(y[k], sum));
+            let sum = (0..depth::<WORDS, A>()).fold(c, |sum, k| x[k].mul_add(y[k], sum));
             d[register][lane] = super::float::output::<false, false>(sum).to_bits();
         }
     }
@@ -237,6 +253,8 @@ fn multiply_float<I: Isa, const WORDS: usize, const TYPE: u8>(
 pub(crate) struct MovMatrix;
 
 impl Op for MovMatrix {
+    const SPREAD: Spread = Spread::Move(1);
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         if !together(w) {

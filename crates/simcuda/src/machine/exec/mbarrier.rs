@@ -4,6 +4,7 @@
 
 use super::super::error::FaultKind;
 use super::block::{Peer, WINDOW_SHIFT};
+use super::undefined::Spread;
 use super::{Block, Flow, Inst, Isa, LANES, Op, Warp};
 
 const COUNT_MAX: u64 = (1 << 20) - 1;
@@ -144,6 +145,8 @@ pub(crate) const PENDING_COUNT: u8 = 9;
 pub(crate) struct Mbarrier<const OP: u8>;
 
 impl<const OP: u8> Op for Mbarrier<OP> {
+    const SPREAD: Spread = Spread::ListSink(2);
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         run_mbarrier(w, b, i, OP).unwrap_or(Flow::Fault)

@@ -3,9 +3,11 @@
 use std::marker::PhantomData;
 
 use super::super::check::shadow::{Access, Problem};
+use super::super::checks::Check;
 use super::super::error::FaultKind;
-use super::block::WINDOW_SHIFT;
+use super::block::{Note, WINDOW_SHIFT};
 use super::shared;
+use super::undefined::{self, Spread, Unwritten};
 use super::{ALL, Block, Flow, Inst, Isa, LANES, Lane, Op, Slot, Warp};
 
 /// Kinds of addresses, as const parameters: 64 bits of global memory, 32 bits of shared memory, 64 bits of any.
@@ -147,9 +149,10 @@ fn global_run(b: &mut Block, first: u64, size: usize, lanes: usize, kind: Access
     Some(first as *mut u8)
 }
 
-/// Reports a problem of the shadow for one lane.
+/// What a problem of the shadow is for one lane.
 #[cold]
-pub(crate) fn report(b: &mut Block, lane: usize, problem: Problem) -> Flow {
+pub(crate) fn describe(lane: usize, problem: Problem) -> Note {
+    let thread = |warp: u32, lane: u32| warp * LANES as u32 + lane;
     let (kind, at, message) = match problem {
         Problem::Uninitialized(at) => {
             (FaultKind::Uninitialized, at, "expected written shared memory, got bytes that nothing wrote".into())
@@ -160,26 +163,32 @@ pub(crate) fn report(b: &mut Block, lane: usize, problem: Problem) -> Flow {
             "expected a wait for the asynchronous copy into shared memory, got none".into(),
         ),
         Problem::Race { at, warp, lane, wrote } => {
-            let did = if wrote { "write" } else { "read" };
-            let thread = warp * LANES as u32 + lane;
+            let (did, thread) = (if wrote { "write" } else { "read" }, thread(warp, lane));
             let message =
                 format!("expected a barrier between this access to shared memory and the {did} of thread {thread}");
             (FaultKind::SharedRace, at, message)
         }
         Problem::Overwrite { at, warp, lane } => {
-            let thread = warp * LANES as u32 + lane;
+            let thread = thread(warp, lane);
             let message =
                 format!("expected a barrier between this write to shared memory and the write of thread {thread}");
             (FaultKind::SharedRace, at, message)
         }
         Problem::Unfenced { at, warp, lane } => {
-            let thread = warp * LANES as u32 + lane;
+            let thread = thread(warp, lane);
             let message =
                 format!("expected fence.proxy.async between the write of thread {thread} and this read, got none");
             (FaultKind::MissingProxyFence, at, message)
         }
     };
-    b.fault(kind, lane, Some(at.into()), message)
+    Note { kind, lane, address: Some(at.into()), allocation: None, message }
+}
+
+/// Takes a problem of the shadow for one lane; true if it stops the kernel.
+#[cold]
+pub(crate) fn report(w: &Warp, b: &mut Block, lane: usize, problem: Problem) -> bool {
+    let note = describe(lane, problem);
+    Check::of(note.kind).is_none_or(|check| b.found(w, check, 1, note))
 }
 
 fn access_kind(i: &Inst, write: bool) -> Access {
@@ -240,7 +249,26 @@ unsafe fn load_run<I: Isa, T: Element, const V: usize, const SIZE: usize>(p: *co
     rows
 }
 
+/// Marks what a load has read that nothing wrote in its destinations.
+#[cold]
+fn note_loaded<T: Element, const V: usize>(w: &mut Warp, b: &Block, i: &Inst, unwritten: &Unwritten) {
+    undefined::loaded(w, b, unwritten);
+    for v in 0..V {
+        let mut bits = [T::Word::default(); LANES];
+        for lane in w.lanes() {
+            // SAFETY: the array has 16 bytes, which no access exceeds.
+            bits[lane] = unsafe { T::load(unwritten.as_bytes(lane).as_ptr().add(v * T::BYTES)) };
+        }
+        let slot = part::<V>(b, i, v);
+        if slot.row_number() != 0 {
+            T::Word::write(w, slot.twin(), bits);
+        }
+    }
+}
+
 impl<T: Element, const V: usize, const SIZE: usize, const SPACE: u8> Op for Load<T, V, SIZE, SPACE> {
+    const SPREAD: Spread = Spread::Load(V as u8);
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let mut pointers = [std::ptr::null_mut(); LANES];
@@ -262,6 +290,13 @@ impl<T: Element, const V: usize, const SIZE: usize, const SPACE: u8> Op for Load
                         rows[v][lane] = unsafe { T::load(pointers[lane].add(v * T::BYTES)) };
                     }
                 }
+                if let Some(unwritten) = b.unwritten.take() {
+                    note_loaded::<T, V>(w, b, i, &unwritten);
+                    for v in 0..V {
+                        T::Word::write(w, part::<V>(b, i, v), rows[v]);
+                    }
+                    return Flow::Undefined;
+                }
             }
             Plan::Fault => return Flow::Fault,
         }
@@ -276,6 +311,8 @@ impl<T: Element, const V: usize, const SIZE: usize, const SPACE: u8> Op for Load
 pub(crate) struct Store<T, const V: usize, const SIZE: usize, const SPACE: u8>(PhantomData<T>);
 
 impl<T: Element, const V: usize, const SIZE: usize, const SPACE: u8> Op for Store<T, V, SIZE, SPACE> {
+    const SPREAD: Spread = Spread::Store { parts: V as u8, bytes: T::BYTES as u8, space: SPACE };
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let mut pointers = [std::ptr::null_mut(); LANES];
@@ -305,7 +342,7 @@ impl<T: Element, const V: usize, const SIZE: usize, const SPACE: u8> Op for Stor
                         unsafe { T::store(pointers[lane].add(v * T::BYTES), rows[v][lane]) };
                     }
                 }
-                return super::scatter::settle(b);
+                return super::scatter::settle(w, b);
             }
         }
         Flow::Next

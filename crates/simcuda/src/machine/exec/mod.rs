@@ -32,7 +32,9 @@ pub(crate) mod rounding;
 mod scatter;
 mod shared;
 pub(crate) mod sync;
+pub(crate) mod undefined;
 pub(crate) mod warp;
+pub(crate) mod wmma;
 
 pub(crate) use block::Block;
 pub(crate) use warp::{Lane, Warp};
@@ -43,7 +45,7 @@ pub(crate) const LANES: usize = 32;
 pub(crate) const ALL: u32 = u32::MAX;
 
 /// Where an operand's row of 32 lane values lies: byte offset in one of the tables of [`Warp::bases`], whose number is in
-/// the low bits.
+/// the low two bits; the third says that it has two rows, for 64 bits a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Slot(pub u32);
 
@@ -60,11 +62,37 @@ pub(crate) enum Table {
     Constants = 1,
     /// Broadcast parameters and special registers of the block.
     Launch = 2,
+    /// Undefined bits of the registers, see [`undefined`].
+    Twins = 3,
 }
 
 impl Slot {
+    const DOUBLE: u32 = 4;
+
     pub(crate) fn new(table: Table, row: u32) -> Self {
         Self((row * ROW_BYTES) | table as u32)
+    }
+
+    /// The same place with 64 bits a lane.
+    pub(crate) fn double(self) -> Self {
+        Self(self.0 | Self::DOUBLE)
+    }
+
+    pub(crate) fn is_double(self) -> bool {
+        self.0 & Self::DOUBLE != 0
+    }
+
+    pub(crate) fn table(self) -> u32 {
+        self.0 & 3
+    }
+
+    pub(crate) fn row_number(self) -> u32 {
+        self.0 / ROW_BYTES
+    }
+
+    /// Where the undefined bits of a register are kept.
+    pub(crate) fn twin(self) -> Self {
+        Self(self.0 | Table::Twins as u32)
     }
 }
 
@@ -86,17 +114,26 @@ pub(crate) enum Flow {
     Park,
     /// Go on, but let other warps run first.
     Yield,
+    /// Go on with the next, with undefined values from now on.
+    Undefined,
     /// The block has a fault.
     Fault,
 }
 
 /// An instruction form's compiled function.
-pub(crate) type Handler = unsafe fn(&mut Warp, &mut Block, &Inst) -> Flow;
+pub(crate) type Run = unsafe fn(&mut Warp, &mut Block, &Inst) -> Flow;
+
+/// An instruction form as the decoder chooses it.
+#[derive(Clone, Copy)]
+pub(crate) struct Handler {
+    pub run: Run,
+    pub spread: undefined::Spread,
+}
 
 /// A decoded instruction.
 #[derive(Clone, Debug)]
 pub(crate) struct Inst {
-    pub run: Handler,
+    pub run: Run,
     pub dst: Slot,
     pub a: Slot,
     pub b: Slot,
@@ -131,6 +168,8 @@ pub(crate) struct Code {
     /// PTX line and (file, line) of each instruction.
     pub lines: Vec<(u32, (u32, u32))>,
     pub classes: Vec<super::meter::Class>,
+    /// How each instruction passes undefined bits on.
+    pub spreads: Vec<undefined::Spread>,
     /// Instructions that stand for a further one of this class.
     pub merged: Vec<(u32, super::meter::Class)>,
     /// Texts that instructions refer to.
@@ -199,6 +238,9 @@ impl Isa for Portable {
 
 /// An instruction form.
 pub(crate) trait Op {
+    /// How the form passes undefined bits on.
+    const SPREAD: undefined::Spread = undefined::Spread::Any;
+
     /// Executes the form for the lanes of [`Warp::mask`].
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow;
 }
@@ -241,7 +283,7 @@ pub(crate) fn has_avx2() -> bool {
 pub(crate) fn handler<O: Op>() -> Handler {
     #[cfg(target_arch = "x86_64")]
     if has_avx2() {
-        return run_avx2::<O>;
+        return Handler { run: run_avx2::<O>, spread: O::SPREAD };
     }
-    run_portable::<O>
+    Handler { run: run_portable::<O>, spread: O::SPREAD }
 }

@@ -1,11 +1,14 @@
 //! Registers split into narrower ones, and joined from them: operands in the list at `extra`.
 
+use super::undefined::Spread;
 use super::{Block, Flow, Inst, Isa, LANES, Op, Warp};
 
 /// Splits `a` into two halves: words of a 64-bit register, or 16 bits of a word.
 pub(crate) struct Split<const DOUBLE: bool>;
 
 impl<const DOUBLE: bool> Op for Split<DOUBLE> {
+    const SPREAD: Spread = Spread::Parts(2);
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let (mut low, mut high) = ([0; LANES], [0; LANES]);
@@ -30,6 +33,8 @@ impl<const DOUBLE: bool> Op for Split<DOUBLE> {
 pub(crate) struct Join<const DOUBLE: bool>;
 
 impl<const DOUBLE: bool> Op for Join<DOUBLE> {
+    const SPREAD: Spread = Spread::Parts(2);
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let (low, high) = (w.words(b.slot(i.extra)), w.words(b.slot(i.extra + 1)));
@@ -54,6 +59,8 @@ impl<const DOUBLE: bool> Op for Join<DOUBLE> {
 pub(crate) struct Unpack;
 
 impl Op for Unpack {
+    const SPREAD: Spread = Spread::Parts(0);
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let (count, width) = (i.target >> 8, i.target & 255);
@@ -85,6 +92,8 @@ impl Op for Unpack {
 pub(crate) struct Pack;
 
 impl Op for Pack {
+    const SPREAD: Spread = Spread::Parts(0);
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let (count, width) = (i.target >> 8, i.target & 255);

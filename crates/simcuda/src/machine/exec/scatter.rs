@@ -1,9 +1,10 @@
 //! The closer look at accesses whose lanes do not form one run.
 
 use super::super::check::shadow::{Access, Agent, Problem};
+use super::super::checks::{Check, Level};
 use super::super::error::FaultKind;
-use super::block::WINDOW_SHIFT;
-use super::memory::{GLOBAL, SHARED, report};
+use super::block::{LOCAL_WINDOW, Note, SHARED_WINDOW, WINDOW_SHIFT};
+use super::memory::{GLOBAL, SHARED, describe, report};
 use super::{Block, Flow, LANES, Warp};
 
 /// A write that conflicts with an earlier one unless it leaves the bytes as they are.
@@ -52,12 +53,12 @@ pub(crate) fn locate(
     let (mut global, mut shared) = (0u32, 0u32);
     let bits = w.lanes().fold(0, |bits, lane| bits | addr[lane]);
     if space == GLOBAL && bits & u64::from(size - 1) == 0 && bits >> WINDOW_SHIFT == 0 {
-        return locate_global(b, w.mask, addr, size, kind, pointers);
+        return locate_global(w, b, w.mask, addr, size, kind, pointers);
     }
     for lane in w.lanes() {
         let address = addr[lane];
         if address & u64::from(size - 1) != 0 {
-            misaligned(b, lane, address, size);
+            misaligned(b, lane, address, size, kind_of(address, space) == Kind::Global);
             return false;
         }
         let place = match kind_of(address, space) {
@@ -69,7 +70,13 @@ pub(crate) fn locate(
                 shared |= 1 << lane;
                 continue;
             }
-            Kind::Local => b.local_at(w, lane, address & ((1 << WINDOW_SHIFT) - 1), size),
+            Kind::Local => {
+                let offset = address & ((1 << WINDOW_SHIFT) - 1);
+                if !b.local_unwritten.is_empty() {
+                    note_local(w, b, lane, offset, size, kind);
+                }
+                b.local_at(w, lane, offset, size)
+            }
             Kind::Param if matches!(kind, Access::Read | Access::AtomicRead) => {
                 let offset = (address & ((1 << WINDOW_SHIFT) - 1)) as usize;
                 b.env.params.get(offset..offset.saturating_add(size as usize)).map(|p| p.as_ptr().cast_mut())
@@ -84,15 +91,35 @@ pub(crate) fn locate(
             }
         }
     }
-    (global == 0 || locate_global(b, global, addr, size, kind, pointers))
+    (global == 0 || locate_global(w, b, global, addr, size, kind, pointers))
         && (shared == 0 || locate_shared(w, b, shared, addr, size, kind, pointers))
 }
 
+/// Follows undefined values through local memory: a read finds them, a write ends them.
 #[cold]
-fn misaligned(b: &mut Block, lane: usize, address: u64, size: u32) {
-    let allocation = b.memory.diagnose(address, 1).2;
+fn note_local(w: &Warp, b: &mut Block, lane: usize, offset: u64, size: u32, kind: Access) {
+    let start = (w.index as usize * LANES + lane) * b.env.local_bytes as usize + offset as usize;
+    let mut unwritten = 0;
+    for byte in 0..size as usize {
+        if kind == Access::Write {
+            b.local_unwritten.remove(&(start + byte));
+        } else if b.local_unwritten.contains(&(start + byte)) {
+            unwritten |= 1 << byte;
+        }
+    }
+    b.note_unwritten(lane, offset | LOCAL_WINDOW, unwritten);
+}
+
+#[cold]
+fn misaligned(b: &mut Block, lane: usize, address: u64, size: u32, is_global: bool) {
+    let (kind, _, allocation) = b.memory.diagnose(address, 1);
+    // A null pointer is no better for an offset.
+    let kind = match kind {
+        FaultKind::OutOfBounds | FaultKind::UseAfterFree if is_global => kind,
+        _ => FaultKind::Misaligned,
+    };
     let message = format!("expected an address that is a multiple of {size}");
-    b.fault_in(FaultKind::Misaligned, lane, Some(address), allocation, message);
+    b.fault_in(kind, lane, Some(address), allocation, message);
 }
 
 #[cold]
@@ -102,6 +129,7 @@ fn outside(b: &mut Block, lane: usize, address: u64, size: u32, what: &str) {
 
 /// Global lanes at aligned addresses.
 fn locate_global(
+    w: &Warp,
     b: &mut Block,
     lanes: u32,
     addr: &[u64; LANES],
@@ -128,12 +156,14 @@ fn locate_global(
                 b.memory.are_initialized(bytes, places.clone())
             });
     if !good {
-        let bad = super::warp::Bits(lanes).find(|&lane| !is_good(b, addr[lane], bytes, kind)).unwrap_or(0);
-        global_fault(b, bad, addr[bad], bytes, size, kind);
-        return false;
+        for lane in super::warp::Bits(lanes) {
+            if !is_good(b, addr[lane], bytes, kind) && !may_go_on(w, b, lane, addr[lane], size, kind) {
+                return false;
+            }
+        }
     }
     if b.checks && kind == Access::Write && !b.memory.are_initialized(bytes, places.clone()) {
-        places.for_each(|place| b.memory.mark_written(place, bytes));
+        places.filter(|&place| b.memory.is_valid(place, bytes)).for_each(|place| b.memory.mark_written(place, bytes));
     }
     if b.metered {
         let sectors = if ordered { sectors } else { distinct_sectors(lanes, addr) };
@@ -166,20 +196,43 @@ fn distinct_sectors(lanes: u32, addr: &[u64; LANES]) -> u64 {
     count as u64
 }
 
+/// A lane's access to global memory that is not in order; whether the kernel goes on with it.
 #[cold]
-fn global_fault(b: &mut Block, lane: usize, first: u64, bytes: usize, size: u32, access: Access) {
-    let (mut kind, address, allocation) = b.memory.diagnose(first, bytes);
-    // A store to memory that is only uninitialised never comes here, unless a copy of the run is at fault.
-    if access == Access::Write && kind == FaultKind::Uninitialized {
-        kind = FaultKind::OutOfBounds;
-    }
-    let lane = lane + (address.saturating_sub(first) / u64::from(size)) as usize;
+fn may_go_on(w: &Warp, b: &mut Block, lane: usize, first: u64, size: u32, access: Access) -> bool {
+    let bytes = size as usize;
+    let (kind, address, allocation) = b.memory.diagnose(first, bytes);
     let message = match kind {
         FaultKind::Uninitialized => format!("expected {size} bytes that were written, got memory that nothing wrote"),
         FaultKind::UseAfterFree => format!("expected {size} bytes of a live allocation, got a freed one"),
         _ => format!("expected {size} bytes inside an allocation"),
     };
-    b.fault_in(kind, lane.min(LANES - 1), Some(address), allocation, message);
+    let note = Note { kind, lane, address: Some(address), allocation, message };
+    let offset = first.wrapping_sub(b.arena_base) as usize;
+    if offset > b.arena_span - bytes {
+        // There is no memory to go on with.
+        b.note = Some(Box::new(note));
+        return false;
+    }
+    match kind {
+        FaultKind::Uninitialized if access == Access::Atomic => !b.found(w, Check::Init, 1, note),
+        FaultKind::Uninitialized => {
+            let unwritten = b.memory.unwritten(offset, bytes);
+            may_read_unwritten(w, b, note, first, unwritten)
+        }
+        _ => !b.found(w, Check::Bounds, 1, note),
+    }
+}
+
+/// A read of bytes that nothing wrote; whether the kernel goes on with it, in which case the values are followed.
+fn may_read_unwritten(w: &Warp, b: &mut Block, note: Note, address: u64, unwritten: u16) -> bool {
+    let lane = note.lane;
+    if b.found(w, Check::Load, 1, note) {
+        return false;
+    }
+    if b.levels.is_on(Check::Init) {
+        b.note_unwritten(lane, address, unwritten);
+    }
+    true
 }
 
 /// Shared lanes, of this block and others of its cluster.
@@ -208,11 +261,15 @@ fn locate_shared(
         }
         own |= 1 << lane;
         let agent = Agent { warp: w.index, lane: lane as u32 };
-        if let Err(problem) = b.shadow.check(kind, agent, offset, size)
-            && !defer(w, b, lane, problem, kind)
-            && !suspect(b, lane, problem, pointers[lane], size)
-        {
-            return false;
+        for problem in b.shadow.problems(kind, agent, offset, size) {
+            let goes_on = match problem {
+                Problem::Uninitialized(_) => unwritten_shared(w, b, lane, problem, kind, address, offset, size),
+                Problem::Overwrite { .. } if size <= 16 => suspect(b, lane, problem, pointers[lane], size),
+                _ => !report(w, b, lane, problem),
+            };
+            if !goes_on {
+                return false;
+            }
         }
     }
     if b.checks {
@@ -241,26 +298,33 @@ fn record_remote(b: &mut Block, address: u64, size: u32) {
     }
 }
 
-/// Keeps a first read of what nothing wrote until it shows whether another warp was about to write it.
+/// A lane's access to shared memory that nothing wrote; whether the kernel goes on with it.
 #[cold]
-fn defer(w: &Warp, b: &mut Block, lane: usize, problem: Problem, kind: Access) -> bool {
-    if !matches!(problem, Problem::Uninitialized(_)) || kind != Access::Read || b.env.threads() <= 32 {
-        return false;
+fn unwritten_shared(
+    w: &Warp,
+    b: &mut Block,
+    lane: usize,
+    problem: Problem,
+    kind: Access,
+    address: u64,
+    offset: u32,
+    size: u32,
+) -> bool {
+    let note = describe(lane, problem);
+    if kind == Access::Atomic {
+        return !b.found(w, Check::Init, 1, note);
     }
-    report(b, lane, problem);
-    let note = b.note.take();
-    if b.deferred.is_none() {
-        b.deferred = note.map(|note| Box::new((*note, w.index, w.pc)));
+    if b.levels.of(Check::Load) == Level::Fatal && kind == Access::Read && b.env.threads() > 32 {
+        // It shows at the next barrier whether another warp was about to write it.
+        b.deferred.get_or_insert_with(|| Box::new((note, w.index, w.pc)));
+        return true;
     }
-    true
+    let unwritten = b.shadow.unwritten(offset, size);
+    may_read_unwritten(w, b, note, address | SHARED_WINDOW, unwritten)
 }
 
-/// Keeps an overwrite for [`settle`]; reports every other problem at once.
+/// Keeps an overwrite for [`settle`].
 fn suspect(b: &mut Block, lane: usize, problem: Problem, place: *mut u8, size: u32) -> bool {
-    if !matches!(problem, Problem::Overwrite { .. }) || size > 16 {
-        report(b, lane, problem);
-        return false;
-    }
     let mut bytes = [0; 16];
     // SAFETY: place has `size` readable bytes, at most 16.
     unsafe { std::ptr::copy_nonoverlapping(place, bytes.as_mut_ptr(), size as usize) };
@@ -270,19 +334,19 @@ fn suspect(b: &mut Block, lane: usize, problem: Problem, place: *mut u8, size: u
 
 /// After a store: reports overwrites that changed what another thread wrote.
 #[inline(always)]
-pub(crate) fn settle(b: &mut Block) -> Flow {
-    if b.suspects.is_empty() { Flow::Next } else { settle_suspects(b) }
+pub(crate) fn settle(w: &Warp, b: &mut Block) -> Flow {
+    if b.suspects.is_empty() { Flow::Next } else { settle_suspects(w, b) }
 }
 
 #[cold]
-fn settle_suspects(b: &mut Block) -> Flow {
+fn settle_suspects(w: &Warp, b: &mut Block) -> Flow {
     let suspects = std::mem::take(&mut b.suspects);
     for s in suspects {
         let mut now = [0; 16];
         // SAFETY: place was found with `size` readable bytes when the suspect was made, in the same instruction.
         unsafe { std::ptr::copy_nonoverlapping(s.place, now.as_mut_ptr(), s.size) };
-        if now != s.bytes {
-            return report(b, s.lane, s.problem);
+        if now != s.bytes && report(w, b, s.lane, s.problem) {
+            return Flow::Fault;
         }
     }
     Flow::Next

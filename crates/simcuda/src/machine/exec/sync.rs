@@ -1,5 +1,6 @@
 //! Operations among the lanes of a warp.
 
+use super::undefined::Spread;
 use super::{ALL, Block, Flow, Inst, Isa, LANES, Op, Slot, Warp};
 
 /// Waits until all live lanes of `members` are at this instruction; `Some` is what to return meanwhile.
@@ -28,6 +29,8 @@ pub(crate) const INDEX: u8 = 3;
 pub(crate) struct Shuffle<const MODE: u8>;
 
 impl<const MODE: u8> Op for Shuffle<MODE> {
+    const SPREAD: Spread = Spread::Move(1);
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let members = members(w, b.slot(i.extra));
@@ -107,6 +110,8 @@ pub(crate) const BALLOT: u8 = 3;
 pub(crate) struct Vote<const MODE: u8>;
 
 impl<const MODE: u8> Op for Vote<MODE> {
+    const SPREAD: Spread = Spread::Warp { source_is_predicate: true, result_is_predicate: MODE != BALLOT };
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, b: &mut Block, i: &Inst) -> Flow {
         let members = members(w, i.b);
@@ -132,6 +137,8 @@ impl<const MODE: u8> Op for Vote<MODE> {
 pub(crate) struct Match<const DOUBLE: bool, const ALL_SAME: bool>;
 
 impl<const DOUBLE: bool, const ALL_SAME: bool> Op for Match<DOUBLE, ALL_SAME> {
+    const SPREAD: Spread = Spread::Warp { source_is_predicate: false, result_is_predicate: false };
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let members = members(w, i.b);
@@ -171,6 +178,8 @@ pub(crate) const REDUX_OR: u32 = 6;
 pub(crate) struct Redux;
 
 impl Op for Redux {
+    const SPREAD: Spread = Spread::Warp { source_is_predicate: false, result_is_predicate: false };
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let members = members(w, i.b);
@@ -209,6 +218,8 @@ impl Op for ActiveMask {
 pub(crate) struct Elect;
 
 impl Op for Elect {
+    const SPREAD: Spread = Spread::WordAndPredicate;
+
     #[inline(always)]
     fn run<I: Isa>(w: &mut Warp, _: &mut Block, i: &Inst) -> Flow {
         let members = members(w, i.a);

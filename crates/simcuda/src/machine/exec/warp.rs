@@ -1,6 +1,7 @@
 //! A warp: its registers, its groups of converged lanes, and access to rows of lane values.
 
 use super::super::sched::group::Group;
+use super::undefined::Undefined;
 use super::{ALL, Code, Isa, LANES, Slot, ThreadSpecial};
 use crate::machine::exec::asynchronous::CopyQueue;
 
@@ -11,8 +12,8 @@ pub(crate) struct Row(pub [u32; LANES]);
 
 /// One warp of a block.
 pub(crate) struct Warp {
-    /// Tables that [`Slot`]s point into: registers, constants, launch values.
-    pub bases: [*mut u8; 3],
+    /// Tables that [`Slot`]s point into: registers, constants, launch values, undefined bits.
+    pub bases: [*mut u8; 4],
     /// Predicate registers, one bit per lane; 0 always holds.
     pub preds: Vec<u32>,
     /// Lanes that execute the current instruction.
@@ -40,6 +41,10 @@ pub(crate) struct Warp {
     pub index: u32,
     /// Asynchronous copies of its lanes.
     pub copies: CopyQueue,
+    /// Undefined bits of its registers, if there are any.
+    pub undefined: Option<Box<Undefined>>,
+    /// Its lanes need not reach barriers together any more.
+    pub loose: bool,
     registers: Vec<Row>,
 }
 
@@ -47,7 +52,7 @@ impl Warp {
     /// Makes warp `index` of a block of `block` threads for a function.
     pub(crate) fn new(code: &Code, index: u32, block: [u32; 3]) -> Self {
         let mut warp = Self {
-            bases: [std::ptr::null_mut(); 3],
+            bases: [std::ptr::null_mut(); 4],
             preds: vec![0; code.predicates as usize],
             mask: 0,
             dead: 0,
@@ -62,6 +67,8 @@ impl Warp {
             members: 0,
             index,
             copies: CopyQueue::default(),
+            undefined: None,
+            loose: false,
             registers: vec![Row([0; LANES]); code.register_rows as usize],
         };
         warp.preds[0] = ALL;
@@ -83,6 +90,8 @@ impl Warp {
         self.limit = u32::MAX;
         self.turns = 0;
         self.copies.clear();
+        self.undefined = None;
+        self.loose = false;
         self.bases[2] = launch_rows;
     }
 

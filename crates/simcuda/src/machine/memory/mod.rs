@@ -221,6 +221,11 @@ impl Memory {
         self.0.valid.all_aligned(bytes, places)
     }
 
+    /// Tells which of at most 16 bytes at an arena offset nothing has written, a bit each. The range must lie in the arena.
+    pub(crate) fn unwritten(&self, offset: usize, bytes: usize) -> u16 {
+        (0..bytes.min(16)).filter(|byte| !self.0.init.all(offset + byte, 1)).fold(0, |bits, byte| bits | 1 << byte)
+    }
+
     /// Records a write by a kernel. The range must lie in the arena and be allocated.
     #[inline(always)]
     pub(crate) fn mark_written(&self, offset: usize, bytes: usize) {

@@ -106,6 +106,10 @@ pub(crate) struct Func<'a> {
     /// Label of a `.branchtargets` list -> its targets.
     pub branch_targets: HashMap<u32, Vec<u32>>,
     pub max_threads: Option<u32>,
+    /// `.minnctapersm`: blocks that a multiprocessor is to hold.
+    pub min_blocks: Option<u32>,
+    /// `.maxnreg`
+    pub max_registers: Option<u32>,
     pub cluster: Option<[u32; 3]>,
 }
 

@@ -1,6 +1,7 @@
 //! Tokens of a PTX text.
 
-/// One token; words keep their dots, so `add.rn.f32`, `.reg` and `%tid.x` are single tokens.
+/// One token; words keep their dots, so `add.rn.f32` and `%tid.x` are single tokens. Directives end at the next dot: `.reg.b32`
+/// is the same as `.reg .b32`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Token<'a> {
     /// Name, opcode with its modifiers, directive or register.
@@ -112,16 +113,17 @@ impl<'a> Lexer<'a> {
         Ok(Token::Punct(c))
     }
 
-    /// A word may hold `::` (as in `shared::cta`), never a single colon, which ends a label.
+    /// A word may hold `::` (as in `shared::cta` and `L2::128B`), never a single colon, which ends a label.
     fn word(&mut self) -> &'a str {
         let start = self.at;
+        let directive = self.byte(start) == b'.';
         self.at += 1;
         loop {
-            if is_word(self.byte(self.at)) {
+            if is_word(self.byte(self.at)) && !(directive && self.byte(self.at) == b'.') {
                 self.at += 1;
             } else if self.byte(self.at) == b':'
                 && self.byte(self.at + 1) == b':'
-                && self.byte(self.at + 2).is_ascii_alphabetic()
+                && self.byte(self.at + 2).is_ascii_alphanumeric()
             {
                 self.at += 2;
             } else {
@@ -193,6 +195,16 @@ mod tests {
         ];
         assert_eq!(tokens("ld.shared::cta.v2.b32 %r1, [%rd2+-4]; // end"), expected);
         assert_eq!(tokens("$L__BB0_1:\n"), [Token::Word("$L__BB0_1"), Token::Punct(b':')]);
+        let cached = "ld.global.L1::no_allocate.L2::128B.v4.u32";
+        assert_eq!(tokens(cached), [Token::Word(cached)]);
+        assert_eq!(tokens("L1: ret"), [Token::Word("L1"), Token::Punct(b':'), Token::Word("ret")]);
+    }
+
+    #[test]
+    fn directives_match_with_and_without_blanks() {
+        for text in [".reg .v2 .b32 %r1", ".reg.v2.b32 %r1", ".reg.v2.b32%r1", ".reg .v2.b32\t%r1"] {
+            assert_eq!(tokens(text), [".reg", ".v2", ".b32", "%r1"].map(Token::Word), "{text}");
+        }
     }
 
     #[test]

@@ -180,7 +180,10 @@ impl<'a> Parser<'a> {
     /// Debug sections carry nothing that runs.
     fn section(&mut self) -> Result<()> {
         self.advance()?;
-        self.word("a section name")?;
+        // A name may have several dots.
+        while let Token::Word(_) | Token::Int(_) = self.token {
+            self.advance()?;
+        }
         self.expect(b'{')?;
         while !self.eat(b'}')? {
             if self.token == Token::End {
@@ -238,6 +241,8 @@ impl<'a> Parser<'a> {
             labels: Vec::new(),
             branch_targets: Default::default(),
             max_threads: None,
+            min_blocks: None,
+            max_registers: None,
             cluster: None,
         };
         self.performance_directives(&mut func)?;
@@ -277,7 +282,9 @@ impl<'a> Parser<'a> {
                     func.max_threads = Some(shape.iter().fold(1, |n, &d| n.saturating_mul(d)));
                 }
                 ".reqnctapercluster" => func.cluster = Some(self.up_to_three()?),
-                ".minnctapersm" | ".maxnctapersm" | ".maxnreg" | ".maxclusterrank" => drop(self.int("a number")?),
+                ".minnctapersm" => func.min_blocks = Some(self.small("a number")?),
+                ".maxnreg" => func.max_registers = Some(self.small("a number")?),
+                ".maxnctapersm" | ".maxclusterrank" => drop(self.int("a number")?),
                 ".noreturn" | ".explicitcluster" | ".blocksareclusters" => {}
                 ".pragma" => self.skip_to_semicolon()?,
                 _ => return self.error(format!("expected a function body, got `{word}`")),

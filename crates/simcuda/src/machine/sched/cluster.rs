@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::super::checks::{Check, Level};
 use super::super::env::Env;
-use super::super::error::Fault;
+use super::super::error::{Fault, FaultKind};
 use super::super::exec::block::Peer;
 use super::super::exec::{Block, Warp, bulk};
+use super::super::meter::Warning;
 use super::barrier::open_ready;
 use super::group::{CLUSTER_KEY, State};
 use super::run::{Stop, run};
@@ -159,7 +161,8 @@ impl Cluster {
         match stop {
             Stop::Fault => return Err(stuck::fault(b, w)),
             Stop::Blocked if stuck::is_hopeless(w) => {
-                return Err(stuck::explain(&self.blocks[block], &self.warps[block], warp));
+                self.stands_still(block, warp)?;
+                return Ok(true);
             }
             _ => {}
         }
@@ -225,11 +228,31 @@ impl Cluster {
             .find_map(|(b, warps)| warps.iter().position(|w| !w.is_done()).map(|w| (b, w)));
         match at {
             Some((block, warp)) => {
-                let earlier = stuck::deferred(&mut self.blocks[block]);
-                Err(earlier.unwrap_or_else(|| stuck::explain(&self.blocks[block], &self.warps[block], warp)))
+                self.idle_rounds = 0;
+                match stuck::deferred(&mut self.blocks[block]) {
+                    Some(earlier) => Err(earlier),
+                    None => self.stands_still(block, warp),
+                }
             }
             None => Ok(()),
         }
+    }
+
+    /// A warp that can never go on: the reason, or nothing if it now can because its lanes need not meet at barriers.
+    fn stands_still(&mut self, block: usize, warp: usize) -> Result<(), Box<Fault>> {
+        let fault = stuck::explain(&self.blocks[block], &self.warps[block], warp);
+        let (b, w) = (&mut self.blocks[block], &mut self.warps[block][warp]);
+        let level = b.levels.of(Check::Barrier);
+        if fault.kind != FaultKind::DivergentBarrier || level == Level::Fatal || w.loose {
+            return Err(fault);
+        }
+        if level == Level::Warn {
+            Warning::add(&mut b.warnings, Warning { fault: *fault, count: 1 });
+        }
+        w.loose = true;
+        w.recheck();
+        self.sync.progress();
+        Ok(())
     }
 
     fn open_cluster_barrier(&mut self) {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::super::env::Env;
 use super::super::error::Fault;
-use super::super::meter::Counters;
+use super::super::meter::{Counters, Warning};
 use super::cluster::{Cluster, Outcome};
 use super::stuck;
 
@@ -26,8 +26,7 @@ struct Shared {
     helpers: u32,
     closed: bool,
     fault: Option<Box<Fault>>,
-    counters: Counters,
-    counts: Vec<u64>,
+    totals: Totals,
 }
 
 /// One launch.
@@ -44,8 +43,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a finished job leaves: counters and executions of each instruction.
-pub(crate) type Totals = (Counters, Vec<u64>);
+/// What a finished job leaves.
+#[derive(Default)]
+pub(crate) struct Totals {
+    pub counters: Counters,
+    /// Executions of each instruction.
+    pub counts: Vec<u64>,
+    pub warnings: Vec<Warning>,
+}
+
+impl Totals {
+    fn new(env: &Env) -> Self {
+        Self { counts: vec![0; env.code.insts.len()], ..Self::default() }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.counters.add(&other.counters);
+        self.counts.iter_mut().zip(other.counts).for_each(|(sum, n)| *sum += n);
+        other.warnings.into_iter().for_each(|warning| Warning::add(&mut self.warnings, warning));
+    }
+}
 
 /// Runs all clusters of a launch.
 pub(crate) fn run_job(env: Arc<Env>, clusters: u64) -> Result<Totals, Box<Fault>> {
@@ -56,8 +73,7 @@ pub(crate) fn run_job(env: Arc<Env>, clusters: u64) -> Result<Totals, Box<Fault>
         helpers: 0,
         closed: false,
         fault: None,
-        counters: Counters::default(),
-        counts: vec![0; env.code.insts.len()],
+        totals: Totals::new(&env),
     };
     let helpers = (env.options.workers.max(1) as u64).min(clusters) - 1;
     let job = Arc::new(Job {
@@ -79,7 +95,7 @@ pub(crate) fn run_job(env: Arc<Env>, clusters: u64) -> Result<Totals, Box<Fault>
     }
     match shared.fault.take() {
         Some(fault) => Err(fault),
-        None => Ok((std::mem::take(&mut shared.counters), std::mem::take(&mut shared.counts))),
+        None => Ok(std::mem::take(&mut shared.totals)),
     }
 }
 
@@ -102,7 +118,7 @@ impl Job {
 
     fn work(&self) {
         let (mut spare, mut finished): (Option<Cluster>, u64) = (None, 0);
-        let mut totals = (Counters::default(), vec![0; self.env.code.insts.len()]);
+        let mut totals = Totals::new(&self.env);
         while !self.stop.load(Ordering::Relaxed) {
             let Some(mut cluster) = self.take(&mut spare, std::mem::take(&mut finished)) else { break };
             // A host process must outlive whatever a kernel does, an error of the interpreter included.
@@ -128,9 +144,7 @@ impl Job {
         if let Some(mut cluster) = spare {
             collect(&mut cluster, &mut totals);
         }
-        let mut shared = lock(&self.shared);
-        shared.counters.add(&totals.0);
-        shared.counts.iter_mut().zip(&totals.1).for_each(|(sum, n)| *sum += n);
+        lock(&self.shared).totals.add(totals);
     }
 
     /// Takes the steps off the budget; an empty one is a fault.
@@ -160,10 +174,12 @@ impl Job {
 /// Adds a finished cluster's counts to the worker's.
 fn collect(cluster: &mut Cluster, totals: &mut Totals) {
     for block in &mut cluster.blocks {
-        totals.0.add(&block.counters);
-        block.counters = Counters::default();
-        for (sum, count) in totals.1.iter_mut().zip(&mut block.counts) {
+        totals.counters.add(&std::mem::take(&mut block.counters));
+        for (sum, count) in totals.counts.iter_mut().zip(&mut block.counts) {
             *sum += std::mem::take(count);
+        }
+        for warning in block.warnings.drain(..) {
+            Warning::add(&mut totals.warnings, warning);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The inner loop: runs one warp.
 
-use super::super::exec::{Block, Code, Flow, Inst, Warp};
+use super::super::exec::{Block, Code, Flow, Inst, Warp, undefined};
 use super::super::meter::Class;
 use super::group::State;
 
@@ -18,6 +18,8 @@ pub(crate) enum Stop {
     Yielded,
     /// Out of steps.
     Quantum,
+    /// Goes on, but its values are now followed where nothing wrote them, or no longer.
+    Switched,
     /// See [`Block::note`]; `Warp::pc` is the instruction.
     Fault,
 }
@@ -28,6 +30,18 @@ pub(crate) fn run(w: &mut Warp, b: &mut Block, steps: &mut u32) -> Stop {
     if w.active == 0 && !w.select() {
         return if w.groups.is_empty() { Stop::Done } else { Stop::Blocked };
     }
+    w.drop_idle_twins();
+    loop {
+        let stop = if w.undefined.is_some() { follow::<true>(w, b, steps) } else { follow::<false>(w, b, steps) };
+        if stop != Stop::Switched {
+            return stop;
+        }
+    }
+}
+
+/// Runs a warp whose registers hold undefined bits, or none.
+#[inline(always)]
+fn follow<const UNDEFINED: bool>(w: &mut Warp, b: &mut Block, steps: &mut u32) -> Stop {
     let code: *const Code = &*b.env.code;
     // SAFETY: `env` keeps the code for as long as the block, and nothing writes it.
     let (insts, counts) = unsafe { ((*code).insts.as_slice(), b.counts.as_mut_ptr()) };
@@ -45,10 +59,20 @@ pub(crate) fn run(w: &mut Warp, b: &mut Block, steps: &mut u32) -> Stop {
             insts.get_unchecked(pc as usize)
         };
         let mask = active & (w.pred(inst.guard) ^ inst.guard_flip);
+        if UNDEFINED {
+            (w.mask, w.pc) = (mask, pc);
+            if !undefined::before(w, b, inst, active) {
+                (w.active, *steps) = (active, left);
+                return Stop::Fault;
+            }
+        }
         if mask != 0 {
             (w.mask, w.pc) = (mask, pc);
             // SAFETY: the decoder chose a handler that this processor can run.
             let flow = unsafe { (inst.run)(w, b, inst) };
+            if UNDEFINED {
+                undefined::after(w, b, inst, flow);
+            }
             if flow == Flow::Jump && mask == active && w.groups.is_empty() {
                 pc = inst.target;
                 continue;
@@ -117,12 +141,12 @@ fn leave(w: &mut Warp, b: &mut Block, code: &Code, inst: &Inst, flow: Flow, mask
             w.add_group(pc, mask, State::Parked { key: w.jump });
             return stop_unless_ready(w);
         }
-        Flow::Yield => {
+        Flow::Yield | Flow::Undefined => {
             w.pc = pc + 1;
             if w.pc >= w.limit {
                 meet(w);
             }
-            return Some(Stop::Yielded);
+            return Some(if flow == Flow::Yield { Stop::Yielded } else { Stop::Switched });
         }
         Flow::Fault => {
             let _ = b;

@@ -8,7 +8,7 @@ use super::super::meter::Class;
 use super::group::{CLUSTER_KEY, Group, State};
 
 /// Completes a note with kernel, line, block and thread.
-fn locate(b: &Block, warp: u32, pc: u32, note: Note) -> Box<Fault> {
+pub(crate) fn locate(b: &Block, warp: u32, pc: u32, note: Note) -> Box<Fault> {
     let (ptx_line, loc) = b.env.code.lines.get(pc as usize).copied().unwrap_or_default();
     let shape = b.env.config.block;
     let thread = warp * LANES as u32 + note.lane as u32;

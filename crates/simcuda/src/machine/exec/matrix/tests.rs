@@ -37,8 +37,8 @@ fn compare_int<const WORDS: usize, const A: u8, const B: u8>(state: &mut u64) {
 fn compare_float<const WORDS: usize, const TYPE: u8>(state: &mut u64) {
     for _ in 0..64 {
         let (a, b, c) = (random::<4>(state), random::<2>(state), random::<4>(state));
-        let expected = multiply_float::<Portable, WORDS, TYPE>(&a, &b, &c);
-        assert_eq!(multiply_float::<Avx2, WORDS, TYPE>(&a, &b, &c), expected, "{WORDS} {TYPE}");
+        let expected = multiply_float::<Portable, WORDS, TYPE, TYPE>(&a, &b, &c);
+        assert_eq!(multiply_float::<Avx2, WORDS, TYPE, TYPE>(&a, &b, &c), expected, "{WORDS} {TYPE}");
     }
 }
 
