@@ -11,7 +11,7 @@ use std::ops::Range;
 pub(crate) const DOWN_TOKENS: usize = 32;
 
 /// Chunks that one unit covers at most for a single token.
-pub(crate) const DOWN_CHUNKS: usize = 4;
+pub(crate) const DOWN_CHUNKS: usize = 8;
 
 /// Slots between a quad and the one whose rows it prefetches.
 const AHEAD: usize = 24;

@@ -11,6 +11,9 @@ use crate::w4a8::Offset;
 /// Tokens that one unit of the gate and up projections covers at most.
 pub(crate) const ROW_TOKENS: usize = 64;
 
+/// Steps of four segments whose sums wait until all 16 rows have theirs.
+const STEPS: usize = 16;
+
 /// int8 activations of consecutive tokens.
 #[derive(Clone, Copy)]
 pub(crate) struct Codes<'a> {
@@ -73,46 +76,52 @@ impl FourBitRows<'_> {
         }
     }
 
-    /// Computes one token: dot products row by row, 4 segments at a time, then sums across lanes for 16 rows together.
+    /// Computes one token, [`STEPS`] times four segments at a time: dot products of four rows after four, so that memory is
+    /// read row by row, then the sums across lanes for 16 rows together.
     #[inline(always)]
     fn one_of<S: Simd, const FORM: usize>(&self, simd: S, rows: &ByteRows<'_, BLOCK>) -> [f32; BLOCK] {
         let segments = self.matrix.d / SEGMENT;
+        let steps = segments.div_ceil(4);
         let mut state = OneToken::<S, FORM>::new(simd, self, rows);
-        let mut ahead = Ahead::new(self.next, 4 * segments.div_ceil(4));
-        for first in (0..segments / 4 * 4).step_by(4) {
-            let sums = self.dots::<S, 4>(simd, rows, first, &mut ahead);
-            state.add(&sums, first);
-        }
-        let first = segments / 4 * 4;
-        match segments % 4 {
-            1 => state.add(&self.dots::<S, 1>(simd, rows, first, &mut ahead)[..1], first),
-            2 => state.add(&self.dots::<S, 2>(simd, rows, first, &mut ahead)[..2], first),
-            3 => state.add(&self.dots::<S, 3>(simd, rows, first, &mut ahead)[..3], first),
-            _ => {}
+        let mut ahead = Ahead::new(self.next, 4 * steps);
+        for start in (0..steps).step_by(STEPS) {
+            let count = STEPS.min(steps - start);
+            let mut x = [[simd.splat_i32(0); 2]; STEPS];
+            for (i, x) in x.iter_mut().enumerate().take(count) {
+                *x = self.x_halves(simd, 4 * (start + i), segments);
+            }
+            // lane 4q + p of vector f: segment q of row 4f + p
+            let mut sums = [[simd.splat_i32(0); 4]; STEPS];
+            for four in 0..4 {
+                for (i, (sums, x)) in sums.iter_mut().zip(&x).enumerate().take(count) {
+                    ahead.step(simd, self.matrix);
+                    let (row, byte) = (4 * four, 64 * (start + i));
+                    sums[four] = match segments - 4 * (start + i) {
+                        1 => Self::quad::<S, 1>(simd, rows, row, byte, *x),
+                        2 => Self::quad::<S, 2>(simd, rows, row, byte, *x),
+                        3 => Self::quad::<S, 3>(simd, rows, row, byte, *x),
+                        _ => Self::quad::<S, 4>(simd, rows, row, byte, *x),
+                    };
+                }
+            }
+            for (i, &sums) in sums.iter().enumerate().take(count) {
+                let first = 4 * (start + i);
+                state.add(&simd.transpose_quarters(sums)[..4.min(segments - first)], first);
+            }
         }
         let mut out = [0.0; BLOCK];
         simd.store(&mut out, simd.mul(state.total, simd.splat(self.x.scale[0])));
         out
     }
 
-    /// Multiplies N segments from `first` on; lane i of result q is the dot product of segment q of row i.
+    /// The first and the second 16 activations of each of up to four segments from `first` on.
     #[inline(always)]
-    fn dots<S: Simd, const N: usize>(
-        &self,
-        simd: S,
-        rows: &ByteRows<'_, BLOCK>,
-        first: usize,
-        ahead: &mut Ahead<'_>,
-    ) -> [S::I; 4] {
-        let codes: &[u8] = bytemuck::cast_slice(&self.x.codes[first * SEGMENT..][..N * SEGMENT]);
-        let (a, b) = codes.as_chunks().0.split_at(if N < 2 { 2 } else { 4 });
-        let halves = simd.unzip_quarters(simd.load_segments(a), simd.load_segments(b));
-        let mut quads = [simd.splat_i32(0); 4];
-        for (i, quad) in quads.iter_mut().enumerate() {
-            ahead.step(simd, self.matrix);
-            *quad = Self::quad::<S, N>(simd, rows, 4 * i, 16 * first, halves);
-        }
-        simd.transpose_quarters(quads)
+    fn x_halves<S: Simd>(&self, simd: S, first: usize, segments: usize) -> [S::I; 2] {
+        let end = segments.min(first + 4);
+        let codes: &[u8] = bytemuck::cast_slice(&self.x.codes[first * SEGMENT..end * SEGMENT]);
+        let chunks = codes.as_chunks().0;
+        let (a, b) = chunks.split_at(chunks.len().min(4));
+        simd.unzip_quarters(simd.load_segments(a), simd.load_segments(b))
     }
 
     /// Multiplies N segments, from a byte of the rows on, of four rows.
