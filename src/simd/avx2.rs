@@ -141,6 +141,20 @@ fn dot_avx2(acc: __m256i, codes: __m256i, activations: __m256i) -> __m256i {
     _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
 }
 
+/// Products of neighbouring bytes, added to sums of 16 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dot_pairs(short: __m256i, codes: __m256i, activations: __m256i) -> __m256i {
+    _mm256_add_epi16(short, _mm256_maddubs_epi16(codes, activations))
+}
+
+/// Adds neighbouring sums of 16 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_pairs(acc: __m256i, short: __m256i) -> __m256i {
+    _mm256_add_epi32(acc, _mm256_madd_epi16(short, _mm256_set1_epi16(1)))
+}
+
 /// Codes of 8 bits would saturate int16: their two halves do not.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -172,6 +186,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type I = I;
     const TILE: usize = 1;
     const TILED: bool = true;
+    // 8 · 2 · 15 · 128 fits int16
+    const SHORT: usize = if VNNI { 0 } else { 8 };
 
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -189,6 +205,24 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                 [dot_avx2(acc[0], codes[0], activations[0]), dot_avx2(acc[1], codes[1], activations[1])]
             }
         }
+    }
+
+    #[inline(always)]
+    fn dot_short(self, short: I, codes: I, activations: I) -> I {
+        if VNNI {
+            return self.dot(short, codes, activations);
+        }
+        // SAFETY: as in `run`.
+        unsafe { [dot_pairs(short[0], codes[0], activations[0]), dot_pairs(short[1], codes[1], activations[1])] }
+    }
+
+    #[inline(always)]
+    fn add_short(self, acc: I, short: I) -> I {
+        if VNNI {
+            return self.add_i32(acc, short);
+        }
+        // SAFETY: as in `run`.
+        unsafe { [add_pairs(acc[0], short[0]), add_pairs(acc[1], short[1])] }
     }
 
     #[inline(always)]

@@ -37,6 +37,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type I: Copy;
     /// Vectors side by side in a register tile of f32 sums: tokens, or columns beside six rows.
     const TILE: usize;
+    /// Sums of [`Simd::dot_short`] that 16 bits hold; 0 where [`Simd::dot`] is as cheap.
+    const SHORT: usize = 0;
     /// Whether several rows at once pay: registers hold their sums.
     const TILED: bool;
 
@@ -93,6 +95,16 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn high_u16(self, a: Self::I) -> Self::I;
     /// Lane i: acc + Σ of four byte products, codes in 0..=15, activations in −127..=127.
     fn dot(self, acc: Self::I, codes: Self::I, activations: Self::I) -> Self::I;
+    /// As [`Simd::dot`] into sums of 16 bits, at most [`Simd::SHORT`] of them before [`Simd::add_short`].
+    #[inline(always)]
+    fn dot_short(self, short: Self::I, codes: Self::I, activations: Self::I) -> Self::I {
+        self.dot(short, codes, activations)
+    }
+    /// acc + the sums of [`Simd::dot_short`].
+    #[inline(always)]
+    fn add_short(self, acc: Self::I, short: Self::I) -> Self::I {
+        self.add_i32(acc, short)
+    }
     /// As [`Simd::dot`] for codes in 0..=255.
     fn dot_bytes(self, acc: Self::I, codes: Self::I, activations: Self::I) -> Self::I;
     /// Widens 16 u8.

@@ -107,6 +107,11 @@ impl Kernel for EveryIntegerOperation<'_> {
         let (low, high) = (s.low_nibbles(a), s.high_nibbles(a));
         let mut all = vec![s.add_i32(a, b), s.sub_i32(a, b), s.mul_i32(a, b), low, high];
         all.extend([s.dot(s.splat_i32(-7), low, x), s.dot(s.splat_i32(9), high, x), s.dot_bytes(s.splat_i32(5), b, x)]);
+        let mut short = s.splat_i32(0);
+        for code in [low, high, low, high, low, high, low, high] {
+            short = s.dot_short(short, code, x);
+        }
+        all.push(s.add_short(s.splat_i32(3), short));
         // sums that stay within i32
         let small = rows.map(|row| s.low_nibbles(row));
         all.extend([s.sum_quads(small), s.tile_words(a), s.high_u16(b)]);

@@ -85,11 +85,19 @@ impl<S: Simd, const M: usize, const BYTES: bool> Integers<S, M> for Panel<'_, M,
         let lines = &self.lines[first..][..words];
         let codes: [&[[i8; 4]]; M] = std::array::from_fn(|m| &self.codes[m][first..][..words]);
         let mut acc = [simd.splat_i32(0); M];
-        for i in 0..words {
-            let w = simd.load_segments(lines[i].as_chunks().0);
+        // where products are summed in 16 bits first, so many of them fit
+        let run = if BYTES || S::SHORT == 0 { words } else { S::SHORT };
+        for start in (0..words).step_by(run.max(1)) {
+            let mut short = [simd.splat_i32(0); M];
+            for i in start..words.min(start + run) {
+                let w = simd.load_segments(lines[i].as_chunks().0);
+                for m in 0..M {
+                    let a = simd.splat_i32(i32::from_le_bytes(codes[m][i].map(|code| code as u8)));
+                    short[m] = if BYTES { simd.dot_bytes(short[m], w, a) } else { simd.dot_short(short[m], w, a) };
+                }
+            }
             for m in 0..M {
-                let a = simd.splat_i32(i32::from_le_bytes(codes[m][i].map(|code| code as u8)));
-                acc[m] = if BYTES { simd.dot_bytes(acc[m], w, a) } else { simd.dot(acc[m], w, a) };
+                acc[m] = if BYTES { simd.add_i32(acc[m], short[m]) } else { simd.add_short(acc[m], short[m]) };
             }
         }
         acc
