@@ -10,8 +10,9 @@ use half::f16;
 ///
 /// - [`Format::per_channel`]: scale = max|w| / 7, codes −7..=7 (stored + 8).
 /// - [`Format::per_group`] without offsets: scale = −extreme / 8 where extreme is the value of largest magnitude with its
-///   sign, so that it is met exactly and all 16 codes are used; with offsets: scale = (max − min) / 15, offset = min. Codes
-///   are chosen against the scale and offset as stored, in f16.
+///   sign, so that it is met exactly and all 16 codes are used; with offsets: from scale = (max − min) / 15 and offset = min on, the
+///   line that fits the codes best by least squares and the codes nearest to it in turn, as long as the squared error falls. Codes are
+///   chosen against the scale and offset as stored, in f16.
 /// - [`Format::two_level`]: channel scale = max over groups of max|w| / (7 · 16); each group takes the integer scale of
 ///   1..=16 with the least squared error.
 /// - [`Format::qqq`]: group scale 2 · max|w| / 15, then both levels as QQQ stores them.
@@ -85,13 +86,59 @@ fn symmetric(w: &[f32], k: usize, format: Format, codes: &mut Vec<i8>) -> Scales
 fn with_offsets(w: &[f32], k: usize, format: Format, codes: &mut Vec<i8>) -> Scales {
     let (scale, offset): (Vec<f16>, Vec<f16>) = groups(w, k, format)
         .map(|group| {
-            let (min, max) = group.iter().fold((f32::MAX, f32::MIN), |(low, high), &v| (low.min(v), high.max(v)));
-            let (s, o) = (f16::from_f32((max - min) / 15.0), f16::from_f32(min));
-            codes.extend(group.iter().map(|&v| code(v - o.to_f32(), s.to_f32(), 0.0, 0.0, 15.0)));
-            (s, o)
+            let line = fitted(group);
+            let [s, o] = line.map(f16::to_f32);
+            codes.extend(group.iter().map(|&v| code(v - o, s, 0.0, 0.0, 15.0)));
+            (line[0], line[1])
         })
         .unzip();
     Scales::per_group(scale, Some(offset.into()))
+}
+
+/// Lines that are tried for a group at most; few of real weights still gain after as many.
+const LINES: usize = 10;
+
+/// A group's scale and offset: the ends of its range stretched over the codes, then fitted to the codes nearest to it as long as that
+/// lowers the squared error. Ends are worth less than all that lies between them.
+fn fitted(group: &[f32]) -> [f16; 2] {
+    let (min, max) = group.iter().fold((f32::MAX, f32::MIN), |(low, high), &v| (low.min(v), high.max(v)));
+    let stored = |[scale, offset]: [f32; 2]| [f16::from_f32(scale), f16::from_f32(offset)];
+    let mut best = stored([(max - min) / 15.0, min]);
+    let (mut least, mut next) = error_and_fit(group, best);
+    for _ in 1..LINES {
+        let line = stored(next);
+        let (error, fit) = error_and_fit(group, line);
+        // also false for scales that are no f16, which are refused later
+        if error.partial_cmp(&least) != Some(std::cmp::Ordering::Less) {
+            break;
+        }
+        (best, least, next) = (line, error, fit);
+    }
+    best
+}
+
+/// The squared error of the codes nearest to a line, and the line that fits them best.
+fn error_and_fit(group: &[f32], line: [f16; 2]) -> (f32, [f32; 2]) {
+    const LANES: usize = 8;
+    // to nearest, ties to even, for what is between 0 and 15
+    const ROUND: f32 = 12_582_912.0;
+    let [scale, offset] = line.map(f16::to_f32);
+    let inverse = divide(1.0, scale);
+    // of q, q², q·w, w and the squared error, in lanes that any instruction set sums alike
+    let mut sums = [[0.0f32; LANES]; 5];
+    for values in group.as_chunks::<LANES>().0 {
+        for (lane, &w) in values.iter().enumerate() {
+            let q = (((w - offset) * inverse).clamp(0.0, 15.0) + ROUND) - ROUND;
+            let miss = scale * q + offset - w;
+            for (sum, term) in sums.iter_mut().zip([q, q * q, q * w, w, miss * miss]) {
+                sum[lane] += term;
+            }
+        }
+    }
+    let [q, qq, qw, w, error] = sums.map(|lanes| lanes.iter().sum::<f32>());
+    let count = group.len() as f32;
+    let scale = divide(qw - q * w / count, qq - q * q / count);
+    (error, [scale, (w - scale * q) / count])
 }
 
 fn two_level(w: &[f32], k: usize, format: Format, codes: &mut Vec<i8>) -> Scales {

@@ -57,7 +57,7 @@ pub struct LayerRecord {
 
 /// Which algorithm this is: raised with every change after which the same options come to other codes, so that no directory
 /// holds layers of both.
-pub const ALGORITHM: u32 = 1;
+pub const ALGORITHM: u32 = 2;
 
 /// What identifies a run: one that was interrupted goes on only with the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
