@@ -118,7 +118,7 @@ impl ModelConfig {
 
     /// The tokens at which texts begin and end, and who names them.
     fn bounding_tokens(&self) -> impl Iterator<Item = (&str, u32)> {
-        let TextBounds { before, after, origin, bos, ends } = &self.bounds;
+        let TextBounds { before, after, origin, bos, ends, notes: _ } = &self.bounds;
         let around = before.iter().chain(after).map(|&id| (origin.as_str(), id));
         let stated = self.eos.iter().chain(&self.bos).map(|&id| ("BOS or EOS token", id));
         bos.iter().chain(ends).map(|bound| (bound.origin.as_str(), bound.token)).chain(around).chain(stated)

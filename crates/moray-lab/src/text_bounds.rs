@@ -30,6 +30,8 @@ pub struct TextBounds {
     pub bos: Option<Bound>,
     /// Tokens that end a generation, ascending.
     pub ends: Vec<Bound>,
+    /// What other files say to the contrary, and what no file says.
+    pub notes: Vec<String>,
 }
 
 impl TextBounds {
@@ -38,5 +40,26 @@ impl TextBounds {
         if let Err(at) = self.ends.binary_search_by_key(&token, |end| end.token) {
             self.ends.insert(at, Bound::new(token, origin));
         }
+    }
+
+    /// Says what was decided and who says so, a line each; `name` is a token's text.
+    pub fn describe(&self, name: impl Fn(u32) -> Option<String>) -> Vec<String> {
+        let named =
+            |&token: &u32| format!("{} ({token})", name(token).unwrap_or_else(|| "a token without a name".into()));
+        let around = |tokens: &[u32]| match tokens {
+            [] => "nothing".to_owned(),
+            tokens => tokens.iter().map(named).collect::<Vec<_>>().join(" "),
+        };
+        let mut lines = vec![format!("in front of a text: {}, by {}", around(&self.before), self.origin)];
+        if !self.after.is_empty() {
+            lines.push(format!("behind a text: {}, by {}", around(&self.after), self.origin));
+        }
+        lines
+            .extend(self.ends.iter().map(|end| format!("ends a generation: {}, by {}", named(&end.token), end.origin)));
+        if self.ends.is_empty() {
+            lines.push("ends a generation: nothing, no file names a token".into());
+        }
+        lines.extend(self.notes.iter().cloned());
+        lines
     }
 }

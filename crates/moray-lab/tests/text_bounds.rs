@@ -189,9 +189,10 @@ fn a_gguf_file_without_keys_gets_what_llama_cpp_takes() {
         });
         assert_eq!(config.add_bos, begins, "{pre}");
     }
-    // byte-level vocabularies: llama.cpp takes 11 for both
+    // byte-level vocabularies: llama.cpp takes 11 for both, which is worth a remark
     let (config, _) = gguf(|writer| rename(writer, ["<a>", "<b>", "<c>"], &[]));
     assert_eq!((config.bos, config.add_bos, &config.eos[..]), (Some(11), false, &[11][..]));
+    assert!(config.bounds.notes[0].contains("token 11 is taken for one"), "{:?}", config.bounds.notes);
 }
 
 #[test]
@@ -244,4 +245,23 @@ fn a_written_tokenizer_keeps_what_begins_texts() {
     let json = checkpoint.tokenizer().unwrap().to_json().unwrap().unwrap();
     let library: tokenizers::Tokenizer = json.parse().unwrap();
     assert_eq!(library.encode("hell", true).unwrap().get_ids(), [1, HELL, 2]);
+}
+
+#[test]
+fn decisions_are_told_with_their_origins_and_what_contradicts_them() {
+    let (config, _) = directory(|path| {
+        set_template(path, template(&[1], &[2]));
+        edit(&path.join("config.json"), |config| config["bos_token_id"] = json!(0));
+        write(path, "tokenizer_config.json", json!({"add_bos_token": false, "add_eos_token": true}));
+    });
+    let name =
+        |token: u32| ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].get(token as usize).map(|&name| name.to_owned());
+    let expected = [
+        "in front of a text: <|im_start|> (1), by the post-processor of tokenizer.json",
+        "behind a text: <|im_end|> (2), by the post-processor of tokenizer.json",
+        "ends a generation: <|im_end|> (2), by eos_token_id of config.json",
+        "add_bos_token of tokenizer_config.json is false and does not count beside tokenizer.json, as in transformers 5",
+        "bos_token_id of config.json is 0, texts begin with 1",
+    ];
+    assert_eq!(config.bounds.describe(name), expected);
 }

@@ -73,14 +73,19 @@ pub(super) fn text_bounds(pairs: &Pairs<'_>, vocabulary: &Vocabulary<'_>) -> Res
         let key = format!("tokenizer.ggml.{key}");
         Ok(match pairs.token(&key)? {
             Some(token) => Some(Bound::new(token, key)),
-            None if (default as usize) < vocabulary.len() => {
-                Some(Bound::new(default, format!("llama.cpp's default for vocabularies of kind {}", vocabulary.model)))
-            }
+            None if (default as usize) < vocabulary.len() => Some(Bound::new(default, default_origin(vocabulary))),
             None => None,
         })
     };
     let (bos, eos) = (named("bos_token_id", begin)?, named("eos_token_id", end)?);
     let mut bounds = TextBounds { bos, ..TextBounds::default() };
+    if let Some(eos) =
+        eos.as_ref().filter(|eos| vocabulary.model != "llama" && eos.origin == default_origin(vocabulary))
+    {
+        bounds
+            .notes
+            .push(format!("the file names no end of text: token {} is taken for one as llama.cpp does", eos.token));
+    }
     let stated = pairs.bool("tokenizer.ggml.add_bos_token")?;
     bounds.origin = match stated {
         Some(_) => "tokenizer.ggml.add_bos_token".into(),
@@ -113,6 +118,11 @@ pub(super) fn text_bounds(pairs: &Pairs<'_>, vocabulary: &Vocabulary<'_>) -> Res
         }
     }
     Ok(bounds)
+}
+
+/// Says that a file is silent and what llama.cpp takes then.
+fn default_origin(vocabulary: &Vocabulary<'_>) -> String {
+    format!("llama.cpp's default for vocabularies of kind {}", vocabulary.model)
 }
 
 /// The tokens that end a generation by their text, which makes them control tokens; those of which the rest of the vocabulary

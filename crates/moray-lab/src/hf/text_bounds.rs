@@ -78,7 +78,28 @@ pub(super) fn text_bounds(stated: &Stated<'_>) -> Result<TextBounds> {
     for Bound { token, origin } in named(stated, &file, "eos", 1)? {
         bounds.add_end(token, origin);
     }
+    if file.is_some() {
+        bounds.notes = contradictions(stated, &bounds);
+    }
     Ok(bounds)
+}
+
+/// What other files say than the post-processor does.
+fn contradictions(stated: &Stated<'_>, bounds: &TextBounds) -> Vec<String> {
+    let mut notes = Vec::new();
+    for (key, tokens) in [("add_bos_token", &bounds.before), ("add_eos_token", &bounds.after)] {
+        let flag = stated.tokenizer_config.get(key).and_then(Value::as_bool);
+        if let Some(flag) = flag.filter(|&flag| flag == tokens.is_empty()) {
+            notes.push(format!("{key} of tokenizer_config.json is {flag} and does not count beside tokenizer.json, as in transformers 5"));
+        }
+    }
+    let id = stated.config.get("bos_token_id").and_then(Value::as_u64);
+    if let (Some(id), Some(&first)) = (id, bounds.before.first())
+        && id != u64::from(first)
+    {
+        notes.push(format!("bos_token_id of config.json is {id}, texts begin with {first}"));
+    }
+    notes
 }
 
 /// The tokens that a post-processor puts in front of a text and behind it.
