@@ -32,9 +32,48 @@ pub enum RopeScaling {
     },
     /// Frequency i divided by `factors[i]`, as a checkpoint's table of `head_dim / 2` numbers gives them.
     Factors(Vec<f32>),
+    /// YaRN: with h = head_dim / 2 and the pair at which a frequency turns r times in the original context,
+    /// p(r) = h · ln(original_context / (2π · r)) / ln θ, frequencies of pairs up to low = p(beta_fast) stay, those from
+    /// high = p(beta_slow) on are divided by `factor`, and between them s = (i − low) / (high − low) blends:
+    /// (1 − s) · frequency + s · frequency / factor. low and high are rounded down and up where `truncate` says so, and kept within
+    /// 0 and head_dim − 1. What is rotated is multiplied by `attention_factor`. From arXiv 2309.00071.
+    Yarn {
+        /// Division of the low frequencies.
+        factor: f64,
+        /// Turns from which frequencies stay, usually 32.
+        beta_fast: f64,
+        /// Turns up to which frequencies are divided, usually 1.
+        beta_slow: f64,
+        /// `original_max_position_embeddings`.
+        original_context: usize,
+        /// Usually 0.1 · ln factor + 1.
+        attention_factor: f64,
+        /// Whether the blend begins and ends at whole pairs.
+        truncate: bool,
+    },
+    /// Frequency i divided by `factors[i]`, and what is rotated multiplied by `attention_factor`, as LongRoPE (arXiv 2402.13753) does.
+    LongRope {
+        /// `head_dim / 2` divisors.
+        factors: Vec<f32>,
+        /// sqrt(1 + ln factor / ln original_context) by default.
+        attention_factor: f64,
+    },
 }
 
-/// A table of rotations: pair (i, i + head_dim / 2) of a head at position t turns by t · θ^(−2i / head_dim), scaled.
+impl RopeScaling {
+    /// What rotated queries and keys are multiplied by.
+    pub fn attention_factor(&self) -> f64 {
+        match self {
+            RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. } => {
+                *attention_factor
+            }
+            _ => 1.0,
+        }
+    }
+}
+
+/// A table of rotations: pair (i, i + head_dim / 2) of a head at position t turns by t · θ^(−2i / head_dim), scaled, and grows by
+/// [`RopeScaling::attention_factor`].
 ///
 /// x′\[i\] = x\[i\] cos − x\[i + h\] sin, x′\[i + h\] = x\[i + h\] cos + x\[i\] sin with h = head_dim / 2. Angles are computed in f64,
 /// their cosine and sine rounded to f32; the products are f32, each rounded.
@@ -57,6 +96,8 @@ pub struct Rope {
     head_dim: usize,
     /// [head_dim / 2], radians per position.
     frequencies: Vec<f64>,
+    /// Multiplies cosines and sines.
+    attention_factor: f64,
     /// [context][head_dim]: head_dim / 2 cosines, then as many sines.
     table: Vec<f32>,
 }
@@ -71,9 +112,15 @@ impl Rope {
         check_head_dim(head_dim)?;
         check_positive("rope theta", theta)?;
         check_scaling(scaling, head_dim)?;
-        let frequencies =
-            (0..head_dim / 2).map(|i| scale(theta.powf(-2.0 * i as f64 / head_dim as f64), i, scaling)).collect();
-        let mut rope = Rope { head_dim, frequencies, table: Vec::new() };
+        if let RopeScaling::Yarn { .. } = scaling
+            && theta <= 1.0
+        {
+            return Err(Error::Value { what: "rope theta", expected: "a number above 1 with YaRN", got: theta as f32 });
+        }
+        let plain = |i: usize| theta.powf(-2.0 * i as f64 / head_dim as f64);
+        let ramp = Ramp::new(head_dim, theta, scaling);
+        let frequencies = (0..head_dim / 2).map(|i| scale(plain(i), i, scaling, ramp)).collect();
+        let mut rope = Rope { head_dim, frequencies, attention_factor: scaling.attention_factor(), table: Vec::new() };
         rope.extend(context)?;
         Ok(rope)
     }
@@ -91,8 +138,9 @@ impl Rope {
         self.table.try_reserve_exact(elems).map_err(|_| refused)?;
         for position in old..context {
             let angles = self.frequencies.iter().map(|frequency| position as f64 * frequency);
-            self.table.extend(angles.clone().map(|angle| angle.cos() as f32));
-            self.table.extend(angles.map(|angle| angle.sin() as f32));
+            let factor = self.attention_factor;
+            self.table.extend(angles.clone().map(|angle| (factor * angle.cos()) as f32));
+            self.table.extend(angles.map(|angle| (factor * angle.sin()) as f32));
         }
         Ok(())
     }
@@ -193,7 +241,37 @@ impl Kernel for Rotate<'_> {
     }
 }
 
-fn scale(frequency: f64, i: usize, scaling: &RopeScaling) -> f64 {
+/// The pairs between which YaRN blends.
+#[derive(Clone, Copy)]
+struct Ramp {
+    low: f64,
+    high: f64,
+}
+
+impl Ramp {
+    /// Where the blend of [`RopeScaling::Yarn`] begins and ends; anything for other scalings.
+    fn new(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Self {
+        let &RopeScaling::Yarn { beta_fast, beta_slow, original_context, truncate, .. } = scaling else {
+            return Ramp { low: 0.0, high: 1.0 };
+        };
+        let pair = |turns: f64| {
+            let wavelength = original_context as f64 / (std::f64::consts::TAU * turns);
+            head_dim as f64 / 2.0 * wavelength.ln() / theta.ln()
+        };
+        let (low, high) = (pair(beta_fast), pair(beta_slow));
+        let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+        let (low, high) = (low.max(0.0), high.min(head_dim as f64 - 1.0));
+        // a step where both meet
+        Ramp { low, high: if low == high { high + 0.001 } else { high } }
+    }
+
+    /// How far pair `i` is between the two.
+    fn at(self, i: usize) -> f64 {
+        ((i as f64 - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
+    }
+}
+
+fn scale(frequency: f64, i: usize, scaling: &RopeScaling, ramp: Ramp) -> f64 {
     match *scaling {
         RopeScaling::Default => frequency,
         RopeScaling::Linear { factor } => frequency / factor,
@@ -208,7 +286,13 @@ fn scale(frequency: f64, i: usize, scaling: &RopeScaling) -> f64 {
                 (1.0 - smooth) * frequency / factor + smooth * frequency
             }
         }
-        RopeScaling::Factors(ref factors) => frequency / f64::from(factors[i]),
+        RopeScaling::Yarn { factor, .. } => {
+            let smooth = ramp.at(i);
+            (1.0 - smooth) * frequency + smooth * frequency / factor
+        }
+        RopeScaling::Factors(ref factors) | RopeScaling::LongRope { ref factors, .. } => {
+            frequency / f64::from(factors[i])
+        }
     }
 }
 
@@ -224,17 +308,34 @@ fn check_scaling(scaling: &RopeScaling, head_dim: usize) -> Result<()> {
                 let (what, expected) = ("rope high_freq_factor", "a number above low_freq_factor");
                 return Err(Error::Value { what, expected, got: *high_freq_factor as f32 });
             }
-            if *original_context == 0 {
-                let what = "rope original_max_position_embeddings";
-                return Err(Error::Shape { what, expected: "at least 1", got: 0 });
-            }
-            Ok(())
+            check_original(*original_context)
         }
-        RopeScaling::Factors(factors) => {
-            check_len("rope factors", head_dim / 2, factors.len())?;
-            factors.iter().try_for_each(|&factor| check_positive("rope factors", f64::from(factor)))
+        RopeScaling::Yarn { factor, beta_fast, beta_slow, original_context, attention_factor, .. } => {
+            check_positive("rope factor", *factor)?;
+            check_positive("rope beta_fast", *beta_fast)?;
+            check_positive("rope beta_slow", *beta_slow)?;
+            check_positive("rope attention_factor", *attention_factor)?;
+            check_original(*original_context)
         }
+        RopeScaling::LongRope { factors, attention_factor } => {
+            check_positive("rope attention_factor", *attention_factor)?;
+            check_factors(factors, head_dim)
+        }
+        RopeScaling::Factors(factors) => check_factors(factors, head_dim),
     }
+}
+
+fn check_original(original_context: usize) -> Result<()> {
+    if original_context == 0 {
+        let what = "rope original_max_position_embeddings";
+        return Err(Error::Shape { what, expected: "at least 1", got: 0 });
+    }
+    Ok(())
+}
+
+fn check_factors(factors: &[f32], head_dim: usize) -> Result<()> {
+    check_len("rope factors", head_dim / 2, factors.len())?;
+    factors.iter().try_for_each(|&factor| check_positive("rope factors", f64::from(factor)))
 }
 
 fn check_positive(what: &'static str, value: f64) -> Result<()> {

@@ -24,8 +24,34 @@ fn frequency(i: usize, head_dim: usize, theta: f64, scaling: &RopeScaling) -> f6
                 (1.0 - smooth) * plain / factor + smooth * plain
             }
         }
-        RopeScaling::Factors(factors) => plain / f64::from(factors[i]),
+        RopeScaling::Factors(factors) | RopeScaling::LongRope { factors, .. } => plain / f64::from(factors[i]),
+        RopeScaling::Yarn { factor, beta_fast, beta_slow, original_context, truncate, .. } => {
+            // the pair that turns `turns` times in the original context
+            let pair = |turns: f64| {
+                let wavelen = *original_context as f64 / turns;
+                head_dim as f64 * (wavelen / (2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln())
+            };
+            let (mut low, mut high) = (pair(*beta_fast), pair(*beta_slow));
+            if *truncate {
+                (low, high) = (low.floor(), high.ceil());
+            }
+            (low, high) = (low.max(0.0), high.min(head_dim as f64 - 1.0));
+            let divided = if low == high {
+                f64::from(i as f64 > low)
+            } else {
+                ((i as f64 - low) / (high - low)).clamp(0.0, 1.0)
+            };
+            divided * plain / factor + (1.0 - divided) * plain
+        }
         _ => plain,
+    }
+}
+
+/// What rotated queries and keys grow by.
+fn growth(scaling: &RopeScaling) -> f64 {
+    match scaling {
+        RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. } => *attention_factor,
+        _ => 1.0,
     }
 }
 
@@ -34,19 +60,29 @@ fn rotated(x: &[f32], position: usize, theta: f64, scaling: &RopeScaling) -> Vec
     let mut out = vec![0.0; x.len()];
     for i in 0..half {
         let (sin, cos) = (position as f64 * frequency(i, x.len(), theta, scaling)).sin_cos();
+        let (sin, cos) = (growth(scaling) * sin, growth(scaling) * cos);
         let (a, b) = (f64::from(x[i]), f64::from(x[i + half]));
         (out[i], out[i + half]) = (a * cos - b * sin, b * cos + a * sin);
     }
     out
 }
 
-fn scalings(head_dim: usize) -> [RopeScaling; 4] {
-    let factors = (0..head_dim / 2).map(|i| 1.0 + i as f32 / 4.0).collect();
+fn yarn(factor: f64, original_context: usize, attention_factor: f64, truncate: bool) -> RopeScaling {
+    RopeScaling::Yarn { factor, beta_fast: 32.0, beta_slow: 1.0, original_context, attention_factor, truncate }
+}
+
+fn scalings(head_dim: usize) -> [RopeScaling; 8] {
+    let factors: Vec<f32> = (0..head_dim / 2).map(|i| 1.0 + i as f32 / 4.0).collect();
     [
         RopeScaling::Default,
         RopeScaling::Linear { factor: 4.0 },
         RopeScaling::Llama3 { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192 },
-        RopeScaling::Factors(factors),
+        RopeScaling::Factors(factors.clone()),
+        yarn(4.0, 4096, 1.0, true),
+        yarn(8.0, 4096, 0.75, false),
+        // no pair turns even once: all but the first are divided
+        yarn(8.0, 6, 1.0, true),
+        RopeScaling::LongRope { factors, attention_factor: 0.5 },
     ]
 }
 
@@ -78,7 +114,7 @@ fn rotation_matches_f64_for_every_scaling() {
 
 #[test]
 fn llama3_scaling_matches_its_three_ranges() {
-    let [_, _, llama3, _] = scalings(128);
+    let [_, _, llama3, ..] = scalings(128);
     let (theta, d) = (500_000.0, 128);
     let plain = |i: usize| 1.0 / f64::powf(theta, 2.0 * i as f64 / d as f64);
     let kinds: Vec<f64> = (0..d / 2).map(|i| plain(i) / frequency(i, d, theta, &llama3)).collect();
