@@ -4,7 +4,7 @@ use super::dense::DenseWeight;
 use super::norm::rms_norm;
 use crate::attention::{AttentionShape, MAX_HEAD_DIM};
 use crate::cpu::Cpu;
-use crate::error::{Result, check_len};
+use crate::error::{Error, Result, check_len};
 use crate::w4a8::{self, ActScales, Activations, Epilogue, PackedWeight};
 use std::ops::Range;
 
@@ -24,6 +24,7 @@ pub struct Linear {
     weight: Weight,
     bias: Option<Vec<f32>>,
     act_scales: ActScales,
+    input_order: Option<Vec<u32>>,
     qk_norm: Option<QkNorm>,
 }
 
@@ -62,13 +63,13 @@ impl QkNorm {
 
 impl From<PackedWeight> for Linear {
     fn from(weight: PackedWeight) -> Self {
-        Linear { weight: Weight::W4a8(weight), bias: None, act_scales: ActScales::Token, qk_norm: None }
+        Linear { weight: Weight::W4a8(weight), bias: None, act_scales: ActScales::Token, input_order: None, qk_norm: None }
     }
 }
 
 impl From<DenseWeight> for Linear {
     fn from(weight: DenseWeight) -> Self {
-        Linear { weight: Weight::Dense(weight), bias: None, act_scales: ActScales::Token, qk_norm: None }
+        Linear { weight: Weight::Dense(weight), bias: None, act_scales: ActScales::Token, input_order: None, qk_norm: None }
     }
 }
 
@@ -92,6 +93,30 @@ impl Linear {
     /// How finely int8 inputs are scaled.
     pub fn act_scales(&self) -> ActScales {
         self.act_scales
+    }
+
+    /// Says that column j of the matrix goes with input `order[j]`, as where groups of inputs are not neighbours.
+    ///
+    /// # Errors
+    /// [`Error::Length`] unless it has K entries, [`Error::Index`] for one that is K or more, [`Error::Unsupported`] for a matrix in
+    /// floating point, whose columns can be stored in the inputs' order.
+    pub fn with_input_order(mut self, order: Vec<u32>) -> Result<Self> {
+        let k = self.k();
+        check_len("input order", k, order.len())?;
+        if let Some(&got) = order.iter().find(|&&input| input as usize >= k) {
+            return Err(Error::Index { what: "input order", limit: k, got: got as usize });
+        }
+        if matches!(self.weight, Weight::Dense(_)) {
+            let (expected, got) = ("integer weights", "floating point".into());
+            return Err(Error::Unsupported { what: "input order", expected, got });
+        }
+        self.input_order = Some(order);
+        Ok(self)
+    }
+
+    /// The input of each column, where that is not its own.
+    pub fn input_order(&self) -> Option<&[u32]> {
+        self.input_order.as_deref()
     }
 
     /// Adds norms of the query and key heads, for a joint projection.
@@ -154,7 +179,14 @@ impl Linear {
     pub fn row(&self, n: usize, out: &mut [f32]) -> Result<()> {
         match &self.weight {
             Weight::Dense(weight) => weight.row(n, out),
-            Weight::W4a8(weight) => weight.dequantize_row(n, out),
+            Weight::W4a8(weight) => {
+                weight.dequantize_row(n, out)?;
+                if let Some(order) = &self.input_order {
+                    let columns = out.to_vec();
+                    order.iter().zip(columns).for_each(|(&input, value)| out[input as usize] = value);
+                }
+                Ok(())
+            }
         }
     }
 
@@ -192,7 +224,11 @@ impl Linear {
             Weight::Dense(weight) => weight.linear_rows(cpu, rows, x, epilogue, y)?,
             Weight::W4a8(weight) => {
                 scratch.set_scales(self.act_scales);
-                scratch.quantize(cpu, x, x.len() / weight.k(), weight.k())?;
+                let (m, k) = (x.len() / weight.k(), weight.k());
+                match &self.input_order {
+                    Some(order) => scratch.quantize_in_order(cpu, x, order, m, k)?,
+                    None => scratch.quantize(cpu, x, m, k)?,
+                }
                 // attention would hide the NaN of a token's K and V
                 scratch.check_finite()?;
                 w4a8::linear_rows(cpu, weight, rows, scratch, epilogue, y)?;

@@ -60,6 +60,8 @@ pub struct Activations {
     sums: [Vec<i32>; SUM_LEVELS],
     /// i32 \[M\].
     totals: Vec<i32>,
+    /// f32 \[M, K\]: inputs in another order.
+    ordered: Vec<f32>,
 }
 
 impl Activations {
@@ -118,6 +120,24 @@ impl Activations {
             add_sums(s32, s64, s128, &mut total[0]);
         });
         Ok(())
+    }
+
+    /// Quantizes x \[M, K\] with feature `order[j]` of each token in place j, for weights whose columns are in that order.
+    ///
+    /// # Errors
+    /// As [`Activations::quantize`]; [`Error::Length`] unless `order` has K entries, [`Error::Index`] for one that is K or more.
+    pub fn quantize_in_order(&mut self, cpu: &Cpu, x: &[f32], order: &[u32], m: usize, k: usize) -> Result<()> {
+        check_len("order", k, order.len())?;
+        check_len("x", product("m", &[m, k])?, x.len())?;
+        if let Some(&got) = order.iter().find(|&&feature| feature as usize >= k) {
+            return Err(Error::Index { what: "order", limit: k, got: got as usize });
+        }
+        let mut ordered = std::mem::take(&mut self.ordered);
+        ordered.clear();
+        ordered.extend(x.chunks_exact(k.max(1)).flat_map(|token| order.iter().map(|&feature| token[feature as usize])));
+        let quantized = self.quantize(cpu, &ordered, m, k);
+        self.ordered = ordered;
+        quantized
     }
 
     /// Checks that every activation was finite, for callers who would rather refuse a call than give NaN for a token.

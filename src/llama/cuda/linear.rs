@@ -87,11 +87,15 @@ impl Linear {
     /// Copies a matrix to the device.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if it does not fit, [`Error::Unsupported`] for fine scales of its inputs.
+    /// [`Error::OutOfMemory`] if it does not fit, [`Error::Unsupported`] for fine scales and another order of its inputs.
     pub fn upload(device: &Device, linear: &llama::Linear) -> Result<Self> {
         if linear.act_scales() != ActScales::Token {
             let (expected, got) = ("a scale for each token on a CUDA device", "fine scales".into());
             return Err(Error::Unsupported { what: "activations", expected, got });
+        }
+        if linear.input_order().is_some() {
+            let (expected, got) = ("columns in the order of the inputs on a CUDA device", "another order".into());
+            return Err(Error::Unsupported { what: "weights", expected, got });
         }
         let weight = match linear.weight() {
             llama::Weight::Dense(dense) => Weight::Dense(DenseWeight {
