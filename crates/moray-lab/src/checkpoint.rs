@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use moray::w4a8::QuantizedWeight;
+use sha2::{Digest, Sha256};
 
 use crate::config::ModelConfig;
 pub use crate::dtype::DType;
@@ -15,7 +15,8 @@ use crate::gguf::{self, Header, Vocabulary};
 use crate::hf::StoredArrayInfo;
 use crate::hf::{self, StoredTensor};
 use crate::mapped_file::MappedFile;
-use crate::packed::{PackedTensors, Quantization};
+use crate::notes::Notes;
+use crate::packed::{PackedMatrix, PackedTensors, Quantization};
 pub use crate::roles::LayerTensor;
 use crate::roles::{Format, Role};
 pub use crate::tensor::Tensor;
@@ -34,6 +35,11 @@ const TOKENIZER_FILES: [&str; 7] = [
     "generation_config.json",
     "chat_template.jinja",
 ];
+
+/// Bytes in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// An open model. Its files stay mapped as long as it lives.
 ///
@@ -65,6 +71,8 @@ pub struct Checkpoint {
     quantization: Option<Quantization>,
     /// Their arrays.
     arrays: BTreeMap<String, (usize, StoredArrayInfo)>,
+    /// What was noticed while it was opened.
+    notes: Notes,
 }
 
 impl Checkpoint {
@@ -75,11 +83,10 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Io`] for unreadable paths, and the variant of [`Error`] that names what is wrong with the model.
     pub fn open(path: &Path) -> Result<Self> {
-        let metadata = std::fs::metadata(path).map_err(|source| Error::io("open", path, source))?;
-        if metadata.is_dir() {
-            let hf::Opened { files, tensors, config, quantization, arrays } = hf::open_directory(path)?;
+        if path.is_dir() {
+            let hf::Opened { files, tensors, config, quantization, arrays, notes } = hf::open_directory(path)?;
             let format = Format::HuggingFace;
-            return Self { path: path.into(), files, tensors, config, format, quantization, arrays }.checked();
+            return Self { path: path.into(), files, tensors, config, format, quantization, arrays, notes }.checked();
         }
         Self::open_gguf(MappedFile::open(path)?)
     }
@@ -104,8 +111,9 @@ impl Checkpoint {
         // What parsing touched, mostly the vocabulary, is read again when the tokenizer is built.
         file.release(0..header.end);
         let format = Format::Gguf { interleaved: gguf::interleaved(&architecture), header };
-        let (quantization, arrays) = (None, BTreeMap::new());
-        Self { path: file.path().into(), files: vec![file], tensors, config, format, quantization, arrays }.checked()
+        let (quantization, arrays, notes) = (None, BTreeMap::new(), Notes::default());
+        let path = file.path().into();
+        Self { path, files: vec![file], tensors, config, format, quantization, arrays, notes }.checked()
     }
 
     /// The model's configuration.
@@ -113,9 +121,40 @@ impl Checkpoint {
         &self.config
     }
 
+    /// What kind of file it is.
+    pub fn format_name(&self) -> String {
+        match &self.format {
+            Format::Gguf { header, .. } => format!("GGUF version {}", header.version),
+            Format::HuggingFace => match &self.quantization {
+                Some(quantization) => format!("Hugging Face directory, {}", quantization.name()),
+                None => "Hugging Face directory".into(),
+            },
+        }
+    }
+
+    /// The element types of its tensors, each with their number and bytes.
+    pub fn element_types(&self) -> Vec<String> {
+        let floats = self.tensors.values().map(|(_, tensor)| (tensor.dtype.to_string(), tensor.range.len()));
+        let arrays = self.arrays.values().map(|(_, array)| (format!("{:?}", array.dtype), array.range.len()));
+        let mut types: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+        for (name, bytes) in floats.chain(arrays) {
+            let (count, total) = types.entry(name).or_default();
+            (*count, *total) = (*count + 1, *total + bytes);
+        }
+        let one = |(name, (count, bytes)): (String, (usize, usize))| {
+            format!("{count} tensors of {name}, {:.1} MB", bytes as f64 / 1e6)
+        };
+        types.into_iter().map(one).collect()
+    }
+
     /// The path it was opened from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What was noticed while its files were read, and is no reason to refuse them.
+    pub fn notes(&self) -> &Notes {
+        &self.notes
     }
 
     /// Builds the model's own tokenizer.
@@ -224,8 +263,8 @@ impl Checkpoint {
     }
 
     /// How quantized matrices of the layers are stored, if there are any.
-    pub fn quantization(&self) -> Option<Quantization> {
-        self.quantization
+    pub fn quantization(&self) -> Option<&Quantization> {
+        self.quantization.as_ref()
     }
 
     /// A matrix of layer `index` as integer codes, if that is how the checkpoint has it.
@@ -233,9 +272,9 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Index`] if there is no such layer; [`Error::MissingTensor`], [`Error::Malformed`], [`Error::Unsupported`] and
     /// [`Error::Kernel`] for arrays that contradict the layout.
-    pub fn layer_quantized(&self, index: usize, tensor: LayerTensor) -> Result<Option<QuantizedWeight>> {
+    pub fn layer_quantized(&self, index: usize, tensor: LayerTensor) -> Result<Option<PackedMatrix>> {
         self.check_layer(index)?;
-        let Some(quantization) = self.quantization else { return Ok(None) };
+        let Some(quantization) = &self.quantization else { return Ok(None) };
         let name = self.format.name(Role::Layer(index, tensor));
         let Some(prefix) = name.strip_suffix(".weight").filter(|_| !self.tensors.contains_key(&name)) else {
             return Ok(None);
@@ -243,6 +282,22 @@ impl Checkpoint {
         let [n, k] = tensor.shape(&self.config);
         let tensors = PackedTensors { path: &self.path, files: &self.files, arrays: &self.arrays };
         quantization.read(&tensors, prefix, n, k).map(Some)
+    }
+
+    /// SHA-256 of the bytes of all weight files and of the configuration, in hexadecimal. Reads every weight once.
+    pub fn content_hash(&self) -> String {
+        const CHUNK: usize = 4 << 20;
+        let mut hash = Sha256::new();
+        for file in &self.files {
+            let bytes = file.bytes();
+            hash.update(bytes.len().to_le_bytes());
+            for (index, chunk) in bytes.chunks(CHUNK).enumerate() {
+                hash.update(chunk);
+                file.release(index * CHUNK..index * CHUNK + chunk.len());
+            }
+        }
+        hash.update(format!("{:?} {:?}", self.config, self.quantization));
+        hex(&hash.finalize())
     }
 
     /// Drops a tensor's bytes from the resident set, once they are converted. They may be read again.

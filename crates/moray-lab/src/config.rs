@@ -39,6 +39,28 @@ pub enum RopeScaling {
     },
     /// Frequency i is divided by `factors[i]`; `head_dim / 2` values. GGUF stores llama3 scaling in this form.
     Factors(Vec<f32>),
+    /// YaRN: low frequencies are divided by `factor`, high ones kept, with a ramp over the pairs between, and queries and keys grow.
+    Yarn {
+        /// Divisor of the low frequencies.
+        factor: f32,
+        /// Turns in the original context from which frequencies are kept.
+        beta_fast: f32,
+        /// Turns in the original context up to which frequencies are divided.
+        beta_slow: f32,
+        /// Context length of the pretraining, in tokens.
+        original_context: usize,
+        /// Multiplies rotated queries and keys.
+        attention_factor: f32,
+        /// Whether the ramp begins and ends at whole pairs.
+        truncate: bool,
+    },
+    /// LongRoPE within the original context: frequency i is divided by `factors[i]`, and queries and keys grow.
+    LongRope {
+        /// `head_dim / 2` divisors.
+        factors: Vec<f32>,
+        /// Multiplies rotated queries and keys.
+        attention_factor: f32,
+    },
 }
 
 /// The shape and constants of a llama model.
@@ -164,13 +186,7 @@ impl ModelConfig {
     }
 
     fn check_rope(&self, path: &Path) -> Result<()> {
-        let positive = |what: &str, value: f32| {
-            if value.is_finite() && value > 0.0 {
-                Ok(())
-            } else {
-                Err(Error::malformed(path, what, "a finite number above 0", value))
-            }
-        };
+        let positive = |what: &str, value: f32| positive(path, what, value);
         match &self.rope_scaling {
             RopeScaling::None => Ok(()),
             RopeScaling::Linear { factor } => positive("rope scaling factor", *factor),
@@ -187,13 +203,40 @@ impl ModelConfig {
                 }
                 Ok(())
             }
-            RopeScaling::Factors(factors) => {
-                if factors.len() != self.head_dim / 2 {
-                    let expected = format!("{} values", self.head_dim / 2);
-                    return Err(Error::malformed(path, "rotary factors", expected, factors.len()));
+            RopeScaling::Yarn { factor, beta_fast, beta_slow, original_context, attention_factor, .. } => {
+                positive("rope scaling factor", *factor)?;
+                positive("beta_fast", *beta_fast)?;
+                positive("beta_slow", *beta_slow)?;
+                positive("attention_factor", *attention_factor)?;
+                if *original_context == 0 {
+                    return Err(Error::malformed(path, "original_max_position_embeddings", "at least 1", 0));
                 }
-                factors.iter().try_for_each(|factor| positive("rotary factor", *factor))
+                if self.rope_theta <= 1.0 {
+                    return Err(Error::malformed(path, "rotary base", "more than 1 with YaRN", self.rope_theta));
+                }
+                Ok(())
             }
+            RopeScaling::LongRope { factors, attention_factor } => {
+                positive("attention_factor", *attention_factor)?;
+                self.check_factors(path, factors)
+            }
+            RopeScaling::Factors(factors) => self.check_factors(path, factors),
         }
+    }
+
+    fn check_factors(&self, path: &Path, factors: &[f32]) -> Result<()> {
+        if factors.len() != self.head_dim / 2 {
+            let expected = format!("{} values", self.head_dim / 2);
+            return Err(Error::malformed(path, "rotary factors", expected, factors.len()));
+        }
+        factors.iter().try_for_each(|factor| positive(path, "rotary factor", *factor))
+    }
+}
+
+fn positive(path: &Path, what: &str, value: f32) -> Result<()> {
+    if value.is_finite() && value > 0.0 {
+        Ok(())
+    } else {
+        Err(Error::malformed(path, what, "a finite number above 0", value))
     }
 }

@@ -13,7 +13,9 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::fixture::Fixture;
 use crate::hf::{check_merges, parse_config, parse_safetensors};
+use crate::json;
 use crate::mapped_file::MappedFile;
+use crate::packed::{Gptq, Quantization};
 use crate::tokenizer::Tokenizer;
 
 /// A text with words, digits, spaces, another script and special tokens.
@@ -116,4 +118,20 @@ fn check_stream(tokenizer: &Tokenizer, ids: &[u32]) {
     let mut text: String = ids.iter().map(|&id| stream.push(id)).collect();
     text.push_str(&stream.finish());
     assert_eq!(text, tokenizer.decode(ids));
+}
+
+/// Reads a quantization configuration, of a method that it may leave to its arrays to tell.
+///
+/// # Errors
+/// As [`Quantization::parse`].
+pub fn quantization(bytes: &[u8]) -> Result<()> {
+    let path = Path::new("quantize_config.json");
+    match Quantization::parse(path, "", &json::parse(path, bytes)?, Some("gptq"))? {
+        Quantization::Own | Quantization::Qqq { group_size: None | Some(128) } => {}
+        Quantization::Qqq { group_size } => panic!("groups of {group_size:?}"),
+        Quantization::Gptq(Gptq { schemes, .. }) | Quantization::Awq(schemes) | Quantization::CompressedTensors(schemes) => {
+            assert!(schemes.iter().all(|scheme| scheme.group_size.is_none_or(|size| size > 0 && size % 32 == 0)));
+        }
+    }
+    Ok(())
 }

@@ -8,16 +8,19 @@ pub mod dequantize;
 pub mod dtype;
 pub mod error;
 pub mod eval;
+mod fields;
 #[doc(hidden)]
 pub mod fixture;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod gguf;
 pub mod hf;
+mod json;
 pub mod load;
 mod lossy_path;
 pub mod machine;
 pub mod mapped_file;
+pub mod notes;
 pub mod packed;
 pub mod quantize;
 mod roles;

@@ -3,7 +3,6 @@
 use moray::attention::{AttentionShape, RopeScaling};
 use moray::llama::{Config, Layer, Linear, Mlp, Model, QkNorm};
 use moray::sparse_mlp::{Activation, Shape, Weights};
-use moray::w4a8::QuantizedWeight;
 use moray::{Cpu, w4a8};
 
 use crate::activations::{ActivationScheme, Site};
@@ -11,8 +10,9 @@ use crate::checkpoint::{Checkpoint, LayerTensor};
 use crate::config::{self, ModelConfig};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::packed::PackedMatrix;
 use crate::tensor::Tensor;
-use crate::weights::{WeightScheme, linear, quantized, quantized_linear, vocabulary_linear};
+use crate::weights::{WeightScheme, linear, quantized, quantized_linear, requantized, vocabulary_linear};
 
 /// What a model is loaded as.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +69,20 @@ pub fn forward_config(config: &ModelConfig) -> Result<Config> {
             }
         }
         config::RopeScaling::Factors(factors) => RopeScaling::Factors(factors.clone()),
+        &config::RopeScaling::Yarn { factor, beta_fast, beta_slow, original_context, attention_factor, truncate } => {
+            RopeScaling::Yarn {
+                factor: f64::from(factor),
+                beta_fast: f64::from(beta_fast),
+                beta_slow: f64::from(beta_slow),
+                original_context,
+                attention_factor: f64::from(attention_factor),
+                truncate,
+            }
+        }
+        config::RopeScaling::LongRope { factors, attention_factor } => RopeScaling::LongRope {
+            factors: factors.clone(),
+            attention_factor: f64::from(*attention_factor),
+        },
     };
     let config = Config {
         vocab: config.vocab,
@@ -139,10 +153,8 @@ impl Loader<'_> {
     fn neurons(&self, shape: Shape) -> Result<Weights> {
         let tensors = [LayerTensor::Gate, LayerTensor::Up, LayerTensor::Down];
         let pairs = tensors.map(|tensor| (tensor, tensor));
-        if let Some(parts) = self.quantized_parts(&pairs)?
-            && let Ok([gate, up, down]) = <[_; 3]>::try_from(parts)
-        {
-            return Ok(Weights::from_quantized(shape, &gate, &up, &down)?);
+        if let Some(parts) = self.quantized_parts(&pairs)? {
+            return self.packed_neurons(shape, &parts);
         }
         let [gate, up, down] = tensors.map(|tensor| self.checkpoint.layer(self.index, tensor));
         let parts = [gate?, up?, down?];
@@ -173,6 +185,31 @@ impl Loader<'_> {
         Ok(weights)
     }
 
+    /// The three matrices of a quantized checkpoint: its own codes, or what they stand for where floats are asked for or its inputs
+    /// are in orders of their own, which neurons cannot follow.
+    fn packed_neurons(&self, shape: Shape, parts: &[PackedMatrix]) -> Result<Weights> {
+        let [gate, up, down] = parts else {
+            let (expected, got) = ("three matrices of an MLP", format!("{} of them", parts.len()));
+            return Err(Error::Kernel(moray::Error::Unsupported { what: "layer", expected, got }));
+        };
+        let float = || (gate.dequantize(), up.dequantize(), down.dequantize());
+        let as_file = matches!(self.options.weights, WeightScheme::AsFile | WeightScheme::Auto);
+        match self.options.weights {
+            WeightScheme::Quantized(_) => Err(requantized(self.options.weights)),
+            WeightScheme::F32 => {
+                let (gate, up, down) = float();
+                Ok(Weights::new::<f32>(shape, &gate, &up, &down)?)
+            }
+            _ if as_file && parts.iter().all(|part| part.order.is_none()) => {
+                Ok(Weights::from_quantized(shape, &gate.weight, &up.weight, &down.weight)?)
+            }
+            _ => {
+                let (gate, up, down) = float();
+                float_weights::<half::f16>(shape, &gate, &up, &down)
+            }
+        }
+    }
+
     fn linear(&self, site: Site, tensors: &[(LayerTensor, LayerTensor)]) -> Result<Linear> {
         let activations = self.options.activations;
         let weights = if activations.is_int8(site) { self.options.weights } else { WeightScheme::Dense };
@@ -198,7 +235,7 @@ impl Loader<'_> {
     }
 
     /// The matrices as integer codes, if the checkpoint has all of them so.
-    fn quantized_parts(&self, tensors: &[(LayerTensor, LayerTensor)]) -> Result<Option<Vec<QuantizedWeight>>> {
+    fn quantized_parts(&self, tensors: &[(LayerTensor, LayerTensor)]) -> Result<Option<Vec<PackedMatrix>>> {
         let mut parts = Vec::new();
         for (tensor, _) in tensors {
             parts.extend(self.checkpoint.layer_quantized(self.index, *tensor)?);

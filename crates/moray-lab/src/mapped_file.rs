@@ -50,21 +50,49 @@ impl MappedFile {
     /// Maps a file for reading.
     ///
     /// # Errors
-    /// [`Error::Io`] if the path is no readable regular file.
+    /// [`Error::Io`] if the path cannot be read, [`Error::Malformed`] if it is no regular file, a link to nothing, or stands for a
+    /// file that was not fetched.
     pub fn open(path: &Path) -> Result<Self> {
+        let len = regular_len(path)?;
         let file = File::open(path).map_err(|source| Error::io("open", path, source))?;
-        let metadata = file.metadata().map_err(|source| Error::io("inspect", path, source))?;
-        if !metadata.is_file() {
-            return Err(Error::malformed(path, "path", "a regular file", "something else"));
-        }
-        if metadata.len() == 0 {
+        if len == 0 {
             return Ok(Self::from_bytes(path, Vec::new())); // an empty mapping is refused by the system
         }
         // SAFETY: the mapping is read-only and private to this value; the struct's documentation asks that the file
         // is not truncated while it lives. Concurrent writes can change bytes, and every reader treats them as data
         // that may hold anything.
         let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io("map", path, source))?;
+        check_fetched(path, &map)?;
         Ok(Self { path: path.into(), storage: Storage::Mapped(map) })
+    }
+
+    /// Reads a file of no more than `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`MappedFile::open`]; [`Error::Malformed`] if it is longer.
+    pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
+        let len = regular_len(path)?;
+        if len > limit {
+            return Err(Error::malformed(path, "size", format!("at most {limit} bytes"), len));
+        }
+        let bytes = std::fs::read(path).map_err(|source| Error::io("read", path, source))?;
+        check_fetched(path, &bytes)?;
+        Ok(bytes)
+    }
+
+    /// Whether something has this name.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if it is a link to nothing.
+    pub(crate) fn exists(path: &Path) -> Result<bool> {
+        match (path.exists(), path.read_link()) {
+            (true, _) => Ok(true),
+            (false, Err(_)) => Ok(false),
+            (false, Ok(target)) => {
+                let got = format!("{}, which is not there", target.display());
+                Err(Error::malformed(path, "link", "one to a file", got))
+            }
+        }
     }
 
     /// Takes bytes that are already in memory; `path` only names them in messages.
@@ -94,4 +122,24 @@ impl MappedFile {
         }
         resident::discard(map, start, end - start);
     }
+}
+
+/// The length of a regular file. What is none is not opened: opening a pipe waits for who writes it.
+fn regular_len(path: &Path) -> Result<u64> {
+    MappedFile::exists(path)?;
+    let metadata = std::fs::metadata(path).map_err(|source| Error::io("open", path, source))?;
+    if metadata.is_file() {
+        return Ok(metadata.len());
+    }
+    let got = if metadata.is_dir() { "a directory" } else { "something else" };
+    Err(Error::malformed(path, "path", "a regular file", got))
+}
+
+/// Refuses what version control leaves in a large file's place.
+fn check_fetched(path: &Path, bytes: &[u8]) -> Result<()> {
+    if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
+        let got = "a Git LFS pointer: fetch the file with git lfs pull";
+        return Err(Error::malformed(path, "content", "the file itself", got));
+    }
+    Ok(())
 }

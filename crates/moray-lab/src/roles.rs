@@ -120,12 +120,13 @@ impl Format {
         }
     }
 
-    /// Whether a tensor that has no role may be there: derived values, or a copy of what is tied.
-    pub(crate) fn ignores(&self, name: &str) -> bool {
-        match self {
-            Self::Gguf { .. } => name == "rope_freqs.weight" || name.ends_with(".attn_rot_embd"),
-            Self::HuggingFace => name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq"),
-        }
+    /// Whether a tensor holds what the configuration says already, whatever its type and shape.
+    pub(crate) fn derives(&self, name: &str) -> bool {
+        let suffixes: &[&str] = match self {
+            Self::Gguf { .. } => &["rope_freqs.weight", ".attn_rot_embd"],
+            Self::HuggingFace => &[".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached"],
+        };
+        suffixes.iter().any(|suffix| name.ends_with(suffix))
     }
 }
 

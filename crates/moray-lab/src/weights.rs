@@ -4,11 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use moray::llama::{DenseType, DenseWeight, Linear};
-use moray::w4a8::{Bits, Block, Format, Group, GroupScale, Offset, PackedWeight, QuantizedWeight, Scales, quantize};
+use moray::w4a8::{Bits, Block, Format, Group, GroupScale, Offset, PackedWeight, QuantizedWeight, Scales, Values, quantize};
 
 use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::packed::PackedMatrix;
 use crate::tensor::Tensor;
 
 /// Rows that are expanded to f32 at a time.
@@ -135,24 +136,41 @@ pub(crate) fn linear(parts: &[Tensor<'_>], scheme: WeightScheme) -> Result<Linea
 }
 
 /// Holds matrices that are integer codes already, one below the other: as they are, or what they stand for in floating point.
+/// Matrices whose inputs are in different orders, or some of which have groups and others not, have no joint form but the latter.
 ///
 /// # Errors
-/// [`Error::Kernel`] for matrices of different kinds, and for a mode to requantize them into.
-pub(crate) fn quantized_linear(parts: Vec<QuantizedWeight>, scheme: WeightScheme) -> Result<Linear> {
+/// [`Error::Kernel`] for a mode to requantize them into.
+pub(crate) fn quantized_linear(parts: Vec<PackedMatrix>, scheme: WeightScheme) -> Result<Linear> {
     let float = |dtype| {
-        let (n, k) = (parts.iter().map(QuantizedWeight::n).sum(), parts.first().map_or(0, QuantizedWeight::k));
-        let values: Vec<f32> = parts.iter().flat_map(QuantizedWeight::dequantize).collect();
+        let n = parts.iter().map(|part| part.weight.n()).sum();
+        let k = parts.first().map_or(0, |part| part.weight.k());
+        let values: Vec<f32> = parts.iter().flat_map(PackedMatrix::dequantize).collect();
         Ok(DenseWeight::from_f32(&values, n, k, dtype)?.into())
     };
+    let order = parts.first().and_then(|part| part.order.clone());
     match scheme {
-        WeightScheme::AsFile | WeightScheme::Auto => Ok(PackedWeight::pack(&stack(parts)?).into()),
+        WeightScheme::AsFile | WeightScheme::Auto if parts.iter().any(|part| part.order != order) => {
+            float(DenseType::F16)
+        }
+        WeightScheme::AsFile | WeightScheme::Auto => {
+            let weights = parts.iter().map(|part| part.weight.clone()).collect();
+            let Ok(joined) = stack(weights) else { return float(DenseType::F16) };
+            let linear = Linear::from(PackedWeight::pack(&joined));
+            Ok(match order {
+                Some(order) => linear.with_input_order(order)?,
+                None => linear,
+            })
+        }
         WeightScheme::Dense => float(DenseType::F16),
         WeightScheme::F32 => float(DenseType::F32),
-        WeightScheme::Quantized(_) => {
-            let (expected, got) = ("as-file, dense or f32 for a quantized checkpoint", scheme.to_string());
-            Err(Error::Kernel(moray::Error::Unsupported { what: "weights", expected, got }))
-        }
+        WeightScheme::Quantized(_) => Err(requantized(scheme)),
     }
+}
+
+/// The error for a mode to quantize a quantized checkpoint into.
+pub(crate) fn requantized(scheme: WeightScheme) -> Error {
+    let (expected, got) = ("as-file, dense or f32 for a quantized checkpoint", scheme.to_string());
+    Error::Kernel(moray::Error::Unsupported { what: "weights", expected, got })
 }
 
 /// Embeddings and output layers: in a quantized model as the file has them if it can be, else in 16 bits.
@@ -219,14 +237,57 @@ fn dense(parts: &[Tensor<'_>], dtype: DenseType) -> Result<Linear> {
     Ok(weight.into())
 }
 
-/// Puts matrices below each other; those of different block types are widened to a form that all have.
+/// Puts matrices below each other; those of different groups or kinds are brought to a form that all have.
 fn stack(parts: Vec<QuantizedWeight>) -> Result<QuantizedWeight> {
     let all: Vec<&QuantizedWeight> = parts.iter().collect();
     if let Ok(stacked) = QuantizedWeight::concatenate(&all) {
         return Ok(stacked);
     }
-    let widened = parts.iter().map(widen).collect::<Result<Vec<_>>>()?;
-    Ok(QuantizedWeight::concatenate(&widened.iter().collect::<Vec<_>>())?)
+    let smallest = parts.iter().filter_map(|part| part.format().group_size()).min();
+    let regrouped = match smallest {
+        Some(size) => parts.iter().map(|part| regroup(part, size)).collect::<Result<Vec<_>>>()?,
+        None => parts,
+    };
+    let mixed = |kind: Offset| regrouped.iter().any(|part| part.format().offset() == kind);
+    let alike = match (mixed(Offset::F16), mixed(Offset::ZeroPoint)) {
+        (false, true) if regrouped.iter().all(|part| part.format().bits == Bits::Four) => with_zero_points,
+        _ => widen,
+    };
+    let alike = regrouped.iter().map(alike).collect::<Result<Vec<_>>>()?;
+    Ok(QuantizedWeight::concatenate(&alike.iter().collect::<Vec<_>>())?)
+}
+
+/// The same numbers in smaller groups, each of which has the scale and offset of the one it was part of.
+fn regroup(weight: &QuantizedWeight, size: usize) -> Result<QuantizedWeight> {
+    let (format, scales) = (weight.format(), weight.scales());
+    let Some(group) = format.group.filter(|group| group.scale == GroupScale::F16 && group.size > size) else {
+        return Ok(weight.clone());
+    };
+    fn repeated<T: Copy>(values: &[T], times: usize) -> Vec<T> {
+        values.iter().flat_map(|&value| std::iter::repeat_n(value, times)).collect()
+    }
+    let repeat = |values: &Values| match values {
+        Values::F16(values) => Values::F16(repeated(values, group.size / size)),
+        Values::U8(values) => Values::U8(repeated(values, group.size / size)),
+    };
+    let scales = Scales {
+        channel: None,
+        group: scales.group.as_ref().map(repeat),
+        offset: scales.offset.as_ref().map(repeat),
+    };
+    let format = Format { group: Some(Group { size, ..group }), ..format };
+    Ok(QuantizedWeight::new(weight.n(), weight.k(), format, weight.codes().to_vec(), scales)?)
+}
+
+/// The same numbers with the zero point of each group, where it is the middle of the codes so far.
+fn with_zero_points(weight: &QuantizedWeight) -> Result<QuantizedWeight> {
+    let (format, scales) = (weight.format(), weight.scales());
+    let (Some(group), Some(scale), None) = (format.group, &scales.group, &scales.offset) else {
+        return Ok(weight.clone());
+    };
+    let scales = Scales { offset: Some(vec![8u8; scale.len()].into()), ..scales.clone() };
+    let format = Format { group: Some(Group { offset: Offset::ZeroPoint, ..group }), ..format };
+    Ok(QuantizedWeight::new(weight.n(), weight.k(), format, weight.codes().to_vec(), scales)?)
 }
 
 /// The same numbers with 8-bit codes and an offset.
@@ -235,8 +296,16 @@ fn widen(weight: &QuantizedWeight) -> Result<QuantizedWeight> {
     let (Some(GroupScale::F16), Some(scale)) = (format.group_scale(), &scales.group) else {
         return Ok(weight.clone());
     };
-    let centre = if (format.bits, format.offset()) == (Bits::Four, Offset::None) { 8 } else { 0 };
-    let codes = weight.codes().iter().map(|code| code - centre).collect();
+    let size = format.group_size().unwrap_or(1);
+    let middle = if (format.bits, format.offset()) == (Bits::Four, Offset::None) { 8 } else { 0 };
+    let codes = weight.codes().chunks_exact(size).enumerate().flat_map(|(group, codes)| {
+        let zero = match &scales.offset {
+            Some(Values::U8(points)) => points[group] as i8,
+            _ => middle,
+        };
+        codes.iter().map(move |code| code - zero)
+    });
+    let codes = codes.collect();
     let zeros = || vec![half::f16::ZERO; scale.len()].into();
     let offset = scales.offset.clone().filter(|_| format.offset() == Offset::F16).unwrap_or_else(zeros);
     let scales = Scales { offset: Some(offset), ..scales.clone() };

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Checkpoint;
 use crate::error::{Error, Result};
+use crate::hf::StoredTensor;
 use crate::roles::{Format, LayerTensor, Presence, Role};
 
 impl Checkpoint {
@@ -11,7 +12,9 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::MissingTensor`], [`Error::UnexpectedTensor`], [`Error::TensorShape`], [`Error::TensorType`].
-    pub(super) fn checked(self) -> Result<Self> {
+    pub(super) fn checked(mut self) -> Result<Self> {
+        self.drop_zero_biases();
+        self.check_output_layer()?;
         let mut known = 0;
         known += self.check_role(Role::Embedding)?;
         known += self.check_role(Role::FinalNorm)?;
@@ -61,7 +64,7 @@ impl Checkpoint {
 
     /// Whether a matrix that is not among the floats is there as integer codes, all of its arrays.
     fn check_quantized(&self, role: Role, name: &str) -> Result<bool> {
-        let (Some(quantization), Role::Layer(_, tensor)) = (self.quantization, role) else { return Ok(false) };
+        let (Some(quantization), Role::Layer(_, tensor)) = (&self.quantization, role) else { return Ok(false) };
         let Some(prefix) = name.strip_suffix(".weight").filter(|_| !tensor.is_vector()) else { return Ok(false) };
         for suffix in quantization.required(tensor.shape(&self.config)[1]) {
             let name = format!("{prefix}.{suffix}");
@@ -70,6 +73,69 @@ impl Checkpoint {
             }
         }
         Ok(true)
+    }
+
+    /// Forgets biases that the configuration does not have and that add nothing, as some exporters write beside every matrix.
+    fn drop_zero_biases(&mut self) {
+        let biases = LayerTensor::ALL.into_iter().filter(|tensor| tensor.is_optional() && !tensor.is_head_norm());
+        let unasked: Vec<LayerTensor> =
+            biases.filter(|&tensor| self.presence(tensor) == Presence::Forbidden).collect();
+        let names = (0..self.config.n_layers).take_while(|&index| {
+            let norm = self.format.name(Role::Layer(index, LayerTensor::AttnNorm));
+            self.tensors.contains_key(&norm)
+        });
+        let mut dropped = 0;
+        for index in names.collect::<Vec<_>>() {
+            for &tensor in &unasked {
+                let name = self.format.name(Role::Layer(index, tensor));
+                if self.tensors.get(&name).is_some_and(|(file, stored)| self.is_zero(*file, stored)) {
+                    self.tensors.remove(&name);
+                    dropped += 1;
+                }
+            }
+        }
+        if dropped > 0 {
+            self.notes.ignored(format!("{dropped} biases that the configuration does not have: all of them are zeros"));
+        }
+    }
+
+    /// Whether a tensor of floats holds zeros only.
+    fn is_zero(&self, file: usize, stored: &StoredTensor) -> bool {
+        let bytes = &self.files[file].bytes()[stored.range.clone()];
+        let (size, sign) = (stored.dtype.block_bytes(), 0x80);
+        stored.dtype.is_float()
+            && bytes.chunks_exact(size).all(|value| {
+                value.split_last().is_some_and(|(high, low)| high & !sign == 0 && low.iter().all(|&byte| byte == 0))
+            })
+    }
+
+    /// Output layers and embeddings are floats here, and an output layer that is stored although it is said to be the embedding
+    /// must be it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`].
+    fn check_output_layer(&mut self) -> Result<()> {
+        let (embedding, head) = (self.format.name(Role::Embedding), self.format.name(Role::LmHead));
+        for name in [&embedding, &head] {
+            let prefix = name.strip_suffix("weight").unwrap_or(name);
+            if let Some((array, _)) = self.arrays.iter().find(|(array, _)| array.starts_with(prefix)) {
+                let what = if name == &head { "output layer" } else { "embedding" };
+                let got = format!("integers, {array}");
+                return Err(Error::unsupported(&self.path, what, "floats (or blocks in a GGUF file)", got));
+            }
+        }
+        let (Some(embedding), Some(stored)) = (self.tensors.get(&embedding), self.tensors.get(&head)) else {
+            return Ok(());
+        };
+        let bytes = |(file, stored): &(usize, StoredTensor)| &self.files[*file].bytes()[stored.range.clone()];
+        if self.config.tied_embeddings && (embedding.1.dtype, bytes(embedding)) != (stored.1.dtype, bytes(stored)) {
+            self.config.tied_embeddings = false;
+            self.notes.unusual(format!(
+                "{head} is stored and differs from the embedding although tie_word_embeddings is true: it is used, as \
+                 transformers 5 does"
+            ));
+        }
+        Ok(())
     }
 
     /// Layers are alike: a bias that the first layer has, every layer has, and none where the configuration says so.
@@ -98,7 +164,7 @@ impl Checkpoint {
             expected.extend(LayerTensor::ALL.map(|tensor| Role::Layer(index, tensor)));
         }
         let expected: BTreeSet<String> = expected.into_iter().map(|role| self.format.name(role)).collect();
-        match self.tensors.keys().find(|name| !expected.contains(*name) && !self.format.ignores(name)) {
+        match self.tensors.keys().find(|name| !expected.contains(*name) && !self.format.derives(name)) {
             Some(name) => Err(Error::UnexpectedTensor { path: self.path.clone(), name: name.clone() }),
             None => Ok(()),
         }

@@ -1,5 +1,7 @@
 //! `moray doctor`: what this machine has, and what to do about what is missing.
 
+mod model;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,12 +15,17 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::machine::{processor, read_bandwidth, total_memory_bytes};
 
+pub use self::model::ModelReport;
+
 /// Arguments of `moray doctor`.
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
     /// Where models and texts are looked for.
     #[arg(long, default_value = "models", allow_hyphen_values = true)]
     pub models: PathBuf,
+    /// Say what this model is and how it would run, instead of what the machine has.
+    #[arg(long, short)]
+    pub model: Option<PathBuf>,
     /// Report as JSON.
     #[arg(long)]
     pub json: bool,
@@ -77,15 +84,18 @@ impl Finding {
 /// Runs the command.
 ///
 /// # Errors
-/// If the report cannot be written.
+/// If the report cannot be written, and what is wrong with a model that was asked about.
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
-    let report = examine(&arguments.models);
-    if arguments.json {
-        return written(
-            serde_json::to_writer_pretty(&mut *out, &report).map_err(Into::into).and_then(|()| writeln!(out)),
-        );
+    if let Some(model) = &arguments.model {
+        let report = ModelReport::of(model)?;
+        return if arguments.json { write_json(&report, out) } else { written(report.write(out)) };
     }
-    written(write_report(&report, out))
+    let report = examine(&arguments.models);
+    if arguments.json { write_json(&report, out) } else { written(write_report(&report, out)) }
+}
+
+fn write_json(report: &impl Serialize, out: &mut dyn Write) -> Result<()> {
+    written(serde_json::to_writer_pretty(&mut *out, report).map_err(Into::into).and_then(|()| writeln!(out)))
 }
 
 /// Looks at the machine; models and texts in `models`.
@@ -244,6 +254,27 @@ mod tests {
         assert!(found.contains("cannot be used") && found.contains("broken.gguf"), "{found}");
         assert!(text(directory.path()).found.unwrap().ends_with("a.txt"));
         assert!(text(directory.path()).advice.is_none());
+    }
+
+    #[test]
+    fn a_model_report_says_what_would_run_and_what_was_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        crate::fixture::Fixture::default().write_hf(directory.path(), 1).unwrap();
+        let path = directory.path().join("config.json");
+        let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        config["rope_parameters"] = serde_json::json!({"rope_type": "default", "rope_theta": 1e4});
+        config["rope_scaling"] = serde_json::json!({"rope_type": "yarn", "factor": 4.0});
+        config["unsloth_fixed"] = true.into();
+        std::fs::write(&path, config.to_string()).unwrap();
+        let mut out = Vec::new();
+        let arguments = Arguments { models: "models".into(), model: Some(directory.path().into()), json: false };
+        run(&arguments, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        for expected in ["Hugging Face directory", "2 layers of width 64", "YaRN", "F32", "16-bit floats", "unsloth_fixed",
+            "rope_scaling counts"]
+        {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
     }
 
     #[test]

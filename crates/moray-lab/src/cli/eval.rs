@@ -99,6 +99,7 @@ pub fn report(arguments: &Arguments) -> Result<Report> {
     let text = read_text(&arguments.text)?;
     arguments.switches.check_device()?;
     let run = arguments.switches.load()?;
+    run.warn();
     let tokens = tokens_of(&run, &arguments.text, &text, arguments.tokens)?;
     let mut arguments = arguments.clone();
     arguments.switches.weights = arguments.switches.weights.resolved(&run.checkpoint);

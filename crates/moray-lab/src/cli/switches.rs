@@ -180,6 +180,13 @@ impl Run {
     }
 }
 
+impl Run {
+    /// Says on standard error what who runs the model should know of its files.
+    pub fn warn(&self) {
+        self.checkpoint.notes().unusual_ones().for_each(|note| eprintln!("note: {note}"));
+    }
+}
+
 impl Switches {
     /// Says whether the device is there.
     ///

@@ -14,14 +14,43 @@ use crate::text_bounds::TextBounds;
 /// Architectures whose forward pass is exactly the one described by [`ModelConfig`].
 const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
 
-/// Keys that change the computation, with the value at which they do not.
-const NEUTRAL: [(&str, f64); 6] = [
-    ("expert_count", 0.0),
-    ("logit_scale", 1.0),
-    ("embedding_scale", 1.0),
-    ("residual_scale", 1.0),
-    ("rope.scaling.attn_factor", 1.0),
-    ("attention.clamp_kqv", 0.0),
+/// Keys under the architecture's prefix that are read below, or have no part in the numbers of these architectures.
+const READ: [&str; 24] = [
+    "context_length",
+    "embedding_length",
+    "block_count",
+    "feed_forward_length",
+    "vocab_size",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "attention.layer_norm_epsilon",
+    "attention.sliding_window",
+    // layers that see more than the window see the same within it
+    "attention.sliding_window_pattern",
+    "attention.causal",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scale_linear",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
+    "rope.scaling.attn_factor",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
+];
+
+/// Keys whose neutral value is 1: what they multiply stays.
+const FACTORS: [&str; 6] = [
+    "logit_scale",
+    "embedding_scale",
+    "residual_scale",
+    "attention.output_scale",
+    "attention.value_scale",
+    "rope.scaling.yarn_attn_factor",
 ];
 
 /// Typed access to the pairs of one file, under the architecture's prefix where a key starts with a dot.
@@ -100,7 +129,11 @@ impl<'a> Pairs<'a> {
 fn brief(value: &Value<'_>) -> String {
     match value {
         Value::Array(array) => format!("an array of {} values", array.len()),
-        other => format!("{other:?}"),
+        Value::Unsigned(value) => value.to_string(),
+        Value::Signed(value) => value.to_string(),
+        Value::Float(value) => value.to_string(),
+        Value::Bool(value) => value.to_string(),
+        Value::String(value) => format!("{value:?}"),
     }
 }
 
@@ -153,7 +186,7 @@ pub(crate) fn model_config(
         rms_eps: rms_eps.ok_or_else(|| Error::missing_key(path, pairs.key(".attention.layer_norm_rms_epsilon")))?
             as f32,
         rope_theta: pairs.number(".rope.freq_base")?.unwrap_or(10_000.0) as f32,
-        rope_scaling: rope_scaling(&pairs)?,
+        rope_scaling: rope_scaling(&pairs, context_length)?,
         activation: Activation::Silu,
         attention_bias: ["q", "k", "v", "output"].iter().any(|p| pairs.has_tensor(&format!("blk.0.attn_{p}.bias"))),
         qk_norm: architecture == "qwen3",
@@ -175,13 +208,22 @@ pub(crate) fn model_config(
     Ok((config, pairs.architecture))
 }
 
+/// Refuses keys under the architecture's prefix that could change the numbers: all that are not read, unless they say 0 or no (or
+/// 1, where they multiply).
 fn check_neutral(pairs: &Pairs<'_>) -> Result<()> {
-    for (key, neutral) in NEUTRAL {
-        match pairs.number(&format!(".{key}"))? {
-            Some(got) if got != neutral => {
-                return Err(Error::unsupported(pairs.file.path(), key, neutral.to_string(), got));
-            }
-            _ => {}
+    let prefix = format!("{}.", pairs.architecture);
+    for key in pairs.header.metadata.keys() {
+        let Some(name) = key.strip_prefix(&prefix).filter(|name| !READ.contains(name)) else { continue };
+        let neutral = if FACTORS.contains(&name) { 1.0 } else { 0.0 };
+        let says_nothing = match pairs.get(key)? {
+            None | Some(Value::Bool(false)) => true,
+            Some(Value::Unsigned(got)) => got as f64 == neutral,
+            Some(Value::Signed(got)) => got as f64 == neutral,
+            Some(Value::Float(got)) => got == neutral,
+            Some(Value::Bool(true) | Value::String(_) | Value::Array(_)) => false,
+        };
+        if let (false, Some(got)) = (says_nothing, pairs.get(key)?) {
+            return Err(Error::unsupported(pairs.file.path(), key, neutral.to_string(), brief(&got)));
         }
     }
     match pairs.size("split.count")? {
@@ -220,26 +262,54 @@ fn head_dim(pairs: &Pairs<'_>, hidden: usize, n_q_heads: usize) -> Result<usize>
     Ok(head_dim)
 }
 
-fn rope_scaling(pairs: &Pairs<'_>) -> Result<RopeScaling> {
-    if let Some(tensor) = pairs.header.tensors.iter().find(|tensor| tensor.name == "rope_freqs.weight") {
-        if tensor.dtype != DType::F32 || tensor.shape[0] != 1 {
-            let got = format!("{} {:?}", tensor.dtype, tensor.shape);
-            return Err(Error::malformed(pairs.file.path(), "rope_freqs.weight", "a vector of F32", got));
-        }
-        let mut factors = vec![0.0; tensor.shape[1]];
-        dequantize(DType::F32, &pairs.file.bytes()[tensor.range.clone()], &mut factors);
-        return Ok(RopeScaling::Factors(factors));
-    }
+fn rope_scaling(pairs: &Pairs<'_>, context_length: usize) -> Result<RopeScaling> {
     // Before there was a type, a factor alone meant linear scaling.
     let kind = pairs.text(".rope.scaling.type")?.unwrap_or("linear");
     let factor = match pairs.number(".rope.scaling.factor")? {
         Some(factor) => factor,
         None => pairs.number(".rope.scale_linear")?.unwrap_or(0.0),
     };
-    match kind {
-        "none" => Ok(RopeScaling::None),
-        "linear" if factor == 0.0 || factor == 1.0 => Ok(RopeScaling::None),
-        "linear" => Ok(RopeScaling::Linear { factor: factor as f32 }),
-        got => Err(Error::unsupported(pairs.file.path(), "rope scaling", "none, linear or rope_freqs.weight", got)),
+    let growth = pairs.number(".rope.scaling.attn_factor")?.unwrap_or(1.0);
+    let scaling = match kind {
+        "none" => RopeScaling::None,
+        "linear" if factor == 0.0 || factor == 1.0 => RopeScaling::None,
+        "linear" => RopeScaling::Linear { factor: factor as f32 },
+        "yarn" => {
+            let original = pairs.size(".rope.scaling.original_context_length")?.filter(|&original| original > 0);
+            let factor = if factor == 0.0 { 1.0 } else { factor };
+            RopeScaling::Yarn {
+                factor: factor as f32,
+                beta_fast: pairs.number(".rope.scaling.yarn_beta_fast")?.unwrap_or(32.0) as f32,
+                beta_slow: pairs.number(".rope.scaling.yarn_beta_slow")?.unwrap_or(1.0) as f32,
+                original_context: original.unwrap_or(context_length),
+                attention_factor: (growth * (1.0 + 0.1 * factor.max(1.0).ln())) as f32,
+                truncate: true,
+            }
+        }
+        got => return Err(Error::unsupported(pairs.file.path(), "rope scaling", "none, linear or yarn", got)),
+    };
+    if growth != 1.0 && kind != "yarn" {
+        return Err(Error::unsupported(pairs.file.path(), pairs.key(".rope.scaling.attn_factor"), "1", growth));
     }
+    match (rope_factors(pairs)?, scaling) {
+        (None, scaling) => Ok(scaling),
+        (Some(factors), RopeScaling::None) => Ok(RopeScaling::Factors(factors)),
+        (Some(_), _) => {
+            let got = format!("both that and {kind}");
+            Err(Error::unsupported(pairs.file.path(), "rope scaling", "rope_freqs.weight or a type", got))
+        }
+    }
+}
+
+/// A table of divisors, which stands for llama3 scaling.
+fn rope_factors(pairs: &Pairs<'_>) -> Result<Option<Vec<f32>>> {
+    let stored = pairs.header.tensors.iter().find(|tensor| tensor.name == "rope_freqs.weight");
+    let Some(tensor) = stored else { return Ok(None) };
+    if tensor.dtype != DType::F32 || tensor.shape[0] != 1 {
+        let got = format!("{} {:?}", tensor.dtype, tensor.shape);
+        return Err(Error::malformed(pairs.file.path(), "rope_freqs.weight", "a vector of F32", got));
+    }
+    let mut factors = vec![0.0; tensor.shape[1]];
+    dequantize(DType::F32, &pairs.file.bytes()[tensor.range.clone()], &mut factors);
+    Ok(Some(factors))
 }

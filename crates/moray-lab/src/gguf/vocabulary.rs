@@ -28,7 +28,8 @@ pub enum TokenType {
 impl TokenType {
     fn from_id(id: i64) -> Option<Self> {
         Some(match id {
-            1 => Self::Normal,
+            // 0 is what programs leave that do not say
+            0 | 1 => Self::Normal,
             2 => Self::Unknown,
             3 => Self::Control,
             4 => Self::UserDefined,
@@ -142,17 +143,17 @@ impl<'a> Vocabulary<'a> {
             Value::Unsigned(id) if id <= 6 && TokenType::from_id(id as i64).is_some() => {
                 Ok(TokenType::from_id(id as i64))
             }
-            got => Err(Error::malformed(self.path, "tokenizer.ggml.token_type", "1 to 6", format!("{got:?}"))),
+            got => Err(Error::malformed(self.path, "tokenizer.ggml.token_type", "0 to 6", format!("{got:?}"))),
         };
         types.iter().filter_map(|value| read(value).transpose()).collect()
     }
 
-    /// Reads the tokens' scores.
+    /// Reads the tokens' scores; all 0 where the file does not say.
     ///
     /// # Errors
-    /// [`Error::MissingKey`], or [`Error::Malformed`] if one is no number.
+    /// [`Error::Malformed`] if one is no number.
     pub fn scores(&self) -> Result<Vec<f32>> {
-        let scores = self.scores.as_ref().ok_or_else(|| Error::missing_key(self.path, "tokenizer.ggml.scores"))?;
+        let Some(scores) = &self.scores else { return Ok(vec![0.0; self.len()]) };
         let read = |value: Result<Value<'_>>| match value? {
             Value::Float(score) if !score.is_nan() => Ok(score as f32),
             got => Err(Error::malformed(self.path, "tokenizer.ggml.scores", "a number", format!("{got:?}"))),

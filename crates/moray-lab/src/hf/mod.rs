@@ -7,6 +7,8 @@
 mod added_tokens;
 mod config;
 mod directory;
+mod keys;
+mod rope;
 mod safetensors;
 mod text_bounds;
 mod tokenizer_file;

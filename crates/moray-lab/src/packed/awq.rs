@@ -1,21 +1,40 @@
 //! AWQ's layout: `qweight` int32 \[K, N/8\] and `qzeros` int32 \[K/group, N/8\], eight n in a word in the order 0, 2, 4, 6, 1, 3,
 //! 5, 7; `scales` f16 \[K/group, N\]. w = scale · (code − zero).
 
-use moray::w4a8::QuantizedWeight;
+use moray::w4a8::Bits;
 
+use super::matrix::{PackedMatrix, Parts};
 use super::nibbles::{nibble, transpose};
-use super::scales_of;
+use super::overrides::overrides;
+use super::schemes::Schemes;
 use super::tensors::Projection;
 use crate::error::Result;
+use crate::fields::Fields;
 
 /// The n (of 8) that each nibble of a word holds.
 const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 
-pub(super) fn read(source: &Projection<'_>, n: usize, k: usize, group_size: usize) -> Result<QuantizedWeight> {
+/// Reads the keys that say what the layout holds.
+pub(super) fn parse(fields: &Fields<'_>) -> Result<Schemes> {
+    let symmetric = fields.flag("zero_point")?.map(|zero_point| !zero_point);
+    let stated = fields.flag("sym")?;
+    if let (Some(symmetric), Some(stated)) = (symmetric, stated)
+        && symmetric != stated
+    {
+        let expected = format!("{symmetric}, as zero_point says");
+        return Err(crate::Error::malformed(fields.path, fields.name("sym"), expected, stated));
+    }
+    let schemes = overrides(fields, symmetric.or(stated))?;
+    if schemes.iter().any(|scheme| scheme.bits != Bits::Four) {
+        return Err(fields.unsupported("bits", "4 in this layout", 8));
+    }
+    Ok(schemes)
+}
+
+pub(super) fn read(schemes: &Schemes, source: &Projection<'_>, n: usize, k: usize) -> Result<PackedMatrix> {
     if n % 8 != 0 {
         return Err(source.unsupported("output features", "a multiple of 8", n));
     }
-    let groups = k / group_size;
     let unpacked = |words: Vec<u32>| {
         let mut out = vec![0u8; words.len() * 8];
         for (word, out) in words.iter().zip(out.as_chunks_mut::<8>().0) {
@@ -24,10 +43,15 @@ pub(super) fn read(source: &Projection<'_>, n: usize, k: usize, group_size: usiz
         out
     };
     let codes = unpacked(source.required("qweight")?.shaped(&[k, n / 8])?.words()?);
-    let codes = transpose(&codes, n).into_iter().map(|code| code as i8).collect();
-    let zeros = unpacked(source.required("qzeros")?.shaped(&[groups, n / 8])?.words()?);
-    let scale = source.required("scales")?.shaped(&[groups, n])?.halves()?;
-    let scales = scales_of(Some(group_size), transpose(&scale, n), transpose(&zeros, n));
-    let (format, scales) = scales.ok_or_else(|| source.unsupported("scales", "a group size", "none"))?;
-    Ok(QuantizedWeight::new(n, k, format, codes, scales)?)
+    let scales = source.required("scales")?;
+    let groups = scales.elems() / n;
+    let scale = scales.shaped(&[groups, n])?.floats()?;
+    let symmetric = schemes.symmetric(source, Bits::Four, k, groups)?;
+    let zero = match source.optional("qzeros") {
+        Some(array) => Some(transpose(&unpacked(array.shaped(&[groups, n / 8])?.words()?), n)),
+        None if symmetric == Some(false) => return Err(source.missing("qzeros")),
+        None => None,
+    };
+    let (codes, scale, group_of) = (transpose(&codes, n), transpose(&scale, n), None);
+    Parts { n, k, bits: Bits::Four, codes, scale, zero, symmetric, group_of }.matrix(source)
 }

@@ -1,77 +1,111 @@
-//! compressed-tensors' `pack-quantized` layout: `weight_packed` int32 \[N, K/8\], eight k in a word, each code + 8;
-//! `weight_scale` \[N, K/group\] in a float type; `weight_zero_point` int32 \[N/8, K/group\], eight n in a word, each + 8.
-//! w = scale · (code − zero).
+//! compressed-tensors' `pack-quantized` layout: `weight_packed` int32 \[N, K/8\], eight k in a word (four of 8 bits), each code + 8 (128);
+//! `weight_scale` \[N, K/group\] in a float type; `weight_zero_point` int32 \[N/8, K/group\], eight n in a word, each + 8, or one a byte
+//! as it is; `weight_g_idx` int32 \[K\], the group of each input, −1 where there is no order. w = scale · (code − zero).
 
-use std::path::Path;
+use ::safetensors::Dtype;
+use serde_json::{Value, json};
 
-use moray::w4a8::{Format, QuantizedWeight, Scales};
-use serde_json::Value;
-
-use super::nibbles::nibble;
+use super::keys::{COMPRESSED_GROUP, COMPRESSED_INPUTS, COMPRESSED_WEIGHTS, SPARSITY};
+use super::matrix::{PackedMatrix, Parts};
+use super::nibbles::{transpose, unpacked};
+use super::schemes::{Scheme, Schemes, width};
 use super::tensors::Projection;
-use super::{Fields, Quantization, scales_of};
 use crate::error::Result;
+use crate::fields::Fields;
 
-/// Reads the one group of weights that a configuration may have here.
-pub(super) fn parse(path: &Path, config: &Value) -> Result<Quantization> {
-    let top = Fields { path, config };
-    let format = config.get("format").and_then(Value::as_str).unwrap_or("none");
-    if format != "pack-quantized" {
-        return Err(top.unsupported("format", "pack-quantized", format));
+/// Reads what the groups of matrices are.
+pub(super) fn parse(top: &Fields<'_>) -> Result<Schemes> {
+    if let Some(sparsity) = top.get("sparsity_config") {
+        Fields::new(top.path, &top.name("sparsity_config."), sparsity)?.check(&[SPARSITY])?;
     }
-    let groups = config.get("config_groups").and_then(Value::as_object);
-    let weights = match groups.map(|groups| groups.values().collect::<Vec<_>>()).as_deref() {
-        Some([group]) => group.get("weights"),
-        _ => None,
-    };
-    let Some(weights) = weights else {
-        return Err(top.unsupported("config_groups", "one group with weights", "none or several"));
-    };
-    let fields = Fields { path, config: weights };
-    fields.four_bits(&["num_bits"])?;
-    let kind = weights.get("type").and_then(Value::as_str).unwrap_or("int");
-    if kind != "int" {
-        return Err(fields.unsupported("weights.type", "int", kind));
+    if top.get("format").is_none() {
+        return Err(top.missing("format"));
     }
-    let symmetric = weights.get("symmetric").and_then(Value::as_bool).unwrap_or(true);
-    let group_size = match weights.get("strategy").and_then(Value::as_str) {
-        Some("channel") => None,
-        _ => fields.group(&["group_size"], &[32, 64, 128])?,
-    };
-    Ok(Quantization::CompressedTensors { group_size, symmetric })
-}
-
-pub(super) fn read(
-    source: &Projection<'_>,
-    n: usize,
-    k: usize,
-    group_size: Option<usize>,
-    symmetric: bool,
-) -> Result<QuantizedWeight> {
-    let size = group_size.unwrap_or(k);
-    let groups = k / size;
-    if let Some(order) = source.optional("weight_g_idx") {
-        let order = order.shaped(&[k])?.words()?;
-        // −1 says that there is no order
-        if order.iter().enumerate().any(|(i, &group)| group != u32::MAX && group as usize != i / size) {
-            return Err(source.unsupported("weight_g_idx", "groups of neighbouring inputs", "another order"));
+    let stated = top.get("config_groups").ok_or_else(|| top.missing("config_groups"))?;
+    let prefix = top.name("config_groups.");
+    let mut schemes: Option<Schemes> = None;
+    for (name, group) in Fields::new(top.path, &prefix, stated)?.iter() {
+        // a list of targets stands for a scheme that its key names
+        let preset = group.is_array().then(|| preset(name)).flatten();
+        let Some(scheme) = scheme(top, &format!("{prefix}{name}."), preset.as_ref().unwrap_or(group))? else {
+            continue;
+        };
+        match &mut schemes {
+            Some(schemes) => schemes.add(scheme),
+            None => schemes = Some(scheme.into()),
         }
     }
-    let words = source.required("weight_packed")?.shaped(&[n, k / 8])?.words()?;
-    let codes = words.iter().flat_map(|&word| (0..8).map(move |i| nibble(word, i) as i8)).collect();
-    let scale = source.required("weight_scale")?.shaped(&[n, groups])?;
-    if symmetric && group_size.is_none() {
-        let scales = Scales::per_channel(scale.floats()?);
-        return Ok(QuantizedWeight::new(n, k, Format::per_channel(), codes, scales)?);
+    schemes.ok_or_else(|| top.unsupported("config_groups", "a group with weights", "none"))
+}
+
+/// What one group says of its weights, if it has any.
+fn scheme(top: &Fields<'_>, prefix: &str, group: &Value) -> Result<Option<Scheme>> {
+    let group = Fields::new(top.path, prefix, group)?;
+    group.check(&[COMPRESSED_GROUP])?;
+    if let Some(inputs) = group.get("input_activations") {
+        Fields::new(top.path, &group.name("input_activations."), inputs)?.check(&[COMPRESSED_INPUTS])?;
     }
-    let zeros = if symmetric {
-        vec![8; n * groups]
-    } else {
-        let words = source.required("weight_zero_point")?.shaped(&[n.div_ceil(8), groups])?.words()?;
-        (0..n * groups).map(|at| nibble(words[at / groups / 8 * groups + at % groups], at / groups % 8)).collect()
+    let Some(weights) = group.get("weights") else { return Ok(None) };
+    let prefix = group.name("weights.");
+    let weights = Fields::new(top.path, &prefix, weights)?;
+    weights.check(&[COMPRESSED_WEIGHTS])?;
+    let symmetric = Some(weights.flag("symmetric")?.unwrap_or(true));
+    let channel = match (weights.text(&["strategy"])?, weights.integer(&["group_size"])?) {
+        (Some(strategy), _) => strategy.eq_ignore_ascii_case("channel"),
+        (None, Some(size)) => size == -1,
+        (None, None) => return Err(weights.missing("strategy")),
     };
-    let scales = scales_of(group_size, scale.halves()?, zeros);
-    let (format, scales) =
-        scales.ok_or_else(|| source.unsupported("zero points", "none where a channel has one scale", "some"))?;
-    Ok(QuantizedWeight::new(n, k, format, codes, scales)?)
+    let base = Scheme { bits: moray::w4a8::Bits::Eight, group_size: None, symmetric };
+    let scheme = Scheme::parse(&weights, Some(base), symmetric)?;
+    match scheme.group_size {
+        Some(got) if channel => Err(weights.unsupported("group_size", "none beside whole channels", got)),
+        None if !channel => Err(weights.missing("group_size")),
+        _ => Ok(Some(scheme)),
+    }
+}
+
+/// The schemes that have a name, as far as they are read here.
+fn preset(name: &str) -> Option<Value> {
+    let weights = |bits: u8, symmetric: bool, group: Option<u8>| {
+        let strategy = if group.is_some() { "group" } else { "channel" };
+        json!({"num_bits": bits, "symmetric": symmetric, "strategy": strategy, "group_size": group})
+    };
+    let inputs = json!({"num_bits": 8, "strategy": "token", "dynamic": true, "symmetric": true});
+    match name.to_uppercase().as_str() {
+        "W4A16" => Some(json!({"weights": weights(4, true, Some(128))})),
+        "W4A16_ASYM" => Some(json!({"weights": weights(4, false, Some(128))})),
+        "W8A16" => Some(json!({"weights": weights(8, true, None)})),
+        "W4A8" => Some(json!({"weights": weights(4, true, Some(128)), "input_activations": inputs})),
+        _ => None,
+    }
+}
+
+pub(super) fn read(schemes: &Schemes, source: &Projection<'_>, n: usize, k: usize) -> Result<PackedMatrix> {
+    let packed = source.required("weight_packed")?;
+    let bits = source.bits(&packed, n * k)?;
+    let per_word = 32 / width(bits);
+    let codes = unpacked(&packed.shaped(&[n, k / per_word])?.words()?, width(bits));
+    let scale = source.required("weight_scale")?;
+    let groups = scale.elems() / n;
+    let scale = scale.shaped(&[n, groups])?.floats()?;
+    let symmetric = schemes.symmetric(source, bits, k, groups)?;
+    let zero = match source.optional("weight_zero_point") {
+        Some(array) if array.dtype() == Dtype::I8 => {
+            let middle = 1u8 << (width(bits) - 1);
+            let centred = |zero: u8| zero.wrapping_add(middle);
+            Some(array.shaped(&[n, groups])?.bytes()?.into_iter().map(centred).collect())
+        }
+        Some(array) => {
+            let words = array.shaped(&[n.div_ceil(per_word), groups])?.words()?;
+            // several n in a word, so a word's row is its neighbours' too
+            let by_group = unpacked(&transpose(&words, groups), width(bits));
+            let padded = n.div_ceil(per_word) * per_word;
+            Some(transpose(&by_group, padded)[..n * groups].to_vec())
+        }
+        None if symmetric == Some(false) => return Err(source.missing("weight_zero_point")),
+        None => None,
+    };
+    let group_of = source.optional("weight_g_idx").map(|array| array.shaped(&[k])?.words()).transpose()?;
+    let group_of = group_of.filter(|groups| groups.iter().any(|&group| group != u32::MAX));
+    Parts { n, k, bits, codes, scale, zero, symmetric, group_of }.matrix(source)
 }

@@ -15,11 +15,14 @@
 //! # Source
 //! QQQ (arXiv 2406.09904), the layout of its checkpoints, from its description.
 
-use moray::w4a8::{Format, QuantizedWeight, Scales, Values};
+use moray::w4a8::{Bits, Format, QuantizedWeight, Scales, Values};
 
+use super::Quantization;
 use super::nibbles::{nibble, transpose};
+use super::schemes::Scheme;
 use super::tensors::{Projection, StoredArray};
 use crate::error::{Error, Result};
+use crate::fields::Fields;
 
 /// Channels of a block of `B`, and of a block of `s_group`; K is a multiple of it too.
 pub(crate) const QQQ_BLOCK: usize = 64;
@@ -117,6 +120,16 @@ fn restore<T: Copy + Default>(stored: &[T], size: usize, at: fn(usize) -> usize)
     let mut values = vec![T::default(); stored.len()];
     stored.iter().enumerate().for_each(|(i, &value)| values[i / size * size + at(i % size)] = value);
     values
+}
+
+/// Reads the keys that say what the layout holds.
+pub(super) fn parse(fields: &Fields<'_>) -> Result<Quantization> {
+    let scheme = Scheme::parse(fields, None, None)?;
+    match (scheme.bits, scheme.group_size) {
+        (Bits::Eight, _) => Err(fields.unsupported("bits", "4 in this layout", 8)),
+        (Bits::Four, group_size @ (None | Some(128))) => Ok(Quantization::Qqq { group_size }),
+        (Bits::Four, Some(got)) => Err(fields.unsupported("group_size", "-1 or 128 in this layout", got)),
+    }
 }
 
 pub(super) fn read(source: &Projection<'_>, n: usize, k: usize, group_size: Option<usize>) -> Result<QuantizedWeight> {

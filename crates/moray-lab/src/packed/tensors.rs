@@ -6,6 +6,7 @@ use std::path::Path;
 use ::safetensors::Dtype;
 use ::safetensors::tensor::TensorView;
 use half::{bf16, f16};
+use moray::w4a8::Bits;
 
 use crate::error::{Error, Result};
 use crate::hf::StoredArrayInfo;
@@ -53,8 +54,27 @@ impl<'a> Projection<'a> {
 
     /// An array.
     pub(crate) fn required(&self, suffix: &str) -> Result<Array<'a>> {
-        let name = format!("{}.{suffix}", self.prefix);
-        self.optional(suffix).ok_or_else(|| Error::MissingTensor { path: self.tensors.path.into(), name })
+        self.optional(suffix).ok_or_else(|| self.missing(suffix))
+    }
+
+    /// Bits of the codes in words that hold so many of them.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for others than 4 and 8.
+    pub(crate) fn bits(&self, words: &Array<'_>, codes: usize) -> Result<Bits> {
+        match (words.elems() * 8 == codes, words.elems() * 4 == codes) {
+            (true, _) => Ok(Bits::Four),
+            (_, true) => Ok(Bits::Eight),
+            _ => {
+                let expected = format!("{} words for 4 bits or {} for 8", codes / 8, codes / 4);
+                Err(self.unsupported("codes", &expected, format!("{:?}", words.shape())))
+            }
+        }
+    }
+
+    /// An error for an array that has to be there.
+    pub(crate) fn missing(&self, suffix: &str) -> Error {
+        Error::MissingTensor { path: self.tensors.path.into(), name: format!("{}.{suffix}", self.prefix) }
     }
 
     /// An error about the projection as a whole.
@@ -110,6 +130,12 @@ impl Array<'_> {
     /// Floats of 16 bits, rounded if they are stored in another type.
     pub(crate) fn halves(&self) -> Result<Vec<f16>> {
         Ok(self.floats()?.into_iter().map(f16::from_f32).collect())
+    }
+
+    /// Number of elements.
+    pub(crate) fn elems(&self) -> usize {
+        // the file holds them all, so they can be counted
+        self.info.shape.iter().product()
     }
 
     /// Element type.

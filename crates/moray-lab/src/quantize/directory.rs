@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 pub use self::layout::Layout;
 use self::layout::config_json;
@@ -21,7 +22,7 @@ use super::outliers::Peaks;
 use super::pipeline::QuantizedLayer;
 use super::solve::{SiteError, dequantized};
 use super::source::Source;
-use crate::checkpoint::LayerTensor;
+use crate::checkpoint::{LayerTensor, hex};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::hf::parse_arrays;
@@ -64,22 +65,21 @@ pub const ALGORITHM: u32 = 2;
 pub struct Identity {
     /// [`ALGORITHM`] of the program that started it.
     pub algorithm: u32,
-    /// Where the model is.
-    pub model: PathBuf,
-    /// Bytes of its weights.
-    pub model_bytes: usize,
+    /// SHA-256 of what the model's files say: weights and configuration.
+    pub model: String,
     /// What was asked for.
     pub options: Options,
     /// How it is written.
     pub layout: Layout,
-    /// FNV-1a of the calibration tokens.
-    pub calibration: u64,
+    /// SHA-256 of the calibration tokens.
+    pub calibration: String,
 }
 
-/// FNV-1a of token ids.
-pub fn fingerprint(tokens: &[u32]) -> u64 {
-    let bytes = tokens.iter().flat_map(|token| token.to_le_bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+/// SHA-256 of token ids.
+pub fn fingerprint(tokens: &[u32]) -> String {
+    let mut hash = Sha256::new();
+    tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
+    hex(&hash.finalize())
 }
 
 /// The directory of a run that is under way.
@@ -206,7 +206,7 @@ impl Directory {
                 let [rows, columns] = tensor.shape(config);
                 let full = Format::HuggingFace.name(Role::Layer(index, tensor));
                 let prefix = full.strip_suffix(".weight").unwrap_or(&full);
-                let data = dequantized(&quantization.read(&tensors, prefix, rows, columns)?);
+                let data = dequantized(&quantization.read(&tensors, prefix, rows, columns)?.weight);
                 parts.push(Matrix { rows, columns, data });
                 bias.extend(vector(bias_tensor)?.unwrap_or_default());
             }

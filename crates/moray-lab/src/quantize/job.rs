@@ -153,8 +153,7 @@ impl Job<'_> {
     fn identity(&self) -> Identity {
         Identity {
             algorithm: ALGORITHM,
-            model: self.checkpoint.path().into(),
-            model_bytes: self.checkpoint.stored_bytes(),
+            model: self.checkpoint.content_hash(),
             options: self.options,
             layout: self.layout,
             calibration: fingerprint(self.calibration),

@@ -190,7 +190,8 @@ impl Tokenizer {
         }
     }
 
-    /// Number of tokens; at most the embedding's rows.
+    /// Number of tokens. Embeddings are padded to more rows, and may lack those of added tokens, which [`Tokenizer::encode`] then
+    /// refuses.
     pub fn vocab_size(&self) -> usize {
         match &self.model {
             Model::Json { tokenizer, .. } | Model::ByteLevel(tokenizer) => tokenizer.get_vocab_size(true),

@@ -6,6 +6,7 @@
 mod gguf_cases;
 mod hugging_face;
 mod mutations;
+mod quantization_cases;
 mod safetensors_cases;
 mod tokenizer_cases;
 
@@ -104,4 +105,11 @@ fn stream_cases_match_the_committed_corpus() {
     let cases = tokenizer_cases::stream_cases();
     cases.iter().for_each(|case| case.check(moray_lab::fuzzing::stream));
     check_corpus("stream", &cases);
+}
+
+#[test]
+fn quantization_cases_match_their_errors_and_the_committed_corpus() {
+    let cases = quantization_cases::cases();
+    cases.iter().for_each(|case| case.check(moray_lab::fuzzing::quantization));
+    check_corpus("quantization", &cases);
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use moray_lab::fixture::SplitMix;
 
-use super::{Case, gguf_cases, hugging_face, safetensors_cases, tokenizer_cases};
+use super::{Case, gguf_cases, hugging_face, quantization_cases, safetensors_cases, tokenizer_cases};
 
 /// Numbers that lengths, counts and offsets are replaced by.
 const LENGTHS: [u64; 10] = [0, 1, 31, 33, 0x7fff_ffff, 0xffff_ffff, 1 << 40, u64::MAX / 8, u64::MAX - 7, u64::MAX];
@@ -87,4 +87,9 @@ fn tokenizer_reader_survives_seeded_mutations() {
 fn streaming_survives_seeded_mutations() {
     let (accepted, refused) = run(&tokenizer_cases::stream_cases(), 0x7374_7265, 200, moray_lab::fuzzing::stream);
     assert_eq!((accepted > 100, refused), (true, 0));
+}
+
+#[test]
+fn quantization_reader_survives_seeded_mutations() {
+    check(run(&quantization_cases::cases(), 0x7175_616e, 200, moray_lab::fuzzing::quantization));
 }

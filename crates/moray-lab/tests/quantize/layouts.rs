@@ -176,7 +176,7 @@ fn forms(n: usize, k: usize) -> Vec<QuantizedWeight> {
 fn read_back(arrays: &[StoredArray], size: usize, config: &Value) -> QuantizedWeight {
     let directory = tempfile::tempdir().unwrap();
     write_model(directory.path(), &square(size), config, arrays);
-    Checkpoint::open(directory.path()).unwrap().layer_quantized(0, LayerTensor::Q).unwrap().unwrap()
+    Checkpoint::open(directory.path()).unwrap().layer_quantized(0, LayerTensor::Q).unwrap().unwrap().weight
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! interrupted, bad input.
 
 mod equivalence;
+mod exporters;
 mod layouts;
 mod objective;
 mod refusals;

@@ -13,7 +13,7 @@ use moray_lab::load::{LoadOptions, load_cpu};
 use moray_lab::quantize::{Job, Layout, Method, Options, Report, Stage};
 use moray_lab::weights::WeightScheme;
 
-use super::{cpu, fixture, logits, tokens};
+use super::{cpu, fixture, logits, open, tokens};
 
 fn job<'a>(cpu: &'a Cpu, checkpoint: &'a Checkpoint, text: &'a [u32], out: &'a Path) -> Job<'a> {
     let options = Options { context: 64, ..Options::new(Method::Full, Format::per_group(64, Offset::F16)) };
@@ -113,6 +113,14 @@ fn interrupted_runs_end_in_the_same_files_as_whole_ones() {
     let refused = job.run(&mut |_, _, _| ()).unwrap_err().to_string();
     assert!(refused.contains("an interrupted run of the same program"), "{refused}");
     fs::write(partial.join("run.json"), run).unwrap();
+    // other weights of the same sizes under the same path, and a text of the same length
+    let replaced = open(&Fixture { seed: 2, ..fixture.clone() });
+    assert_eq!(replaced.stored_bytes(), checkpoint.stored_bytes());
+    let other_text = tokens(512, &fixture, 2);
+    for job in [Job { checkpoint: &replaced, ..job }, Job { calibration: &other_text, ..job }] {
+        let refused = job.run(&mut |_, _, _| ()).unwrap_err().to_string();
+        assert!(refused.contains("an interrupted run of the same program"), "{refused}");
+    }
     let mut seconds = Vec::new();
     job.run(&mut |_, done, _| seconds.push(done)).unwrap();
     assert_eq!(seconds, [1, 2, 3]);
@@ -140,7 +148,7 @@ fn qqq_layout_of_a_run_opens_as_a_qqq_checkpoint() {
     let (_, report) = job.run(&mut |_, _, _| ()).unwrap();
     assert!(report.layers.iter().all(|layer| layer.sites.iter().all(|site| site.threshold.is_some())));
     let written = Checkpoint::open(&out).unwrap();
-    assert_eq!(written.quantization(), Some(moray_lab::packed::Quantization::Qqq { group_size: None }));
+    assert_eq!(written.quantization(), Some(&moray_lab::packed::Quantization::Qqq { group_size: None }));
     // the keys that QQQ's reader and GPTQModel look for, and what older versions of transformers want in every file
     let config: serde_json::Value = serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
     assert_eq!(config["torch_dtype"], "float16");

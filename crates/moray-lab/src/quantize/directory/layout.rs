@@ -152,6 +152,15 @@ pub(super) fn config_json(config: &ModelConfig, tied: bool, [attention_bias, mlp
                 "high_freq_factor": high_freq_factor, "original_max_position_embeddings": original_context});
         }
         RopeScaling::Factors(factors) => out["rope_scaling"] = json!({"rope_type": "factors", "factors": factors}),
+        RopeScaling::Yarn { factor, beta_fast, beta_slow, original_context, attention_factor, truncate } => {
+            out["rope_scaling"] = json!({"rope_type": "yarn", "factor": factor, "beta_fast": beta_fast,
+                "beta_slow": beta_slow, "attention_factor": attention_factor, "truncate": truncate,
+                "original_max_position_embeddings": original_context});
+        }
+        RopeScaling::LongRope { factors, attention_factor } => {
+            out["rope_scaling"] = json!({"rope_type": "longrope", "short_factor": factors, "long_factor": factors,
+                "attention_factor": attention_factor, "original_max_position_embeddings": config.context_length});
+        }
     }
     out
 }
