@@ -63,13 +63,25 @@ impl QkNorm {
 
 impl From<PackedWeight> for Linear {
     fn from(weight: PackedWeight) -> Self {
-        Linear { weight: Weight::W4a8(weight), bias: None, act_scales: ActScales::Token, input_order: None, qk_norm: None }
+        Linear {
+            weight: Weight::W4a8(weight),
+            bias: None,
+            act_scales: ActScales::Token,
+            input_order: None,
+            qk_norm: None,
+        }
     }
 }
 
 impl From<DenseWeight> for Linear {
     fn from(weight: DenseWeight) -> Self {
-        Linear { weight: Weight::Dense(weight), bias: None, act_scales: ActScales::Token, input_order: None, qk_norm: None }
+        Linear {
+            weight: Weight::Dense(weight),
+            bias: None,
+            act_scales: ActScales::Token,
+            input_order: None,
+            qk_norm: None,
+        }
     }
 }
 

@@ -36,11 +36,8 @@ fn frequency(i: usize, head_dim: usize, theta: f64, scaling: &RopeScaling) -> f6
                 (low, high) = (low.floor(), high.ceil());
             }
             (low, high) = (low.max(0.0), high.min(head_dim as f64 - 1.0));
-            let divided = if low == high {
-                f64::from(i as f64 > low)
-            } else {
-                ((i as f64 - low) / (high - low)).clamp(0.0, 1.0)
-            };
+            let divided =
+                if low == high { f64::from(i as f64 > low) } else { ((i as f64 - low) / (high - low)).clamp(0.0, 1.0) };
             divided * plain / factor + (1.0 - divided) * plain
         }
         _ => plain,
@@ -50,7 +47,9 @@ fn frequency(i: usize, head_dim: usize, theta: f64, scaling: &RopeScaling) -> f6
 /// What rotated queries and keys grow by.
 fn growth(scaling: &RopeScaling) -> f64 {
     match scaling {
-        RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. } => *attention_factor,
+        RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. } => {
+            *attention_factor
+        }
         _ => 1.0,
     }
 }

@@ -129,7 +129,9 @@ pub fn quantization(bytes: &[u8]) -> Result<()> {
     match Quantization::parse(path, "", &json::parse(path, bytes)?, Some("gptq"))? {
         Quantization::Own | Quantization::Qqq { group_size: None | Some(128) } => {}
         Quantization::Qqq { group_size } => panic!("groups of {group_size:?}"),
-        Quantization::Gptq(Gptq { schemes, .. }) | Quantization::Awq(schemes) | Quantization::CompressedTensors(schemes) => {
+        Quantization::Gptq(Gptq { schemes, .. })
+        | Quantization::Awq(schemes)
+        | Quantization::CompressedTensors(schemes) => {
             assert!(schemes.iter().all(|scheme| scheme.group_size.is_none_or(|size| size > 0 && size % 32 == 0)));
         }
     }

@@ -79,10 +79,9 @@ pub fn forward_config(config: &ModelConfig) -> Result<Config> {
                 truncate,
             }
         }
-        config::RopeScaling::LongRope { factors, attention_factor } => RopeScaling::LongRope {
-            factors: factors.clone(),
-            attention_factor: f64::from(*attention_factor),
-        },
+        config::RopeScaling::LongRope { factors, attention_factor } => {
+            RopeScaling::LongRope { factors: factors.clone(), attention_factor: f64::from(*attention_factor) }
+        }
     };
     let config = Config {
         vocab: config.vocab,

@@ -4,7 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use moray::llama::{DenseType, DenseWeight, Linear};
-use moray::w4a8::{Bits, Block, Format, Group, GroupScale, Offset, PackedWeight, QuantizedWeight, Scales, Values, quantize};
+use moray::w4a8::{
+    Bits, Block, Format, Group, GroupScale, Offset, PackedWeight, QuantizedWeight, Scales, Values, quantize,
+};
 
 use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
@@ -270,11 +272,8 @@ fn regroup(weight: &QuantizedWeight, size: usize) -> Result<QuantizedWeight> {
         Values::F16(values) => Values::F16(repeated(values, group.size / size)),
         Values::U8(values) => Values::U8(repeated(values, group.size / size)),
     };
-    let scales = Scales {
-        channel: None,
-        group: scales.group.as_ref().map(repeat),
-        offset: scales.offset.as_ref().map(repeat),
-    };
+    let scales =
+        Scales { channel: None, group: scales.group.as_ref().map(repeat), offset: scales.offset.as_ref().map(repeat) };
     let format = Format { group: Some(Group { size, ..group }), ..format };
     Ok(QuantizedWeight::new(weight.n(), weight.k(), format, weight.codes().to_vec(), scales)?)
 }

@@ -78,8 +78,7 @@ impl Checkpoint {
     /// Forgets biases that the configuration does not have and that add nothing, as some exporters write beside every matrix.
     fn drop_zero_biases(&mut self) {
         let biases = LayerTensor::ALL.into_iter().filter(|tensor| tensor.is_optional() && !tensor.is_head_norm());
-        let unasked: Vec<LayerTensor> =
-            biases.filter(|&tensor| self.presence(tensor) == Presence::Forbidden).collect();
+        let unasked: Vec<LayerTensor> = biases.filter(|&tensor| self.presence(tensor) == Presence::Forbidden).collect();
         let names = (0..self.config.n_layers).take_while(|&index| {
             let norm = self.format.name(Role::Layer(index, LayerTensor::AttnNorm));
             self.tensors.contains_key(&norm)

@@ -270,9 +270,15 @@ mod tests {
         let arguments = Arguments { models: "models".into(), model: Some(directory.path().into()), json: false };
         run(&arguments, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
-        for expected in ["Hugging Face directory", "2 layers of width 64", "YaRN", "F32", "16-bit floats", "unsloth_fixed",
-            "rope_scaling counts"]
-        {
+        for expected in [
+            "Hugging Face directory",
+            "2 layers of width 64",
+            "YaRN",
+            "F32",
+            "16-bit floats",
+            "unsloth_fixed",
+            "rope_scaling counts",
+        ] {
             assert!(text.contains(expected), "{expected}: {text}");
         }
     }

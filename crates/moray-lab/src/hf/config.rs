@@ -87,13 +87,16 @@ fn window(fields: &Fields<'_>, model_type: &str, notes: &mut Notes) -> Result<Op
     let slides = match fields.get("layer_types") {
         None => None,
         Some(types) => {
-            let names = types.as_array().into_iter().flatten().map(|name| name.as_str().unwrap_or("a value that is no text"));
+            let names =
+                types.as_array().into_iter().flatten().map(|name| name.as_str().unwrap_or("a value that is no text"));
             let mut slides = false;
             for name in names {
                 match name {
                     "full_attention" => {}
                     "sliding_attention" => slides = true,
-                    other => return Err(fields.unsupported("layer_types", "full_attention or sliding_attention", other)),
+                    other => {
+                        return Err(fields.unsupported("layer_types", "full_attention or sliding_attention", other));
+                    }
                 }
             }
             Some(slides)

@@ -178,7 +178,8 @@ fn open_weights(directory: &Path, notes: &mut Notes) -> Result<Weights> {
     }
     if !MappedFile::exists(&index)? {
         let expected = "model.safetensors or model.safetensors.index.json";
-        let others = ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.safetensors", "consolidated.00.pth"];
+        let others =
+            ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.safetensors", "consolidated.00.pth"];
         let other = others.into_iter().find(|name| directory.join(name).exists());
         let got = other.map_or("neither".into(), |name| format!("{name}, which is not read"));
         return Err(Error::malformed(directory, "weights", expected, got));

@@ -43,7 +43,9 @@ impl Rope {
             None | Some("default") => {
                 if let Some(factor) = fields.number("factor")?.filter(|&factor| factor != 1.0) {
                     let key = fields.name("factor");
-                    notes.unusual(format!("{key} is {factor} beside no type of scaling: frequencies are not scaled, as in transformers"));
+                    notes.unusual(format!(
+                        "{key} is {factor} beside no type of scaling: frequencies are not scaled, as in transformers"
+                    ));
                 }
                 (RopeScaling::None, context_length)
             }

@@ -90,8 +90,7 @@ impl Quantization {
                 Ok(Quantization::CompressedTensors(compressed_tensors::parse(&fields)?))
             }
             other => {
-                let expected =
-                    "F32, F16 or BF16 weights, or moray, qqq, gptq, awq, auto-round or compressed-tensors";
+                let expected = "F32, F16 or BF16 weights, or moray, qqq, gptq, awq, auto-round or compressed-tensors";
                 Err(Error::unsupported(path, fields.name("quant_method"), expected, other))
             }
         }

@@ -89,7 +89,8 @@ impl Schemes {
         let fits = |scheme: &&Scheme| scheme.bits == bits && scheme.group_size.map_or(1, |s| k.div_ceil(s)) == groups;
         let mut found = self.0.iter().filter(fits);
         let Some(first) = found.next() else {
-            let size = |scheme: &Scheme| scheme.group_size.map_or("whole channels".into(), |s| format!("groups of {s}"));
+            let size =
+                |scheme: &Scheme| scheme.group_size.map_or("whole channels".into(), |s| format!("groups of {s}"));
             let one = |scheme: &Scheme| format!("{} bits in {}", width(scheme.bits), size(scheme));
             let expected = self.0.iter().map(one).collect::<Vec<_>>().join(" or ");
             let got = format!("{} bits in {groups} groups of {k} inputs", width(bits));

@@ -213,7 +213,12 @@ fn configuration() -> Vec<Case> {
         Case::valid("valid_yarn", pair("llama.rope.scaling.type", text("yarn"))),
         Case::broken("rope_longrope", pair("llama.rope.scaling.type", text("longrope")), "Unsupported", "got longrope"),
         Case::broken("rope_growth", float("llama.rope.scaling.attn_factor", 1.5), "Unsupported", "attn_factor"),
-        Case::broken("softcap", float("llama.attn_logit_softcapping", 50.0), "Unsupported", "attn_logit_softcapping: expected 0, got 50"),
+        Case::broken(
+            "softcap",
+            float("llama.attn_logit_softcapping", 50.0),
+            "Unsupported",
+            "attn_logit_softcapping: expected 0, got 50",
+        ),
         Case::broken("unknown_key", pair("llama.new_gate", text("tanh")), "Unsupported", "llama.new_gate"),
         Case::valid("valid_unknown_zero", size("llama.new_gate", 0)),
         Case::broken("rope_base_0", float("llama.rope.freq_base", 0.0), "Malformed", "rotary base"),

@@ -67,8 +67,18 @@ pub fn config_cases() -> Vec<Case> {
         Case::broken("model_type_missing", without("model_type"), "MissingKey", "model_type"),
         Case::broken("model_type_gemma", with("model_type", json!("gemma3")), "Unsupported", "got gemma3"),
         Case::broken("hidden_size_missing", without("hidden_size"), "MissingKey", "hidden_size"),
-        Case::broken("hidden_size_negative", with("hidden_size", json!(-64)), "Malformed", "hidden_size: expected a whole number of at least 0, got -64"),
-        Case::broken("hidden_size_text", with("hidden_size", json!("64")), "Malformed", "hidden_size: expected a whole number, got 64"),
+        Case::broken(
+            "hidden_size_negative",
+            with("hidden_size", json!(-64)),
+            "Malformed",
+            "hidden_size: expected a whole number of at least 0, got -64",
+        ),
+        Case::broken(
+            "hidden_size_text",
+            with("hidden_size", json!("64")),
+            "Malformed",
+            "hidden_size: expected a whole number, got 64",
+        ),
         Case::broken("hidden_size_half", with("hidden_size", json!(64.5)), "Malformed", "a whole number, got 64.5"),
         Case::broken(
             "theta_infinity",
@@ -117,7 +127,12 @@ pub fn config_cases() -> Vec<Case> {
             "Unsupported",
             "got linear_attention",
         ),
-        Case::broken("window_missing", with("layer_types", json!(["sliding_attention"])), "MissingKey", "sliding_window"),
+        Case::broken(
+            "window_missing",
+            with("layer_types", json!(["sliding_attention"])),
+            "MissingKey",
+            "sliding_window",
+        ),
         Case::broken("rope_llama3_incomplete", with("rope_scaling", incomplete), "MissingKey", "low_freq_factor"),
         Case::broken(
             "rope_llama3_reversed",

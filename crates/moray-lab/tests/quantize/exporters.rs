@@ -34,9 +34,8 @@ impl Plain {
     /// Random numbers in groups of neighbours; zero points from 0 on, so that one less does not fit.
     fn new(bits: usize, group_size: usize) -> Self {
         let (mut random, groups) = (SplitMix(7), SIZE / group_size);
-        let mut draw = |count: usize, limit: usize| -> Vec<u32> {
-            (0..count).map(|_| random.below(limit) as u32).collect()
-        };
+        let mut draw =
+            |count: usize, limit: usize| -> Vec<u32> { (0..count).map(|_| random.below(limit) as u32).collect() };
         Plain {
             bits,
             groups,
@@ -185,7 +184,12 @@ fn variants() -> Vec<(&'static str, Vec<StoredArray>, Value, Plain)> {
         ("zero points borrow", by_word.clone(), gptq(64, &[producer]), plain.clone()),
         ("AutoRound's borrow too", by_word, auto_round("auto_round:auto_gptq", false), plain.clone()),
         ("second form", plain.gptq(as_is), gptq(64, &[("format", json!("gptq_v2"))]), plain.clone()),
-        ("zero points left out", without(symmetric.gptq(less_one), &["qzeros", "g_idx"]), gptq(64, &[("sym", json!(true))]), symmetric.clone()),
+        (
+            "zero points left out",
+            without(symmetric.gptq(less_one), &["qzeros", "g_idx"]),
+            gptq(64, &[("sym", json!(true))]),
+            symmetric.clone(),
+        ),
         ("act-order", ordered.gptq(less_one), gptq(32, &[("desc_act", json!(true))]), ordered.clone()),
         ("zero point of a channel", whole.gptq(less_one), gptq(-1, &[]), whole.clone()),
         ("a group longer than K", whole.gptq(less_one), gptq(256, &[]), whole),
@@ -253,7 +257,12 @@ fn matrices_of_several_group_sizes_run_side_by_side() {
         .tensors()
         .into_iter()
         .filter(|(name, _)| !name.starts_with(prefix))
-        .map(|(name, view)| StoredArray { name, dtype: view.dtype(), shape: view.shape().into(), bytes: view.data().into() })
+        .map(|(name, view)| StoredArray {
+            name,
+            dtype: view.dtype(),
+            shape: view.shape().into(),
+            bytes: view.data().into(),
+        })
         .collect();
     arrays = large.gptq(less_one);
     all.extend(arrays.into_iter().map(|array| StoredArray { name: array.name.replacen('p', prefix, 1), ..array }));
@@ -273,8 +282,16 @@ fn files_beside_the_configuration_need_no_method() {
     let plain = Plain::new(4, 64);
     let less_one = |zero: u32| zero.wrapping_sub(1);
     let cases = [
-        ("quantize_config.json", plain.gptq(less_one), json!({"bits": 4, "group_size": 64, "sym": false, "damp_percent": 0.01})),
-        ("quant_config.json", plain.awq(), json!({"zero_point": true, "q_group_size": 64, "w_bit": 4, "version": "GEMM"})),
+        (
+            "quantize_config.json",
+            plain.gptq(less_one),
+            json!({"bits": 4, "group_size": 64, "sym": false, "damp_percent": 0.01}),
+        ),
+        (
+            "quant_config.json",
+            plain.awq(),
+            json!({"zero_point": true, "q_group_size": 64, "w_bit": 4, "version": "GEMM"}),
+        ),
     ];
     for (name, arrays, stated) in cases {
         let directory = tempfile::tempdir().unwrap();
@@ -299,7 +316,11 @@ fn biases_of_zeros_are_forgotten_and_others_refused() {
         match Checkpoint::open(directory.path()) {
             Ok(checkpoint) => {
                 assert!(!refused);
-                assert!(checkpoint.notes().iter().any(|note| note.to_string().contains("7 biases")), "{:?}", checkpoint.notes());
+                assert!(
+                    checkpoint.notes().iter().any(|note| note.to_string().contains("7 biases")),
+                    "{:?}",
+                    checkpoint.notes()
+                );
                 assert!(checkpoint.layer_optional(0, LayerTensor::QBias).unwrap().is_none());
             }
             Err(error) => assert!(refused && error.to_string().contains("q_proj.bias"), "{error}"),
@@ -320,7 +341,11 @@ fn contradictions_are_refused_by_name() {
         arrays
     };
     for (message, arrays, config) in [
-        ("zero points of model.layers.0.self_attn.q_proj: expected 8 everywhere", plain.gptq(less_one), gptq(64, &[("sym", json!(true))])),
+        (
+            "zero points of model.layers.0.self_attn.q_proj: expected 8 everywhere",
+            plain.gptq(less_one),
+            gptq(64, &[("sym", json!(true))]),
+        ),
         ("expected 8 everywhere", symmetric.gptq(|zero| zero), gptq(64, &[("sym", json!(true))])),
         ("q_proj.qzeros", without(plain.gptq(less_one), &["qzeros"]), gptq(64, &[("sym", json!(false))])),
         ("q_proj.g_idx", without(ordered.gptq(less_one), &["g_idx"]), gptq(32, &[("desc_act", json!(true))])),
@@ -332,7 +357,8 @@ fn contradictions_are_refused_by_name() {
     ] {
         let directory = tempfile::tempdir().unwrap();
         write_model(directory.path(), &fixture(), &config, &arrays);
-        let opened = Checkpoint::open(directory.path()).and_then(|checkpoint| checkpoint.layer_quantized(0, LayerTensor::Q));
+        let opened =
+            Checkpoint::open(directory.path()).and_then(|checkpoint| checkpoint.layer_quantized(0, LayerTensor::Q));
         let error = opened.map(drop).expect_err(message).to_string();
         assert!(error.contains(message), "{message}: {error}");
     }
@@ -348,7 +374,12 @@ fn a_quantized_output_layer_is_refused_as_what_it_is() {
     let mut all: Vec<StoredArray> = stored
         .tensors()
         .into_iter()
-        .map(|(name, view)| StoredArray { name, dtype: view.dtype(), shape: view.shape().into(), bytes: view.data().into() })
+        .map(|(name, view)| StoredArray {
+            name,
+            dtype: view.dtype(),
+            shape: view.shape().into(),
+            bytes: view.data().into(),
+        })
         .collect();
     all.push(StoredArray::i32("lm_head.qweight", &[16, 272], &[0; 16 * 272]));
     fs::write(&path, moray_lab::packed::serialize_arrays(&path, &all).unwrap()).unwrap();
