@@ -33,14 +33,14 @@ struct Plain {
 impl Plain {
     /// Random numbers in groups of neighbours; zero points from 0 on, so that one less does not fit.
     fn new(bits: usize, group_size: usize) -> Self {
-        let (mut random, groups) = (SplitMix(7), SIZE / group_size);
+        let (mut random, groups, width) = (SplitMix(7), SIZE / group_size, (1 << (bits - 4)) as f32);
         let mut draw =
             |count: usize, limit: usize| -> Vec<u32> { (0..count).map(|_| random.below(limit) as u32).collect() };
         Plain {
             bits,
             groups,
             codes: draw(SIZE * SIZE, 1 << bits),
-            scale: draw(SIZE * groups, 1000).iter().map(|&s| f16::from_f32(0.002 + s as f32 / 1e5)).collect(),
+            scale: draw(SIZE * groups, 1000).iter().map(|&s| f16::from_f32((0.002 + s as f32 / 1e5) / width)).collect(),
             zero: draw(SIZE * groups, 1 << bits),
             group_of: (0..SIZE).map(|k| k / group_size).collect(),
         }
@@ -242,9 +242,9 @@ fn variants_of_exporters_match_what_they_stand_for() {
 
 #[test]
 fn matrices_of_several_group_sizes_run_side_by_side() {
-    let (small, large) = (Plain::new(4, 32), Plain::new(4, 128).symmetric());
+    let (small, large) = (Plain::new(4, 32), Plain::new(4, 64).symmetric());
     let directory = tempfile::tempdir().unwrap();
-    let dynamic = json!({"+:.*k_proj": {"group_size": 128, "sym": true}});
+    let dynamic = json!({"+:.*k_proj": {"group_size": 64, "sym": true}});
     let config = gptq(32, &[("dynamic", dynamic), ("sym", json!(false))]);
     let less_one = |zero: u32| zero.wrapping_sub(1);
     let mut arrays = small.gptq(less_one);
