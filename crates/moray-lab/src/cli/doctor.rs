@@ -24,7 +24,7 @@ pub struct Arguments {
     #[arg(long, default_value = "models", allow_hyphen_values = true)]
     pub models: PathBuf,
     /// Say what this model is and how it would run, instead of what the machine has.
-    #[arg(long, short)]
+    #[arg(long, short, allow_hyphen_values = true)]
     pub model: Option<PathBuf>,
     /// Report as JSON.
     #[arg(long)]

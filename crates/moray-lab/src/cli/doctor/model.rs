@@ -10,6 +10,7 @@ use crate::checkpoint::{Checkpoint, LayerTensor};
 use crate::config::{ModelConfig, RopeScaling};
 use crate::error::Result;
 use crate::notes::{Note, NoteKind};
+use crate::text_bounds::TextBounds;
 use crate::weights::WeightScheme;
 
 /// What `moray doctor --model` reports of a model.
@@ -31,6 +32,8 @@ pub struct ModelReport {
     pub integers: Vec<String>,
     /// What `--weights auto` would do.
     pub arithmetic: String,
+    /// Where texts begin and end, and what says so.
+    pub text: TextBounds,
     /// What is there and has no part in the numbers.
     pub ignored: Vec<String>,
     /// What contradicts itself, or is not taken alike by every reader.
@@ -56,6 +59,7 @@ impl ModelReport {
             stored: checkpoint.element_types(),
             arithmetic: arithmetic(&checkpoint, &integers),
             integers,
+            text: config.bounds.clone(),
             ignored: notes(NoteKind::Ignored).collect(),
             unusual: notes(NoteKind::Unusual).collect(),
         })
@@ -72,6 +76,9 @@ impl ModelReport {
             values.iter().try_for_each(|value| one(what, value, out))?;
         }
         one("arithmetic", &self.arithmetic, out)?;
+        let TextBounds { before, after, origin, ends, .. } = &self.text;
+        one("text", &format!("between tokens {before:?} and {after:?} ({origin})"), out)?;
+        ends.iter().try_for_each(|end| one("end of text", &format!("token {} ({})", end.token, end.origin), out))?;
         for (what, values) in [("ignored", &self.ignored), ("unusual", &self.unusual)] {
             values.iter().try_for_each(|value| one(what, value, out))?;
         }
