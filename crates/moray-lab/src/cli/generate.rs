@@ -81,6 +81,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
     // before the model is loaded
     arguments.switches.check_device()?;
     let run = arguments.switches.load()?;
+    run.warn();
     let json = arguments.json;
     let mut stream = |text: &str| {
         if json {
