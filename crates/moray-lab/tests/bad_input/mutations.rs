@@ -91,5 +91,5 @@ fn streaming_survives_seeded_mutations() {
 
 #[test]
 fn quantization_reader_survives_seeded_mutations() {
-    check(run(&quantization_cases::cases(), 0x7175_616e, 200, moray_lab::fuzzing::quantization));
+    check(run(&quantization_cases::cases(), 0x7175_616e, 1000, moray_lab::fuzzing::quantization));
 }

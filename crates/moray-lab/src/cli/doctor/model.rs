@@ -10,7 +10,6 @@ use crate::checkpoint::{Checkpoint, LayerTensor};
 use crate::config::{ModelConfig, RopeScaling};
 use crate::error::Result;
 use crate::notes::{Note, NoteKind};
-use crate::text_bounds::TextBounds;
 use crate::weights::WeightScheme;
 
 /// What `moray doctor --model` reports of a model.
@@ -33,7 +32,7 @@ pub struct ModelReport {
     /// What `--weights auto` would do.
     pub arithmetic: String,
     /// Where texts begin and end, and what says so.
-    pub text: TextBounds,
+    pub text: Vec<String>,
     /// What is there and has no part in the numbers.
     pub ignored: Vec<String>,
     /// What contradicts itself, or is not taken alike by every reader.
@@ -49,7 +48,7 @@ impl ModelReport {
         let checkpoint = Checkpoint::open(path)?;
         let config = checkpoint.config();
         let notes = |kind| checkpoint.notes().iter().filter(move |note| note.kind == kind).map(Note::to_string);
-        let integers = integers(&checkpoint)?;
+        let (integers, tokenizer) = (integers(&checkpoint)?, checkpoint.tokenizer()?);
         Ok(ModelReport {
             path: path.into(),
             name: config.name.clone(),
@@ -59,9 +58,9 @@ impl ModelReport {
             stored: checkpoint.element_types(),
             arithmetic: arithmetic(&checkpoint, &integers),
             integers,
-            text: config.bounds.clone(),
+            text: config.bounds.describe(|id| tokenizer.token(id)),
             ignored: notes(NoteKind::Ignored).collect(),
-            unusual: notes(NoteKind::Unusual).collect(),
+            unusual: notes(NoteKind::Unusual).chain(more_tokens(config, tokenizer.vocab_size())).collect(),
         })
     }
 
@@ -76,14 +75,19 @@ impl ModelReport {
             values.iter().try_for_each(|value| one(what, value, out))?;
         }
         one("arithmetic", &self.arithmetic, out)?;
-        let TextBounds { before, after, origin, ends, .. } = &self.text;
-        one("text", &format!("between tokens {before:?} and {after:?} ({origin})"), out)?;
-        ends.iter().try_for_each(|end| one("end of text", &format!("token {} ({})", end.token, end.origin), out))?;
+        self.text.iter().try_for_each(|line| one("text", line, out))?;
         for (what, values) in [("ignored", &self.ignored), ("unusual", &self.unusual)] {
             values.iter().try_for_each(|value| one(what, value, out))?;
         }
         Ok(())
     }
+}
+
+/// Tokens that no row of the embedding is for.
+fn more_tokens(config: &ModelConfig, tokens: usize) -> Option<String> {
+    let text =
+        format!("the tokenizer has {tokens} tokens for {} rows: texts that use the others are refused", config.vocab);
+    (tokens > config.vocab).then_some(text)
 }
 
 fn architecture(config: &ModelConfig) -> String {
