@@ -36,6 +36,10 @@ fn memory_that_does_not_fit_is_a_typed_error_and_the_device_goes_on() {
     let Some(device) = device() else { return };
     let bytes = 1usize << 50;
     assert_eq!(device.zeros::<u8>(bytes).unwrap_err(), Error::OutOfMemory { bytes });
+    let uncountable = device.zeros::<f32>(1 << 62).unwrap_err();
+    assert!(matches!(uncountable, Error::Shape { what: "len", .. }), "{uncountable}");
+    let uncountable = w4a8::Activations::with_capacity(&device, 1 << 59, 32).unwrap_err();
+    assert!(matches!(uncountable, Error::Shape { what: "m", .. }), "{uncountable}");
     let slice = device.upload(&[1.0f32, 2.0, 3.0]).unwrap();
     assert_eq!(device.download(&slice).unwrap(), [1.0, 2.0, 3.0]);
 }

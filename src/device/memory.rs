@@ -2,7 +2,7 @@
 
 use super::held::Held;
 use super::{Device, call};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, product};
 use cudarc::driver::result::{memcpy_dtod_async, memcpy_dtoh_async, memcpy_htod_async, memset_d8_async};
 use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice, DriverError, ValidAsZeroBits};
@@ -11,8 +11,9 @@ impl Device {
     /// Allocates `len` zeros.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if they do not fit, [`Error::Driver`] for any other refusal.
+    /// [`Error::OutOfMemory`] if they do not fit, [`Error::Shape`] if no memory can hold them, [`Error::Driver`] for any other refusal.
     pub fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, len: usize) -> Result<CudaSlice<T>> {
+        product("len", &[len, size_of::<T>()])?;
         // the driver takes no allocation of 0 bytes
         self.stream().alloc_zeros(len.max(1)).map_err(allocation::<T>(len))
     }

@@ -5,7 +5,7 @@
 
 use crate::cpu::Cpu;
 use crate::element::Element;
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result, check_len, product};
 use crate::simd::{Kernel, Simd, SimdElement};
 use crate::threads::{BlockColumns, RowBlocks};
 use crate::w4a8::{Epilogue, Line};
@@ -61,14 +61,14 @@ impl DenseWeight {
     /// Allocates a matrix of zeros.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a size of 0.
+    /// [`Error::Shape`] for a size of 0, or a matrix that no memory can hold.
     pub fn zeros(n: usize, k: usize, dtype: DenseType) -> Result<Self> {
         for (what, got) in [("n", n), ("k", k)] {
             if got == 0 {
                 return Err(Error::Shape { what, expected: "at least 1", got });
             }
         }
-        let bytes = n.div_ceil(ROWS) * ROWS * k * dtype.bytes();
+        let bytes = product("n", &[n.div_ceil(ROWS), ROWS, k, dtype.bytes()])?;
         Ok(DenseWeight { n, k, dtype, data: vec![Line([0; 64]); bytes.div_ceil(64)] })
     }
 
@@ -77,8 +77,8 @@ impl DenseWeight {
     /// # Errors
     /// As [`DenseWeight::zeros`] and [`DenseWeight::set_rows`].
     pub fn from_f32(w: &[f32], n: usize, k: usize, dtype: DenseType) -> Result<Self> {
+        check_len("w", product("n", &[n, k])?, w.len())?;
         let mut weight = Self::zeros(n, k, dtype)?;
-        check_len("w", n * k, w.len())?;
         weight.set_rows(0, w)?;
         Ok(weight)
     }
@@ -172,9 +172,10 @@ impl DenseWeight {
         let blocks = RowBlocks::new(rows, self.n)?;
         let m = x.len() / self.k;
         check_len("x", m * self.k, x.len())?;
-        check_len("y", m * self.n, y.len())?;
+        let outputs = product("m", &[m, self.n])?;
+        check_len("y", outputs, y.len())?;
         epilogue.bias.map_or(Ok(()), |bias| check_len("bias", self.n, bias.len()))?;
-        epilogue.residual.map_or(Ok(()), |residual| check_len("residual", m * self.n, residual.len()))?;
+        epilogue.residual.map_or(Ok(()), |residual| check_len("residual", outputs, residual.len()))?;
         match self.dtype {
             DenseType::F32 => self.multiply::<f32>(cpu, &blocks, x, epilogue, y),
             DenseType::F16 => self.multiply::<f16>(cpu, &blocks, x, epilogue, y),

@@ -1,6 +1,6 @@
 //! Bad calls: a typed error, and a session that goes on as if nothing had been asked.
 
-use moray::llama::{LogitRows, Model, Sequence, Settings};
+use moray::llama::{DenseType, DenseWeight, LogitRows, Model, Sequence, Settings};
 use moray::policy::TopK;
 use moray::w4a8::Format;
 use moray::{Cpu, Error};
@@ -163,5 +163,16 @@ fn activations_that_are_not_finite_are_refused_and_the_session_goes_on() {
         let (got, expected) =
             (feed(&cpu, &model, &mut session, &text[6..]), feed(&cpu, &model, &mut expected, &text[6..]));
         assert_eq!(bits(&got), bits(&expected));
+    }
+}
+
+#[test]
+fn matrices_that_no_memory_can_hold_are_typed_errors() {
+    let huge = 1usize << 59;
+    for (n, k) in [(huge, 32), (32, huge), (usize::MAX, 1)] {
+        let zeros = DenseWeight::zeros(n, k, DenseType::F32);
+        assert!(matches!(zeros, Err(Error::Shape { what: "n", .. })), "{n} × {k}: {zeros:?}");
+        let from = DenseWeight::from_f32(&[], n, k, DenseType::F16);
+        assert!(matches!(from, Err(Error::Shape { .. } | Error::Length { .. })), "{n} × {k}: {from:?}");
     }
 }

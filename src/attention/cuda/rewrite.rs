@@ -3,7 +3,7 @@
 use crate::attention::{AttentionShape, KvShape, check_index};
 use crate::device::cudarc::driver::CudaSlice;
 use crate::device::{Arguments, Device, ElementKind};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, product};
 
 use super::kv_cache::KvCache;
 use super::raw;
@@ -44,7 +44,8 @@ impl KvRows {
         if !(1..=0xffff).contains(&max_tokens) {
             return Err(Error::Shape { what: "max_tokens", expected: "1 to 65535", got: max_tokens });
         }
-        let (records, list) = (device.zeros(4 * max_tokens)?, device.zeros(max_tokens * n_kv_heads)?);
+        let (records, list) =
+            (device.zeros(4 * max_tokens)?, device.zeros(product("n_kv_heads", &[n_kv_heads, max_tokens])?)?);
         let counts = device.zeros(max_tokens)?;
         Ok(KvRows { max_tokens, n_kv_heads, tokens: 0, limits: (0, 0), records, list, counts })
     }

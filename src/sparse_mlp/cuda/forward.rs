@@ -7,7 +7,7 @@ use super::weights::Weights;
 use super::workspace::Workspace;
 use crate::device::cudarc::driver::{CudaView, DevicePtr, DevicePtrMut};
 use crate::device::{Arguments, Device, DeviceElement};
-use crate::error::Result;
+use crate::error::{Result, product};
 use crate::sparse_mlp::Shape;
 
 /// Computes y = down(act(gate·x) ⊙ (up·x)) over the selected neurons of each token (+ residual).
@@ -43,8 +43,9 @@ pub fn forward<X: DeviceElement, E: DeviceElement>(
 ) -> Result<()> {
     let Shape { d_model, d_ff, .. } = weights.shape();
     workspace.check(weights, tokens)?;
-    check_room("x", tokens * d_model, x.len())?;
-    check_room("y", tokens * d_model, y.len())?;
+    let elements = product("tokens", &[tokens, d_model])?;
+    check_room("x", elements, x.len())?;
+    check_room("y", elements, y.len())?;
     selection.check(tokens, d_model, d_ff)?;
     let plan = *workspace.plan();
     let mut arguments = Arguments::new(device);

@@ -2,7 +2,7 @@
 
 use super::raw::{Quantize, Source};
 use crate::device::{Address, Arguments, Device, DeviceElement};
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result, check_len, product};
 use crate::sparse_mlp::Activation;
 use crate::w4a8::activation::{PAD_K, SUM_GROUP};
 use cudarc::driver::{CudaSlice, CudaView};
@@ -24,8 +24,9 @@ impl Activations {
     /// Allocates for up to M tokens of K features; nothing is allocated later.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if they do not fit.
+    /// [`Error::OutOfMemory`] if they do not fit, [`Error::Shape`] if no memory can hold them.
     pub fn with_capacity(device: &Device, m: usize, k: usize) -> Result<Self> {
+        product("m", &[m, product("k", &[k.div_ceil(PAD_K), PAD_K])?])?;
         device.prepare(super::MODULES)?;
         let padded = k.next_multiple_of(PAD_K);
         let groups = |level: usize| padded.div_ceil(SUM_GROUP << level);
@@ -99,7 +100,7 @@ impl Activations {
             return Err(Error::Shape { what: "m", expected: "1 token or more, within the capacity", got: m });
         }
         let wide = if matches!(source, Source::SwiGlu { .. }) { 2 } else { 1 };
-        check_len("x", m * k * wide, x.len())?;
+        check_len("x", product("m", &[m, k, wide])?, x.len())?;
         let [s32, s64, s128] = &mut self.sums;
         let call = Quantize {
             source,
