@@ -16,6 +16,7 @@ use crate::weights::WeightScheme;
 #[derive(Debug, Clone, Serialize)]
 pub struct ModelReport {
     /// The file or directory.
+    #[serde(serialize_with = "crate::lossy_path::serialize")]
     pub path: PathBuf,
     /// The name that the model gives itself.
     pub name: String,
