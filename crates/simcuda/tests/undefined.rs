@@ -139,6 +139,11 @@ fn only_the_bits_that_nothing_wrote_are_undefined() {
         "mov.b64 %d0, {%t, %x}; mov.b64 {%z, %y}, %d0;",
         "setp.eq.u32 %q, %t, 99; selp.b32 %z, %x, %t, %q;",
         "mov.u32 %z, %x; mov.u32 %z, 7;",
+        // The other predicate decides alone.
+        "setp.ne.u32 %q, %t, 0; setp.gt.and.u32 %u, %x, 5, %q; selp.u32 %z, 1, 2, %u;",
+        "setp.eq.u32 %q, %t, 0; setp.gt.or.u32 %u, %x, 5, %q; selp.u32 %z, 1, 2, %u;",
+        "setp.eq.u32 %q, %t, 0; setp.gt.and.u32 %u, %x, 5, !%q; selp.u32 %z, 1, 2, %u;",
+        "setp.ne.u32 %q, %t, 0; setp.gt.u32 %u, %x, 5; and.pred %u, %u, %q; selp.u32 %z, 1, 2, %u;",
     ] {
         passes(&format!("{word} {defined} {store}"), 32);
     }
@@ -158,6 +163,9 @@ fn only_the_bits_that_nothing_wrote_are_undefined() {
         "add.u32 %z, %x, 1;",
         "cvt.u64.u32 %d0, %x; shl.b64 %d0, %d0, 8; shr.u64 %d0, %d0, 24; cvt.u32.u64 %z, %d0;",
         "setp.eq.u32 %q, %t, 0; selp.b32 %z, %x, %t, %q;",
+        "setp.eq.u32 %q, %t, 0; setp.gt.and.u32 %u, %x, 5, %q; selp.u32 %z, 1, 2, %u;",
+        "setp.ne.u32 %q, %t, 0; setp.gt.or.u32 %u, %x, 5, %q; selp.u32 %z, 1, 2, %u;",
+        "setp.ne.u32 %q, %t, 0; setp.gt.xor.u32 %u, %x, 5, %q; selp.u32 %z, 1, 2, %u;",
     ] {
         stops(&format!("{word} {undefined} {store}"));
     }

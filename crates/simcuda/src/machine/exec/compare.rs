@@ -120,8 +120,8 @@ compared_float! {
 }
 
 /// How a comparison joins a further predicate: none, and, or, xor.
-const JOIN_AND: i64 = 1;
-const JOIN_OR: i64 = 2;
+pub(super) const JOIN_AND: i64 = 1;
+pub(super) const JOIN_OR: i64 = 2;
 
 /// Joins comparison bits with the predicate that `imm` describes: its index, then the operator from bit 32 and its negation
 /// in bit 34.

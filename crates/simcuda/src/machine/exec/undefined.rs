@@ -9,7 +9,7 @@ use super::super::checks::Check;
 use super::super::error::{Allocation, FaultKind};
 use super::barriers::{BARRIER_REDUCE_SHIFT, REDUCE_POPC};
 use super::block::{Note, WINDOW_SHIFT};
-use super::compare::PredLogic;
+use super::compare::{JOIN_AND, JOIN_OR, PredLogic};
 use super::memory::{GENERIC, SHARED, TARGET_WINDOW_SHIFT};
 use super::warp::{Bits, Row};
 use super::{ALL, Block, Flow, Inst, LANES, Slot, Table, Warp};
@@ -278,9 +278,17 @@ fn parts(i: &Inst, count: u8) -> u32 {
     if count == 0 { i.target >> 8 } else { count.into() }
 }
 
-/// Undefined lanes of the predicate that a comparison is joined with.
-fn joined(w: &Warp, i: &Inst) -> u32 {
-    if i.imm >> 32 & 3 == 0 { 0 } else { w.undefined_pred(i.imm as u32) }
+/// Lanes in which the result of a comparison is undefined. Joined with a predicate that decides alone, it is not.
+fn compared(w: &Warp, i: &Inst) -> u32 {
+    let lanes = w.undefined_lanes(i.a) | w.undefined_lanes(i.b);
+    let (other, unsure) = (w.pred(i.imm as u32), w.undefined_pred(i.imm as u32));
+    let other = if i.imm >> 34 & 1 == 1 { !other } else { other };
+    match i.imm >> 32 & 3 {
+        0 => lanes,
+        JOIN_AND => lanes & (other | unsure) | unsure,
+        JOIN_OR => lanes & (!other | unsure) | unsure,
+        _ => lanes | unsure,
+    }
 }
 
 fn prepare(w: &mut Warp, b: &mut Block, i: &Inst, spread: Spread) -> bool {
@@ -370,7 +378,7 @@ fn spread_registers(w: &mut Warp, b: &mut Block, i: &Inst, spread: Spread) {
         }
         Spread::Bitwise(count) => bitwise(w, b, i, count.into()),
         Spread::Set => {
-            let lanes = w.undefined_lanes(i.a) | w.undefined_lanes(i.b) | joined(w, i);
+            let lanes = compared(w, i);
             w.set_undefined(i.dst, lanes);
         }
         _ => {}
@@ -381,7 +389,7 @@ fn spread_registers(w: &mut Warp, b: &mut Block, i: &Inst, spread: Spread) {
 fn spread_predicates(w: &mut Warp, i: &Inst, spread: Spread) {
     match spread {
         Spread::Compare { second_in_c } => {
-            let lanes = w.undefined_lanes(i.a) | w.undefined_lanes(i.b) | joined(w, i);
+            let lanes = compared(w, i);
             w.set_undefined_pred(i.dst.0, lanes);
             let second = if second_in_c { i.c.0 } else { i.target };
             if second != 0 {
