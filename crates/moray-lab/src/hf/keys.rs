@@ -34,6 +34,15 @@ pub(super) const MODEL: &Rules = &[
     ("compression_config", Read),
     ("partial_rotary_factor", Only(&["1"])),
     ("position_embedding_type", Only(&["rope", "rotary", "absolute"])),
+    // what transformers writes for itself and for training
+    ("architectures", Harmless),
+    ("torch_dtype", Harmless),
+    ("dtype", Harmless),
+    ("transformers_version", Harmless),
+    ("use_cache", Harmless),
+    ("initializer_range", Harmless),
+    ("attention_dropout", Harmless),
+    ("pad_token_id", Harmless),
     // of other families, left in by conversions: what they name is not in a llama
     ("layer_norm_eps", Harmless),
     ("layer_norm_epsilon", Harmless),
