@@ -170,6 +170,7 @@ def write_byte_level():
                 )
             )
             tokenizer.pre_tokenizer = pre_tokenizer
+            tokenizer.decoder = decoders.ByteLevel()
             tokenizer.add_special_tokens(SPECIALS)
         if name in COMPOSES:
             tokenizer.normalizer = normalizers.NFC()

@@ -44,10 +44,10 @@ fn estimates_end_where_a_compiler_would_spill() {
 fn text_without_blanks_and_with_cache_sizes_matches_the_usual_spelling() {
     let device = Device::new();
     let kernel = device.kernel(&ptx(".visible .entry k(.param.u64 p,.param.u64.ptr.global.align 4 o){
-            .reg.b32 f,%r<3>;.reg.b64 p,o;.shared.align 16 .b8 buf[64];
-            ld.param.u64 p,[p];ld.param.u64 o,[o];
-            ld.global.L1::no_allocate.L2::128B.b32 f,[p];ld.global.L2::64B.u32 %r1,[p+4];
-            add.u32 f,f,%r1;st.global.b32 [o],f;ret;}"));
+            .reg.b32 f,%r<3>;.reg.b64 x,y;.shared.align 16 .b8 buf[64];
+            ld.param.u64 x,[p];ld.param.u64 y,[o];
+            ld.global.L1::no_allocate.L2::128B.b32 f,[x];ld.global.L2::64B.u32 %r1,[x+4];
+            add.u32 f,f,%r1;st.global.b32 [y],f;ret;}"));
     let (input, output) = (device.words(&[40, 2]), device.words(&[0]));
     device.run(&kernel, &shape(1, 1), &[input, output]).unwrap_or_else(|f| panic!("{f}"));
     assert_eq!(device.read_words(output, 1), [42]);

@@ -5,7 +5,7 @@
 //! `generation_config.json`, else by `config.json`, else by the end of text that the tokenizer's files name, else by the family.
 //!
 //! # Source
-//! `tokenization_utils_tokenizers.py`, `generation/utils.py` and the configurations of llama and mistral, transformers 5.
+//! transformers 5: its tokenizers over the tokenizers library, its generation, the configurations of llama and mistral.
 
 use std::path::Path;
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use moray::w4a8::{Bits, Format, GroupScale, Offset};
+use moray::w4a8::{Bits, Format, Offset};
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, LayerTensor};
@@ -146,11 +146,10 @@ fn integers(checkpoint: &Checkpoint) -> Result<Vec<String>> {
 
 fn codes(format: Format) -> String {
     let bits = if format.bits == Bits::Four { 4 } else { 8 };
-    let scale = match (format.group_scale(), format.group_size()) {
-        (Some(GroupScale::F16), Some(size)) => format!("a scale for each {size} inputs"),
-        (Some(GroupScale::Integer), Some(size)) => format!("two-level scales for each {size} inputs"),
-        (Some(GroupScale::Qqq), Some(size)) => format!("QQQ's scales for each {size} inputs"),
-        _ => "a scale for each output".to_owned(),
+    let scale = match format.group_size() {
+        Some(size) if format.stays_integer() => format!("a scale for each {size} inputs within one for each output"),
+        Some(size) => format!("a scale for each {size} inputs"),
+        None => "a scale for each output".to_owned(),
     };
     let offset = match format.offset() {
         Offset::None => "",
