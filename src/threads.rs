@@ -298,6 +298,9 @@ impl Team {
 impl Drop for Team {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
+        // a worker that has not seen `stop` may still enter: there must be nothing of the last job for it to run
+        // SAFETY: the team is borrowed mutably and the gate is closed, so no other thread touches the cell.
+        unsafe { *self.shared.job.get() = None };
         self.shared.gate.open();
         drop(self.shared.bed.lock().unwrap_or_else(PoisonError::into_inner));
         self.shared.wake.notify_all();
