@@ -9,13 +9,17 @@ use sys::CUresult as Code;
 
 #[test]
 fn device_matches_the_capability_asked_for() {
-    for arch in ["7.5", "8.0", "9.0"] {
+    for arch in ["7.5", "8.0", "8.6", "8.9", "9.0", "12.0"] {
         under_simcuda("device_matches_the_capability_asked_for", &[("SIMCUDA_ARCH", arch)], || {
             let arch = std::env::var("SIMCUDA_ARCH").expect("set by the parent");
-            let (capability, shared_bytes, clusters) = match arch.as_str() {
-                "7.5" => ((7, 5), 64 * 1024, 0),
-                "8.0" => ((8, 0), 163 * 1024, 0),
-                _ => ((9, 0), 227 * 1024, 1),
+            // shared KiB of a block, threads of a multiprocessor, MiB of cache
+            let (capability, shared_kib, clusters, threads, cache) = match arch.as_str() {
+                "7.5" => ((7, 5), 64, 0, 1024, 4),
+                "8.0" => ((8, 0), 163, 0, 2048, 40),
+                "8.6" => ((8, 6), 99, 0, 1536, 6),
+                "8.9" => ((8, 9), 99, 0, 1536, 72),
+                "9.0" => ((9, 0), 227, 1, 2048, 50),
+                _ => ((12, 0), 99, 1, 1536, 96),
             };
             let (context, _) = open();
             assert_eq!(CudaContext::device_count().expect("a count"), 1);
@@ -24,7 +28,9 @@ fn device_matches_the_capability_asked_for() {
             let attribute = |number| context.attribute(number).expect("an attribute");
             assert_eq!(attribute(Attribute::CU_DEVICE_ATTRIBUTE_WARP_SIZE), 32);
             assert_eq!(attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT), 16);
-            assert_eq!(attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN), shared_bytes);
+            assert_eq!(attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN), shared_kib * 1024);
+            assert_eq!(attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR), threads);
+            assert_eq!(attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE), cache << 20);
             assert_eq!(attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH), clusters);
             assert_eq!(attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED), 1);
             assert_eq!(code(CudaContext::new(1)), Code::CUDA_ERROR_INVALID_DEVICE);
@@ -33,11 +39,22 @@ fn device_matches_the_capability_asked_for() {
 }
 
 #[test]
+fn multiprocessors_match_those_asked_for() {
+    under_simcuda("multiprocessors_match_those_asked_for", &[("SIMCUDA_SMS", "108")], || {
+        let (context, _) = open();
+        let count = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).expect("an attribute");
+        assert_eq!(count, 108);
+    });
+}
+
+#[test]
 fn wrong_setting_matches_invalid_value_and_names_the_variable() {
     for (name, value) in [
         ("SIMCUDA_ARCH", "7.0"),
         ("SIMCUDA_DRIVER_VERSION", "13060"),
         ("SIMCUDA_ORDER", "sometimes"),
+        ("SIMCUDA_SMS", "0"),
+        ("SIMCUDA_SAMPLE", "gemm"),
         ("SIMCUDA_MEMORY", "0"),
     ] {
         let test = "wrong_setting_matches_invalid_value_and_names_the_variable";

@@ -65,12 +65,11 @@ fn checks() -> Result<Checks> {
 }
 
 fn parse_arch(text: &str) -> Option<Arch> {
-    match text {
-        "7.5" => Some(Arch::Sm75),
-        "8.0" => Some(Arch::Sm80),
-        "9.0" => Some(Arch::Sm90),
-        _ => None,
-    }
+    let spelled = |arch: &Arch| {
+        let (major, minor) = arch.compute_capability();
+        format!("{major}.{minor}") == text
+    };
+    Arch::ALL.into_iter().find(spelled)
 }
 
 impl Settings {
@@ -79,9 +78,15 @@ impl Settings {
     /// # Errors
     /// `CUDA_ERROR_INVALID_VALUE` for a value that is not understood, with a line that names the variable.
     pub(crate) fn from_environment() -> Result<Self> {
-        let arch = read("SIMCUDA_ARCH", "7.5, 8.0 or 9.0", parse_arch)?.unwrap_or_default();
+        let arch = read("SIMCUDA_ARCH", "7.5, 8.0, 8.6, 8.9, 9.0 or 12.0", parse_arch)?.unwrap_or_default();
         let mut options = Options::for_arch(arch);
         options.checks = checks()?;
+        if let Some(count) = read("SIMCUDA_SMS", "a number of multiprocessors from 1 to 1024", |text| {
+            positive(text).filter(|count| *count <= 1024)
+        })? {
+            options.sm_count = count;
+        }
+        options.sample = read("SIMCUDA_SAMPLE", "pattern:columns", |text| text.parse().ok())?.unwrap_or_default();
         if let Some(workers) = read("SIMCUDA_WORKERS", "a number of threads from 1 up", positive)? {
             options.workers = workers;
         }

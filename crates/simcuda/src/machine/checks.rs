@@ -154,7 +154,7 @@ impl Checks {
 }
 
 /// Whether a name matches a pattern of characters, `?` and `*`.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
+pub(super) fn matches(pattern: &[u8], name: &[u8]) -> bool {
     // Where to go on if the last `*` has to take one character more.
     let (mut p, mut n, mut retry) = (0, 0, None);
     while n < name.len() {

@@ -8,9 +8,6 @@ use super::exec::{Block, Code, LaunchRow};
 use super::memory::Memory;
 use super::options::Options;
 
-/// Threads that a multiprocessor holds.
-pub(crate) const THREADS_PER_SM: u32 = 2048;
-
 /// Everything the blocks of one launch share.
 pub(crate) struct Env {
     pub memory: Memory,
@@ -32,10 +29,36 @@ impl Env {
         self.config.block.iter().product()
     }
 
+    /// Clusters of the grid by dimension.
+    fn clusters(&self) -> [u64; 3] {
+        let (grid, shape) = (self.config.grid, self.config.cluster);
+        std::array::from_fn(|d| u64::from(grid[d] / shape[d]))
+    }
+
+    /// Columns of clusters that run.
+    fn columns(&self) -> u64 {
+        let all = self.clusters()[0];
+        match self.config.cooperative {
+            true => all,
+            false => self.options.sample.columns(&self.kernel, all as u32).into(),
+        }
+    }
+
+    /// Counts the clusters that run.
+    pub(crate) fn clusters_to_run(&self) -> u64 {
+        let [_, y, z] = self.clusters();
+        self.columns() * y * z
+    }
+
+    /// Linear index in the grid of the `n`-th cluster that runs.
+    pub(crate) fn cluster_index(&self, n: u64) -> u64 {
+        let (all, columns) = (self.clusters()[0], self.columns());
+        n / columns * all + n % columns * all / columns
+    }
+
     /// Block index of a rank in the cluster of a linear index.
     pub(crate) fn block_index(&self, cluster: u64, rank: u32) -> [u32; 3] {
-        let (grid, shape) = (self.config.grid, self.config.cluster);
-        let clusters = [0, 1].map(|d| u64::from(grid[d] / shape[d]));
+        let (shape, clusters) = (self.config.cluster, self.clusters());
         let at = [cluster % clusters[0], cluster / clusters[0] % clusters[1], cluster / clusters[0] / clusters[1]];
         let inside = [rank % shape[0], rank / shape[0] % shape[1], rank / shape[0] / shape[1]];
         std::array::from_fn(|d| at[d] as u32 * shape[d] + inside[d])
@@ -90,7 +113,7 @@ impl Env {
             LaunchRow::ClusterNctaid(axis) => shape[d(axis)],
             LaunchRow::ClusterCtarank => block.rank,
             LaunchRow::ClusterNctarank => shape.iter().product(),
-            LaunchRow::Nwarpid => THREADS_PER_SM / 32,
+            LaunchRow::Nwarpid => self.options.arch.limits().threads_per_sm / 32,
             LaunchRow::Smid => {
                 (block.index[0] + grid[0] * (block.index[1] + grid[1] * block.index[2])) % self.options.sm_count
             }

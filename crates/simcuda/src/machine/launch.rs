@@ -5,29 +5,24 @@
 use std::sync::Arc;
 
 use super::config::LaunchConfig;
-use super::env::{Env, THREADS_PER_SM};
+use super::env::Env;
 use super::error::{Fault, FaultKind};
 use super::memory::Memory;
 use super::meter::Report;
 use super::module::Function;
-use super::options::{Arch, Options};
+use super::options::Options;
 use super::sched::pool::run_job;
 
-/// Most threads of a block.
-const MAX_THREADS: u32 = 1024;
-/// Blocks that a multiprocessor holds.
-const BLOCKS_PER_SM: u32 = 32;
 /// Most blocks of a cluster, and without the non-portable attribute 8; the larger is accepted.
 const MAX_CLUSTER: u32 = 16;
-const MAX_GRID: [u32; 3] = [i32::MAX as u32, 65535, 65535];
-const MAX_BLOCK: [u32; 3] = [1024, 1024, 64];
 
 /// Blocks that one multiprocessor holds at once, as limited by threads and shared memory.
 pub(crate) fn occupancy(threads: u32, shared_bytes: u32, options: &Options) -> u32 {
-    let by_threads = THREADS_PER_SM / threads.next_multiple_of(32).max(32);
-    // A multiprocessor has 1 KiB per block beside what a block can opt in to.
-    let by_shared = (options.max_shared_bytes + 1024) / (shared_bytes + 1024);
-    by_threads.min(by_shared).min(BLOCKS_PER_SM)
+    let limits = options.arch.limits();
+    let by_threads = limits.threads_per_sm / threads.next_multiple_of(32).max(32);
+    let reserved = limits.reserved_shared_bytes;
+    let by_shared = (options.max_shared_bytes + reserved) / (shared_bytes + reserved).max(1);
+    by_threads.min(by_shared).min(limits.blocks_per_sm)
 }
 
 /// Runs one kernel to its end.
@@ -42,14 +37,14 @@ pub fn launch(
     options: &Options,
 ) -> Result<Report, Fault> {
     let env = prepare(memory, function, config, params, options)?;
-    let clusters = config.grid.iter().zip(config.cluster).map(|(&g, c)| u64::from(g / c)).product();
+    let clusters = env.clusters_to_run();
     let mut report = Report {
-        kernel: function.name.clone(),
+        blocks_run: clusters * u64::from(config.cluster.iter().product::<u32>()),
         registers: function.registers,
         registers_arch: function.registers_arch,
         spilled_registers: function.spilled_registers,
         shared_bytes: env.shared_bytes,
-        ..Report::default()
+        ..Report::new(&function.name, config)
     };
     let code = Arc::clone(&env.code);
     let totals = run_job(Arc::new(env), clusters).map_err(|fault| *fault)?;
@@ -116,16 +111,16 @@ fn prepare(
 
 fn check_shape(function: &Function, config: &LaunchConfig, options: &Options) -> Result<(), Fault> {
     let fail = |kind, message| Err(refuse(function, kind, message));
+    let limits = options.arch.limits();
     let within = |shape: [u32; 3], most: [u32; 3]| shape.iter().zip(most).all(|(&n, most)| n >= 1 && n <= most);
-    if !within(config.grid, MAX_GRID) {
-        return fail(
-            FaultKind::InvalidLaunch,
-            format!("expected a grid of 1 to {MAX_GRID:?} blocks, got {:?}", config.grid),
-        );
+    if !within(config.grid, limits.grid) {
+        let message = format!("expected a grid of 1 to {:?} blocks, got {:?}", limits.grid, config.grid);
+        return fail(FaultKind::InvalidLaunch, message);
     }
     let threads: u32 = config.block.iter().fold(1, |n, &d| n.saturating_mul(d));
-    if !within(config.block, MAX_BLOCK) || threads > MAX_THREADS {
-        let message = format!("expected a block of 1 to {MAX_THREADS} threads, got {:?}", config.block);
+    if !within(config.block, limits.block) || threads > limits.threads_per_block {
+        let most = limits.threads_per_block;
+        let message = format!("expected a block of 1 to {most} threads, got {:?}", config.block);
         return fail(FaultKind::InvalidLaunch, message);
     }
     if threads > function.max_threads {
@@ -134,7 +129,7 @@ fn check_shape(function: &Function, config: &LaunchConfig, options: &Options) ->
     }
     let blocks = config.cluster.iter().fold(1, |n: u32, &d| n.saturating_mul(d));
     let divides = config.grid.iter().zip(config.cluster).all(|(&g, c)| c >= 1 && g % c == 0);
-    if blocks > MAX_CLUSTER || !divides || (blocks > 1 && options.arch != Arch::Sm90) {
+    if blocks > MAX_CLUSTER || !divides || (blocks > 1 && limits.portable_cluster_blocks == 0) {
         let message = format!(
             "expected a cluster of at most {MAX_CLUSTER} blocks that divides the grid, got {:?}",
             config.cluster

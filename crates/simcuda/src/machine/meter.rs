@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
+use super::config::LaunchConfig;
 use super::error::Fault;
+use super::tensor_operand::TensorOperand;
 
 /// Class of an instruction, as counted in a [`Report`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,6 +106,8 @@ pub(crate) struct Counters {
     pub shared_passes: u64,
     pub shared_ideal: u64,
     pub tensor: u64,
+    /// Multiplications and additions, by [`TensorOperand`].
+    pub tensor_products: [u64; TensorOperand::ALL.len()],
     pub atomics: u64,
     pub async_copies: u64,
 }
@@ -126,6 +130,12 @@ impl Counters {
         self.shared_ideal += ideal;
     }
 
+    #[inline(always)]
+    pub(crate) fn tensor(&mut self, operand: TensorOperand, products: usize) {
+        self.tensor += 1;
+        self.tensor_products[operand as usize] += products as u64;
+    }
+
     pub(crate) fn add(&mut self, other: &Self) {
         self.load_bytes += other.load_bytes;
         self.load_sectors += other.load_sectors;
@@ -134,6 +144,7 @@ impl Counters {
         self.shared_passes += other.shared_passes;
         self.shared_ideal += other.shared_ideal;
         self.tensor += other.tensor;
+        self.tensor_products.iter_mut().zip(other.tensor_products).for_each(|(sum, n)| *sum += n);
         self.atomics += other.atomics;
         self.async_copies += other.async_copies;
     }
@@ -160,10 +171,14 @@ impl Warning {
 }
 
 /// Counts of one launch.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Name of the kernel's entry.
     pub kernel: String,
+    /// Shape of the launch.
+    pub config: LaunchConfig,
+    /// Blocks that ran: all of the grid, unless a [`Sample`](super::Sample) was taken. All counts are theirs.
+    pub blocks_run: u64,
     /// Warp-instructions executed, those whose guard held for no lane included.
     pub instructions: u64,
     /// Warp-instructions by [`Class`], in the order of [`Class::ALL`].
@@ -182,6 +197,8 @@ pub struct Report {
     pub shared_bank_conflicts: u64,
     /// `mma` instructions.
     pub tensor_instructions: u64,
+    /// Multiplications (each with its addition) of these, by [`TensorOperand`], in the order of [`TensorOperand::ALL`].
+    pub tensor_products: [u64; TensorOperand::ALL.len()],
     /// Atomic instructions.
     pub atomic_instructions: u64,
     /// Asynchronous copy instructions.
@@ -199,6 +216,32 @@ pub struct Report {
 }
 
 impl Report {
+    /// A report in which nothing has run.
+    pub(crate) fn new(kernel: &str, config: &LaunchConfig) -> Self {
+        Self {
+            kernel: kernel.to_owned(),
+            config: config.clone(),
+            blocks_run: 0,
+            instructions: 0,
+            by_class: [0; Class::ALL.len()],
+            global_load_bytes: 0,
+            global_load_sectors: 0,
+            global_store_bytes: 0,
+            global_store_sectors: 0,
+            shared_passes: 0,
+            shared_bank_conflicts: 0,
+            tensor_instructions: 0,
+            tensor_products: [0; TensorOperand::ALL.len()],
+            atomic_instructions: 0,
+            async_copies: 0,
+            registers: 0,
+            registers_arch: None,
+            spilled_registers: 0,
+            shared_bytes: 0,
+            warnings: Vec::new(),
+        }
+    }
+
     /// Executions of one class of instructions.
     pub fn class(&self, class: Class) -> u64 {
         self.by_class[class as usize]
@@ -219,6 +262,7 @@ impl Report {
         self.shared_passes = counters.shared_passes;
         self.shared_bank_conflicts = counters.shared_passes.saturating_sub(counters.shared_ideal);
         self.tensor_instructions = counters.tensor;
+        self.tensor_products = counters.tensor_products;
         self.atomic_instructions = counters.atomics;
         self.async_copies = counters.async_copies;
     }
@@ -233,7 +277,15 @@ impl Report {
                 c => out.push(c),
             }
         }
+        out.push('"');
+        for (name, [x, y, z]) in
+            [("grid", self.config.grid), ("block", self.config.block), ("cluster", self.config.cluster)]
+        {
+            // Writing to a String cannot fail.
+            let _ = write!(out, ",\"{name}\":[{x},{y},{z}]");
+        }
         let numbers = [
+            ("blocks_run", self.blocks_run),
             ("instructions", self.instructions),
             ("global_load_bytes", self.global_load_bytes),
             ("global_load_sectors", self.global_load_sectors),
@@ -248,24 +300,29 @@ impl Report {
             ("spilled_registers", self.spilled_registers.into()),
             ("shared_bytes", self.shared_bytes.into()),
         ];
-        out.push('"');
         for (name, value) in numbers {
-            // Writing to a String cannot fail.
             let _ = write!(out, ",\"{name}\":{value}");
         }
         let _ = match self.registers_arch {
             Some(arch) => write!(out, ",\"registers_from\":\"sm_{arch}\""),
             None => write!(out, ",\"registers_from\":\"estimate\""),
         };
-        out.push_str(",\"classes\":{");
-        let used = Class::ALL.iter().filter(|&&class| self.class(class) > 0);
-        for (index, class) in used.enumerate() {
-            let comma = if index > 0 { "," } else { "" };
-            let _ = write!(out, "{comma}\"{}\":{}", class.name(), self.class(*class));
-        }
-        out.push_str("}}");
+        let products = TensorOperand::ALL.map(|operand| (operand.name(), self.tensor_products[operand as usize]));
+        write_used(&mut out, "tensor_products", &products);
+        write_used(&mut out, "classes", &Class::ALL.map(|class| (class.name(), self.class(class))));
+        out.push('}');
         out
     }
+}
+
+/// Writes the numbers that are not 0 as an object.
+fn write_used(out: &mut String, name: &str, values: &[(&str, u64)]) {
+    let _ = write!(out, ",\"{name}\":{{");
+    for (index, (name, value)) in values.iter().filter(|(_, value)| *value > 0).enumerate() {
+        let comma = if index > 0 { "," } else { "" };
+        let _ = write!(out, "{comma}\"{name}\":{value}");
+    }
+    out.push('}');
 }
 
 #[cfg(test)]
@@ -274,11 +331,17 @@ mod tests {
 
     #[test]
     fn json_matches_the_counts() {
-        let mut report = Report { kernel: "a\"b".into(), ..Report::default() };
-        let counters = Counters { load_sectors: 4, shared_passes: 5, shared_ideal: 2, ..Counters::default() };
+        let mut report = Report::new("a\"b", &LaunchConfig::new([2, 3, 1], [32, 1, 1]));
+        let mut counters = Counters { load_sectors: 4, shared_passes: 5, shared_ideal: 2, ..Counters::default() };
+        counters.tensor(TensorOperand::Int8, 4096);
+        counters.tensor(TensorOperand::Int8, 4096);
         report.fill(&counters, &[3, 4], &[Class::Integer, Class::Tensor], &[(1, Class::Move)]);
         let json = report.to_json();
-        assert!(json.starts_with("{\"kernel\":\"a\\\"b\",\"instructions\":11,"), "{json}");
+        let head = "{\"kernel\":\"a\\\"b\",\"grid\":[2,3,1],\"block\":[32,1,1],\"cluster\":[1,1,1],\"blocks_run\":0,";
+        assert!(json.starts_with(&format!("{head}\"instructions\":11,")), "{json}");
+        assert!(json.contains("\"tensor_instructions\":2,"), "{json}");
+        assert!(json.contains(",\"tensor_products\":{\"int8\":8192},"), "{json}");
+        assert!(TensorOperand::ALL.iter().enumerate().all(|(at, &operand)| operand as usize == at));
         assert!(json.contains("\"global_load_sectors\":4,") && json.contains("\"shared_bank_conflicts\":3,"), "{json}");
         assert!(json.contains(",\"registers_from\":\"estimate\","), "{json}");
         assert!(json.ends_with("\"classes\":{\"integer\":3,\"move\":4,\"tensor\":4}}"), "{json}");

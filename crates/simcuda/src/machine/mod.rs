@@ -30,6 +30,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod arch;
 mod check;
 mod checks;
 mod config;
@@ -43,8 +44,11 @@ mod meter;
 mod module;
 mod options;
 mod parse;
+mod sample;
 mod sched;
+mod tensor_operand;
 
+pub use arch::{Arch, Limits};
 pub use checks::{Check, Checks, Level, Levels};
 pub use config::LaunchConfig;
 pub use error::{Allocation, Fault, FaultKind, MemoryError, PtxError};
@@ -52,4 +56,6 @@ pub use launch::launch;
 pub use memory::Memory;
 pub use meter::{Class, Report, Warning};
 pub use module::{CompiledRegisters, Function, Module, Param};
-pub use options::{Arch, Options};
+pub use options::Options;
+pub use sample::Sample;
+pub use tensor_operand::TensorOperand;

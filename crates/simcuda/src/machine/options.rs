@@ -1,29 +1,8 @@
 //! The simulated device, and how strictly it watches.
 
+use super::arch::Arch;
 use super::checks::Checks;
-
-/// The simulated architecture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Arch {
-    /// Compute capability 7.5: a device that runs no PTX for 8.0.
-    Sm75,
-    /// Compute capability 8.0.
-    #[default]
-    Sm80,
-    /// Compute capability 9.0: clusters, mbarrier transactions, bulk copies.
-    Sm90,
-}
-
-impl Arch {
-    /// Compute capability as (major, minor).
-    pub fn compute_capability(self) -> (u32, u32) {
-        match self {
-            Self::Sm75 => (7, 5),
-            Self::Sm80 => (8, 0),
-            Self::Sm90 => (9, 0),
-        }
-    }
-}
+use super::sample::Sample;
 
 /// The simulated device and how strictly it watches.
 #[derive(Clone, Debug)]
@@ -42,6 +21,8 @@ pub struct Options {
     pub sm_count: u32,
     /// Shared memory a block may opt in to.
     pub max_shared_bytes: u32,
+    /// Which blocks of a launch run; all by default.
+    pub sample: Sample,
     /// Seed of the order in which asynchronous operations are delivered.
     pub seed: u64,
 }
@@ -49,15 +30,20 @@ pub struct Options {
 impl Options {
     /// Makes the options of one architecture with checks and meter on.
     pub fn for_arch(arch: Arch) -> Self {
-        let max_shared_bytes = match arch {
-            Arch::Sm75 => 64 * 1024,
-            Arch::Sm80 => 163 * 1024,
-            Arch::Sm90 => 227 * 1024,
-        };
+        let max_shared_bytes = arch.limits().most_shared_per_block_bytes();
         let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
         let instruction_budget = 1 << 36;
-        let checks = Checks::default();
-        Self { checks, meter: true, workers, instruction_budget, arch, sm_count: 16, max_shared_bytes, seed: 0 }
+        Self {
+            checks: Checks::default(),
+            meter: true,
+            workers,
+            instruction_budget,
+            arch,
+            sm_count: 16,
+            max_shared_bytes,
+            sample: Sample::default(),
+            seed: 0,
+        }
     }
 }
 

@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::library::function_of;
 use crate::driver::abi::{Out, api};
 use crate::driver::codes::{Code, Result};
-use crate::driver::object::attributes::limits;
 use crate::driver::object::kernel::Kernel;
 use crate::driver::state::{Driver, driver};
 
@@ -26,7 +25,7 @@ pub(crate) fn find(handle: usize) -> Result<(&'static Driver, Arc<Kernel>)> {
 pub(super) fn attribute(driver: &Driver, kernel: &Kernel, number: i32) -> Result<i32> {
     let function = &kernel.function;
     Ok(match number {
-        0 => kernel.max_threads(&limits(driver.device.options.arch)) as i32,
+        0 => kernel.max_threads(&driver.device.options.arch.limits()) as i32,
         1 => function.static_shared_bytes as i32,
         2 => function.const_bytes as i32,
         3 => function.local_bytes as i32,

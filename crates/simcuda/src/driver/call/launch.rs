@@ -6,7 +6,6 @@ use super::event;
 use super::function;
 use crate::driver::abi::{Bytes, In, Out, api};
 use crate::driver::codes::{Code, Result};
-use crate::driver::object::attributes::{Limits, limits};
 use crate::driver::object::cluster::{cluster_shape, most_cluster_blocks};
 use crate::driver::object::kernel::{Kernel, refused};
 use crate::driver::object::launch::Launch;
@@ -15,6 +14,7 @@ use crate::driver::object::work::Work;
 use crate::driver::state::Driver;
 use crate::driver::streams;
 use crate::machine::LaunchConfig;
+use crate::machine::Limits;
 
 /// `CU_LAUNCH_PARAM_END`, `…_BUFFER_POINTER` and `…_BUFFER_SIZE`, the keys of the `extra` array.
 const EXTRA_END: usize = 0;
@@ -128,7 +128,7 @@ pub(super) struct Request {
 /// Checks a launch and reads its arguments.
 pub(super) fn prepare(function: usize, request: &Request, params: &In<Bytes>, extra: &In<Bytes>) -> Result<Work> {
     let (driver, kernel) = function::find(function)?;
-    let limits = limits(driver.device.options.arch);
+    let limits = driver.device.options.arch.limits();
     let &Request { grid, block, cluster, dynamic_shared_bytes, cooperative } = request;
     let cluster = cluster_shape(&limits, &kernel, cluster, grid)?;
     let config = LaunchConfig { grid, block, cluster, dynamic_shared_bytes, cooperative };
@@ -207,7 +207,7 @@ fn launch_extended(config: &ExtendedConfig, function: usize, params: &In<Bytes>,
 fn active_clusters(config: &ExtendedConfig, function: usize) -> Result<u32> {
     let (driver, kernel) = function::find(function)?;
     let (request, _) = read_attributes(config)?;
-    let limits = limits(driver.device.options.arch);
+    let limits = driver.device.options.arch.limits();
     let cluster = cluster_shape(&limits, &kernel, request.cluster, request.grid)?;
     let threads = request.block.iter().fold(1u32, |product, &n| product.saturating_mul(n));
     if threads == 0 {
@@ -239,7 +239,7 @@ api! {
     fn cuOccupancyMaxPotentialClusterSize(out: Out<i32>, function: usize, config: In<ExtendedConfig>) {
         let (driver, kernel) = function::find(function)?;
         config.get()?;
-        match most_cluster_blocks(&limits(driver.device.options.arch), &kernel) {
+        match most_cluster_blocks(&driver.device.options.arch.limits(), &kernel) {
             0 => Err(Code::NOT_SUPPORTED.because("clusters need compute capability 9.0")),
             blocks => out.set(blocks as i32),
         }

@@ -3,7 +3,6 @@
 use super::function;
 use crate::driver::abi::{Out, api};
 use crate::driver::codes::{Code, Result};
-use crate::driver::object::attributes::limits;
 use crate::driver::object::occupancy::{SHARED_UNIT_BYTES, best_block, max_active_blocks};
 
 fn active_blocks(out: &Out<i32>, function: usize, threads: i32, dynamic_bytes: usize, flags: u32) -> Result<()> {
@@ -43,7 +42,7 @@ api! {
 
     fn cuOccupancyAvailableDynamicSMemPerBlock(out: Out<usize>, function: usize, blocks: i32, threads: i32) {
         let (driver, kernel) = function::find(function)?;
-        let limits = limits(driver.device.options.arch);
+        let limits = driver.device.options.arch.limits();
         let blocks = u32::try_from(blocks).ok().filter(|&n| n > 0 && n <= limits.blocks_per_sm).ok_or(Code::INVALID_VALUE)?;
         u32::try_from(threads).ok().filter(|&n| n > 0).ok_or(Code::INVALID_VALUE)?;
         let share = (limits.shared_per_sm_bytes / blocks) / SHARED_UNIT_BYTES * SHARED_UNIT_BYTES;

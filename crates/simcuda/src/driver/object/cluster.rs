@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::attributes::Limits;
 use super::kernel::{Kernel, refused};
 use crate::driver::codes::{Code, Result};
+use crate::machine::Limits;
 
 /// Most blocks of a cluster where more than the portable number is allowed.
 const LARGEST_CLUSTER_BLOCKS: u32 = 16;

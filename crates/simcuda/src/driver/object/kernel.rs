@@ -5,9 +5,9 @@ use std::ffi::CString;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::attributes::Limits;
 use super::context::Context;
 use crate::driver::codes::{Code, Error, Result};
+use crate::machine::Limits;
 use crate::machine::{Function, Module};
 
 /// A loaded module.

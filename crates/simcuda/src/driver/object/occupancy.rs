@@ -2,8 +2,8 @@
 //!
 //! Registers are those that the machine code of the fatbin states; of PTX that came alone they are an estimate.
 
-use super::attributes::{Limits, limits};
 use super::kernel::Kernel;
+use crate::machine::Limits;
 use crate::machine::Options;
 
 /// Registers are handed out in units of 256 a warp, shared memory in units of 128 bytes.
@@ -24,7 +24,7 @@ fn blocks_that_fit(limits: &Limits, threads: u32, registers: u32, shared_bytes: 
 pub(crate) fn max_active_blocks(options: &Options, kernel: &Kernel, threads: u32, dynamic_bytes: usize) -> u32 {
     let function = &kernel.function;
     let shared = function.static_shared_bytes + dynamic_bytes;
-    let limits = limits(options.arch);
+    let limits = options.arch.limits();
     if threads > kernel.max_threads(&limits) || shared > options.max_shared_bytes as usize {
         return 0;
     }
@@ -34,7 +34,7 @@ pub(crate) fn max_active_blocks(options: &Options, kernel: &Kernel, threads: u32
 /// Finds the block size with the most threads per multiprocessor, the largest among equals, and the grid that fills the
 /// device with it.
 pub(crate) fn best_block(options: &Options, kernel: &Kernel, shared: &dyn Fn(i32) -> usize, limit: i32) -> (i32, i32) {
-    let most = kernel.max_threads(&limits(options.arch)).min(if limit > 0 { limit as u32 } else { u32::MAX });
+    let most = kernel.max_threads(&options.arch.limits()).min(if limit > 0 { limit as u32 } else { u32::MAX });
     let (mut best, mut best_threads) = ((0, 0), 0);
     let sizes = (1..=most / 32).rev().map(|warps| warps * 32).chain((most < 32).then_some(most));
     for threads in sizes {
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn blocks_match_a_count_by_hand_for_each_limit() {
-        let limits = limits(Arch::Sm80);
+        let limits = Arch::Sm80.limits();
         // (threads, registers, shared) -> blocks, and what bounds it
         for (threads, registers, shared, blocks) in [
             (256, 16, 0, 8),          // 2048 threads

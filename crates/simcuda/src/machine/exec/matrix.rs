@@ -3,6 +3,7 @@
 //! Operand A of 16 rows and B of 8 columns come as rows of K bytes: in a fragment register, lanes 4g .. 4g+4 hold four
 //! consecutive words of row (or column) g, so a row is gathered by copying runs of four words.
 
+use super::super::tensor_operand::TensorOperand;
 use super::half::{narrow_f16, widen_f16};
 use super::rounding;
 use super::undefined::Spread;
@@ -18,6 +19,17 @@ pub(crate) const S4: u8 = 5;
 pub(crate) const U4: u8 = 6;
 pub(crate) const E4M3: u8 = 7;
 pub(crate) const E5M2: u8 = 8;
+
+/// The kind of an element type of A and B.
+pub(crate) const fn operand(element: u8) -> TensorOperand {
+    match element {
+        S4 | U4 => TensorOperand::Int4,
+        S8 | U8 => TensorOperand::Int8,
+        E4M3 | E5M2 => TensorOperand::Float8,
+        F16 | BF16 => TensorOperand::Float16,
+        _ => TensorOperand::Float32,
+    }
+}
 
 /// A fragment register's 32 lanes.
 type Register = [u32; LANES];
@@ -89,7 +101,7 @@ impl<const ROWS: usize, const WORDS: usize, const A: u8, const B: u8> Op for Mma
         for (n, register) in d.into_iter().enumerate().take(outputs) {
             w.set_words(b.slot(i.extra + n as u32), register);
         }
-        b.counters.tensor += 1;
+        b.counters.tensor(operand(A), ROWS * 8 * WORDS * 32 / operand(A).bits());
         Flow::Next
     }
 }
@@ -167,7 +179,7 @@ impl<const WORDS: usize, const A: u8, const B: u8, const HALF: bool> Op for MmaF
         for (n, register) in d.into_iter().enumerate().take(outputs) {
             w.set_words(b.slot(i.extra + n as u32), register);
         }
-        b.counters.tensor += 1;
+        b.counters.tensor(operand(A), 16 * 8 * WORDS * 32 / operand(A).bits());
         Flow::Next
     }
 }

@@ -7,7 +7,7 @@
 use super::super::check::shadow::Access;
 use super::block::SHARED_WINDOW;
 use super::half::{narrow_f16, widen_f16};
-use super::matrix::{BF16, F16, S4, S8, TF32, U4, U8, together};
+use super::matrix::{BF16, F16, S4, S8, TF32, U4, U8, operand, together};
 use super::memory::{SHARED, addresses};
 use super::scatter::{locate, settle};
 use super::undefined::{self, Spread};
@@ -276,7 +276,9 @@ impl Op for WmmaMultiply {
             return Flow::Gather;
         }
         multiply(w, b, i);
-        b.counters.tensor += 1;
+        let product = Product::read(b, i.extra);
+        let products = product.m * product.n * product.k;
+        b.counters.tensor(operand(product.types[1]), products as usize);
         Flow::Next
     }
 }

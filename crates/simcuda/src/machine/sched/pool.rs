@@ -105,7 +105,7 @@ impl Job {
         let mut shared = lock(&self.shared);
         shared.resident -= finished;
         if shared.next < self.clusters && shared.resident < self.env.resident_clusters {
-            let index = shared.next;
+            let index = self.env.cluster_index(shared.next);
             shared.next += 1;
             shared.resident += 1;
             drop(shared);
