@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measures llama.cpp on a GGUF file, as the peer of `moray bench`: prefill and decode tokens a second, as JSON.
+"""Measures llama.cpp on a GGUF file once, as a peer of `moray bench`: prefill, and decoding from each position, a line of JSON each.
 
-Needs `pip install llama-cpp-python`. Usage: llama_cpp_speed.py MODEL TEXT PROMPT_TOKENS DECODE_TOKENS REPEATS THREADS
+Needs `pip install llama-cpp-python`. Usage: llama_cpp_speed.py MODEL PROMPT_TOKENS DECODED_TOKENS THREADS POSITION[,POSITION ...]
 """
 
 import json
-import statistics
+import random
 import sys
 import time
 
@@ -13,33 +13,39 @@ from llama_cpp import Llama
 
 
 def main() -> None:
-    model, text = sys.argv[1:3]
-    prompt_tokens, decode_tokens, repeats, threads = map(int, sys.argv[3:7])
+    model = sys.argv[1]
+    prompt_tokens, decoded_tokens, threads = map(int, sys.argv[2:5])
+    positions = [int(position) for position in sys.argv[5].split(",")]
+    longest = max(prompt_tokens, *positions)
     llama = Llama(
         model_path=model,
-        n_ctx=prompt_tokens + decode_tokens + 16,
-        n_batch=prompt_tokens,
+        n_ctx=longest + decoded_tokens,
+        n_batch=512,
         n_threads=threads,
         n_threads_batch=threads,
         verbose=False,
     )
-    with open(text, encoding="utf-8") as file:
-        tokens = llama.tokenize(file.read().encode(), add_bos=False)
-    prompt, rest = tokens[:prompt_tokens], tokens[prompt_tokens : prompt_tokens + decode_tokens]
-    prefill, decode = [], []
-    for _ in range(repeats + 1):
+    drawn = random.Random(1)
+    tokens = [drawn.randrange(llama.n_vocab()) for _ in range(longest + decoded_tokens)]
+    # the first call warms up
+    llama.eval(tokens[:8])
+
+    def report(n_prompt: int, n_gen: int, n_depth: int, seconds: float) -> None:
+        speed = (n_prompt + n_gen) / seconds
+        print(json.dumps({"n_prompt": n_prompt, "n_gen": n_gen, "n_depth": n_depth, "tokens_per_second": speed}))
+
+    if prompt_tokens > 0:
         llama.reset()
         start = time.perf_counter()
-        llama.eval(prompt)
-        prefill.append(len(prompt) / (time.perf_counter() - start))
+        llama.eval(tokens[:prompt_tokens])
+        report(prompt_tokens, 0, 0, time.perf_counter() - start)
+    for position in positions:
         llama.reset()
-        llama.eval(prompt[:8])
+        llama.eval(tokens[:position])
         start = time.perf_counter()
-        for token in rest:
+        for token in tokens[position : position + decoded_tokens]:
             llama.eval([token])
-        decode.append(len(rest) / (time.perf_counter() - start))
-    # the first round warms up
-    print(json.dumps({"prefill": statistics.median(prefill[1:]), "decode": statistics.median(decode[1:])}))
+        report(0, decoded_tokens, position, time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ use crate::tensor::Tensor;
 use crate::weights::{WeightScheme, linear, quantized, quantized_linear, requantized, vocabulary_linear};
 
 /// What a model is loaded as.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadOptions {
     /// How the layers' weights are held.
     pub weights: WeightScheme,

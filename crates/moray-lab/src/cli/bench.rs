@@ -1,271 +1,464 @@
-//! `moray bench`: prefill and decode speed of several ways to run a model, beside llama.cpp in the same run.
+//! `moray bench`: prefill and decode speed of several ways to run a model, or random weights in a model's shape, beside other
+//! programs in the same run.
 
-use std::io::Write;
+use std::cmp::Ordering;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
-use std::process::Command;
-use std::time::Instant;
 
 use clap::Args;
-use comfy_table::{ContentArrangement, Table, presets};
-use moray::llama::{LogitRows, Sequence};
-use moray::policy::Named;
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::{Deserialize, Serialize};
 
-use super::{Device, KvSwitch, Run, Switches, eval, progress_bar, switches, written};
-use crate::activations::ActivationScheme;
+use super::turns::Turn;
+use super::ways::{Loaded, Measured, Plan, measure};
+use super::{Device, Figure, Peer, Way, eval, progress_bar, written};
 use crate::error::{Error, Result};
-use crate::machine::{processor, read_bandwidth};
+use crate::fixture::{ModelShape, SplitMix};
+use crate::machine::{processor, total_memory_bytes};
 use crate::weights::WeightScheme;
-
-/// Tokens of the prompt that decoding starts after.
-const DECODE_PROMPT: usize = 8;
 
 /// Arguments of `moray bench`.
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
     /// A .gguf file or a Hugging Face directory.
-    #[arg(long, short, allow_hyphen_values = true)]
-    pub model: PathBuf,
-    /// Text whose first tokens are run.
-    #[arg(long, allow_hyphen_values = true)]
-    pub text: PathBuf,
-    /// Tokens of the prefill.
+    #[arg(long, short, allow_hyphen_values = true, required_unless_present = "shape", conflicts_with = "shape")]
+    pub model: Option<PathBuf>,
+    /// Random weights in the shape of a model, in Q4_0 with its vocabulary in Q8_0, instead of a model: speeds are those of real
+    /// weights, texts are nonsense.
+    #[arg(long, value_enum)]
+    pub shape: Option<ModelShape>,
+    /// Layers of the shape, for a shorter run; all by default.
+    #[arg(long, requires = "shape")]
+    pub layers: Option<usize>,
+    /// Keep the shape's model in this GGUF file, which other programs run too.
+    #[arg(long, requires = "shape", allow_hyphen_values = true)]
+    pub write: Option<PathBuf>,
+    /// Text whose first tokens are run; random tokens for a shape.
+    #[arg(long, allow_hyphen_values = true, required_unless_present = "shape")]
+    pub text: Option<PathBuf>,
+    /// A way to run it, as switches of `moray generate`, such as "--weights as-file --mlp topk:0.5"; once for each row. By default
+    /// dense and 4-bit weights, lists, tokens and heads.
+    #[arg(long = "row", allow_hyphen_values = true)]
+    pub rows: Vec<Way>,
+    /// Tokens of the prefill; 0 for none.
     #[arg(long, default_value_t = 512)]
     pub prompt_tokens: usize,
-    /// Tokens that are decoded, after 8.
-    #[arg(short, default_value_t = 96)]
+    /// Positions that decoding starts at, separated by commas.
+    #[arg(long, value_delimiter = ',', default_values_t = [8, 500, 2000])]
+    pub positions: Vec<usize>,
+    /// Tokens that are decoded from each.
+    #[arg(short, default_value_t = 32)]
     pub n: usize,
-    /// Rounds; the median counts.
+    /// Rounds; in each, every row has its turn.
     #[arg(long, default_value_t = 5)]
     pub repeats: usize,
+    /// Where it runs.
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub device: Device,
     /// Threads; all cores by default.
     #[arg(long)]
     pub threads: Option<usize>,
-    /// A Python that has llama-cpp-python, to measure llama.cpp on the same file before and after.
+    /// A Python that has llama-cpp-python, to measure llama.cpp on the same file.
     #[arg(long, allow_hyphen_values = true)]
     pub peer: Option<PathBuf>,
     /// The script that measures it.
     #[arg(long, default_value = "scripts/llama_cpp_speed.py", allow_hyphen_values = true)]
     pub peer_script: PathBuf,
+    /// Another program that prints tokens a second, run in turn with the rows: "NAME: PROGRAM ARGUMENTS", such as
+    /// "ik: ik_llama.cpp/build/bin/llama-bench -m {model} -p {prompt} -n {n} -t {threads} -d {positions} -r 1". What stands in braces
+    /// is filled in. Read are llama-bench's Markdown, CSV and JSON, and {"tokens_per_second": X} by lines, with n_prompt, n_gen and
+    /// n_depth if it is not decoding from the beginning.
+    #[arg(long, allow_hyphen_values = true)]
+    pub peer_command: Vec<Peer>,
     /// Report as JSON.
     #[arg(long)]
     pub json: bool,
 }
 
-/// Tokens a second.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Speed {
-    /// Over the prompt.
-    pub prefill: f64,
-    /// One token at a time, one sequence.
-    pub decode: f64,
+/// What a column holds, tokens a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Column {
+    /// Over a prompt of so many tokens.
+    Prefill(usize),
+    /// One token at a time, one sequence, from this position on.
+    Decode(usize),
 }
 
-/// One way to run the model.
+/// One row.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
-    /// The switches of `moray generate` that make it so.
-    pub switches: String,
-    /// Medians.
-    pub speed: Speed,
-    /// Bytes of weights that a dense token reads.
-    pub weight_bytes_per_token: usize,
-    /// Decoding's weight bytes a second, as if every weight were read, in percent of what memory reads.
-    pub bandwidth_percent: f64,
-    /// Speed over the peer's.
-    pub over_peer: Option<Speed>,
+    /// The switches of `moray generate` that make it so, or the other program's name.
+    pub name: String,
+    /// Bytes of weights that a dense token reads; none for another program.
+    pub weight_bytes_per_token: Option<usize>,
+    /// Weight bytes a second of decoding from the first position, as if every weight were read, in percent of what memory reads.
+    pub bandwidth_percent: Option<f64>,
+    /// By column.
+    pub speeds: Vec<Option<Figure>>,
+    /// Against its baseline, the first row of the same weights of which all is computed, and against the other programs.
+    pub over: Vec<Over>,
+}
+
+/// A row's speeds over another's, round by round.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Over {
+    /// The other row.
+    pub name: String,
+    /// By column.
+    pub ratios: Vec<Option<Figure>>,
 }
 
 /// What a run found, and where.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Bench {
+    /// The model, and that its weights are random if they are.
+    pub model: String,
     /// The processor's name.
     pub processor: Option<String>,
-    /// Threads, of the peer too.
+    /// The device that it ran on, unless that is the processor.
+    pub device: Option<String>,
+    /// Threads, of other programs too.
     pub threads: usize,
     /// Instruction set.
     pub isa: String,
     /// Gigabytes (10⁹) a second that memory reads, the better of before and after.
     pub read_bandwidth_gb_per_second: f64,
-    /// llama.cpp, the better of before and after.
-    pub peer: Option<Speed>,
-    /// One for each way.
+    /// Rounds.
+    pub rounds: usize,
+    /// Tokens of a round that are decoded from each position.
+    pub decoded_tokens: usize,
+    /// What is measured.
+    pub columns: Vec<Column>,
+    /// One for each way, then one for each other program.
     pub rows: Vec<Row>,
+    /// Rows that were left out, and why.
+    pub left_out: Option<String>,
 }
+
+/// The rows where none are named.
+const ROWS: [&str; 8] = [
+    "--weights dense",
+    "--weights dense --mlp griffin:0.5",
+    "--weights dense --mlp topk:0.5",
+    "--weights as-file",
+    "--weights as-file --mlp griffin:0.5",
+    "--weights as-file --mlp topk:0.5",
+    "--weights as-file --heads norm:0.5 --kv hole",
+    "--weights as-file --mlp topk:0.5 --heads norm:0.5 --kv hole",
+];
 
 /// Runs the command.
 ///
 /// # Errors
-/// What is wrong with the model, the text or the peer.
+/// What is wrong with the model, the text, a row or another program.
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
-    let bench = measure(arguments)?;
+    let bench = bench(arguments)?;
     if arguments.json {
         return written(
             serde_json::to_writer_pretty(&mut *out, &bench).map_err(Into::into).and_then(|()| writeln!(out)),
         );
     }
-    written(write_table(&bench, out))
+    written(write_report(&bench, out))
 }
 
-/// Measures every way, and the peer before and after.
+/// Measures every way and every other program, in turn.
 ///
 /// # Errors
 /// As [`run`].
-pub fn measure(arguments: &Arguments) -> Result<Bench> {
-    let ways = [
-        (WeightScheme::Dense, "dense"),
-        (WeightScheme::AsFile, "dense"),
-        (WeightScheme::AsFile, "griffin:0.5"),
-        (WeightScheme::AsFile, "topk:0.5"),
-    ];
-    let first = switches_of(arguments, ways[0])?.cpu()?;
-    let bar = progress_bar(ways.len() + 2, "measuring");
-    let before = peer(arguments, first.threads())?;
-    let mut bandwidth = read_bandwidth(&first);
-    bar.inc(1);
-    let mut rows = Vec::with_capacity(ways.len());
-    for way in ways {
-        let switches = switches_of(arguments, way)?;
-        switches.check_cpu()?;
-        let run = switches.load()?;
-        let speed = speed(arguments, &switches, &run)?;
-        let bytes = run.weight_bytes_per_token();
-        let name = format!("--weights {} --mlp {}", switches.weights, switches.mlp);
-        let row = Row { switches: name, speed, weight_bytes_per_token: bytes, bandwidth_percent: 0.0, over_peer: None };
-        rows.push(row);
-        bar.inc(1);
-    }
-    bandwidth = bandwidth.max(read_bandwidth(&first));
-    let after = peer(arguments, first.threads())?;
+pub fn bench(arguments: &Arguments) -> Result<Bench> {
+    check(arguments)?;
+    let file = ModelFile::new(arguments)?;
+    let (ways, left_out) = ways(arguments, &file)?;
+    let mut peers = arguments.peer_command.clone();
+    peers.extend(arguments.peer.as_deref().map(|python| Peer::python(python, &arguments.peer_script)));
+    let turns = (ways.len() + peers.len()) * arguments.repeats;
+    let bar = progress_bar(2 * ways.len() + turns, "measuring");
+    let loaded = Loaded::new(ways, || bar.inc(1))?;
+    let cpu = &loaded.run(&loaded.ways[0]).cpu;
+    let plan = plan(arguments, &loaded)?;
+    let turn = |peer: &Peer| -> Turn<'_> {
+        let (peer, file, plan, threads) = (peer.clone(), &file, &plan, cpu.threads());
+        Box::new(move || peer.measure(&file.path, threads, plan))
+    };
+    let measured = measure(&loaded, &plan, peers.iter().map(turn).collect(), &mut || bar.inc(1))?;
     bar.finish_and_clear();
-    let best = |a: Speed, b: Speed| Speed { prefill: a.prefill.max(b.prefill), decode: a.decode.max(b.decode) };
-    let peer = before.zip(after).map(|(a, b)| best(a, b));
-    for row in &mut rows {
-        row.bandwidth_percent = 100.0 * row.speed.decode * row.weight_bytes_per_token as f64 / bandwidth;
-        row.over_peer = peer
-            .map(|peer| Speed { prefill: row.speed.prefill / peer.prefill, decode: row.speed.decode / peer.decode });
-    }
     Ok(Bench {
+        model: file.name.clone(),
         processor: processor(),
-        threads: first.threads(),
-        isa: first.isa().name().to_owned(),
-        read_bandwidth_gb_per_second: bandwidth / 1e9,
-        peer,
-        rows,
+        rows: rows(&loaded, &peers, &plan, &measured),
+        device: measured.device,
+        threads: cpu.threads(),
+        isa: cpu.isa().name().to_owned(),
+        read_bandwidth_gb_per_second: measured.bandwidth / 1e9,
+        rounds: plan.rounds,
+        decoded_tokens: plan.n,
+        columns: columns(&plan),
+        left_out,
     })
 }
 
-fn switches_of(arguments: &Arguments, (weights, mlp): (WeightScheme, &str)) -> Result<Switches> {
-    Ok(Switches {
-        model: arguments.model.clone(),
-        weights,
-        activations: ActivationScheme::default(),
-        mlp: switches::neurons(mlp)?,
-        calibration: None,
-        heads: Named::EVERY_HEAD,
-        kv: KvSwitch(moray::attention::KvPolicy::WriteAll),
-        kv_type: switches::KvType::F16,
-        device: Device::Cpu,
-        threads: arguments.threads,
-        isa: None,
-    })
+fn check(arguments: &Arguments) -> Result<()> {
+    let shape = |what, expected, got| Err(Error::Kernel(moray::Error::Shape { what, expected, got }));
+    if arguments.positions.is_empty() || arguments.positions.contains(&0) {
+        return shape("positions", "at least 1, each after at least 1 token", 0);
+    }
+    match [("n", arguments.n), ("repeats", arguments.repeats), ("layers", arguments.layers.unwrap_or(1))]
+        .into_iter()
+        .find(|(_, value)| *value == 0)
+    {
+        Some((what, got)) => shape(what, "at least 1", got),
+        None => Ok(()),
+    }
 }
 
-fn speed(arguments: &Arguments, switches: &Switches, run: &Run) -> Result<Speed> {
-    let text = eval::read_text(&arguments.text)?;
-    let needed = arguments.prompt_tokens.saturating_add(arguments.n);
-    let tokens = eval::tokens_of(run, &arguments.text, &text, Some(needed))?;
-    if tokens.len() < needed || arguments.prompt_tokens < DECODE_PROMPT || arguments.n == 0 || arguments.repeats == 0 {
-        let expected = "as many as prompt and decoding take, at least 8 and 1";
+/// The model that is measured.
+struct ModelFile {
+    path: PathBuf,
+    name: String,
+    /// Of a shape, bytes of its weights in 16 bits.
+    dense_bytes: Option<usize>,
+    /// Whether it goes when the run ends.
+    temporary: bool,
+}
+
+impl Drop for ModelFile {
+    fn drop(&mut self) {
+        if self.temporary {
+            // nothing can be done about a file that is in the way of nobody
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl ModelFile {
+    /// The model named, or a shape's, written.
+    fn new(arguments: &Arguments) -> Result<Self> {
+        let Some(shape) = arguments.shape else {
+            let path = arguments.model.clone().unwrap_or_default();
+            let name = path.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned());
+            return Ok(Self { path, name, dense_bytes: None, temporary: false });
+        };
+        let mut fixture = shape.fixture();
+        let all = fixture.n_layers;
+        fixture.n_layers = arguments.layers.unwrap_or(all);
+        let layers =
+            if fixture.n_layers == all { String::new() } else { format!(", {} of {all} layers", fixture.n_layers) };
+        let temporary = || std::env::temp_dir().join(format!("moray-{}-{}.gguf", shape.name(), std::process::id()));
+        let file = Self {
+            path: arguments.write.clone().unwrap_or_else(temporary),
+            name: format!("{}{layers}, random weights in Q4_0, vocabulary in Q8_0", shape.name()),
+            dense_bytes: Some(2 * fixture.elems()),
+            temporary: arguments.write.is_none(),
+        };
+        let write = || fixture.gguf_writer().write(&mut BufWriter::new(File::create(&file.path)?));
+        write().map_err(|source| Error::io("write", &file.path, source))?;
+        Ok(file)
+    }
+}
+
+/// The ways to run it, and what was left out of those by default.
+fn ways(arguments: &Arguments, file: &ModelFile) -> Result<(Vec<Way>, Option<String>)> {
+    let mut ways = arguments.rows.clone();
+    let mut left_out = None;
+    if ways.is_empty() {
+        for row in ROWS {
+            let way = row.parse().map_err(|error: String| Error::malformed(&file.path, row, "switches", error))?;
+            ways.push(way);
+        }
+        // whole and by neuron, beside the file and its own form twice
+        let needed = file.dense_bytes.map(|bytes| 3 * bytes);
+        if let (Some(needed), Some(memory)) = (needed, total_memory_bytes())
+            && needed > memory
+        {
+            ways.retain(|way: &Way| way.switches.weights != WeightScheme::Dense);
+            let [needed, memory] = [needed, memory].map(|bytes| bytes as f64 / 1e9);
+            left_out = Some(format!(
+                "Rows of 16 bits are left out: with them {needed:.0} GB would be held, and the machine has {memory:.0} GB."
+            ));
+        }
+    }
+    for way in &mut ways {
+        *way = way.clone().on(&file.path);
+        way.switches.device = arguments.device;
+        way.switches.threads = way.switches.threads.or(arguments.threads);
+    }
+    Ok((ways, left_out))
+}
+
+/// What is run: the text's tokens, or random ones for a shape.
+fn plan(arguments: &Arguments, loaded: &Loaded) -> Result<Plan> {
+    let run = loaded.run(&loaded.ways[0]);
+    let needed = Plan::longest(arguments.prompt_tokens, &arguments.positions);
+    let tokens = match &arguments.text {
+        Some(path) => eval::tokens_of(run, path, &eval::read_text(path)?, Some(needed))?,
+        None => {
+            let mut random = SplitMix(1);
+            (0..needed).map(|_| random.below(run.checkpoint.config().vocab) as u32).collect()
+        }
+    };
+    if tokens.len() < needed {
+        let expected = "as many as the prefill and the last position take";
         return Err(Error::Kernel(moray::Error::Shape { what: "tokens of text", expected, got: tokens.len() }));
     }
-    let (prompt, rest) = tokens.split_at(arguments.prompt_tokens);
-    let mut session = run.model.session(&run.cpu, switches.settings(run, 1, needed)?)?;
-    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
-    // the first round warms up
-    for round in 0..=arguments.repeats {
-        run.model.truncate(&run.cpu, &mut session, 0, 0)?;
-        let start = Instant::now();
-        run.model.prefill(&run.cpu, &mut session, 0, prompt)?;
-        let prefilled = prompt.len() as f64 / start.elapsed().as_secs_f64();
-        run.model.truncate(&run.cpu, &mut session, 0, 0)?;
-        run.model.prefill(&run.cpu, &mut session, 0, &prompt[..DECODE_PROMPT])?;
-        session.start_generation(0)?;
-        let start = Instant::now();
-        for &token in rest {
-            let sequence = Sequence { slot: 0, tokens: &[token] };
-            run.model.forward(&run.cpu, &mut session, &[sequence], LogitRows::Last)?;
+    Ok(Plan {
+        tokens,
+        prompt: arguments.prompt_tokens,
+        positions: arguments.positions.clone(),
+        n: arguments.n,
+        rounds: arguments.repeats,
+    })
+}
+
+fn columns(plan: &Plan) -> Vec<Column> {
+    let prefill = (plan.prompt > 0).then_some(Column::Prefill(plan.prompt));
+    prefill.into_iter().chain(plan.positions.iter().map(|&position| Column::Decode(position))).collect()
+}
+
+fn rows(loaded: &Loaded, peers: &[Peer], plan: &Plan, measured: &Measured) -> Vec<Row> {
+    let columns = columns(plan);
+    let count = loaded.ways.len();
+    let names: Vec<String> = loaded
+        .ways
+        .iter()
+        .map(|way| format!("`{}`", way.line))
+        .chain(peers.iter().map(|peer| peer.name.clone()))
+        .collect();
+    let first = usize::from(plan.prompt > 0);
+    let row = |index: usize| {
+        let speeds: Vec<_> = (0..columns.len()).map(|column| measured.rounds.figure(index, column)).collect();
+        let bytes = loaded.ways.get(index).map(|way| loaded.run(way).weight_bytes_per_token());
+        let used = bytes.zip(speeds[first]).map(|(bytes, speed)| bytes as f64 * speed.median);
+        let base = (index < count).then(|| Way::baseline(&loaded.ways, index)).filter(|&base| base != index);
+        let others = (count..names.len()).filter(|_| index < count);
+        let over = base.into_iter().chain(others).map(|other| Over {
+            name: names[other].clone(),
+            ratios: (0..columns.len()).map(|column| measured.rounds.ratio(index, other, column)).collect(),
+        });
+        Row {
+            name: names[index].clone(),
+            weight_bytes_per_token: bytes,
+            bandwidth_percent: used.map(|used| 100.0 * used / measured.bandwidth),
+            over: over.collect(),
+            speeds,
         }
-        if round > 0 {
-            prefill.push(prefilled);
-            decode.push(rest.len() as f64 / start.elapsed().as_secs_f64());
-        }
-    }
-    Ok(Speed { prefill: median(&mut prefill), decode: median(&mut decode) })
+    };
+    (0..names.len()).map(row).collect()
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let (low, high) = ((values.len() - 1) / 2, values.len() / 2);
-    (values[low] + values[high]) / 2.0
-}
-
-fn peer(arguments: &Arguments, threads: usize) -> Result<Option<Speed>> {
-    let Some(python) = &arguments.peer else { return Ok(None) };
-    let mut command = Command::new(python);
-    command.arg(&arguments.peer_script).arg(&arguments.model).arg(&arguments.text);
-    command.args([arguments.prompt_tokens, arguments.n, arguments.repeats, threads].map(|n| n.to_string()));
-    let output = command.output().map_err(|source| Error::io("run", python, source))?;
-    let malformed = |got: String| Error::malformed(&arguments.peer_script, "peer", "its speeds as JSON", got);
-    if !output.status.success() {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        return Err(malformed(stderr.lines().last().unwrap_or("no output").to_owned()));
-    }
-    serde_json::from_slice(&output.stdout).map(Some).map_err(|error| malformed(error.to_string()))
-}
-
-/// Writes the table as Markdown, and under it what its columns mean.
+/// Writes what was found: speeds, ratios, and what stands in them.
 ///
 /// # Errors
 /// What `out` refuses.
-pub fn write_table(bench: &Bench, out: &mut dyn Write) -> std::io::Result<()> {
-    let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["", "prefill tok/s", "× llama.cpp", "decode tok/s", "× llama.cpp", "% of bandwidth"]);
-    if let Some(peer) = bench.peer {
-        let (prefill, decode) = (format!("{:.0}", peer.prefill), format!("{:.1}", peer.decode));
-        table.add_row(["llama.cpp", &prefill, "1.00", &decode, "1.00", ""]);
-    }
-    for row in &bench.rows {
-        let over = |pick: fn(Speed) -> f64| row.over_peer.map_or(String::new(), |over| format!("{:.2}", pick(over)));
-        table.add_row([
-            format!("`{}`", row.switches),
-            format!("{:.0}", row.speed.prefill),
-            over(|speed| speed.prefill),
-            format!("{:.1}", row.speed.decode),
-            over(|speed| speed.decode),
-            format!("{:.0}", row.bandwidth_percent),
-        ]);
-    }
-    writeln!(out, "{table}\n")?;
-    let processor = bench.processor.as_deref().unwrap_or("unknown processor");
+pub fn write_report(bench: &Bench, out: &mut dyn Write) -> std::io::Result<()> {
+    let device = bench.device.iter().chain(&bench.processor).cloned().collect::<Vec<_>>().join(" beside ");
     writeln!(
         out,
-        "{processor}, {} threads, {}; memory reads {:.1} GB/s. Medians; bandwidth as if every weight were read; llama.cpp on \
-         the same file, measured before and after, the better of both.",
-        bench.threads, bench.isa, bench.read_bandwidth_gb_per_second
+        "{} on {device}, {} threads, {}; memory reads {:.1} GB/s. Medians (quartiles) of {} rounds in which every row has its turn.",
+        bench.model, bench.threads, bench.isa, bench.read_bandwidth_gb_per_second, bench.rounds
     )?;
-    writeln!(out, "{}", selections(bench))
+    bench.left_out.iter().try_for_each(|left_out| writeln!(out, "{left_out}"))?;
+    let heads: Vec<String> = bench.columns.iter().map(heading).collect();
+    let mut header = vec!["tokens a second".to_owned()];
+    header.extend(heads.clone());
+    header.extend(["% of bandwidth".into(), "MB a token".into()]);
+    let mut table = table(header);
+    for row in &bench.rows {
+        let mut cells = vec![row.name.clone()];
+        cells.extend(row.speeds.iter().map(|speed| cell(*speed, 1)));
+        cells.push(row.bandwidth_percent.map_or(String::new(), |percent| format!("{percent:.0}")));
+        cells.push(row.weight_bytes_per_token.map_or(String::new(), |bytes| format!("{:.0}", bytes as f64 / 1e6)));
+        table.add_row(cells);
+    }
+    writeln!(out, "\n{}\n", aligned(table))?;
+    write_ratios(bench, &heads, out)?;
+    writeln!(
+        out,
+        "- prefill P: over a prompt of P tokens; decode at P: {} tokens, one at a time, one sequence, after P tokens.\n\
+         - % of bandwidth: decoding at the first position, as if every weight were read, of what memory reads.\n\
+         - MB a token: weights of the layers and the output layer.\n\
+         - faster: three quarters of the rounds are above 1.",
+        bench.decoded_tokens
+    )
 }
 
-/// What each selection does to decoding beside the same weights without one.
-fn selections(bench: &Bench) -> String {
-    let parts =
-        |row: &Row| row.switches.split_once(" --mlp ").map(|(weights, mlp)| (weights.to_owned(), mlp.to_owned()));
-    let found = bench.rows.iter().filter_map(|row| {
-        let (weights, mlp) = parts(row).filter(|(_, mlp)| mlp != "dense")?;
-        let base = bench.rows.iter().find(|base| parts(base) == Some((weights.clone(), "dense".into())))?;
-        Some(format!("{mlp} {:.2}×", row.speed.decode / base.speed.decode))
-    });
-    format!("Decoding beside the same weights dense: {}.", found.collect::<Vec<_>>().join(", "))
+fn write_ratios(bench: &Bench, heads: &[String], out: &mut dyn Write) -> std::io::Result<()> {
+    let mut header = vec!["speed over another row".to_owned(), "over".into()];
+    header.extend_from_slice(heads);
+    header.push("decoding".into());
+    let mut table = table(header);
+    for row in &bench.rows {
+        for over in &row.over {
+            let mut cells = vec![row.name.clone(), over.name.clone()];
+            cells.extend(over.ratios.iter().map(|ratio| cell(*ratio, 2)));
+            cells.push(verdict(&bench.columns, &over.ratios));
+            table.add_row(cells);
+        }
+    }
+    if table.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "{}\n", aligned(table))
+}
+
+/// Says at which positions decoding gains.
+fn verdict(columns: &[Column], ratios: &[Option<Figure>]) -> String {
+    let decoding = |(column, ratio): (&Column, &Option<Figure>)| match (column, ratio) {
+        (Column::Decode(position), Some(ratio)) => Some((*position, ratio.beside(1.0) == Ordering::Greater)),
+        _ => None,
+    };
+    let found: Vec<(usize, bool)> = columns.iter().zip(ratios).filter_map(decoding).collect();
+    let gains: Vec<String> =
+        found.iter().filter(|(_, gains)| *gains).map(|(position, _)| position.to_string()).collect();
+    match gains.len() {
+        _ if found.is_empty() => "not measured".into(),
+        0 => "gains nothing".into(),
+        count if count == found.len() => "faster".into(),
+        _ => format!("faster at {}", gains.join(", ")),
+    }
+}
+
+fn heading(column: &Column) -> String {
+    match column {
+        Column::Prefill(tokens) => format!("prefill {tokens}"),
+        Column::Decode(position) => format!("decode at {position}"),
+    }
+}
+
+fn cell(figure: Option<Figure>, digits: usize) -> String {
+    figure.map_or(String::new(), |Figure { median, low, high }| {
+        format!("{median:.digits$} ({low:.digits$}–{high:.digits$})")
+    })
+}
+
+fn table(header: Vec<String>) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header);
+    table
+}
+
+/// Numbers to the right.
+fn aligned(mut table: Table) -> Table {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_follow_the_ratios() {
+        let columns = [Column::Prefill(512), Column::Decode(8), Column::Decode(500)];
+        let ratio = |low: f64| Some(Figure { median: 1.1, low, high: 1.2 });
+        let of = |ratios: [Option<Figure>; 3]| verdict(&columns, &ratios);
+        assert_eq!(of([ratio(0.5), ratio(1.01), ratio(1.01)]), "faster");
+        assert_eq!(of([ratio(2.0), ratio(1.0), ratio(0.9)]), "gains nothing");
+        assert_eq!(of([None, ratio(0.9), ratio(1.05)]), "faster at 500");
+        assert_eq!(of([None, None, ratio(1.05)]), "faster");
+        assert_eq!(of([ratio(2.0), None, None]), "not measured");
+    }
 }

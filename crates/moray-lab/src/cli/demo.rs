@@ -1,5 +1,6 @@
 //! `moray demo`: one model in several ways, side by side.
 
+use std::cmp::Ordering;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -8,14 +9,11 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::{Deserialize, Serialize};
 
 use super::generate::Report;
-use super::{Device, KvSwitch, Run, Switches, eval, generate, progress_bar, switches, written};
-use crate::activations::ActivationScheme;
-use crate::error::Result;
-use crate::eval::{Runner, Scored, Text, evaluate};
-use crate::machine::{processor, read_bandwidth};
-use crate::weights::WeightScheme;
-use moray::attention::KvPolicy;
-use moray::w4a8::{Format, Offset};
+use super::ways::{Loaded, Measured, Plan, measure};
+use super::{Figure, Run, Switches, Way, eval, generate, progress_bar, written};
+use crate::error::{Error, Result};
+use crate::eval::{Evaluation, Runner, Scored, Text, evaluate};
+use crate::machine::processor;
 
 /// Arguments of `moray demo`.
 #[derive(Debug, Clone, Args)]
@@ -35,6 +33,9 @@ pub struct Arguments {
     /// Tokens to generate for a row.
     #[arg(short, default_value_t = 48)]
     pub n: usize,
+    /// Rounds; in each, every row has its turn to decode as many.
+    #[arg(long, default_value_t = 5)]
+    pub repeats: usize,
     /// The text to continue.
     #[arg(long, short, default_value = "The history of the lighthouse begins with", allow_hyphen_values = true)]
     pub prompt: String,
@@ -56,10 +57,25 @@ pub struct Row {
     pub perplexity_se: f64,
     /// Fraction of the neurons computed in the scored part.
     pub kept_neurons: Option<f64>,
-    /// Decode speed over that of the first row.
-    pub speed_up: f64,
-    /// Speed and text.
+    /// Decode speed, tokens a second.
+    pub speed: Figure,
+    /// Its weight bytes a second, as if every weight were read, in percent of what memory reads.
+    pub bandwidth_percent: f64,
+    /// Against what it is compared; none for the first row.
+    pub over: Option<Over>,
+    /// Text, and a run of its own.
     pub generated: Report,
+}
+
+/// A row beside its baseline: the first of the same weights of which all is computed, or the first of all.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Over {
+    /// The baseline's name.
+    pub name: String,
+    /// Speed over its speed, round by round.
+    pub speed_up: Figure,
+    /// Perplexity over its perplexity, less 1, in percent.
+    pub perplexity_percent: f64,
 }
 
 /// The table, and where it was made.
@@ -77,25 +93,25 @@ pub struct Demo {
     pub tokens: usize,
     /// Positions of a window.
     pub context: usize,
+    /// Rounds of decoding, and tokens of each.
+    pub rounds: usize,
+    /// Tokens decoded in a round.
+    pub decoded_tokens: usize,
     /// One for each way to run.
     pub rows: Vec<Row>,
 }
 
-/// Name, weights, neurons, heads, what is stored for heads that do not run.
-type Way = (&'static str, WeightScheme, &'static str, &'static str, KvPolicy);
-
-const G64: WeightScheme = WeightScheme::Quantized(Format::per_group(64, Offset::None));
-
-const WAYS: [Way; 9] = [
-    ("dense, 16 bits", WeightScheme::Dense, "dense", "all", KvPolicy::WriteAll),
-    ("W4A8, the file's own weights", WeightScheme::AsFile, "dense", "all", KvPolicy::WriteAll),
-    ("W4A8 per channel", WeightScheme::Quantized(Format::per_channel()), "dense", "all", KvPolicy::WriteAll),
-    ("W4A8 groups of 64", G64, "dense", "all", KvPolicy::WriteAll),
-    ("sparse, top-k 0.7", WeightScheme::Dense, "topk:0.7", "all", KvPolicy::WriteAll),
-    ("sparse, CATS 0.7", WeightScheme::Dense, "cats:0.7", "all", KvPolicy::WriteAll),
-    ("sparse, TDA 0.7", WeightScheme::Dense, "tda:0.7", "all", KvPolicy::WriteAll),
-    ("W4A8 + top-k 0.7", WeightScheme::AsFile, "topk:0.7", "all", KvPolicy::WriteAll),
-    ("W4A8 + top-k 0.7 + heads 0.7", WeightScheme::AsFile, "topk:0.7", "norm:0.7", KvPolicy::Hole),
+/// Name, and switches.
+const WAYS: [(&str, &str); 9] = [
+    ("dense, 16 bits", "--weights dense"),
+    ("W4A8, the file's own weights", "--weights as-file"),
+    ("W4A8 per channel", "--weights per-channel"),
+    ("W4A8 groups of 64", "--weights g64"),
+    ("sparse, top-k 0.7", "--weights dense --mlp topk:0.7"),
+    ("sparse, CATS 0.7", "--weights dense --mlp cats:0.7"),
+    ("sparse, TDA 0.7", "--weights dense --mlp tda:0.7"),
+    ("W4A8 + top-k 0.7", "--weights as-file --mlp topk:0.7"),
+    ("W4A8 + top-k 0.7 + heads 0.7", "--weights as-file --mlp topk:0.7 --heads norm:0.7 --kv hole"),
 ];
 
 /// Runs the command.
@@ -103,93 +119,94 @@ const WAYS: [Way; 9] = [
 /// # Errors
 /// What is wrong with the model or the text.
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
-    let demo = measure(arguments)?;
+    let demo = demo(arguments)?;
     if arguments.json {
         return written(
             serde_json::to_writer_pretty(&mut *out, &demo).map_err(Into::into).and_then(|()| writeln!(out)),
         );
     }
-    written(write_table(&demo, out))
+    written(write_report(&demo, out))
 }
 
 /// Runs every way and measures it.
 ///
 /// # Errors
 /// As [`run`].
-pub fn measure(arguments: &Arguments) -> Result<Demo> {
+pub fn demo(arguments: &Arguments) -> Result<Demo> {
+    if let Some(what) = [("n", arguments.n), ("repeats", arguments.repeats)].iter().find(|(_, value)| *value == 0) {
+        return Err(Error::Kernel(moray::Error::Shape { what: what.0, expected: "at least 1", got: 0 }));
+    }
     let text = eval::read_text(&arguments.text)?;
-    let bar = progress_bar(WAYS.len(), "running");
-    let mut rows: Vec<Row> = Vec::with_capacity(WAYS.len());
-    let (mut tokens, mut machine) = (Vec::new(), None);
-    for way in WAYS {
-        bar.set_message(way.0);
-        let switches = switches_of(arguments, way)?;
-        switches.check_cpu()?;
-        let run = switches.load()?;
-        if tokens.is_empty() {
-            tokens = eval::tokens_of(&run, &arguments.text, &text, Some(arguments.tokens))?;
-            machine = Some((run.cpu.threads(), run.cpu.isa().name(), read_bandwidth(&run.cpu) / 1e9));
-        }
-        let first = rows.first().map(|row| row.generated.decode_tokens_per_second);
-        rows.push(row(arguments, way.0, &switches, &run, &tokens, first)?);
+    let mut ways = Vec::with_capacity(WAYS.len());
+    for (_, line) in WAYS {
+        let way: Way =
+            line.parse().map_err(|error: String| Error::malformed(&arguments.model, line, "switches", error))?;
+        ways.push(way.on(&arguments.model));
+    }
+    let bar = progress_bar((3 + arguments.repeats) * WAYS.len(), "running");
+    let loaded = Loaded::new(ways, || bar.inc(1))?;
+    let run = loaded.run(&loaded.ways[0]);
+    let tokens = eval::tokens_of(run, &arguments.text, &text, Some(arguments.tokens))?;
+    let mut found = Vec::with_capacity(WAYS.len());
+    for way in &loaded.ways {
+        let run = loaded.run(way);
+        let generated =
+            generate::generate(run, &generate::Arguments::greedy(&way.switches, arguments), &mut |_| Ok(()))?;
+        found.push((generated, evaluation(arguments, &way.switches, run, &tokens)?));
         bar.inc(1);
     }
+    let prompt = run.tokenizer.encode(&arguments.prompt, run.checkpoint.config().add_bos)?;
+    let positions = vec![prompt.len()];
+    let plan = Plan { tokens: prompt, prompt: 0, positions, n: arguments.n, rounds: arguments.repeats };
+    let measured = measure(&loaded, &plan, Vec::new(), &mut || bar.inc(1))?;
     bar.finish_and_clear();
-    let (threads, isa, bandwidth) = machine.unwrap_or_default();
-    let isa = isa.to_owned();
     Ok(Demo {
         processor: processor(),
-        threads,
-        isa,
-        read_bandwidth_gb_per_second: bandwidth,
+        threads: run.cpu.threads(),
+        isa: run.cpu.isa().name().to_owned(),
+        read_bandwidth_gb_per_second: measured.bandwidth / 1e9,
         tokens: tokens.len(),
         context: arguments.context,
-        rows,
+        rounds: plan.rounds,
+        decoded_tokens: plan.n,
+        rows: rows(&loaded, found, &measured),
     })
 }
 
-fn switches_of(arguments: &Arguments, (_, weights, mlp, heads, kv): Way) -> Result<Switches> {
-    Ok(Switches {
-        model: arguments.model.clone(),
-        weights,
-        activations: ActivationScheme::default(),
-        mlp: switches::neurons(mlp)?,
-        calibration: None,
-        heads: switches::heads(heads)?,
-        kv: KvSwitch(kv),
-        kv_type: switches::KvType::F16,
-        device: Device::Cpu,
-        threads: None,
-        isa: None,
-    })
-}
-
-fn row(
-    arguments: &Arguments,
-    name: &'static str,
-    switches: &Switches,
-    run: &Run,
-    tokens: &[u32],
-    first: Option<f64>,
-) -> Result<Row> {
-    let generated = generate::generate(run, &generate::Arguments::greedy(switches, arguments), &mut |_| Ok(()))?;
+fn evaluation(arguments: &Arguments, switches: &Switches, run: &Run, tokens: &[u32]) -> Result<Evaluation> {
     let config = run.checkpoint.config();
     let bos = config.window_start();
     let text = Text { tokens, bos, context: arguments.context, scored: Scored::SecondHalf };
     text.check(config.context_length)?;
     let settings = switches.settings(run, 1, arguments.context)?;
     let runner = Runner { device: &run.cpu, model: &run.model, settings };
-    let evaluation = evaluate(&run.cpu, &text, config.context_length, &runner, None, &mut |_| ())?;
-    let Switches { weights, mlp, heads, kv, .. } = switches;
-    Ok(Row {
-        name: name.to_owned(),
-        switches: format!("--weights {weights} --mlp {mlp} --heads {heads} --kv {kv}"),
-        perplexity: evaluation.perplexity,
-        perplexity_se: evaluation.perplexity_se,
-        kept_neurons: evaluation.kept_neurons,
-        speed_up: generated.decode_tokens_per_second / first.unwrap_or(generated.decode_tokens_per_second),
-        generated,
-    })
+    evaluate(&run.cpu, &text, config.context_length, &runner, None, &mut |_| ())
+}
+
+fn rows(loaded: &Loaded, found: Vec<(Report, Evaluation)>, measured: &Measured) -> Vec<Row> {
+    let perplexities: Vec<f64> = found.iter().map(|(_, evaluation)| evaluation.perplexity).collect();
+    let row = |(index, (generated, evaluation)): (usize, (Report, Evaluation))| {
+        let base = Way::baseline(&loaded.ways, index);
+        let speed_up = measured.rounds.ratio(index, base, 0).filter(|_| base != index);
+        let speed = measured.rounds.figure(index, 0)?;
+        let bytes = generated.weight_bytes_per_token as f64;
+        Some(Row {
+            name: WAYS[index].0.to_owned(),
+            switches: loaded.ways[index].line.clone(),
+            perplexity: evaluation.perplexity,
+            perplexity_se: evaluation.perplexity_se,
+            kept_neurons: evaluation.kept_neurons,
+            speed,
+            bandwidth_percent: 100.0 * speed.median * bytes / measured.bandwidth,
+            over: speed_up.map(|speed_up| Over {
+                name: WAYS[base].0.to_owned(),
+                speed_up,
+                perplexity_percent: 100.0 * (perplexities[index] / perplexities[base] - 1.0),
+            }),
+            generated,
+        })
+    };
+    found.into_iter().enumerate().filter_map(row).collect()
 }
 
 impl generate::Arguments {
@@ -219,21 +236,22 @@ fn shortened(text: &str) -> String {
     format!("{} …", &text[..whole])
 }
 
-/// Writes the table as Markdown, and under it what its columns mean.
+/// Writes the table as Markdown, under it what gains and what does not, and what its columns mean.
 ///
 /// # Errors
 /// What `out` refuses.
-pub fn write_table(demo: &Demo, out: &mut dyn Write) -> std::io::Result<()> {
+pub fn write_report(demo: &Demo, out: &mut dyn Write) -> std::io::Result<()> {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(["", "tok/s", "speed-up", "% of bandwidth", "MB a token", "perplexity", "neurons", "text"]);
     for row in &demo.rows {
         let text: String = row.generated.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let Figure { median, low, high } = row.speed;
         table.add_row([
             row.name.clone(),
-            format!("{:.1}", row.generated.decode_tokens_per_second),
-            format!("{:.2}×", row.speed_up),
-            format!("{:.0}", row.generated.bandwidth_percent),
+            format!("{median:.1} ({low:.1}–{high:.1})"),
+            row.over.as_ref().map_or("1.00×".into(), |over| format!("{:.2}×", over.speed_up.median)),
+            format!("{:.0}", row.bandwidth_percent),
             format!("{:.0}", row.generated.weight_bytes_per_token as f64 / 1e6),
             format!("{:.1} ± {:.1}", row.perplexity, row.perplexity_se),
             row.kept_neurons.map_or("all".into(), |kept| format!("{:.0}%", 100.0 * kept)),
@@ -249,35 +267,101 @@ pub fn write_table(demo: &Demo, out: &mut dyn Write) -> std::io::Result<()> {
     let processor = demo.processor.as_deref().unwrap_or("unknown processor");
     writeln!(
         out,
-        "{processor}, {} threads, {}; memory reads {:.1} GB/s. Speed: greedy decoding, one sequence; bandwidth as if every \
-         weight were read.",
+        "{processor}, {} threads, {}; memory reads {:.1} GB/s.\n",
         demo.threads, demo.isa, demo.read_bandwidth_gb_per_second
     )?;
-    writeln!(
-        out,
-        "Perplexity: {} tokens in windows of {}, the first half of each as prompt, the second scored. Top-k and CATS select \
-         for every token, the prompt's too; TDA and heads by the prompt, for the scored half. MB a token: layers and output \
-         layer; rows in 4 bits have the output layer as the file has it.",
-        demo.tokens, demo.context
-    )?;
-    writeln!(out, "{}", selections(demo))
+    writeln!(out, "{}\n", verdicts(&demo.rows))?;
+    write_terms(demo, out)
 }
 
-/// What each selection does to speed and perplexity beside the same weights without one.
-fn selections(demo: &Demo) -> String {
-    let weights = |row: &Row| row.switches.split(" --mlp ").next().unwrap_or_default().to_owned();
-    let dense = |row: &&Row| row.switches.contains("--mlp dense --heads all");
-    let found = demo.rows.iter().filter(|row| !dense(row)).filter_map(|row| {
-        let base = demo.rows.iter().filter(dense).find(|base| weights(base) == weights(row))?;
-        let speed = row.generated.decode_tokens_per_second / base.generated.decode_tokens_per_second;
-        Some(format!("{} {speed:.2}×, {:+.0}%", row.name, 100.0 * (row.perplexity / base.perplexity - 1.0)))
-    });
-    format!("Speed and perplexity beside the same weights dense: {}.", found.collect::<Vec<_>>().join("; "))
+/// What decodes faster than its baseline here, what does not, and at what change of perplexity.
+fn verdicts(rows: &[Row]) -> String {
+    let compared = || rows.iter().filter_map(|row| row.over.as_ref().map(|over| (row, over)));
+    let said = |(row, over): (&Row, &Over)| {
+        let (times, percent) = (over.speed_up.median, over.perplexity_percent);
+        format!("{} {times:.2}× {} at {percent:+.0}% perplexity", row.name, over.name)
+    };
+    let of = |side: Ordering| {
+        let found = compared().filter(|(_, over)| over.speed_up.beside(1.0) == side).map(said).collect::<Vec<_>>();
+        if found.is_empty() { "nothing".to_owned() } else { found.join("; ") }
+    };
+    format!(
+        "Faster on this machine: {}.\nSlower: {}.\nNeither, as rounds differ: {}.",
+        of(Ordering::Greater),
+        of(Ordering::Less),
+        of(Ordering::Equal)
+    )
+}
+
+fn write_terms(demo: &Demo, out: &mut dyn Write) -> std::io::Result<()> {
+    let Demo { tokens, context, rounds, decoded_tokens, .. } = demo;
+    writeln!(
+        out,
+        "- tok/s: greedy decoding of {decoded_tokens} tokens, one sequence; median (quartiles) of {rounds} rounds in which every row \
+         has its turn.\n\
+         - speed-up: over the same weights with all computed, and of those over dense in 16 bits, round by round; faster or \
+         slower: three quarters of the rounds are.\n\
+         - % of bandwidth: as if every weight were read, of what memory reads.\n\
+         - MB a token: weights of the layers and the output layer, which rows in 4 bits have as the file has it.\n\
+         - perplexity: over {tokens} tokens in windows of {context}, the first half of each as prompt, the second scored, ± a standard \
+         error.\n\
+         - neurons: the fraction computed in the scored half. Top-k and CATS select for every token, the prompt's too; TDA and heads \
+         by the prompt.\n\
+         - text: the first words that follow the prompt."
+    )
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{TEXT_CHARACTERS, shortened};
+    use super::*;
+
+    fn row(name: &str, over: Option<(f64, f64)>) -> Row {
+        let figure = |low: f64| Figure { median: low + 0.25, low, high: low + 0.5 };
+        Row {
+            name: name.into(),
+            switches: String::new(),
+            perplexity: 20.0,
+            perplexity_se: 1.0,
+            kept_neurons: None,
+            speed: figure(50.0),
+            bandwidth_percent: 50.0,
+            over: over.map(|(low, perplexity_percent)| Over {
+                name: "dense".into(),
+                speed_up: figure(low),
+                perplexity_percent,
+            }),
+            generated: Report {
+                text: String::new(),
+                prompt_tokens: 1,
+                generated_tokens: 1,
+                load_seconds: 0.0,
+                prefill_tokens_per_second: 1.0,
+                decode_tokens_per_second: 1.0,
+                weight_bytes_per_token: 1,
+                decode_gb_per_second: 1.0,
+                read_bandwidth_gb_per_second: 1.0,
+                bandwidth_percent: 1.0,
+                kv_bytes: 1,
+                peak_memory_bytes: None,
+            },
+        }
+    }
+
+    #[test]
+    fn verdicts_say_what_the_ratios_say() {
+        let over = [("a", 1.5, 4.0), ("b", 0.25, -1.0), ("c", 1.0, 0.0)];
+        let mut rows = vec![row("dense", None)];
+        assert_eq!(
+            verdicts(&rows),
+            "Faster on this machine: nothing.\nSlower: nothing.\nNeither, as rounds differ: nothing."
+        );
+        rows.extend(over.map(|(name, low, percent)| row(name, Some((low, percent)))));
+        assert_eq!(
+            verdicts(&rows),
+            "Faster on this machine: a 1.75× dense at +4% perplexity.\nSlower: b 0.50× dense at -1% perplexity.\n\
+             Neither, as rounds differ: c 1.25× dense at +0% perplexity."
+        );
+    }
 
     #[test]
     fn texts_end_with_a_word() {

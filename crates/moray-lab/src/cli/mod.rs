@@ -7,10 +7,16 @@ mod device;
 pub mod doctor;
 pub mod eval;
 pub mod generate;
+mod peer;
 pub mod quantize;
 mod switches;
+mod turns;
+mod ways;
 
+pub use peer::Peer;
 pub use switches::{Device, KvSwitch, Run, Switches};
+pub use turns::Figure;
+pub use ways::Way;
 
 use std::io::{IsTerminal, Write};
 
@@ -36,7 +42,7 @@ pub enum Command {
     Eval(eval::Arguments),
     /// Quantize a model to 4 bits, calibrated on a text, into a directory that the other commands run.
     Quantize(quantize::Arguments),
-    /// Measure prefill and decode speed, beside llama.cpp in the same run.
+    /// Measure prefill and decode speed of a model or of a model's shape, beside other programs in the same run.
     Bench(bench::Arguments),
     /// Run one model dense, quantized and sparse, and print one table of text, speed and quality.
     Demo(demo::Arguments),

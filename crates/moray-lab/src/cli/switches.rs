@@ -199,16 +199,18 @@ impl Switches {
         }
     }
 
-    /// Refuses devices other than the CPU, for commands that measure it.
-    ///
-    /// # Errors
-    /// [`Error::Kernel`] for `--device cuda`.
-    pub fn check_cpu(&self) -> Result<()> {
-        if self.device == Device::Cuda {
-            let expected = "cpu: only generate and eval run on a CUDA device";
-            return Err(Error::Kernel(moray::Error::Unsupported { what: "device", expected, got: "cuda".into() }));
+    /// What the model is loaded as.
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            weights: self.weights,
+            activations: self.activations,
+            by_neuron: self.mlp.chosen() != Chosen::Never,
         }
-        Ok(())
+    }
+
+    /// Says whether all of the model is computed.
+    pub fn compute_all(&self) -> bool {
+        [self.mlp, self.heads].iter().all(|policy| policy.chosen() == Chosen::Never)
     }
 
     /// Opens and loads the model, on the CPU wherever it will run.
@@ -220,13 +222,8 @@ impl Switches {
         let start = std::time::Instant::now();
         let checkpoint = Checkpoint::open(&self.model)?;
         let tokenizer = checkpoint.tokenizer()?;
-        let options = LoadOptions {
-            weights: self.weights,
-            activations: self.activations,
-            by_neuron: self.mlp.chosen() != Chosen::Never,
-        };
         let bar = progress_bar(checkpoint.config().n_layers, "loading");
-        let model = load_cpu(&checkpoint, options, |done, _| bar.set_position(done as u64))?;
+        let model = load_cpu(&checkpoint, self.load_options(), |done, _| bar.set_position(done as u64))?;
         bar.finish_and_clear();
         Ok(Run { cpu, checkpoint, tokenizer, model, load_seconds: start.elapsed().as_secs_f64() })
     }

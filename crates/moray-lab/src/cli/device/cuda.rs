@@ -8,6 +8,8 @@ use moray::llama::{Model, Sampler, Session};
 
 use crate::cli::eval::{self, score_on};
 use crate::cli::generate::{self, Next, by_calls, generate_on};
+use crate::cli::turns::Turn;
+use crate::cli::ways::{Loaded, Measured, Plan, measure_on};
 use crate::cli::{Run, Switches};
 use crate::error::Result;
 
@@ -52,6 +54,24 @@ pub(in crate::cli) fn score(
     };
     let dense = dense.as_ref().map(|(switches, dense, model)| (*switches, *dense, model));
     score_on(&device, &model, dense, arguments, tokens, run)
+}
+
+/// Measures ways on the first CUDA device.
+///
+/// # Errors
+/// [`crate::error::Error::Kernel`] if there is no device or it cannot hold the models, and what running can fail with.
+pub(in crate::cli) fn measure(
+    loaded: &Loaded,
+    plan: &Plan,
+    others: Vec<Turn<'_>>,
+    tick: &mut dyn FnMut(),
+) -> Result<Measured> {
+    let device = Device::new(0)?;
+    let models = loaded.runs().map(|run| Ok(upload(&device, &run.model)?)).collect::<Result<Vec<_>>>()?;
+    let (devices, models) = (vec![&device; loaded.ways.len()], models.iter().collect::<Vec<_>>());
+    let bandwidth = copy_bandwidth(&device)?;
+    let rounds = measure_on(&devices, &models, loaded, plan, others, tick, &decode)?;
+    Ok(Measured { rounds, device: Some(device.name().to_owned()), bandwidth: bandwidth.max(copy_bandwidth(&device)?) })
 }
 
 /// Decodes by replays of one graph, drawing on the device; under policies that choose anew while they decode, by single calls.

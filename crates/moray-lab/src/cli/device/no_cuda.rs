@@ -1,5 +1,7 @@
 //! What `--device cuda` says in a build without CUDA.
 
+use crate::cli::turns::Turn;
+use crate::cli::ways::{Loaded, Measured, Plan};
 use crate::cli::{Run, Switches, eval, generate};
 use crate::error::{Error, Result};
 
@@ -33,6 +35,19 @@ pub(in crate::cli) fn score(
     _run: &Run,
     _dense: Option<&(Switches, Run)>,
 ) -> Result<eval::Report> {
+    Err(refusal())
+}
+
+/// Refuses.
+///
+/// # Errors
+/// [`Error::Kernel`], always.
+pub(in crate::cli) fn measure(
+    _loaded: &Loaded,
+    _plan: &Plan,
+    _others: Vec<Turn<'_>>,
+    _tick: &mut dyn FnMut(),
+) -> Result<Measured> {
     Err(refusal())
 }
 
