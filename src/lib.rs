@@ -89,6 +89,7 @@ pub mod device;
 pub mod element;
 pub mod error;
 pub mod llama;
+mod memory;
 pub mod policy;
 mod simd;
 pub mod sparse_mlp;

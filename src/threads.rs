@@ -11,8 +11,8 @@ mod row_blocks;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use areas::{Area, AreaWindows, Areas};
-pub(crate) use parts::{BlockColumns, Fresh, Parts, Pieces, Tiles, Window};
+pub(crate) use areas::{Area, Areas};
+pub(crate) use parts::{AreaWindows, BlockColumns, Fresh, Parts, Pieces, Tiles, Window};
 pub(crate) use row_blocks::RowBlocks;
 
 use std::any::Any;

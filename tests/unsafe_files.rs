@@ -1,4 +1,4 @@
-//! `unsafe` stays in the files listed here: the leaves that speak to an instruction set, to threads or to a device.
+//! `unsafe` stays in the files listed here: the leaves that speak to an instruction set, to threads, to the system's memory or to a device.
 
 use std::path::{Path, PathBuf};
 
@@ -13,11 +13,11 @@ const FILES: &[&str] = &[
     "device/mod.rs",
     "device/raw_call.rs",
     "device/stream.rs",
+    "memory/huge.rs",
     "simd/avx2.rs",
     "simd/avx512.rs",
     "simd/rows.rs",
     "threads.rs",
-    "threads/areas.rs",
     "threads/parts.rs",
     "w4a8/cuda/weight.rs",
     "w4a8/simd_avx2.rs",

@@ -6,9 +6,10 @@
 use crate::cpu::Cpu;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len, product};
+use crate::memory::{Line, Memory};
 use crate::simd::{Kernel, Simd, SimdElement};
 use crate::threads::{BlockColumns, RowBlocks};
-use crate::w4a8::{Epilogue, Line};
+use crate::w4a8::Epilogue;
 use half::{bf16, f16};
 use std::ops::Range;
 
@@ -48,7 +49,7 @@ pub struct DenseWeight {
     n: usize,
     k: usize,
     dtype: DenseType,
-    data: Vec<Line>,
+    data: Memory<Line>,
 }
 
 impl std::fmt::Debug for DenseWeight {
@@ -69,7 +70,7 @@ impl DenseWeight {
             }
         }
         let bytes = product("n", &[n.div_ceil(ROWS), ROWS, k, dtype.bytes()])?;
-        Ok(DenseWeight { n, k, dtype, data: vec![Line([0; 64]); bytes.div_ceil(64)] })
+        Ok(DenseWeight { n, k, dtype, data: Memory::zeroed(bytes.div_ceil(64)) })
     }
 
     /// Rounds f32 \[N, K\] row-major to `dtype`.

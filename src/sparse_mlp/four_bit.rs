@@ -14,6 +14,7 @@ pub(crate) use down::DownMatrix;
 
 use super::weights::Matrix;
 use crate::error::{Error, Result};
+use crate::memory::Memory;
 use crate::w4a8::{Bits, Format, GroupScale, Offset, QuantizedWeight};
 use half::f16;
 
@@ -26,32 +27,6 @@ const SLACK: usize = 64;
 /// Where the scales of a row differ in form: one of the channel, or those of groups with what they have besides.
 pub(crate) const FORMS: [Option<Offset>; 4] = [None, Some(Offset::None), Some(Offset::F16), Some(Offset::ZeroPoint)];
 
-/// Bytes that begin on a cache line.
-#[derive(Debug, Clone)]
-struct Lines {
-    lines: Vec<Line>,
-    len: usize,
-}
-
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-impl Lines {
-    fn zeroed(len: usize) -> Self {
-        Lines { lines: vec![Line([0; 64]); (len + SLACK).div_ceil(64)], len }
-    }
-
-    /// All bytes, the slack included.
-    fn bytes(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.lines)
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(&mut self.lines)
-    }
-}
-
 /// gate or up.
 #[derive(Debug, Clone)]
 pub(crate) struct RowMatrix {
@@ -61,7 +36,7 @@ pub(crate) struct RowMatrix {
     pub group_size: usize,
     /// Bytes of a record.
     pub stride: usize,
-    records: Lines,
+    records: Memory<u8>,
 }
 
 impl RowMatrix {
@@ -75,8 +50,8 @@ impl RowMatrix {
             Some(Offset::F16 | Offset::ZeroPoint) => groups,
         };
         let stride = d / 2 + 4 * dwords;
-        let mut records = Lines::zeroed(w.n() * stride);
-        for (j, record) in records.bytes_mut().chunks_exact_mut(stride).take(w.n()).enumerate() {
+        let mut records = Memory::zeroed(w.n() * stride + SLACK);
+        for (j, record) in records.chunks_exact_mut(stride).take(w.n()).enumerate() {
             let (codes, scales) = record.split_at_mut(d / 2);
             pack_codes(|k| w.codes()[j * d + k], codes);
             let step = if offset == Some(Offset::None) { 2 } else { 4 };
@@ -97,7 +72,11 @@ impl RowMatrix {
 
     /// All records and at least 16 bytes more.
     pub(crate) fn records(&self) -> &[u8] {
-        self.records.bytes()
+        &self.records
+    }
+
+    fn bytes(&self) -> usize {
+        self.records.len() - SLACK
     }
 
     fn row(&self, j: usize, row: &mut [f32]) {
@@ -148,7 +127,7 @@ impl FourBit {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.gate.records.len + self.up.records.len + self.down.bytes()
+        self.gate.bytes() + self.up.bytes() + self.down.bytes()
     }
 
     pub(crate) fn row(&self, matrix: Matrix, j: usize, row: &mut [f32]) {

@@ -4,8 +4,10 @@ use super::elementwise::Activation;
 use super::four_bit::FourBit;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
+use crate::memory::Memory;
 use crate::simd::SimdElement;
 use crate::w4a8::QuantizedWeight;
+use bytemuck::Pod;
 use half::{bf16, f16};
 
 /// The sizes and the gate's nonlinearity of an MLP.
@@ -44,10 +46,10 @@ pub enum Matrix {
 
 /// 16-bit or f32 rows, each matrix \[d_ff, d_model\] row-major.
 #[derive(Debug, Clone)]
-pub(crate) struct Dense<T> {
-    pub gate: Vec<T>,
-    pub up: Vec<T>,
-    pub down: Vec<T>,
+pub(crate) struct Dense<T: Pod> {
+    pub gate: Memory<T>,
+    pub up: Memory<T>,
+    pub down: Memory<T>,
 }
 
 #[derive(Debug, Clone)]
@@ -65,9 +67,9 @@ impl WeightElement for f16 {}
 impl WeightElement for bf16 {}
 
 mod sealed {
-    use super::{Dense, Store, bf16, f16};
+    use super::{Dense, Pod, Store, bf16, f16};
 
-    pub trait Wrap: Sized {
+    pub trait Wrap: Pod {
         #[doc(hidden)]
         #[allow(private_interfaces)] // sealed: nothing outside can name or call it
         fn wrap(dense: Dense<Self>) -> Store;
@@ -128,11 +130,11 @@ impl Weights {
                 return Err(Error::Value { what, expected: "finite weights", got: bad.to_f32() });
             }
         }
-        let mut transposed = Vec::with_capacity(down.len());
-        for j in 0..d_ff {
-            transposed.extend((0..d_model).map(|n| down[n * d_ff + j]));
+        let mut transposed = Memory::zeroed(down.len());
+        for (j, row) in transposed.chunks_exact_mut(d_model).enumerate() {
+            row.iter_mut().enumerate().for_each(|(n, w)| *w = down[n * d_ff + j]);
         }
-        let dense = Dense { gate: gate.to_vec(), up: up.to_vec(), down: transposed };
+        let dense = Dense { gate: gate.into(), up: up.into(), down: transposed };
         Ok(Weights { shape, store: T::wrap(dense), biases: None })
     }
 

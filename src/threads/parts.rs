@@ -3,7 +3,7 @@
 //! No cut here lets two parts overlap, and [`super::Team`] hands each part out once: that is all that writing in parallel
 //! needs, so its callers are safe code.
 
-use super::RowBlocks;
+use super::{Areas, RowBlocks};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -220,6 +220,37 @@ unsafe impl<'a, T: Send> Parts for BlockColumns<'a, '_, T> {
         let columns = start..(start + RowBlocks::HEIGHT).min(self.matrix.stride);
         // SAFETY: as above; each block is given out once by the caller.
         (columns.clone(), unsafe { self.matrix.window(0..self.matrix.rows, columns) })
+    }
+}
+
+/// The areas of a list in a matrix whose strips are `width` columns, the last listed first.
+pub(crate) struct AreaWindows<'a, 'b, T, U> {
+    matrix: Matrix<'a, T>,
+    width: usize,
+    areas: &'b Areas<U>,
+}
+
+impl<'a, 'b, T, U> AreaWindows<'a, 'b, T, U> {
+    /// The areas of `data` \[rows, stride\].
+    pub(crate) fn new(data: &'a mut [T], stride: usize, width: usize, areas: &'b Areas<U>) -> Self {
+        AreaWindows { matrix: Matrix::new(data, stride), width, areas }
+    }
+}
+
+// SAFETY: `Areas::push` lets no two areas overlap, and strips of one width do not.
+unsafe impl<'a, 'b, T: Send, U: Sync> Parts for AreaWindows<'a, 'b, T, U> {
+    type Part = (&'b U, Window<'a, T>);
+
+    fn count(&self) -> usize {
+        self.areas.len()
+    }
+
+    unsafe fn part(&self, index: usize) -> Self::Part {
+        let area = self.areas.get(self.areas.len() - 1 - index);
+        let start = area.strip.saturating_mul(self.width);
+        let columns = start..start.saturating_add(self.width);
+        // SAFETY: as above; each area is given out once by the caller.
+        (&area.what, unsafe { self.matrix.window(area.rows.clone(), columns) })
     }
 }
 

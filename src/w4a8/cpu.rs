@@ -2,7 +2,7 @@
 
 use super::activation::{ACT_BLOCK, ActScales, Activations};
 use super::dot::Dot;
-use super::pack::{Line, TILE_N};
+use super::pack::TILE_N;
 use super::packed_view::PackedView;
 use super::tile::{Tokens, panel_bytes};
 use super::tile_kernels::{GEMV_TOKENS, TileKernels};
@@ -10,6 +10,7 @@ use super::weight::QuantizedWeight;
 use crate::cpu::Cpu;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len, product};
+use crate::memory::Line;
 use crate::simd::Available;
 use crate::threads::{BlockColumns, RowBlocks, Window};
 use std::cell::RefCell;

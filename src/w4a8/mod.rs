@@ -59,7 +59,6 @@ pub use activation::{ACT_BLOCK, ActScales, Activations};
 pub use cpu::{Epilogue, linear, linear_reference, linear_rows};
 pub use format::{Bits, Format, Group, GroupScale, Offset};
 pub use import::Block;
-pub(crate) use pack::Line;
 pub use pack::{LAYOUT_VERSION, PackedWeight, TILE_BYTES, TILE_N, from_tile, pack_into, tile_k, to_tile};
 pub use packed_view::PackedView;
 pub use quant::quantize;

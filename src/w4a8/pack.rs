@@ -24,6 +24,7 @@ use super::scales::Scales;
 use super::sections::Sections;
 use super::weight::QuantizedWeight;
 use crate::error::{Result, check_len};
+use crate::memory::Memory;
 
 /// The version of the packed layout, to be stored with packed files.
 pub const LAYOUT_VERSION: u32 = 1;
@@ -75,39 +76,13 @@ pub fn to_tile(bits: Bits, n: usize, k: usize) -> (usize, usize) {
     (lane, value)
 }
 
-/// 64 bytes, so that every tile starts on a cache line.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-pub(crate) struct Line(pub(crate) [u8; 64]);
-
-/// Bytes that begin on a cache line.
-#[derive(Clone)]
-struct Lines {
-    lines: Vec<Line>,
-    len: usize,
-}
-
-impl Lines {
-    fn zeroed(len: usize) -> Self {
-        Lines { lines: vec![Line([0; 64]); len.div_ceil(64)], len }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
-    }
-}
-
 /// A quantized weight matrix in the packed layout, in memory of its own. [`PackedView`] is one in memory of others.
 #[derive(Clone)]
 pub struct PackedWeight {
     n: usize,
     k: usize,
     format: Format,
-    sections: Sections<Lines>,
+    sections: Sections<Memory<u8>>,
 }
 
 impl std::fmt::Debug for PackedWeight {
@@ -121,14 +96,14 @@ impl PackedWeight {
     pub fn pack(weight: &QuantizedWeight) -> Self {
         let (n, k, format) = (weight.n(), weight.k(), weight.format());
         let bytes = format.section_bytes(n, k).expect("a weight was checked when made, and is smaller");
-        let mut sections = bytes.map(Lines::zeroed);
-        write_sections(weight, sections.as_mut().map(Lines::bytes_mut));
+        let mut sections = bytes.map(Memory::zeroed);
+        write_sections(weight, sections.as_mut().map(|section| &mut **section));
         PackedWeight { n, k, format, sections }
     }
 
     /// The sections, borrowed.
     pub fn view(&self) -> PackedView<'_> {
-        PackedView::of(self.n, self.k, self.format, self.sections.as_ref().map(Lines::bytes))
+        PackedView::of(self.n, self.k, self.format, self.sections.as_ref().map(|section| &**section))
     }
 
     /// Restores the plain form: the inverse of [`PackedWeight::pack`].
@@ -158,7 +133,7 @@ impl PackedWeight {
 
     /// The tiles' bytes, \[N/16\]\[K/tile_k\]\[512\].
     pub fn codes(&self) -> &[u8] {
-        self.sections.codes.bytes()
+        &self.sections.codes
     }
 
     /// Writes row `n` as f32, for an embedding that shares its matrix with the output layer.

@@ -1,7 +1,8 @@
 //! down: rows of codes by neuron, scales by blocks of neurons.
 
-use super::{Lines, RowScale, SEGMENT, code_at, dequantize, form_of, pack_codes, scale_at};
+use super::{RowScale, SEGMENT, SLACK, code_at, dequantize, form_of, pack_codes, scale_at};
 use crate::error::Result;
+use crate::memory::Memory;
 use crate::w4a8::{Offset, QuantizedWeight};
 use half::f16;
 
@@ -56,11 +57,11 @@ pub(crate) struct DownMatrix {
     /// What groups have besides a scale; none for a scale of the channel.
     pub offset: Option<Offset>,
     pub group_size: usize,
-    codes: Lines,
+    codes: Memory<u8>,
     /// f32 \[d\] per channel, empty otherwise.
-    pub channel_scale: Vec<f32>,
+    pub channel_scale: Memory<f32>,
     /// u16 \[blocks, 1 or 2, d\]: f16 scales, then f16 offsets or zero points.
-    pub group_params: Vec<u16>,
+    pub group_params: Memory<u16>,
 }
 
 impl DownMatrix {
@@ -68,44 +69,38 @@ impl DownMatrix {
         let (offset, group_size) = form_of("down", w.format(), w.k())?;
         let (d, d_ff) = (w.n(), w.k());
         let columns = Columns::new(d);
-        let mut codes = Lines::zeroed(d_ff * d / 2);
-        for (j, row) in codes.bytes_mut().chunks_exact_mut(d / 2).take(d_ff).enumerate() {
+        let mut codes = Memory::zeroed(d_ff * d / 2 + SLACK);
+        for (j, row) in codes.chunks_exact_mut(d / 2).take(d_ff).enumerate() {
             pack_codes(|n| w.codes()[n * d_ff + j], row);
         }
-        let mut down =
-            DownMatrix { columns, offset, group_size, codes, channel_scale: Vec::new(), group_params: Vec::new() };
-        let (groups, parts) = (d_ff / group_size, down.parts());
-        match offset {
-            None => down.channel_scale = vec![0.0; d],
-            Some(_) => down.group_params = vec![0; groups * parts * d],
-        }
+        let parts = parts_of(offset);
+        let groups = d_ff / group_size;
+        let (channels, params) = if offset.is_none() { (d, 0) } else { (0, groups * parts * d) };
+        let (mut channel_scale, mut group_params) = (Memory::zeroed(channels), Memory::zeroed(params));
         for (n, g) in (0..d).flat_map(|n| (0..groups).map(move |g| (n, g))) {
             match scale_at(w, n, g) {
-                RowScale::Channel(scale) => down.channel_scale[columns.position(n)] = scale,
+                RowScale::Channel(scale) => channel_scale[columns.position(n)] = scale,
                 RowScale::Group(params) => {
                     let at = g * parts * d + columns.position(n);
-                    (0..parts).for_each(|part| down.group_params[at + part * d] = params[part]);
+                    (0..parts).for_each(|part| group_params[at + part * d] = params[part]);
                 }
             }
         }
-        Ok(down)
+        Ok(DownMatrix { columns, offset, group_size, codes, channel_scale, group_params })
     }
 
     /// Rows of scales for each block: 1, or 2 with offsets or zero points.
     pub(crate) fn parts(&self) -> usize {
-        match self.offset {
-            None | Some(Offset::None) => 1,
-            Some(Offset::F16 | Offset::ZeroPoint) => 2,
-        }
+        parts_of(self.offset)
     }
 
     /// All rows of codes and at least 16 bytes more.
     pub(crate) fn codes(&self) -> &[u8] {
-        self.codes.bytes()
+        &self.codes
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.channel_scale.len() * 4 + self.group_params.len() * 2 + self.codes.len
+        self.channel_scale.len() * 4 + self.group_params.len() * 2 + self.codes.len() - SLACK
     }
 
     pub(super) fn row(&self, j: usize, row: &mut [f32]) {
@@ -124,5 +119,12 @@ impl DownMatrix {
             };
             *out = dequantize(self.offset, code_at(codes, n), scale, second);
         }
+    }
+}
+
+fn parts_of(offset: Option<Offset>) -> usize {
+    match offset {
+        None | Some(Offset::None) => 1,
+        Some(Offset::F16 | Offset::ZeroPoint) => 2,
     }
 }
