@@ -1,7 +1,7 @@
 //! What a device does for the forward pass: primitives over its buffers.
 
 use super::config::Config;
-use super::mlp::Mlp;
+use super::sampler::Sampler;
 use super::settings::Settings;
 use crate::attention::{Call, KvPolicy, KvRow, Span};
 use crate::error::Result;
@@ -25,6 +25,8 @@ pub trait Backend: Sized {
     /// What a session keeps on the device besides buffers: KV cache, rotary table, the tokens of the current call, and what
     /// the primitives work in. It never grows.
     type Work: std::fmt::Debug;
+    /// Samplers where the device draws, one for each row of logits.
+    type Samplers: std::fmt::Debug;
 
     /// Whether buffers are the host's memory, so that [`Wanted::AtHand`] can be shown.
     const ON_HOST: bool;
@@ -44,11 +46,11 @@ pub trait Backend: Sized {
     /// An [`crate::Error`] if there is no room.
     fn zeros(&self, elems: usize) -> Result<Self::Buffer>;
 
-    /// Allocates what a session of `settings` needs besides buffers, for layers whose MLP is like `mlp`.
+    /// Allocates what a session of `settings` needs besides buffers, for layers whose MLPs are by neuron like `neurons`, or whole.
     ///
     /// # Errors
     /// An [`crate::Error`] for settings that the device or the model cannot take.
-    fn work(&self, config: &Config, mlp: &Mlp<Self>, settings: &Settings) -> Result<Self::Work>;
+    fn work(&self, config: &Config, neurons: Option<&Self::Neurons>, settings: &Settings) -> Result<Self::Work>;
 
     /// Bytes of the KV cache.
     fn kv_bytes(work: &Self::Work) -> usize;
@@ -138,6 +140,25 @@ pub trait Backend: Sized {
 
     /// What was wanted of the last [`Backend::mlp`].
     fn seen(work: &Self::Work, wanted: Wanted) -> Observed<'_>;
+
+    /// Brings samplers, in the state that they are in, to where [`Backend::sample`] draws with them.
+    ///
+    /// # Errors
+    /// An [`crate::Error`] if the device does not take as many, or as many logits.
+    fn samplers(&self, samplers: &[Sampler], vocab: usize) -> Result<Self::Samplers>;
+
+    /// Chooses a token of each row of logits \[R, vocab\], R as [`Backend::begin`] named them. They stay on the device, as the
+    /// first tokens of the work.
+    ///
+    /// # Errors
+    /// [`crate::Error::Length`] unless there is a sampler for each row; as [`Backend::sampled`] where that is known at once.
+    fn sample(&self, work: &mut Self::Work, samplers: &mut Self::Samplers, logits: &Self::Buffer) -> Result<()>;
+
+    /// What [`Backend::sample`] chose, copied to `host` unless it is there.
+    ///
+    /// # Errors
+    /// [`crate::Error::Value`] if logits of a row were NaN or +∞, or all −∞: its sampler has not drawn then, the others have.
+    fn sampled<'a>(&self, work: &'a Self::Work, host: &'a mut Vec<u32>) -> Result<&'a [u32]>;
 
     /// The first `elems` numbers of a buffer, copied to `host` unless they are there.
     ///

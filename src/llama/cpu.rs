@@ -3,15 +3,14 @@
 use super::backend::{Backend, Input, LinearCall, MlpCall, Norm};
 use super::config::Config;
 use super::linear::Linear;
-use super::mlp::Mlp;
 use super::norm::rms_norm;
+use super::sampler::Sampler;
 use super::settings::Settings;
 use crate::attention::{
-    self, AttentionShape, Call, InputRows, KvCache, KvPolicy, KvRow, KvShape, Limits, Rope, Span, Workspace, attend,
-    write_row,
+    self, AttentionShape, Call, InputRows, KvCache, KvPolicy, KvRow, Rope, Span, Workspace, attend, write_row,
 };
 use crate::cpu::Cpu;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_len};
 use crate::policy::{Observed, Values, Wanted};
 use crate::sparse_mlp::{self, Activation, activate_product};
 use crate::threads::Pieces;
@@ -24,6 +23,7 @@ const PARALLEL_ELEMENTS: usize = 16_384;
 #[derive(Debug)]
 pub struct CpuWork {
     shape: AttentionShape,
+    vocab: usize,
     tokens: Vec<u32>,
     /// Rows of the current call's logits.
     rows: Vec<usize>,
@@ -41,34 +41,24 @@ pub struct CpuWork {
 }
 
 impl CpuWork {
-    fn new(cpu: &Cpu, config: &Config, mlp: &Mlp, settings: &Settings) -> Result<Self> {
+    fn new(cpu: &Cpu, config: &Config, neurons: Option<&sparse_mlp::Weights>, settings: &Settings) -> Result<Self> {
         let Settings { slots, context, max_tokens, max_logits, .. } = *settings;
         let (shape, d) = (config.attention, config.d_model);
-        let kv_shape = KvShape {
-            n_layers: config.n_layers,
-            n_slots: slots,
-            n_kv_heads: shape.n_kv_heads,
-            capacity: context,
-            head_dim: shape.head_dim,
-        };
         let inputs = match settings.kv.lag() {
             0 => None,
             lag => Some(InputRows::new(config.n_layers * slots * lag, d, settings.kv_dtype)?),
         };
-        let (sparse, widest) = match mlp {
-            Mlp::Whole { .. } => (None, d.max(config.d_ff)),
-            Mlp::ByNeuron(weights) => (Some(sparse_mlp::Workspace::new(weights, max_tokens)?), d),
-        };
-        let limits = Limits { max_rows: max_tokens, max_spans: slots, capacity: context };
+        let widest = if neurons.is_none() { d.max(config.d_ff) } else { d };
         Ok(CpuWork {
             shape,
+            vocab: config.vocab,
             tokens: Vec::with_capacity(max_tokens),
             rows: Vec::with_capacity(max_logits),
-            cache: KvCache::new(kv_shape, settings.kv_dtype)?,
+            cache: KvCache::new(settings.kv_shape(config), settings.kv_dtype)?,
             inputs,
             rope: Rope::new(shape.head_dim, config.rope_theta, &config.rope_scaling, context)?,
-            attention: Workspace::new(cpu, shape, limits)?,
-            sparse,
+            attention: Workspace::new(cpu, shape, settings.attention_limits())?,
+            sparse: neurons.map(|neurons| sparse_mlp::Workspace::new(neurons, max_tokens)).transpose()?,
             int8: Activations::with_capacity(max_tokens, widest.max(shape.q_elems())),
             plain: vec![0.0; max_tokens * widest],
             k: vec![0.0; max_tokens * shape.kv_elems()],
@@ -83,6 +73,7 @@ impl Backend for Cpu {
     type Neurons = sparse_mlp::Weights;
     type Buffer = Vec<f32>;
     type Work = CpuWork;
+    type Samplers = Vec<Sampler>;
 
     const ON_HOST: bool = true;
 
@@ -102,8 +93,8 @@ impl Backend for Cpu {
         Ok(vec![0.0; elems])
     }
 
-    fn work(&self, config: &Config, mlp: &Mlp, settings: &Settings) -> Result<CpuWork> {
-        CpuWork::new(self, config, mlp, settings)
+    fn work(&self, config: &Config, neurons: Option<&sparse_mlp::Weights>, settings: &Settings) -> Result<CpuWork> {
+        CpuWork::new(self, config, neurons, settings)
     }
 
     fn kv_bytes(work: &CpuWork) -> usize {
@@ -131,18 +122,8 @@ impl Backend for Cpu {
         y: &mut Vec<f32>,
     ) -> Result<()> {
         let LinearCall { weight, input, m, rows } = call;
-        let (used, outputs) = (m * weight.k(), m * weight.n());
-        let x = match input {
-            Input::Plain(x) => &x[..used],
-            Input::RmsNorm(Norm { x, weight, eps }) => {
-                rms_norm(self, &x[..used], weight, eps, &mut work.plain[..used])?;
-                &work.plain[..used]
-            }
-            Input::SwiGlu { gate_up, activation } => {
-                gated(self, activation, &gate_up[..2 * used], weight.k(), &mut work.plain[..used])?;
-                &work.plain[..used]
-            }
-        };
+        let outputs = m * weight.n();
+        let x = input.plain(self, m, weight.k(), &mut work.plain)?;
         let residual = residual.map(|residual| &residual[..outputs]);
         let all = [0..weight.n()];
         weight.forward_rows(self, rows.unwrap_or(&all), x, residual, &mut y[..outputs], &mut work.int8)
@@ -244,12 +225,51 @@ impl Backend for Cpu {
         }
     }
 
+    fn samplers(&self, samplers: &[Sampler], _: usize) -> Result<Vec<Sampler>> {
+        Ok(samplers.to_vec())
+    }
+
+    fn sample(&self, work: &mut CpuWork, samplers: &mut Vec<Sampler>, logits: &Vec<f32>) -> Result<()> {
+        check_len("samplers", work.rows.len(), samplers.len())?;
+        work.tokens.clear();
+        let mut drawn = Ok(());
+        for (sampler, logits) in samplers.iter_mut().zip(logits.chunks_exact(work.vocab)) {
+            match sampler.sample(logits) {
+                Ok(token) => work.tokens.push(token),
+                Err(error) => drawn = drawn.and(Err(error)),
+            }
+        }
+        drawn
+    }
+
+    fn sampled<'a>(&self, work: &'a CpuWork, _: &'a mut Vec<u32>) -> Result<&'a [u32]> {
+        Ok(&work.tokens)
+    }
+
     fn read<'a>(&self, buffer: &'a Vec<f32>, elems: usize, _: &'a mut Vec<f32>) -> Result<&'a [f32]> {
         Ok(&buffer[..elems])
     }
 
     fn truncate(&self, work: &mut CpuWork, slot: usize, len: usize) -> Result<()> {
         work.cache.truncate(slot, len)
+    }
+}
+
+impl<'a, B: Backend<Norm = Vec<f32>, Buffer = Vec<f32>>> Input<'a, B> {
+    /// The M · K numbers that a matrix is multiplied with, for buffers in the host's memory: made in `room` unless they are there.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for weights that are not K.
+    pub fn plain(self, cpu: &Cpu, m: usize, k: usize, room: &'a mut [f32]) -> Result<&'a [f32]> {
+        let used = m * k;
+        match self {
+            Input::Plain(x) => return Ok(&x[..used]),
+            Input::RmsNorm(Norm { x, weight, eps }) => rms_norm(cpu, &x[..used], weight, eps, &mut room[..used])?,
+            Input::SwiGlu { gate_up, activation } => {
+                gated(cpu, activation, &gate_up[..2 * used], k, &mut room[..used])?;
+            }
+        }
+        Ok(&room[..used])
     }
 }
 

@@ -142,6 +142,28 @@ impl<B: Backend> Model<B> {
         Ok(logits)
     }
 
+    /// Runs new tokens as [`Model::forward`] does, and chooses the next token of each sequence where its logits are.
+    ///
+    /// # Errors
+    /// As [`Model::forward`]; [`Error::Length`] unless there is a sampler for each sequence. Of the sequences' lengths nothing has
+    /// changed then, but samplers whose logits were finite have drawn.
+    pub fn next_tokens<'s>(
+        &self,
+        backend: &B,
+        session: &'s mut Session<B>,
+        sequences: &[Sequence<'_>],
+        samplers: &mut B::Samplers,
+    ) -> Result<&'s [u32]> {
+        self.begin(session, sequences, LogitRows::Last)?;
+        backend.begin(&mut session.work, &session.tokens, &session.spans, &session.rows)?;
+        self.run(backend, session, Watch::Policies)?;
+        let Session { work, logits, chosen, spans, slots, policies, .. } = session;
+        backend.sample(work, samplers, logits)?;
+        let tokens = backend.sampled(work, chosen)?;
+        slots.end_call(spans, policies)?;
+        Ok(tokens)
+    }
+
     /// The pass itself, from the tokens that [`Backend::begin`] brought to the logits, which stay in the session's buffer: what a
     /// captured graph holds is what this puts on the stream.
     pub(super) fn run(&self, backend: &B, session: &mut Session<B>, watch: Watch) -> Result<()> {

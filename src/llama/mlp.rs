@@ -40,6 +40,14 @@ impl Mlp<Cpu> {
 }
 
 impl<B: Backend> Mlp<B> {
+    /// The weights by neuron, unless it is whole.
+    pub fn neurons(&self) -> Option<&B::Neurons> {
+        match self {
+            Mlp::Whole { .. } => None,
+            Mlp::ByNeuron(neurons) => Some(neurons),
+        }
+    }
+
     pub(super) fn check(&self, d_model: usize, d_ff: usize) -> Result<()> {
         let [rows, down, width] = match self {
             Mlp::Whole { gate_up, down } => {

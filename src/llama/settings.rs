@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::attention::{KvDtype, KvPolicy};
+use super::config::Config;
+use crate::attention::{KvDtype, KvPolicy, KvShape, Limits};
 use crate::error::{Error, Result};
 use crate::policy::PolicyConfig;
 
@@ -43,6 +44,22 @@ impl Settings {
     pub fn with(mut self, policy: impl PolicyConfig + 'static) -> Self {
         self.policies.push(Arc::new(policy));
         self
+    }
+
+    /// The sizes of the session's KV cache.
+    pub(super) fn kv_shape(&self, config: &Config) -> KvShape {
+        KvShape {
+            n_layers: config.n_layers,
+            n_slots: self.slots,
+            n_kv_heads: config.attention.n_kv_heads,
+            capacity: self.context,
+            head_dim: config.attention.head_dim,
+        }
+    }
+
+    /// The most that a call's attention works on.
+    pub(super) fn attention_limits(&self) -> Limits {
+        Limits { max_rows: self.max_tokens, max_spans: self.slots, capacity: self.context }
     }
 
     /// Checks the sizes.

@@ -4,9 +4,9 @@ use crate::device::device;
 use crate::plain::{D_FF, Kind, Plain, roomy, tokens};
 use moray::attention::KvDtype;
 use moray::llama::cuda::{self, Decoder, NO_TOKEN, argmax};
-use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Session, Settings};
+use moray::llama::{Backend, LogitRows, Model, Sampler, Sampling, Sequence, Session, Settings};
 use moray::policy::{Griffin, HeadNorm, TopK};
-use moray::w4a8::{Format, Offset};
+use moray::w4a8::{ActScales, Format, Offset};
 use moray::{Device, Error};
 
 const STEPS: usize = 12;
@@ -43,6 +43,19 @@ fn compare(device: &Device, model: &Model<Device>, settings: Settings, slots: &[
         next = after;
     }
 
+    let mut session = model.session(device, settings.clone()).unwrap();
+    prefill(device, model, &mut session);
+    let vocab = model.config().vocab;
+    let mut samplers = device.samplers(&vec![Sampler::new(Sampling::GREEDY, 0).unwrap(); slots.len()], vocab).unwrap();
+    let mut next = start.clone();
+    for expected in &expected {
+        let pairs = slots.iter().zip(&next);
+        let sequences: Vec<_> =
+            pairs.map(|(&slot, token)| Sequence { slot, tokens: std::slice::from_ref(token) }).collect();
+        next = model.next_tokens(device, &mut session, &sequences, &mut samplers).unwrap().to_vec();
+        assert_eq!(&next, expected);
+    }
+
     let mut session = model.session(device, settings).unwrap();
     prefill(device, model, &mut session);
     let held: Vec<usize> = slots.iter().map(|&slot| session.len(slot)).collect();
@@ -63,7 +76,8 @@ fn compare(device: &Device, model: &Model<Device>, settings: Settings, slots: &[
 fn replayed_steps_match_single_calls_for_one_and_more_slots() {
     let Some(device) = device() else { return };
     let plain = Plain::new(&Kind { biased: true, tied: false, ..Kind::default() }, 21);
-    for model in [plain.dense(), plain.w4a8(Format::per_group(32, Offset::F16))] {
+    let fine = plain.w4a8_scaled(Format::per_channel(), ActScales::Fine);
+    for model in [plain.dense(), plain.w4a8(Format::per_group(32, Offset::F16)), fine] {
         let model = cuda::upload(&device, &model).unwrap();
         compare(&device, &model, settings(), &[1]);
         compare(&device, &model, settings(), &[2, 0, 1]);

@@ -9,7 +9,7 @@ use moray::llama::{
 };
 use moray::policy::Wanted;
 use moray::sparse_mlp::Selection;
-use moray::w4a8::{Format, Offset, PackedWeight, quantize};
+use moray::w4a8::{ActScales, Format, Offset, PackedWeight, quantize};
 use moray::{Cpu, Device};
 
 fn settings(context: usize) -> Settings {
@@ -20,7 +20,7 @@ fn settings(context: usize) -> Settings {
 fn logits<B: Backend>(backend: &B, model: &Model<B>, tokens: &[u32], mlp: bool, rows: &[usize]) -> Vec<u32> {
     let (config, layer, kv) = (model.config(), &model.layers()[0], KvPolicy::WriteAll);
     let spans = [Span { slot: 0, start: 0, len: tokens.len() }];
-    let mut work = backend.work(config, &layer.mlp, &settings(tokens.len())).unwrap();
+    let mut work = backend.work(config, layer.mlp.neurons(), &settings(tokens.len())).unwrap();
     let mut buffers = Buffers::new(backend, config, &layer.mlp, tokens.len()).unwrap();
     backend.begin(&mut work, tokens, &spans, rows).unwrap();
     backend.embed(&mut work, model.embedding(), &mut buffers.x).unwrap();
@@ -88,7 +88,10 @@ fn whole_mlp_matches_cpu_bit_for_bit_on_every_configuration() {
         let plain = Plain::new(kind, seed as u64);
         compare(&device, &cpu, &plain.dense(), true, &format!("{kind:?}"));
         for format in [Format::per_channel(), Format::per_group(32, Offset::F16), Format::w8()] {
-            compare(&device, &cpu, &plain.w4a8(format), true, &format!("{kind:?}, {format:?}"));
+            for scales in [ActScales::Token, ActScales::Fine] {
+                let model = plain.w4a8_scaled(format, scales);
+                compare(&device, &cpu, &model, true, &format!("{kind:?}, {format:?}, {scales:?}"));
+            }
         }
     }
 }

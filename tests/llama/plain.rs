@@ -7,7 +7,7 @@ use moray::llama::{
     Config, DenseType, DenseWeight, Layer, Linear, LogitRows, Mlp, Model, QkNorm, Sequence, Session, Settings,
 };
 use moray::sparse_mlp::{Activation, Shape, Weights};
-use moray::w4a8::{Format, PackedWeight, QuantizedWeight, quantize};
+use moray::w4a8::{ActScales, Format, PackedWeight, QuantizedWeight, quantize};
 
 use crate::common::Random;
 
@@ -229,10 +229,16 @@ impl Plain {
 
     /// The layers in integers, MLPs whole.
     pub fn w4a8(&self, format: Format) -> Model<Cpu> {
-        self.assemble(self.layers(
-            |matrix| matrix.w4a8(format),
-            |layer| Mlp::Whole { gate_up: layer.gate.over(&layer.up).w4a8(format), down: layer.down.w4a8(format) },
-        ))
+        self.w4a8_scaled(format, ActScales::Token)
+    }
+
+    /// The layers in integers, MLPs whole, inputs scaled as finely as that.
+    pub fn w4a8_scaled(&self, format: Format, scales: ActScales) -> Model<Cpu> {
+        let linear = |matrix: &Matrix| matrix.w4a8(format).with_act_scales(scales);
+        self.assemble(self.layers(linear, |layer| Mlp::Whole {
+            gate_up: linear(&layer.gate.over(&layer.up)),
+            down: linear(&layer.down),
+        }))
     }
 
     /// The layers in 4 bits, MLPs by neuron.

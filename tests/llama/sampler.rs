@@ -1,9 +1,10 @@
 //! The sampler against its definition.
 
-use moray::Error;
-use moray::llama::{Sampler, Sampling};
+use moray::llama::{Backend, LogitRows, Sampler, Sampling, Sequence};
+use moray::{Cpu, Error};
 
 use crate::common::Random;
+use crate::plain::{Kind, Plain, roomy, tokens};
 
 const LOGITS: [f32; 6] = [1.0, 2.5, -3.0, 2.0, 0.0, f32::NEG_INFINITY];
 
@@ -154,4 +155,28 @@ fn more_logits_than_sums_have_room_for_are_refused() {
     let mut sampler = Sampler::new(Sampling::GREEDY, 0).unwrap();
     let error = sampler.sample(&vec![0.0; (1 << 24) + 1]).unwrap_err();
     assert!(matches!(error, Error::Shape { what: "logits", .. }), "{error}");
+}
+
+#[test]
+fn next_tokens_match_samplers_over_the_logits_of_each_sequence() {
+    let (cpu, plain) = (Cpu::detect(), Plain::new(&Kind::default(), 31));
+    let model = plain.dense();
+    let samplers = [1, 2].map(|seed| Sampler::new(sampling(1.0, 0.9, 0.0), seed).unwrap());
+    let mut on_backend = cpu.samplers(&samplers, model.config().vocab).unwrap();
+    let mut sessions = [0, 1].map(|_| model.session(&cpu, roomy(20)).unwrap());
+    let mut samplers = samplers;
+    let mut next = [tokens(1, 4), tokens(2, 7)];
+    for _ in 0..6 {
+        let sequences = [0, 1].map(|slot| Sequence { slot, tokens: &next[slot] });
+        let logits = model.forward(&cpu, &mut sessions[0], &sequences, LogitRows::Last).unwrap();
+        let rows = logits.chunks(model.config().vocab).zip(&mut samplers);
+        let expected: Vec<u32> = rows.map(|(logits, sampler)| sampler.sample(logits).unwrap()).collect();
+        let got = model.next_tokens(&cpu, &mut sessions[1], &sequences, &mut on_backend).unwrap();
+        assert_eq!(got, expected);
+        next = [vec![expected[0]], vec![expected[1]]];
+    }
+    let sequence = [Sequence { slot: 0, tokens: &next[0] }];
+    let error = model.next_tokens(&cpu, &mut sessions[1], &sequence, &mut on_backend).unwrap_err();
+    assert_eq!(error, Error::Length { what: "samplers", expected: 1, got: 2 });
+    assert_eq!(sessions[1].len(0), 4 + 5);
 }

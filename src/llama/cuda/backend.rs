@@ -1,13 +1,14 @@
 //! The forward pass's primitives on the device.
 
-use super::kernels;
+use super::kernels::{self, NO_TOKEN};
 use super::linear::Linear;
+use super::sampling::Samplers;
 use super::work::Work;
 use crate::attention::cuda::{self as device_attention, Projections, attend, write_kv, write_rows};
 use crate::attention::{Call, KvPolicy, KvRow, Span};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::llama::{Backend, Config, LinearCall, Mlp, MlpCall, Norm, Settings};
+use crate::llama::{Backend, Config, LinearCall, MlpCall, Norm, Sampler, Settings};
 use crate::policy::{Observed, Wanted};
 use crate::sparse_mlp::Shape;
 use crate::sparse_mlp::cuda::Weights;
@@ -19,6 +20,7 @@ impl Backend for Device {
     type Neurons = Weights;
     type Buffer = CudaSlice<f32>;
     type Work = Work;
+    type Samplers = Samplers;
 
     const ON_HOST: bool = false;
 
@@ -38,8 +40,8 @@ impl Backend for Device {
         Device::zeros(self, elems)
     }
 
-    fn work(&self, config: &Config, mlp: &Mlp<Device>, settings: &Settings) -> Result<Work> {
-        Work::new(self, config, mlp, settings)
+    fn work(&self, config: &Config, neurons: Option<&Weights>, settings: &Settings) -> Result<Work> {
+        Work::new(self, config, neurons, settings)
     }
 
     fn kv_bytes(work: &Work) -> usize {
@@ -142,6 +144,24 @@ impl Backend for Device {
 
     fn seen(work: &Work, wanted: Wanted) -> Observed<'_> {
         work.neurons.as_ref().map_or(Observed::LENGTHS, |neurons| neurons.seen(wanted))
+    }
+
+    fn samplers(&self, samplers: &[Sampler], vocab: usize) -> Result<Samplers> {
+        Samplers::new(self, samplers, vocab)
+    }
+
+    fn sample(&self, work: &mut Work, samplers: &mut Samplers, logits: &CudaSlice<f32>) -> Result<()> {
+        let rows = work.n_rows;
+        samplers.sample(self, &logits.slice(..rows * samplers.vocab), &mut work.tokens.slice_mut(..rows))
+    }
+
+    fn sampled<'a>(&self, work: &'a Work, host: &'a mut Vec<u32>) -> Result<&'a [u32]> {
+        host.resize(work.n_rows, NO_TOKEN);
+        self.download_into(&work.tokens.slice(..work.n_rows), &mut host[..])?;
+        match host.contains(&NO_TOKEN) {
+            true => Err(Error::Value { what: "logits", expected: "finite logits", got: f32::NAN }),
+            false => Ok(host),
+        }
     }
 
     fn read<'a>(&self, buffer: &'a CudaSlice<f32>, elems: usize, host: &'a mut Vec<f32>) -> Result<&'a [f32]> {

@@ -1,12 +1,11 @@
 //! Decoding as one captured graph.
 
-use super::kernels::{NO_TOKEN, argmax};
 use super::sampling::Samplers;
 use crate::attention::Span;
 use crate::device::{Device, call};
 use crate::error::{Error, Result};
 use crate::llama::forward::Watch;
-use crate::llama::{Backend, Model, Sampler, Session};
+use crate::llama::{Backend, Model, Sampler, Sampling, Session};
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use std::marker::PhantomData;
@@ -40,9 +39,7 @@ pub struct Decoder<'a> {
     slots: Vec<usize>,
     graph: Graph,
     /// What the graph draws with; it has their addresses.
-    _samplers: Option<Samplers>,
-    /// The tokens of the last step.
-    tokens: Vec<u32>,
+    _samplers: Samplers,
 }
 
 /// A captured graph.
@@ -69,7 +66,8 @@ impl<'a> Decoder<'a> {
         slots: &[usize],
         tokens: &[u32],
     ) -> Result<Self> {
-        Self::new(device, model, session, slots, tokens, None)
+        let samplers = vec![Sampler::new(Sampling::GREEDY, 0)?; slots.len()];
+        Self::capture_sampling(device, model, session, slots, tokens, &samplers)
     }
 
     /// Captures a step as [`Decoder::capture`] that draws each slot's token with a sampler of its own, from the state that it is
@@ -86,18 +84,6 @@ impl<'a> Decoder<'a> {
         samplers: &[Sampler],
     ) -> Result<Self> {
         crate::error::check_len("samplers", slots.len(), samplers.len())?;
-        let samplers = Samplers::new(device, samplers, model.config().vocab)?;
-        Self::new(device, model, session, slots, tokens, Some(samplers))
-    }
-
-    fn new(
-        device: &'a Device,
-        model: &'a Model<Device>,
-        session: &'a mut Session<Device>,
-        slots: &[usize],
-        tokens: &[u32],
-        mut samplers: Option<Samplers>,
-    ) -> Result<Self> {
         crate::error::check_len("tokens", slots.len(), tokens.len())?;
         let spans = session.decode_spans(slots)?;
         let vocab = model.config().vocab;
@@ -108,10 +94,10 @@ impl<'a> Decoder<'a> {
             let got = "one that is still to be made or is renewed".into();
             return Err(Error::Unsupported { what: site.name(), expected: "a choice that the prompt fixed", got });
         }
+        let mut samplers = device.samplers(samplers, vocab)?;
         prepare(device, session, spans, tokens, model.config().n_layers)?;
-        let graph = Graph(capture(device, model, session, samplers.as_mut())?);
-        let (slots, tokens) = (slots.to_vec(), tokens.to_vec());
-        Ok(Decoder { device, _model: PhantomData, session, slots, graph, _samplers: samplers, tokens })
+        let graph = Graph(capture(device, model, session, &mut samplers)?);
+        Ok(Decoder { device, _model: PhantomData, session, slots: slots.to_vec(), graph, _samplers: samplers })
     }
 
     /// Runs a step and returns each slot's next token.
@@ -126,14 +112,10 @@ impl<'a> Decoder<'a> {
             return Err(Error::Index { what: "position", limit: context, got: span.start });
         }
         self.graph.0.launch().map_err(call("launch the graph"))?;
-        let work = &mut self.session.work;
+        let Session { work, chosen, slots, policies, .. } = &mut *self.session;
         work.spans.advanced(usize::MAX)?;
-        self.device.download_into(&work.tokens.slice(..self.tokens.len()), &mut self.tokens[..])?;
-        self.session.slots.end_call(&spans, &mut self.session.policies)?;
-        match self.tokens.contains(&NO_TOKEN) {
-            true => Err(Error::Value { what: "logits", expected: "finite logits", got: f32::NAN }),
-            false => Ok(&self.tokens),
-        }
+        slots.end_call(&spans, policies)?;
+        self.device.sampled(work, chosen)
     }
 }
 
@@ -167,7 +149,7 @@ fn capture(
     device: &Device,
     model: &Model<Device>,
     session: &mut Session<Device>,
-    samplers: Option<&mut Samplers>,
+    samplers: &mut Samplers,
 ) -> Result<CudaGraph> {
     let stream = device.stream();
     let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -185,16 +167,10 @@ fn record(
     device: &Device,
     model: &Model<Device>,
     session: &mut Session<Device>,
-    samplers: Option<&mut Samplers>,
+    samplers: &mut Samplers,
 ) -> Result<()> {
     model.run(device, session, Watch::Nothing)?;
-    let (m, vocab) = (session.rows.len(), model.config().vocab);
     let Session { work, logits, .. } = session;
-    let logits = logits.slice(..m * vocab);
-    let mut tokens = work.tokens.slice_mut(..m);
-    match samplers {
-        Some(samplers) => samplers.sample(device, &logits, &mut tokens)?,
-        None => argmax(device, &logits, vocab, &mut tokens)?,
-    }
+    device.sample(work, samplers, logits)?;
     work.spans.record_advance(device)
 }

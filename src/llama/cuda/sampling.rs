@@ -32,7 +32,7 @@ use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 /// ```
 #[derive(Debug)]
 pub struct Samplers {
-    vocab: usize,
+    pub(super) vocab: usize,
     rows: usize,
     /// (state, top_p, min_p | temperature) for each row.
     records: CudaSlice<u64>,

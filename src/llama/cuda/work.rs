@@ -4,11 +4,12 @@ use super::inputs::Inputs;
 use super::linear::Scratch;
 use super::neurons::Neurons;
 use crate::attention::cuda::{self as device_attention, KvCache, KvFormat, KvLayout, Rope, Spans, Workspace};
-use crate::attention::{self, AttentionShape, Heads, KvDtype, KvPolicy, KvShape, Limits};
+use crate::attention::{self, AttentionShape, Heads, KvDtype, KvPolicy};
 use crate::device::Device;
 use crate::error::Result;
-use crate::llama::{Config, Mlp, Settings};
+use crate::llama::{Config, Settings};
 use crate::sparse_mlp::Selection;
+use crate::sparse_mlp::cuda::Weights;
 use cudarc::driver::CudaSlice;
 
 /// What a session keeps on the device besides buffers.
@@ -67,35 +68,29 @@ impl HeadMasks {
 }
 
 impl Work {
-    pub(super) fn new(device: &Device, config: &Config, mlp: &Mlp<Device>, settings: &Settings) -> Result<Self> {
+    pub(super) fn new(
+        device: &Device,
+        config: &Config,
+        neurons: Option<&Weights>,
+        settings: &Settings,
+    ) -> Result<Self> {
         let Settings { slots, context, max_tokens, max_logits, .. } = *settings;
-        let (shape, d) = (config.attention, config.d_model);
-        let kv_shape = KvShape {
-            n_layers: config.n_layers,
-            n_slots: slots,
-            n_kv_heads: shape.n_kv_heads,
-            capacity: context,
-            head_dim: shape.head_dim,
-        };
+        let (shape, kv_shape, d) = (config.attention, settings.kv_shape(config), config.d_model);
         let holes = !matches!(settings.kv, KvPolicy::WriteAll | KvPolicy::Zero);
         let inputs = (settings.kv.lag() > 0).then(|| Inputs::new(device, config, settings)).transpose()?;
         let words = slots * shape.n_q_heads.div_ceil(32);
         let rope = attention::Rope::new(shape.head_dim, config.rope_theta, &config.rope_scaling, context)?;
-        let limits = Limits { max_rows: max_tokens, max_spans: slots, capacity: context };
         let widest = [d, shape.q_elems(), config.d_ff].into_iter().max().unwrap_or(d);
-        let neurons = match mlp {
-            Mlp::Whole { .. } => None,
-            Mlp::ByNeuron(weights) => Some(Neurons::new(device, weights, config.n_layers, max_tokens, slots)?),
-        };
+        let neurons = neurons.map(|weights| Neurons::new(device, weights, config.n_layers, max_tokens, slots));
         Ok(Work {
             shape,
             cache: KvCache::new(device, kv_shape, format(settings.kv_dtype), KvLayout::Contiguous, holes)?,
             inputs,
             rope: Rope::upload(device, &rope)?,
             spans: Spans::new(device, slots)?,
-            attention: Workspace::new(device, shape, limits)?,
+            attention: Workspace::new(device, shape, settings.attention_limits())?,
             head_masks: HeadMasks::new(device, config.n_layers, words)?,
-            neurons,
+            neurons: neurons.transpose()?,
             scratch: Scratch::new(device, max_tokens.max(max_logits), widest)?,
             m: 0,
             tokens: device.zeros(max_tokens)?,

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use clap::Args;
-use moray::llama::{Backend, LogitRows, Model, Sampler, Sampling, Sequence, Session};
+use moray::llama::{Backend, Model, Sampler, Sampling, Sequence, Session};
 use serde::{Deserialize, Serialize};
 
 use super::device::cuda;
@@ -122,17 +122,18 @@ pub(super) type Next<'s> = Box<dyn FnMut(u32) -> Result<u32> + 's>;
 pub(super) type Decode<'a, B> =
     &'a dyn for<'s> Fn(&'s B, &'s Model<B>, &'s mut Session<B>, Sampler, u32) -> Result<Next<'s>>;
 
-/// Decodes by single calls, drawing on the host.
+/// Decodes by single calls.
 pub(super) fn by_calls<'s, B: Backend>(
     backend: &'s B,
     model: &'s Model<B>,
     session: &'s mut Session<B>,
-    mut sampler: Sampler,
+    sampler: Sampler,
     _first: u32,
 ) -> Result<Next<'s>> {
+    let mut samplers = backend.samplers(&[sampler], model.config().vocab)?;
     Ok(Box::new(move |token| {
         let sequence = Sequence { slot: 0, tokens: &[token] };
-        Ok(sampler.sample(model.forward(backend, session, &[sequence], LogitRows::Last)?)?)
+        Ok(model.next_tokens(backend, session, &[sequence], &mut samplers)?[0])
     }))
 }
 

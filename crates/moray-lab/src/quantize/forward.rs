@@ -1,16 +1,18 @@
-//! The forward pass of one layer in f32 over calibration windows, cut at the places where inputs are quantized.
+//! The library's forward pass of one layer over calibration windows, in f32, cut at the places where inputs are quantized.
+
+use std::cell::RefCell;
 
 use moray::Cpu;
-use moray::attention::{
-    Call, Heads, KvCache, KvDtype, KvPolicy, KvShape, Limits, Rope, Span, Workspace, attend, write_kv,
-};
-use moray::llama::{Config, rms_norm};
-use moray::sparse_mlp::activate_product;
+use moray::attention::{Heads, KvDtype, Span};
+use moray::llama::{self, Backend, Buffers, Config, CpuWork, Layer, Mlp, Settings};
+use moray::policy::Wanted;
+use moray::sparse_mlp::Selection;
 use rayon::prelude::*;
 
 use super::grid::nearest;
-use super::layer::Projection;
+use super::layer::{Half, Projection, Site};
 use super::matrix::multiply_transposed;
+use super::sites::{AtSite, Place, Sites};
 use crate::error::{Error, Result};
 
 /// What the pass needs besides weights.
@@ -20,73 +22,85 @@ pub struct Pass<'a> {
     pub cpu: &'a Cpu,
     /// Sizes and constants.
     pub config: Config,
-    rope: Rope,
+    /// Positions of the longest window.
+    context: usize,
+    /// What the last run worked in, and how many windows and tokens that is for.
+    work: RefCell<Option<([usize; 2], CpuWork)>>,
 }
 
 impl<'a> Pass<'a> {
     /// Makes the pass for windows of at most `context` positions.
-    ///
-    /// # Errors
-    /// What the rotary table refuses.
-    pub fn new(cpu: &'a Cpu, config: Config, context: usize) -> Result<Self> {
-        let rope = Rope::new(config.attention.head_dim, config.rope_theta, &config.rope_scaling, context)?;
-        Ok(Pass { cpu, config, rope })
+    pub fn new(cpu: &'a Cpu, config: Config, context: usize) -> Self {
+        Pass { cpu, config, context, work: RefCell::new(None) }
     }
 
-    /// RMSNorm of x \[T, d\].
+    /// Runs x \[T, d\], windows one after another, past half a layer that begins with RMSNorm of weights `norm`. What becomes of
+    /// the inputs of a matrix `at` says; where it ends the pass, x is left as it was.
     ///
     /// # Errors
-    /// None for whole tokens.
-    pub fn norm(&self, x: &[f32], gains: &[f32]) -> Result<Vec<f32>> {
-        let mut out = vec![0.0; x.len()];
-        rms_norm(self.cpu, x, gains, self.config.rms_eps, &mut out)?;
-        Ok(out)
-    }
-
-    /// Attention's output \[T, q\] before o, from \[T, q + 2·kv\] and the lengths of the windows in it.
-    ///
-    /// # Errors
-    /// [`Error::Kernel`] for a window beyond the rotary table.
-    pub fn attention(&self, qkv: &[f32], windows: &[usize]) -> Result<Vec<f32>> {
-        let shape = self.config.attention;
-        let (q_elems, kv_elems, width) = (shape.q_elems(), shape.kv_elems(), self.config.qkv_features());
-        let tokens = qkv.len() / width;
-        let part = |at: usize, elems: usize| -> Vec<f32> {
-            let mut out = Vec::with_capacity(tokens * elems);
-            qkv.chunks_exact(width).for_each(|row| out.extend_from_slice(&row[at..at + elems]));
-            out
+    /// What `at` refuses, and [`Error::Kernel`] for a window beyond the rotary table.
+    pub fn run(&self, half: Half, norm: &[f32], windows: &[usize], x: &mut [f32], at: AtSite<'_>) -> Result<()> {
+        let (config, tokens) = (&self.config, x.len() / self.config.d_model);
+        let place = |site| Place { site, shape: self.shape(site) };
+        let layer = Layer {
+            attn_norm: norm.to_vec(),
+            qkv: place(Site::Qkv),
+            o: place(Site::O),
+            mlp_norm: norm.to_vec(),
+            mlp: Mlp::Whole { gate_up: place(Site::GateUp), down: place(Site::Down) },
         };
-        let (mut q, k) = (part(0, q_elems), part(q_elems, kv_elems));
-        let v = part(q_elems + kv_elems, kv_elems);
+        let slots = windows.len();
+        let settings = Settings { slots, max_tokens: tokens, kv_dtype: KvDtype::F32, ..Settings::dense(self.context) };
         let spans: Vec<Span> = windows.iter().enumerate().map(|(slot, &len)| Span { slot, start: 0, len }).collect();
-        let capacity = windows.iter().copied().max().unwrap_or(1);
-        let (n_slots, n_kv_heads, head_dim) = (windows.len(), shape.n_kv_heads, shape.head_dim);
-        let kv_shape = KvShape { n_layers: 1, n_slots, n_kv_heads, head_dim, capacity };
-        let mut cache = KvCache::new(kv_shape, KvDtype::F32)?;
-        let limits = Limits { max_rows: tokens, max_spans: windows.len(), capacity };
-        let mut workspace = Workspace::new(self.cpu, shape, limits)?;
-        let call = Call { shape, layer: 0, spans: &spans, heads: Heads::All };
-        self.rope.apply(self.cpu, &spans, shape.n_q_heads, &mut q)?;
-        write_kv(self.cpu, &call, KvPolicy::WriteAll, Some(&self.rope), &k, &v, &mut cache)?;
-        let mut out = vec![0.0; q.len()];
-        attend(self.cpu, &call, &q, &cache, &mut out, &mut workspace)?;
-        Ok(out)
+        let sites = Sites::new(self.cpu, at);
+        let sizes = [slots, tokens];
+        let mut work = match self.work.take() {
+            Some((held, work)) if held == sizes => work,
+            _ => sites.work(config, None, &settings)?,
+        };
+        (0..slots).try_for_each(|slot| sites.truncate(&mut work, slot, 0))?;
+        let mut buffers = Buffers::new(&sites, config, &layer.mlp, tokens)?;
+        buffers.x.copy_from_slice(x);
+        let (backend, kv) = (&sites, settings.kv);
+        let mut pass = llama::Pass { backend, config, spans: &spans, kv, buffers: &mut buffers, work: &mut work };
+        match half {
+            Half::Attention => layer.attention(&mut pass, 0, Heads::All, None)?,
+            Half::Mlp => layer.mlp(&mut pass, 0, &Selection::All, Wanted::Nothing)?,
+        }
+        if sites.finish()? {
+            x.copy_from_slice(&buffers.x);
+        }
+        self.work.replace(Some((sizes, work)));
+        Ok(())
     }
 
-    /// act(gate) ⊙ up \[T, d_ff\] from \[T, 2·d_ff\].
+    /// The inputs of the second matrix of half a layer, from the outputs of the first.
     ///
     /// # Errors
-    /// None for whole tokens.
-    pub fn gated(&self, gate_up: &[f32]) -> Result<Vec<f32>> {
-        let d_ff = self.config.d_ff;
-        let mut gate = Vec::with_capacity(gate_up.len() / 2);
-        let mut up = Vec::with_capacity(gate_up.len() / 2);
-        for row in gate_up.chunks_exact(2 * d_ff) {
-            gate.extend_from_slice(&row[..d_ff]);
-            up.extend_from_slice(&row[d_ff..]);
+    /// As [`Pass::run`].
+    pub fn middle(&self, half: Half, windows: &[usize], y: Vec<f32>) -> Result<Vec<f32>> {
+        let (d, tokens) = (self.config.d_model, windows.iter().sum::<usize>());
+        let (mut y, mut inner) = (Some(y), Vec::new());
+        // what it begins with does not matter
+        self.run(half, &vec![1.0; d], windows, &mut vec![0.0; tokens * d], &mut |_, x| {
+            let first = y.take();
+            if first.is_none() {
+                inner = x;
+            }
+            Ok(first)
+        })?;
+        Ok(inner)
+    }
+
+    /// N and K of a site's matrix.
+    fn shape(&self, site: Site) -> [usize; 2] {
+        let Config { d_model, d_ff, attention, .. } = self.config;
+        match site {
+            Site::Qkv => [self.config.qkv_features(), d_model],
+            Site::O => [d_model, attention.q_elems()],
+            Site::GateUp => [2 * d_ff, d_model],
+            Site::Down => [d_model, d_ff],
         }
-        activate_product(self.cpu, self.config.activation, &gate, &mut up)?;
-        Ok(up)
     }
 }
 

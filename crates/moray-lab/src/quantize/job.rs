@@ -67,7 +67,7 @@ impl Job<'_> {
         let start = Instant::now();
         let directory = Directory::open(self.out, self.identity())?;
         let source = Source::new(self.checkpoint, &self.options);
-        let pass = Pass::new(self.cpu, forward_config(config)?, self.options.context)?;
+        let pass = Pass::new(self.cpu, forward_config(config)?, self.options.context);
         let width = self.options.context - usize::from(self.bos().is_some());
         let (mut tokens, mut windows) = (Vec::new(), Vec::new());
         for chunk in self.calibration.chunks(width) {

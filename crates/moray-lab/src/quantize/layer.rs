@@ -53,6 +53,28 @@ impl Site {
     }
 }
 
+/// A half of a layer, which begins with a norm and ends in the residual stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// [`Site::Qkv`] and [`Site::O`].
+    Attention,
+    /// [`Site::GateUp`] and [`Site::Down`].
+    Mlp,
+}
+
+impl Half {
+    /// In the order of the forward pass.
+    pub const ALL: [Half; 2] = [Half::Attention, Half::Mlp];
+
+    /// The sites whose matrices a half multiplies with, one after the other.
+    pub fn sites(self) -> [Site; 2] {
+        match self {
+            Half::Attention => [Site::Qkv, Site::O],
+            Half::Mlp => [Site::GateUp, Site::Down],
+        }
+    }
+}
+
 /// The weights of one layer. Norms are folded into the projections that follow, so they are 1.
 #[derive(Debug, Clone)]
 pub struct FloatLayer {
@@ -70,8 +92,13 @@ impl FloatLayer {
     /// # Errors
     /// [`crate::Error::NotFinite`] for NaN or infinite weights.
     pub fn read(checkpoint: &Checkpoint, index: usize) -> Result<Self> {
-        if checkpoint.config().qk_norm {
-            let (expected, got) = ("heads that are not normalised", "norms of query and key heads".into());
+        let is_read = |tensor| {
+            let of_sites = || Site::ALL.iter().flat_map(|site| site.tensors()).any(|&(weight, _)| weight == tensor);
+            matches!(tensor, LayerTensor::AttnNorm | LayerTensor::FfnNorm) || of_sites()
+        };
+        let mut expected = LayerTensor::ALL.into_iter().filter(|t| t.is_expected(checkpoint.config()) == Some(true));
+        if let Some(tensor) = expected.find(|&tensor| !is_read(tensor)) {
+            let (expected, got) = ("two norms and projections with or without biases", format!("{tensor:?} as well"));
             return Err(Error::Kernel(moray::Error::Unsupported { what: "layer", expected, got }));
         }
         let vector = |tensor| checkpoint.layer(index, tensor)?.to_f32();
@@ -81,6 +108,22 @@ impl FloatLayer {
             mlp_norm: vector(LayerTensor::FfnNorm)?,
             sites: [qkv?, o?, gate_up?, down?],
         })
+    }
+
+    /// The norm that a half begins with.
+    pub fn norm(&self, half: Half) -> &[f32] {
+        match half {
+            Half::Attention => &self.attn_norm,
+            Half::Mlp => &self.mlp_norm,
+        }
+    }
+
+    /// The norm that a half begins with, to change it.
+    pub fn norm_mut(&mut self, half: Half) -> &mut [f32] {
+        match half {
+            Half::Attention => &mut self.attn_norm,
+            Half::Mlp => &mut self.mlp_norm,
+        }
     }
 
     /// The projection of a site.

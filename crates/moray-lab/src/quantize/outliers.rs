@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::forward::Pass;
-use super::layer::{FloatLayer, Site};
+use super::forward::{Pass, project};
+use super::layer::{FloatLayer, Half};
 use crate::error::Result;
 
 /// Mean over rows of max|v| / rms(v); 1 if all are equal, √K if one is alone.
@@ -33,17 +33,13 @@ pub fn peak(values: &[f32], k: usize) -> f64 {
 /// What the pass refuses.
 pub fn layer_peaks(pass: &Pass<'_>, layer: &FloatLayer, hidden: &mut [f32], windows: &[usize]) -> Result<[Peaks; 4]> {
     let mut peaks = [Peaks::default(); 4];
-    for (first, second, norm) in [(Site::Qkv, Site::O, &layer.attn_norm), (Site::GateUp, Site::Down, &layer.mlp_norm)] {
-        let x = pass.norm(hidden, norm)?;
-        let y = super::forward::project(layer.site(first), &x);
-        let inner = if first == Site::Qkv { pass.attention(&y, windows)? } else { pass.gated(&y)? };
-        let change = super::forward::project(layer.site(second), &inner);
-        hidden.par_iter_mut().zip(&change).for_each(|(x, y)| *x += y);
-        for (site, input) in [(first, x), (second, inner)] {
+    for half in Half::ALL {
+        pass.run(half, layer.norm(half), windows, hidden, &mut |site, x| {
             let weight = &layer.site(site).weight;
             peaks[site as usize] =
-                Peaks { weight: peak(&weight.data, weight.columns), input: peak(&input, weight.columns) };
-        }
+                Peaks { weight: peak(&weight.data, weight.columns), input: peak(&x, weight.columns) };
+            Ok(Some(project(layer.site(site), &x)))
+        })?;
     }
     Ok(peaks)
 }

@@ -8,8 +8,8 @@ use moray::w4a8::QuantizedWeight;
 use rayon::prelude::*;
 
 use super::forward::{Pass, check_finite, fake_quantize, project};
-use super::layer::{FloatLayer, Projection, Site};
-use super::matrix::{Matrix, gram_add, times};
+use super::layer::{FloatLayer, Half, Projection, Site};
+use super::matrix::{gram_add, times};
 use super::options::Options;
 use super::solve::{SiteError, Solved, Sums, solve};
 use super::targets::{inner, missing, soften, weigh};
@@ -113,12 +113,8 @@ pub fn quantize_layer(
     streams: &mut Streams,
 ) -> Result<QuantizedLayer> {
     let work = Work { pass, options, layer, index };
-    let qkv = work.solve_inputs(Site::Qkv, streams)?;
-    let (o, attended) = work.solve_outputs(Site::O, &qkv, streams)?;
-    work.advance(Site::O, &o, &attended, streams);
-    let gate_up = work.solve_inputs(Site::GateUp, streams)?;
-    let (down, hidden) = work.solve_outputs(Site::Down, &gate_up, streams)?;
-    work.advance(Site::Down, &down, &hidden, streams);
+    let [qkv, o] = work.solve_half(Half::Attention, streams)?;
+    let [gate_up, down] = work.solve_half(Half::Mlp, streams)?;
     let solved = [qkv, o, gate_up, down];
     let errors = [0, 1, 2, 3].map(|i| solved[i].error);
     let mut sites = solved.into_iter().zip(&layer.sites).map(|(solved, float)| (solved.weight, float.bias.clone()));
@@ -153,50 +149,57 @@ pub fn pass_layer(
 
 /// Runs hidden states \[T, d\] past one layer in place, inputs of all sites int8 if asked.
 fn run_layer(pass: &Pass<'_>, layer: &FloatLayer, windows: &[usize], x: &mut [f32], int8: bool) -> Result<()> {
-    let halves = [(Site::Qkv, Site::O, &layer.attn_norm), (Site::GateUp, Site::Down, &layer.mlp_norm)];
-    for (first, second, norm) in halves {
-        let mut inputs = pass.norm(x, norm)?;
-        if int8 {
-            fake_quantize(&mut inputs, norm.len());
-        }
-        let y = project(layer.site(first), &inputs);
-        let mut inner = if first == Site::Qkv { pass.attention(&y, windows)? } else { pass.gated(&y)? };
-        if int8 {
-            fake_quantize(&mut inner, layer.site(second).weight.columns);
-        }
-        let change = project(layer.site(second), &inner);
-        x.par_iter_mut().zip(&change).for_each(|(x, y)| *x += y);
+    for half in Half::ALL {
+        pass.run(half, layer.norm(half), windows, x, &mut |site, mut inputs| {
+            if int8 {
+                fake_quantize(&mut inputs, layer.site(site).weight.columns);
+            }
+            Ok(Some(project(layer.site(site), &inputs)))
+        })?;
     }
     Ok(())
 }
 
 impl Work<'_> {
-    fn norm_of(&self, site: Site) -> &[f32] {
-        if matches!(site, Site::Qkv | Site::O) { &self.layer.attn_norm } else { &self.layer.mlp_norm }
+    /// Solves the two sites of half a layer and moves both streams past it.
+    fn solve_half(&self, half: Half, streams: &mut Streams) -> Result<[Solved; 2]> {
+        let first = self.solve_inputs(half, streams)?;
+        let (second, inputs) = self.solve_outputs(half, &first, streams)?;
+        self.advance(half, &second, &inputs, streams);
+        Ok([first, second])
     }
 
-    /// A batch's normalised inputs in both models, the quantized model's as it will see them.
-    fn inputs(&self, site: Site, tokens: &std::ops::Range<usize>, streams: &Streams) -> Result<(Vec<f32>, Vec<f32>)> {
-        let d = streams.hidden;
-        let range = tokens.start * d..tokens.end * d;
-        let float = self.pass.norm(&streams.float[range.clone()], self.norm_of(site))?;
-        let mut quantized = self.pass.norm(&streams.quantized[range], self.norm_of(site))?;
-        check_finite(&quantized, self.index, site.name())?;
+    /// The inputs of a half's first site.
+    fn inputs(&self, half: Half, windows: &[usize], x: &mut [f32]) -> Result<Vec<f32>> {
+        let mut inputs = Vec::new();
+        self.pass.run(half, self.layer.norm(half), windows, x, &mut |_, x| {
+            inputs = x;
+            Ok(None)
+        })?;
+        Ok(inputs)
+    }
+
+    /// A site's inputs as the quantized model sees them.
+    fn coded(&self, site: Site, mut inputs: Vec<f32>) -> Result<Vec<f32>> {
+        check_finite(&inputs, self.index, site.name())?;
         if self.options.int8_aware {
-            fake_quantize(&mut quantized, d);
+            fake_quantize(&mut inputs, self.layer.site(site).weight.columns);
         }
-        Ok((float, quantized))
+        Ok(inputs)
     }
 
     /// Solves q, k, v or gate, up, whose inputs are a norm's output.
-    fn solve_inputs(&self, site: Site, streams: &Streams) -> Result<Solved> {
+    fn solve_inputs(&self, half: Half, streams: &mut Streams) -> Result<Solved> {
+        let [site, _] = half.sites();
         let (d, weight) = (streams.hidden, &self.layer.site(site).weight);
         let mut sums = Sums::new(d);
         // Σ x_float xᵀ: the target is w times this
         let mut cross = vec![0.0f64; d * d];
         let mut float_gram = vec![0.0f64; d * d];
-        for (_, tokens) in streams.batches() {
-            let (float, quantized) = self.inputs(site, &tokens, streams)?;
+        for (windows, tokens) in streams.batches() {
+            let range = tokens.start * d..tokens.end * d;
+            let float = self.inputs(half, &windows, &mut streams.float[range.clone()])?;
+            let quantized = self.coded(site, self.inputs(half, &windows, &mut streams.quantized[range])?)?;
             add_gram(&quantized, d, &quantized, d, &mut sums.hessian);
             if self.options.correct {
                 add_gram(&float, d, &quantized, d, &mut cross);
@@ -216,42 +219,39 @@ impl Work<'_> {
     /// inputs of o or down are appended to `collected`.
     fn outputs(
         &self,
-        site: Site,
-        first: &Matrix,
+        half: Half,
+        first: &Projection,
         windows: &[usize],
         tokens: std::ops::Range<usize>,
         streams: &mut Streams,
         collected: &mut Vec<f32>,
     ) -> Result<()> {
-        let before = if site == Site::O { Site::Qkv } else { Site::GateUp };
-        let (float, quantized) = self.inputs(before, &tokens, streams)?;
-        let middle = |y: Vec<f32>| {
-            if site == Site::O { self.pass.attention(&y, windows) } else { self.pass.gated(&y) }
-        };
-        let bias = self.layer.site(before).bias.clone();
-        let float = middle(project(self.layer.site(before), &float))?;
-        let mut quantized = middle(project(&Projection { weight: first.clone(), bias }, &quantized))?;
-        check_finite(&quantized, self.index, site.name())?;
-        if self.options.int8_aware {
-            fake_quantize(&mut quantized, self.layer.site(site).weight.columns);
-        }
-        collected.extend_from_slice(&quantized);
-        let change = project(self.layer.site(site), &float);
-        let d = streams.hidden;
-        let stream = &mut streams.float[tokens.start * d..tokens.end * d];
-        stream.par_iter_mut().zip(&change).for_each(|(x, y)| *x += y);
-        Ok(())
+        let range = tokens.start * streams.hidden..tokens.end * streams.hidden;
+        let (layer, norm) = (self.layer, self.layer.norm(half));
+        self.pass.run(half, norm, windows, &mut streams.float[range.clone()], &mut |site, x| {
+            Ok(Some(project(layer.site(site), &x)))
+        })?;
+        self.pass.run(half, norm, windows, &mut streams.quantized[range], &mut |site, x| {
+            let x = self.coded(site, x)?;
+            if site == half.sites()[0] {
+                return Ok(Some(project(first, &x)));
+            }
+            collected.extend_from_slice(&x);
+            Ok(None)
+        })
     }
 
     /// Solves o or down, whose output is added to the hidden state. Returns its inputs in the quantized model too.
-    fn solve_outputs(&self, site: Site, first: &Solved, streams: &mut Streams) -> Result<(Solved, Vec<f32>)> {
+    fn solve_outputs(&self, half: Half, first: &Solved, streams: &mut Streams) -> Result<(Solved, Vec<f32>)> {
+        let [before, site] = half.sites();
+        let first = Projection { weight: first.values.clone(), bias: self.layer.site(before).bias.clone() };
         let Projection { weight, bias } = self.layer.site(site);
         let (n, k, d) = (weight.rows, weight.columns, streams.hidden);
         let mut sums = Sums::new(k);
         let mut target = vec![0.0f64; n * k];
         let mut collected = Vec::with_capacity(streams.tokens() * k);
         for (windows, tokens) in streams.batches() {
-            self.outputs(site, &first.values, &windows, tokens.clone(), streams, &mut collected)?;
+            self.outputs(half, &first, &windows, tokens.clone(), streams, &mut collected)?;
             let mut inputs = collected[tokens.start * k..tokens.end * k].to_vec();
             if self.options.correct {
                 let range = tokens.start * d..tokens.end * d;
@@ -273,7 +273,8 @@ impl Work<'_> {
 
     /// Adds o's or down's output to the quantized stream, as [`run_layer`] does it, so that a run that was interrupted goes
     /// on from the same numbers.
-    fn advance(&self, site: Site, solved: &Solved, inputs: &[f32], streams: &mut Streams) {
+    fn advance(&self, half: Half, solved: &Solved, inputs: &[f32], streams: &mut Streams) {
+        let [_, site] = half.sites();
         let (k, d) = (solved.values.columns, streams.hidden);
         let projection = Projection { weight: solved.values.clone(), bias: self.layer.site(site).bias.clone() };
         for (_, tokens) in streams.batches() {

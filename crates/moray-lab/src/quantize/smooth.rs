@@ -17,7 +17,7 @@ use moray::w4a8::{Format, quantize};
 use rayon::prelude::*;
 
 use super::forward::{Pass, fake_quantize, project};
-use super::layer::{FloatLayer, Projection, Site};
+use super::layer::{FloatLayer, Half, Projection, Site};
 use super::matrix::Matrix;
 use super::solve::dequantized;
 use crate::error::Result;
@@ -46,38 +46,25 @@ pub fn smooth_layer(
     windows: &[usize],
 ) -> Result<[Option<f32>; 4]> {
     let sample = Sample { pass, format, windows };
-    let d = pass.config.d_model;
-    let mut x = pass.norm(hidden, &layer.attn_norm)?;
-    let qkv = sample.search(Site::Qkv, layer.site(Site::Qkv), &x)?;
-    divide(&mut x, &qkv.scales);
-    fold_into_vector(&mut layer.attn_norm, &qkv.scales);
-    multiply_columns(&mut layer.site_mut(Site::Qkv).weight, &qkv.scales);
-
-    let mut attended = sample.middle(Site::Qkv, sample.quantized(layer.site(Site::Qkv), &x)?)?;
-    let shape = pass.config.attention;
-    let mut o_threshold = None;
-    if shape.n_q_heads == shape.n_kv_heads {
-        let o = sample.search(Site::O, layer.site(Site::O), &attended)?;
-        o_threshold = Some(o.threshold);
-        divide(&mut attended, &o.scales);
-        divide_rows(layer.site_mut(Site::Qkv), shape.q_elems() + shape.kv_elems(), &o.scales);
-        multiply_columns(&mut layer.site_mut(Site::O).weight, &o.scales);
+    let mut thresholds = [None; 4];
+    let mut hidden = hidden.to_vec();
+    for half in Half::ALL {
+        let norm = layer.norm(half).to_vec();
+        pass.run(half, &norm, windows, &mut hidden, &mut |site, mut x| {
+            let heads = pass.config.attention;
+            // query heads that share a value head would each want scales of their own
+            if site != Site::O || heads.n_q_heads == heads.n_kv_heads {
+                let Found { threshold, scales } = sample.search(site, layer.site(site), &x)?;
+                divide(&mut x, &scales);
+                sample.fold(layer, site, &scales);
+                multiply_columns(&mut layer.site_mut(site).weight, &scales);
+                thresholds[site as usize] = Some(threshold);
+            }
+            // nothing is smoothed after the last site
+            if site == Site::Down { Ok(None) } else { sample.quantized(layer.site(site), &x).map(Some) }
+        })?;
     }
-    let mut next = sample.quantized(layer.site(Site::O), &attended)?;
-    next.par_iter_mut().zip(hidden).for_each(|(y, x)| *y += x);
-
-    let mut x = pass.norm(&next, &layer.mlp_norm)?;
-    let gate_up = sample.search(Site::GateUp, layer.site(Site::GateUp), &x)?;
-    divide(&mut x, &gate_up.scales);
-    fold_into_vector(&mut layer.mlp_norm, &gate_up.scales);
-    multiply_columns(&mut layer.site_mut(Site::GateUp).weight, &gate_up.scales);
-
-    let product = sample.middle(Site::GateUp, sample.quantized(layer.site(Site::GateUp), &x)?)?;
-    let down = sample.search(Site::Down, layer.site(Site::Down), &product)?;
-    divide_rows(layer.site_mut(Site::GateUp), pass.config.d_ff, &down.scales);
-    multiply_columns(&mut layer.site_mut(Site::Down).weight, &down.scales);
-    debug_assert_eq!(hidden.len() % d, 0);
-    Ok([Some(qkv.threshold), o_threshold, Some(gate_up.threshold), Some(down.threshold)])
+    Ok(thresholds)
 }
 
 /// What a search found.
@@ -120,9 +107,20 @@ impl Sample<'_> {
     /// The function whose error counts.
     fn middle(&self, site: Site, y: Vec<f32>) -> Result<Vec<f32>> {
         match site {
-            Site::Qkv => self.pass.attention(&y, self.windows),
-            Site::GateUp => self.pass.gated(&y),
+            Site::Qkv => self.pass.middle(Half::Attention, self.windows, y),
+            Site::GateUp => self.pass.middle(Half::Mlp, self.windows, y),
             Site::O | Site::Down => Ok(y),
+        }
+    }
+
+    /// Divides what makes the inputs of a site by scales.
+    fn fold(&self, layer: &mut FloatLayer, site: Site, scales: &[f32]) {
+        let shape = self.pass.config.attention;
+        match site {
+            Site::Qkv => fold_into_vector(layer.norm_mut(Half::Attention), scales),
+            Site::O => divide_rows(layer.site_mut(Site::Qkv), shape.q_elems() + shape.kv_elems(), scales),
+            Site::GateUp => fold_into_vector(layer.norm_mut(Half::Mlp), scales),
+            Site::Down => divide_rows(layer.site_mut(Site::GateUp), self.pass.config.d_ff, scales),
         }
     }
 
@@ -201,7 +199,7 @@ mod tests {
     fn thresholds_match_the_best_of_all_by_definition() {
         let (cpu, fixture) = (moray::Cpu::detect(), Fixture::default());
         let config = forward_config(fixture.open().unwrap().config()).unwrap();
-        let pass = Pass::new(&cpu, config, 16).unwrap();
+        let pass = Pass::new(&cpu, config, 16);
         let sample = Sample { pass: &pass, format: FORMAT, windows: &[12] };
         let mut random = SplitMix(41);
         for (site, rows) in [(Site::O, 24), (Site::GateUp, 2 * fixture.d_ff)] {

@@ -54,7 +54,7 @@ fn smoothed_logits_match_the_plain_models_and_scales_are_not_all_one() {
         let options = Options { rotate: false, ..Options::new(Method::Qqq, Format::per_channel()) };
         let source = Source::new(&checkpoint, &options);
         let expected = logits(&model(&source, |_, _| ()), &cpu, &text);
-        let pass = Pass::new(&cpu, forward_config(checkpoint.config()).unwrap(), 24).unwrap();
+        let pass = Pass::new(&cpu, forward_config(checkpoint.config()).unwrap(), 24);
         let mut hidden = source.embedded(&text).unwrap();
         // two channels that stand out, as in large models
         hidden.iter_mut().step_by(fixture.hidden).for_each(|v| *v += 3.0);

@@ -25,7 +25,7 @@ fn every_sites_error_is_below_round_to_nearests_for_every_method_and_mode() {
             let options = Options { context: 96, ..Options::new(method, format) };
             let source = Source::new(&checkpoint, &options);
             let config = forward_config(checkpoint.config()).unwrap();
-            let pass = Pass::new(&cpu, config, options.context).unwrap();
+            let pass = Pass::new(&cpu, config, options.context);
             let mut streams = Streams::new(source.embedded(&text).unwrap(), &[96; 8], fixture.hidden);
             for index in 0..fixture.n_layers {
                 let layer = source.layer(index).unwrap();

@@ -138,7 +138,7 @@ fn activations_that_overflow_are_refused_by_layer_and_site() {
     let checkpoint = open(&fixture);
     let options = Options { context: 64, ..Options::new(Method::Full, Format::per_channel()) };
     let source = Source::new(&checkpoint, &options);
-    let pass = Pass::new(&cpu, forward_config(checkpoint.config()).unwrap(), 64).unwrap();
+    let pass = Pass::new(&cpu, forward_config(checkpoint.config()).unwrap(), 64);
     let mut layer = source.layer(0).unwrap();
     layer.site_mut(Site::GateUp).weight.data.iter_mut().for_each(|w| *w *= 1e37);
     let mut streams = Streams::new(source.embedded(&tokens(256, &fixture, 1)).unwrap(), &[64; 4], fixture.hidden);

@@ -1,9 +1,10 @@
 //! One layer's four sites against their targets by definition.
 
 use moray::Cpu;
+use moray::llama::rms_norm;
 use moray::w4a8::{Format, quantize};
 
-use super::{Pass, QuantizedLayer, Streams, quantize_layer};
+use super::{Half, Pass, QuantizedLayer, Streams, quantize_layer};
 use crate::fixture::{Fixture, SplitMix};
 use crate::load::forward_config;
 use crate::quantize::layer::{FloatLayer, Site};
@@ -75,7 +76,7 @@ fn errors_of_all_sites_match_their_targets_by_definition() {
     let checkpoint = fixture.open().unwrap();
     let options = Options { rotate: false, refinements: 0, ..Options::new(Method::Full, FORMAT) };
     let layer = Source::new(&checkpoint, &options).layer(0).unwrap();
-    let pass = Pass::new(&cpu, forward_config(checkpoint.config()).unwrap(), 16).unwrap();
+    let pass = Pass::new(&cpu, forward_config(checkpoint.config()).unwrap(), 16);
     // some tokens are larger than others, and the quantized model's stream has gone astray
     let float: Vec<f32> = (0..tokens * d).map(|i| [1.0, 0.1, 4.0][i / d % 3] * random.signed()).collect();
     let astray: Vec<f32> = float.iter().map(|v| v * (1.0 + 0.3 * random.signed())).collect();
@@ -84,10 +85,13 @@ fn errors_of_all_sites_match_their_targets_by_definition() {
     let done = quantize_layer(&pass, &options, &layer, 0, &mut streams).unwrap();
 
     let mut states = (float, astray);
-    for (first, second, norm) in [(Site::Qkv, Site::O, &layer.attn_norm), (Site::GateUp, Site::Down, &layer.mlp_norm)] {
-        let middle = |y: &[f32]| match first {
-            Site::Qkv => pass.attention(y, &WINDOWS).unwrap(),
-            _ => pass.gated(y).unwrap(),
+    for half in Half::ALL {
+        let [first, second] = half.sites();
+        let middle = |y: Vec<f32>| pass.middle(half, &WINDOWS, y).unwrap();
+        let normed = |x: &[f32]| {
+            let mut y = vec![0.0; x.len()];
+            rms_norm(&cpu, x, layer.norm(half), pass.config.rms_eps, &mut y).unwrap();
+            y
         };
         let close = |site: Site, expected: f64| {
             let got = done.errors[site as usize].nearest;
@@ -95,12 +99,12 @@ fn errors_of_all_sites_match_their_targets_by_definition() {
             assert!((got - expected).abs() < 2e-3 * expected, "{site:?}: {got}, by definition {expected}");
         };
         let site = Plain::new(&layer, &done, first);
-        let x = pass.norm(&states.0, norm).unwrap();
-        let coded = int8(&pass.norm(&states.1, norm).unwrap(), d);
+        let x = normed(&states.0);
+        let coded = int8(&normed(&states.1), d);
         close(first, site.error(&coded, &product(&site.float, &x, d, &vec![0.0; site.bias.len()])));
-        let inner = middle(&product(&site.float, &x, d, &site.bias));
+        let inner = middle(product(&site.float, &x, d, &site.bias));
         let site_after = Plain::new(&layer, &done, second);
-        let coded = int8(&middle(&product(&site.quantized, &coded, d, &site.bias)), site_after.k);
+        let coded = int8(&middle(product(&site.quantized, &coded, d, &site.bias)), site_after.k);
 
         let Plain { k, float, quantized, bias } = &site_after;
         let after = sum(&states.0, &product(float, &inner, *k, bias));
