@@ -1,5 +1,5 @@
 // The weight modes, each as a policy: how 16 bytes of a packed tile become int8 operands of the matrix unit, and what the
-// integer sums are scaled with. A new mode is a new policy.
+// integer sums are scaled with. A new mode is a new policy and its line in MORAY_WEIGHTS.
 //
 // A policy has
 //   BITS         of a stored code;
@@ -145,10 +145,33 @@ __device__ __forceinline__ int32_t group_zero(Offset kind, uint32_t point) {
     }
 }
 
+// Integers as numbers: with fine scales, those of their block's activations.
+template <bool FINE>
+__device__ __forceinline__ float activations(int32_t sum, float act_scale) {
+    return FINE ? __fmul_rn(__int2float_rn(sum), act_scale) : __int2float_rn(sum);
+}
+
 // Adds a group to a row's sum: the CPU's order, one rounding for each product and sum together.
-__device__ __forceinline__ float add_group(float acc, int32_t dot, int32_t zero, int32_t sum, float scale, float offset, Offset kind) {
-    acc = __fmaf_rn(__int2float_rn(dot - zero * sum), scale, acc);
-    return kind == Offset::f16 ? __fmaf_rn(__int2float_rn(sum), offset, acc) : acc;
+template <bool FINE>
+__device__ __forceinline__ float add_group(float acc, int32_t dot, int32_t zero, int32_t sum, float act_scale, float scale,
+                                           float offset, Offset kind) {
+    acc = __fmaf_rn(activations<FINE>(dot - zero * sum, act_scale), scale, acc);
+    return kind == Offset::f16 ? __fmaf_rn(activations<FINE>(sum, act_scale), offset, acc) : acc;
+}
+
+// Adds what shares a fine scale to a row's sum, in modes that stay in integers otherwise.
+template <typename W>
+__device__ __forceinline__ float add_block(float acc, int32_t dot, int32_t sum, float act_scale) {
+    return __fmaf_rn(__int2float_rn(dot - W::ZERO * sum), act_scale, acc);
 }
 
 }  // namespace moray
+
+// Every mode: F(its name in symbols, its policy).
+#define MORAY_WEIGHTS(F)       \
+    F(per_channel, PerChannel) \
+    F(w8, W8)                  \
+    F(two_level, TwoLevel)     \
+    F(qqq, Qqq)                \
+    F(per_group, PerGroup)     \
+    F(per_group8, PerGroup8)

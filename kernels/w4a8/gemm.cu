@@ -7,7 +7,8 @@
 // | group_scale | f16 or u8       | [N, groups]                 | [N/16][groups][16], 16-byte aligned        |
 // | offset      | f16 or u8       | [N, groups]                 | as group_scale                             |
 // | x           | int8            | [M, padded K]               | row-major, 16-byte aligned                 |
-// | sums        | int32           | [groups, M] or [M]          | row-major                                  |
+// | act_scale   | f32             | [M], fine [⌈K/128⌉, M]      | row-major                                  |
+// | sums        | int32           | [groups, M] or as act_scale | row-major                                  |
 // | y, residual | f32, f16, bf16  | [M, N]                      | row-major                                  |
 //
 // Requires: K a multiple of 32 and of the group size (32, 64 or 128; QQQ 128). Compute capability 8.0.
@@ -16,7 +17,7 @@
 //
 // Weights are the A operand of mma.m16n8k32 and tokens the N of 8, so a small M wastes little. The splits of K are added in
 // their order by the block that arrives last, so the result is the same in every run: the CPU's bits in the modes that stay
-// in integers, and in group modes as long as K is not split.
+// in integers, and in group modes and with fine scales as long as K is not split.
 // Source: offline fragment order as in Marlin (arXiv 2408.11743), the integer pipeline of QQQ (arXiv 2406.09904), group
 // scales inside int8 as in QServe (arXiv 2405.04532); written anew. Wrapper: src/w4a8/cuda/linear.rs.
 
@@ -30,7 +31,7 @@ namespace moray {
 constexpr uint32_t WARPS = 4, THREADS = 32 * WARPS;
 constexpr uint32_t ROWS = WARPS * TILE_N;
 constexpr uint32_t STAGES = 4;
-constexpr uint32_t STAGE_K = 128;
+constexpr uint32_t STAGE_K = ACT_BLOCK;  // so that a stage has one fine scale of each token
 constexpr uint32_t STAGE_STEPS = STAGE_K / 32;
 constexpr uint32_t MAX_GROUPS = STAGE_K / 32;  // groups that a stage may have
 constexpr uint32_t OUT_STRIDE = ROWS + 4;      // words of a token's row: 4 tokens × 8 rows touch 32 banks
@@ -123,9 +124,38 @@ __device__ __forceinline__ RowScales row_values(const char* group_smem) {
 
 __device__ __forceinline__ float half_bits(uint32_t bits) { return __half2float(__ushort_as_half(static_cast<uint16_t>(bits))); }
 
-// Adds the integers of a finished group to the f32 sums and clears them.
+// The value of a stage's 128 of K for each of a lane's tokens: [⌈K/128⌉][M] in global memory.
+template <uint32_t TOKENS, typename T>
+__device__ __forceinline__ void load_tokens(const LinearParams& p, const T* values, uint32_t index, T (&out)[TOKENS / 8][2]) {
+    const uint32_t first = blockIdx.y * TOKENS + 2 * (threadIdx.x % 4);
+#pragma unroll
+    for (uint32_t t = 0; t < TOKENS / 8; ++t)
+#pragma unroll
+        for (uint32_t j = 0; j < 2; ++j) {
+            const uint32_t m = first + 8 * t + j;
+            out[t][j] = m < p.m ? __ldg(values + size_t(index) * p.m + m) : T(0);
+        }
+}
+
+// Adds the integers of a finished stage to the f32 sums and clears them, in modes that have no groups in f32.
 template <typename W, uint32_t TOKENS>
-__device__ __forceinline__ void add_groups(const LinearParams& p, const char* stage, uint32_t group, int32_t (&dots)[TOKENS / 8][4],
+__device__ __forceinline__ void add_blocks(const LinearParams& p, uint32_t index, const float (&act_scales)[TOKENS / 8][2],
+                                           int32_t (&dots)[TOKENS / 8][4], float (&sums)[TOKENS / 8][4]) {
+    int32_t token_sums[TOKENS / 8][2] = {};
+    if constexpr (W::ZERO != 0) load_tokens<TOKENS>(p, p.sums, index, token_sums);
+#pragma unroll
+    for (uint32_t t = 0; t < TOKENS / 8; ++t)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            sums[t][i] = add_block<W>(sums[t][i], dots[t][i], token_sums[t][i % 2], act_scales[t][i % 2]);
+            dots[t][i] = 0;
+        }
+}
+
+// Adds the integers of a finished group to the f32 sums and clears them.
+template <typename W, uint32_t TOKENS, bool FINE>
+__device__ __forceinline__ void add_groups(const LinearParams& p, const char* stage, uint32_t group,
+                                           const float (&act_scales)[TOKENS / 8][2], int32_t (&dots)[TOKENS / 8][4],
                                            float (&sums)[TOKENS / 8][4]) {
     using S = Stage<W, TOKENS>;
     const uint32_t warp = threadIdx.x / 32, pair = 2 * (threadIdx.x % 4);
@@ -144,16 +174,17 @@ __device__ __forceinline__ void add_groups(const LinearParams& p, const char* st
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const int32_t sum = i % 2 == 0 ? two.x : two.y;
-            sums[t][i] = add_group(sums[t][i], dots[t][i], zeros[i / 2], sum, scales[i / 2], added[i / 2], p.offset_kind);
+            sums[t][i] = add_group<FINE>(sums[t][i], dots[t][i], zeros[i / 2], sum, act_scales[t][i % 2], scales[i / 2],
+                                         added[i / 2], p.offset_kind);
             dots[t][i] = 0;
         }
     }
 }
 
-// Multiplies one stage: at most `steps` k-steps of 32.
-template <typename W, uint32_t TOKENS>
-__device__ __forceinline__ void multiply(const LinearParams& p, const char* stage, uint32_t stage_smem, uint32_t steps,
-                                         int32_t (&dots)[TOKENS / 8][4], float (&sums)[TOKENS / 8][4]) {
+// Multiplies stage number `index` of K: at most `steps` k-steps of 32.
+template <typename W, uint32_t TOKENS, bool FINE>
+__device__ __forceinline__ void multiply(const LinearParams& p, const char* stage, uint32_t stage_smem, uint32_t index,
+                                         uint32_t steps, int32_t (&dots)[TOKENS / 8][4], float (&sums)[TOKENS / 8][4]) {
     using S = Stage<W, TOKENS>;
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     // rows of ldmatrix: lanes 0–7 and 8–15 two chunks of tokens 0–7, 16–31 the same of tokens 8–15
@@ -161,6 +192,8 @@ __device__ __forceinline__ void multiply(const LinearParams& p, const char* stag
     const uint32_t group_steps = W::SCALE_BYTES > 0 ? p.group_size / 32 : 1;
     uint4 tile;
     RowScales scales = {0, 0};
+    float act_scales[TOKENS / 8][2] = {};
+    if constexpr (FINE) load_tokens<TOKENS>(p, p.act_scale, index, act_scales);
 #pragma unroll
     for (uint32_t step = 0; step < STAGE_STEPS; ++step) {
         if (step >= steps) break;
@@ -183,9 +216,10 @@ __device__ __forceinline__ void multiply(const LinearParams& p, const char* stag
             mma_s8(dots[t + 1], a, b[2], b[3]);
         }
         if constexpr (W::GROUPED) {
-            if ((step + 1) % group_steps == 0) add_groups<W, TOKENS>(p, stage, step / group_steps, dots, sums);
+            if ((step + 1) % group_steps == 0) add_groups<W, TOKENS, FINE>(p, stage, step / group_steps, act_scales, dots, sums);
         }
     }
+    if constexpr (FINE && !W::GROUPED) add_blocks<W, TOKENS>(p, index, act_scales, dots, sums);
 }
 
 // Adds the splits of K: every block leaves its values, and the last to arrive adds them all in order. Says whether this block
@@ -195,10 +229,11 @@ __device__ __forceinline__ bool add_splits(const LinearParams& p, int32_t (&dots
     __shared__ uint32_t last_smem;
     const uint32_t block = blockIdx.y * gridDim.x + blockIdx.x, blocks = gridDim.x * gridDim.y;
     constexpr uint32_t VALUES = ROWS * TOKENS;  // of a block: (value, thread128)
+    const bool floats = W::GROUPED || p.fine;
     uint32_t* mine = p.partial + (size_t(blockIdx.z) * blocks + block) * VALUES + threadIdx.x;
 #pragma unroll
     for (uint32_t i = 0; i < TOKENS / 2; ++i)
-        mine[i * THREADS] = W::GROUPED ? __float_as_uint(sums[i / 4][i % 4]) : static_cast<uint32_t>(dots[i / 4][i % 4]);
+        mine[i * THREADS] = floats ? __float_as_uint(sums[i / 4][i % 4]) : static_cast<uint32_t>(dots[i / 4][i % 4]);
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -215,7 +250,7 @@ __device__ __forceinline__ bool add_splits(const LinearParams& p, int32_t (&dots
         int32_t dot = 0;
         for (uint32_t split = 0; split < p.splits; ++split) {
             const uint32_t value = __ldcg(p.partial + (size_t(split) * blocks + block) * VALUES + i * THREADS + threadIdx.x);
-            if (W::GROUPED) sum = __fadd_rn(sum, __uint_as_float(value));
+            if (floats) sum = __fadd_rn(sum, __uint_as_float(value));
             else dot += static_cast<int32_t>(value);
         }
         sums[i / 4][i % 4] = sum;
@@ -229,12 +264,13 @@ template <typename W, uint32_t TOKENS>
 __device__ __forceinline__ void write_back(const LinearParams& p, const Block& b, uint32_t* out, int32_t (&dots)[TOKENS / 8][4],
                                            float (&sums)[TOKENS / 8][4]) {
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const bool floats = W::GROUPED || p.fine;
 #pragma unroll
     for (uint32_t t = 0; t < TOKENS / 8; ++t)
 #pragma unroll
         for (uint32_t i = 0; i < 4; ++i) {
             const uint32_t token = t * 8 + 2 * (lane % 4) + i % 2, row = warp * TILE_N + lane / 4 + i / 2 * 8;
-            out[token * OUT_STRIDE + row] = W::GROUPED ? __float_as_uint(sums[t][i]) : static_cast<uint32_t>(dots[t][i]);
+            out[token * OUT_STRIDE + row] = floats ? __float_as_uint(sums[t][i]) : static_cast<uint32_t>(dots[t][i]);
         }
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < TOKENS * ROWS; i += THREADS) {
@@ -242,12 +278,12 @@ __device__ __forceinline__ void write_back(const LinearParams& p, const Block& b
         if (m >= p.m) break;
         if (n >= p.n) continue;
         const uint32_t value = out[i / ROWS * OUT_STRIDE + i % ROWS];
-        if constexpr (W::GROUPED) {
-            write_output(p, m, n, __uint_as_float(value));
-        } else {
-            const int32_t dot = static_cast<int32_t>(value) - (W::ZERO != 0 ? W::ZERO * p.sums[m] : 0);
-            write_output(p, m, n, __fmul_rn(__int2float_rn(dot), p.scale[n]));
+        float sum = __uint_as_float(value);
+        if constexpr (!W::GROUPED) {
+            if (!p.fine) sum = __int2float_rn(static_cast<int32_t>(value) - (W::ZERO != 0 ? W::ZERO * p.sums[m] : 0));
+            sum = __fmul_rn(sum, p.scale[n]);
         }
+        write_output(p, m, n, sum);
     }
 }
 
@@ -277,7 +313,9 @@ __device__ __forceinline__ void gemm(const LinearParams& p) {
         const uint32_t next = index + STAGES - 1, free = slot == 0 ? STAGES - 1 : slot - 1;
         if (next < end) load_stage<W, TOKENS>(p, b, base + free * S::BYTES, next);
         cp_async_commit();
-        multiply<W, TOKENS>(p, smem + slot * S::BYTES, base + slot * S::BYTES, b.steps - index * STAGE_STEPS, dots, sums);
+        const uint32_t at = slot * S::BYTES, steps = b.steps - index * STAGE_STEPS;
+        if (p.fine) multiply<W, TOKENS, true>(p, smem + at, base + at, index, steps, dots, sums);
+        else multiply<W, TOKENS, false>(p, smem + at, base + at, index, steps, dots, sums);
         slot = slot + 1 == STAGES ? 0 : slot + 1;
     }
     cp_async_wait<0>();
@@ -288,21 +326,14 @@ __device__ __forceinline__ void gemm(const LinearParams& p) {
 
 }  // namespace moray
 
-#define MORAY_GEMM(name, Weight, TOKENS)                                                                        \
-    MORAY_SHARED(name, (moray::Stage<moray::Weight, TOKENS>::ALL_BYTES))                                         \
-    extern "C" __global__ void __launch_bounds__(moray::THREADS) name(const moray::LinearParams p) {            \
-        moray::gemm<moray::Weight, TOKENS>(p);                                                                   \
+#define MORAY_GEMM(name, Weight, TOKENS)                                                             \
+    MORAY_SHARED(name, (moray::Stage<moray::Weight, TOKENS>::ALL_BYTES))                             \
+    extern "C" __global__ void __launch_bounds__(moray::THREADS) name(const moray::LinearParams p) { \
+        moray::gemm<moray::Weight, TOKENS>(p);                                                       \
     }
 
-MORAY_GEMM(w4a8_gemm_per_channel_16, PerChannel, 16)
-MORAY_GEMM(w4a8_gemm_per_channel_64, PerChannel, 64)
-MORAY_GEMM(w4a8_gemm_w8_16, W8, 16)
-MORAY_GEMM(w4a8_gemm_w8_64, W8, 64)
-MORAY_GEMM(w4a8_gemm_two_level_16, TwoLevel, 16)
-MORAY_GEMM(w4a8_gemm_two_level_64, TwoLevel, 64)
-MORAY_GEMM(w4a8_gemm_qqq_16, Qqq, 16)
-MORAY_GEMM(w4a8_gemm_qqq_64, Qqq, 64)
-MORAY_GEMM(w4a8_gemm_per_group_16, PerGroup, 16)
-MORAY_GEMM(w4a8_gemm_per_group_64, PerGroup, 64)
-MORAY_GEMM(w4a8_gemm_per_group8_16, PerGroup8, 16)
-MORAY_GEMM(w4a8_gemm_per_group8_64, PerGroup8, 64)
+#define MORAY_GEMMS(name, Weight)                 \
+    MORAY_GEMM(w4a8_gemm_##name##_16, Weight, 16) \
+    MORAY_GEMM(w4a8_gemm_##name##_64, Weight, 64)
+
+MORAY_WEIGHTS(MORAY_GEMMS)

@@ -1,13 +1,14 @@
-// y[M,N] = act_scale[M] · (x[M,K] · w[N,K]ᵀ) + bias[N] + residual[M,N] for M from 1 to 4: the weights' bytes are all that counts.
+// y[M,N] = act_scale[M] · (x[M,K] · w[N,K]ᵀ) + bias[N] + residual[M,N], act_scale perhaps finer, for M from 1 to 4: the weights' bytes are all that counts.
 //
 // Arguments, types and layouts as in gemm.cu; `splits`, `partial` and `arrived` are not used.
 //
 // Requires: as gemm.cu. Grid: ⌈N/16⌉. Block: 256 threads, 8 warps that share the K of one row of tiles.
-// Shared memory: 32 KiB in group modes, 2 KiB in the others.
+// Shared memory: 32 KiB in group modes, 8 KiB in the others.
 //
 // Every warp takes 256 of each 2048 of K and keeps its next weights in registers while it multiplies, so about 2 KiB for each
 // warp are on their way. Tokens are the N of 8 of mma.m16n8k32: multiplying costs the same for 1 and 4, and less than dp4a.
-// The integers of a group are left in shared memory and added in f32 in the groups' order: the CPU's bits.
+// The integers of a part, a group or what shares a fine scale, are left in shared memory and added in f32 in the parts' order: the
+// CPU's bits.
 // Source: as gemm.cu. Wrapper: src/w4a8/cuda/linear.rs.
 
 #include "common/ptx.cuh"
@@ -21,8 +22,17 @@ constexpr uint32_t TOKENS = 4;
 constexpr uint32_t UNIT_K = 256;  // of a warp at a time
 constexpr uint32_t UNIT_STEPS = UNIT_K / 32;
 constexpr uint32_t CHUNK_K = WARPS * UNIT_K;
-constexpr uint32_t MAX_GROUPS = CHUNK_K / 32;
 constexpr uint32_t OUTPUTS = TILE_N * TOKENS;  // of a block: (token4, row16)
+
+// K of a part, whose integers are scaled together.
+template <typename W>
+__device__ __forceinline__ uint32_t part_size(const LinearParams& p) {
+    return W::GROUPED ? p.group_size : ACT_BLOCK;
+}
+
+// Parts that a chunk may have.
+template <typename W>
+constexpr uint32_t MAX_PARTS = CHUNK_K / (W::GROUPED ? 32 : ACT_BLOCK);
 
 // The weights of one warp's unit, as they lie in the tiles.
 template <typename W>
@@ -67,13 +77,14 @@ __device__ __forceinline__ void put(int32_t* out_smem, const int32_t (&dots)[4])
     for (uint32_t i = 0; i < 4; ++i) out_smem[place(token + i % 2, row + i / 2 * 8)] = dots[i];
 }
 
-// Multiplies a unit. Group modes leave each group's integers in `groups_smem`, from the unit's first group on, and clear them.
-template <typename W>
+// Multiplies a unit. With parts, leaves each one's integers in `parts_smem`, from the unit's first on, and clears them.
+template <typename W, bool PARTS>
 __device__ __forceinline__ void multiply(const LinearParams& p, const Unit<W>& unit, uint32_t index, int32_t (&dots)[4],
-                                         int32_t* groups_smem) {
+                                         int32_t* parts_smem) {
     const uint32_t lane = threadIdx.x % 32, token = lane / 4, steps = p.k / 32, pad_k = padded(p.k);
     const uint32_t group_steps = W::SCALE_BYTES > 0 ? p.group_size / 32 : 1, groups = steps / group_steps;
     const uint32_t* x = reinterpret_cast<const uint32_t*>(p.x + size_t(token) * pad_k) + lane % 4;
+    const uint32_t part_steps = part_size<W>(p) / 32;
     RowScales scales = {0, 0};
 #pragma unroll
     for (uint32_t i = 0; i < UNIT_STEPS; ++i) {
@@ -87,38 +98,45 @@ __device__ __forceinline__ void multiply(const LinearParams& p, const Unit<W>& u
         uint32_t a[4];
         W::fragment(a, unit.tiles[i / STEPS_PER_TILE<W::BITS>], i % STEPS_PER_TILE<W::BITS>, scales);
         mma_s8(dots, a, b0, b1);
-        if constexpr (W::GROUPED) {
-            if ((i + 1) % group_steps == 0) {
-                put(groups_smem + i / group_steps * OUTPUTS, dots);
+        if constexpr (PARTS) {
+            // only a fine scale's last part may be short
+            if ((i + 1) % part_steps == 0 || step + 1 == steps) {
+                put(parts_smem + i / part_steps * OUTPUTS, dots);
                 dots[0] = dots[1] = dots[2] = dots[3] = 0;
             }
         }
     }
 }
 
-// Adds the groups of one chunk of K to an output of this thread, in order.
-template <typename W>
-__device__ __forceinline__ float add_chunk(const LinearParams& p, uint32_t chunk, const int32_t* groups_smem, float acc) {
-    const uint32_t token = threadIdx.x / TILE_N, row = threadIdx.x % TILE_N, groups = p.k / p.group_size;
-    const uint32_t count = CHUNK_K / p.group_size, first = chunk * count, end = min(first + count, groups);
+// Adds the parts of one chunk of K to an output of this thread, in order.
+template <typename W, bool FINE>
+__device__ __forceinline__ float add_chunk(const LinearParams& p, uint32_t chunk, const int32_t* parts_smem, float acc) {
+    const uint32_t token = threadIdx.x / TILE_N, row = threadIdx.x % TILE_N, size = part_size<W>(p);
+    const uint32_t count = CHUNK_K / size, groups = (p.k + size - 1) / size, first = chunk * count, end = min(first + count, groups);
     const __half* scales = static_cast<const __half*>(p.group_scale);
 #pragma unroll 4
     for (uint32_t g = first; g < end; ++g) {
+        const int32_t dot = parts_smem[(g - first) * OUTPUTS + place(token, row)];
+        const int32_t sum = W::GROUPED || W::ZERO != 0 ? p.sums[size_t(g) * p.m + token] : 0;
+        const float act_scale = FINE ? p.act_scale[size_t(g * size / ACT_BLOCK) * p.m + token] : 1.0f;
+        if constexpr (!W::GROUPED) {
+            acc = add_block<W>(acc, dot, sum, act_scale);
+            continue;
+        }
         const size_t at = (size_t(blockIdx.x) * groups + g) * TILE_N + row;
         float offset = 0.0f;
         uint32_t point = 0;
         if (p.offset_kind == Offset::f16) offset = __half2float(static_cast<const __half*>(p.offset)[at]);
         if (p.offset_kind == Offset::zero_point) point = static_cast<const uint8_t*>(p.offset)[at];
-        const int32_t dot = groups_smem[(g - first) * OUTPUTS + place(token, row)], zero = group_zero<W>(p.offset_kind, point);
-        acc = add_group(acc, dot, zero, p.sums[size_t(g) * p.m + token], __half2float(scales[at]), offset, p.offset_kind);
+        const int32_t zero = group_zero<W>(p.offset_kind, point);
+        acc = add_group<FINE>(acc, dot, zero, sum, act_scale, __half2float(scales[at]), offset, p.offset_kind);
     }
     return acc;
 }
 
-template <typename W>
-__device__ __forceinline__ void gemv(const LinearParams& p) {
-    // group modes: (slot2, group, token4, row16); others: (warp8, token4, row16)
-    __shared__ int32_t smem[W::GROUPED ? 2 * MAX_GROUPS * OUTPUTS : WARPS * OUTPUTS];
+template <typename W, bool FINE>
+__device__ __forceinline__ void gemv(const LinearParams& p, int32_t* smem) {
+    constexpr bool PARTS = W::GROUPED || FINE;
     const uint32_t warp = threadIdx.x / 32, chunks = (p.k + CHUNK_K - 1) / CHUNK_K;
     const bool writes = threadIdx.x < TILE_N * p.m;  // (token, row16)
     int32_t dots[4] = {};
@@ -128,17 +146,16 @@ __device__ __forceinline__ void gemv(const LinearParams& p) {
     for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
         const Unit<W> current = unit;
         if (chunk + 1 < chunks) unit.load(p, (chunk + 1) * WARPS + warp);
-        int32_t* groups_smem = smem;
-        if constexpr (W::GROUPED) groups_smem += chunk % 2 * MAX_GROUPS * OUTPUTS;
-        int32_t* mine = groups_smem + (W::GROUPED ? warp * (UNIT_K / p.group_size) * OUTPUTS : 0);
-        multiply(p, current, chunk * WARPS + warp, dots, mine);
-        if constexpr (W::GROUPED) {
+        int32_t* parts_smem = smem + chunk % 2 * MAX_PARTS<W> * OUTPUTS;
+        int32_t* mine = parts_smem + warp * (UNIT_K / part_size<W>(p)) * OUTPUTS;
+        multiply<W, PARTS>(p, current, chunk * WARPS + warp, dots, mine);
+        if constexpr (PARTS) {
             // with two slots, one barrier: a slot is written again only after the next chunk's
             __syncthreads();
-            if (writes) acc = add_chunk<W>(p, chunk, groups_smem, acc);
+            if (writes) acc = add_chunk<W, FINE>(p, chunk, parts_smem, acc);
         }
     }
-    if constexpr (!W::GROUPED) {
+    if constexpr (!PARTS) {
         put(smem + warp * OUTPUTS, dots);
         __syncthreads();
         if (writes) {
@@ -146,21 +163,27 @@ __device__ __forceinline__ void gemv(const LinearParams& p) {
 #pragma unroll
             for (uint32_t w = 0; w < WARPS; ++w) sum += smem[w * OUTPUTS + place(threadIdx.x / TILE_N, threadIdx.x % TILE_N)];
             if (W::ZERO != 0) sum -= W::ZERO * p.sums[threadIdx.x / TILE_N];
-            acc = __fmul_rn(__int2float_rn(sum), p.scale[blockIdx.x * TILE_N + threadIdx.x % TILE_N]);
+            acc = __int2float_rn(sum);
         }
     }
+    if (!W::GROUPED && writes) acc = __fmul_rn(acc, p.scale[blockIdx.x * TILE_N + threadIdx.x % TILE_N]);
     const uint32_t n = blockIdx.x * TILE_N + threadIdx.x % TILE_N;
     if (writes && n < p.n) write_output(p, threadIdx.x / TILE_N, n, acc);
 }
 
+template <typename W>
+__device__ __forceinline__ void gemv(const LinearParams& p) {
+    // parts: (slot2, part, token4, row16); without: (warp8, token4, row16)
+    __shared__ int32_t smem[2 * MAX_PARTS<W> * OUTPUTS];
+    static_assert(2 * MAX_PARTS<W> >= WARPS, "the warps' sums have room too");
+    if (p.fine) gemv<W, true>(p, smem);
+    else gemv<W, false>(p, smem);
+}
+
 }  // namespace moray
 
-#define MORAY_GEMV(name, Weight) \
-    extern "C" __global__ void __launch_bounds__(moray::THREADS, 2) name(const moray::LinearParams p) { moray::gemv<moray::Weight>(p); }
+#define MORAY_GEMV(name, Weight)                                    \
+    extern "C" __global__ void __launch_bounds__(moray::THREADS, 2) \
+    w4a8_gemv_##name(const moray::LinearParams p) { moray::gemv<moray::Weight>(p); }
 
-MORAY_GEMV(w4a8_gemv_per_channel, PerChannel)
-MORAY_GEMV(w4a8_gemv_w8, W8)
-MORAY_GEMV(w4a8_gemv_two_level, TwoLevel)
-MORAY_GEMV(w4a8_gemv_qqq, Qqq)
-MORAY_GEMV(w4a8_gemv_per_group, PerGroup)
-MORAY_GEMV(w4a8_gemv_per_group8, PerGroup8)
+MORAY_WEIGHTS(MORAY_GEMV)

@@ -11,15 +11,16 @@ namespace moray {
 constexpr uint32_t TILE_N = 16;        // rows of a packed tile
 constexpr uint32_t TILE_BYTES = 512;   // 32 lanes × 16 bytes: (lane32, byte16) -> (n, k), see pack.rs
 constexpr uint32_t PAD_K = 64;         // K is padded to this, in weights and in activations
+constexpr uint32_t ACT_BLOCK = 128;    // of K that share a scale where a token's are fine
 
 __device__ __forceinline__ uint32_t tiles_n(uint32_t n) { return (n + TILE_N - 1) / TILE_N; }
 
 __device__ __forceinline__ uint32_t padded(uint32_t k) { return (k + PAD_K - 1) / PAD_K * PAD_K; }
 
-// One output from its sum before act_scale, in the order of the CPU: act_scale, bias, residual.
+// One output from its sum before act_scale, in the order of the CPU: act_scale, unless fine ones are in the sum, bias, residual.
 __device__ __forceinline__ void write_output(const LinearParams& p, uint32_t m, uint32_t n, float sum) {
     const size_t at = size_t(m) * p.n + n;
-    float v = __fmul_rn(sum, p.act_scale[m]);
+    float v = p.fine ? sum : __fmul_rn(sum, p.act_scale[m]);
     if (p.bias) v = __fadd_rn(v, p.bias[n]);
     if (p.residual) v = __fadd_rn(v, load_element(p.residual, at, p.element));
     store_element(p.y, at, p.element, v);

@@ -12,8 +12,8 @@ struct LinearParams {
     const void* group_scale;  // f16 or u8 [N/16][groups][16]
     const void* offset;       // f16 or u8 [N/16][groups][16]
     const int8_t* x;          // [M, padded K]
-    const float* act_scale;   // f32 [M]
-    const int32_t* sums;      // int32 [groups][M], or [M] over all K
+    const float* act_scale;   // f32 [M], fine [⌈K/128⌉][M]
+    const int32_t* sums;      // int32 [groups][M]; others [M] over all K, fine [⌈K/128⌉][M]
     const float* bias;        // f32 [N], or null
     const void* residual;     // [M, N], or null
     void* y;                  // [M, N]
@@ -26,7 +26,7 @@ struct LinearParams {
     Offset offset_kind;
     Element element;          // of y and residual
     uint32_t splits;
-    uint32_t reserved;
+    uint32_t fine;            // whether each 128 of a token's K has a scale of its own
 };
 static_assert(sizeof(LinearParams) == 128);
 
@@ -41,8 +41,10 @@ struct QuantizeParams {
     uint32_t k;
     float eps;
     uint32_t activation;
+    uint32_t fine;  // as in LinearParams
+    uint32_t reserved;
 };
-static_assert(sizeof(QuantizeParams) == 80);
+static_assert(sizeof(QuantizeParams) == 88);
 
 struct RowsParams {
     const uint32_t* rows;

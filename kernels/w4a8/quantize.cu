@@ -1,5 +1,5 @@
 // Quantizes tokens to int8: scale[m] = max_k |v[m,k]| / 127, code[m,k] = rne(v[m,k] / scale[m]) in −127..127, and sums the codes
-// of each 32, 64 and 128 of K and of all K, for weights with zero points or offsets.
+// of each 32, 64 and 128 of K and of all K, for weights with zero points or offsets. Fine: a scale for each 128 of K.
 //
 //   plain     v = x
 //   rms_norm  v = x / √(mean(x²) + eps) ⊙ weight
@@ -10,7 +10,8 @@
 // | x           | f32, f16 or bf16    | [M, K], swiglu [M, 2K] | row-major, 16-byte aligned                    |
 // | weight      | f32                 | [K]                | rms_norm only, 16-byte aligned                    |
 // | codes       | int8                | [M, padded K]      | row-major, zeros from K on; padded K = K up to 64 |
-// | scale       | f32                 | [M]                | NaN for a token that is not finite, codes 0       |
+// | scale       | f32                 | [M]                | NaN for a token that is not finite, codes 0;      |
+// |             |                     | fine [⌈K/128⌉, M]  | fine, for those of its blocks that are not        |
 // | sums[level] | int32               | [groups, M]        | groups = ⌈padded K / (32 << level)⌉               |
 // | totals      | int32               | [M]                |                                                   |
 //
@@ -23,7 +24,7 @@
 #include "common/memory.cuh"
 #include "common/norm.cuh"
 #include "common/reduce.cuh"
-#include "w4a8/params.cuh"
+#include "w4a8/layout.cuh"
 
 namespace moray {
 
@@ -101,30 +102,45 @@ __device__ __forceinline__ uint32_t pack_codes(const float (&v)[4], float invers
     return word;
 }
 
+// What shares a scale is multiplied with the scale's inverse.
+struct Scale {
+    float scale, inverse;
+    bool finite;
+
+    // Of the largest magnitude's bits.
+    __device__ explicit Scale(uint32_t largest) : finite(largest < 0x7f800000u) {
+        scale = finite ? __fdiv_rn(__uint_as_float(largest), 127.0f) : __int_as_float(0x7fffffff);
+        // a scale below the normal range loses the bits that keep |v|/scale ≤ 127, hence the clamp in pack_codes
+        inverse = scale > 0.0f ? __fdiv_rn(1.0f, scale) : 0.0f;
+        inverse = inverse < __int_as_float(0x7f800000) ? inverse : 0.0f;
+    }
+};
+
 template <typename Values>
 __device__ void quantize(const QuantizeParams& p) {
     __shared__ uint32_t scratch_smem[32];
     __shared__ int32_t total_smem;
     if (threadIdx.x == 0) total_smem = 0;
     const Values values(p);
-    const uint32_t largest = block_max(largest_bits(values, p.k), scratch_smem);
-    const bool finite = largest < 0x7f800000u;
-    const float scale = finite ? __fdiv_rn(__uint_as_float(largest), 127.0f) : __int_as_float(0x7fffffff);
-    // a scale below the normal range loses the bits that keep |v|/scale ≤ 127, hence the clamp in pack_codes
-    float inverse = scale > 0.0f ? __fdiv_rn(1.0f, scale) : 0.0f;
-    inverse = inverse < __int_as_float(0x7f800000) ? inverse : 0.0f;
+    if (p.fine) __syncthreads();  // the total is 0 for all, as it is after a maximum
+    Scale scale(p.fine ? 0 : block_max(largest_bits(values, p.k), scratch_smem));
 
-    const uint32_t m = blockIdx.x, padded_k = (p.k + 63) / 64 * 64, lane = threadIdx.x % 32;
+    const uint32_t m = blockIdx.x, padded_k = padded(p.k), lane = threadIdx.x % 32;
     uint32_t* codes = reinterpret_cast<uint32_t*>(p.codes + size_t(m) * padded_k);
-    // A warp takes 128 values at a time: (lane32, i4) -> k 4·lane + i, so 8 lanes share a sum of the finest level.
-    for (uint32_t start = 128 * (threadIdx.x / 32); start < padded_k; start += 4 * THREADS) {
+    // A warp takes 128 values at a time, a block of a fine scale: (lane32, i4) -> k 4·lane + i, so 8 lanes share a sum of the
+    // finest level.
+    for (uint32_t start = ACT_BLOCK * (threadIdx.x / 32); start < padded_k; start += 4 * THREADS) {
         const uint32_t k = start + 4 * lane;
-        uint32_t word = 0;
-        if (k < p.k && finite) {
-            float v[4];
-            values.load(v, k);
-            word = pack_codes(v, inverse);
+        float v[4] = {};
+        if (k < p.k) values.load(v, k);
+        if (p.fine) {
+            uint32_t largest = 0;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) largest = max(largest, __float_as_uint(v[i]) & 0x7fffffffu);
+            scale = Scale(__reduce_max_sync(FULL_WARP, largest));
+            if (lane == 0) p.scale[size_t(k / ACT_BLOCK) * p.m + m] = scale.scale;
         }
+        const uint32_t word = scale.finite ? pack_codes(v, scale.inverse) : 0;
         if (k < padded_k) codes[k / 4] = word;
         int32_t sum = __dp4a(static_cast<int32_t>(word), 0x01010101, 0);
         sum = warp_sum<8>(sum);
@@ -139,7 +155,7 @@ __device__ void quantize(const QuantizeParams& p) {
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-        p.scale[m] = scale;
+        if (!p.fine) p.scale[m] = scale.scale;
         p.totals[m] = total_smem;
     }
 }

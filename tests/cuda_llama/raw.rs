@@ -40,12 +40,15 @@ fn norm(engine: &mut Engine<'_>, x: &[f32], rows: &[u32], weight: &[f32], eps: f
     RmsNorm {
         x: engine.hold(x),
         x_rows: x.len() / k,
+        x_stride: k,
         rows: Some(engine.hold(rows)),
         weight: engine.hold(weight),
         eps,
         m: rows.len(),
+        heads: 1,
         k,
         y: engine.hold(&vec![f32::NAN; rows.len() * k]),
+        y_stride: k,
     }
 }
 
@@ -156,12 +159,15 @@ fn raw_calls_refuse_bad_addresses_and_sizes() {
     let mut engine = Engine { device: &device, slices: Vec::new() };
     let good = norm(&mut engine, &[1.0; 24], &[0, 1], &[1.0; 12], 1e-5);
     good.check(&device).unwrap();
-    let spoiled: [(&str, fn(&mut RmsNorm)); 7] = [
+    let spoiled: [(&str, fn(&mut RmsNorm)); 10] = [
         ("x", |call| call.x = Address::NULL),
         ("weight", |call| call.weight = call.weight.offset(1)),
         ("rows", |call| call.rows = Some(Address::NULL)),
         ("rows", |call| call.m = 0),
         ("weight", |call| call.k = 10),
+        ("heads", |call| (call.heads, call.x_stride) = (0, 16)),
+        ("x_stride", |call| call.x_stride = 14),
+        ("y_stride", |call| call.y_stride = 8),
         ("x_rows", |call| (call.rows, call.x_rows) = (None, 1)),
         ("y", |call| call.y = Address::new(8)),
     ];

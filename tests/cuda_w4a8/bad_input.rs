@@ -6,7 +6,7 @@ use crate::weights::random_weight;
 use moray::device::{Address, ElementKind, RawCall};
 use moray::w4a8::cuda::raw::{self, Quantize, Source};
 use moray::w4a8::cuda::{self, Activations, Epilogue, Variant, Weight, Workspace};
-use moray::w4a8::{Bits, Format, LAYOUT_VERSION, Offset, PackedWeight, Sections};
+use moray::w4a8::{ActScales, Bits, Format, LAYOUT_VERSION, Offset, PackedWeight, Sections};
 use moray::{Device, Error};
 
 struct Operands {
@@ -118,6 +118,7 @@ fn raw_calls_with_bad_formats_and_pointers_are_typed_errors() {
         layout: LAYOUT_VERSION,
         weight: Sections { codes, channel: Address::NULL, group, offset },
         x: at(base, 3072),
+        act_scales: ActScales::Token,
         act_scale: at(base, 4096),
         sums: at(base, 4352),
         bias: None,
@@ -136,6 +137,7 @@ fn raw_calls_with_bad_formats_and_pointers_are_typed_errors() {
         raw::Linear { m: 0, ..good },
         raw::Linear { weight: Sections { offset: Address::NULL, ..good.weight }, ..good },
         raw::Linear { y: at(base, 8193), ..good },
+        raw::Linear { act_scales: ActScales::Fine, act_scale: Address::NULL, ..good },
         raw::Linear { variant: Variant::Gemm { tokens: 16, splits: 2 }, ..good },
     ];
     let stream = device.stream().cu_stream();
@@ -155,6 +157,7 @@ fn raw_calls_with_bad_formats_and_pointers_are_typed_errors() {
         x: at(base, 0),
         element: ElementKind::F32,
         codes: at(base, 1024),
+        scales: ActScales::Token,
         scale: at(base, 2048),
         sums: [at(base, 3072), at(base, 4096), at(base, 5120)],
         totals: at(base, 6144),

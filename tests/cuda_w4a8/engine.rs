@@ -8,7 +8,7 @@ use moray::device::cudarc::driver::{CudaSlice, DevicePtr};
 use moray::device::{Address, Device, ElementKind, RawCall};
 use moray::w4a8::cuda::raw::{self, Quantize, Source};
 use moray::w4a8::cuda::{self, Architecture, Variant};
-use moray::w4a8::{self, LAYOUT_VERSION, PackedWeight, Sections, linear};
+use moray::w4a8::{self, ActScales, LAYOUT_VERSION, PackedWeight, Sections, linear};
 
 const M: usize = 7;
 const N: usize = 80;
@@ -28,13 +28,14 @@ struct Engine {
 }
 
 impl Engine {
-    fn new(device: &Device, kind: usize) -> Self {
+    fn new(device: &Device, kind: usize, scales: ActScales) -> Self {
         let (cpu, mut random) = (Cpu::detect(), Random::new(70 + kind as u64));
         let packed = PackedWeight::pack(&random_weight(&mut random, kind, N, K));
         let upload = |bytes: &[u8]| (!bytes.is_empty()).then(|| device.upload(bytes).unwrap());
         let sections = packed.view().sections().map(upload);
         let (x, mut expected) = (random.weights(M * K, 1.0), vec![0.0; M * N]);
         let mut quantized = w4a8::Activations::default();
+        quantized.set_scales(scales);
         quantized.quantize(&cpu, &x, M, K).unwrap();
         linear(&cpu, &packed, &quantized, w4a8::Epilogue::default(), &mut expected).unwrap();
         Engine { packed, sections, x, expected }
@@ -49,7 +50,7 @@ impl Engine {
 fn weight_in_an_engines_memory_matches_cpu_and_stays_there() {
     let Some(device) = device() else { return };
     for kind in 0..9 {
-        let engine = Engine::new(&device, kind);
+        let engine = Engine::new(&device, kind, ActScales::Token);
         let format = engine.packed.format();
         let sections = engine.addresses(&device);
         // SAFETY: the sections are those of the format, in order on the device's stream, and outlive the weight.
@@ -73,11 +74,11 @@ fn weight_in_an_engines_memory_matches_cpu_and_stays_there() {
 fn raw_calls_on_an_engines_memory_match_cpu() {
     let Some(device) = device() else { return };
     let stream = device.stream().cu_stream();
-    for kind in 0..9 {
-        let engine = Engine::new(&device, kind);
+    for (kind, scales) in (0..9).flat_map(|kind| [(kind, ActScales::Token), (kind, ActScales::Fine)]) {
+        let engine = Engine::new(&device, kind, scales);
         let format = engine.packed.format();
         let x = device.upload(&engine.x).unwrap();
-        let (codes, scale) = (device.zeros::<i8>(M * K).unwrap(), device.zeros::<f32>(M).unwrap());
+        let (codes, scale) = (device.zeros::<i8>(M * K).unwrap(), device.zeros::<f32>(M * scales.of_token(K)).unwrap());
         let sums = [32, 64, 128].map(|group| device.zeros::<i32>(M * K / group).unwrap());
         let (totals, y) = (device.zeros::<i32>(M).unwrap(), device.zeros::<f32>(M * N).unwrap());
         let quantize = Quantize {
@@ -87,20 +88,24 @@ fn raw_calls_on_an_engines_memory_match_cpu() {
             x: at(&device, &x),
             element: ElementKind::F32,
             codes: at(&device, &codes),
+            scales,
             scale: at(&device, &scale),
             sums: sums.each_ref().map(|sums| at(&device, sums)),
             totals: at(&device, &totals),
         };
-        let level = format.group_size().filter(|_| !format.stays_integer()).map(|group| group.ilog2() as usize - 5);
+        let group = format.group_size().filter(|_| !format.stays_integer());
+        let group = group.or((scales == ActScales::Fine).then_some(128));
+        let level = group.map(|group| group.ilog2() as usize - 5);
         let mut multiply = raw::Linear {
             format,
-            variant: Variant::choose(Architecture::of(&device), format, M, N, K),
+            variant: Variant::choose(Architecture::of(&device), format, scales, M, N, K),
             m: M,
             n: N,
             k: K,
             layout: LAYOUT_VERSION,
             weight: engine.addresses(&device),
             x: at(&device, &codes),
+            act_scales: scales,
             act_scale: at(&device, &scale),
             sums: at(&device, level.map_or(&totals, |level| &sums[level])),
             bias: None,

@@ -6,7 +6,7 @@ use crate::weights::random_weight;
 use half::{bf16, f16};
 use moray::device::DeviceElement;
 use moray::w4a8::cuda::{self, Architecture, Variant};
-use moray::w4a8::{Activations, Epilogue, PackedWeight, QuantizedWeight, linear};
+use moray::w4a8::{ActScales, Activations, Epilogue, PackedWeight, QuantizedWeight, linear};
 use moray::{Cpu, Device};
 use proptest::prelude::*;
 use std::sync::OnceLock;
@@ -17,6 +17,7 @@ const KINDS: usize = 9;
 /// Everything a comparison needs, on both sides.
 struct Case {
     m: usize,
+    scales: ActScales,
     x: Vec<f32>,
     packed: PackedWeight,
     bias: Vec<f32>,
@@ -24,20 +25,21 @@ struct Case {
 }
 
 impl Case {
-    fn new(random: &mut Random, weight: &QuantizedWeight, m: usize) -> Self {
+    fn new(random: &mut Random, weight: &QuantizedWeight, scales: ActScales, m: usize) -> Self {
         let (n, k) = (weight.n(), weight.k());
         let mut x = random.weights(m * k, 1.0);
         if m > 2 {
             x[k..2 * k].fill(0.0);
         }
         let (bias, residual) = (random.weights(n, 1.0), random.weights(m * n, 1.0));
-        Case { m, x, packed: PackedWeight::pack(weight), bias, residual }
+        Case { m, scales, x, packed: PackedWeight::pack(weight), bias, residual }
     }
 
     fn on_cpu<E: DeviceElement>(&self) -> Vec<E> {
         static CPU: OnceLock<Cpu> = OnceLock::new();
         let cpu = CPU.get_or_init(Cpu::detect);
         let mut activations = Activations::default();
+        activations.set_scales(self.scales);
         activations.quantize(cpu, &self.x, self.m, self.packed.k()).unwrap();
         let residual: Vec<E> = self.residual.iter().map(|&v| E::from_f32(v)).collect();
         let mut y = vec![E::default(); self.m * self.packed.n()];
@@ -50,6 +52,7 @@ impl Case {
         let (m, n, k) = (self.m, self.packed.n(), self.packed.k());
         let weight = cuda::Weight::upload(device, &self.packed).unwrap();
         let mut activations = cuda::Activations::with_capacity(device, m, k).unwrap();
+        activations.set_scales(self.scales);
         activations.quantize(device, &device.upload(&self.x).unwrap().as_view(), m, k).unwrap();
         let residual: Vec<E> = self.residual.iter().map(|&v| E::from_f32(v)).collect();
         let (bias, residual) = (device.upload(&self.bias).unwrap(), device.upload(&residual).unwrap());
@@ -58,7 +61,7 @@ impl Case {
         // not written by this library before the call: what is left out of y would be read as it was
         let mut y = device.upload(&vec![E::from_f32(f32::NAN); m * n]).unwrap();
         let format = weight.format();
-        let variant = variant.unwrap_or(Variant::choose(Architecture::of(device), format, m, n, k));
+        let variant = variant.unwrap_or(Variant::choose(Architecture::of(device), format, self.scales, m, n, k));
         let (partial, arrived) = variant.workspace_words(m, n);
         let mut workspace = cuda::Workspace::with_words(device, partial, arrived).unwrap();
         let mut out = y.as_view_mut();
@@ -71,13 +74,13 @@ impl Case {
         let (got, expected) = (widen(self.on_device(device, variant)), widen(self.on_cpu()));
         let shape = (self.m, self.packed.n(), self.packed.k());
         let first = got.iter().zip(&expected).position(|(a, b)| a != b);
-        assert_eq!(first, None, "first difference, {variant:?}, M N K {shape:?}, {:?}", self.packed);
+        assert_eq!(first, None, "first difference, {variant:?}, {:?}, M N K {shape:?}, {:?}", self.scales, self.packed);
     }
 }
 
 /// Every variant that takes the shape and keeps the CPU's bits.
-fn exact_variants(kind: usize, m: usize, k: usize) -> Vec<Variant> {
-    let splits = if [0, 1, 7, 8].contains(&kind) { 3 } else { 1 };
+fn exact_variants(kind: usize, scales: ActScales, m: usize, k: usize) -> Vec<Variant> {
+    let splits = if scales == ActScales::Token && [0, 1, 7, 8].contains(&kind) { 3 } else { 1 };
     let gemm = [16, 64].into_iter().flat_map(|tokens| (1..=splits).map(move |splits| Variant::Gemm { tokens, splits }));
     let all = gemm.chain([Variant::Gemv]);
     all.filter(|variant| variant.check(m, k).is_ok()).collect()
@@ -85,26 +88,24 @@ fn exact_variants(kind: usize, m: usize, k: usize) -> Vec<Variant> {
 
 fn linear_matches_cpu(kind: usize) {
     let Some(device) = device() else { return };
+    let compare = |random: &mut Random, weight: &QuantizedWeight, m: usize| {
+        for scales in [ActScales::Token, ActScales::Fine] {
+            let case = Case::new(random, weight, scales, m);
+            for variant in exact_variants(kind, scales, m, weight.k()) {
+                case.compare::<f32>(&device, Some(variant));
+            }
+        }
+    };
     let mut random = Random::new(kind as u64);
     // N: one row, a tile less one, one tile, one more, a block and a row. K: less than a stage, stages and a rest.
     for (n, k) in [(1, 128), (15, 128), (16, 256), (17, 384), (65, 640)] {
         let weight = random_weight(&mut random, kind, n, k);
-        for m in [1, 4, 5, 17, 65] {
-            let case = Case::new(&mut random, &weight, m);
-            for variant in exact_variants(kind, m, k) {
-                case.compare::<f32>(&device, Some(variant));
-            }
-        }
+        [1, 4, 5, 17, 65].into_iter().for_each(|m| compare(&mut random, &weight, m));
     }
     // K that is no multiple of a tile or a stage, and long enough for two chunks of the GEMV
     for k in [32, 64, 96, 576, 2336].map(|k: usize| if kind == 8 { 128 * k.div_ceil(128) } else { k }) {
         let weight = random_weight(&mut random, kind, 20, k);
-        for m in [2, 6] {
-            let case = Case::new(&mut random, &weight, m);
-            for variant in exact_variants(kind, m, k) {
-                case.compare::<f32>(&device, Some(variant));
-            }
-        }
+        [2, 6].into_iter().for_each(|m| compare(&mut random, &weight, m));
     }
 }
 
@@ -136,7 +137,7 @@ fn linear_matches_cpu_bit_for_bit_in_16_bits() {
     for kind in 0..KINDS {
         let weight = random_weight(&mut random, kind, 33, 256);
         for m in [3, 18] {
-            let case = Case::new(&mut random, &weight, m);
+            let case = Case::new(&mut random, &weight, if m == 3 { ActScales::Fine } else { ActScales::Token }, m);
             case.compare::<f16>(&device, None);
             case.compare::<bf16>(&device, None);
         }
@@ -154,7 +155,9 @@ fn linear_matches_cpu_bit_for_bit_on_shapes_of_smollm2() {
         for kind in [0, 4, 7] {
             let weight = random_weight(&mut random, kind, n, k);
             for m in [1, 13, 70] {
-                Case::new(&mut random, &weight, m).compare::<f32>(&device, None);
+                for scales in [ActScales::Token, ActScales::Fine] {
+                    Case::new(&mut random, &weight, scales, m).compare::<f32>(&device, None);
+                }
             }
         }
     }
@@ -167,7 +170,7 @@ fn group_modes_with_split_k_are_as_near_to_f64_as_the_cpu() {
     for kind in [2, 3, 4, 5, 6] {
         let (m, n, k) = (9, 70, 1536);
         let weight = random_weight(&mut random, kind, n, k);
-        let mut case = Case::new(&mut random, &weight, m);
+        let mut case = Case::new(&mut random, &weight, ActScales::Token, m);
         case.bias.fill(0.0);
         case.residual.fill(0.0);
         let mut activations = Activations::default();
@@ -195,12 +198,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
     fn linear_matches_cpu_bit_for_bit_on_random_shapes(
-        seed: u64, kind in 0..KINDS, n in 1usize..150, k32 in 1usize..20, m in 1usize..90,
+        seed: u64, fine: bool, kind in 0..KINDS, n in 1usize..150, k32 in 1usize..20, m in 1usize..90,
     ) {
         let Some(device) = device() else { return Ok(()) };
         let k = if kind == 8 { 128 * k32.div_ceil(4) } else { 32 * k32 };
         let mut random = Random::new(seed);
         let weight = random_weight(&mut random, kind, n, k);
-        Case::new(&mut random, &weight, m).compare::<f32>(&device, None);
+        let scales = if fine { ActScales::Fine } else { ActScales::Token };
+        Case::new(&mut random, &weight, scales, m).compare::<f32>(&device, None);
     }
 }

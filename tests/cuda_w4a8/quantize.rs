@@ -6,11 +6,13 @@ use half::{bf16, f16};
 use moray::device::DeviceElement;
 use moray::llama::rms_norm;
 use moray::sparse_mlp::{Activation, activate_product};
-use moray::w4a8::{Activations, cuda};
+use moray::w4a8::{ActScales, Activations, cuda};
 use moray::{Cpu, Device};
 
 /// One value, one tile less a half, the model's width, more than a chunk of RMSNorm.
 const SHAPES: [(usize, usize); 6] = [(1, 32), (3, 64), (2, 96), (5, 576), (1, 4128), (2, 8192)];
+
+const SCALES: [ActScales; 2] = [ActScales::Token, ActScales::Fine];
 
 fn inputs<E: DeviceElement>(random: &mut Random, m: usize, k: usize) -> Vec<E> {
     let mut x = random.weights(m * k, 1.0);
@@ -27,9 +29,12 @@ fn widen<E: DeviceElement>(x: &[E]) -> Vec<f32> {
 fn compare(device: &Device, got: &cuda::Activations, cpu: &Cpu, x: &[f32]) {
     let (m, k) = (got.m(), got.k());
     let mut expected = Activations::default();
+    expected.set_scales(got.scales());
     expected.quantize(cpu, x, m, k).unwrap();
     assert_eq!(device.download(&got.codes()).unwrap(), expected.codes(), "codes of {m} × {k}");
-    assert_eq!(bits(&device.download(&got.scale()).unwrap()), bits(expected.scale()), "scales of {m} × {k}");
+    let blocks = got.scales().of_token(k);
+    let in_order: Vec<f32> = (0..blocks * m).map(|i| expected.scale()[i % m * blocks + i / m]).collect();
+    assert_eq!(bits(&device.download(&got.scale()).unwrap()), bits(&in_order), "scales of {m} × {k}");
     let groups = k.next_multiple_of(64) / 32;
     for group_size in [32, 64, 128] {
         let sums = device.download(&got.sums(Some(group_size)).unwrap()).unwrap();
@@ -49,11 +54,12 @@ fn compare(device: &Device, got: &cuda::Activations, cpu: &Cpu, x: &[f32]) {
 fn quantize_matches_cpu<E: DeviceElement>() {
     let Some(device) = device() else { return };
     let (cpu, mut random) = (Cpu::detect(), Random::new(1));
-    for (m, k) in SHAPES {
+    for ((m, k), scales) in SHAPES.into_iter().flat_map(|shape| SCALES.map(|scales| (shape, scales))) {
         // codes of wider tokens lie where this call's padding goes
         let mut got = cuda::Activations::with_capacity(&device, m, k + 64).unwrap();
         let wider = device.upload(&random.weights(m * (k + 64), 1.0)).unwrap();
         got.quantize(&device, &wider.as_view(), m, k + 64).unwrap();
+        got.set_scales(scales);
         let x = inputs::<E>(&mut random, m, k);
         got.quantize(&device, &device.upload(&x).unwrap().as_view(), m, k).unwrap();
         compare(&device, &got, &cpu, &widen(&x));
@@ -110,8 +116,11 @@ fn quantize_matches_cpu_bit_for_bit_at_the_ends_of_the_range() {
     (0..k).for_each(|i| x[4 * k + i] = -(i as f32) - 0.5);
     x[4 * k] = -127.0;
     let mut got = cuda::Activations::with_capacity(&device, 5, k).unwrap();
-    got.quantize(&device, &device.upload(&x).unwrap().as_view(), 5, k).unwrap();
-    compare(&device, &got, &Cpu::detect(), &x);
+    for scales in SCALES {
+        got.set_scales(scales);
+        got.quantize(&device, &device.upload(&x).unwrap().as_view(), 5, k).unwrap();
+        compare(&device, &got, &Cpu::detect(), &x);
+    }
 }
 
 #[test]
@@ -127,6 +136,21 @@ fn token_that_is_not_finite_gets_a_nan_scale_and_the_others_their_own() {
     assert_eq!(scale.map_nan(), [false, true, true, false]);
     let codes = device.download(&got.codes()).unwrap();
     assert!(codes[128..384].iter().all(|&c| c == 0) && codes[..96].iter().any(|&c| c != 0));
+}
+
+#[test]
+fn block_that_is_not_finite_gets_a_nan_scale_and_the_tokens_others_their_own() {
+    let Some(device) = device() else { return };
+    let (m, k) = (2, 288);
+    let mut x = Random::new(3).weights(m * k, 1.0);
+    x[k + 130] = f32::INFINITY;
+    let mut got = cuda::Activations::with_capacity(&device, m, k).unwrap();
+    got.set_scales(ActScales::Fine);
+    got.quantize(&device, &device.upload(&x).unwrap().as_view(), m, k).unwrap();
+    assert_eq!(device.download(&got.scale()).unwrap().map_nan(), [false, false, false, true, false, false]);
+    let codes = device.download(&got.codes()).unwrap();
+    let token = &codes[320..];
+    assert!(token[128..256].iter().all(|&c| c == 0) && token[..128].iter().chain(&token[256..288]).any(|&c| c != 0));
 }
 
 trait MapNan {

@@ -35,12 +35,15 @@ pub(super) fn rms_norm(
     let norm = raw::RmsNorm {
         x: arguments.read("x", x)?,
         x_rows,
+        x_stride: k,
         rows: rows.map(|rows| arguments.read("rows", rows)).transpose()?,
         weight: arguments.read("weight", weight)?,
         eps,
         m,
+        heads: 1,
         k,
         y: arguments.write("y", y)?,
+        y_stride: k,
     };
     arguments.launch(&norm)
 }

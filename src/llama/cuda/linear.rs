@@ -1,7 +1,7 @@
 //! One weight matrix of a model on the device, unquantized or W4A8.
 
 use super::kernels::{self, DenseWeight};
-use super::raw::RmsNormHeads;
+use super::raw::RmsNorm;
 use crate::attention::AttentionShape;
 use crate::device::{Arguments, Device, ElementKind};
 use crate::error::{Error, Result};
@@ -25,6 +25,7 @@ pub enum Weight {
 pub struct Linear {
     weight: Weight,
     bias: Option<CudaSlice<f32>>,
+    act_scales: ActScales,
     qk_norm: Option<QkNorm>,
 }
 
@@ -48,14 +49,19 @@ impl QkNorm {
         for (weight, start, heads) in [(&self.q, 0, shape.n_q_heads), (&self.k, q, shape.n_kv_heads)] {
             let mut x = qkv.slice_mut(start..);
             let mut arguments = Arguments::new(device);
-            let norm = RmsNormHeads {
-                x: arguments.write("qkv", &mut x)?,
-                stride: q + 2 * kv,
+            let x = arguments.write("qkv", &mut x)?;
+            let norm = RmsNorm {
+                x,
+                x_rows: m,
+                x_stride: q + 2 * kv,
+                rows: None,
                 weight: arguments.read("norm", weight)?,
                 eps: self.eps,
                 m,
                 heads,
                 k: shape.head_dim,
+                y: x,
+                y_stride: q + 2 * kv,
             };
             arguments.launch(&norm)?;
         }
@@ -87,12 +93,8 @@ impl Linear {
     /// Copies a matrix to the device.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if it does not fit, [`Error::Unsupported`] for fine scales and another order of its inputs.
+    /// [`Error::OutOfMemory`] if it does not fit, [`Error::Unsupported`] for another order of its inputs.
     pub fn upload(device: &Device, linear: &llama::Linear) -> Result<Self> {
-        if linear.act_scales() != ActScales::Token {
-            let (expected, got) = ("a scale for each token on a CUDA device", "fine scales".into());
-            return Err(Error::Unsupported { what: "activations", expected, got });
-        }
         if linear.input_order().is_some() {
             let (expected, got) = ("columns in the order of the inputs on a CUDA device", "another order".into());
             return Err(Error::Unsupported { what: "weights", expected, got });
@@ -111,7 +113,12 @@ impl Linear {
             llama::Weight::W4a8(packed) => Weight::W4a8(w4a8::Weight::upload(device, packed)?),
         };
         let bias = linear.bias().map(|bias| device.upload(bias)).transpose()?;
-        Ok(Linear { weight, bias, qk_norm: linear.qk_norm().map(|norm| QkNorm::upload(device, norm)).transpose()? })
+        Ok(Linear {
+            weight,
+            bias,
+            act_scales: linear.act_scales(),
+            qk_norm: linear.qk_norm().map(|norm| QkNorm::upload(device, norm)).transpose()?,
+        })
     }
 
     /// The numbers.
@@ -185,6 +192,7 @@ impl Linear {
         match &self.weight {
             Weight::W4a8(weight) => {
                 let int8 = &mut scratch.int8;
+                int8.set_scales(self.act_scales);
                 match input {
                     Input::Plain(x) => int8.quantize(device, &x.slice(..m * k), m, k)?,
                     Input::RmsNorm(Norm { x, weight, eps }) => {

@@ -1,20 +1,22 @@
-//! Activations quantized per token, on the device.
+//! Activations quantized to int8, on the device.
 
 use super::raw::{Quantize, Source};
 use crate::device::{Address, Arguments, Device, DeviceElement};
 use crate::error::{Error, Result, check_len, product};
 use crate::sparse_mlp::Activation;
-use crate::w4a8::activation::{PAD_K, SUM_GROUP};
+use crate::w4a8::activation::{ActScales, PAD_K, SUM_GROUP};
 use cudarc::driver::{CudaSlice, CudaView};
 
-/// Activations quantized per token as [`crate::w4a8::Activations`], in device memory; the sums are \[groups, M\].
+/// Activations quantized to int8 as [`crate::w4a8::Activations`], in device memory; fine scales are \[⌈K/128⌉, M\] and the sums
+/// \[groups, M\].
 ///
-/// A token with a value that is not finite gets a NaN scale, so that its results are NaN; the host is not told.
+/// Where a value is not finite the scale is NaN, so that the token's results are NaN; the host is not told.
 #[derive(Debug)]
 pub struct Activations {
     m: usize,
     k: usize,
     codes: CudaSlice<i8>,
+    scales: ActScales,
     scale: CudaSlice<f32>,
     sums: [CudaSlice<i32>; 3],
     totals: CudaSlice<i32>,
@@ -34,10 +36,21 @@ impl Activations {
             m: 0,
             k: 0,
             codes: device.zeros(m * padded)?,
-            scale: device.zeros(m)?,
+            scales: ActScales::Token,
+            scale: device.zeros(m * ActScales::Fine.of_token(k).max(1))?,
             sums: [device.zeros(m * groups(0))?, device.zeros(m * groups(1))?, device.zeros(m * groups(2))?],
             totals: device.zeros(m)?,
         })
+    }
+
+    /// Says how finely tokens are scaled from the next quantization on; nothing is held before it.
+    pub fn set_scales(&mut self, scales: ActScales) {
+        (self.m, self.scales) = (0, scales);
+    }
+
+    /// How finely tokens are scaled.
+    pub fn scales(&self) -> ActScales {
+        self.scales
     }
 
     /// Quantizes x \[M, K\] row-major.
@@ -96,7 +109,8 @@ impl Activations {
         source: Source,
     ) -> Result<()> {
         let room = m.saturating_mul(k.checked_next_multiple_of(PAD_K).unwrap_or(usize::MAX));
-        if m == 0 || room > self.codes.len() || m > self.scale.len() {
+        let scales = m.saturating_mul(self.scales.of_token(k));
+        if m == 0 || room > self.codes.len() || scales > self.scale.len() || m > self.totals.len() {
             return Err(Error::Shape { what: "m", expected: "1 token or more, within the capacity", got: m });
         }
         let wide = if matches!(source, Source::SwiGlu { .. }) { 2 } else { 1 };
@@ -109,6 +123,7 @@ impl Activations {
             x: arguments.read("x", x)?.cast(),
             element: E::KIND,
             codes: arguments.write("activations", &mut self.codes)?,
+            scales: self.scales,
             scale: arguments.write("activations", &mut self.scale)?,
             sums: [
                 arguments.write("activations", s32)?,
@@ -137,9 +152,9 @@ impl Activations {
         self.codes.slice(..self.m * self.k.next_multiple_of(PAD_K))
     }
 
-    /// Scales f32 \[M\].
+    /// Scales f32 \[M\] or, fine, \[⌈K/128⌉, M\].
     pub fn scale(&self) -> CudaView<'_, f32> {
-        self.scale.slice(..self.m)
+        self.scale.slice(..self.m * self.scales.of_token(self.k))
     }
 
     /// Sums of the codes over each group of 32, 64 or 128, int32 \[groups, M\], or over K, \[M\].

@@ -51,12 +51,12 @@ impl Workspace {
 }
 
 /// Multiplies quantized activations with a packed weight, as [`crate::w4a8::linear`] does:
-/// y = act_scale · (codes · wᵀ) + bias + residual.
+/// y = act_scale · (codes · wᵀ) + bias + residual, with fine scales y = Σ_b act_scale\[b\] · (codes\[b\] · w\[b\]ᵀ) + bias + residual.
 ///
 /// | argument | shape | type |
 /// |---|---|---|
 /// | `weight` | \[N, K\] | packed |
-/// | `x` | \[M, K\] | int8 with f32 act_scale \[M\] |
+/// | `x` | \[M, K\] | int8 with f32 act_scale \[M\] or \[⌈K/128⌉, M\] |
 /// | `epilogue.bias` | \[N\] | f32 |
 /// | `epilogue.residual` | \[M, N\] | as `y` |
 /// | `y` | \[M, N\] row-major | f32, f16 or bf16 |
@@ -73,7 +73,8 @@ pub fn linear<E: DeviceElement>(
     y: &mut CudaViewMut<'_, E>,
     workspace: &mut Workspace,
 ) -> Result<()> {
-    let variant = Variant::choose(Architecture::of(device), weight.format(), x.m(), weight.n(), weight.k());
+    let (m, n, k) = (x.m(), weight.n(), weight.k());
+    let variant = Variant::choose(Architecture::of(device), weight.format(), x.scales(), m, n, k);
     linear_with(device, variant, weight, x, epilogue, y, workspace)
 }
 
@@ -107,7 +108,8 @@ pub fn linear_with<E: DeviceElement>(
     check_len("y", outputs, y.len())?;
     let mut arguments = Arguments::new(device);
     let weight = weight.arguments(&mut arguments)?;
-    let (x, act_scale, sums) = x.arguments(&mut arguments, sum_group(format))?;
+    let act_scales = x.scales();
+    let (x, act_scale, sums) = x.arguments(&mut arguments, sum_group(format, act_scales))?;
     let call = raw::Linear {
         format,
         variant,
@@ -117,6 +119,7 @@ pub fn linear_with<E: DeviceElement>(
         layout: LAYOUT_VERSION,
         weight,
         x,
+        act_scales,
         act_scale,
         sums,
         bias: epilogue.bias.map(|bias| arguments.read("bias", bias)).transpose()?,

@@ -25,7 +25,7 @@ pub(super) struct LinearParams {
     pub(super) offset_kind: u32,
     pub(super) element: u32,
     pub(super) splits: u32,
-    pub(super) reserved: u32,
+    pub(super) fine: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,6 +41,8 @@ pub(super) struct QuantizeParams {
     pub(super) k: u32,
     pub(super) eps: f32,
     pub(super) activation: u32,
+    pub(super) fine: u32,
+    pub(super) reserved: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -82,11 +84,11 @@ layout!(
     offset_kind = 112,
     element = 116,
     splits = 120,
-    reserved = 124
+    fine = 124
 );
 layout!(
     QuantizeParams,
-    80,
+    88,
     x = 0,
     weight = 8,
     codes = 16,
@@ -96,7 +98,9 @@ layout!(
     m = 64,
     k = 68,
     eps = 72,
-    activation = 76
+    activation = 76,
+    fine = 80,
+    reserved = 84
 );
 layout!(
     RowsParams,
@@ -193,21 +197,21 @@ static MODULE_QUANTIZE: Module = Module::new(
 );
 
 pub(super) const QUANTIZE_BF16: Kernel<QuantizeParams> =
-    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_bf16", 256, 0, 80);
-pub(super) const QUANTIZE_F16: Kernel<QuantizeParams> = Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_f16", 256, 0, 80);
-pub(super) const QUANTIZE_F32: Kernel<QuantizeParams> = Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_f32", 256, 0, 80);
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_bf16", 256, 0, 88);
+pub(super) const QUANTIZE_F16: Kernel<QuantizeParams> = Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_f16", 256, 0, 88);
+pub(super) const QUANTIZE_F32: Kernel<QuantizeParams> = Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_f32", 256, 0, 88);
 pub(super) const QUANTIZE_RMS_NORM_BF16: Kernel<QuantizeParams> =
-    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_rms_norm_bf16", 256, 0, 80);
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_rms_norm_bf16", 256, 0, 88);
 pub(super) const QUANTIZE_RMS_NORM_F16: Kernel<QuantizeParams> =
-    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_rms_norm_f16", 256, 0, 80);
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_rms_norm_f16", 256, 0, 88);
 pub(super) const QUANTIZE_RMS_NORM_F32: Kernel<QuantizeParams> =
-    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_rms_norm_f32", 256, 0, 80);
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_rms_norm_f32", 256, 0, 88);
 pub(super) const QUANTIZE_SWIGLU_BF16: Kernel<QuantizeParams> =
-    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_swiglu_bf16", 256, 0, 80);
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_swiglu_bf16", 256, 0, 88);
 pub(super) const QUANTIZE_SWIGLU_F16: Kernel<QuantizeParams> =
-    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_swiglu_f16", 256, 0, 80);
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_swiglu_f16", 256, 0, 88);
 pub(super) const QUANTIZE_SWIGLU_F32: Kernel<QuantizeParams> =
-    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_swiglu_f32", 256, 0, 80);
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_swiglu_f32", 256, 0, 88);
 
 static MODULE_ROWS: Module = Module::new("w4a8/rows", images::W4A8_ROWS, &["w4a8_rows"]);
 

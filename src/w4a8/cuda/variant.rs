@@ -3,11 +3,15 @@
 use super::mirror::LinearParams;
 use crate::device::{Device, Kernel, product};
 use crate::error::{Error, Result};
-use crate::w4a8::{Bits, Format, GroupScale};
+use crate::w4a8::{ACT_BLOCK, ActScales, Bits, Format, GroupScale};
 
-/// The group whose activation sums a kernel reads: all of K for what is not combined group by group.
-pub(super) fn sum_group(format: Format) -> Option<usize> {
-    if format.stays_integer() { None } else { format.group_size() }
+/// The group whose activation sums a kernel reads: all of K for what is not combined part by part.
+pub(super) fn sum_group(format: Format, act_scales: ActScales) -> Option<usize> {
+    match act_scales {
+        _ if !format.stays_integer() => format.group_size(),
+        ActScales::Fine => Some(ACT_BLOCK),
+        ActScales::Token => None,
+    }
 }
 
 /// The kernels of a format: GEMV, GEMM of 16 tokens, GEMM of 64.
@@ -70,8 +74,15 @@ const BLOCKS_EACH: usize = 2;
 
 impl Variant {
     /// Chooses for y\[M, N\] = x\[M, K\] · wᵀ: GEMV up to 4 tokens, then tiles of 16 or 64 tokens, so that up to 64 every
-    /// weight is read once; K is split until there are two blocks for each multiprocessor, in modes whose bits do not change.
-    pub fn choose(architecture: Architecture, format: Format, m: usize, n: usize, k: usize) -> Self {
+    /// weight is read once; K is split until there are two blocks for each multiprocessor, where bits do not change by it.
+    pub fn choose(
+        architecture: Architecture,
+        format: Format,
+        act_scales: ActScales,
+        m: usize,
+        n: usize,
+        k: usize,
+    ) -> Self {
         if m <= GEMV_TOKENS {
             return Variant::Gemv;
         }
@@ -79,7 +90,8 @@ impl Variant {
         let blocks = n.div_ceil(GEMM_ROWS) * m.div_ceil(tokens);
         let wanted = BLOCKS_EACH * architecture.multiprocessors as usize / blocks;
         let most = k.div_ceil(STAGE_K) / MIN_STAGES;
-        let splits = if format.stays_integer() { wanted.min(most).max(1) } else { 1 };
+        let integers = format.stays_integer() && act_scales == ActScales::Token;
+        let splits = if integers { wanted.min(most).max(1) } else { 1 };
         Variant::Gemm { tokens: tokens as u32, splits: splits as u32 }
     }
 

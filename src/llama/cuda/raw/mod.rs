@@ -12,12 +12,15 @@
 //! let call = RmsNorm {
 //!     x: Address::new(0x7f00_0000_0000), // f32 [m, k]
 //!     x_rows: 8,
+//!     x_stride: 4096,
 //!     rows: None,
 //!     weight: Address::new(0x7f00_0100_0000),
 //!     eps: 1e-5,
 //!     m: 8,
+//!     heads: 1,
 //!     k: 4096,
 //!     y: Address::new(0x7f00_0200_0000),
+//!     y_stride: 4096,
 //! };
 //! // SAFETY: the engine has this memory, and its stream is of the device's context.
 //! unsafe { call.launch(&device, device.stream().cu_stream())? };
@@ -38,7 +41,7 @@ pub use argmax::Argmax;
 pub use dense::Dense;
 pub use embed::Embed;
 pub use move_rows::MoveRows;
-pub use rms_norm::{RmsNorm, RmsNormHeads};
+pub use rms_norm::RmsNorm;
 pub use sample::{Sample, SamplerRecord};
 
 use crate::error::{Error, Result};

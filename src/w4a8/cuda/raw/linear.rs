@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::w4a8::activation::PAD_K;
 use crate::w4a8::cuda::mirror::LinearParams;
 use crate::w4a8::cuda::variant::{GEMM_ROWS, Variant, sum_group};
-use crate::w4a8::{Format, Sections};
+use crate::w4a8::{ActScales, Format, Sections};
 
 /// A multiplication, [`crate::w4a8::cuda::linear`] by addresses: y = act_scale · (x · wᵀ) + bias + residual. Every address is a
 /// multiple of 16.
@@ -28,10 +28,12 @@ pub struct Linear {
     pub weight: Sections<Address>,
     /// int8 \[M, K rounded up to 64\], zeros past K.
     pub x: Address<i8>,
-    /// f32 \[M\].
+    /// How finely x is scaled.
+    pub act_scales: ActScales,
+    /// f32 \[M\] or, fine, \[⌈K/128⌉, M\].
     pub act_scale: Address<f32>,
-    /// int32 \[groups of K rounded up to 64, M\] where groups have f16 scales, \[M\] for [`Format::per_channel`], null for the
-    /// others: sums of x.
+    /// Sums of x, int32: \[groups of K rounded up to 64, M\] where groups have f16 scales, as `act_scale` for
+    /// [`Format::per_channel`], null for the others.
     pub sums: Address<i32>,
     /// f32 \[N\].
     pub bias: Option<Address<f32>>,
@@ -60,10 +62,10 @@ impl Linear {
 
     /// Numbers at `sums` that kernels read.
     fn sums(&self) -> usize {
-        match sum_group(self.format) {
+        match sum_group(self.format, self.act_scales) {
+            _ if self.format.stays_integer() && self.format != Format::per_channel() => 0,
             Some(group) => product([self.padded_k().div_ceil(group), self.m]),
-            None if self.format == Format::per_channel() => self.m,
-            None => 0,
+            None => self.m,
         }
     }
 
@@ -97,7 +99,7 @@ impl Linear {
             offset_kind: self.format.offset() as u32,
             element: self.element as u32,
             splits,
-            reserved: 0,
+            fine: u32::from(self.act_scales == ActScales::Fine),
         }
     }
 }
@@ -117,7 +119,7 @@ impl Enqueue for Linear {
         let outputs = product([self.m, self.n]);
         let (partial, arrived) = self.variant.workspace_words(self.m, self.n);
         show(Buffer::read("x", self.x, product([self.m, self.padded_k()])));
-        show(Buffer::read("act_scale", self.act_scale, self.m));
+        show(Buffer::read("act_scale", self.act_scale, product([self.act_scales.of_token(self.k), self.m])));
         show(Buffer::read("sums", self.sums, self.sums()));
         if let Some(bias) = self.bias {
             show(Buffer::read("bias", bias, self.n));

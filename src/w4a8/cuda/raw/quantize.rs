@@ -4,7 +4,7 @@ use super::ALIGNMENT;
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Kernel, Queue, product};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::Activation;
-use crate::w4a8::activation::{PAD_K, SUM_GROUP};
+use crate::w4a8::activation::{ActScales, PAD_K, SUM_GROUP};
 use crate::w4a8::cuda::mirror::{self, QuantizeParams};
 
 /// What is quantized.
@@ -26,8 +26,8 @@ pub enum Source {
     },
 }
 
-/// A quantization of tokens to int8, [`crate::w4a8::cuda::Activations`] by addresses. A token with a value that is not finite
-/// gets a NaN scale, and so NaN results. Every address is a multiple of 16.
+/// A quantization of tokens to int8, [`crate::w4a8::cuda::Activations`] by addresses. Where a value is not finite the scale is
+/// NaN, and so are the token's results. Every address is a multiple of 16.
 #[derive(Debug, Clone, Copy)]
 pub struct Quantize {
     /// What is quantized.
@@ -42,7 +42,9 @@ pub struct Quantize {
     pub element: ElementKind,
     /// int8 \[M, K rounded up to 64\].
     pub codes: Address<i8>,
-    /// f32 \[M\].
+    /// How finely tokens are scaled.
+    pub scales: ActScales,
+    /// f32 \[M\] or, fine, \[⌈K/128⌉, M\].
     pub scale: Address<f32>,
     /// int32 \[groups, M\] for groups of 32, 64 and 128 of K rounded up to 64.
     pub sums: [Address<i32>; 3],
@@ -84,7 +86,7 @@ impl Enqueue for Quantize {
             show(Buffer::read("weight", weight, self.k));
         }
         show(Buffer::write("codes", self.codes, product([self.m, padded])));
-        show(Buffer::write("scale", self.scale, self.m));
+        show(Buffer::write("scale", self.scale, product([self.scales.of_token(self.k), self.m])));
         for (level, sums) in self.sums.into_iter().enumerate() {
             show(Buffer::write("sums", sums, product([padded.div_ceil(SUM_GROUP << level), self.m])));
         }
@@ -112,6 +114,8 @@ impl Enqueue for Quantize {
             k: self.k as u32,
             eps,
             activation,
+            fine: u32::from(self.scales == ActScales::Fine),
+            reserved: 0,
         };
         queue.launch(self.kernel(), [params.m, 1, 1], params)
     }
