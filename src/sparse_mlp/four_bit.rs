@@ -163,8 +163,7 @@ fn form_of(what: &'static str, format: Format, k: usize) -> Result<(Option<Offse
         (Bits::Four, None) => Ok((None, k)),
         (Bits::Four, Some(group)) => match group.scale {
             GroupScale::F16 => Ok((Some(group.offset), group.size)),
-            GroupScale::Integer => Err(unsupported(what, "two-level scales")),
-            GroupScale::Qqq => Err(unsupported(what, "qqq's group scales")),
+            scale => Err(unsupported(what, scale.name())),
         },
     }
 }

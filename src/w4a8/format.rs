@@ -25,6 +25,17 @@ pub enum GroupScale {
     Qqq = 3,
 }
 
+impl GroupScale {
+    /// In words.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            GroupScale::F16 => "f16 group scales",
+            GroupScale::Integer => "two-level scales",
+            GroupScale::Qqq => "qqq's group scales",
+        }
+    }
+}
+
 /// What a group has besides its scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
@@ -161,6 +172,11 @@ impl Format {
         let expected =
             "f16 group scales with zero points (4 bits) or offsets, or 4 bits with scales over the channel's";
         refused.map_or(Ok(()), |got| Err(Error::Unsupported { what: "format", expected, got: got.into() }))
+    }
+
+    /// The largest group scale, where they are whole numbers from 1 up.
+    pub(crate) fn largest_whole_scale(&self) -> Option<u8> {
+        (self.group_scale() == Some(GroupScale::Integer)).then_some(16)
     }
 
     /// Bytes of one entry of each array of scales: 0 for those that are not there.

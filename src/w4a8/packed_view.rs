@@ -46,8 +46,8 @@ impl<'a> PackedView<'a> {
                 return Err(Error::Misaligned { what, expected: ALIGNMENT as u64, got: got as u64 });
             }
         }
-        if format.group_scale() == Some(GroupScale::Integer)
-            && let Some(&got) = sections.group.iter().find(|&&scale| scale > 16)
+        if let Some(largest) = format.largest_whole_scale()
+            && let Some(&got) = sections.group.iter().find(|&&scale| scale > largest)
         {
             return Err(Error::Value { what: "group", expected: "whole numbers up to 16", got: f32::from(got) });
         }

@@ -150,8 +150,8 @@ impl Scales {
         check_finite(names[0], self.channel.iter().flatten().copied())?;
         check_finite(names[1], self.group.iter().flat_map(Values::iter))?;
         check_finite(names[2], self.offset.iter().flat_map(Values::iter))?;
-        if let (Some(GroupScale::Integer), Some(scale)) = (format.group_scale(), &self.group) {
-            check_range(names[1], "1..=16", scale, 1.0..=16.0)?;
+        if let (Some(largest), Some(scale)) = (format.largest_whole_scale(), &self.group) {
+            check_range(names[1], "1..=16", scale, 1.0..=f32::from(largest))?;
         }
         if let (Offset::ZeroPoint, Some(points)) = (format.offset(), &self.offset) {
             check_range(names[2], "0..=15", points, 0.0..=15.0)?;

@@ -98,7 +98,7 @@ impl Checkpoint {
     pub fn open_gguf(file: MappedFile) -> Result<Self> {
         let header = Header::parse(file.path(), file.bytes())?;
         let vocabulary = Vocabulary::open(&file, &header)?;
-        let (config, architecture) = gguf::model_config(&file, &header, &vocabulary)?;
+        let config = gguf::model_config(&file, &header, &vocabulary)?;
         if vocabulary.len() != config.vocab {
             let (expected, got) = (config.vocab, vocabulary.len());
             return Err(Error::Vocabulary { path: file.path().into(), expected, got });
@@ -110,7 +110,7 @@ impl Checkpoint {
         let tensors = header.tensors.iter().map(place).collect();
         // What parsing touched, mostly the vocabulary, is read again when the tokenizer is built.
         file.release(0..header.end);
-        let format = Format::Gguf { interleaved: gguf::interleaved(&architecture), header };
+        let format = Format::Gguf { interleaved: gguf::interleaved(&config.architecture), header };
         let (quantization, arrays, notes) = (None, BTreeMap::new(), Notes::default());
         let path = file.path().into();
         Self { path, files: vec![file], tensors, config, format, quantization, arrays, notes }.checked()

@@ -69,6 +69,8 @@ pub enum RopeScaling {
 pub struct ModelConfig {
     /// The model's name for people, or its architecture.
     pub name: String,
+    /// What the file calls the architecture.
+    pub architecture: String,
     /// Width of the residual stream.
     pub hidden: usize,
     /// Neurons of one MLP.
@@ -95,8 +97,6 @@ pub struct ModelConfig {
     pub activation: Activation,
     /// Whether an attention projection has a bias; each bias may still be absent (the output's in qwen2).
     pub attention_bias: bool,
-    /// Whether query and key heads are normalised before RoPE, as in qwen3.
-    pub qk_norm: bool,
     /// Whether an MLP projection has a bias.
     pub mlp_bias: bool,
     /// Whether the output projection is the embedding.
@@ -114,6 +114,11 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// Whether query and key heads are normalised before RoPE.
+    pub fn qk_norm(&self) -> bool {
+        self.architecture == "qwen3"
+    }
+
     /// Output features of the query projection.
     pub fn q_features(&self) -> usize {
         self.n_q_heads * self.head_dim

@@ -60,6 +60,14 @@ impl LayerTensor {
         matches!(self, Self::QNorm | Self::KNorm)
     }
 
+    /// Whether a model of this configuration has it, where that follows from the architecture.
+    pub fn is_expected(self, config: &ModelConfig) -> Option<bool> {
+        match self {
+            Self::QNorm | Self::KNorm => Some(config.qk_norm()),
+            _ => (!self.is_optional()).then_some(true),
+        }
+    }
+
     /// Whether it is a norm's weight or a bias, which are never stored in blocks.
     pub fn is_vector(self) -> bool {
         self.is_optional() || matches!(self, Self::AttnNorm | Self::FfnNorm)

@@ -70,7 +70,7 @@ fn gguf_config_matches_hugging_face_config_for_the_same_model() {
         let (gguf, hf) = (open_gguf(&fixture), Checkpoint::open(directory.path()).unwrap());
         let mut expected = gguf.config().clone();
         expected.name = fixture.model_type().into();
-        assert_eq!(expected.qk_norm, fixture.qk_norm);
+        assert_eq!(expected.qk_norm(), fixture.qk_norm);
         // generation_config.json names 0 too, and each of both formats says why in its own words
         expected.eos = vec![0, 2];
         expected.bounds = hf.config().bounds.clone();

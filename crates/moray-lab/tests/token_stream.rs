@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use moray_lab::Checkpoint;
-use moray_lab::fixture::{Fixture, MIN_VOCAB, Pair};
+use moray_lab::fixture::{Fixture, MIN_VOCAB, Pair, byte_fallback_json};
 use moray_lab::fuzzing::{DECODER_TOKENS, decoder_file, decoders};
 use moray_lab::mapped_file::MappedFile;
 use moray_lab::tokenizer::Tokenizer;
@@ -23,24 +23,10 @@ fn metaspace() -> (Tokenizer, tokenizers::Tokenizer) {
     for (at, piece) in ["▁", "a", "b", "▁a", "▁ab", "é"].into_iter().enumerate() {
         vocab[piece] = (259 + at).into();
     }
-    let json = serde_json::json!({
-        "version": "1.0",
-        "added_tokens": [{"id": 1, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": true}],
-        "normalizer": {"type": "Sequence", "normalizers": [
-            {"type": "Prepend", "prepend": "▁"},
-            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
-        "pre_tokenizer": null,
-        "post_processor": null,
-        "decoder": {"type": "Sequence", "decoders": [
-            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-            {"type": "ByteFallback"},
-            {"type": "Fuse"},
-            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
-        "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true, "vocab": vocab,
-            "merges": ["▁ a", "▁a b"]},
-    })
-    .to_string();
+    let mut json = byte_fallback_json(vocab);
+    json["added_tokens"] = serde_json::json!([{"id": 1, "content": "<s>", "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "special": true}]);
+    let json = json.to_string();
     let config = Fixture::default().open().unwrap().config().clone();
     let ours = Tokenizer::from_json(Path::new("tokenizer.json"), json.as_bytes(), &config).unwrap();
     (ours, json.parse().unwrap())

@@ -139,11 +139,10 @@ impl Checkpoint {
 
     /// Layers are alike: a bias that the first layer has, every layer has, and none where the configuration says so.
     fn presence(&self, tensor: LayerTensor) -> Presence {
-        if !tensor.is_optional() || tensor.is_head_norm() && self.config.qk_norm {
-            return Presence::Required;
-        }
-        if tensor.is_head_norm() {
-            return Presence::Forbidden;
+        match tensor.is_expected(&self.config) {
+            Some(true) => return Presence::Required,
+            Some(false) => return Presence::Forbidden,
+            None => {}
         }
         let mlp = matches!(tensor, LayerTensor::GateBias | LayerTensor::UpBias | LayerTensor::DownBias);
         let stated = if mlp { self.config.mlp_bias } else { self.config.attention_bias };

@@ -149,12 +149,8 @@ pub(crate) fn interleaved(architecture: &str) -> bool {
     architecture == "llama"
 }
 
-/// Reads the configuration; also returns the architecture.
-pub(crate) fn model_config(
-    file: &MappedFile,
-    header: &Header,
-    vocabulary: &Vocabulary<'_>,
-) -> Result<(ModelConfig, String)> {
+/// Reads the configuration.
+pub(crate) fn model_config(file: &MappedFile, header: &Header, vocabulary: &Vocabulary<'_>) -> Result<ModelConfig> {
     let mut pairs = Pairs { file, header, architecture: String::new() };
     let path = file.path();
     let architecture =
@@ -175,6 +171,7 @@ pub(crate) fn model_config(
     let rms_eps = pairs.number(".attention.layer_norm_rms_epsilon")?;
     let mut config = ModelConfig {
         name: pairs.text("general.name")?.unwrap_or(architecture).to_owned(),
+        architecture: architecture.to_owned(),
         hidden,
         d_ff: pairs.required_size(".feed_forward_length")?,
         n_layers: pairs.required_size(".block_count")?,
@@ -189,7 +186,6 @@ pub(crate) fn model_config(
         rope_scaling: rope_scaling(&pairs, context_length)?,
         activation: Activation::Silu,
         attention_bias: ["q", "k", "v", "output"].iter().any(|p| pairs.has_tensor(&format!("blk.0.attn_{p}.bias"))),
-        qk_norm: architecture == "qwen3",
         mlp_bias: ["gate", "up", "down"].iter().any(|p| pairs.has_tensor(&format!("blk.0.ffn_{p}.bias"))),
         tied_embeddings: !pairs.has_tensor("output.weight"),
         bos: None,
@@ -205,7 +201,7 @@ pub(crate) fn model_config(
         return Err(Error::malformed(path, pairs.key(".vocab_size"), expected, stated));
     }
     config.check(path)?;
-    Ok((config, pairs.architecture))
+    Ok(config)
 }
 
 /// Refuses keys under the architecture's prefix that could change the numbers: all that are not read, unless they say 0 or no (or

@@ -55,6 +55,7 @@ pub(super) fn read_config(path: &Path, stated: &Value, notes: &mut Notes) -> Res
     let flag = |key: &str, default: bool| fields.flag(key).map(|stated| stated.unwrap_or(default));
     let mut config = ModelConfig {
         name: fields.text(&["_name_or_path"])?.filter(|name| !name.is_empty()).unwrap_or(model_type).to_owned(),
+        architecture: model_type.to_owned(),
         hidden,
         d_ff: required("intermediate_size")?,
         n_layers: required("num_hidden_layers")?,
@@ -68,7 +69,6 @@ pub(super) fn read_config(path: &Path, stated: &Value, notes: &mut Notes) -> Res
         rope_scaling: rope.scaling,
         activation: activation(path, fields.text(&["hidden_act"])?)?,
         attention_bias: flag("attention_bias", model_type == "qwen2")?,
-        qk_norm: model_type == "qwen3",
         mlp_bias: flag("mlp_bias", false)?,
         tied_embeddings: flag("tie_word_embeddings", false)?,
         bos: token_ids(path, "bos_token_id", fields.get("bos_token_id"))?.first().copied(),

@@ -88,11 +88,11 @@ impl Refined {
         let k = wanted.columns;
         let groups = self.grid.groups();
         let mut integers = std::mem::take(&mut self.grid.integer);
-        let two_level = !integers.is_empty();
+        let has_integers = !integers.is_empty();
         // a row without integers gets an empty slice
-        let width = if two_level { groups } else { 0 };
+        let width = if has_integers { groups } else { 0 };
         let mut none: Vec<Vec<u8>> = Vec::new();
-        let integer_rows: Vec<&mut [u8]> = if two_level {
+        let integer_rows: Vec<&mut [u8]> = if has_integers {
             integers.chunks_exact_mut(width).collect()
         } else {
             none.resize(wanted.rows, Vec::new());

@@ -1,6 +1,6 @@
 //! Tokenizer files, right ones of several kinds and wrong in one way each, and tokens for chains of decoders.
 
-use moray_lab::fixture::Fixture;
+use moray_lab::fixture::{Fixture, byte_fallback_json};
 use moray_lab::fuzzing::decoders;
 use serde_json::{Value, json};
 
@@ -18,20 +18,7 @@ fn byte_fallback() -> Value {
     let pieces = ["<unk>", "<s>", "</s>", "<0x0A>", "<0xE4>", "<0xBD>", "<0xA0>", "▁", "a", "b", "▁a", "▁ab"];
     let vocab: serde_json::Map<_, _> =
         pieces.iter().enumerate().map(|(id, &piece)| (piece.into(), id.into())).collect();
-    json!({
-        "version": "1.0",
-        "added_tokens": [],
-        "normalizer": {"type": "Sequence", "normalizers": [
-            {"type": "Prepend", "prepend": "▁"},
-            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
-        "decoder": {"type": "Sequence", "decoders": [
-            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-            {"type": "ByteFallback"},
-            {"type": "Fuse"},
-            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
-        "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true, "vocab": vocab,
-            "merges": ["▁ a", "▁a b"]},
-    })
+    byte_fallback_json(vocab.into())
 }
 
 pub fn cases() -> Vec<Case> {

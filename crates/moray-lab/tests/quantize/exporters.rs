@@ -1,6 +1,7 @@
 //! Variants that exporters write, each packed here element by element from the numbers it stands for.
 
 use std::fs;
+use std::path::Path;
 
 use half::f16;
 use moray_lab::Checkpoint;
@@ -241,6 +242,17 @@ fn variants_of_exporters_match_what_they_stand_for() {
     }
 }
 
+/// What a file of safetensors holds.
+fn stored_arrays(path: &Path) -> Vec<StoredArray> {
+    let bytes = fs::read(path).unwrap();
+    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let array = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
+        let (dtype, shape, bytes) = (view.dtype(), view.shape().into(), view.data().into());
+        StoredArray { name, dtype, shape, bytes }
+    };
+    stored.tensors().into_iter().map(array).collect()
+}
+
 #[test]
 fn matrices_of_several_group_sizes_run_side_by_side() {
     let (small, large) = (Plain::new(4, 32), Plain::new(4, 64).symmetric());
@@ -251,20 +263,9 @@ fn matrices_of_several_group_sizes_run_side_by_side() {
     let mut arrays = small.gptq(less_one);
     write_model(directory.path(), &fixture(), &config, &arrays);
     let path = directory.path().join("model.safetensors");
-    let bytes = fs::read(&path).unwrap();
-    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let prefix = "model.layers.0.self_attn.k_proj";
-    let mut all: Vec<StoredArray> = stored
-        .tensors()
-        .into_iter()
-        .filter(|(name, _)| !name.starts_with(prefix))
-        .map(|(name, view)| StoredArray {
-            name,
-            dtype: view.dtype(),
-            shape: view.shape().into(),
-            bytes: view.data().into(),
-        })
-        .collect();
+    let mut all = stored_arrays(&path);
+    all.retain(|array| !array.name.starts_with(prefix));
     arrays = large.gptq(less_one);
     all.extend(arrays.into_iter().map(|array| StoredArray { name: array.name.replacen('p', prefix, 1), ..array }));
     fs::write(&path, moray_lab::packed::serialize_arrays(&path, &all).unwrap()).unwrap();
@@ -370,18 +371,7 @@ fn a_quantized_output_layer_is_refused_as_what_it_is() {
     let directory = tempfile::tempdir().unwrap();
     write_model(directory.path(), &fixture(), &gptq(64, &[]), &Plain::new(4, 64).gptq(|zero| zero.wrapping_sub(1)));
     let path = directory.path().join("model.safetensors");
-    let bytes = fs::read(&path).unwrap();
-    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let mut all: Vec<StoredArray> = stored
-        .tensors()
-        .into_iter()
-        .map(|(name, view)| StoredArray {
-            name,
-            dtype: view.dtype(),
-            shape: view.shape().into(),
-            bytes: view.data().into(),
-        })
-        .collect();
+    let mut all = stored_arrays(&path);
     all.push(StoredArray::i32("lm_head.qweight", &[16, 272], &[0; 16 * 272]));
     fs::write(&path, moray_lab::packed::serialize_arrays(&path, &all).unwrap()).unwrap();
     let error = Checkpoint::open(directory.path()).unwrap_err().to_string();

@@ -96,7 +96,7 @@ fn architecture(config: &ModelConfig) -> String {
     let parts = [
         (config.attention_bias, ", biases in attention"),
         (config.mlp_bias, ", biases in the MLP"),
-        (config.qk_norm, ", norms of query and key heads"),
+        (config.qk_norm(), ", norms of query and key heads"),
     ];
     let parts: String = parts.into_iter().filter(|(there, _)| *there).map(|(_, text)| text).collect();
     format!(

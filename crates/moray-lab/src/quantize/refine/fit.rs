@@ -1,6 +1,6 @@
 //! The scales and offsets of least loss for given codes: one small linear least-squares problem for each row.
 
-use moray::w4a8::{GroupScale, Offset};
+use moray::w4a8::Offset;
 use rayon::prelude::*;
 
 use super::add_scaled;
@@ -15,7 +15,7 @@ pub(super) fn fitted(grid: &Grid, codes: &[i8], hessian: &[f32], wanted_h: &[f32
     let (k, groups, size) = (grid.columns, grid.groups(), grid.group_size);
     let rows = codes.len() / k;
     let offsets = grid.format.offset() == Offset::F16;
-    let single = grid.format.group_scale() == Some(GroupScale::Integer);
+    let single = !grid.integer.is_empty();
     // the vectors whose multiples the rows are made of: codes of each group (times its integer), and ones
     let mut basis: Vec<f32> = codes.iter().map(|&c| f32::from(c) - CENTRE).collect();
     if single {
