@@ -8,6 +8,7 @@ mod fuzz;
 mod gpu_bundle;
 mod mirror;
 mod oldest;
+mod outside;
 mod packages;
 mod quality;
 mod resources;
@@ -49,7 +50,7 @@ const TASKS: &[Task] = &[
     Task { name: "dependencies", help: "check the licences and sources of all dependencies", run: dependencies::run },
     Task {
         name: "packages",
-        help: "check what the published packages hold and the Rust they declare",
+        help: "check what the published packages hold, the Rust they declare, and moray's from a crate outside the workspace",
         run: packages::run,
     },
     Task {

@@ -1,11 +1,12 @@
-//! `cargo xtask packages`: what a package promises to those who build it holds: its licences and its Rust version.
+//! `cargo xtask packages`: what a package promises to those who build it holds: its licences, its Rust version, and that moray's
+//! can be linked.
 
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
-use crate::{TaskResult, root};
+use crate::{TaskResult, outside, root};
 
 /// What every published package carries beside its code.
 const FILES: [&str; 3] = ["LICENSE-MIT", "LICENSE-APACHE", "README.md"];
@@ -20,7 +21,8 @@ pub fn run(_arguments: &[String]) -> TaskResult {
         }
     }
     println!("{}: each has {}", packages.join(", "), FILES.join(", "));
-    check_with_declared_rust()
+    check_with_declared_rust()?;
+    outside::check()
 }
 
 /// The workspace's packages that are meant for a registry.
