@@ -6,11 +6,16 @@ use super::{Access, Address, Buffer, Device, RawCall};
 use crate::error::{Error, Result};
 use cudarc::driver::{DevicePtr, DevicePtrMut, DeviceSlice};
 
+/// Pieces of memory that a call may hold: more than any does, so that none is allocated for.
+const MOST: usize = 32;
+
 /// The buffers of one safe call, from which its raw call is filled in: borrowed, of the device's context, and ordered with what
 /// other streams do with them until [`Arguments::launch`] has started the kernels.
 pub(crate) struct Arguments<'a> {
     device: &'a Device,
-    memory: Vec<Memory>,
+    /// The first `count`.
+    memory: [Memory; MOST],
+    count: usize,
     held: Held<'a>,
 }
 
@@ -22,10 +27,14 @@ struct Memory {
     access: Access,
 }
 
+impl Memory {
+    const NONE: Memory = Memory { first: 0, bytes: 0, access: Access::Read };
+}
+
 impl<'a> Arguments<'a> {
     /// Nothing yet.
     pub(crate) fn new(device: &'a Device) -> Self {
-        Arguments { device, memory: Vec::with_capacity(12), held: Held::new(device) }
+        Arguments { device, memory: [Memory::NONE; MOST], count: 0, held: Held::new(device) }
     }
 
     /// Holds memory that the call reads.
@@ -48,7 +57,8 @@ impl<'a> Arguments<'a> {
     }
 
     fn keep<T>(&mut self, first: u64, len: usize, access: Access) -> Address<T> {
-        self.memory.push(Memory { first, bytes: (len * size_of::<T>()) as u64, access });
+        self.memory[self.count] = Memory { first, bytes: (len * size_of::<T>()) as u64, access };
+        self.count += 1;
         Address::new(first)
     }
 
@@ -82,7 +92,7 @@ impl<'a> Arguments<'a> {
                 && (buffer.access == Access::Read || memory.access == Access::Write)
         };
         let left = |memory: &Memory| memory.first + memory.bytes - buffer.address;
-        let got = self.memory.iter().filter(has).map(left).max().unwrap_or(0) as usize;
+        let got = self.memory[..self.count].iter().filter(has).map(left).max().unwrap_or(0) as usize;
         if buffer.bytes() > got {
             let got = got / buffer.element_bytes;
             return Err(Error::Length { what: buffer.what, expected: buffer.elems, got });
