@@ -87,7 +87,9 @@ impl Bench {
 }
 
 fn attention(criterion: &mut Criterion) {
-    for (name, dtype) in [("f16", KvDtype::F16), ("f32", KvDtype::F32), ("bf16", KvDtype::Bf16)] {
+    for (name, dtype) in
+        [("f16", KvDtype::F16), ("int8", KvDtype::Int8), ("f32", KvDtype::F32), ("bf16", KvDtype::Bf16)]
+    {
         let mut bench = Bench::new(dtype);
         let mut group = criterion.benchmark_group(format!("attention/{name}/smollm2-135m"));
         let mask = |bits: u32| [bits];

@@ -1,5 +1,6 @@
 //! Attention on the CPU: check, divide, compute.
 
+use super::element::KvElement;
 use super::kernel::{Rows, Segment};
 use super::kv_cache::{KvCache, causal_mask};
 use super::softmax::{Finish, Merge};
@@ -8,7 +9,6 @@ use super::workspace::{Division, Scratch, Unit, Workspace, cut_scratch, scratch_
 use super::{AttentionShape, BLOCK, Call, SEGMENT, heads};
 use crate::cpu::Cpu;
 use crate::error::{Result, check_len, product};
-use crate::simd::SimdElement;
 use crate::threads::{AreaWindows, Pieces, Window};
 
 /// Computes attention of a call's tokens over what the cache holds for their slots, positions ≤ their own.
@@ -20,7 +20,7 @@ use crate::threads::{AreaWindows, Pieces, Window};
 /// | argument | dtype | shape | layout |
 /// |---|---|---|---|
 /// | `q` | f32 | [M, n_q_heads, head_dim] | row-major, turned by RoPE |
-/// | `cache` | f32, f16, bf16 | see [`KvCache`] | K turned by RoPE; this call's own tokens already written |
+/// | `cache` | f32, f16, bf16, int8 | see [`KvCache`] | K turned by RoPE; this call's own tokens already written |
 /// | `out` | f32 | [M, n_q_heads, head_dim] | row-major, all of it written |
 ///
 /// # Errors
@@ -76,7 +76,7 @@ pub fn attend(
 /// As [`attend`] for the call.
 pub fn bytes_read(call: &Call<'_>, cache: &KvCache) -> Result<usize> {
     call.check(cache.shape())?;
-    let row_bytes = 2 * call.shape.head_dim * cache.dtype().bytes();
+    let row_bytes = 2 * cache.dtype().row_bytes(call.shape.head_dim);
     let mut rows = 0;
     for (index, span) in call.spans.iter().enumerate().filter(|(_, span)| span.len > 0) {
         for kv_head in (0..call.shape.n_kv_heads).filter(|&h| call.heads.uses_group(&call.shape, index, h)) {
@@ -98,7 +98,7 @@ struct Job<'a, E> {
     element: std::marker::PhantomData<E>,
 }
 
-impl<E: SimdElement> Job<'_, E> {
+impl<E: KvElement> Job<'_, E> {
     fn run(&self, division: Division, out: &mut [f32], workspace: &mut Workspace) {
         let Workspace { scratch, partials, units, .. } = workspace;
         let (shape, team) = (&self.call.shape, self.cpu.team());

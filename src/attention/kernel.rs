@@ -5,10 +5,11 @@
 use std::ops::Range;
 
 use super::BLOCK;
-use super::kv_cache::causal_mask;
+use super::element::KvElement;
+use super::kv_cache::{causal_mask, scales_of};
 use super::softmax::weigh;
 use super::workspace::{STATE_HEADER, Scratch, state_elems};
-use crate::simd::{Available, Kernel, Simd, SimdElement};
+use crate::simd::{Available, Kernel, Simd};
 
 /// Rows from which a converting pass over a block costs less than converting at every use.
 const WIDEN_ROWS: usize = 12;
@@ -42,12 +43,12 @@ pub(super) struct Segment<'a, 'b, E> {
     pub(super) scratch: &'a mut Scratch<'b>,
 }
 
-impl<E: SimdElement> Segment<'_, '_, E> {
+impl<E: KvElement> Segment<'_, '_, E> {
     /// Makes the states in `scratch.segment` from the queries in `scratch.q`.
     pub(super) fn compute(self, simd: Available) {
         let (head_dim, rows) = (self.head_dim, self.rows);
         let stride = state_elems(head_dim);
-        let elems = BLOCK * (head_dim + head_dim.next_multiple_of(16));
+        let elems = BLOCK * (head_dim + head_dim.next_multiple_of(16)) + E::SCALE_ELEMS;
         let Scratch { q, weights, segment, block: widened, .. } = self.scratch;
         for state in segment[..rows.count * stride].chunks_exact_mut(stride) {
             state.fill(0.0);
@@ -61,14 +62,16 @@ impl<E: SimdElement> Segment<'_, '_, E> {
                 continue;
             }
             let (block, later) = self.region[index * elems..end * elems].split_at(elems);
+            let scales = scales_of(block);
             let (weights, states) = (&mut *weights, &mut *segment);
             if E::CONVERTS && rows.count >= WIDEN_ROWS {
-                let widened = &mut widened[..elems];
+                let widened = &mut widened[..elems - E::SCALE_ELEMS];
                 simd.run(Widen { block, widened, head_dim, visible });
-                simd.run(Tile { block: &*widened, next: &[], index, present, head_dim, rows, q, weights, states });
+                let block = &*widened;
+                simd.run(Tile { block, scales, next: &[], index, present, head_dim, rows, q, weights, states });
             } else {
                 let next = later.get(..BLOCK * head_dim).unwrap_or(&[]);
-                simd.run(Tile { block, next, index, present, head_dim, rows, q, weights, states });
+                simd.run(Tile { block, scales, next, index, present, head_dim, rows, q, weights, states });
             }
         }
     }
@@ -78,6 +81,8 @@ impl<E: SimdElement> Segment<'_, '_, E> {
 struct Tile<'a, E> {
     /// K [4][head_dim][16], then V [BLOCK][v_stride].
     block: &'a [E],
+    /// Of K and of V by position, if elements are codes.
+    scales: Option<&'a [[f32; BLOCK]; 2]>,
     /// K of the block behind this one, if the segment goes on with it.
     next: &'a [E],
     index: usize,
@@ -103,7 +108,7 @@ struct Widen<'a, E> {
     visible: u64,
 }
 
-impl<E: SimdElement> Kernel for Widen<'_, E> {
+impl<E: KvElement> Kernel for Widen<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -120,22 +125,23 @@ impl<E: SimdElement> Kernel for Widen<'_, E> {
     }
 }
 
-impl<E: SimdElement> Kernel for Tile<'_, E> {
+impl<E: KvElement> Kernel for Tile<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         match S::TILE {
-            4 => self.rows::<S, 4>(simd),
-            _ => self.rows::<S, 1>(simd),
+            4 => self.rows::<S, 4, 4>(simd),
+            _ => self.rows::<S, 1, 2>(simd),
         }
     }
 }
 
-impl<E: SimdElement> Tile<'_, E> {
-    /// Takes the block into the states of all rows; inner tiles are W vectors wide.
+impl<E: KvElement> Tile<'_, E> {
+    /// Takes the block into the states of all rows; inner tiles are W vectors wide, of two rows PAIR and of one row 4, since few rows
+    /// have too few sums to keep the units busy.
     #[inline(always)]
-    fn rows<S: Simd, const W: usize>(&mut self, simd: S) {
+    fn rows<S: Simd, const W: usize, const PAIR: usize>(&mut self, simd: S) {
         let count = self.rows.count;
         let mut row = 0;
         while row < count {
@@ -147,9 +153,9 @@ impl<E: SimdElement> Tile<'_, E> {
             } else if S::TILED && left == 3 {
                 self.rows_of::<S, W, 3>(simd, row)
             } else if S::TILED && left == 2 {
-                self.rows_of::<S, W, 2>(simd, row)
+                self.rows_of::<S, PAIR, 2>(simd, row)
             } else {
-                self.rows_of::<S, W, 1>(simd, row)
+                self.rows_of::<S, 4, 1>(simd, row)
             };
         }
     }
@@ -164,18 +170,21 @@ impl<E: SimdElement> Tile<'_, E> {
         }
         let stride = state_elems(self.head_dim);
         let groups = groups_of(widest);
-        if groups == W {
-            self.scores::<S, N, W>(simd, row, 0);
-        } else {
-            for group in 0..groups {
-                self.scores::<S, N, 1>(simd, row, group);
-            }
+        let mut group = 0;
+        while groups - group >= W {
+            self.scores::<S, N, W>(simd, row, group);
+            group += W;
+        }
+        while group < groups {
+            self.scores::<S, N, 1>(simd, row, group);
+            group += 1;
         }
         for i in 0..N {
             let visible = visible(i, self);
             if visible != 0 {
                 let state = &mut self.states[(row + i) * stride..][..stride];
                 weigh(simd, state, &mut self.weights[(row + i) * BLOCK..][..BLOCK], visible);
+                self.scale_weights(simd, row + i);
             }
         }
         // Rows differ only in where causality cuts them off, so what the first sees comes first for all.
@@ -190,7 +199,17 @@ impl<E: SimdElement> Tile<'_, E> {
         N
     }
 
-    /// Writes the scores of N rows for G groups of sixteen positions: each is one chain over head_dim.
+    /// Multiplies a row's weights with the scales of their values.
+    #[inline(always)]
+    fn scale_weights<S: Simd>(&mut self, simd: S, row: usize) {
+        let Some([_, scales]) = self.scales else { return };
+        let weights = self.weights[row * BLOCK..][..BLOCK].as_chunks_mut().0;
+        for (weights, scales) in weights.iter_mut().zip(scales.as_chunks().0) {
+            simd.store(weights, simd.mul(simd.load(weights), simd.load(scales)));
+        }
+    }
+
+    /// Writes the scores of N rows for G groups of sixteen positions: each is one chain over head_dim, times the key's scale.
     #[inline(always)]
     fn scores<S: Simd, const N: usize, const G: usize>(&mut self, simd: S, row: usize, group: usize) {
         let d = self.head_dim;
@@ -219,6 +238,14 @@ impl<E: SimdElement> Tile<'_, E> {
                     for (sum, key) in sums.iter_mut().zip(key) {
                         *sum = simd.fma(query, key, *sum);
                     }
+                }
+            }
+        }
+        if let Some([scales, _]) = self.scales {
+            let scales = scales.as_chunks().0;
+            for sums in &mut sums {
+                for (g, sum) in sums.iter_mut().enumerate() {
+                    *sum = simd.mul(*sum, simd.load(&scales[group + g]));
                 }
             }
         }

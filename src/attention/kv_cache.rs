@@ -1,10 +1,9 @@
 //! The KV cache: memory of fixed size, with holes.
 
+use super::element::KvElement;
 use super::storage::{KvDtype, Storage, with_element};
 use super::{BLOCK, check_head_dim, check_index};
-use crate::element::Element;
 use crate::error::{Error, Result, check_len};
-use crate::simd::SimdElement;
 
 /// The dimensions of a [`KvCache`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,16 +31,17 @@ impl KvShape {
         self.head_dim.next_multiple_of(16)
     }
 
-    /// Elements of a block: K, then V.
-    pub(super) fn block_elems(&self) -> usize {
-        BLOCK * (self.head_dim + self.v_stride())
+    /// Elements of a block: K, then V, then scales if there are any.
+    pub(super) fn block_elems<E: KvElement>(&self) -> usize {
+        BLOCK * (self.head_dim + self.v_stride()) + E::SCALE_ELEMS
     }
 
     /// (blocks, elements) of the whole cache, if they can be counted.
-    fn totals(&self) -> Option<(usize, usize)> {
+    fn totals(&self, dtype: KvDtype) -> Option<(usize, usize)> {
         let heads = self.n_layers.checked_mul(self.n_slots)?.checked_mul(self.n_kv_heads)?;
         let blocks = heads.checked_mul(self.blocks())?;
-        Some((blocks, blocks.checked_mul(self.block_elems())?))
+        let elems = with_element!(dtype, E => self.block_elems::<E>());
+        Some((blocks, blocks.checked_mul(elems)?))
     }
 
     fn check(&self) -> Result<()> {
@@ -73,7 +73,8 @@ pub struct KvRow {
 ///
 /// Layout: `[layer][slot][kv_head][position / 64]` blocks of 64 positions, each `K [4][head_dim][16]`, V `[64][head_dim
 /// rounded up to 16]`. Element (j, i) of a block's K is at `(j / 16 · head_dim + i) · 16 + j % 16`: sixteen positions side
-/// by side, so that one load feeds sixteen scores and no score needs a sum across lanes. Blocks start on a cache line.
+/// by side, so that one load feeds sixteen scores and no score needs a sum across lanes. Blocks start on a cache line. In
+/// [`KvDtype::Int8`] the block's scales follow, f32: `[64]` of K, `[64]` of V.
 ///
 /// A position without its presence bit is a hole: attention leaves it out of the softmax.
 ///
@@ -105,7 +106,7 @@ impl KvCache {
     pub fn new(shape: KvShape, dtype: KvDtype) -> Result<KvCache> {
         shape.check()?;
         let too_large = Error::Shape { what: "kv cache", expected: "fewer than 2^64 elements", got: usize::MAX };
-        let (blocks, elems) = shape.totals().ok_or(too_large)?;
+        let (blocks, elems) = shape.totals(dtype).ok_or(too_large)?;
         let data = Storage::new("kv cache elements", dtype, elems)?;
         Ok(KvCache { shape, dtype, data, present: vec![0; blocks], lens: vec![0; shape.n_slots] })
     }
@@ -127,7 +128,7 @@ impl KvCache {
 
     /// Bytes a cache would allocate; `None` if they cannot be counted.
     pub fn memory_bytes_for(shape: &KvShape, dtype: KvDtype) -> Option<usize> {
-        let (blocks, elems) = shape.totals()?;
+        let (blocks, elems) = shape.totals(dtype)?;
         Storage::bytes_for(dtype, elems)?
             .checked_add(blocks.checked_mul(8)?)?
             .checked_add(shape.n_slots.checked_mul(8)?)
@@ -192,13 +193,15 @@ impl KvCache {
             return Ok(false);
         }
         let (d, j) = (self.shape.head_dim, row.position % BLOCK);
-        let start = row.position / BLOCK * self.shape.block_elems();
         with_element!(self.dtype, E => {
-            let block = &self.region::<E>(layer, row.slot, row.kv_head)[start..];
+            let elems = self.shape.block_elems::<E>();
+            let start = row.position / BLOCK * elems;
+            let block = &self.region::<E>(layer, row.slot, row.kv_head)[start..start + elems];
             let v_row = &block[BLOCK * d + j * self.shape.v_stride()..];
+            let [k_scale, v_scale] = scales_of(block).map_or([1.0; 2], |[k, v]| [k[j], v[j]]);
             for i in 0..d {
-                k[i] = Element::to_f32(block[(j / 16 * d + i) * 16 + j % 16]);
-                v[i] = Element::to_f32(v_row[i]);
+                k[i] = k_scale * KvElement::to_f32(block[(j / 16 * d + i) * 16 + j % 16]);
+                v[i] = v_scale * KvElement::to_f32(v_row[i]);
             }
         });
         Ok(true)
@@ -222,13 +225,13 @@ impl KvCache {
     }
 
     /// The blocks of a (layer, slot, kv_head), one after another.
-    pub(super) fn region<E: SimdElement>(&self, layer: usize, slot: usize, kv_head: usize) -> &[E] {
-        let (first, elems) = (self.block_index(layer, slot, kv_head), self.shape.block_elems());
+    pub(super) fn region<E: KvElement>(&self, layer: usize, slot: usize, kv_head: usize) -> &[E] {
+        let (first, elems) = (self.block_index(layer, slot, kv_head), self.shape.block_elems::<E>());
         &self.data.as_slice()[first * elems..(first + self.shape.blocks()) * elems]
     }
 
-    pub(super) fn region_mut<E: SimdElement>(&mut self, layer: usize, slot: usize, kv_head: usize) -> &mut [E] {
-        let (first, elems) = (self.block_index(layer, slot, kv_head), self.shape.block_elems());
+    pub(super) fn region_mut<E: KvElement>(&mut self, layer: usize, slot: usize, kv_head: usize) -> &mut [E] {
+        let (first, elems) = (self.block_index(layer, slot, kv_head), self.shape.block_elems::<E>());
         &mut self.data.as_mut_slice()[first * elems..(first + self.shape.blocks()) * elems]
     }
 
@@ -243,6 +246,13 @@ impl KvCache {
         }
         self.lens[slot] = self.lens[slot].max(end);
     }
+}
+
+/// The scales of a block, of K and of V by position; none of floats.
+pub(super) fn scales_of<E: KvElement>(block: &[E]) -> Option<&[[f32; BLOCK]; 2]> {
+    // blocks start on a cache line and K and V are whole ones, so the scales behind them are aligned
+    let scales: &[f32] = bytemuck::cast_slice(&block[block.len() - E::SCALE_ELEMS..]);
+    scales.as_chunks().0.first_chunk()
 }
 
 /// The positions below `end`, as bits of the word of `block`.

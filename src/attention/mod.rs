@@ -16,12 +16,13 @@
 //! # Determinism
 //! A result depends only on q and on what the cache holds for positions ≤ t: any split of a prompt, any batch, any
 //! number of threads and any instruction set give the same bits. Each score is one chain of fused multiply-adds over
-//! head_dim, each output one chain over positions; the softmax runs online over blocks of [`BLOCK`] positions counted from
+//! head_dim, times the key's scale if it has one, each output one chain over positions; the softmax runs online over blocks of [`BLOCK`] positions counted from
 //! 0, restarts every [`SEGMENT`] positions, and segments are merged in order.
 
 mod cpu;
 #[cfg(feature = "cuda-attention")]
 pub mod cuda;
+mod element;
 mod heads;
 mod kernel;
 mod kv_cache;

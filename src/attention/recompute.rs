@@ -1,6 +1,6 @@
 //! The inputs of the last tokens, from which skipped K and V rows are recomputed.
 
-use super::storage::{KvDtype, Storage, with_element};
+use super::storage::{KvDtype, Storage};
 use super::{Call, KvRow, check_index, check_spans};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
@@ -169,7 +169,27 @@ impl InputRing {
     }
 }
 
-/// Kept inputs on the CPU: rows of `hidden` elements, rounded to the cache's type.
+/// Runs an expression with `$E` as the Rust type that inputs beside a cache of a [`KvDtype`] are kept in.
+macro_rules! with_float {
+    ($dtype:expr, $E:ident => $body:expr) => {
+        match $dtype {
+            KvDtype::F32 => {
+                type $E = f32;
+                $body
+            }
+            KvDtype::F16 | KvDtype::Int8 => {
+                type $E = half::f16;
+                $body
+            }
+            KvDtype::Bf16 => {
+                type $E = half::bf16;
+                $body
+            }
+        }
+    };
+}
+
+/// Kept inputs on the CPU: rows of `hidden` elements, rounded to the cache's type, beside one of int8 to f16.
 #[derive(Debug)]
 pub struct InputRows {
     places: usize,
@@ -191,6 +211,7 @@ impl InputRows {
             }
         }
         let too_many = Error::Shape { what: "input rows", expected: "fewer than 2^64 elements", got: usize::MAX };
+        let dtype = if dtype == KvDtype::Int8 { KvDtype::F16 } else { dtype };
         let data = Storage::new("input rows' elements", dtype, places.checked_mul(hidden).ok_or(too_many)?)?;
         Ok(InputRows { places, hidden, dtype, data })
     }
@@ -218,7 +239,7 @@ impl InputRows {
         to.iter().try_for_each(|&place| check_index("place", place as usize, self.places))?;
         for (&row, &place) in from.iter().zip(to) {
             let x = &x[row as usize * self.hidden..][..self.hidden];
-            with_element!(self.dtype, E => narrow::<E>(x, &mut self.data, place as usize * self.hidden));
+            with_float!(self.dtype, E => narrow::<E>(x, &mut self.data, place as usize * self.hidden));
         }
         Ok(())
     }
@@ -230,7 +251,7 @@ impl InputRows {
     pub fn read(&self, place: usize, x: &mut [f32]) -> Result<()> {
         check_index("place", place, self.places)?;
         check_len("x", self.hidden, x.len())?;
-        with_element!(self.dtype, E => {
+        with_float!(self.dtype, E => {
             for (x, &stored) in x.iter_mut().zip(&self.data.as_slice::<E>()[place * self.hidden..]) {
                 *x = Element::to_f32(stored);
             }

@@ -3,13 +3,16 @@
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
-use crate::simd::SimdElement;
 
 /// Alignment, bytes.
 const LINE_BYTES: usize = 64;
 
 /// The element type of a cache; arithmetic is in f32, storing rounds to nearest even (f16 overflows to infinity above
 /// 65504).
+///
+/// With [`KvDtype::Int8`] a row of K and one of V, of one position and one KV head, are codes and a scale each:
+/// scale = max|x| / 127, code = x / scale rounded to nearest even, x ≈ scale · code. A row of zeros has the scale 0. Attention multiplies
+/// each score with the scale of its key and each weight with that of its value, so that queries stay in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KvDtype {
@@ -19,6 +22,8 @@ pub enum KvDtype {
     F16,
     /// 2 bytes, 8 significant bits.
     Bf16,
+    /// 1 byte, and an f32 scale for each row of K and of V.
+    Int8,
 }
 
 impl KvDtype {
@@ -28,7 +33,14 @@ impl KvDtype {
             KvDtype::F32 => size_of::<f32>(),
             KvDtype::F16 => size_of::<f16>(),
             KvDtype::Bf16 => size_of::<bf16>(),
+            KvDtype::Int8 => size_of::<i8>(),
         }
+    }
+
+    /// Bytes of a row of K or V with its scale, if it has one.
+    pub fn row_bytes(self, head_dim: usize) -> usize {
+        let scale = if self == KvDtype::Int8 { size_of::<f32>() } else { 0 };
+        head_dim * self.bytes() + scale
     }
 }
 
@@ -46,6 +58,10 @@ macro_rules! with_element {
             }
             $crate::attention::KvDtype::Bf16 => {
                 type $E = half::bf16;
+                $body
+            }
+            $crate::attention::KvDtype::Int8 => {
+                type $E = i8;
                 $body
             }
         }
@@ -80,12 +96,12 @@ impl Storage {
     }
 
     /// All elements; `E` is the type of the storage's dtype.
-    pub(super) fn as_slice<E: SimdElement>(&self) -> &[E] {
+    pub(super) fn as_slice<E: bytemuck::Pod>(&self) -> &[E] {
         debug_assert_eq!(size_of::<E>(), self.dtype.bytes());
         &bytemuck::cast_slice(&self.words[self.first_word..])[..self.len]
     }
 
-    pub(super) fn as_mut_slice<E: SimdElement>(&mut self) -> &mut [E] {
+    pub(super) fn as_mut_slice<E: bytemuck::Pod>(&mut self) -> &mut [E] {
         debug_assert_eq!(size_of::<E>(), self.dtype.bytes());
         &mut bytemuck::cast_slice_mut(&mut self.words[self.first_word..])[..self.len]
     }

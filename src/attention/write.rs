@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
+use super::element::{KvElement, scale_of};
 use super::kv_cache::{KvCache, KvRow, KvShape};
 use super::storage::with_element;
 use super::{BLOCK, Call, KvPolicy, MAX_HEAD_DIM, Rope, Span};
 use crate::cpu::Cpu;
 use crate::error::{Error, Result, check_len, product};
-use crate::simd::{Kernel, Simd, SimdElement};
+use crate::simd::{Kernel, Simd};
 
 /// Writes the K and V of a call's tokens, K turned by `rope` (`None`: k is already turned, or the model has no RoPE).
 ///
@@ -96,7 +97,7 @@ pub fn write_row(
     let shape = *cache.shape();
     with_element!(cache.dtype(), E => {
         let region = cache.region_mut::<E>(layer, row.slot, row.kv_head);
-        let block_elems = shape.block_elems();
+        let block_elems = shape.block_elems::<E>();
         let store = StoreBlock {
             source: &Source { k, v, rope, first_row: 0, stride: head_dim },
             column: 0,
@@ -129,16 +130,9 @@ struct Source<'a> {
     stride: usize,
 }
 
-fn store_span<E: SimdElement>(
-    cpu: &Cpu,
-    layer: usize,
-    at: KvRow,
-    span: &Span,
-    source: &Source<'_>,
-    cache: &mut KvCache,
-) {
+fn store_span<E: KvElement>(cpu: &Cpu, layer: usize, at: KvRow, span: &Span, source: &Source<'_>, cache: &mut KvCache) {
     let shape = *cache.shape();
-    let elems = shape.block_elems();
+    let elems = shape.block_elems::<E>();
     let blocks = span.start / BLOCK..span.end().div_ceil(BLOCK).max(span.start / BLOCK);
     let region = cache.region_mut::<E>(layer, at.slot, at.kv_head);
     cpu.team().for_pieces_mut(&mut region[blocks.start * elems..blocks.end * elems], elems, |piece, block| {
@@ -167,17 +161,19 @@ struct StoreBlock<'a, E> {
     block: &'a mut [E],
 }
 
-impl<E: SimdElement> Kernel for StoreBlock<'_, E> {
+impl<E: KvElement> Kernel for StoreBlock<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let (d, v_stride) = (self.shape.head_dim, self.shape.v_stride());
-        let (k_block, v_block) = self.block.split_at_mut(BLOCK * d);
+        let (elements, scales) = self.block.split_at_mut(BLOCK * (d + v_stride));
+        let (k_block, v_block) = elements.split_at_mut(BLOCK * d);
+        let scales: &mut [[f32; BLOCK]] = bytemuck::cast_slice_mut::<E, f32>(scales).as_chunks_mut().0;
         // Sixteen-lane stores run to the padded end.
         let mut k_row = [0f32; MAX_HEAD_DIM];
         let mut v_row = [0f32; MAX_HEAD_DIM];
-        let mut narrow = [E::from_f32(0.0); 16];
+        let mut narrow = [E::zeroed(); 16];
         for position in self.positions {
             let (j, row) = (position % BLOCK, self.source.first_row + position - self.start);
             if !self.source.k.is_empty() {
@@ -189,11 +185,15 @@ impl<E: SimdElement> Kernel for StoreBlock<'_, E> {
                 }
                 v_row[..d].copy_from_slice(v);
             }
+            let mut inverses = [1.0; 2];
+            for ((scales, inverse), row) in scales.iter_mut().zip(&mut inverses).zip([&k_row[..d], &v_row[..d]]) {
+                (scales[j], *inverse) = scale_of(row);
+            }
             let v_out = v_block[j * v_stride..(j + 1) * v_stride].as_chunks_mut().0;
             let rows = k_row.as_chunks().0.iter().zip(v_row.as_chunks().0);
             for (i, (v_out, (k, v))) in v_out.iter_mut().zip(rows).enumerate() {
-                E::store(simd, v_out, simd.load(v));
-                E::store(simd, &mut narrow, simd.load(k));
+                E::store(simd, v_out, simd.load(v), inverses[1]);
+                E::store(simd, &mut narrow, simd.load(k), inverses[0]);
                 for (lane, &x) in narrow.iter().take(d - 16 * i).enumerate() {
                     k_block[(j / 16 * d + 16 * i + lane) * 16 + j % 16] = x;
                 }

@@ -252,6 +252,11 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         let [a, b] = halves_of(v);
         [bf16_to_f32(a), bf16_to_f32(b)]
     }
+    fn load_i8(v: &[i8; 16]) -> F {
+        let bytes = load_bytes(bytemuck::cast_ref(v));
+        let high = _mm_srli_si128::<8>(bytes);
+        [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))]
+    }
     fn store(out: &mut [f32; 16], v: F) {
         let p = out.as_mut_ptr();
         // SAFETY: `out` has 16 elements.

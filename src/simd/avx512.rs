@@ -85,6 +85,10 @@ impl Simd for Avx512 {
         let bits = _mm512_cvtepu16_epi32(unsafe { _mm256_loadu_si256(v.as_ptr().cast()) });
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
     }
+    fn load_i8(v: &[i8; 16]) -> __m512 {
+        // SAFETY: 16 readable bytes.
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(v.as_ptr().cast()) }))
+    }
     fn store(out: &mut [f32; 16], v: __m512) {
         // SAFETY: `out` has 16 elements.
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }

@@ -49,6 +49,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn load(self, v: &[f32; 16]) -> Self::F;
     fn load_f16(self, v: &[f16; 16]) -> Self::F;
     fn load_bf16(self, v: &[bf16; 16]) -> Self::F;
+    fn load_i8(self, v: &[i8; 16]) -> Self::F;
     fn store(self, out: &mut [f32; 16], v: Self::F);
     /// Rounds to nearest, ties to even.
     fn store_f16(self, out: &mut [f16; 16], v: Self::F);

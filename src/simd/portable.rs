@@ -40,6 +40,10 @@ impl Simd for Portable {
         v.map(bf16::to_f32)
     }
     #[inline(always)]
+    fn load_i8(self, v: &[i8; 16]) -> F {
+        v.map(f32::from)
+    }
+    #[inline(always)]
     fn store(self, out: &mut [f32; 16], v: F) {
         *out = v;
     }

@@ -61,7 +61,8 @@ impl Kernel for EveryOperation<'_> {
         let [a, b, c] = self.0.each_ref().map(|v| s.load(v));
         f16::store(s, &mut narrow.0, a);
         bf16::store(s, &mut narrow.1, a);
-        let wide = [s.load_f16(&narrow.0), s.load_bf16(&narrow.1)];
+        let bytes: [i8; 16] = std::array::from_fn(|i| self.0[0][i].to_bits() as i8);
+        let wide = [s.load_f16(&narrow.0), s.load_bf16(&narrow.1), s.load_i8(&bytes)];
         let arithmetic = [s.add(a, b), s.sub(a, b), s.mul(a, b), s.div(a, b), s.fma(a, b, c)];
         let order = [s.min(a, b), s.max(a, b), s.abs(a), s.round(a), s.select(self.1, a, b)];
         let exponential = [exp2_to_one(s, a), s.exp2_whole(s.round(a))];

@@ -5,7 +5,7 @@ use moray::attention::*;
 use moray::{Cpu, Isa};
 use proptest::prelude::*;
 
-pub const DTYPES: [KvDtype; 3] = [KvDtype::F32, KvDtype::F16, KvDtype::Bf16];
+pub const DTYPES: [KvDtype; 4] = [KvDtype::F32, KvDtype::F16, KvDtype::Bf16, KvDtype::Int8];
 pub const CAPACITY: usize = 640;
 
 /// Uniform in [−1, 1), from a seed.
@@ -21,12 +21,19 @@ pub fn noise(elems: usize, seed: u64) -> Vec<f32> {
     .collect()
 }
 
-pub fn rounded(dtype: KvDtype, x: f32) -> f32 {
-    match dtype {
+/// A row of K or V as a cache holds it.
+pub fn rounded(dtype: KvDtype, row: &[f32]) -> Vec<f32> {
+    let largest = row.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+    let scale = largest / 127.0;
+    let one = |&x: &f32| match dtype {
         KvDtype::F16 => f16::from_f32(x).to_f32(),
         KvDtype::Bf16 => bf16::from_f32(x).to_f32(),
+        KvDtype::Int8 if largest == 0.0 => 0.0,
+        // a code has no zero of its own sign
+        KvDtype::Int8 => scale * ((x * (1.0 / scale)).round_ties_even() + 0.0),
         _ => x,
-    }
+    };
+    row.iter().map(one).collect()
 }
 
 pub fn isas() -> impl Iterator<Item = Isa> {
@@ -103,7 +110,7 @@ pub fn any_case(longest_start: usize) -> impl Strategy<Value = Case> {
     // Empty, full and single-headed selections are drawn on purpose.
     let bits = || prop::collection::vec(prop_oneof![Just(0u32), Just(u32::MAX), Just(4), any::<u32>()], 3);
     (
-        (shapes, head_dims, 0..3usize, policies),
+        (shapes, head_dims, 0..DTYPES.len(), policies),
         spans,
         (0..4usize, bits()),
         (0..4usize, bits()),
@@ -161,7 +168,7 @@ impl Case {
                     let group = kv_head * self.shape.group_size()..(kv_head + 1) * self.shape.group_size();
                     let runs = group.into_iter().any(|head| heads.contains(&self.shape, index, head));
                     let from = row * self.shape.kv_elems() + kv_head * d;
-                    let stored = |x: &[f32]| x[from..from + d].iter().map(|&x| rounded(self.dtype, x)).collect();
+                    let stored = |x: &[f32]| rounded(self.dtype, &x[from..from + d]);
                     model.rows[span.slot][position][kv_head] = match (runs, self.policy) {
                         (true, _) | (_, KvPolicy::WriteAll) => Some((stored(&k), stored(&v))),
                         (false, KvPolicy::Zero) => Some((vec![0.0; d], vec![0.0; d])),

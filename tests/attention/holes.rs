@@ -91,9 +91,36 @@ fn memory_bytes_match_the_layout() {
     for dtype in DTYPES {
         let cache = KvCache::new(shape, dtype).unwrap();
         let (blocks, line) = (3 * 2 * 5 * 2, 64);
-        let expected = blocks * 64 * (24 + 32) * dtype.bytes() + line + blocks * 8 + 2 * 8;
+        let scales = if dtype == KvDtype::Int8 { blocks * 64 * 2 * 4 } else { 0 };
+        let expected = blocks * 64 * (24 + 32) * dtype.bytes() + scales + line + blocks * 8 + 2 * 8;
         assert_eq!(cache.memory_bytes(), expected);
         assert_eq!(KvCache::memory_bytes_for(&shape, dtype), Some(expected));
+    }
+}
+
+#[test]
+fn int8_rows_match_their_definition_at_the_edges() {
+    let cpu = Cpu::detect();
+    let kv = KvShape { n_layers: 1, n_slots: 1, n_kv_heads: 1, head_dim: 8, capacity: 70 };
+    let mut cache = KvCache::new(kv, KvDtype::Int8).unwrap();
+    let mut row = |position: usize, k: [f32; 8], v: [f32; 8]| {
+        let at = KvRow { slot: 0, kv_head: 0, position };
+        write_row(&cpu, 0, at, None, &k, &v, &mut cache).unwrap();
+        let (mut k, mut v) = ([f32::NAN; 8], [f32::NAN; 8]);
+        assert!(cache.read_row(0, at, &mut k, &mut v).unwrap());
+        (k, v)
+    };
+    // scales of 1 and of 2: ties go to even, the largest magnitude is kept, with either sign
+    let k = [127.0, 0.5, 1.5, -0.5, -1.5, 2.5, 0.0, -127.0];
+    let v = [-254.0, 1.0, 3.0, 5.0, 0.0, 2.0, -3.0, 7.0];
+    let expected = ([127.0, 0.0, 2.0, 0.0, -2.0, 2.0, 0.0, -127.0], [-254.0, 0.0, 4.0, 4.0, 0.0, 2.0, -4.0, 8.0]);
+    assert_eq!(row(3, k, v), expected);
+    // rows have scales of their own, in the second block too; zeros are zeros
+    assert_eq!(row(66, [0.0; 8], [1e-3; 8]), ([0.0; 8], [1e-3 / 127.0 * 127.0; 8]));
+    assert_eq!(row(3, [0.0; 8], v).0, [0.0; 8]);
+    for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let (k, v) = row(4, [1.0, 2.0, wrong, 0.0, 0.0, 0.0, 0.0, 0.0], [1.0; 8]);
+        assert!(k.iter().all(|x| x.is_nan()) && v == [1.0; 8], "{wrong}: {k:?}");
     }
 }
 

@@ -168,7 +168,7 @@ fn keys_in_the_cache_match_apply_for_every_isa_and_position() {
                     let at = (row * 2 + kv_head) * d..(row * 2 + kv_head + 1) * d;
                     let place = KvRow { slot: 0, kv_head, position: 37 + row };
                     assert!(cache.read_row(0, place, &mut key, &mut value).unwrap());
-                    let stored = |x: &[f32]| x.iter().map(|&x| rounded(dtype, x)).collect::<Vec<_>>();
+                    let stored = |x: &[f32]| rounded(dtype, x);
                     assert_eq!(key, stored(&turned[at.clone()]), "{} {dtype:?}", isa.name());
                     assert_eq!(value, stored(&k[at]), "{} {dtype:?}", isa.name());
                 }

@@ -22,7 +22,7 @@ impl DeviceCase {
     /// The format and the layout that a case's numbers choose.
     pub fn new(case: Case) -> DeviceCase {
         let format = match case.dtype {
-            _ if case.threads == 3 && case.shape.head_dim % 16 == 0 => KvFormat::Int8,
+            moray::attention::KvDtype::Int8 if case.shape.head_dim % 16 == 0 => KvFormat::Int8,
             moray::attention::KvDtype::F32 => KvFormat::F32,
             moray::attention::KvDtype::Bf16 => KvFormat::Bf16,
             _ => KvFormat::F16,

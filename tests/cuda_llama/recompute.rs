@@ -44,7 +44,7 @@ fn recomputed_rows_give_logits_as_near_to_the_cpus_as_holes_do() {
     let Some(device) = device() else { return };
     let (cpu, tokens, model) = (Cpu::detect(), tokens(41, LEN), plain().dense());
     let uploaded = cuda::upload(&device, &model).unwrap();
-    for dtype in [KvDtype::F32, KvDtype::Bf16] {
+    for dtype in [KvDtype::F32, KvDtype::Bf16, KvDtype::Int8] {
         let apart = |kv| {
             let on_cpu = run(&cpu, &model, &with(kv, dtype), &tokens, LEN - 10);
             let got = run(&device, &uploaded, &with(kv, dtype), &tokens, LEN - 10);

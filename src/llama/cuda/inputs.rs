@@ -25,7 +25,7 @@ impl Inputs {
     pub(super) fn new(device: &Device, config: &Config, settings: &Settings) -> Result<Self> {
         let kind = match settings.kv_dtype {
             KvDtype::F32 => ElementKind::F32,
-            KvDtype::F16 => ElementKind::F16,
+            KvDtype::F16 | KvDtype::Int8 => ElementKind::F16,
             KvDtype::Bf16 => ElementKind::Bf16,
         };
         let (d, lag) = (config.d_model, settings.kv.lag());

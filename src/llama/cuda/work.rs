@@ -115,5 +115,6 @@ fn format(dtype: KvDtype) -> KvFormat {
         KvDtype::F32 => KvFormat::F32,
         KvDtype::F16 => KvFormat::F16,
         KvDtype::Bf16 => KvFormat::Bf16,
+        KvDtype::Int8 => KvFormat::Int8,
     }
 }

@@ -137,11 +137,12 @@ pub struct Bench {
 }
 
 /// The rows where none are named.
-const ROWS: [&str; 8] = [
+const ROWS: [&str; 9] = [
     "--weights dense",
     "--weights dense --mlp griffin:0.5",
     "--weights dense --mlp topk:0.5",
     "--weights as-file",
+    "--weights as-file --kv-type int8",
     "--weights as-file --mlp griffin:0.5",
     "--weights as-file --mlp topk:0.5",
     "--weights as-file --heads norm:0.5 --kv hole",

@@ -65,8 +65,8 @@ pub struct Switches {
     /// What is stored for heads that do not run: write-all, hole, zero, recompute:LAG.
     #[arg(long, default_value = "write-all")]
     pub kv: KvSwitch,
-    /// Element type of the KV cache.
-    #[arg(long, value_enum, default_value_t = KvType::F16)]
+    /// Element type of the KV cache; int8 has a scale for each position and KV head of K and of V.
+    #[arg(long, alias = "kv-dtype", value_enum, default_value_t = KvType::F16)]
     pub kv_type: KvType,
     /// Where it runs.
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
@@ -96,6 +96,7 @@ pub enum KvType {
     F32,
     F16,
     Bf16,
+    Int8,
 }
 
 impl From<KvType> for KvDtype {
@@ -104,6 +105,7 @@ impl From<KvType> for KvDtype {
             KvType::F32 => KvDtype::F32,
             KvType::F16 => KvDtype::F16,
             KvType::Bf16 => KvDtype::Bf16,
+            KvType::Int8 => KvDtype::Int8,
         }
     }
 }
