@@ -12,6 +12,7 @@ mod row_blocks;
 mod tests;
 
 pub(crate) use areas::{Area, Areas};
+pub use parts::SharedSlice;
 pub(crate) use parts::{AreaWindows, BlockColumns, Fresh, Parts, Pieces, Tiles, Window};
 pub(crate) use row_blocks::RowBlocks;
 

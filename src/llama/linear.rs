@@ -243,7 +243,7 @@ impl Linear {
                 }
                 // attention would hide the NaN of a token's K and V
                 scratch.check_finite()?;
-                w4a8::linear_rows(cpu, weight, rows, scratch, epilogue, y)?;
+                w4a8::linear_rows(cpu, weight, rows, scratch, epilogue, &mut *y)?;
             }
         }
         self.qk_norm.as_ref().map_or(Ok(()), |norm| norm.apply(cpu, rows, y))

@@ -25,27 +25,55 @@ pub(crate) unsafe trait Parts: Sync {
     unsafe fn part(&self, index: usize) -> Self::Part;
 }
 
-/// A mutable slice whose ranges are borrowed one by one.
-struct Disjoint<'a, T> {
+/// A mutable slice whose ranges are borrowed one by one, perhaps by several calls at once: an engine's own threads give each the
+/// same output and other columns of it.
+#[derive(Debug)]
+pub struct SharedSlice<'a, T> {
     data: *mut T,
     len: usize,
     slice: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: its users borrow ranges that do not overlap.
-unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
+unsafe impl<T: Send> Sync for SharedSlice<'_, T> {}
 // SAFETY: it is a `&mut [T]` in another form.
-unsafe impl<T: Send> Send for Disjoint<'_, T> {}
+unsafe impl<T: Send> Send for SharedSlice<'_, T> {}
 
-impl<'a, T> Disjoint<'a, T> {
-    fn new(data: &'a mut [T]) -> Self {
-        Disjoint { data: data.as_mut_ptr(), len: data.len(), slice: PhantomData }
+impl<'a, T> From<&'a mut [T]> for SharedSlice<'a, T> {
+    fn from(data: &'a mut [T]) -> Self {
+        SharedSlice { data: data.as_mut_ptr(), len: data.len(), slice: PhantomData }
+    }
+}
+
+impl<'a, T> From<&'a mut Vec<T>> for SharedSlice<'a, T> {
+    fn from(data: &'a mut Vec<T>) -> Self {
+        data.as_mut_slice().into()
+    }
+}
+
+impl<'a, T> SharedSlice<'a, T> {
+    /// Takes memory of which the call that gets it uses only what it says that it writes.
+    ///
+    /// # Safety
+    /// `data` is to `len` elements, and what the call writes nothing else uses during `'a`.
+    pub unsafe fn from_raw_parts(data: *mut T, len: usize) -> Self {
+        SharedSlice { data, len, slice: PhantomData }
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// Borrows a range, checked against the slice.
     ///
     /// # Safety
-    /// No two ranges borrowed from one `Disjoint` overlap.
+    /// No two ranges borrowed from one `SharedSlice` overlap.
     unsafe fn slice(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: in bounds by the assertion; that nothing else borrows the range is the caller's.
@@ -55,7 +83,7 @@ impl<'a, T> Disjoint<'a, T> {
 
 /// A slice in consecutive pieces, such as the rows of a matrix.
 pub(crate) struct Pieces<'a, T> {
-    data: Disjoint<'a, T>,
+    data: SharedSlice<'a, T>,
     step: usize,
     steps: usize,
     count: usize,
@@ -71,7 +99,7 @@ impl<'a, T> Pieces<'a, T> {
     /// `count` pieces as equal as whole steps of `step` elements allow: piece i ends before step (i + 1) · steps / count.
     pub(crate) fn shares(data: &'a mut [T], step: usize, count: usize) -> Self {
         let step = step.max(1);
-        Pieces { steps: data.len().div_ceil(step), data: Disjoint::new(data), step, count }
+        Pieces { steps: data.len().div_ceil(step), data: SharedSlice::from(data), step, count }
     }
 
     /// Where piece `index` starts and the one before it ends.
@@ -125,15 +153,15 @@ impl<T> Window<'_, T> {
 
 /// A matrix \[rows, stride\] whose windows are borrowed one by one.
 pub(super) struct Matrix<'a, T> {
-    data: Disjoint<'a, T>,
+    data: SharedSlice<'a, T>,
     rows: usize,
     stride: usize,
 }
 
 impl<'a, T> Matrix<'a, T> {
-    pub(super) fn new(data: &'a mut [T], stride: usize) -> Self {
-        let stride = stride.max(1);
-        Matrix { rows: data.len() / stride, data: Disjoint::new(data), stride }
+    pub(super) fn new(data: impl Into<SharedSlice<'a, T>>, stride: usize) -> Self {
+        let (stride, data) = (stride.max(1), data.into());
+        Matrix { rows: data.len() / stride, data, stride }
     }
 
     /// Borrows a window, checked against the matrix.
@@ -202,7 +230,7 @@ pub(crate) struct BlockColumns<'a, 'b, T> {
 
 impl<'a, 'b, T> BlockColumns<'a, 'b, T> {
     /// The columns of `blocks` in `y` \[M, N\].
-    pub(crate) fn new(y: &'a mut [T], n: usize, blocks: &'b RowBlocks<'b>) -> Self {
+    pub(crate) fn new(y: impl Into<SharedSlice<'a, T>>, n: usize, blocks: &'b RowBlocks<'b>) -> Self {
         BlockColumns { matrix: Matrix::new(y, n), blocks }
     }
 }

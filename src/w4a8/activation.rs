@@ -82,7 +82,8 @@ impl Activations {
         self.scales
     }
 
-    fn reserve(&mut self, m: usize, k: usize) {
+    /// Makes room for up to M tokens of K features with the scales that are set, so that quantizing them allocates nothing.
+    pub fn reserve(&mut self, m: usize, k: usize) {
         let padded = k.next_multiple_of(PAD_K);
         let grow = |len: usize, need: usize| len.max(need);
         self.codes.resize(grow(self.codes.len(), m * padded), 0);
@@ -126,7 +127,14 @@ impl Activations {
     ///
     /// # Errors
     /// As [`Activations::quantize`]; [`Error::Length`] unless `order` has K entries, [`Error::Index`] for one that is K or more.
-    pub fn quantize_in_order(&mut self, cpu: &Cpu, x: &[f32], order: &[u32], m: usize, k: usize) -> Result<()> {
+    pub fn quantize_in_order<E: Element>(
+        &mut self,
+        cpu: &Cpu,
+        x: &[E],
+        order: &[u32],
+        m: usize,
+        k: usize,
+    ) -> Result<()> {
         check_len("order", k, order.len())?;
         check_len("x", product("m", &[m, k])?, x.len())?;
         if let Some(&got) = order.iter().find(|&&feature| feature as usize >= k) {
@@ -134,7 +142,9 @@ impl Activations {
         }
         let mut ordered = std::mem::take(&mut self.ordered);
         ordered.clear();
-        ordered.extend(x.chunks_exact(k.max(1)).flat_map(|token| order.iter().map(|&feature| token[feature as usize])));
+        for token in x.chunks_exact(k.max(1)) {
+            ordered.extend(order.iter().map(|&feature| token[feature as usize].to_f32()));
+        }
         let quantized = self.quantize(cpu, &ordered, m, k);
         self.ordered = ordered;
         quantized

@@ -12,7 +12,7 @@ use crate::element::Element;
 use crate::error::{Error, Result, check_len, product};
 use crate::memory::Line;
 use crate::simd::Available;
-use crate::threads::{BlockColumns, RowBlocks, Window};
+use crate::threads::{BlockColumns, RowBlocks, SharedSlice, Window};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -59,20 +59,21 @@ pub fn linear<'w, E: Element>(
 }
 
 /// Multiplies as [`linear`], only for the output features in `rows` (increasing ranges, widened to whole blocks of 16); the
-/// others of `y` are left as they are, and their weights are not read.
+/// others of `y` are left as they are, and their weights are not read. Threads of an engine's own can share one multiplication by
+/// ranges of whole blocks: each with the same `y` as a [`SharedSlice`], on a [`Cpu`] of one thread, which any number of them can use.
 ///
 /// # Errors
 /// As [`linear`]; [`Error::Index`] for a range past N, [`Error::NotIncreasing`] for ranges out of order.
-pub fn linear_rows<'w, E: Element>(
+pub fn linear_rows<'w, 'y, E: Element>(
     cpu: &Cpu,
     weight: impl Into<PackedView<'w>>,
     rows: &[Range<usize>],
     x: &Activations,
     epilogue: Epilogue<'_, E>,
-    y: &mut [E],
+    y: impl Into<SharedSlice<'y, E>>,
 ) -> Result<()> {
-    let weight = weight.into();
-    check(weight.n(), weight.k(), x, &epilogue, y)?;
+    let (weight, y) = (weight.into(), y.into());
+    check(weight.n(), weight.k(), x, &epilogue, y.len())?;
     let blocks = RowBlocks::new(rows, weight.n())?;
     match cpu.simd() {
         Available::Portable(simd) => multiply(cpu, simd, &weight, &blocks, x, &epilogue, y),
@@ -93,7 +94,7 @@ fn multiply<E: Element>(
     blocks: &RowBlocks<'_>,
     x: &Activations,
     epilogue: &Epilogue<'_, E>,
-    y: &mut [E],
+    y: SharedSlice<'_, E>,
 ) {
     let grain = if x.m() <= GEMV_TOKENS { (16_384 / weight.k()).clamp(1, 8) } else { 1 };
     cpu.team().for_parts(BlockColumns::new(y, weight.n(), blocks), grain, |_, (rows, mut y)| {
@@ -101,12 +102,12 @@ fn multiply<E: Element>(
     });
 }
 
-fn check<E: Element>(n: usize, k: usize, x: &Activations, epilogue: &Epilogue<'_, E>, y: &[E]) -> Result<()> {
+fn check<E: Element>(n: usize, k: usize, x: &Activations, epilogue: &Epilogue<'_, E>, y: usize) -> Result<()> {
     if x.k() != k {
         return Err(Error::Shape { what: "x", expected: "the weight's K", got: x.k() });
     }
     let outputs = product("m", &[x.m(), n])?;
-    check_len("y", outputs, y.len())?;
+    check_len("y", outputs, y)?;
     epilogue.bias.map_or(Ok(()), |bias| check_len("bias", n, bias.len()))?;
     epilogue.residual.map_or(Ok(()), |residual| check_len("residual", outputs, residual.len()))
 }
@@ -194,7 +195,7 @@ pub fn linear_reference<E: Element>(
     epilogue: Epilogue<'_, E>,
     y: &mut [E],
 ) -> Result<()> {
-    check(weight.n(), weight.k(), x, &epilogue, y)?;
+    check(weight.n(), weight.k(), x, &epilogue, y.len())?;
     for m in 0..x.m() {
         for n in 0..weight.n() {
             let mut v = match x.scales() {

@@ -108,7 +108,7 @@ impl PackedWeight {
 
     /// Restores the plain form: the inverse of [`PackedWeight::pack`].
     pub fn unpack(&self) -> QuantizedWeight {
-        self.view().unpack()
+        self.view().unpack().expect("a packed weight was checked when made")
     }
 
     /// Output features N.
@@ -160,7 +160,7 @@ impl PackedWeight {
 /// let mut sections = memory.as_mut().zip(bytes).map(|(words, bytes)| &mut bytemuck::cast_slice_mut(words)[..bytes]);
 /// pack_into(&quantize(&vec![0.5; n * k], n, k, format)?, sections.as_mut().map(|section| &mut **section))?;
 /// let weight = PackedView::new(n, k, format, sections.map(|section| &*section))?;
-/// assert_eq!(weight.unpack().dequantize()[0], 0.5);
+/// assert_eq!(weight.unpack()?.dequantize()[0], 0.5);
 /// # Ok::<(), moray::Error>(())
 /// ```
 pub fn pack_into(weight: &QuantizedWeight, mut sections: Sections<&mut [u8]>) -> Result<()> {

@@ -61,14 +61,14 @@ impl<'a> PackedView<'a> {
 
     /// Restores the plain form.
     ///
-    /// # Panics
-    /// If the sections hold numbers that [`QuantizedWeight::new`] refuses, which those that were packed do not.
-    pub fn unpack(&self) -> QuantizedWeight {
+    /// # Errors
+    /// As [`QuantizedWeight::new`] for sections that hold numbers which it refuses, as those that were packed do not.
+    pub fn unpack(&self) -> Result<QuantizedWeight> {
         let (n, k) = (self.n, self.k);
         let codes = (0..n * k).map(|i| self.code(i / k, i % k)).collect();
         let Sections { channel, group, offset, .. } = self.sections;
         let scales = unpack_scales(self.format, n, k, [channel, group, offset]);
-        QuantizedWeight::new(n, k, self.format, codes, scales).expect("a packed weight was checked when made")
+        QuantizedWeight::new(n, k, self.format, codes, scales)
     }
 
     /// Output features N.
@@ -116,13 +116,14 @@ impl<'a> PackedView<'a> {
     pub(crate) fn tile(&self, tile: usize) -> Tile<'a> {
         let (format, groups) = (self.format, self.format.groups(self.k));
         let bytes = k_tiles(self.k, format.bits) * TILE_BYTES;
-        let channel = bytemuck::cast_slice::<u8, f32>(self.sections.channel).as_chunks().0;
+        // a section that is not there may begin anywhere
+        let channel = || &bytemuck::cast_slice::<u8, f32>(self.sections.channel).as_chunks().0[tile];
         let [_, group_bytes, offset_bytes] = format.entry_bytes();
         Tile {
             format,
             codes: &self.sections.codes[tile * bytes..(tile + 1) * bytes],
             ahead: &self.sections.codes[tile * bytes..],
-            channel: format.stays_integer().then(|| &channel[tile]),
+            channel: format.stays_integer().then(channel),
             group: TileValues::of(self.sections.group, group_bytes, tile, groups),
             offset: TileValues::of(self.sections.offset, offset_bytes, tile, groups),
             zero: match (format.bits, format.group_scale(), format.offset()) {

@@ -79,7 +79,7 @@ fn borrowed_sections_of_other_sizes_places_or_scales_are_typed_errors() {
     pack_into(&weight, sections.as_mut().map(|section| &mut **section)).unwrap();
     let sections = sections.map(|section| &*section);
     let view = |sections| PackedView::new(n, k, format, sections);
-    assert_eq!(view(sections).unwrap().unpack(), weight);
+    assert_eq!(view(sections).unwrap().unpack().unwrap(), weight);
     let packed = PackedWeight::pack(&weight);
     assert_eq!(packed.view().sections(), sections);
     let short = view(Sections { group: &sections.group[1..], ..sections });
@@ -89,6 +89,18 @@ fn borrowed_sections_of_other_sizes_places_or_scales_are_typed_errors() {
     moved.copy_from_slice(sections.channel);
     let moved = view(Sections { channel: moved, ..sections });
     assert!(matches!(moved, Err(Error::Misaligned { what: "channel", .. })), "{moved:?}");
+    // the section that the format does not have is at no address of its own
+    let mut y = [0.0f32; 20];
+    let mut x = Activations::default();
+    x.quantize(&Cpu::detect(), &[1.0f32; 64], 1, k).unwrap();
+    for offset in [&[], &sections.codes[1..1]] {
+        let weight = view(Sections { offset, ..sections }).unwrap();
+        linear(&Cpu::detect(), weight, &x, Epilogue::default(), &mut y).unwrap();
+    }
+    let grouped = Format::per_group(32, Offset::None);
+    let packed = PackedWeight::pack(&quantize(&vec![0.5; n * k], n, k, grouped).unwrap());
+    let lent = PackedView::new(n, k, grouped, Sections { channel: &packed.codes()[1..1], ..packed.view().sections() });
+    linear(&Cpu::detect(), lent.unwrap(), &x, Epilogue::default(), &mut y).unwrap();
     let large = vec![17u8; bytes.group];
     let large = view(Sections { group: &large, ..sections });
     assert!(matches!(large, Err(Error::Value { what: "group", .. })), "{large:?}");

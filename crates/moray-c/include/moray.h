@@ -1,0 +1,475 @@
+/* The C ABI of moray. Made from the sources of the crate moray-c; do not edit. SPDX-License-Identifier: MIT OR Apache-2.0 */
+
+#ifndef MORAY_H
+#define MORAY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// The version of the ABI: of functions, structures and constants. A program works with a library of the same one.
+#define MORAY_ABI_VERSION 1
+
+// The version of the packed layout, to be stored with packed files.
+#define MORAY_LAYOUT_VERSION 1
+
+// Whether a call did what it is for, and if not, why. `moray_last_error` has the sentence.
+typedef enum {
+  // Done.
+  MORAY_STATUS_OK = 0,
+  // A buffer has another size than the call needs.
+  MORAY_STATUS_LENGTH = 1,
+  // A size that the operation does not take.
+  MORAY_STATUS_SHAPE = 2,
+  // An index outside its range.
+  MORAY_STATUS_INDEX = 3,
+  // A list that is not strictly increasing.
+  MORAY_STATUS_NOT_INCREASING = 4,
+  // A number that is NaN, infinite or outside the range that makes sense.
+  MORAY_STATUS_VALUE = 5,
+  // Options, formats or types that the operation does not take.
+  MORAY_STATUS_UNSUPPORTED = 6,
+  // There is no CUDA driver.
+  MORAY_STATUS_DRIVER_ABSENT = 7,
+  // The CUDA driver lacks functions that are needed.
+  MORAY_STATUS_DRIVER_TOO_OLD = 8,
+  // The library was built without its CUDA kernels.
+  MORAY_STATUS_KERNELS_NOT_BUILT = 9,
+  // There are no kernels for the device.
+  MORAY_STATUS_UNSUPPORTED_ARCHITECTURE = 10,
+  // There is not enough memory.
+  MORAY_STATUS_OUT_OF_MEMORY = 11,
+  // An address that is not a multiple of what the call needs.
+  MORAY_STATUS_MISALIGNED = 12,
+  // A kernel could not be started.
+  MORAY_STATUS_LAUNCH = 13,
+  // The CUDA driver refused a call.
+  MORAY_STATUS_DRIVER = 14,
+  // A pointer is null.
+  MORAY_STATUS_NULL = 15,
+  // The caller was compiled with the header of another version of the library.
+  MORAY_STATUS_VERSION = 16,
+  // Memory that the call writes overlaps memory that it reads or writes elsewhere.
+  MORAY_STATUS_OVERLAP = 17,
+  // Another thread is inside a call that writes the same handle.
+  MORAY_STATUS_BUSY = 18,
+  // A fault of the library itself.
+  MORAY_STATUS_INTERNAL = 19,
+} MorayStatus;
+
+// Tokens quantized to int8, in memory made once. One thread writes it at a time; any number may multiply with it when none does.
+typedef struct MorayActivations MorayActivations;
+
+// The CPU: threads and an instruction set. Any number of threads may use one at once; calls that use more than one thread take turns.
+typedef struct MorayCpu MorayCpu;
+
+// A weight matrix w[N, K] as codes and scales in the order of rows. Never changes, so that any number of threads may read it.
+typedef struct MorayQuantized MorayQuantized;
+
+// A packed weight: of its own memory, or over the caller's. Never changes, so that any number of threads may use it.
+typedef struct MorayWeight MorayWeight;
+
+// An instruction set of a CPU or the compute capability of a CUDA device: one of the `MORAY_ARCH_..` constants, or
+// `MORAY_ARCH_CUDA + 10 * major + minor`.
+typedef uint32_t MorayArch;
+
+// What the scale of a group is: one of the `MORAY_GROUP_SCALE_..` constants.
+typedef uint32_t MorayGroupScale;
+
+// What a group has besides its scale: one of the `MORAY_OFFSET_..` constants.
+typedef uint32_t MorayOffset;
+
+// How the codes of a weight matrix w[N, K] become numbers. With g = k / group_size:
+//
+// - no groups: w = channel[n] * (code - centre), centre 8 for 4 bits and 0 for 8
+// - group scales in f16: w = group[n, g] * (code - centre), group * (code - zero_point) or group * code + offset
+// - whole-numbered group scales: w = channel[n] * group[n, g] * (code - 8)
+// - QQQ's: w = channel[n] * round((code - 8) * group[n, g])
+typedef struct {
+  // Of a code: 4 or 8.
+  uint32_t bits;
+  // K values that share a group's scale: 32, 64 or 128; 0 for no groups, which leaves the next two without meaning, and 0.
+  uint32_t group_size;
+  // What the scale of a group is.
+  MorayGroupScale group_scale;
+  // What a group has besides.
+  MorayOffset offset;
+} MorayFormat;
+
+// Bytes of each section of a packed weight; 0 for those that its format does not have.
+typedef struct {
+  // Packed codes.
+  size_t codes;
+  // f32: the channels' scales.
+  size_t channel;
+  // f16 or u8: the groups' scales.
+  size_t group;
+  // f16 or u8: the groups' offsets or zero points.
+  size_t offset;
+} MoraySectionBytes;
+
+// An operation: one of the `MORAY_OP_..` constants.
+typedef uint32_t MorayOp;
+
+// The type of elements: one of the `MORAY_F..` constants.
+typedef uint32_t MorayDtype;
+
+// A question about an operation.
+typedef struct {
+  // `sizeof(MorayQuery)`.
+  uint32_t struct_size;
+  // The operation.
+  MorayOp op;
+  // Of the weights; bits 0 for weights that are not quantized.
+  MorayFormat format;
+  // The type that the operation's constant names.
+  MorayDtype dtype;
+  // Where it would run.
+  MorayArch arch;
+} MorayQuery;
+
+// An answer.
+typedef struct {
+  // 1 if it runs, 0 if not.
+  uint32_t supported;
+  // The arithmetic of a call in words if it runs, else why it does not; until the next question of this thread.
+  const char *words;
+} MoraySupport;
+
+// Memory that a call reads. Null and 0 bytes stand for a buffer that is left out, where one may be.
+typedef struct {
+  // Where it begins, a multiple of its elements' size.
+  const void *data;
+  // Its size, which has to be what the call needs.
+  size_t bytes;
+} MorayBytes;
+
+// The parts of a weight that are read: of a packed one its sections, of a plain one codes int8 [N, K], channel f32 [N], group
+// f16 or u8 [N, K / group_size] and offset f16 or u8 [N, K / group_size], row-major. Null for those that the format does not have.
+typedef struct {
+  // The codes.
+  MorayBytes codes;
+  // The channels' scales.
+  MorayBytes channel;
+  // The groups' scales.
+  MorayBytes group;
+  // The groups' offsets or zero points.
+  MorayBytes offset;
+} MoraySections;
+
+// A block type of GGUF files, by the number that they give it.
+typedef uint32_t MorayBlock;
+
+// Memory that a call writes.
+typedef struct {
+  // Where it begins, a multiple of its elements' size.
+  void *data;
+  // Its size, which has to be what the call needs.
+  size_t bytes;
+} MorayBytesMut;
+
+// Memory for the sections of a packed weight, of `moray_section_bytes`; null for those that the format does not have.
+typedef struct {
+  // The codes.
+  MorayBytesMut codes;
+  // The channels' scales.
+  MorayBytesMut channel;
+  // The groups' scales.
+  MorayBytesMut group;
+  // The groups' offsets or zero points.
+  MorayBytesMut offset;
+} MoraySectionsMut;
+
+// How finely activations are scaled: one of the `MORAY_ACT_SCALES_..` constants.
+typedef uint32_t MorayActScales;
+
+// What activations hold. Addresses are those of the handle's memory, until the next call that writes it.
+typedef struct {
+  // Tokens M.
+  size_t m;
+  // Features K.
+  size_t k;
+  // int8 [M, K rounded up to 64]; those past K are 0.
+  MorayBytes codes;
+  // f32 [M] or [M, ceil(K / 128)].
+  MorayBytes scale;
+  // i32 [M, K rounded up to 64, / 32]: sums of the codes over each 32 of K.
+  MorayBytes sums;
+} MorayActivationsView;
+
+// A multiplication y = x * w^T + bias + residual.
+typedef struct {
+  // `sizeof(MorayLinear)`.
+  uint32_t struct_size;
+  // Of `y` and `residual`.
+  MorayDtype dtype;
+  // w[N, K].
+  const MorayWeight *weight;
+  // x[M, K].
+  const MorayActivations *x;
+  // f32 [N], or left out.
+  MorayBytes bias;
+  // [M, N], or left out; apart from `y`.
+  MorayBytes residual;
+  // [M, N], row-major.
+  MorayBytesMut y;
+  // The first output feature that is computed, a multiple of 16.
+  size_t row_begin;
+  // One past the last, a multiple of 16 or N; 0 stands for N.
+  size_t row_end;
+} MorayLinear;
+
+// 4 bytes.
+#define MORAY_F32 0
+
+// IEEE half precision.
+#define MORAY_F16 1
+
+// bfloat16.
+#define MORAY_BF16 2
+
+// The best instruction set of this machine.
+#define MORAY_ARCH_NATIVE 0
+
+// No vector instructions.
+#define MORAY_ARCH_PORTABLE 1
+
+// AVX2 with FMA and F16C.
+#define MORAY_ARCH_AVX2 2
+
+// AVX2 with the 256-bit dot-product instructions (AVX-VNNI).
+#define MORAY_ARCH_AVX_VNNI 3
+
+// AVX-512 F, BW, DQ, VL with VNNI.
+#define MORAY_ARCH_AVX512_VNNI 4
+
+// What the compute capability of a CUDA device is added to, as 10 times its first number and its second.
+#define MORAY_ARCH_CUDA 1000
+
+// f16, and no scale of the channel.
+#define MORAY_GROUP_SCALE_F16 1
+
+// A whole number of 1 to 16 over the channel's scale.
+#define MORAY_GROUP_SCALE_INTEGER 2
+
+// QQQ's f16 over the channel's scale, groups of 128.
+#define MORAY_GROUP_SCALE_QQQ 3
+
+// Nothing: codes of 4 bits lie about 8, those of 8 bits about 0.
+#define MORAY_OFFSET_NONE 0
+
+// f16, added after scaling.
+#define MORAY_OFFSET_F16 1
+
+// 0 to 15, subtracted from the codes; 4 bits only.
+#define MORAY_OFFSET_ZERO_POINT 2
+
+// `moray_linear`: format of the weight, type of y.
+#define MORAY_OP_LINEAR 1
+
+// 4 bits and a scale for 32 values: 18 bytes.
+#define MORAY_BLOCK_Q4_0 2
+
+// 4 bits, a scale and a minimum: 20 bytes.
+#define MORAY_BLOCK_Q4_1 3
+
+// 5 bits and a scale: 22 bytes. Becomes 8 bits, with the same numbers.
+#define MORAY_BLOCK_Q5_0 6
+
+// 5 bits, a scale and a minimum: 24 bytes. Becomes 8 bits, with the same numbers.
+#define MORAY_BLOCK_Q5_1 7
+
+// 8 bits and a scale: 34 bytes.
+#define MORAY_BLOCK_Q8_0 8
+
+// One scale for each token.
+#define MORAY_ACT_SCALES_TOKEN 0
+
+// One for each token and each 128 of K.
+#define MORAY_ACT_SCALES_FINE 1
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// Returns the `MORAY_ABI_VERSION` that the library was built with.
+uint32_t moray_abi_version(void);
+
+// Returns the version of the library, as "0.1.0".
+const char *moray_version(void);
+
+// Checks that the caller's header, whose `MORAY_ABI_VERSION` it passes, fits the library. Changes nothing.
+//
+// Fails with `MORAY_STATUS_VERSION` if it does not.
+MorayStatus moray_init(uint32_t abi_version);
+
+// Says what went wrong in the last call of this thread that failed: a sentence that names the argument, what was expected and what
+// was found; empty before there is one. The text is valid until the next call of this thread that fails.
+const char *moray_last_error(void);
+
+// Makes a CPU device of so many threads (0: as many as there are cores for this process), the calling one among them.
+//
+// With 1 thread, every call runs on the thread that makes it and takes no lock, so that an engine's own threads can share the work
+// of a call by its rows, see `moray_linear`.
+//
+// Fails with `MORAY_STATUS_SHAPE` for more threads than 4096 or than the system starts, `MORAY_STATUS_UNSUPPORTED` for an instruction
+// set that the machine does not have.
+MorayStatus moray_cpu_create(size_t threads,
+                             MorayArch arch,
+                             MorayCpu **out);
+
+// Ends a CPU device and its threads; null is none.
+void moray_cpu_destroy(MorayCpu *cpu);
+
+// Says how many threads a CPU device has and which instruction set.
+MorayStatus moray_cpu_describe(const MorayCpu *cpu, size_t *threads, MorayArch *arch);
+
+// Says how many bytes each section of a packed weight w[N, K] has.
+//
+// Fails with `MORAY_STATUS_SHAPE` unless N is at least 1 and K a multiple of 32 (and of the group size) up to 65536, with
+// `MORAY_STATUS_UNSUPPORTED` for a format of parts that do not go together.
+MorayStatus moray_section_bytes(const MorayFormat *format,
+                                size_t n,
+                                size_t k,
+                                MoraySectionBytes *out);
+
+// Says whether an operation runs with a format, an element type and an architecture, by which arithmetic, or why not.
+//
+// Fails with `MORAY_STATUS_UNSUPPORTED` for numbers that are none of the constants.
+MorayStatus moray_supports(const MorayQuery *query, MoraySupport *out);
+
+// Quantizes w [N, K], row-major in `dtype`, by rounding to nearest.
+//
+// Fails with `MORAY_STATUS_LENGTH` unless `w` has N * K elements, `MORAY_STATUS_SHAPE` for sizes that the format does not take,
+// `MORAY_STATUS_VALUE` for a weight that is not finite, `MORAY_STATUS_UNSUPPORTED` for formats that no rounding gives (zero
+// points, groups of 8 bits).
+MorayStatus moray_quantize(MorayBytes w,
+                           MorayDtype dtype,
+                           size_t n,
+                           size_t k,
+                           const MorayFormat *format,
+                           MorayQuantized **out);
+
+// Copies codes and scales that a quantizer or a checkpoint has already, see `MoraySections`.
+//
+// Fails as `moray_quantize`, with `MORAY_STATUS_VALUE` for codes or scales out of range, `MORAY_STATUS_UNSUPPORTED` for other
+// arrays than the format has.
+MorayStatus moray_quantized_create(const MoraySections *parts,
+                                   size_t n,
+                                   size_t k,
+                                   const MorayFormat *format,
+                                   MorayQuantized **out);
+
+// Reads a matrix [N, K] of GGUF blocks, rows one after another, with the blocks' own scales: groups of 32.
+//
+// Fails with `MORAY_STATUS_LENGTH` unless `blocks` has N * K / 32 of them, `MORAY_STATUS_SHAPE` unless K is a multiple of 32,
+// `MORAY_STATUS_VALUE` for a scale that is not finite, `MORAY_STATUS_UNSUPPORTED` for other blocks.
+MorayStatus moray_import_blocks(MorayBlock block,
+                                MorayBytes blocks,
+                                size_t n,
+                                size_t k,
+                                MorayQuantized **out);
+
+// Ends a plain weight; null is none.
+void moray_quantized_destroy(MorayQuantized *weight);
+
+// Says what a plain weight is: its sizes, its format and where its arrays are. They are there until the weight is destroyed.
+MorayStatus moray_quantized_describe(const MorayQuantized *weight,
+                                     size_t *n,
+                                     size_t *k,
+                                     MorayFormat *format,
+                                     MoraySections *parts);
+
+// Writes the numbers that a plain weight stands for: f32 [N, K].
+MorayStatus moray_quantized_dequantize(const MorayQuantized *weight, MorayBytesMut w);
+
+// Packs a plain weight into memory of the library's. The plain one is not needed any more then.
+MorayStatus moray_weight_pack(const MorayQuantized *weight, MorayWeight **out);
+
+// Packs a plain weight into the caller's memory: to be kept, written to a file, copied to a device.
+//
+// Fails with `MORAY_STATUS_LENGTH` for a section of another size than `moray_section_bytes` says.
+MorayStatus moray_pack(const MorayQuantized *weight, const MoraySectionsMut *memory);
+
+// Takes a packed weight where it is: the sections stay the caller's, unchanged until the handle is destroyed. They begin at
+// multiples of 4 bytes; at multiples of 64 they are read fastest.
+//
+// Fails with `MORAY_STATUS_LENGTH` for a section of another size, `MORAY_STATUS_MISALIGNED`, and `MORAY_STATUS_VALUE` for
+// whole-numbered scales above 16. What the codes and the other scales are is not looked at.
+MorayStatus moray_weight_borrow(const MoraySections *sections,
+                                size_t n,
+                                size_t k,
+                                const MorayFormat *format,
+                                MorayWeight **out);
+
+// Ends a packed weight; memory that it was lent stays as it is. Null is none.
+void moray_weight_destroy(MorayWeight *weight);
+
+// Says what a packed weight is: its sizes, its format and where its sections are.
+MorayStatus moray_weight_describe(const MorayWeight *weight,
+                                  size_t *n,
+                                  size_t *k,
+                                  MorayFormat *format,
+                                  MoraySections *sections);
+
+// Restores the plain codes and scales: the inverse of packing.
+//
+// Fails with `MORAY_STATUS_VALUE` where the caller's memory holds numbers that no weight has.
+MorayStatus moray_weight_unpack(const MorayWeight *weight, MorayQuantized **out);
+
+// Writes row `row` as numbers, f32 [K]: for an embedding that shares its matrix with the output layer.
+//
+// Fails with `MORAY_STATUS_INDEX` unless `row` is below N, `MORAY_STATUS_LENGTH` unless `values` has K elements.
+MorayStatus moray_weight_row(const MorayWeight *weight, size_t row, MorayBytesMut values);
+
+// Makes memory for up to `max_m` tokens of up to `max_k` features, which no later call makes more of.
+//
+// Fails with `MORAY_STATUS_OUT_OF_MEMORY`, and `MORAY_STATUS_SHAPE` unless both are at least 1.
+MorayStatus moray_activations_create(size_t max_m, size_t max_k, MorayActScales scales, MorayActivations **out);
+
+// Ends activations; null is none.
+void moray_activations_destroy(MorayActivations *activations);
+
+// Quantizes x [M, K], row-major in `dtype`, to codes and scales: scale = max |x| / 127 over what shares it, code = x / scale to
+// nearest. A token with a value that is not finite gets a NaN scale, and so NaN results. Replaces what was held.
+//
+// `order`, u32 [K] or null: feature `order[j]` of each token goes in place j, for a weight whose columns are in that order.
+//
+// Fails with `MORAY_STATUS_SHAPE` unless M is 1 to `max_m` and K a multiple of 32 up to `max_k`, `MORAY_STATUS_LENGTH` unless `x`
+// has M * K elements, `MORAY_STATUS_INDEX` for an order past K.
+MorayStatus moray_activations_quantize(const MorayCpu *cpu,
+                                       MorayActivations *activations,
+                                       MorayBytes x,
+                                       MorayDtype dtype,
+                                       size_t m,
+                                       size_t k,
+                                       MorayBytes order);
+
+// Takes codes int8 [M, K] and scales that an engine has already: f32 [M], or [M, ceil(K / 128)] for fine ones. Replaces what was held.
+//
+// Fails as `moray_activations_quantize`.
+MorayStatus moray_activations_set(MorayActivations *activations,
+                                  MorayBytes codes,
+                                  MorayBytes scale,
+                                  size_t m,
+                                  size_t k);
+
+// Says what activations hold.
+MorayStatus moray_activations_describe(const MorayActivations *activations, MorayActivationsView *out);
+
+// Computes y[m, n] = act_scale * (codes * w^T) + bias[n] + residual[m, n] for the output features n from `row_begin` to `row_end`;
+// others of `y` are neither read nor written. Products and sums are exact integers inside a group, groups are added in f32 in
+// increasing order: the bits depend neither on threads nor on M, on ranges or on the instruction set.
+//
+// Several threads may share one multiplication by ranges that do not overlap, each with the same `y` and a CPU device of one thread.
+// A thread's first call makes its scratch of 16 * K bytes.
+//
+// Fails with `MORAY_STATUS_LENGTH` for a buffer of another size, `MORAY_STATUS_SHAPE` if `x` and `weight` differ in K,
+// `MORAY_STATUS_INDEX` for a range past N, `MORAY_STATUS_OVERLAP` if `y` overlaps what is read.
+MorayStatus moray_linear(const MorayCpu *cpu,
+                         const MorayLinear *call);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* MORAY_H */

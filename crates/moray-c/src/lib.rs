@@ -1,0 +1,41 @@
+//! The C ABI of [moray](https://crates.io/crates/moray): what an engine in C, C++ or any other language links.
+//!
+//! `include/moray.h` is made of these sources and says the same in C; the crate's README.md has a program, the rules of threads and
+//! ownership, and the table of errors.
+//!
+//! # Conventions
+//! Every call that can fail returns a [`MorayStatus`]; [`moray_last_error`] has the sentence that names the argument, what was
+//! expected and what was found. A call that fails for its arguments has written nothing, and its handles stay usable. Nothing unwinds
+//! into the caller. A buffer is passed with its size in bytes ([`MorayBytes`]), which has to be what the call needs, so that
+//! a short buffer and one of another type are told instead of read.
+//!
+//! # Safety
+//! Every function needs what C needs: a pointer is null or to what its type says, for as many bytes as stated, and nothing else writes
+//! that memory during the call; a handle comes from its `create` and has not been destroyed. What else a function needs, it says.
+#![allow(clippy::missing_safety_doc)] // stated once, above
+
+mod activations;
+mod arguments;
+mod cpu;
+mod dtype;
+mod format;
+mod linear;
+mod quantized;
+mod sections;
+mod status;
+mod supports;
+mod version;
+mod weight;
+
+pub use activations::*;
+pub use arguments::*;
+pub use cpu::*;
+pub use dtype::*;
+pub use format::*;
+pub use linear::*;
+pub use quantized::*;
+pub use sections::*;
+pub use status::*;
+pub use supports::*;
+pub use version::*;
+pub use weight::*;

@@ -1,0 +1,151 @@
+//! Weights as plain codes and scales: what quantizers and checkpoints give, and packing takes.
+
+use crate::arguments::{MorayBytes, MorayBytesMut, borrow, create, destroy, give};
+use crate::dtype::{MorayDtype, with_dtype};
+use crate::format::MorayFormat;
+use crate::sections::MoraySections;
+use crate::status::{Fault, MorayStatus, guard};
+use moray::element::Element;
+use moray::w4a8::{Block, QuantizedWeight, quantize};
+
+/// A weight matrix w[N, K] as codes and scales in the order of rows. Never changes, so that any number of threads may read it.
+#[derive(Debug)]
+pub struct MorayQuantized(pub(crate) QuantizedWeight);
+
+/// A block type of GGUF files, by the number that they give it.
+pub type MorayBlock = u32;
+
+/// 4 bits and a scale for 32 values: 18 bytes.
+pub const MORAY_BLOCK_Q4_0: MorayBlock = 2;
+/// 4 bits, a scale and a minimum: 20 bytes.
+pub const MORAY_BLOCK_Q4_1: MorayBlock = 3;
+/// 5 bits and a scale: 22 bytes. Becomes 8 bits, with the same numbers.
+pub const MORAY_BLOCK_Q5_0: MorayBlock = 6;
+/// 5 bits, a scale and a minimum: 24 bytes. Becomes 8 bits, with the same numbers.
+pub const MORAY_BLOCK_Q5_1: MorayBlock = 7;
+/// 8 bits and a scale: 34 bytes.
+pub const MORAY_BLOCK_Q8_0: MorayBlock = 8;
+
+/// Quantizes w [N, K], row-major in `dtype`, by rounding to nearest.
+///
+/// Fails with `MORAY_STATUS_LENGTH` unless `w` has N * K elements, `MORAY_STATUS_SHAPE` for sizes that the format does not take,
+/// `MORAY_STATUS_VALUE` for a weight that is not finite, `MORAY_STATUS_UNSUPPORTED` for formats that no rounding gives (zero
+/// points, groups of 8 bits).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moray_quantize(
+    w: MorayBytes,
+    dtype: MorayDtype,
+    n: usize,
+    k: usize,
+    format: *const MorayFormat,
+    out: *mut *mut MorayQuantized,
+) -> MorayStatus {
+    guard(|| {
+        // SAFETY: the caller's.
+        let format = unsafe { borrow("format", format)? }.read()?;
+        let make = || {
+            let w: Vec<f32> = with_dtype!("dtype", dtype, E => {
+                // SAFETY: the caller's.
+                unsafe { w.read::<E>("w")? }.iter().map(|&w| Element::to_f32(w)).collect()
+            });
+            Ok(MorayQuantized(quantize(&w, n, k, format)?))
+        };
+        // SAFETY: the caller's.
+        unsafe { create(out, make) }
+    })
+}
+
+/// Copies codes and scales that a quantizer or a checkpoint has already, see `MoraySections`.
+///
+/// Fails as `moray_quantize`, with `MORAY_STATUS_VALUE` for codes or scales out of range, `MORAY_STATUS_UNSUPPORTED` for other
+/// arrays than the format has.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moray_quantized_create(
+    parts: *const MoraySections,
+    n: usize,
+    k: usize,
+    format: *const MorayFormat,
+    out: *mut *mut MorayQuantized,
+) -> MorayStatus {
+    guard(|| {
+        // SAFETY: the caller's.
+        let (parts, format) = unsafe { (borrow("parts", parts)?, borrow("format", format)?.read()?) };
+        // SAFETY: the caller's.
+        unsafe { create(out, || Ok(MorayQuantized(parts.plain(format, n, k)?))) }
+    })
+}
+
+/// Reads a matrix [N, K] of GGUF blocks, rows one after another, with the blocks' own scales: groups of 32.
+///
+/// Fails with `MORAY_STATUS_LENGTH` unless `blocks` has N * K / 32 of them, `MORAY_STATUS_SHAPE` unless K is a multiple of 32,
+/// `MORAY_STATUS_VALUE` for a scale that is not finite, `MORAY_STATUS_UNSUPPORTED` for other blocks.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moray_import_blocks(
+    block: MorayBlock,
+    blocks: MorayBytes,
+    n: usize,
+    k: usize,
+    out: *mut *mut MorayQuantized,
+) -> MorayStatus {
+    guard(|| {
+        let block = match block {
+            MORAY_BLOCK_Q4_0 => Block::Q4_0,
+            MORAY_BLOCK_Q4_1 => Block::Q4_1,
+            MORAY_BLOCK_Q5_0 => Block::Q5_0,
+            MORAY_BLOCK_Q5_1 => Block::Q5_1,
+            MORAY_BLOCK_Q8_0 => Block::Q8_0,
+            other => return Err(Fault::unsupported("block", "a MORAY_BLOCK_ constant", other)),
+        };
+        // SAFETY: the caller's.
+        let bytes = unsafe { blocks.read("blocks")? };
+        // SAFETY: the caller's.
+        unsafe { create(out, || Ok(MorayQuantized(block.import(bytes, n, k)?))) }
+    })
+}
+
+/// Ends a plain weight; null is none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moray_quantized_destroy(weight: *mut MorayQuantized) {
+    // SAFETY: the caller's.
+    unsafe { destroy(weight) }
+}
+
+/// Says what a plain weight is: its sizes, its format and where its arrays are. They are there until the weight is destroyed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moray_quantized_describe(
+    weight: *const MorayQuantized,
+    n: *mut usize,
+    k: *mut usize,
+    format: *mut MorayFormat,
+    parts: *mut MoraySections,
+) -> MorayStatus {
+    guard(|| {
+        // SAFETY: the caller's.
+        let weight = unsafe { &borrow("weight", weight)?.0 };
+        // SAFETY: the caller's.
+        unsafe {
+            give("n", n, weight.n())?;
+            give("k", k, weight.k())?;
+            give("format", format, MorayFormat::of(weight.format()))?;
+            give("parts", parts, MoraySections::of(weight))
+        }
+    })
+}
+
+/// Writes the numbers that a plain weight stands for: f32 [N, K].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moray_quantized_dequantize(weight: *const MorayQuantized, w: MorayBytesMut) -> MorayStatus {
+    guard(|| {
+        // SAFETY: the caller's.
+        let weight = unsafe { &borrow("weight", weight)?.0 };
+        // SAFETY: the caller's.
+        let w = unsafe { w.write::<f32>("w")? };
+        let expected = weight.n() * weight.k();
+        if w.len() != expected {
+            return Err(moray::Error::Length { what: "w", expected, got: w.len() }.into());
+        }
+        let k = weight.k();
+        w.iter_mut().enumerate().for_each(|(i, w)| *w = weight.dequantize_at(i / k, i % k) as f32);
+        Ok(())
+    })
+}
