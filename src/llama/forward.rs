@@ -129,9 +129,7 @@ impl<B: Backend> Model<B> {
         sequences: &[Sequence<'_>],
         logits: LogitRows,
     ) -> Result<&'s [f32]> {
-        self.begin(session, sequences, logits)?;
-        backend.begin(&mut session.work, &session.tokens, &session.spans, &session.rows)?;
-        self.run(backend, session, Watch::Policies)?;
+        self.compute(backend, session, sequences, logits)?;
         let Session { logits, host, rows, spans, slots, policies, .. } = session;
         let logits = backend.read(logits, rows.len() * self.config.vocab, host)?;
         // a token that was not finite anywhere has NaN logits
@@ -154,14 +152,25 @@ impl<B: Backend> Model<B> {
         sequences: &[Sequence<'_>],
         samplers: &mut B::Samplers,
     ) -> Result<&'s [u32]> {
-        self.begin(session, sequences, LogitRows::Last)?;
-        backend.begin(&mut session.work, &session.tokens, &session.spans, &session.rows)?;
-        self.run(backend, session, Watch::Policies)?;
+        self.compute(backend, session, sequences, LogitRows::Last)?;
         let Session { work, logits, chosen, spans, slots, policies, .. } = session;
         backend.sample(work, samplers, logits)?;
         let tokens = backend.sampled(work, chosen)?;
         slots.end_call(spans, policies)?;
         Ok(tokens)
+    }
+
+    /// Computes logits, which stay in the session's buffer.
+    fn compute(
+        &self,
+        backend: &B,
+        session: &mut Session<B>,
+        sequences: &[Sequence<'_>],
+        logits: LogitRows,
+    ) -> Result<()> {
+        self.begin(session, sequences, logits)?;
+        backend.begin(&mut session.work, &session.tokens, &session.spans, &session.rows)?;
+        self.run(backend, session, Watch::Policies)
     }
 
     /// The pass itself, from the tokens that [`Backend::begin`] brought to the logits, which stay in the session's buffer: what a

@@ -168,8 +168,10 @@ fn generated_text_and_evaluation_match_cpu_on_quantized_checkpoints() {
         arguments.extend(["--context", "64", "--scored-tokens", "0", "--threads", "1"]);
         arguments.extend(files.iter().flat_map(|(name, file)| [*name, file.to_str().unwrap()]));
         run(Cli::try_parse_from(arguments).unwrap(), &mut Vec::new()).unwrap();
-        texts.push(generated(&out, "cuda", &[]));
-        assert_eq!(texts.last(), Some(&generated(&out, "cpu", &[])), "{weights}");
+        for switches in [&[][..], &["--activations", "fine"]] {
+            texts.push(generated(&out, "cuda", switches));
+            assert_eq!(texts.last(), Some(&generated(&out, "cpu", switches)), "{weights}, {switches:?}");
+        }
         let files = [("--model", out.as_path()), ("--text", &path("text")), ("--against", &path("tiny.gguf"))];
         let far = compare(&files, &[], CLOSE_IN_CODES);
         assert!(far > 10.0 * CLOSE_IN_CODES, "{weights}: {far} nats");
