@@ -31,6 +31,7 @@ namespace moray {
 constexpr uint32_t WARPS = 4, THREADS = 32 * WARPS;
 constexpr uint32_t ROWS = WARPS * TILE_N;
 constexpr uint32_t STAGES = 4;
+constexpr uint32_t MIN_BLOCKS = 4;  // of a multiprocessor with room for as many blocks' stages: at most 128 registers
 constexpr uint32_t STAGE_K = ACT_BLOCK;  // so that a stage has one fine scale of each token
 constexpr uint32_t STAGE_STEPS = STAGE_K / 32;
 constexpr uint32_t MAX_GROUPS = STAGE_K / 32;  // groups that a stage may have
@@ -124,39 +125,36 @@ __device__ __forceinline__ RowScales row_values(const char* group_smem) {
 
 __device__ __forceinline__ float half_bits(uint32_t bits) { return __half2float(__ushort_as_half(static_cast<uint16_t>(bits))); }
 
-// The value of a stage's 128 of K for each of a lane's tokens: [⌈K/128⌉][M] in global memory.
+// The value of a stage's 128 of K for token j of a lane's pair t, [⌈K/128⌉][M] in global memory. Read where it is used: held over
+// a stage, the pairs' values would cost registers that blocks are resident by.
 template <uint32_t TOKENS, typename T>
-__device__ __forceinline__ void load_tokens(const LinearParams& p, const T* values, uint32_t index, T (&out)[TOKENS / 8][2]) {
-    const uint32_t first = blockIdx.y * TOKENS + 2 * (threadIdx.x % 4);
-#pragma unroll
-    for (uint32_t t = 0; t < TOKENS / 8; ++t)
-#pragma unroll
-        for (uint32_t j = 0; j < 2; ++j) {
-            const uint32_t m = first + 8 * t + j;
-            out[t][j] = m < p.m ? __ldg(values + size_t(index) * p.m + m) : T(0);
-        }
+__device__ __forceinline__ T token_value(const LinearParams& p, const T* values, uint32_t index, uint32_t t, uint32_t j) {
+    const uint32_t m = blockIdx.y * TOKENS + 8 * t + 2 * (threadIdx.x % 4) + j;
+    return m < p.m ? __ldg(values + size_t(index) * p.m + m) : T(0);
 }
 
 // Adds the integers of a finished stage to the f32 sums and clears them, in modes that have no groups in f32.
 template <typename W, uint32_t TOKENS>
-__device__ __forceinline__ void add_blocks(const LinearParams& p, uint32_t index, const float (&act_scales)[TOKENS / 8][2],
-                                           int32_t (&dots)[TOKENS / 8][4], float (&sums)[TOKENS / 8][4]) {
-    int32_t token_sums[TOKENS / 8][2] = {};
-    if constexpr (W::ZERO != 0) load_tokens<TOKENS>(p, p.sums, index, token_sums);
+__device__ __forceinline__ void add_blocks(const LinearParams& p, uint32_t index, int32_t (&dots)[TOKENS / 8][4],
+                                           float (&sums)[TOKENS / 8][4]) {
 #pragma unroll
     for (uint32_t t = 0; t < TOKENS / 8; ++t)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            sums[t][i] = add_block<W>(sums[t][i], dots[t][i], token_sums[t][i % 2], act_scales[t][i % 2]);
-            dots[t][i] = 0;
+        for (uint32_t j = 0; j < 2; ++j) {
+            const float act_scale = token_value<TOKENS>(p, p.act_scale, index, t, j);
+            const int32_t sum = W::ZERO != 0 ? token_value<TOKENS>(p, p.sums, index, t, j) : 0;
+#pragma unroll
+            for (uint32_t i = j; i < 4; i += 2) {
+                sums[t][i] = add_block<W>(sums[t][i], dots[t][i], sum, act_scale);
+                dots[t][i] = 0;
+            }
         }
 }
 
 // Adds the integers of a finished group to the f32 sums and clears them.
 template <typename W, uint32_t TOKENS, bool FINE>
-__device__ __forceinline__ void add_groups(const LinearParams& p, const char* stage, uint32_t group,
-                                           const float (&act_scales)[TOKENS / 8][2], int32_t (&dots)[TOKENS / 8][4],
-                                           float (&sums)[TOKENS / 8][4]) {
+__device__ __forceinline__ void add_groups(const LinearParams& p, const char* stage, uint32_t index, uint32_t group,
+                                           int32_t (&dots)[TOKENS / 8][4], float (&sums)[TOKENS / 8][4]) {
     using S = Stage<W, TOKENS>;
     const uint32_t warp = threadIdx.x / 32, pair = 2 * (threadIdx.x % 4);
     const RowScales scale = row_values<2>(stage + S::SCALES + warp * S::SCALE_ROW + group * TILE_N * 2);
@@ -171,10 +169,15 @@ __device__ __forceinline__ void add_groups(const LinearParams& p, const char* st
 #pragma unroll
     for (uint32_t t = 0; t < TOKENS / 8; ++t) {
         const int2 two = token_sums[4 * t];
+        float act_scales[2] = {};
+        if constexpr (FINE) {
+#pragma unroll
+            for (uint32_t j = 0; j < 2; ++j) act_scales[j] = token_value<TOKENS>(p, p.act_scale, index, t, j);
+        }
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const int32_t sum = i % 2 == 0 ? two.x : two.y;
-            sums[t][i] = add_group<FINE>(sums[t][i], dots[t][i], zeros[i / 2], sum, act_scales[t][i % 2], scales[i / 2],
+            sums[t][i] = add_group<FINE>(sums[t][i], dots[t][i], zeros[i / 2], sum, act_scales[i % 2], scales[i / 2],
                                          added[i / 2], p.offset_kind);
             dots[t][i] = 0;
         }
@@ -192,8 +195,6 @@ __device__ __forceinline__ void multiply(const LinearParams& p, const char* stag
     const uint32_t group_steps = W::SCALE_BYTES > 0 ? p.group_size / 32 : 1;
     uint4 tile;
     RowScales scales = {0, 0};
-    float act_scales[TOKENS / 8][2] = {};
-    if constexpr (FINE) load_tokens<TOKENS>(p, p.act_scale, index, act_scales);
 #pragma unroll
     for (uint32_t step = 0; step < STAGE_STEPS; ++step) {
         if (step >= steps) break;
@@ -216,10 +217,10 @@ __device__ __forceinline__ void multiply(const LinearParams& p, const char* stag
             mma_s8(dots[t + 1], a, b[2], b[3]);
         }
         if constexpr (W::GROUPED) {
-            if ((step + 1) % group_steps == 0) add_groups<W, TOKENS, FINE>(p, stage, step / group_steps, act_scales, dots, sums);
+            if ((step + 1) % group_steps == 0) add_groups<W, TOKENS, FINE>(p, stage, index, step / group_steps, dots, sums);
         }
     }
-    if constexpr (FINE && !W::GROUPED) add_blocks<W, TOKENS>(p, index, act_scales, dots, sums);
+    if constexpr (FINE && !W::GROUPED) add_blocks<W, TOKENS>(p, index, dots, sums);
 }
 
 // Adds the splits of K: every block leaves its values, and the last to arrive adds them all in order. Says whether this block
@@ -326,10 +327,10 @@ __device__ __forceinline__ void gemm(const LinearParams& p) {
 
 }  // namespace moray
 
-#define MORAY_GEMM(name, Weight, TOKENS)                                                             \
-    MORAY_SHARED(name, (moray::Stage<moray::Weight, TOKENS>::ALL_BYTES))                             \
-    extern "C" __global__ void __launch_bounds__(moray::THREADS) name(const moray::LinearParams p) { \
-        moray::gemm<moray::Weight, TOKENS>(p);                                                       \
+#define MORAY_GEMM(name, Weight, TOKENS)                                                                                \
+    MORAY_SHARED(name, (moray::Stage<moray::Weight, TOKENS>::ALL_BYTES))                                                \
+    extern "C" __global__ void __launch_bounds__(moray::THREADS, moray::MIN_BLOCKS) name(const moray::LinearParams p) { \
+        moray::gemm<moray::Weight, TOKENS>(p);                                                                          \
     }
 
 #define MORAY_GEMMS(name, Weight)                 \

@@ -34,6 +34,10 @@ __device__ __forceinline__ uint32_t part_size(const LinearParams& p) {
 template <typename W>
 constexpr uint32_t MAX_PARTS = CHUNK_K / (W::GROUPED ? 32 : ACT_BLOCK);
 
+// Blocks of a multiprocessor: what shared memory and the registers of its tiles leave room for.
+template <typename W>
+constexpr uint32_t MIN_BLOCKS = W::GROUPED || W::BITS == 8 ? 2 : 3;
+
 // The weights of one warp's unit, as they lie in the tiles.
 template <typename W>
 struct Unit {
@@ -114,7 +118,7 @@ __device__ __forceinline__ float add_chunk(const LinearParams& p, uint32_t chunk
     const uint32_t token = threadIdx.x / TILE_N, row = threadIdx.x % TILE_N, size = part_size<W>(p);
     const uint32_t count = CHUNK_K / size, groups = (p.k + size - 1) / size, first = chunk * count, end = min(first + count, groups);
     const __half* scales = static_cast<const __half*>(p.group_scale);
-#pragma unroll 4
+#pragma unroll (FINE && !W::GROUPED ? 2 : 4)
     for (uint32_t g = first; g < end; ++g) {
         const int32_t dot = parts_smem[(g - first) * OUTPUTS + place(token, row)];
         const int32_t sum = W::GROUPED || W::ZERO != 0 ? p.sums[size_t(g) * p.m + token] : 0;
@@ -182,8 +186,8 @@ __device__ __forceinline__ void gemv(const LinearParams& p) {
 
 }  // namespace moray
 
-#define MORAY_GEMV(name, Weight)                                    \
-    extern "C" __global__ void __launch_bounds__(moray::THREADS, 2) \
+#define MORAY_GEMV(name, Weight)                                                                   \
+    extern "C" __global__ void __launch_bounds__(moray::THREADS, moray::MIN_BLOCKS<moray::Weight>) \
     w4a8_gemv_##name(const moray::LinearParams p) { moray::gemv<moray::Weight>(p); }
 
 MORAY_WEIGHTS(MORAY_GEMV)

@@ -12,15 +12,15 @@ const ON_A_DEVICE: &str = include_str!("outside_cuda.rs");
 /// Packs moray, and builds and runs a program that links the package: with the default features and, on the simulated driver,
 /// with `cuda`.
 pub fn check() -> TaskResult {
-    let package = packed()?;
     let folder = env::temp_dir().join(format!("moray-outside-{}", std::process::id()));
-    let checked = check_in(&folder, &package);
+    let checked = check_in(&folder);
     fs::remove_dir_all(&folder)?;
     checked
 }
 
-fn check_in(folder: &Path, package: &Path) -> TaskResult {
+fn check_in(folder: &Path) -> TaskResult {
     fs::create_dir_all(folder.join("src/bin"))?;
+    let package = unpack(folder)?;
     let manifest = format!(
         "[package]\nname = \"outside\"\nedition = \"2024\"\n\n[dependencies]\nmoray = {{ path = {package:?} }}\n\n\
          [features]\ncuda = [\"moray/cuda\"]\n\n[[bin]]\nname = \"device\"\nrequired-features = [\"cuda\"]\n\n[workspace]\n"
@@ -42,22 +42,16 @@ fn check_in(folder: &Path, package: &Path) -> TaskResult {
     Ok(())
 }
 
-/// The package as it would be published, unpacked.
-fn packed() -> Result<PathBuf, Box<dyn std::error::Error>> {
+/// The package as it would be published, unpacked in a folder.
+fn unpack(folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let target = simcuda::target_folder().join("outside");
     let mut pack = Command::new(env!("CARGO"));
     pack.args(["package", "--package", "moray", "--no-verify", "--allow-dirty", "--locked", "--quiet", "--target-dir"]);
-    run({
-        pack.arg(&target).current_dir(root());
-        pack
-    })?;
-    let folder = target.join("package");
+    pack.arg(&target).current_dir(root());
+    run(pack)?;
     let name = format!("moray-{}", env!("CARGO_PKG_VERSION"));
-    if folder.join(&name).exists() {
-        fs::remove_dir_all(folder.join(&name))?;
-    }
     let mut unpack = Command::new("tar");
-    unpack.arg("xf").arg(folder.join(format!("{name}.crate"))).arg("-C").arg(&folder);
+    unpack.arg("xf").arg(target.join(format!("package/{name}.crate"))).arg("-C").arg(folder);
     run(unpack)?;
     Ok(folder.join(name))
 }
