@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`w4a8`] | y = x · wᵀ, w in codes of 4 or 8 bits, x in int8 | [`quantize`](w4a8::quantize()), [`PackedWeight`](w4a8::PackedWeight), [`Activations`](w4a8::Activations), [`linear`](w4a8::linear()) |
 //! | [`sparse_mlp`] | down · (act(gate · x) ⊙ (up · x)), of selected neurons only | [`Weights`](sparse_mlp::Weights), [`Selection`](sparse_mlp::Selection), [`forward`](sparse_mlp::forward()) |
+//! | [`input_sparse`] | y = x · wᵀ over the inputs above a threshold | [`Weight`](input_sparse::Weight), [`linear`](input_sparse::linear()) |
 //! | [`attention`] | softmax(q · kᵀ) · v over a KV cache, of the heads that run | [`KvCache`](attention::KvCache), [`write_kv`](attention::write_kv()), [`attend`](attention::attend()) |
 //! | [`policy`] | which neurons and heads are computed | [`Policy`](policy::Policy), [`TABLE`](policy::TABLE) |
 //! | [`llama`] | a reference forward pass over all of these | [`Model`](llama::Model), [`Session`](llama::Session), [`Backend`](llama::Backend) |
@@ -88,6 +89,7 @@ pub mod cpu;
 pub mod device;
 pub mod element;
 pub mod error;
+pub mod input_sparse;
 pub mod llama;
 mod memory;
 pub mod policy;
@@ -99,6 +101,7 @@ pub mod w4a8;
 pub use cpu::{Cpu, Isa};
 #[cfg(feature = "cuda-device")]
 pub use device::Device;
+pub use element::DenseType;
 pub use error::{Error, Result};
 
 /// The README's program runs as it stands there.

@@ -25,7 +25,7 @@ use std::ops::{Deref, DerefMut};
 pub(crate) struct Line(pub(crate) [u8; LINE_BYTES]);
 
 /// Bytes of a cache line.
-const LINE_BYTES: usize = 64;
+pub(crate) const LINE_BYTES: usize = 64;
 
 /// A slice of its own, as `Box<[T]>`, that begins on a cache line.
 pub(crate) struct Memory<T> {

@@ -60,6 +60,7 @@ fn main() {
         ("w4a8 cats", plain.w4a8_by_neuron(group), cats()),
         ("griffin", plain.by_neuron(), griffin()),
         ("w4a8 tda", plain.w4a8_by_neuron(Format::per_channel()), tda()),
+        ("inputs", plain.by_input(), plain::with_thresholds(dense(), 2)),
         ("random", plain.by_neuron(), random()),
         ("heads, write-all", plain.dense(), heads(dense(), KvPolicy::WriteAll)),
         ("heads, hole", plain.w4a8(group), heads(dense(), KvPolicy::Hole)),

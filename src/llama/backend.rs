@@ -71,7 +71,8 @@ pub trait Backend: Sized {
     /// without overlap; all if none are given, and perhaps others.
     ///
     /// # Errors
-    /// [`crate::Error::Value`] for inputs that are not finite where they have to be quantized.
+    /// [`crate::Error::Value`] for inputs that are not finite where they have to be quantized, [`crate::Error::Unsupported`] for a
+    /// threshold above 0 where the device or the form of the weights takes none.
     fn linear(
         &self,
         work: &mut Self::Work,
@@ -138,7 +139,7 @@ pub trait Backend: Sized {
     /// An [`crate::Error`] for a selection that the device does not take.
     fn mlp(&self, work: &mut Self::Work, call: MlpCall<'_, Self>, y: &mut Self::Buffer) -> Result<()>;
 
-    /// What was wanted of the last [`Backend::mlp`].
+    /// What was wanted of the last [`Backend::mlp`] or [`Backend::linear`].
     fn seen(work: &Self::Work, wanted: Wanted) -> Observed<'_>;
 
     /// Brings samplers, in the state that they are in, to where [`Backend::sample`] draws with them.
@@ -211,6 +212,8 @@ pub struct LinearCall<'a, B: Backend> {
     pub m: usize,
     /// The output features that are needed; all if none are given.
     pub rows: Option<&'a [Range<usize>]>,
+    /// Inputs of at most this size count as 0, and their weights need not be read; at 0 nothing is left out that counts.
+    pub threshold: f32,
 }
 
 /// One MLP by neuron.

@@ -11,10 +11,10 @@ use crate::attention::{
 };
 use crate::cpu::Cpu;
 use crate::error::{Error, Result, check_len};
-use crate::policy::{Observed, Values, Wanted};
+use crate::input_sparse;
+use crate::policy::{Observed, Projection, Values, Wanted};
 use crate::sparse_mlp::{self, Activation, activate_product};
 use crate::threads::Pieces;
-use crate::w4a8::Activations;
 
 /// Neurons that are worth a barrier.
 const PARALLEL_ELEMENTS: usize = 16_384;
@@ -32,9 +32,13 @@ pub struct CpuWork {
     rope: Rope,
     attention: Workspace,
     sparse: Option<sparse_mlp::Workspace>,
-    int8: Activations,
-    /// \[M, K\]: what is multiplied, after what is done to it.
-    plain: Vec<f32>,
+    linear: input_sparse::Workspace,
+    d: usize,
+    d_ff: usize,
+    /// \[M, d\]: what was normed last.
+    normed: Vec<f32>,
+    /// \[M, d_ff\]: the inputs of a whole MLP's down.
+    gated: Vec<f32>,
     /// \[M, kv\].
     k: Vec<f32>,
     v: Vec<f32>,
@@ -48,7 +52,7 @@ impl CpuWork {
             0 => None,
             lag => Some(InputRows::new(config.n_layers * slots * lag, d, settings.kv_dtype)?),
         };
-        let widest = if neurons.is_none() { d.max(config.d_ff) } else { d };
+        let d_ff = if neurons.is_none() { config.d_ff } else { 0 };
         Ok(CpuWork {
             shape,
             vocab: config.vocab,
@@ -59,8 +63,11 @@ impl CpuWork {
             rope: Rope::new(shape.head_dim, config.rope_theta, &config.rope_scaling, context)?,
             attention: Workspace::new(cpu, shape, settings.attention_limits())?,
             sparse: neurons.map(|neurons| sparse_mlp::Workspace::new(neurons, max_tokens)).transpose()?,
-            int8: Activations::with_capacity(max_tokens, widest.max(shape.q_elems())),
-            plain: vec![0.0; max_tokens * widest],
+            linear: input_sparse::Workspace::with_capacity(max_tokens, d.max(d_ff).max(shape.q_elems())),
+            d,
+            d_ff,
+            normed: vec![0.0; max_tokens * d],
+            gated: vec![0.0; max_tokens * d_ff],
             k: vec![0.0; max_tokens * shape.kv_elems()],
             v: vec![0.0; max_tokens * shape.kv_elems()],
         })
@@ -121,12 +128,14 @@ impl Backend for Cpu {
         residual: Option<&Vec<f32>>,
         y: &mut Vec<f32>,
     ) -> Result<()> {
-        let LinearCall { weight, input, m, rows } = call;
+        let LinearCall { weight, input, m, rows, threshold } = call;
         let outputs = m * weight.n();
-        let x = input.plain(self, m, weight.k(), &mut work.plain)?;
+        let room = if matches!(input, Input::SwiGlu { .. }) { &mut work.gated } else { &mut work.normed };
+        let x = input.plain(self, m, weight.k(), room)?;
         let residual = residual.map(|residual| &residual[..outputs]);
         let all = [0..weight.n()];
-        weight.forward_rows(self, rows.unwrap_or(&all), x, residual, &mut y[..outputs], &mut work.int8)
+        let rows = rows.unwrap_or(&all);
+        weight.forward_rows(self, rows, (x, threshold), residual, &mut y[..outputs], &mut work.linear)
     }
 
     fn rms_norm(&self, norm: Norm<'_, Cpu>, m: usize, y: &mut Vec<f32>) -> Result<()> {
@@ -198,7 +207,7 @@ impl Backend for Cpu {
     fn mlp(&self, work: &mut CpuWork, call: MlpCall<'_, Cpu>, y: &mut Vec<f32>) -> Result<()> {
         let MlpCall { neurons, m, norm, selection, .. } = call;
         let used = m * norm.weight.len();
-        let (x, normed) = (&norm.x[..used], &mut work.plain[..used]);
+        let (x, normed) = (&norm.x[..used], &mut work.normed[..used]);
         rms_norm(self, x, norm.weight, norm.eps, normed)?;
         match &mut work.sparse {
             Some(sparse) => sparse_mlp::forward(self, neurons, normed, selection, Some(x), &mut y[..used], sparse),
@@ -210,18 +219,16 @@ impl Backend for Cpu {
     }
 
     fn seen(work: &CpuWork, wanted: Wanted) -> Observed<'_> {
-        let Some(sparse) = &work.sparse else { return Observed::LENGTHS };
-        match wanted {
-            Wanted::Nothing | Wanted::Lengths => Observed::LENGTHS,
-            Wanted::AtHand(Values::Gate) | Wanted::Copied(Values::Gate) => {
+        let (Wanted::AtHand(values) | Wanted::Copied(values)) = wanted else { return Observed::LENGTHS };
+        match (values, &work.sparse) {
+            (Values::Inputs(Projection::Qkv | Projection::GateUp), _) => Observed::new(&work.normed, work.d, work.d),
+            (Values::Inputs(Projection::Down), None) => Observed::new(&work.gated, work.d_ff, work.d_ff),
+            (Values::Gate, Some(sparse)) => {
                 let width = if sparse.gate_by_neuron { sparse.shape.d_ff } else { sparse.kept.len() };
                 Observed::new(&sparse.gate, sparse.stride, width)
             }
-            Wanted::AtHand(Values::GateUpInputs) | Wanted::Copied(Values::GateUpInputs) => {
-                let d = sparse.shape.d_model;
-                Observed::new(&work.plain, d, d)
-            }
-            Wanted::AtHand(_) | Wanted::Copied(_) => Observed::new(&sparse.hidden, sparse.stride, sparse.kept.len()),
+            (Values::Hidden, Some(sparse)) => Observed::new(&sparse.hidden, sparse.stride, sparse.kept.len()),
+            _ => Observed::LENGTHS,
         }
     }
 

@@ -4,7 +4,7 @@
 //! stays in 16 bits.
 
 use crate::cpu::Cpu;
-use crate::element::Element;
+use crate::element::{DenseType, Element};
 use crate::error::{Error, Result, check_len, product};
 use crate::memory::{Line, Memory};
 use crate::simd::{Kernel, Simd, SimdElement};
@@ -18,27 +18,6 @@ const ROWS: usize = RowBlocks::HEIGHT;
 
 /// Tokens between two write-backs.
 const TOKEN_BLOCK: usize = 48;
-
-/// The element type of a [`DenseWeight`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DenseType {
-    /// IEEE single precision.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// The upper half of single precision.
-    Bf16,
-}
-
-impl DenseType {
-    /// Bytes of an element.
-    pub fn bytes(self) -> usize {
-        match self {
-            DenseType::F32 => 4,
-            DenseType::F16 | DenseType::Bf16 => 2,
-        }
-    }
-}
 
 /// A weight matrix w\[N, K\] in floating point, stored \[N/16\]\[K\]\[16\] so that 16 rows are the lanes of a vector.
 ///
@@ -95,10 +74,8 @@ impl DenseWeight {
         if end > self.n {
             return Err(Error::Index { what: "rows", limit: self.n, got: end - 1 });
         }
-        let (k, limit) = (self.k, if self.dtype == DenseType::F16 { 65_520.0 } else { f32::MAX });
-        if let Some(&got) = rows.iter().find(|v| !(v.abs() <= limit) || (limit < 1e5 && v.abs() >= limit)) {
-            return Err(Error::Value { what: "rows", expected: "weights finite in their type", got });
-        }
+        self.dtype.check_finite(rows)?;
+        let k = self.k;
         match self.dtype {
             DenseType::F32 => place(bytemuck::cast_slice_mut::<Line, f32>(&mut self.data), k, first, rows),
             DenseType::F16 => place(bytemuck::cast_slice_mut::<Line, f16>(&mut self.data), k, first, rows),

@@ -188,7 +188,7 @@ impl<B: Backend> Model<B> {
         let Session { work, buffers, normed, logits, .. } = session;
         let norm = Norm { x: &buffers.x, weight: &self.final_norm, eps: self.config.rms_eps };
         backend.rms_norm_rows(work, norm, normed)?;
-        let call = LinearCall { weight: self.lm_head(), input: Input::Plain(normed), m, rows: None };
+        let call = LinearCall { weight: self.lm_head(), input: Input::Plain(normed), m, rows: None, threshold: 0.0 };
         backend.linear(work, call, None, logits)
     }
 

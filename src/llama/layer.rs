@@ -63,6 +63,17 @@ impl<B: Backend> Buffers<B> {
     }
 }
 
+/// The largest sizes of inputs that count as 0, by matrix; nothing is left out that counts where they are 0.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Thresholds {
+    /// Of query, key and value.
+    pub qkv: f32,
+    /// Of the output projection.
+    pub output: f32,
+    /// Of down.
+    pub down: f32,
+}
+
 /// A call's way through the layers.
 #[derive(Debug)]
 pub struct Pass<'a, B: Backend> {
@@ -74,6 +85,8 @@ pub struct Pass<'a, B: Backend> {
     pub spans: &'a [Span],
     /// What is stored for heads that do not run.
     pub kv: KvPolicy,
+    /// What of the inputs counts as 0, where the selection of the MLP does not say it.
+    pub thresholds: Thresholds,
     /// What the layers pass on.
     pub buffers: &'a mut Buffers<B>,
     /// What the device keeps besides.
@@ -120,46 +133,53 @@ impl<B: Backend> Layer<B> {
     ) -> Result<()> {
         let (shape, m) = (pass.config.attention, pass.tokens());
         let call = Call { shape, layer: index, spans: pass.spans, heads };
-        let Pass { backend, config, kv, buffers, work, .. } = pass;
+        let Pass { backend, config, kv, buffers, work, thresholds, .. } = pass;
         let Buffers { x, next, qkv, q, out, rows, .. } = &mut **buffers;
         let norm = Norm { x: &*x, weight: &self.attn_norm, eps: config.rms_eps };
         let input = match recompute {
             None => Input::RmsNorm(norm),
             Some(recompute) => {
                 // before the new inputs take the oldest ones' places
-                recompute.fill(*backend, work, &self.qkv, &call, qkv)?;
+                recompute.fill(*backend, work, (&self.qkv, thresholds.qkv), &call, qkv)?;
                 Input::Plain(recompute.keep(*backend, work, &call, norm)?)
             }
         };
         let rows = needed_rows(&call, *kv, rows);
-        backend.linear(work, LinearCall { weight: &self.qkv, input, m, rows }, None, qkv)?;
+        let projection = LinearCall { weight: &self.qkv, input, m, rows, threshold: thresholds.qkv };
+        backend.linear(work, projection, None, qkv)?;
         backend.write_kv(work, &call, *kv, qkv, q)?;
         backend.attend(work, &call, q, out)?;
-        let o = LinearCall { weight: &self.o, input: Input::Plain(out), m, rows: None };
+        let input = Input::Plain(out);
+        let o = LinearCall { weight: &self.o, input, m, rows: None, threshold: thresholds.output };
         backend.linear(work, o, Some(x), next)?;
         std::mem::swap(x, next);
         Ok(())
     }
 
-    /// x ← x + down(act(gate(n)) ⊙ up(n)), n = norm(x), over the selected neurons, as layer `index`. What is `wanted` of them can
+    /// x ← x + down(act(gate(n)) ⊙ up(n)), n = norm(x), over the selected neurons or inputs, as layer `index`. What is `wanted` of them can
     /// be seen afterwards.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a selection in a whole MLP, [`Error::Value`] for activations that are not finite.
+    /// [`Error::Unsupported`] for a selection that the form of the weights does not serve, [`Error::Value`] for activations that are not finite.
     pub fn mlp(&self, pass: &mut Pass<'_, B>, index: usize, selection: &Selection<'_>, wanted: Wanted) -> Result<()> {
         let m = pass.tokens();
-        let Pass { backend, config, buffers, work, .. } = pass;
+        let Pass { backend, config, buffers, work, thresholds, .. } = pass;
         let Buffers { x, next, gate_up: rows, .. } = &mut **buffers;
         let norm = Norm { x: &*x, weight: &self.mlp_norm, eps: config.rms_eps };
-        match (&self.mlp, rows) {
-            (Mlp::Whole { gate_up, down }, Some(gated)) if matches!(selection, Selection::All) => {
-                let call = LinearCall { weight: gate_up, input: Input::RmsNorm(norm), m, rows: None };
+        match (&self.mlp, rows, selection.input_threshold()) {
+            (Mlp::Whole { gate_up, down }, Some(gated), Some(threshold)) => {
+                let call = LinearCall { weight: gate_up, input: Input::RmsNorm(norm), m, rows: None, threshold };
                 backend.linear(work, call, None, gated)?;
                 let input = Input::SwiGlu { gate_up: gated, activation: config.activation };
-                backend.linear(work, LinearCall { weight: down, input, m, rows: None }, Some(x), next)?;
+                let call = LinearCall { weight: down, input, m, rows: None, threshold: thresholds.down };
+                backend.linear(work, call, Some(x), next)?;
             }
-            (Mlp::ByNeuron(neurons), _) => {
+            (Mlp::ByNeuron(neurons), ..) if thresholds.down == 0.0 => {
                 backend.mlp(work, MlpCall { neurons, layer: index, m, norm, selection, wanted }, next)?;
+            }
+            (Mlp::ByNeuron(_), ..) => {
+                let (expected, got) = ("weights by input for a threshold on the inputs of down", "by neuron".into());
+                return Err(Error::Unsupported { what: "mlp", expected, got });
             }
             _ => {
                 let (expected, got) = ("weights by neuron for a selection of neurons", "a whole MLP".into());

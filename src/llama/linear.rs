@@ -5,7 +5,8 @@ use super::norm::rms_norm;
 use crate::attention::{AttentionShape, MAX_HEAD_DIM};
 use crate::cpu::Cpu;
 use crate::error::{Error, Result, check_len};
-use crate::w4a8::{self, ActScales, Activations, Epilogue, PackedWeight};
+use crate::input_sparse::{self, Workspace};
+use crate::w4a8::{self, ActScales, Epilogue, PackedWeight};
 use std::ops::Range;
 
 /// The numbers of a [`Linear`].
@@ -16,6 +17,8 @@ pub enum Weight {
     Dense(DenseWeight),
     /// 4- or 8-bit integers, multiplied with int8 activations.
     W4a8(PackedWeight),
+    /// By input, for thresholds on inputs.
+    ByInput(input_sparse::Weight),
 }
 
 /// A weight matrix \[N, K\] with an optional bias \[N\], and perhaps norms of the query and key heads that it makes.
@@ -61,27 +64,27 @@ impl QkNorm {
     }
 }
 
+impl From<Weight> for Linear {
+    fn from(weight: Weight) -> Self {
+        Linear { weight, bias: None, act_scales: ActScales::Token, input_order: None, qk_norm: None }
+    }
+}
+
 impl From<PackedWeight> for Linear {
     fn from(weight: PackedWeight) -> Self {
-        Linear {
-            weight: Weight::W4a8(weight),
-            bias: None,
-            act_scales: ActScales::Token,
-            input_order: None,
-            qk_norm: None,
-        }
+        Weight::W4a8(weight).into()
     }
 }
 
 impl From<DenseWeight> for Linear {
     fn from(weight: DenseWeight) -> Self {
-        Linear {
-            weight: Weight::Dense(weight),
-            bias: None,
-            act_scales: ActScales::Token,
-            input_order: None,
-            qk_norm: None,
-        }
+        Weight::Dense(weight).into()
+    }
+}
+
+impl From<input_sparse::Weight> for Linear {
+    fn from(weight: input_sparse::Weight) -> Self {
+        Weight::ByInput(weight).into()
     }
 }
 
@@ -111,15 +114,15 @@ impl Linear {
     ///
     /// # Errors
     /// [`Error::Length`] unless it has K entries, [`Error::Index`] for one that is K or more, [`Error::Unsupported`] for a matrix in
-    /// floating point, whose columns can be stored in the inputs' order.
+    /// floating point or by input, whose columns can be stored in the inputs' order.
     pub fn with_input_order(mut self, order: Vec<u32>) -> Result<Self> {
         let k = self.k();
         check_len("input order", k, order.len())?;
         if let Some(&got) = order.iter().find(|&&input| input as usize >= k) {
             return Err(Error::Index { what: "input order", limit: k, got: got as usize });
         }
-        if matches!(self.weight, Weight::Dense(_)) {
-            let (expected, got) = ("integer weights", "floating point".into());
+        if !matches!(self.weight, Weight::W4a8(_)) {
+            let (expected, got) = ("packed integer weights", "others".into());
             return Err(Error::Unsupported { what: "input order", expected, got });
         }
         self.input_order = Some(order);
@@ -164,6 +167,7 @@ impl Linear {
         match &self.weight {
             Weight::Dense(weight) => weight.n(),
             Weight::W4a8(weight) => weight.n(),
+            Weight::ByInput(weight) => weight.n(),
         }
     }
 
@@ -172,14 +176,21 @@ impl Linear {
         match &self.weight {
             Weight::Dense(weight) => weight.k(),
             Weight::W4a8(weight) => weight.k(),
+            Weight::ByInput(weight) => weight.k(),
         }
     }
 
-    /// Bytes that one multiplication reads.
+    /// Bytes that one multiplication of all inputs reads.
     pub fn bytes(&self) -> usize {
+        self.bytes_read(1.0)
+    }
+
+    /// Bytes that one multiplication reads whose tokens keep this fraction of the inputs: less than all where weights are by input.
+    pub fn bytes_read(&self, kept: f64) -> usize {
         let weight = match &self.weight {
             Weight::Dense(weight) => weight.bytes(),
             Weight::W4a8(weight) => weight.bytes(),
+            Weight::ByInput(weight) => weight.bytes_read(kept),
         };
         weight + self.bias.as_ref().map_or(0, |bias| size_of_val(&bias[..]))
     }
@@ -199,23 +210,25 @@ impl Linear {
                 }
                 Ok(())
             }
+            Weight::ByInput(weight) => weight.row(n, out),
         }
     }
 
-    /// Multiplies: y\[M, N\] = x\[M, K\] · wᵀ + bias + residual, then normalises heads if it has norms; `scratch` takes the int8 form of x.
+    /// Multiplies: y\[M, N\] = x\[M, K\] · wᵀ + bias + residual, then normalises heads if it has norms. Inputs of at most
+    /// `threshold` count as 0.
     ///
     /// # Errors
     /// [`crate::Error::Length`] for a buffer of another size, [`crate::Error::Value`] for activations that are not finite
-    /// where they have to be quantized.
+    /// where they have to be quantized, [`Error::Unsupported`] for a threshold above 0 where weights are not by input.
     pub fn forward(
         &self,
         cpu: &Cpu,
-        x: &[f32],
+        (x, threshold): (&[f32], f32),
         residual: Option<&[f32]>,
         y: &mut [f32],
-        scratch: &mut Activations,
+        workspace: &mut Workspace,
     ) -> Result<()> {
-        self.forward_rows(cpu, &[0..self.n()], x, residual, y, scratch)
+        self.forward_rows(cpu, &[0..self.n()], (x, threshold), residual, y, workspace)
     }
 
     /// Multiplies as [`Linear::forward`], only for the output features in `rows`, see [`w4a8::linear_rows`].
@@ -226,24 +239,32 @@ impl Linear {
         &self,
         cpu: &Cpu,
         rows: &[Range<usize>],
-        x: &[f32],
+        (x, threshold): (&[f32], f32),
         residual: Option<&[f32]>,
         y: &mut [f32],
-        scratch: &mut Activations,
+        workspace: &mut Workspace,
     ) -> Result<()> {
         let epilogue = Epilogue { bias: self.bias.as_deref(), residual };
         match &self.weight {
+            Weight::ByInput(weight) => {
+                input_sparse::linear_rows(cpu, weight, rows, x, threshold, epilogue, y, workspace)?;
+            }
+            _ if threshold > 0.0 => {
+                let (expected, got) = ("weights by input for a threshold on inputs", "weights by output".into());
+                return Err(Error::Unsupported { what: "linear", expected, got });
+            }
             Weight::Dense(weight) => weight.linear_rows(cpu, rows, x, epilogue, y)?,
             Weight::W4a8(weight) => {
-                scratch.set_scales(self.act_scales);
+                let int8 = &mut workspace.int8;
+                int8.set_scales(self.act_scales);
                 let (m, k) = (x.len() / weight.k(), weight.k());
                 match &self.input_order {
-                    Some(order) => scratch.quantize_in_order(cpu, x, order, m, k)?,
-                    None => scratch.quantize(cpu, x, m, k)?,
+                    Some(order) => int8.quantize_in_order(cpu, x, order, m, k)?,
+                    None => int8.quantize(cpu, x, m, k)?,
                 }
                 // attention would hide the NaN of a token's K and V
-                scratch.check_finite()?;
-                w4a8::linear_rows(cpu, weight, rows, scratch, epilogue, &mut *y)?;
+                int8.check_finite()?;
+                w4a8::linear_rows(cpu, weight, rows, int8, epilogue, &mut *y)?;
             }
         }
         self.qk_norm.as_ref().map_or(Ok(()), |norm| norm.apply(cpu, rows, y))

@@ -25,12 +25,13 @@ mod sampler;
 mod session;
 mod settings;
 
+pub use crate::element::DenseType;
 pub use backend::{Backend, Input, LinearCall, MlpCall, Norm};
 pub use config::Config;
 pub use cpu::CpuWork;
-pub use dense::{DenseType, DenseWeight};
+pub use dense::DenseWeight;
 pub use forward::{LogitRows, Model, Sequence};
-pub use layer::{Buffers, Layer, Pass};
+pub use layer::{Buffers, Layer, Pass, Thresholds};
 pub use linear::{Linear, QkNorm, Weight};
 pub use mlp::Mlp;
 pub use norm::rms_norm;

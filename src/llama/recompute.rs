@@ -48,7 +48,7 @@ impl<B: Backend> Recompute<B> {
         &mut self,
         backend: &B,
         work: &mut B::Work,
-        weight: &B::Linear,
+        (weight, threshold): (&B::Linear, f32),
         call: &Call<'_>,
         qkv: &mut B::Buffer,
     ) -> Result<()> {
@@ -66,7 +66,8 @@ impl<B: Backend> Recompute<B> {
             features(call, rows, &mut self.features);
             backend.kept_inputs(work, &self.from, &mut self.normed)?;
             let (input, m) = (Input::Plain(&self.normed), self.from.len());
-            backend.linear(work, LinearCall { weight, input, m, rows: Some(&self.features) }, None, qkv)?;
+            let projection = LinearCall { weight, input, m, rows: Some(&self.features), threshold };
+            backend.linear(work, projection, None, qkv)?;
             backend.write_rows(work, call.layer, rows, qkv)?;
             rows.iter().for_each(|&row| self.ring.mark(call.layer, row));
             rest = later;
@@ -89,6 +90,11 @@ impl<B: Backend> Recompute<B> {
         self.ring.keep(call, &mut self.from, &mut self.to)?;
         backend.keep_inputs(work, &self.normed, &self.from, &self.to)?;
         Ok(&self.normed)
+    }
+
+    /// The inputs that were kept last \[M, d\].
+    pub(super) fn normed(&self) -> &B::Buffer {
+        &self.normed
     }
 
     /// Forgets positions `len` and later of a slot, in every layer.

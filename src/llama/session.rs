@@ -3,13 +3,17 @@
 use super::backend::Backend;
 use super::config::Config;
 use super::forward::Watch;
-use super::layer::{Buffers, Layer, Pass};
+use super::layer::{Buffers, Layer, Pass, Thresholds};
 use super::mlp::Mlp;
 use super::recompute::Recompute;
 use super::settings::Settings;
 use crate::attention::Span;
 use crate::error::{Error, Result};
-use crate::policy::{Observed, PolicySet, Site, Sizes, Wanted};
+use crate::policy::{Observed, PolicySet, Projection, Site, Sizes, Wanted};
+
+const QKV: Site = Site::Inputs(Projection::Qkv);
+const OUTPUT: Site = Site::Inputs(Projection::Output);
+const DOWN: Site = Site::Inputs(Projection::Down);
 
 /// The sequences that a model is running: what they hold on the device, how long they are, and the policies that choose for
 /// them.
@@ -162,19 +166,29 @@ impl<B: Backend> Session<B> {
     ) -> Result<()> {
         let Session { policies, recompute, work, buffers, spans, settings, host, .. } = self;
         // under the one choice of a captured pass, a head that was skipped is never asked for again
-        let recompute = recompute.as_mut().filter(|_| watch == Watch::Policies);
-        let mut pass = Pass { backend, config, spans, kv: settings.kv, buffers, work };
-        layer.attention(&mut pass, index, policies.select_heads(index, spans)?, recompute)?;
-        match wants::<B>(policies, Site::Heads, spans, watch) {
-            Wanted::Nothing => Ok(()),
-            Wanted::Lengths => policies.observe(Site::Heads, index, spans, &Observed::LENGTHS),
-            Wanted::AtHand(_) | Wanted::Copied(_) => {
-                let tokens: usize = spans.iter().map(|span| span.len).sum();
-                let width = config.attention.q_elems();
-                let out = backend.read(&buffers.out, tokens * width, host)?;
-                policies.observe(Site::Heads, index, spans, &Observed::new(out, width, width))
-            }
+        let mut recompute = recompute.as_mut().filter(|_| watch == Watch::Policies);
+        let thresholds = Thresholds {
+            qkv: policies.input_threshold(Projection::Qkv, index, spans)?,
+            output: policies.input_threshold(Projection::Output, index, spans)?,
+            ..Thresholds::default()
+        };
+        let mut pass = Pass { backend, config, spans, kv: settings.kv, thresholds, buffers, work };
+        layer.attention(&mut pass, index, policies.select_heads(index, spans)?, recompute.as_deref_mut())?;
+        let tokens: usize = spans.iter().map(|span| span.len).sum();
+        let width = config.attention.q_elems();
+        for (site, width) in [(QKV, config.d_model), (OUTPUT, width), (Site::Heads, width)] {
+            let observed = match (wants::<B>(policies, site, spans, watch), &recompute) {
+                (Wanted::Nothing, _) => continue,
+                (Wanted::Lengths, _) => Observed::LENGTHS,
+                (wanted, None) if site == QKV => B::seen(work, wanted),
+                (_, Some(recompute)) if site == QKV => {
+                    Observed::new(backend.read(recompute.normed(), tokens * width, host)?, width, width)
+                }
+                _ => Observed::new(backend.read(&buffers.out, tokens * width, host)?, width, width),
+            };
+            policies.observe(site, index, spans, &observed)?;
         }
+        Ok(())
     }
 
     /// The MLP of one layer, over the neurons or inputs that the policy chooses.
@@ -187,14 +201,21 @@ impl<B: Backend> Session<B> {
         watch: Watch,
     ) -> Result<()> {
         let Session { policies, work, buffers, spans, settings, .. } = self;
-        let site = policies.mlp_site();
-        let wanted = wants::<B>(policies, site, spans, watch);
-        let mut pass = Pass { backend, config, spans, kv: settings.kv, buffers, work };
+        let down = policies.input_threshold(Projection::Down, index, spans)?;
+        let thresholds = Thresholds { down, ..Thresholds::default() };
+        let mlp_site = policies.mlp_site();
+        let wanted = wants::<B>(policies, mlp_site, spans, watch);
+        let mut pass = Pass { backend, config, spans, kv: settings.kv, thresholds, buffers, work };
         layer.mlp(&mut pass, index, &policies.select_mlp(index, spans)?, wanted)?;
-        match (&layer.mlp, wanted) {
-            (Mlp::Whole { .. }, _) | (_, Wanted::Nothing) => Ok(()),
-            (Mlp::ByNeuron(_), wanted) => policies.observe(site, index, spans, &B::seen(work, wanted)),
+        for site in [mlp_site, DOWN] {
+            let by_neuron = matches!(layer.mlp, Mlp::ByNeuron(_));
+            match wants::<B>(policies, site, spans, watch) {
+                Wanted::Nothing => {}
+                _ if site == Site::Neurons && !by_neuron => {}
+                wanted => policies.observe(site, index, spans, &B::seen(work, wanted))?,
+            }
         }
+        Ok(())
     }
 }
 

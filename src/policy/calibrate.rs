@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::observed::tokens_of;
-use super::{Kept, Observed, Policy, PolicyConfig, Projection, Site, Sizes, Values, Wanted};
+use super::{Kept, Observed, Policy, PolicyConfig, Site, Sizes, Values, Wanted};
 use crate::attention::Span;
 use crate::error::Result;
 use crate::sparse_mlp::Selection;
@@ -59,7 +59,7 @@ impl<C: Calibration> Policy for Calibrate<C> {
         match self.values() {
             Values::Gate | Values::Hidden => Site::Neurons,
             Values::HeadOutputs => Site::Heads,
-            Values::GateUpInputs => Site::Inputs(Projection::GateUp),
+            Values::Inputs(projection) => Site::Inputs(projection),
         }
     }
 

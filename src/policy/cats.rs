@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use super::observed::tokens_of;
+use super::quantiles::Quantiles;
 use super::table::{Arguments, Context};
-use super::{
-    Calibrate, Calibration, Kept, Observed, Policy, PolicyConfig, Site, Sizes, Values, Wanted, check_fraction,
-    check_layer,
-};
+use super::{Calibrate, Calibration, Kept, Observed, Policy, PolicyConfig, Site, Sizes, Values, Wanted, check_layer};
 use crate::attention::Span;
 use crate::error::{Error, Result};
 use crate::sparse_mlp::{Score, ScoreOn, Selection, check_finite};
@@ -38,10 +36,10 @@ impl Cats {
         &self.thresholds
     }
 
-    pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Arc<dyn PolicyConfig>> {
+    pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
         let calibrate = Calibrate::new(CatsCalibrator::new(context.model().n_layers)?);
-        context.run(Arc::new(calibrate.clone()))?;
-        Ok(Arc::new(calibrate.with(|calibrator| calibrator.finish(arguments.fraction))?))
+        context.run(vec![Arc::new(calibrate.clone())])?;
+        Ok(vec![Arc::new(calibrate.with(|calibrator| calibrator.finish(arguments.fraction))?)])
     }
 }
 
@@ -81,16 +79,10 @@ impl Policy for Cats {
     }
 }
 
-/// Octaves that have bins of their own: 2⁻²⁴ to 2⁸.
-const OCTAVES: u32 = 32;
-const LOWEST: u32 = 127 - 24;
-
-/// Bins of an octave, as a power of two: a bin is 2⁻¹¹ of its value wide, so a threshold is within 0.05% of the quantile.
-const BIN_BITS: u32 = 11;
-
 /// Collects |act(x·gate)| over calibration text and finds the thresholds.
 ///
-/// Values are counted in bins, so memory does not grow with the text and no split of it changes the result.
+/// Values are counted in bins, a threshold is within 0.05% of the quantile: memory does not grow with the text, and no split of it
+/// changes the result.
 ///
 /// # Example
 /// ```
@@ -105,8 +97,7 @@ const BIN_BITS: u32 = 11;
 /// ```
 #[derive(Debug, Clone)]
 pub struct CatsCalibrator {
-    /// Counts by bin, for each layer.
-    layers: Vec<Vec<u64>>,
+    layers: Vec<Quantiles>,
 }
 
 impl CatsCalibrator {
@@ -118,7 +109,7 @@ impl CatsCalibrator {
         if n_layers == 0 {
             return Err(Error::Shape { what: "n_layers", expected: "at least 1", got: 0 });
         }
-        Ok(CatsCalibrator { layers: vec![vec![0; (OCTAVES << BIN_BITS) as usize]; n_layers] })
+        Ok(CatsCalibrator { layers: vec![Quantiles::default(); n_layers] })
     }
 
     /// Finds, for each layer, the smallest threshold at a bin's upper edge that leaves at most the fraction `kept` of the
@@ -127,27 +118,7 @@ impl CatsCalibrator {
     /// # Errors
     /// [`Error::Value`] for a fraction outside (0, 1], [`Error::Shape`] if a layer has seen nothing.
     pub fn finish(&self, kept: f32) -> Result<Cats> {
-        check_fraction("kept fraction", kept)?;
-        let threshold = |counts: &Vec<u64>| {
-            let total: u64 = counts.iter().sum();
-            if total == 0 {
-                let expected = "activations of every layer";
-                return Err(Error::Shape { what: "calibration", expected, got: 0 });
-            }
-            let may_keep = (total as f64 * f64::from(kept)).round() as u64;
-            let mut above = total;
-            if may_keep >= total {
-                return Ok(0.0);
-            }
-            for (bin, &count) in counts.iter().enumerate() {
-                above -= count;
-                if above <= may_keep {
-                    return Ok(upper_edge(bin));
-                }
-            }
-            Ok(upper_edge(counts.len() - 1))
-        };
-        Cats::new(self.layers.iter().map(threshold).collect::<Result<_>>()?)
+        Cats::new(self.layers.iter().map(|layer| layer.threshold(kept)).collect::<Result<_>>()?)
     }
 }
 
@@ -160,19 +131,7 @@ impl Calibration for CatsCalibrator {
     fn observe(&mut self, layer: usize, gate: &[f32]) -> Result<()> {
         check_layer(layer, self.layers.len())?;
         check_finite("gate", gate)?;
-        gate.iter().for_each(|v| self.layers[layer][bin(*v)] += 1);
+        self.layers[layer].count(gate);
         Ok(())
     }
-}
-
-fn bin(value: f32) -> usize {
-    let bits = value.abs().to_bits() >> (23 - BIN_BITS);
-    let first = LOWEST << BIN_BITS;
-    (bits.saturating_sub(first) as usize).min((OCTAVES << BIN_BITS) as usize - 1)
-}
-
-/// The largest number of a bin.
-fn upper_edge(bin: usize) -> f32 {
-    let next = (LOWEST << BIN_BITS) + bin as u32 + 1;
-    f32::from_bits((next << (23 - BIN_BITS)) - 1)
 }

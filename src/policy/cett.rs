@@ -188,16 +188,16 @@ impl Cett {
         &self.thresholds
     }
 
-    pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Arc<dyn PolicyConfig>> {
+    pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
         let model = context.model();
         let calibrate = Calibrate::new(CettCalibrator::new(model.n_layers, model.d_ff));
-        context.run(Arc::new(calibrate.clone()))?;
+        context.run(vec![Arc::new(calibrate.clone())])?;
         let mut cett = Cett::new();
         for layer in 0..model.n_layers {
             let activations = calibrate.with(|calibrator| std::mem::take(&mut calibrator.layers[layer]));
             cett.calibrate_layer(context.mlp(layer)?, &activations, arguments.fraction)?;
         }
-        Ok(Arc::new(cett))
+        Ok(vec![Arc::new(cett)])
     }
 }
 

@@ -27,8 +27,8 @@ impl Griffin {
         Ok(Griffin { kept })
     }
 
-    pub(super) fn make(arguments: &Arguments, _: &mut dyn Context) -> Result<Arc<dyn PolicyConfig>> {
-        Ok(Arc::new(Griffin::new(arguments.fraction)?))
+    pub(super) fn make(arguments: &Arguments, _: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+        Ok(vec![Arc::new(Griffin::new(arguments.fraction)?)])
     }
 }
 

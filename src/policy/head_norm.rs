@@ -98,8 +98,8 @@ impl HeadNorm {
         Ok(())
     }
 
-    pub(super) fn make(arguments: &Arguments, _: &mut dyn Context) -> Result<Arc<dyn PolicyConfig>> {
-        Ok(Arc::new(HeadNorm::new(arguments.fraction, arguments.tokens)?))
+    pub(super) fn make(arguments: &Arguments, _: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+        Ok(vec![Arc::new(HeadNorm::new(arguments.fraction, arguments.tokens)?)])
     }
 }
 

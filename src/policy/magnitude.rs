@@ -62,14 +62,14 @@ impl Magnitude {
         Ok(Lists::new(self.site, self.sums.iter().map(list).collect::<Result<_>>()?))
     }
 
-    pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Arc<dyn PolicyConfig>> {
+    pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
         let model = context.model();
         let calibrate = Calibrate::new(match arguments.site {
             Site::Heads => Magnitude::of_heads(model.n_layers, model.attention)?,
             _ => Magnitude::of_neurons(model.n_layers, model.d_ff)?,
         });
-        context.run(Arc::new(calibrate.clone()))?;
-        Ok(Arc::new(calibrate.with(|magnitude| magnitude.finish(arguments.fraction))?))
+        context.run(vec![Arc::new(calibrate.clone())])?;
+        Ok(vec![Arc::new(calibrate.with(|magnitude| magnitude.finish(arguments.fraction))?)])
     }
 }
 

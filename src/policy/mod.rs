@@ -14,6 +14,7 @@
 //! | [`Refreshed`] | neurons | renews either as text goes on | prompt and recent tokens | kept rows |
 //! | [`HeadNorm`] | heads | per prompt | norms of head outputs | – |
 //! | [`Magnitude`] | both | beforehand | mean size over a calibration text | kept rows |
+//! | [`Teal`] | inputs of a matrix | per token | \|x\| above a calibrated threshold | – |
 //! | [`Random`] | both | beforehand | a fixed seed | kept rows |
 //! | [`Lists`] | both | beforehand | given | kept rows |
 //! | [`Calibrate`] | both | keeps all | shows a calibration what it sees | whole |
@@ -30,6 +31,7 @@ mod head_norm;
 mod lists;
 mod magnitude;
 mod observed;
+mod quantiles;
 mod random;
 mod refresh;
 mod set;
@@ -37,6 +39,7 @@ mod site;
 mod statistic;
 mod table;
 mod tda;
+mod teal;
 mod top_k;
 
 use by_prompt::ByPrompt;
@@ -57,6 +60,7 @@ pub use site::{ModelSizes, Projection, Site, Sizes};
 pub use statistic::PromptStatistic;
 pub use table::{Chosen, Context, Entry, Named, help};
 pub use tda::{Tda, TdaQuantile};
+pub use teal::{Teal, TealCalibrator};
 pub use top_k::TopK;
 
 use crate::error::{Error, Result};
@@ -70,11 +74,13 @@ const BOTH: &[Site] = &[Site::Neurons, Site::Heads];
 pub const TABLE: &[Entry] = &[
     Entry::whole("dense", NEURONS, "every neuron"),
     Entry::whole("all", HEADS, "every head"),
+    Entry::whole("all", &Site::INPUTS, "every input"),
     Entry::new("topk:K", NEURONS, Chosen::PerToken, "the largest gates of each token", TopK::make),
     Entry::new("cats:K", NEURONS, Chosen::PerToken, "gates above a calibrated threshold", Cats::make).calibrated(),
     Entry::new("cett:T", NEURONS, Chosen::PerToken, "contributions whose rest is the error T", Cett::make).calibrated(),
     Entry::new("griffin:K", NEURONS, Chosen::ByPrompt, "the largest over the prompt, as many in each layer", Griffin::make),
     Entry::new("tda:K", NEURONS, Chosen::ByPrompt, "the largest over the prompt, in all layers together", TdaQuantile::make),
+    Entry::new("teal:K", &Site::INPUTS, Chosen::PerToken, "inputs above thresholds, calibrated for each layer and matrix", Teal::make).calibrated(),
     Entry::new("norm:K[:R]", HEADS, Chosen::ByPrompt, "the largest outputs over the prompt, chosen anew every R tokens", HeadNorm::make),
     Entry::new("static:K", BOTH, Chosen::Beforehand, "the largest over the calibration text", Magnitude::make).calibrated(),
     Entry::new("random:K", BOTH, Chosen::Beforehand, "drawn for each layer from a fixed seed", Random::make),

@@ -1,5 +1,6 @@
 //! What a policy is shown of a call.
 
+use super::Projection;
 use crate::attention::Span;
 use crate::error::{Result, check_len};
 
@@ -12,8 +13,8 @@ pub enum Values {
     Hidden,
     /// The outputs of attention \[n_q_heads · head_dim\].
     HeadOutputs,
-    /// The inputs of gate and up \[d_model\].
-    GateUpInputs,
+    /// The inputs of a matrix \[K\].
+    Inputs(Projection),
 }
 
 /// What a policy must be shown of a call.

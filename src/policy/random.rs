@@ -27,8 +27,8 @@ impl Random {
         Ok(Random { site, kept })
     }
 
-    pub(super) fn make(arguments: &Arguments, _: &mut dyn Context) -> Result<Arc<dyn PolicyConfig>> {
-        Ok(Arc::new(Random::new(arguments.site, arguments.fraction)?))
+    pub(super) fn make(arguments: &Arguments, _: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+        Ok(vec![Arc::new(Random::new(arguments.site, arguments.fraction)?)])
     }
 
     /// The list of a layer of `n` units.

@@ -9,9 +9,6 @@ use crate::sparse_mlp::{ScoreOn, Selection};
 
 const GATE_UP: Site = Site::Inputs(Projection::GateUp);
 
-/// What the forward pass asks policies for.
-const SERVED: [Site; 3] = [Site::Neurons, Site::Heads, GATE_UP];
-
 /// The policies of a session, one at most for each site, and what tokens kept under them. A site without one is computed whole.
 #[derive(Debug)]
 pub struct PolicySet {
@@ -32,10 +29,6 @@ impl PolicySet {
         let mut set = PolicySet { policies: Vec::new(), n_q_heads, head_words };
         for config in configs {
             let policy = config.policy(sizes)?;
-            if !SERVED.contains(&policy.site()) {
-                let expected = "for neurons, heads or the inputs of gate and up";
-                return Err(Error::Unsupported { what: "policies", expected, got: policy.site().name().into() });
-            }
             if set.has(policy.site()) {
                 let got = format!("two for the {}", policy.site().name());
                 return Err(Error::Unsupported { what: "policies", expected: "one at most for each site", got });
@@ -94,6 +87,18 @@ impl PolicySet {
         Ok(selection)
     }
 
+    /// The threshold on the inputs of a matrix; 0 where there is no policy for it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for another form of selection; otherwise as [`Policy::select`].
+    pub fn input_threshold(&mut self, projection: Projection, layer: usize, spans: &[Span]) -> Result<f32> {
+        let site = Site::Inputs(projection);
+        self.select(site, layer, spans)?.input_threshold().ok_or_else(|| {
+            let (expected, got) = ("one threshold on the sizes of inputs", format!("another for the {}", site.name()));
+            Error::Unsupported { what: "selection of inputs", expected, got }
+        })
+    }
+
     /// The query heads that run in a layer; all where there is no policy for heads.
     ///
     /// # Errors
@@ -149,6 +154,13 @@ impl PolicySet {
     /// The site of a policy that is still to choose for these spans or chooses anew, if there is one.
     pub fn unsettled(&self, spans: &[Span]) -> Option<Site> {
         self.policies.iter().find(|(policy, _)| !policy.is_settled(spans)).map(|(policy, _)| policy.site())
+    }
+
+    /// The mean fraction of the inputs of all matrices that tokens kept; None where no policy counted any.
+    pub fn kept_inputs(&self) -> Option<f64> {
+        let mut all = Kept::default();
+        Site::INPUTS.iter().filter_map(|&site| self.at(site)).for_each(|(_, kept)| all += *kept);
+        all.fraction()
     }
 
     /// The mean fraction that tokens under a site's selection kept; None if there was no such token, or where it is not known.

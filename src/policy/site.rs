@@ -27,6 +27,14 @@ pub enum Projection {
 }
 
 impl Site {
+    /// The inputs of each matrix of a layer, in the order of the forward pass.
+    pub const INPUTS: [Site; 4] = [
+        Site::Inputs(Projection::Qkv),
+        Site::Inputs(Projection::Output),
+        Site::Inputs(Projection::GateUp),
+        Site::Inputs(Projection::Down),
+    ];
+
     /// Its name in a message.
     pub fn name(self) -> &'static str {
         match self {

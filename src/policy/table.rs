@@ -31,11 +31,11 @@ pub trait Context {
     /// [`Error::Index`] for a layer that is not there, [`Error::Unsupported`] if its weights are not held by neuron.
     fn mlp(&self, layer: usize) -> Result<&Weights>;
 
-    /// Runs the calibration text through the whole model under a policy that looks at it.
+    /// Runs the calibration text through the whole model under policies that look at it.
     ///
     /// # Errors
     /// [`Error::Shape`] for a text without tokens; otherwise those of the forward pass.
-    fn run(&mut self, policy: Arc<dyn PolicyConfig>) -> Result<()>;
+    fn run(&mut self, policies: Vec<Arc<dyn PolicyConfig>>) -> Result<()>;
 }
 
 /// The arguments of a policy's name.
@@ -48,7 +48,7 @@ pub(super) struct Arguments {
     pub(super) tokens: usize,
 }
 
-type Make = fn(&Arguments, &mut dyn Context) -> Result<Arc<dyn PolicyConfig>>;
+type Make = fn(&Arguments, &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>>;
 
 /// A line of [`TABLE`].
 #[derive(Debug, Clone, Copy)]
@@ -131,6 +131,8 @@ impl Named {
     pub const EVERY_NEURON: Named = Named::whole(&TABLE[0], Site::Neurons);
     /// Skips no head.
     pub const EVERY_HEAD: Named = Named::whole(&TABLE[1], Site::Heads);
+    /// Skips no input.
+    pub const EVERY_INPUT: Named = Named::whole(&TABLE[2], Site::INPUTS[0]);
 
     const fn whole(entry: &'static Entry, site: Site) -> Named {
         Named { entry, arguments: Arguments { site, fraction: 1.0, tokens: 0 } }
@@ -156,7 +158,8 @@ impl Named {
         entry.and_then(|entry| entry.parse(site, arguments)).ok_or_else(|| {
             let expected = match site {
                 Site::Heads => "a policy for heads",
-                _ => "a policy for neurons",
+                Site::Neurons => "a policy for neurons",
+                Site::Inputs(_) => "a policy for inputs",
             };
             let known: Vec<&str> = of_site(site).map(|entry| entry.syntax).collect();
             let got = format!("{text} (there are {}; K, a fraction in (0, 1])", known.join(", "));
@@ -174,12 +177,12 @@ impl Named {
         self.entry.is_calibrated
     }
 
-    /// Makes it; None where nothing is skipped.
+    /// Makes it, as a policy for each of its sites; none where nothing is skipped.
     ///
     /// # Errors
     /// Those of the policy and of [`Context`].
-    pub fn make(&self, context: &mut dyn Context) -> Result<Option<Arc<dyn PolicyConfig>>> {
-        self.entry.make.map(|make| make(&self.arguments, context)).transpose()
+    pub fn make(&self, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+        self.entry.make.map_or(Ok(Vec::new()), |make| make(&self.arguments, context))
     }
 }
 

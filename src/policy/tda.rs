@@ -118,8 +118,8 @@ impl TdaQuantile {
         Ok(TdaQuantile { kept })
     }
 
-    pub(super) fn make(arguments: &Arguments, _: &mut dyn Context) -> Result<Arc<dyn PolicyConfig>> {
-        Ok(Arc::new(TdaQuantile::new(arguments.fraction)?))
+    pub(super) fn make(arguments: &Arguments, _: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+        Ok(vec![Arc::new(TdaQuantile::new(arguments.fraction)?)])
     }
 }
 

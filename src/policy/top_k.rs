@@ -47,8 +47,8 @@ impl TopK {
         self.k
     }
 
-    pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Arc<dyn PolicyConfig>> {
-        Ok(Arc::new(TopK::by_gate(arguments.fraction, context.model().d_ff)?))
+    pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+        Ok(vec![Arc::new(TopK::by_gate(arguments.fraction, context.model().d_ff)?)])
     }
 }
 

@@ -79,6 +79,17 @@ impl Selection<'_> {
         }
     }
 
+    /// The threshold on the sizes of inputs that this is, 0 for all of them; none if it is another selection.
+    pub(crate) fn input_threshold(&self) -> Option<f32> {
+        match self {
+            Selection::All => Some(0.0),
+            Selection::Threshold { score: Score { on: ScoreOn::Input, channel_scale: None }, threshold } => {
+                Some(*threshold)
+            }
+            _ => None,
+        }
+    }
+
     /// Checks it against the sizes of a call.
     pub(crate) fn check(&self, tokens: usize, d_model: usize, d_ff: usize) -> Result<()> {
         let list = |list: &IndexList<'_>| check_len("selection list's limit", d_ff, list.limit());

@@ -25,14 +25,23 @@ fn logits<B: Backend>(backend: &B, model: &Model<B>, tokens: &[u32], mlp: bool, 
     backend.begin(&mut work, tokens, &spans, rows).unwrap();
     backend.embed(&mut work, model.embedding(), &mut buffers.x).unwrap();
     if mlp {
-        let mut pass = Pass { backend, config, spans: &spans, kv, buffers: &mut buffers, work: &mut work };
+        let mut pass = Pass {
+            backend,
+            config,
+            spans: &spans,
+            kv,
+            thresholds: Default::default(),
+            buffers: &mut buffers,
+            work: &mut work,
+        };
         layer.mlp(&mut pass, 0, &Selection::All, Wanted::Nothing).unwrap();
     }
     let mut normed = backend.zeros(rows.len() * config.d_model).unwrap();
     let mut logits = backend.zeros(rows.len() * config.vocab).unwrap();
     let norm = Norm { x: &buffers.x, weight: model.final_norm(), eps: config.rms_eps };
     backend.rms_norm_rows(&mut work, norm, &mut normed).unwrap();
-    let call = LinearCall { weight: model.lm_head(), input: Input::Plain(&normed), m: rows.len(), rows: None };
+    let call =
+        LinearCall { weight: model.lm_head(), input: Input::Plain(&normed), m: rows.len(), rows: None, threshold: 0.0 };
     backend.linear(&mut work, call, None, &mut logits).unwrap();
     bits(backend.read(&logits, rows.len() * config.vocab, &mut Vec::new()).unwrap())
 }

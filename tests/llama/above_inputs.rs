@@ -19,7 +19,7 @@ impl Policy for AboveInputs {
         Site::Inputs(Projection::GateUp)
     }
     fn wants(&self, _: &[Span]) -> Wanted {
-        Wanted::AtHand(Values::GateUpInputs)
+        Wanted::AtHand(Values::Inputs(Projection::GateUp))
     }
     fn select(&mut self, _: usize, _: &[Span]) -> moray::Result<Selection<'_>> {
         Ok(Selection::Threshold { score: Score::plain(ScoreOn::Input), threshold: self.0 })

@@ -12,16 +12,19 @@ pub struct Rounding {
     pub each: fn(f64) -> f64,
     /// Whether the inputs of the layers' matrices are rounded to int8, one scale a token.
     pub int8: bool,
+    /// Sizes of the inputs of qkv, output, gate and up, and down that count as 0.
+    pub thresholds: [f64; 4],
 }
 
 impl Rounding {
-    pub const NONE: Rounding = Rounding { each: |x| x, int8: false };
+    pub const NONE: Rounding = Rounding { each: |x| x, int8: false, thresholds: [-1.0; 4] };
     /// A double keeps enough bits that rounding its sum, product, quotient or root gives what f32 arithmetic gives.
-    pub const F32: Rounding = Rounding { each: |x| f64::from(x as f32), int8: false };
-    pub const INT8: Rounding = Rounding { each: |x| x, int8: true };
+    pub const F32: Rounding = Rounding { each: |x| f64::from(x as f32), int8: false, thresholds: [-1.0; 4] };
+    pub const INT8: Rounding = Rounding { each: |x| x, int8: true, thresholds: [-1.0; 4] };
 
-    fn linear(self, matrix: &Matrix, x: &[f64], int8: bool) -> Vec<f64> {
-        let x = if int8 { to_int8(x) } else { x.to_vec() };
+    fn linear(self, matrix: &Matrix, x: &[f64], int8: bool, threshold: f64) -> Vec<f64> {
+        let x: Vec<f64> = x.iter().map(|&x| if x.abs() <= threshold { 0.0 } else { x }).collect();
+        let x = if int8 { to_int8(&x) } else { x };
         let row = |n: usize| {
             let w = &matrix.w[n * matrix.k..(n + 1) * matrix.k];
             let sum = self.sum(w.iter().zip(&x).map(|(&w, &x)| (self.each)(f64::from(w) * x)));
@@ -106,13 +109,14 @@ fn attend(plain: &Plain, rounding: Rounding, q: &[f64], keys: &[Vec<f64>], value
 pub fn logits(plain: &Plain, tokens: &[u32], rounding: Rounding) -> Vec<f64> {
     let (each, config) = (rounding.each, &plain.config);
     let (d, q, kv) = (config.d_model, config.attention.q_elems(), config.attention.kv_elems());
+    let [qkv_above, out_above, mlp_above, down_above] = rounding.thresholds;
     let row = |token: &u32| plain.embedding.w[*token as usize * d..][..d].iter().map(|&w| f64::from(w)).collect();
     let mut x: Vec<Vec<f64>> = tokens.iter().map(row).collect();
     for layer in &plain.layers {
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for (position, x) in x.iter_mut().enumerate() {
             let normed = rounding.norm(x, &layer.attn_norm, config.rms_eps);
-            let mut qkv = rounding.linear(&layer.qkv, &normed, rounding.int8);
+            let mut qkv = rounding.linear(&layer.qkv, &normed, rounding.int8, qkv_above);
             if let Some(norms) = &layer.qk_norm {
                 for (i, head) in qkv[..q + kv].chunks_exact_mut(config.attention.head_dim).enumerate() {
                     let weight = &norms[usize::from(i >= config.attention.n_q_heads)];
@@ -123,22 +127,22 @@ pub fn logits(plain: &Plain, tokens: &[u32], rounding: Rounding) -> Vec<f64> {
             keys.push(qkv[q..q + kv].to_vec());
             values.push(qkv[q + kv..].to_vec());
             let out = attend(plain, rounding, &qkv[..q], &keys, &values);
-            *x = rounding.add(x, &rounding.linear(&layer.o, &out, rounding.int8));
+            *x = rounding.add(x, &rounding.linear(&layer.o, &out, rounding.int8, out_above));
 
             let normed = rounding.norm(x, &layer.mlp_norm, config.rms_eps);
-            let gate = rounding.linear(&layer.gate, &normed, rounding.int8);
-            let up = rounding.linear(&layer.up, &normed, rounding.int8);
+            let gate = rounding.linear(&layer.gate, &normed, rounding.int8, mlp_above);
+            let up = rounding.linear(&layer.up, &normed, rounding.int8, mlp_above);
             let act = |g: f64| match config.activation {
                 Activation::Silu => each(g / each(1.0 + each((-g).exp()))),
                 Activation::Relu => g.max(0.0),
                 other => panic!("no definition of the activation {other:?} is written here"),
             };
             let hidden: Vec<f64> = gate.iter().zip(up).map(|(&g, u)| each(act(g) * u)).collect();
-            *x = rounding.add(x, &rounding.linear(&layer.down, &hidden, rounding.int8));
+            *x = rounding.add(x, &rounding.linear(&layer.down, &hidden, rounding.int8, down_above));
         }
     }
     let head = plain.lm_head.as_ref().unwrap_or(&plain.embedding);
-    let last = |x: &Vec<f64>| rounding.linear(head, &rounding.norm(x, &plain.final_norm, config.rms_eps), false);
+    let last = |x: &Vec<f64>| rounding.linear(head, &rounding.norm(x, &plain.final_norm, config.rms_eps), false, -1.0);
     x.iter().flat_map(last).collect()
 }
 

@@ -7,7 +7,7 @@ use moray::w4a8::{Format, Offset};
 use moray::{Cpu, Isa};
 
 use crate::common::{bits, cpus};
-use crate::plain::{D_FF, Kind, Plain, VOCAB, feed, roomy, tokens, whole};
+use crate::plain::{D_FF, Kind, Plain, VOCAB, feed, roomy, tokens, whole, with_thresholds};
 
 /// Longer than a block of the KV cache.
 const LEN: usize = 70;
@@ -25,6 +25,7 @@ fn cases() -> Vec<(&'static str, Model<Cpu>, Settings)> {
         ("f32, f16 cache", wide.dense(), half.clone()),
         ("w4a8", wide.w4a8(group), half.clone()),
         ("w4a8 per channel", biased.w4a8(Format::per_channel()), roomy(LEN)),
+        ("f32 by input", biased.by_input(), with_thresholds(roomy(LEN), 2)),
         ("f32 top-k", biased.by_neuron(), top_k.clone()),
         ("w4a8 top-k", wide.w4a8_by_neuron(group), top_k),
     ]

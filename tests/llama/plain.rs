@@ -1,13 +1,14 @@
 //! Tiny random models as plain numbers, and as what the library runs.
 #![allow(dead_code)] // each test program uses its part
 
-use moray::Cpu;
 use moray::attention::{AttentionShape, KvDtype, RopeScaling};
 use moray::llama::{
     Config, DenseType, DenseWeight, Layer, Linear, LogitRows, Mlp, Model, QkNorm, Sequence, Session, Settings,
 };
+use moray::policy::{Projection, Teal};
 use moray::sparse_mlp::{Activation, Shape, Weights};
 use moray::w4a8::{ActScales, Format, PackedWeight, QuantizedWeight, quantize};
+use moray::{Cpu, input_sparse};
 
 use crate::common::Random;
 
@@ -35,6 +36,10 @@ impl Matrix {
 
     fn dense(&self) -> Linear {
         self.with_bias(DenseWeight::from_f32(&self.w, self.n, self.k, DenseType::F32).unwrap().into())
+    }
+
+    fn by_input(&self) -> Linear {
+        self.with_bias(input_sparse::Weight::from_f32(&self.w, self.n, self.k, DenseType::F32).unwrap().into())
     }
 
     fn quantized(&self, format: Format) -> QuantizedWeight {
@@ -219,6 +224,14 @@ impl Plain {
         self.assemble(self.dense_parts().2)
     }
 
+    /// f32, by input.
+    pub fn by_input(&self) -> Model<Cpu> {
+        self.assemble(self.layers(Matrix::by_input, |layer| Mlp::Whole {
+            gate_up: layer.gate.over(&layer.up).by_input(),
+            down: layer.down.by_input(),
+        }))
+    }
+
     /// f32, MLPs by neuron.
     pub fn by_neuron(&self) -> Model<Cpu> {
         self.assemble(self.layers(Matrix::dense, |layer| {
@@ -261,6 +274,16 @@ pub fn roomy(context: usize) -> Settings {
     settings.max_logits = 3 * context;
     settings.kv_dtype = KvDtype::F32;
     settings
+}
+
+/// Sizes that the inputs of qkv, output, gate and up, and down of random models exceed about as often as not.
+pub const THRESHOLDS: [f32; 4] = [0.5, 0.2, 0.6, 0.1];
+
+/// A threshold on the inputs of each matrix.
+pub fn with_thresholds(settings: Settings, n_layers: usize) -> Settings {
+    let projections = [Projection::Qkv, Projection::Output, Projection::GateUp, Projection::Down];
+    let above = |(projection, threshold)| Teal::new(projection, vec![threshold; n_layers]).unwrap();
+    projections.into_iter().zip(THRESHOLDS).map(above).fold(settings, Settings::with)
 }
 
 pub fn tokens(seed: u64, len: usize) -> Vec<u32> {

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use moray::Cpu;
 use moray::attention::KvPolicy;
 use moray::llama::{LogitRows, Model, Sequence, Settings};
-use moray::policy::{Griffin, HeadNorm, PolicyConfig, Projection, Random, Site, TdaQuantile, TopK};
+use moray::policy::{Griffin, HeadNorm, PolicyConfig, Projection, Random, Site, TdaQuantile, Teal, TopK};
 use moray::w4a8::{Format, Offset};
+use moray::{Cpu, Error};
 
 use crate::above_inputs::AboveInputs;
 use crate::common::bits;
-use crate::plain::{D_FF, Kind, Plain, VOCAB, feed, roomy, tokens, whole};
+use crate::plain::{D_FF, Kind, Plain, VOCAB, feed, roomy, tokens, whole, with_thresholds};
 
 const PROMPT: usize = 20;
 const LEN: usize = 40;
@@ -186,5 +186,42 @@ fn a_policy_for_the_inputs_of_gate_and_up_matches_dense_where_it_keeps_all() {
         let kept = session.policies().kept_fraction(Site::Inputs(Projection::GateUp)).unwrap();
         // of normed inputs about as many as of a normal distribution
         assert!((0.5..0.7).contains(&kept), "{kept}");
+    }
+}
+
+#[test]
+fn thresholds_on_the_inputs_of_every_matrix_are_counted_and_hold_for_recomputed_heads() {
+    let (cpu, tokens) = (Cpu::detect(), tokens(12, LEN));
+    let model = multi_head(3).by_input();
+    let run = |kv| generation(&cpu, &model, &with_thresholds(heads(0.5, REFRESH, kv), 3), &tokens);
+    assert_same(&run(KvPolicy::Recompute { lag: 64 }), &run(KvPolicy::WriteAll), "recomputed under the same threshold");
+    assert!(generation(&cpu, &model, &with_thresholds(roomy(LEN), 3), &tokens) != dense(&cpu, &model, &tokens));
+    for kv in [KvPolicy::WriteAll, KvPolicy::Recompute { lag: 2 }] {
+        let mut session = model.session(&cpu, with_thresholds(heads(1.0, 0, kv), 3)).unwrap();
+        feed(&cpu, &model, &mut session, &tokens);
+        let kept = Site::INPUTS.map(|site| session.policies().kept_fraction(site).unwrap());
+        assert!(kept.iter().all(|kept| (0.2..0.8).contains(kept)), "{kept:?}");
+        // as many inputs of each but down
+        let (d, d_ff) = (64.0, D_FF as f64);
+        let all = (d * (kept[0] + kept[1] + kept[2]) + d_ff * kept[3]) / (3.0 * d + d_ff);
+        assert!((session.policies().kept_inputs().unwrap() - all).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn thresholds_are_refused_where_the_form_of_the_weights_does_not_serve_them() {
+    let (cpu, tokens) = (Cpu::detect(), tokens(13, 1));
+    let plain = multi_head(1);
+    for (model, projection) in [
+        (plain.dense(), Projection::Qkv),
+        (plain.w4a8(Format::per_channel()), Projection::Output),
+        (plain.dense(), Projection::GateUp),
+        (plain.by_neuron(), Projection::Down),
+    ] {
+        let settings = roomy(LEN).with(Teal::new(projection, vec![0.5]).unwrap());
+        let mut session = model.session(&cpu, settings).unwrap();
+        let refused = model.forward(&cpu, &mut session, &[Sequence { slot: 0, tokens: &tokens }], LogitRows::All);
+        let error = refused.map(drop).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }) && error.to_string().contains("by input"), "{error}");
     }
 }

@@ -6,7 +6,7 @@ use moray::Error;
 use moray::attention::{AttentionShape, Heads, Span};
 use moray::policy::{
     Griffin, HeadNorm, Lists, ModelSizes, Observed, Policy, PolicyConfig, PolicySet, Projection, Random, Site, Sizes,
-    TopK, Values, Wanted,
+    Teal, TopK, Values, Wanted,
 };
 use moray::sparse_mlp::{NeuronList, Score, ScoreOn, Selection};
 
@@ -119,7 +119,7 @@ impl Policy for AboveInputs {
         self.site
     }
     fn wants(&self, _: &[Span]) -> Wanted {
-        Wanted::AtHand(Values::GateUpInputs)
+        Wanted::AtHand(Values::Inputs(Projection::GateUp))
     }
     fn select(&mut self, _: usize, _: &[Span]) -> moray::Result<Selection<'_>> {
         Ok(Selection::Threshold { score: Score::plain(ScoreOn::Input), threshold: self.threshold })
@@ -144,9 +144,33 @@ fn inputs_of_gate_and_up_have_a_policy_of_their_own_instead_of_neurons() {
     let wrong = set(&[Arc::new(Random::new(gate_up, 0.5).unwrap())]).select_mlp(0, &token(0, 0)).map(drop);
     assert!(matches!(wrong, Err(Error::Unsupported { what: "selection of the mlp", .. })));
     let both: [Arc<dyn PolicyConfig>; 2] = [Arc::new(above(gate_up)), Arc::new(TopK::by_gate(0.5, 64).unwrap())];
-    let nobody: [Arc<dyn PolicyConfig>; 1] = [Arc::new(above(Site::Inputs(Projection::Down)))];
-    for configs in [&both[..], &nobody] {
-        let error = PolicySet::new(configs, &sizes(2, 64)).unwrap_err();
-        assert!(matches!(error, Error::Unsupported { what: "policies", .. }), "{error}");
+    let error = PolicySet::new(&both, &sizes(2, 64)).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { what: "policies", .. }), "{error}");
+}
+
+#[test]
+fn each_matrix_has_a_threshold_of_its_own_and_what_is_kept_is_counted_over_all() {
+    let configs = Site::INPUTS.map(|site| AboveInputs { site, threshold: site_threshold(site) });
+    let mut inputs = set(&configs.map(|config| Arc::new(config) as Arc<dyn PolicyConfig>));
+    for site in Site::INPUTS {
+        let Site::Inputs(projection) = site else { panic!("an input") };
+        assert_eq!(inputs.input_threshold(projection, 0, &token(0, 0)).unwrap(), site_threshold(site));
+        assert_eq!(set(&[]).input_threshold(projection, 0, &token(0, 0)).unwrap(), 0.0);
     }
+    assert_eq!(inputs.kept_inputs(), None);
+    let qkv = Site::Inputs(Projection::Qkv);
+    let wrong = set(&[Arc::new(Random::new(qkv, 0.5).unwrap())]).input_threshold(Projection::Qkv, 0, &token(0, 0));
+    assert!(matches!(wrong, Err(Error::Unsupported { what: "selection of inputs", .. })));
+    // 1 of 4 of one matrix and 3 of 4 of another
+    let teal = |projection| Arc::new(Teal::new(projection, vec![0.5; 2]).unwrap()) as Arc<dyn PolicyConfig>;
+    let mut inputs = set(&[teal(Projection::Qkv), teal(Projection::Down)]);
+    inputs.observe(qkv, 0, &token(0, 0), &Observed::new(&[0.5, -0.6, 0.1, 0.0], 4, 4)).unwrap();
+    inputs
+        .observe(Site::Inputs(Projection::Down), 1, &token(0, 0), &Observed::new(&[0.7, -0.6, 0.1, 9.0], 4, 4))
+        .unwrap();
+    assert_eq!((inputs.kept_fraction(qkv), inputs.kept_inputs()), (Some(0.25), Some(0.5)));
+}
+
+fn site_threshold(site: Site) -> f32 {
+    Site::INPUTS.iter().position(|other| *other == site).unwrap() as f32 + 1.0
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use moray::Error;
 use moray::attention::Span;
 use moray::policy::{
-    Chosen, Context, ModelSizes, Named, Observed, PolicyConfig, Site, Sizes, TABLE, Values, Wanted, cett_of_dropping,
-    help,
+    Chosen, Context, ModelSizes, Named, Observed, PolicyConfig, Projection, Site, Sizes, TABLE, Values, Wanted,
+    cett_of_dropping, help,
 };
 use moray::sparse_mlp::{Activation, Selection, Shape, Weights};
 
@@ -45,13 +45,20 @@ impl Context for Known {
         Ok(&self.weights)
     }
 
-    fn run(&mut self, policy: Arc<dyn PolicyConfig>) -> moray::Result<()> {
+    fn run(&mut self, policies: Vec<Arc<dyn PolicyConfig>>) -> moray::Result<()> {
+        policies.into_iter().try_for_each(|policy| self.show(&*policy))
+    }
+}
+
+impl Known {
+    fn show(&self, policy: &dyn PolicyConfig) -> moray::Result<()> {
         let mut policy = policy.policy(&Sizes { max_tokens: 40, ..sizes(2, D_FF) })?;
         let spans = [Span { slot: 0, start: 0, len: 40 }];
         let (values, width) = match policy.wants(&spans) {
             Wanted::Copied(Values::Gate) => (&self.gate, D_FF),
             Wanted::Copied(Values::Hidden) => (&self.hidden, D_FF),
-            Wanted::Copied(Values::HeadOutputs) => (&self.out, 32),
+            Wanted::Copied(Values::Inputs(Projection::Down)) => (&self.hidden, D_FF),
+            Wanted::Copied(Values::HeadOutputs | Values::Inputs(_)) => (&self.out, 32),
             other => panic!("{other:?}"),
         };
         (0..2).try_for_each(|layer| policy.observe(layer, &spans, &Observed::new(values, width, width)).map(drop))
@@ -72,20 +79,21 @@ fn every_policy_is_made_from_its_name_and_displays_as_what_it_was_parsed_from() 
             let named = Named::parse(site, &text).unwrap();
             assert_eq!(named.to_string(), text);
             assert_eq!(Named::parse(site, &named.to_string()).unwrap(), named);
-            let config = named.make(&mut Known::new()).unwrap();
-            assert_eq!(config.is_none(), named.chosen() == Chosen::Never, "{text}");
-            if let Some(config) = config {
-                let mut policy = config.policy(&sizes(2, D_FF)).unwrap();
-                assert_eq!(policy.site(), site, "{text}");
-                assert!(policy.select(1, &token(0, 0)).is_ok());
+            let configs = named.make(&mut Known::new()).unwrap();
+            assert_eq!(configs.is_empty(), named.chosen() == Chosen::Never, "{text}");
+            let mut policies: Vec<_> = configs.iter().map(|config| config.policy(&sizes(2, D_FF)).unwrap()).collect();
+            assert!(policies.iter_mut().all(|policy| policy.select(1, &token(0, 0)).is_ok()));
+            if let Some(policy) = policies.iter().find(|policy| policy.site() == site) {
+                assert!(policy.is_settled(&token(0, 0)) != (named.chosen() == Chosen::ByPrompt), "{text}");
                 made += 1;
             }
             assert!(help(site).contains(&format!("{} ({})", entry.syntax(), entry.help())));
         }
     }
-    assert_eq!(made, 10);
+    assert_eq!(made, 14);
     assert_eq!(Named::EVERY_NEURON, Named::parse(Site::Neurons, "dense").unwrap());
     assert_eq!(Named::EVERY_HEAD, Named::parse(Site::Heads, "all").unwrap());
+    assert_eq!(Named::EVERY_INPUT, Named::parse(Site::INPUTS[0], "all").unwrap());
     assert_eq!(Named::parse(Site::Heads, "norm:0.7").unwrap().to_string(), "norm:0.7");
     assert_eq!(Named::parse(Site::Heads, "norm:0.7:0").unwrap().to_string(), "norm:0.7");
 }
@@ -112,7 +120,7 @@ fn names_and_arguments_that_are_not_there_are_refused_with_what_is() {
 #[test]
 fn cett_by_name_meets_its_target_on_the_calibration_text() {
     let mut known = Known::new();
-    let config = Named::parse(Site::Neurons, "cett:0.2").unwrap().make(&mut known).unwrap().unwrap();
+    let config = Named::parse(Site::Neurons, "cett:0.2").unwrap().make(&mut known).unwrap().remove(0);
     let mut policy = config.policy(&sizes(2, D_FF)).unwrap();
     let Selection::Threshold { score, threshold } = policy.select(1, &token(0, 0)).unwrap() else {
         panic!("a threshold")

@@ -133,6 +133,9 @@ pub struct Evaluation {
     /// Mean fraction of the neurons that tokens under the policy's selection computed, measured; none without a policy, and for
     /// CATS on a CUDA device, which does not say what it kept.
     pub kept_neurons: Option<f64>,
+    /// Mean fraction of the inputs of the layers' matrices that tokens under the policy's thresholds kept, measured; none without a
+    /// policy.
+    pub kept_inputs: Option<f64>,
     /// Mean fraction of the query heads that ran for tokens under the policy's choice, measured; none without a policy.
     pub kept_heads: Option<f64>,
     /// The dense model at the same positions, and the distance from it; none if the run is the dense model.
@@ -195,7 +198,13 @@ pub fn evaluate<B: Backend>(
     }
     let kept = |site| run.session.policies().kept_fraction(site);
     let (neurons, heads) = (kept(Site::Neurons), kept(Site::Heads));
-    Ok(Evaluation { kept_neurons: neurons, kept_heads: heads, ..tally.evaluation(text.scored, dense.is_some()) })
+    let kept_inputs = run.session.policies().kept_inputs();
+    Ok(Evaluation {
+        kept_neurons: neurons,
+        kept_inputs,
+        kept_heads: heads,
+        ..tally.evaluation(text.scored, dense.is_some())
+    })
 }
 
 /// A model that reads a window.
@@ -353,6 +362,7 @@ impl Tally {
             windows: self.windows,
             scored,
             kept_neurons: None,
+            kept_inputs: None,
             kept_heads: None,
             dense: has_dense.then(against_dense),
         }

@@ -21,8 +21,19 @@ pub struct LoadOptions {
     pub weights: WeightScheme,
     /// How the inputs of integer weights are held.
     pub activations: ActivationScheme,
-    /// Whether the MLPs are held neuron by neuron, for selections.
-    pub by_neuron: bool,
+    /// In which form the matrices of the layers are held.
+    pub form: Form,
+}
+
+/// How the numbers of a layer's matrices lie in memory. Each is held in one form, the one that its selections read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// By output, for products over all inputs.
+    Whole,
+    /// MLPs neuron by neuron, for selections of neurons; the others by output.
+    ByNeuron,
+    /// All by input, for thresholds on inputs.
+    ByInput,
 }
 
 /// Loads every layer; `progress` is told after each how many of how many are done.
@@ -138,7 +149,7 @@ impl Loader<'_> {
 
     fn mlp(&self, config: &Config) -> Result<Mlp> {
         use LayerTensor::{Down, DownBias, Gate, GateBias, Up, UpBias};
-        if !self.options.by_neuron {
+        if self.options.form != Form::ByNeuron {
             let gate_up = self.linear(Site::GateUp, &[(Gate, GateBias), (Up, UpBias)])?;
             return Ok(Mlp::Whole { gate_up, down: self.linear(Site::Down, &[(Down, DownBias)])? });
         }
@@ -212,12 +223,13 @@ impl Loader<'_> {
     fn linear(&self, site: Site, tensors: &[(LayerTensor, LayerTensor)]) -> Result<Linear> {
         let activations = self.options.activations;
         let weights = if activations.is_int8(site) { self.options.weights } else { WeightScheme::Dense };
+        let form = self.options.form;
         let weight = match self.quantized_parts(tensors)? {
-            Some(parts) => quantized_linear(parts, weights)?,
+            Some(parts) => quantized_linear(parts, weights, form)?,
             None => {
                 let load = |(tensor, _): &(LayerTensor, LayerTensor)| self.checkpoint.layer(self.index, *tensor);
                 let parts = tensors.iter().map(load).collect::<Result<Vec<_>>>()?;
-                let weight = linear(&parts, weights)?;
+                let weight = linear(&parts, weights, form)?;
                 parts.iter().for_each(|part| self.checkpoint.release(part));
                 weight
             }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use moray::input_sparse;
 use moray::llama::{DenseType, DenseWeight, Linear};
 use moray::w4a8::{
     Bits, Block, Format, Group, GroupScale, Offset, PackedWeight, QuantizedWeight, Scales, Values, quantize,
@@ -11,6 +12,7 @@ use moray::w4a8::{
 use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::load::Form;
 use crate::packed::PackedMatrix;
 use crate::tensor::Tensor;
 
@@ -118,21 +120,21 @@ pub(crate) fn block_of(dtype: DType) -> Option<Block> {
 ///
 /// # Errors
 /// [`Error::NotFinite`] for NaN or infinite weights, [`Error::Kernel`] where the scheme does not take their sizes.
-pub(crate) fn linear(parts: &[Tensor<'_>], scheme: WeightScheme) -> Result<Linear> {
+pub(crate) fn linear(parts: &[Tensor<'_>], scheme: WeightScheme, form: Form) -> Result<Linear> {
     let blocks = scheme == WeightScheme::AsFile && parts.iter().all(|part| block_of(part.dtype).is_some());
     match scheme {
         WeightScheme::AsFile if blocks => {
             let parts = parts.iter().map(import).collect::<Result<Vec<_>>>()?;
-            Ok(PackedWeight::pack(&stack(parts)?).into())
+            packed(&stack(parts)?, form)
         }
         WeightScheme::Quantized(format) => {
             let parts = parts.iter().map(|part| requantize(part, format)).collect::<Result<Vec<_>>>()?;
-            Ok(PackedWeight::pack(&stack(parts)?).into())
+            packed(&stack(parts)?, form)
         }
-        WeightScheme::F32 => dense(parts, DenseType::F32),
+        WeightScheme::F32 => dense(parts, DenseType::F32, form),
         WeightScheme::Auto | WeightScheme::Dense | WeightScheme::AsFile => {
             let bf16 = parts.iter().any(|part| part.dtype == DType::Bf16);
-            dense(parts, if bf16 { DenseType::Bf16 } else { DenseType::F16 })
+            dense(parts, if bf16 { DenseType::Bf16 } else { DenseType::F16 }, form)
         }
     }
 }
@@ -142,12 +144,15 @@ pub(crate) fn linear(parts: &[Tensor<'_>], scheme: WeightScheme) -> Result<Linea
 ///
 /// # Errors
 /// [`Error::Kernel`] for a mode to requantize them into.
-pub(crate) fn quantized_linear(parts: Vec<PackedMatrix>, scheme: WeightScheme) -> Result<Linear> {
+pub(crate) fn quantized_linear(parts: Vec<PackedMatrix>, scheme: WeightScheme, form: Form) -> Result<Linear> {
     let float = |dtype| {
         let n = parts.iter().map(|part| part.weight.n()).sum();
         let k = parts.first().map_or(0, |part| part.weight.k());
         let values: Vec<f32> = parts.iter().flat_map(PackedMatrix::dequantize).collect();
-        Ok(DenseWeight::from_f32(&values, n, k, dtype)?.into())
+        Ok(match form {
+            Form::ByInput => input_sparse::Weight::from_f32(&values, n, k, dtype)?.into(),
+            Form::Whole | Form::ByNeuron => DenseWeight::from_f32(&values, n, k, dtype)?.into(),
+        })
     };
     let order = parts.first().and_then(|part| part.order.clone());
     match scheme {
@@ -157,7 +162,7 @@ pub(crate) fn quantized_linear(parts: Vec<PackedMatrix>, scheme: WeightScheme) -
         WeightScheme::AsFile | WeightScheme::Auto => {
             let weights = parts.iter().map(|part| part.weight.clone()).collect();
             let Ok(joined) = stack(weights) else { return float(DenseType::F16) };
-            let linear = Linear::from(PackedWeight::pack(&joined));
+            let linear = packed(&joined, form)?;
             Ok(match order {
                 Some(order) => linear.with_input_order(order)?,
                 None => linear,
@@ -181,7 +186,7 @@ pub(crate) fn vocabulary_linear(tensor: Tensor<'_>, scheme: WeightScheme) -> Res
         WeightScheme::Quantized(_) => WeightScheme::AsFile,
         other => other,
     };
-    linear(&[tensor], scheme)
+    linear(&[tensor], scheme, Form::Whole)
 }
 
 /// A matrix as integer codes, for a scheme that has them.
@@ -222,9 +227,20 @@ fn requantize(tensor: &Tensor<'_>, format: Format) -> Result<QuantizedWeight> {
     all.ok_or(Error::Kernel(moray::Error::Shape { what: "n", expected: "at least 1", got: 0 }))
 }
 
-fn dense(parts: &[Tensor<'_>], dtype: DenseType) -> Result<Linear> {
+fn dense(parts: &[Tensor<'_>], dtype: DenseType, form: Form) -> Result<Linear> {
     let (n, k) = (parts.iter().map(|part| part.shape[0]).sum(), parts.first().map_or(0, |part| part.shape[1]));
+    if form == Form::ByInput {
+        let mut weight = input_sparse::Weight::zeros(n, k, dtype)?;
+        for_rows(parts, k, |first, rows| weight.set_rows(first, rows))?;
+        return Ok(weight.into());
+    }
     let mut weight = DenseWeight::zeros(n, k, dtype)?;
+    for_rows(parts, k, |first, rows| weight.set_rows(first, rows))?;
+    Ok(weight.into())
+}
+
+/// Calls `f` with the number of the first of some rows, and the rows, for all rows of matrices of one K.
+fn for_rows(parts: &[Tensor<'_>], k: usize, mut f: impl FnMut(usize, &[f32]) -> moray::Result<()>) -> Result<()> {
     let mut values = vec![0.0; CHUNK_ROWS * k];
     let mut at = 0;
     for part in parts {
@@ -232,11 +248,22 @@ fn dense(parts: &[Tensor<'_>], dtype: DenseType) -> Result<Linear> {
             let rows = first..(first + CHUNK_ROWS).min(part.shape[0]);
             let values = &mut values[..rows.len() * k];
             part.rows_to_f32(rows.clone(), values)?;
-            weight.set_rows(at, values)?;
+            f(at, values)?;
             at += rows.len();
         }
     }
-    Ok(weight.into())
+    Ok(())
+}
+
+/// Integer codes in a form.
+fn packed(weight: &QuantizedWeight, form: Form) -> Result<Linear> {
+    match form {
+        Form::Whole | Form::ByNeuron => Ok(PackedWeight::pack(weight).into()),
+        Form::ByInput => {
+            let (expected, got) = ("dense or f32 for thresholds on inputs", "integers".into());
+            Err(Error::Kernel(moray::Error::Unsupported { what: "weights", expected, got }))
+        }
+    }
 }
 
 /// Puts matrices below each other; those of different groups or kinds are brought to a form that all have.

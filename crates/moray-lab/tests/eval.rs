@@ -11,19 +11,19 @@ use moray_lab::activations::ActivationScheme;
 use moray_lab::cli::{Cli, run};
 use moray_lab::eval::{Evaluation, Runner, Scored, Text, evaluate};
 use moray_lab::fixture::{Fixture, MIN_VOCAB, Pair};
-use moray_lab::load::{LoadOptions, load_cpu};
+use moray_lab::load::{Form, LoadOptions, load_cpu};
 use moray_lab::weights::WeightScheme;
 
-fn model(seed: u64, by_neuron: bool) -> Model<Cpu> {
-    padded(seed, by_neuron, MIN_VOCAB)
+fn model(seed: u64, form: Form) -> Model<Cpu> {
+    padded(seed, form, MIN_VOCAB)
 }
 
-fn padded(seed: u64, by_neuron: bool, vocab: usize) -> Model<Cpu> {
+fn padded(seed: u64, form: Form, vocab: usize) -> Model<Cpu> {
     let fixture = Fixture { seed, vocab, ..Fixture::default() };
     let checkpoint = fixture.open().unwrap();
     load_cpu(
         &checkpoint,
-        LoadOptions { weights: WeightScheme::F32, activations: ActivationScheme::default(), by_neuron },
+        LoadOptions { weights: WeightScheme::F32, activations: ActivationScheme::default(), form },
         |_, _| (),
     )
     .unwrap()
@@ -105,7 +105,7 @@ fn assert_matches(found: &Evaluation, [nll, dense_nll, kl, agreement]: &[Vec<f64
 
 #[test]
 fn every_number_matches_the_definition_for_each_window_bos_and_half() {
-    let (cpu, run, dense, tokens) = (Cpu::detect(), model(2, false), model(1, false), tokens(203));
+    let (cpu, run, dense, tokens) = (Cpu::detect(), model(2, Form::Whole), model(1, Form::Whole), tokens(203));
     for (context, bos) in [(64, None), (64, Some(1)), (7, None), (128, Some(1)), (2, None)] {
         for scored in [Scored::EveryToken, Scored::SecondHalf] {
             let text = Text { tokens: &tokens, bos, context, scored };
@@ -122,7 +122,8 @@ fn every_number_matches_the_definition_for_each_window_bos_and_half() {
 
 #[test]
 fn a_padded_vocabulary_is_compared_over_the_common_tokens() {
-    let (cpu, small, large, tokens) = (Cpu::detect(), model(2, false), padded(1, false, MIN_VOCAB + 13), tokens(101));
+    let (cpu, small, large, tokens) =
+        (Cpu::detect(), model(2, Form::Whole), padded(1, Form::Whole, MIN_VOCAB + 13), tokens(101));
     let text = Text { tokens: &tokens, bos: Some(1), context: 48, scored: Scored::EveryToken };
     let runner = |model| Runner { device: &cpu, model, settings: settings() };
     for (run, reference) in [(&small, &large), (&large, &small)] {
@@ -137,7 +138,7 @@ fn a_padded_vocabulary_is_compared_over_the_common_tokens() {
 
 #[test]
 fn a_model_matches_itself_without_divergence() {
-    let (cpu, model, tokens) = (Cpu::detect(), model(3, false), tokens(100));
+    let (cpu, model, tokens) = (Cpu::detect(), model(3, Form::Whole), tokens(100));
     for scored in [Scored::EveryToken, Scored::SecondHalf] {
         let text = Text { tokens: &tokens, bos: None, context: 32, scored };
         let runner = Runner { device: &cpu, model: &model, settings: settings() };
@@ -153,7 +154,7 @@ fn a_model_matches_itself_without_divergence() {
 
 #[test]
 fn sparse_runs_match_what_their_policy_keeps() {
-    let (cpu, model, tokens) = (Cpu::detect(), model(4, true), tokens(120));
+    let (cpu, model, tokens) = (Cpu::detect(), model(4, Form::ByNeuron), tokens(120));
     let d_ff = model.config().d_ff;
     let griffin = |kept| settings().with(Griffin::new(kept).unwrap());
     let top_k = |kept| settings().with(TopK::by_gate(kept, d_ff).unwrap());
@@ -182,7 +183,7 @@ fn sparse_runs_match_what_their_policy_keeps() {
 
 #[test]
 fn contexts_and_texts_out_of_range_are_refused() {
-    let (cpu, model, tokens) = (Cpu::detect(), model(1, false), tokens(50));
+    let (cpu, model, tokens) = (Cpu::detect(), model(1, Form::Whole), tokens(50));
     let runner = Runner { device: &cpu, model: &model, settings: settings() };
     let mut text = Text { tokens: &tokens, bos: None, context: 129, scored: Scored::EveryToken };
     let mut refused = |context, tokens| {
@@ -231,6 +232,11 @@ fn the_command_reports_json_for_each_kind_of_run() {
         (&["--mlp", "cats:0.5"], "every token"),
         (&["--mlp", "cett:0.2", "--heads", "random:0.5"], "every token"),
         (&["--mlp", "random:0.5"], "every token"),
+        (&["--weights", "f32", "--inputs", "teal:0.5"], "every token"),
+        (
+            &["--inputs", "teal:0.7", "--heads", "norm:0.5"],
+            "inputs: every token; heads: the second half of each window, the half that is scored",
+        ),
         (&["--mlp", "static:0.5", "--heads", "static:0.5"], "every token"),
         (
             &["--mlp", "static:0.5", "--heads", "norm:0.5"],

@@ -9,7 +9,7 @@ use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Settings};
 use moray_lab::Checkpoint;
 use moray_lab::activations::ActivationScheme;
 use moray_lab::eval::{Evaluation, Runner, Scored, Text, evaluate};
-use moray_lab::load::{LoadOptions, load_cpu};
+use moray_lab::load::{Form, LoadOptions, load_cpu};
 use moray_lab::weights::WeightScheme;
 use serde::Deserialize;
 
@@ -54,7 +54,7 @@ fn load(path: PathBuf, weights: WeightScheme) -> (Checkpoint, Model<Cpu>) {
     let checkpoint = Checkpoint::open(&path).unwrap();
     let model = load_cpu(
         &checkpoint,
-        LoadOptions { weights, activations: ActivationScheme::default(), by_neuron: false },
+        LoadOptions { weights, activations: ActivationScheme::default(), form: Form::Whole },
         |_, _| (),
     )
     .unwrap();

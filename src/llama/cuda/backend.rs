@@ -75,7 +75,11 @@ impl Backend for Device {
         residual: Option<&CudaSlice<f32>>,
         y: &mut CudaSlice<f32>,
     ) -> Result<()> {
-        let LinearCall { weight, input, m, .. } = call;
+        let LinearCall { weight, input, m, threshold, .. } = call;
+        if threshold > 0.0 {
+            let (expected, got) = ("all inputs on a CUDA device", format!("those above {threshold}"));
+            return Err(Error::Unsupported { what: "linear", expected, got });
+        }
         let outputs = m * weight.n();
         let residual = residual.map(|residual| residual.slice(..outputs));
         let mut y = y.slice_mut(..outputs);

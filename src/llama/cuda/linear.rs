@@ -93,7 +93,7 @@ impl Linear {
     /// Copies a matrix to the device.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if it does not fit, [`Error::Unsupported`] for another order of its inputs.
+    /// [`Error::OutOfMemory`] if it does not fit, [`Error::Unsupported`] for another order of its inputs and weights by input.
     pub fn upload(device: &Device, linear: &llama::Linear) -> Result<Self> {
         if linear.input_order().is_some() {
             let (expected, got) = ("columns in the order of the inputs on a CUDA device", "another order".into());
@@ -111,6 +111,10 @@ impl Linear {
                 data: device.upload(dense.data())?,
             }),
             llama::Weight::W4a8(packed) => Weight::W4a8(w4a8::Weight::upload(device, packed)?),
+            llama::Weight::ByInput(_) => {
+                let (expected, got) = ("weights by output on a CUDA device", "weights by input".into());
+                return Err(Error::Unsupported { what: "weights", expected, got });
+            }
         };
         let bias = linear.bias().map(|bias| device.upload(bias)).transpose()?;
         Ok(Linear {

@@ -5,7 +5,7 @@ use super::selection::Resident;
 use crate::device::Device;
 use crate::error::Result;
 use crate::llama::MlpCall;
-use crate::policy::{Observed, Values, Wanted};
+use crate::policy::{Observed, Projection, Values, Wanted};
 use crate::sparse_mlp::Selection;
 use crate::sparse_mlp::cuda::{self as sparse, MAX_TOKENS};
 use cudarc::driver::CudaSlice;
@@ -53,7 +53,7 @@ impl Neurons {
     /// What was wanted of the last call, by neuron.
     pub(super) fn seen(&self, wanted: Wanted) -> Observed<'_> {
         match wanted {
-            Wanted::Copied(Values::GateUpInputs) => Observed::new(&self.seen, self.d_model, self.d_model),
+            Wanted::Copied(Values::Inputs(Projection::GateUp)) => Observed::new(&self.seen, self.d_model, self.d_model),
             _ => Observed::new(&self.seen, self.workspace.stride(), self.resident[0].d_ff()),
         }
     }
@@ -66,7 +66,7 @@ impl Neurons {
         kernels::rms_norm(device, &x, None, norm.weight, norm.eps, &mut self.normed.slice_mut(..m * d))?;
         self.prepare(device, layer, selection)?;
         self.seen.clear();
-        if wanted == Wanted::Copied(Values::GateUpInputs) {
+        if wanted == Wanted::Copied(Values::Inputs(Projection::GateUp)) {
             self.seen.extend(device.download(&self.normed.slice(..m * d))?);
         }
         for first in (0..m).step_by(MAX_TOKENS) {

@@ -52,6 +52,8 @@ pub struct Report {
     pub activations: String,
     /// Which neurons are computed.
     pub mlp: String,
+    /// Which inputs of the layers' matrices are read.
+    pub inputs: String,
     /// Which heads run.
     pub heads: String,
     /// What is stored for the others.
@@ -64,7 +66,7 @@ pub struct Report {
     /// Tokens of a window.
     pub context: usize,
     /// Which tokens were sparse.
-    pub sparse: &'static str,
+    pub sparse: String,
     /// What was found.
     #[serde(flatten)]
     pub evaluation: Evaluation,
@@ -163,6 +165,7 @@ pub(super) fn score_on<B: Backend>(
         weights: switches.weights.to_string(),
         activations: switches.activations.to_string(),
         mlp: switches.mlp.to_string(),
+        inputs: switches.inputs.to_string(),
         heads: switches.heads.to_string(),
         kv: switches.kv.to_string(),
         text: arguments.text.clone(),
@@ -209,14 +212,15 @@ pub fn read_text(path: &Path) -> Result<String> {
 
 /// The switches of the same model, dense.
 fn all_of(switches: &Switches) -> Switches {
-    let (mlp, heads) = (Named::EVERY_NEURON, Named::EVERY_HEAD);
-    Switches { weights: WeightScheme::Dense, mlp, heads, ..switches.clone() }
+    let (mlp, inputs, heads) = (Named::EVERY_NEURON, Named::EVERY_INPUT, Named::EVERY_HEAD);
+    Switches { weights: WeightScheme::Dense, mlp, inputs, heads, ..switches.clone() }
 }
 
 /// The switches of the dense model; none if these are.
 pub fn dense_switches(switches: &Switches) -> Option<Switches> {
     let dense = all_of(switches);
-    let same = (switches.weights, switches.mlp, switches.heads) == (dense.weights, dense.mlp, dense.heads);
+    let of = |switches: &Switches| (switches.weights, switches.mlp, switches.inputs, switches.heads);
+    let same = of(switches) == of(&dense);
     (!same).then_some(dense)
 }
 
@@ -227,14 +231,19 @@ pub fn scored_by(switches: &Switches) -> Scored {
 }
 
 /// Says which tokens are sparse.
-fn sparse_tokens(switches: &Switches) -> &'static str {
+fn sparse_tokens(switches: &Switches) -> String {
     let half = "the second half of each window, the half that is scored";
-    match (switches.mlp.chosen(), switches.heads.chosen()) {
-        (Chosen::Never, Chosen::Never) => "no token",
-        (Chosen::ByPrompt, Chosen::ByPrompt | Chosen::Never) | (Chosen::Never, Chosen::ByPrompt) => half,
-        (_, Chosen::ByPrompt) => "neurons: every token; heads: the second half of each window, the half that is scored",
-        (Chosen::ByPrompt, _) => "heads: every token; neurons: the second half of each window, the half that is scored",
-        _ => "every token",
+    let policies = [("neurons", switches.mlp), ("inputs", switches.inputs), ("heads", switches.heads)];
+    let said = policies.into_iter().filter_map(|(site, policy)| match policy.chosen() {
+        Chosen::Never => None,
+        Chosen::ByPrompt => Some((site, half)),
+        Chosen::Beforehand | Chosen::PerToken => Some((site, "every token")),
+    });
+    let said: Vec<_> = said.collect();
+    match said.first() {
+        None => "no token".to_owned(),
+        Some((_, first)) if said.iter().all(|(_, tokens)| tokens == first) => (*first).to_owned(),
+        _ => said.iter().map(|(site, tokens)| format!("{site}: {tokens}")).collect::<Vec<_>>().join("; "),
     }
 }
 
@@ -253,6 +262,9 @@ fn write_report(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
     write!(out, "sparse: {}", report.sparse)?;
     if let Some(kept) = report.evaluation.kept_neurons {
         write!(out, "; neurons kept {:.1}%", 100.0 * kept)?;
+    }
+    if let Some(kept) = report.evaluation.kept_inputs {
+        write!(out, "; inputs kept {:.1}%", 100.0 * kept)?;
     }
     if let Some(kept) = report.evaluation.kept_heads {
         write!(out, "; heads run {:.1}%", 100.0 * kept)?;

@@ -18,7 +18,7 @@ use super::progress_bar;
 use crate::activations::ActivationScheme;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::load::{LoadOptions, load_cpu};
+use crate::load::{Form, LoadOptions, load_cpu};
 use crate::tokenizer::Tokenizer;
 use crate::weights::WeightScheme;
 
@@ -36,6 +36,13 @@ fn neurons_help() -> String {
 fn heads_help() -> String {
     let known = moray::policy::help(Site::Heads);
     format!("Heads that run, K the kept fraction: {known}")
+}
+
+fn inputs_help() -> String {
+    let known = moray::policy::help(Site::INPUTS[0]);
+    format!(
+        "Inputs of the layers' matrices that are read, K the kept fraction: {known}; matrices are then held by input"
+    )
 }
 
 /// How a model is loaded and run.
@@ -56,6 +63,9 @@ pub struct Switches {
     /// Neurons that are computed.
     #[arg(long, default_value = "dense", value_parser = neurons, help = neurons_help())]
     pub mlp: Named,
+    /// Inputs that are read.
+    #[arg(long, default_value = "all", value_parser = inputs, help = inputs_help())]
+    pub inputs: Named,
     /// Text whose first 512 tokens set the policies that are calibrated; a short text of our own by default.
     #[arg(long, allow_hyphen_values = true)]
     pub calibration: Option<PathBuf>,
@@ -159,6 +169,14 @@ impl fmt::Display for KvSwitch {
     }
 }
 
+/// Finds a policy for `--inputs`.
+///
+/// # Errors
+/// As [`Named::parse`].
+pub fn inputs(text: &str) -> moray::Result<Named> {
+    Named::parse(Site::INPUTS[0], text)
+}
+
 /// A model ready to run.
 #[derive(Debug)]
 pub struct Run {
@@ -197,6 +215,10 @@ impl Switches {
     pub fn check_device(&self) -> Result<()> {
         match self.device {
             Device::Cpu => Ok(()),
+            Device::Cuda if self.inputs.chosen() != Chosen::Never => {
+                let (expected, got) = ("--inputs all on a CUDA device", self.inputs.to_string());
+                Err(Error::Kernel(moray::Error::Unsupported { what: "inputs", expected, got }))
+            }
             Device::Cuda => cuda::check(),
         }
     }
@@ -206,13 +228,17 @@ impl Switches {
         LoadOptions {
             weights: self.weights,
             activations: self.activations,
-            by_neuron: self.mlp.chosen() != Chosen::Never,
+            form: match (self.mlp.chosen(), self.inputs.chosen()) {
+                (Chosen::Never, Chosen::Never) => Form::Whole,
+                (_, Chosen::Never) => Form::ByNeuron,
+                _ => Form::ByInput,
+            },
         }
     }
 
     /// Says whether all of the model is computed.
     pub fn compute_all(&self) -> bool {
-        [self.mlp, self.heads].iter().all(|policy| policy.chosen() == Chosen::Never)
+        [self.mlp, self.inputs, self.heads].iter().all(|policy| policy.chosen() == Chosen::Never)
     }
 
     /// Opens and loads the model, on the CPU wherever it will run.
@@ -220,6 +246,7 @@ impl Switches {
     /// # Errors
     /// What is wrong with the switches or the model.
     pub fn load(&self) -> Result<Run> {
+        self.check_form()?;
         let cpu = self.cpu()?;
         let start = std::time::Instant::now();
         let checkpoint = Checkpoint::open(&self.model)?;
@@ -228,6 +255,16 @@ impl Switches {
         let model = load_cpu(&checkpoint, self.load_options(), |done, _| bar.set_position(done as u64))?;
         bar.finish_and_clear();
         Ok(Run { cpu, checkpoint, tokenizer, model, load_seconds: start.elapsed().as_secs_f64() })
+    }
+
+    /// Refuses selections that no one form of the matrices serves.
+    fn check_form(&self) -> Result<()> {
+        if self.mlp.chosen() == Chosen::Never || self.inputs.chosen() == Chosen::Never {
+            return Ok(());
+        }
+        let expected = "--mlp dense with --inputs: a matrix is held by neuron or by input";
+        let got = format!("--mlp {} --inputs {}", self.mlp, self.inputs);
+        Err(Error::Kernel(moray::Error::Unsupported { what: "selections", expected, got }))
     }
 
     /// The CPU that the switches name.
@@ -266,10 +303,11 @@ impl Switches {
         settings.slots = slots;
         settings.kv_dtype = self.kv_type.into();
         settings.kv = self.kv.0;
-        let calibrated = self.mlp.is_calibrated() || self.heads.is_calibrated();
+        let policies = [self.heads, self.mlp, self.inputs];
+        let calibrated = policies.iter().any(Named::is_calibrated);
         let tokens = if calibrated { self.calibration_tokens(run)? } else { Vec::new() };
         let mut text = CalibrationText { cpu: &run.cpu, model: &run.model, tokens };
-        for policy in [&self.heads, &self.mlp] {
+        for policy in policies {
             settings.policies.extend(policy.make(&mut text)?);
         }
         Ok(settings)
@@ -300,9 +338,9 @@ impl Context for CalibrationText<'_> {
         }
     }
 
-    fn run(&mut self, policy: Arc<dyn PolicyConfig>) -> moray::Result<()> {
+    fn run(&mut self, policies: Vec<Arc<dyn PolicyConfig>>) -> moray::Result<()> {
         let mut settings = Settings::dense(self.tokens.len().max(1));
-        settings.policies.push(policy);
+        settings.policies = policies;
         let mut session = self.model.session(self.cpu, settings)?;
         self.model.prefill(self.cpu, &mut session, 0, &self.tokens).map(drop)
     }

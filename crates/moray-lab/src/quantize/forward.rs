@@ -62,7 +62,15 @@ impl<'a> Pass<'a> {
         let mut buffers = Buffers::new(&sites, config, &layer.mlp, tokens)?;
         buffers.x.copy_from_slice(x);
         let (backend, kv) = (&sites, settings.kv);
-        let mut pass = llama::Pass { backend, config, spans: &spans, kv, buffers: &mut buffers, work: &mut work };
+        let mut pass = llama::Pass {
+            backend,
+            config,
+            spans: &spans,
+            kv,
+            thresholds: llama::Thresholds::default(),
+            buffers: &mut buffers,
+            work: &mut work,
+        };
         match half {
             Half::Attention => layer.attention(&mut pass, 0, Heads::All, None)?,
             Half::Mlp => layer.mlp(&mut pass, 0, &Selection::All, Wanted::Nothing)?,

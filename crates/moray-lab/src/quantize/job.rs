@@ -20,7 +20,7 @@ use crate::activations::ActivationScheme;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, Runner, Scored, Text, evaluate};
-use crate::load::{LoadOptions, forward_config, load_cpu};
+use crate::load::{Form, LoadOptions, forward_config, load_cpu};
 use crate::weights::WeightScheme;
 
 /// Tokens on which outliers are counted and smoothing is searched.
@@ -169,7 +169,7 @@ impl Job<'_> {
         let load = |checkpoint, weights| {
             load_cpu(
                 checkpoint,
-                LoadOptions { weights, activations: ActivationScheme::default(), by_neuron: false },
+                LoadOptions { weights, activations: ActivationScheme::default(), form: Form::Whole },
                 |_, _| (),
             )
         };

@@ -16,7 +16,7 @@ use moray_lab::activations::ActivationScheme;
 use moray_lab::checkpoint::Checkpoint;
 use moray_lab::cli::{Cli, run};
 use moray_lab::fixture::Fixture;
-use moray_lab::load::{LoadOptions, load_cpu};
+use moray_lab::load::{Form, LoadOptions, load_cpu};
 use moray_lab::weights::WeightScheme;
 
 use crate::device;
@@ -40,9 +40,8 @@ fn checkpoint() -> Option<Checkpoint> {
     Some(Checkpoint::open(&path).unwrap())
 }
 
-fn load(checkpoint: &Checkpoint, weights: WeightScheme, by_neuron: bool) -> Model<Cpu> {
-    load_cpu(checkpoint, LoadOptions { weights, activations: ActivationScheme::default(), by_neuron }, |_, _| ())
-        .unwrap()
+fn load(checkpoint: &Checkpoint, weights: WeightScheme, form: Form) -> Model<Cpu> {
+    load_cpu(checkpoint, LoadOptions { weights, activations: ActivationScheme::default(), form }, |_, _| ()).unwrap()
 }
 
 fn settings(prompt: &[u32]) -> Settings {
@@ -85,11 +84,11 @@ fn by_graph(device: &Device, model: &Model<Device>, settings: Settings, prompt: 
     tokens
 }
 
-fn compare_tokens(prompt: &str, weights: WeightScheme, by_neuron: bool, change: impl Fn(Settings) -> Settings) {
+fn compare_tokens(prompt: &str, weights: WeightScheme, form: Form, change: impl Fn(Settings) -> Settings) {
     let Some(device) = device::device() else { return };
     let Some(checkpoint) = checkpoint() else { return };
     let prompt = checkpoint.tokenizer().unwrap().encode(prompt, checkpoint.config().add_bos).unwrap();
-    let model = load(&checkpoint, weights, by_neuron);
+    let model = load(&checkpoint, weights, form);
     let (expected, margins) = by_calls(&Cpu::detect(), &model, change(settings(&prompt)), &prompt);
     println!("margins {margins:.2?}");
     let model = upload(&device, &model).unwrap();
@@ -99,19 +98,19 @@ fn compare_tokens(prompt: &str, weights: WeightScheme, by_neuron: bool, change: 
 
 #[test]
 fn dense_greedy_tokens_match_cpu_on_smollm2() {
-    compare_tokens(PROMPT, WeightScheme::Dense, false, |settings| settings);
+    compare_tokens(PROMPT, WeightScheme::Dense, Form::Whole, |settings| settings);
 }
 
 #[test]
 fn w4a8_greedy_tokens_match_cpu_on_smollm2() {
-    compare_tokens(COUNTING, WeightScheme::AsFile, false, |settings| settings);
+    compare_tokens(COUNTING, WeightScheme::AsFile, Form::Whole, |settings| settings);
 }
 
 #[test]
 fn w4a8_greedy_tokens_with_selected_neurons_and_heads_match_cpu_on_smollm2() {
     let skipping = |settings: Settings| settings.with(HeadNorm::new(0.7, 0).unwrap()).with(Griffin::new(0.7).unwrap());
     let change = |settings| skipping(Settings { kv: KvPolicy::Hole, ..settings });
-    compare_tokens(PROMPT, WeightScheme::AsFile, true, change);
+    compare_tokens(PROMPT, WeightScheme::AsFile, Form::ByNeuron, change);
 }
 
 /// The text that `moray generate` continues a prompt with on a tiny model.

@@ -8,7 +8,7 @@ use moray_lab::Checkpoint;
 use moray_lab::activations::ActivationScheme;
 use moray_lab::checkpoint::LayerTensor;
 use moray_lab::fixture::{Fixture, SplitMix};
-use moray_lab::load::{LoadOptions, load_cpu};
+use moray_lab::load::{Form, LoadOptions, load_cpu};
 use moray_lab::packed::StoredArray;
 use moray_lab::weights::WeightScheme;
 use safetensors::Dtype;
@@ -210,8 +210,8 @@ fn variants() -> Vec<(&'static str, Vec<StoredArray>, Value, Plain)> {
     ]
 }
 
-fn load(checkpoint: &Checkpoint, weights: WeightScheme, by_neuron: bool) -> moray::llama::Model<moray::Cpu> {
-    let options = LoadOptions { weights, activations: ActivationScheme::default(), by_neuron };
+fn load(checkpoint: &Checkpoint, weights: WeightScheme, form: Form) -> moray::llama::Model<moray::Cpu> {
+    let options = LoadOptions { weights, activations: ActivationScheme::default(), form };
     load_cpu(checkpoint, options, |_, _| ()).unwrap()
 }
 
@@ -232,11 +232,11 @@ fn variants_of_exporters_match_what_they_stand_for() {
             assert!(matrix.unwrap().dequantize() == plain.expected(), "{name}: {tensor:?}");
         }
         let text = tokens(8, &fixture(), 1);
-        let exact = logits(&load(&checkpoint, WeightScheme::F32, false), &cpu, &text);
-        let int8 = logits(&load(&checkpoint, WeightScheme::Auto, false), &cpu, &text);
+        let exact = logits(&load(&checkpoint, WeightScheme::F32, Form::Whole), &cpu, &text);
+        let int8 = logits(&load(&checkpoint, WeightScheme::Auto, Form::Whole), &cpu, &text);
         // seven products on activations rounded at 1/127 of their largest: about 1% each
         assert!(relative(&int8, &exact) < 0.07, "{name}: {}", relative(&int8, &exact));
-        let neurons = logits(&load(&checkpoint, WeightScheme::F32, true), &cpu, &text);
+        let neurons = logits(&load(&checkpoint, WeightScheme::F32, Form::ByNeuron), &cpu, &text);
         // the same weights in f32, sums of SIZE terms in another order: SIZE · 2⁻²⁴ at worst for each of seven products
         assert!(relative(&neurons, &exact) < 1e-4, "{name}: by neuron {}", relative(&neurons, &exact));
     }
@@ -274,8 +274,8 @@ fn matrices_of_several_group_sizes_run_side_by_side() {
         assert!(checkpoint.layer_quantized(0, tensor).unwrap().unwrap().dequantize() == plain.expected());
     }
     let (cpu, text) = (cpu(), tokens(8, &fixture(), 1));
-    let exact = logits(&load(&checkpoint, WeightScheme::F32, false), &cpu, &text);
-    let int8 = logits(&load(&checkpoint, WeightScheme::Auto, false), &cpu, &text);
+    let exact = logits(&load(&checkpoint, WeightScheme::F32, Form::Whole), &cpu, &text);
+    let int8 = logits(&load(&checkpoint, WeightScheme::Auto, Form::Whole), &cpu, &text);
     assert!(relative(&int8, &exact) < 0.07, "{}", relative(&int8, &exact));
 }
 

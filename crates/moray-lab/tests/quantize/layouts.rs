@@ -8,7 +8,7 @@ use moray_lab::Checkpoint;
 use moray_lab::activations::ActivationScheme;
 use moray_lab::checkpoint::LayerTensor;
 use moray_lab::fixture::{Fixture, SplitMix};
-use moray_lab::load::{LoadOptions, load_cpu};
+use moray_lab::load::{Form, LoadOptions, load_cpu};
 use moray_lab::packed::{StoredArray, own_tensors, qqq_tensors, serialize_arrays};
 use moray_lab::weights::WeightScheme;
 use safetensors::{Dtype, SafeTensors};
@@ -131,7 +131,7 @@ fn matrices_of_an_independent_writer_match_what_they_stand_for_in_every_layout()
         let load = |weights| {
             load_cpu(
                 &checkpoint,
-                LoadOptions { weights, activations: ActivationScheme::default(), by_neuron: false },
+                LoadOptions { weights, activations: ActivationScheme::default(), form: Form::Whole },
                 |_, _| (),
             )
             .unwrap()

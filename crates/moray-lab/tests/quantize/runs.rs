@@ -9,7 +9,7 @@ use moray::w4a8::{Format, Offset};
 use moray_lab::Checkpoint;
 use moray_lab::activations::ActivationScheme;
 use moray_lab::fixture::Fixture;
-use moray_lab::load::{LoadOptions, load_cpu};
+use moray_lab::load::{Form, LoadOptions, load_cpu};
 use moray_lab::quantize::{Job, Layout, Method, Options, Report, Stage};
 use moray_lab::weights::WeightScheme;
 
@@ -56,7 +56,7 @@ fn written_checkpoints_match_the_quantized_model_and_report_on_it() {
     let load = |checkpoint, weights| {
         load_cpu(
             checkpoint,
-            LoadOptions { weights, activations: ActivationScheme::default(), by_neuron: false },
+            LoadOptions { weights, activations: ActivationScheme::default(), form: Form::Whole },
             |_, _| (),
         )
         .unwrap()
@@ -170,7 +170,7 @@ fn qqq_layout_of_a_run_opens_as_a_qqq_checkpoint() {
     assert_eq!(index["metadata"]["total_size"], total_bytes);
     let model = load_cpu(
         &written,
-        LoadOptions { weights: WeightScheme::Auto, activations: ActivationScheme::default(), by_neuron: false },
+        LoadOptions { weights: WeightScheme::Auto, activations: ActivationScheme::default(), form: Form::Whole },
         |_, _| (),
     )
     .unwrap();

@@ -1,0 +1,77 @@
+//! Which inputs a call keeps.
+
+use super::workspace::Workspace;
+use crate::cpu::Cpu;
+use crate::simd::{Kernel, Simd, load_first};
+use crate::threads::Pieces;
+
+/// Tokens that read the union of what they keep; more keep nearly all together.
+const UNION_TOKENS: usize = 8;
+
+/// Inputs whose masking is worth a barrier.
+const PARALLEL_ELEMENTS: usize = 16_384;
+
+/// Whether an input is kept: NaN is.
+#[inline(always)]
+pub(super) fn is_kept(x: f32, threshold: f32) -> bool {
+    !(x.abs() <= threshold)
+}
+
+/// An input, or 0 in place of one that is dropped.
+#[inline(always)]
+fn masked(x: f32, threshold: f32) -> f32 {
+    if is_kept(x, threshold) { x } else { 0.0 }
+}
+
+/// Lists the inputs of x \[M, K\] that a call reads, and gathers them.
+pub(super) fn gather(cpu: &Cpu, x: &[f32], k: usize, threshold: f32, ws: &mut Workspace) {
+    let Workspace { kept, x: out, .. } = ws;
+    let m = x.len() / k;
+    kept.clear();
+    if m <= UNION_TOKENS {
+        kept.reserve(k);
+        cpu.simd().run(Union { x, k, threshold, kept });
+        out.clear();
+        out.reserve(x.len());
+        for x in x.chunks_exact(k) {
+            out.extend(kept.iter().map(|&i| masked(x[i as usize], threshold)));
+        }
+        return;
+    }
+    kept.extend(0..k as u32);
+    out.resize(x.len(), 0.0);
+    cpu.team().for_parts(Pieces::new(out, k), (PARALLEL_ELEMENTS / k).max(1), |token, out| {
+        out.iter_mut().zip(&x[token * k..]).for_each(|(out, &x)| *out = masked(x, threshold));
+    });
+}
+
+/// The inputs that any token keeps.
+struct Union<'a> {
+    /// \[M, K\].
+    x: &'a [f32],
+    k: usize,
+    threshold: f32,
+    kept: &'a mut Vec<u32>,
+}
+
+impl Kernel for Union<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Union { x, k, threshold, kept } = self;
+        let threshold = simd.splat(threshold);
+        for at in (0..k).step_by(16) {
+            let lanes = (k - at).min(16);
+            let mut bits = 0;
+            for x in x.chunks_exact(k) {
+                bits |= !simd.ge_mask(threshold, simd.abs(load_first(simd, &x[at..])));
+            }
+            let mut bits = u32::from(bits) & ((1 << lanes) - 1);
+            while bits != 0 {
+                kept.push(at as u32 + bits.trailing_zeros());
+                bits &= bits - 1;
+            }
+        }
+    }
+}

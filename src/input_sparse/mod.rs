@@ -1,0 +1,27 @@
+//! Sparsity of inputs: y = x · wᵀ over the inputs that are large enough, with weights that are held by input.
+//!
+//! y\[m, n\] = Σ x\[m, k\] · w\[n, k\] over the k whose |x\[m, k\]| is above a threshold (+ bias + residual). The numbers of one input,
+//! w\[:, k\], lie next to each other ([`Weight`]), so those of an input that no token of a call keeps are not read: bytes fall
+//! with what is kept. What is kept is decided from x in the call itself; there is no list to make, to pass or to hold.
+//!
+//! An input is kept unless |x| ≤ threshold, so NaN is kept and makes its own token NaN; a threshold of 0 drops zeros only, which
+//! changes no result. Up to 8 tokens read the inputs that any of them keeps, with 0 for those a token drops; more
+//! tokens read all, in tiles, at the speed of a dense product.
+//!
+//! Sums are f32 chains of fused multiply-adds over the kept k in increasing order: the result is the same bit for bit for every
+//! number of tokens in a call, every instruction set and every number of threads. [`linear_reference`] is the definition.
+//!
+//! # Source
+//! TEAL: training-free activation sparsity (arXiv 2408.14690).
+
+mod float;
+mod forward;
+mod kept;
+mod reference;
+mod weight;
+mod workspace;
+
+pub use forward::{linear, linear_rows};
+pub use reference::linear_reference;
+pub use weight::Weight;
+pub use workspace::Workspace;

@@ -1,0 +1,27 @@
+//! What a call works in.
+
+use crate::w4a8::Activations;
+
+/// The kept inputs of a call's tokens, and their int8 form where weights are integers. Buffers grow to the largest call seen and
+/// are then reused.
+#[derive(Debug, Clone, Default)]
+pub struct Workspace {
+    /// Inputs that are read, increasing.
+    pub(super) kept: Vec<u32>,
+    /// f32 \[M, kept\]: of each token, 0 for what it drops.
+    pub(super) x: Vec<f32>,
+    /// The int8 form of a call's inputs.
+    pub(crate) int8: Activations,
+}
+
+impl Workspace {
+    /// Allocates for up to M tokens of K features in int8.
+    pub fn with_capacity(m: usize, k: usize) -> Self {
+        Workspace { int8: Activations::with_capacity(m, k), ..Workspace::default() }
+    }
+
+    /// The inputs that the last call read, increasing.
+    pub fn kept(&self) -> &[u32] {
+        &self.kept
+    }
+}

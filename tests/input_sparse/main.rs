@@ -1,0 +1,8 @@
+//! Products over the inputs above a threshold against their definition: every weight type, instruction set and ragged shape.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bad_input;
+mod case;
+mod float;
