@@ -61,6 +61,7 @@ fn main() {
         ("griffin", plain.by_neuron(), griffin()),
         ("w4a8 tda", plain.w4a8_by_neuron(Format::per_channel()), tda()),
         ("inputs", plain.by_input(), plain::with_thresholds(dense(), 2)),
+        ("w4a8 inputs", plain.w4a8_by_input(group), plain::with_thresholds(dense(), 2)),
         ("random", plain.by_neuron(), random()),
         ("heads, write-all", plain.dense(), heads(dense(), KvPolicy::WriteAll)),
         ("heads, hole", plain.w4a8(group), heads(dense(), KvPolicy::Hole)),

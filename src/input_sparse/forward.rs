@@ -1,8 +1,9 @@
 //! A call: check, gather what is kept, multiply.
 
 use super::float::{Many, One, TILE_COLUMNS, TILE_TOKENS};
+use super::four_bit;
 use super::kept::gather;
-use super::weight::Weight;
+use super::weight::{Rows, Store, Weight};
 use super::workspace::Workspace;
 use crate::cpu::Cpu;
 use crate::element::DenseType;
@@ -17,7 +18,7 @@ use std::ops::Range;
 ///
 /// | argument | shape | type |
 /// |---|---|---|
-/// | `weight` | \[N, K\] | f32, f16 or bf16 by input |
+/// | `weight` | \[N, K\] | f32, f16, bf16 or 4 bits by input |
 /// | `x` | \[M, K\] row-major | f32 |
 /// | `threshold` | one | f32, finite, at least 0 |
 /// | `epilogue.bias` | \[N\] | f32 |
@@ -56,12 +57,19 @@ pub fn linear_rows(
 ) -> Result<()> {
     check(weight, x, threshold, &epilogue, y)?;
     RowBlocks::new(rows, weight.n())?;
+    let floats = match &weight.store {
+        Store::Floats(floats) => floats,
+        Store::FourBit(matrix) => {
+            let input = (x, weight.k(), threshold);
+            return four_bit::multiply(cpu, matrix, input, (epilogue, weight.n()), y, workspace);
+        }
+    };
     gather(cpu, x, weight.k(), threshold, workspace);
-    let call = Call { cpu, weight, rows, kept: &workspace.kept, x: &workspace.x, epilogue };
-    match weight.dtype() {
-        DenseType::F32 => call.multiply::<f32>(y),
-        DenseType::F16 => call.multiply::<f16>(y),
-        DenseType::Bf16 => call.multiply::<bf16>(y),
+    let call = Call { cpu, n: weight.n(), rows, kept: &workspace.kept, x: &workspace.x, epilogue };
+    match floats.dtype {
+        DenseType::F32 => call.multiply(&floats.rows::<f32>(), y),
+        DenseType::F16 => call.multiply(&floats.rows::<f16>(), y),
+        DenseType::Bf16 => call.multiply(&floats.rows::<bf16>(), y),
     }
     Ok(())
 }
@@ -91,7 +99,7 @@ const STEP: usize = 32;
 /// A multiplication whose inputs are gathered.
 struct Call<'a> {
     cpu: &'a Cpu,
-    weight: &'a Weight,
+    n: usize,
     rows: &'a [Range<usize>],
     kept: &'a [u32],
     /// \[M, kept\].
@@ -100,13 +108,13 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn multiply<T: SimdElement>(&self, y: &mut [f32]) {
-        if y.len() == self.weight.n() { self.one::<T>(y) } else { self.many::<T>(y) }
+    fn multiply<T: SimdElement>(&self, weight: &Rows<'_, T>, y: &mut [f32]) {
+        if y.len() == self.n { self.one(weight, y) } else { self.many(weight, y) }
     }
 
     /// One token: strips of the rows that are kept.
-    fn one<T: SimdElement>(&self, y: &mut [f32]) {
-        let (n, rows) = (self.weight.n(), self.weight.rows::<T>());
+    fn one<T: SimdElement>(&self, rows: &Rows<'_, T>, y: &mut [f32]) {
+        let n = self.n;
         let units = (UNITS_PER_THREAD * self.cpu.threads()).max(n.div_ceil(STRIP));
         let width = n.div_ceil(units).next_multiple_of(STEP).min(STRIP);
         let scratch = Fresh(|| [[0.0f32; 16]; STRIP / 16]);
@@ -114,15 +122,15 @@ impl Call<'_> {
             let column = unit * width;
             let sums = &mut sums[..width.min(n - column).div_ceil(16)];
             if self.asks_for(column..column + width) {
-                self.cpu.simd().run(One { rows: &rows, kept: self.kept, x: self.x, column, sums });
+                self.cpu.simd().run(One { rows, kept: self.kept, x: self.x, column, sums });
                 self.write(0, column, &[sums], y);
             }
         });
     }
 
     /// Several tokens: tiles of columns, whose weights are unpacked once for a block of tokens.
-    fn many<T: SimdElement>(&self, y: &mut [f32]) {
-        let (n, rows) = (self.weight.n(), self.weight.rows::<T>());
+    fn many<T: SimdElement>(&self, rows: &Rows<'_, T>, y: &mut [f32]) {
+        let n = self.n;
         let across = n.div_ceil(TILE_COLUMNS);
         let tiles = Tiles::new(y, n, n, TILE_TOKENS, TILE_COLUMNS);
         let scratch = Fresh(|| [[[0.0f32; 16]; TILE_COLUMNS / 16]; TILE_TOKENS]);
@@ -132,7 +140,7 @@ impl Call<'_> {
             if self.asks_for(column..column + width) {
                 let sums = &mut sums[..y.rows()];
                 let x = &self.x[token * self.kept.len()..];
-                self.cpu.simd().run(Many { rows: &rows, kept: self.kept, x, column, width, sums });
+                self.cpu.simd().run(Many { rows, kept: self.kept, x, column, width, sums });
                 self.write(token, column, sums, y);
             }
         });
@@ -145,7 +153,7 @@ impl Call<'_> {
 
     /// y = sums + bias + residual, for the tokens from `token` on and the columns from `column` on.
     fn write<V: AsRef<[[f32; 16]]>>(&self, token: usize, column: usize, sums: &[V], mut y: Window<'_, f32>) {
-        let n = self.weight.n();
+        let n = self.n;
         for (row, sums) in sums.iter().enumerate() {
             let at = (token + row) * n + column;
             for (i, (out, sum)) in y.row(row).iter_mut().zip(sums.as_ref().as_flattened()).enumerate() {

@@ -6,10 +6,10 @@ use crate::simd::{Kernel, Simd, load_first};
 use crate::threads::Pieces;
 
 /// Tokens that read the union of what they keep; more keep nearly all together.
-const UNION_TOKENS: usize = 8;
+pub(super) const UNION_TOKENS: usize = 8;
 
 /// Inputs whose masking is worth a barrier.
-const PARALLEL_ELEMENTS: usize = 16_384;
+pub(super) const PARALLEL_ELEMENTS: usize = 16_384;
 
 /// Whether an input is kept: NaN is.
 #[inline(always)]
@@ -23,14 +23,11 @@ fn masked(x: f32, threshold: f32) -> f32 {
     if is_kept(x, threshold) { x } else { 0.0 }
 }
 
-/// Lists the inputs of x \[M, K\] that a call reads, and gathers them.
+/// Lists the inputs of x \[M, K\] that a call reads, and gathers them in f32.
 pub(super) fn gather(cpu: &Cpu, x: &[f32], k: usize, threshold: f32, ws: &mut Workspace) {
+    list(cpu, x, k, threshold, &mut ws.kept);
     let Workspace { kept, x: out, .. } = ws;
-    let m = x.len() / k;
-    kept.clear();
-    if m <= UNION_TOKENS {
-        kept.reserve(k);
-        cpu.simd().run(Union { x, k, threshold, kept });
+    if x.len() <= UNION_TOKENS * k {
         out.clear();
         out.reserve(x.len());
         for x in x.chunks_exact(k) {
@@ -38,11 +35,21 @@ pub(super) fn gather(cpu: &Cpu, x: &[f32], k: usize, threshold: f32, ws: &mut Wo
         }
         return;
     }
-    kept.extend(0..k as u32);
     out.resize(x.len(), 0.0);
     cpu.team().for_parts(Pieces::new(out, k), (PARALLEL_ELEMENTS / k).max(1), |token, out| {
         out.iter_mut().zip(&x[token * k..]).for_each(|(out, &x)| *out = masked(x, threshold));
     });
+}
+
+/// Lists the inputs of x \[M, K\] that a call reads: those that a token keeps, or all of many tokens.
+pub(super) fn list(cpu: &Cpu, x: &[f32], k: usize, threshold: f32, kept: &mut Vec<u32>) {
+    kept.clear();
+    if x.len() <= UNION_TOKENS * k {
+        kept.reserve(k);
+        cpu.simd().run(Union { x, k, threshold, kept });
+    } else {
+        kept.extend(0..k as u32);
+    }
 }
 
 /// The inputs that any token keeps.

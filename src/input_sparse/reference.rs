@@ -3,13 +3,14 @@
 use super::forward::check;
 use super::kept::is_kept;
 use super::weight::Weight;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::w4a8::Epilogue;
 
-/// Multiplies by the definition, one output after another: what [`super::linear`] is tested against.
+/// Multiplies by the definition, one output after another: what [`super::linear`] is tested against where weights are in floating
+/// point. Those in 4 bits are defined by [`crate::w4a8::linear_reference`], with codes of 0 for what a token drops.
 ///
 /// # Errors
-/// As [`super::linear`].
+/// As [`super::linear`]; [`Error::Unsupported`] for weights in 4 bits.
 pub fn linear_reference(
     weight: &Weight,
     x: &[f32],
@@ -17,6 +18,10 @@ pub fn linear_reference(
     epilogue: Epilogue<'_, f32>,
     y: &mut [f32],
 ) -> Result<()> {
+    if weight.is_integer() {
+        let (expected, got) = ("weights in floating point", "4 bits".into());
+        return Err(Error::Unsupported { what: "weight", expected, got });
+    }
     check(weight, x, threshold, &epilogue, y)?;
     let (n, k) = (weight.n(), weight.k());
     let mut row = vec![0.0; k];

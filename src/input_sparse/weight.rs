@@ -4,12 +4,15 @@ use crate::element::{DenseType, Element};
 use crate::error::{Error, Result, check_len, product};
 use crate::memory::{LINE_BYTES, Memory};
 use crate::simd::SimdElement;
+use crate::sparse_mlp::DownMatrix;
+use crate::w4a8::QuantizedWeight;
 use half::{bf16, f16};
 
-/// A weight matrix w\[N, K\] in floating point, held by input: K rows of the N numbers w\[:, k\].
+/// A weight matrix w\[N, K\] held by input: K rows of the N numbers w\[:, k\], in floating point, or in 4 bits with the scales of each
+/// group of inputs beside them.
 ///
-/// A row begins on a cache line, and an odd number of lines after the one before it, so that neighbouring rows do not meet in
-/// the same sets of a cache.
+/// A row of floats begins on a cache line, and an odd number of lines after the one before it, so that neighbouring rows do not
+/// meet in the same sets of a cache.
 ///
 /// # Example
 /// ```
@@ -23,20 +26,26 @@ use half::{bf16, f16};
 /// assert_eq!(y, [1.0 - 3.0, 4.0 - 6.0]);
 /// # Ok::<(), moray::Error>(())
 /// ```
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Weight {
     n: usize,
     k: usize,
-    dtype: DenseType,
+    pub(super) store: Store,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Store {
+    Floats(Floats),
+    FourBit(DownMatrix),
+}
+
+/// Rows of floats.
+#[derive(Debug, Clone)]
+pub(super) struct Floats {
+    pub(super) dtype: DenseType,
     /// Lines from the start of a row to that of the next.
     stride: usize,
     data: Memory<u8>,
-}
-
-impl std::fmt::Debug for Weight {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Weight").field("n", &self.n).field("k", &self.k).field("dtype", &self.dtype).finish()
-    }
 }
 
 /// The rows of a [`Weight`], as elements.
@@ -58,12 +67,18 @@ impl Weight {
         }
         let stride = (n * dtype.bytes()).div_ceil(LINE_BYTES) | 1;
         let bytes = product("n", &[stride, LINE_BYTES, k])?;
-        let data = Memory::try_zeroed(bytes).ok_or(Error::Shape {
-            what: "n",
-            expected: "a matrix that memory holds",
-            got: n,
-        })?;
-        Ok(Weight { n, k, dtype, stride, data })
+        let expected = "a matrix that memory holds";
+        let data = Memory::try_zeroed(bytes).ok_or(Error::Shape { what: "n", expected, got: n })?;
+        Ok(Weight { n, k, store: Store::Floats(Floats { dtype, stride, data }) })
+    }
+
+    /// Holds 4-bit weights with the codes and scales they have: of channels, or f16 ones of groups, with offsets or zero points or
+    /// without.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for 8-bit codes and for other scales.
+    pub fn from_quantized(weight: &QuantizedWeight) -> Result<Self> {
+        Ok(Weight { n: weight.n(), k: weight.k(), store: Store::FourBit(DownMatrix::new("weight", weight)?) })
     }
 
     /// Rounds f32 \[N, K\] row-major to `dtype`.
@@ -82,30 +97,24 @@ impl Weight {
     ///
     /// # Errors
     /// [`Error::Length`] unless `rows` is whole rows of K, [`Error::Index`] past N, [`Error::Value`] for a number that is not
-    /// finite in the weight's type.
+    /// finite in the weight's type, [`Error::Unsupported`] for weights in 4 bits.
     pub fn set_rows(&mut self, first: usize, rows: &[f32]) -> Result<()> {
         check_len("rows", rows.len() / self.k * self.k, rows.len())?;
         let end = first + rows.len() / self.k;
         if end > self.n {
             return Err(Error::Index { what: "rows", limit: self.n, got: end - 1 });
         }
-        self.dtype.check_finite(rows)?;
-        match self.dtype {
-            DenseType::F32 => self.place::<f32>(first, rows),
-            DenseType::F16 => self.place::<f16>(first, rows),
-            DenseType::Bf16 => self.place::<bf16>(first, rows),
+        let (k, Store::Floats(floats)) = (self.k, &mut self.store) else {
+            let (expected, got) = ("weights in floating point", "4 bits".into());
+            return Err(Error::Unsupported { what: "rows", expected, got });
+        };
+        floats.dtype.check_finite(rows)?;
+        match floats.dtype {
+            DenseType::F32 => floats.place::<f32>(k, first, rows),
+            DenseType::F16 => floats.place::<f16>(k, first, rows),
+            DenseType::Bf16 => floats.place::<bf16>(k, first, rows),
         }
         Ok(())
-    }
-
-    fn place<T: Element>(&mut self, first: usize, rows: &[f32]) {
-        let (k, stride) = (self.k, self.stride * (LINE_BYTES / size_of::<T>()));
-        let data: &mut [T] = bytemuck::cast_slice_mut(&mut self.data[..]);
-        // a row of outputs is written once, from inputs that are K apart
-        for (input, data) in data.chunks_exact_mut(stride).enumerate() {
-            let outputs = &mut data[first..first + rows.len() / k];
-            outputs.iter_mut().zip(rows[input..].iter().step_by(k)).for_each(|(out, &w)| *out = T::from_f32(w));
-        }
     }
 
     /// Output features N.
@@ -118,14 +127,19 @@ impl Weight {
         self.k
     }
 
-    /// The element type.
-    pub fn dtype(&self) -> DenseType {
-        self.dtype
+    /// Whether inputs are multiplied in int8.
+    pub fn is_integer(&self) -> bool {
+        matches!(self.store, Store::FourBit(_))
     }
 
-    /// Bytes that a call reads whose tokens keep this fraction of the inputs.
+    /// Bytes that a call reads whose tokens keep this fraction of the inputs: of 4-bit weights the scales whole, since few groups lose
+    /// all of their inputs.
     pub fn bytes_read(&self, kept: f64) -> usize {
-        (kept * (self.n * self.k * self.dtype.bytes()) as f64) as usize
+        let part = |bytes: usize| (kept * bytes as f64) as usize;
+        match &self.store {
+            Store::Floats(floats) => part(self.n * self.k * floats.dtype.bytes()),
+            Store::FourBit(matrix) => part(matrix.code_bytes()) + matrix.scale_bytes(),
+        }
     }
 
     /// Writes the weights of output feature `n`, f32 \[K\].
@@ -137,12 +151,39 @@ impl Weight {
             return Err(Error::Index { what: "n", limit: self.n, got: n });
         }
         check_len("out", self.k, out.len())?;
+        match &self.store {
+            Store::Floats(floats) => floats.column(n, out),
+            Store::FourBit(matrix) => {
+                let mut row = vec![0.0; n + 1];
+                for (input, out) in out.iter_mut().enumerate() {
+                    matrix.row(input, &mut row);
+                    *out = row[n];
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Floats {
+    /// Writes outputs' weights, \[…, K\] row-major, from output `first` on.
+    fn place<T: Element>(&mut self, k: usize, first: usize, rows: &[f32]) {
+        let stride = self.stride * (LINE_BYTES / size_of::<T>());
+        let data: &mut [T] = bytemuck::cast_slice_mut(&mut self.data[..]);
+        // a row of outputs is written once, from inputs that are K apart
+        for (input, data) in data.chunks_exact_mut(stride).enumerate() {
+            let outputs = &mut data[first..first + rows.len() / k];
+            outputs.iter_mut().zip(rows[input..].iter().step_by(k)).for_each(|(out, &w)| *out = T::from_f32(w));
+        }
+    }
+
+    /// The weights of output `n`.
+    fn column(&self, n: usize, out: &mut [f32]) {
         match self.dtype {
             DenseType::F32 => self.fetch::<f32>(n, out),
             DenseType::F16 => self.fetch::<f16>(n, out),
             DenseType::Bf16 => self.fetch::<bf16>(n, out),
         }
-        Ok(())
     }
 
     fn fetch<T: SimdElement>(&self, n: usize, out: &mut [f32]) {

@@ -1,5 +1,6 @@
 //! What a call works in.
 
+use crate::sparse_mlp::Run;
 use crate::w4a8::Activations;
 
 /// The kept inputs of a call's tokens, and their int8 form where weights are integers. Buffers grow to the largest call seen and
@@ -10,6 +11,14 @@ pub struct Workspace {
     pub(super) kept: Vec<u32>,
     /// f32 \[M, kept\]: of each token, 0 for what it drops.
     pub(super) x: Vec<f32>,
+    /// The same in int8 \[M, K\], of which the first are used.
+    pub(super) codes: Vec<i8>,
+    /// In the order of the slots, \[M, K\], and the sums of each run, \[M, K/32\].
+    pub(super) slot_codes: Vec<i8>,
+    pub(super) sums: Vec<i32>,
+    /// The input of each slot, and the slots of each group.
+    pub(super) slots: Vec<u32>,
+    pub(super) runs: Vec<Run>,
     /// The int8 form of a call's inputs.
     pub(crate) int8: Activations,
 }

@@ -246,8 +246,15 @@ impl Linear {
     ) -> Result<()> {
         let epilogue = Epilogue { bias: self.bias.as_deref(), residual };
         match &self.weight {
+            Weight::ByInput(weight) if weight.is_integer() && self.act_scales != ActScales::Token => {
+                let (expected, got) = ("one scale a token for inputs of weights by input", "fine scales".into());
+                return Err(Error::Unsupported { what: "activations", expected, got });
+            }
             Weight::ByInput(weight) => {
                 input_sparse::linear_rows(cpu, weight, rows, x, threshold, epilogue, y, workspace)?;
+                if weight.is_integer() {
+                    workspace.int8.check_finite()?;
+                }
             }
             _ if threshold > 0.0 => {
                 let (expected, got) = ("weights by input for a threshold on inputs", "weights by output".into());

@@ -123,7 +123,11 @@ impl FourBit {
         if d_model % SEGMENT != 0 {
             return Err(Error::Shape { what: "d_model", expected: "a multiple of 32", got: d_model });
         }
-        Ok(FourBit { gate: RowMatrix::new("gate", gate)?, up: RowMatrix::new("up", up)?, down: DownMatrix::new(down)? })
+        Ok(FourBit {
+            gate: RowMatrix::new("gate", gate)?,
+            up: RowMatrix::new("up", up)?,
+            down: DownMatrix::new("down", down)?,
+        })
     }
 
     pub(crate) fn bytes(&self) -> usize {

@@ -24,9 +24,13 @@ mod select;
 mod weights;
 mod workspace;
 
+pub(crate) use down_4bit::Run;
 pub(crate) use elementwise::check_finite;
 pub use elementwise::{Activation, activate_product};
 pub use forward::{bytes_read, forward};
+pub(crate) use four_bit::DownMatrix;
+pub(crate) use project::{Added, Slots, cut_runs, down_4bit, spread_codes};
+pub(crate) use rows_4bit::Codes;
 pub use select::{IndexList, NeuronList, Score, ScoreOn, Selection, TokenMasks, list_from_mask, mask_from_list};
 pub use weights::{Matrix, Shape, WeightElement, Weights};
 pub use workspace::Workspace;

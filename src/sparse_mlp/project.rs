@@ -5,7 +5,7 @@ use super::elementwise::{Activate, Quantize};
 use super::forward::for_tokens;
 use super::four_bit::{DownMatrix, RowMatrix};
 use super::rows::{BLOCK, CHUNK, DENSE_CHUNK, Down, Rows};
-use super::rows_4bit::{FourBitRows, ROW_TOKENS};
+use super::rows_4bit::{Codes, FourBitRows, ROW_TOKENS};
 use super::weights::{Dense, Matrix, Store, Weights};
 use super::workspace::{Quantized, Workspace};
 use crate::Cpu;
@@ -165,7 +165,7 @@ pub(crate) fn quantize_hidden(cpu: &Cpu, weights: &Weights, ws: &mut Workspace) 
 }
 
 /// Lists the blocks of `group_size` neurons that `kept` touches, and pads each to whole quads with its last neuron.
-fn cut_runs(kept: &[u32], group_size: usize, slots: &mut Vec<u32>, runs: &mut Vec<Run>) {
+pub(crate) fn cut_runs(kept: &[u32], group_size: usize, slots: &mut Vec<u32>, runs: &mut Vec<Run>) {
     slots.clear();
     runs.clear();
     let mut at = 0;
@@ -183,7 +183,14 @@ fn cut_runs(kept: &[u32], group_size: usize, slots: &mut Vec<u32>, runs: &mut Ve
 }
 
 /// Moves codes from positions to slots, with zeros in the padding, and sums each run.
-fn spread_codes(codes: &[i8], kept: &[u32], group_size: usize, runs: &[Run], slots: &mut [i8], sums: &mut [i32]) {
+pub(crate) fn spread_codes(
+    codes: &[i8],
+    kept: &[u32],
+    group_size: usize,
+    runs: &[Run],
+    slots: &mut [i8],
+    sums: &mut [i32],
+) {
     let mut at = 0;
     for (run, sum) in runs.iter().zip(sums) {
         let slots = &mut slots[run.start as usize..run.end as usize];
@@ -206,16 +213,27 @@ pub(crate) fn project_down(cpu: &Cpu, weights: &Weights, ws: &Workspace, residua
         Store::F32(w) => down_dense(cpu, &w.down, ws, &added, y),
         Store::F16(w) => down_dense(cpu, &w.down, ws, &added, y),
         Store::Bf16(w) => down_dense(cpu, &w.down, ws, &added, y),
-        Store::FourBit(w) if ws.tokens == 1 => down_4bit_one(cpu, &w.down, ws, &added, y),
-        Store::FourBit(w) => down_4bit_many(cpu, &w.down, ws, &added, y),
+        Store::FourBit(w) => {
+            let h = ws.hidden_int8.at_token(0);
+            down_4bit(cpu, &w.down, &Slots { slots: &ws.slots, runs: &ws.runs, h }, &added, y);
+        }
     }
 }
 
 /// What is added to the down projection's sums.
-struct Added<'a> {
-    d: usize,
-    bias: Option<&'a [f32]>,
-    residual: Option<&'a [f32]>,
+pub(crate) struct Added<'a> {
+    /// Columns of y.
+    pub d: usize,
+    pub bias: Option<&'a [f32]>,
+    pub residual: Option<&'a [f32]>,
+}
+
+/// The rows of 4-bit codes that a call sums, and what each is multiplied with.
+pub(crate) struct Slots<'a> {
+    pub slots: &'a [u32],
+    pub runs: &'a [Run],
+    /// By slot; sums by run.
+    pub h: Codes<'a>,
 }
 
 impl Added<'_> {
@@ -247,8 +265,17 @@ fn down_dense<T: SimdElement>(cpu: &Cpu, matrix: &[T], ws: &Workspace, added: &A
     });
 }
 
+/// y ← rows of codes times what is in their slots (+ bias) (+ residual).
+pub(crate) fn down_4bit(cpu: &Cpu, matrix: &DownMatrix, input: &Slots<'_>, added: &Added<'_>, y: &mut [f32]) {
+    if y.len() == added.d {
+        down_4bit_one(cpu, matrix, input, added, y);
+    } else {
+        down_4bit_many(cpu, matrix, input, added, y);
+    }
+}
+
 /// One token: neighbouring chunks together, so that each thread reads as long a piece of a row as there is.
-fn down_4bit_one(cpu: &Cpu, matrix: &DownMatrix, ws: &Workspace, added: &Added<'_>, y: &mut [f32]) {
+fn down_4bit_one(cpu: &Cpu, matrix: &DownMatrix, input: &Slots<'_>, added: &Added<'_>, y: &mut [f32]) {
     let columns = &matrix.columns;
     let chunks = columns.chunks();
     let units = chunks.div_ceil(DOWN_CHUNKS).next_multiple_of(cpu.threads()).min(chunks);
@@ -257,8 +284,7 @@ fn down_4bit_one(cpu: &Cpu, matrix: &DownMatrix, ws: &Workspace, added: &Added<'
         let chunks = unit * chunks / units..(unit + 1) * chunks / units;
         let mut sums = [[0.0f32; CHUNK]; DOWN_CHUNKS];
         let sums = &mut sums[..chunks.len()];
-        let h = ws.hidden_int8.at_token(0);
-        let (slots, runs) = (&ws.slots, &ws.runs);
+        let Slots { slots, runs, h } = *input;
         cpu.simd().run(FourBitDown { matrix, slots, runs, h, tokens: 1, chunks: chunks.clone(), out: sums });
         for ((chunk, sums), y) in chunks.zip(sums).zip(y.chunks_mut(width)) {
             added.write(0, columns.start(chunk), sums, y);
@@ -267,14 +293,14 @@ fn down_4bit_one(cpu: &Cpu, matrix: &DownMatrix, ws: &Workspace, added: &Added<'
 }
 
 /// Chunks of columns by tiles of tokens.
-fn down_4bit_many(cpu: &Cpu, matrix: &DownMatrix, ws: &Workspace, added: &Added<'_>, y: &mut [f32]) {
+fn down_4bit_many(cpu: &Cpu, matrix: &DownMatrix, input: &Slots<'_>, added: &Added<'_>, y: &mut [f32]) {
     let columns = &matrix.columns;
-    let (chunks, d) = (columns.chunks(), columns.d);
+    let (chunks, d) = (columns.chunks(), added.d);
     let tiles = Tiles::new(y, d, d, DOWN_TOKENS, columns.start(1));
     cpu.team().for_parts_with(tiles, 1, Fresh(|| [[0.0f32; CHUNK]; DOWN_TOKENS]), |sums, unit, mut y| {
         let (first, chunk) = (unit / chunks * DOWN_TOKENS, unit % chunks);
-        let h = ws.hidden_int8.at_token(first);
-        let (tokens, slots, runs, sums) = (y.rows(), &ws.slots, &ws.runs, &mut sums[..y.rows()]);
+        let h = input.h.at_token(first);
+        let (tokens, slots, runs, sums) = (y.rows(), input.slots, input.runs, &mut sums[..y.rows()]);
         cpu.simd().run(FourBitDown { matrix, slots, runs, h, tokens, chunks: chunk..chunk + 1, out: sums });
         sums.iter().enumerate().for_each(|(t, sums)| added.write(first + t, columns.start(chunk), sums, y.row(t)));
     });

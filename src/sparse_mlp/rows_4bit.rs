@@ -27,6 +27,18 @@ pub(crate) struct Codes<'a> {
     pub scale: &'a [f32],
 }
 
+impl Codes<'_> {
+    /// Those from a token on.
+    pub(crate) fn at_token(&self, token: usize) -> Self {
+        Codes {
+            codes: &self.codes[token * self.stride..],
+            sums: &self.sums[token * self.sum_stride..],
+            scale: &self.scale[token..],
+            ..*self
+        }
+    }
+}
+
 /// out\[t\]\[i\] = act_scale\[t\] · Σ_g (float(Σ_{k∈g} (code − zero) · a) · scale (+ Σ_{k∈g} a · offset)), groups in order.
 pub(crate) struct FourBitRows<'a> {
     pub matrix: &'a RowMatrix,

@@ -44,13 +44,8 @@ impl Quantized {
     /// The activations from a token on.
     pub(crate) fn at_token(&self, token: usize) -> Codes<'_> {
         let (stride, sum_stride) = (self.width, self.sum_stride());
-        Codes {
-            codes: &self.codes[token * stride..],
-            stride,
-            sums: &self.sums[token * sum_stride..],
-            sum_stride,
-            scale: &self.scale[token..],
-        }
+        let all = Codes { codes: &self.codes, stride, sums: &self.sums, sum_stride, scale: &self.scale };
+        all.at_token(token)
     }
 }
 

@@ -6,3 +6,7 @@ mod common;
 mod bad_input;
 mod case;
 mod float;
+mod four_bit;
+
+#[path = "../common/w4a8.rs"]
+mod w4a8;

@@ -26,6 +26,7 @@ fn cases() -> Vec<(&'static str, Model<Cpu>, Settings)> {
         ("w4a8", wide.w4a8(group), half.clone()),
         ("w4a8 per channel", biased.w4a8(Format::per_channel()), roomy(LEN)),
         ("f32 by input", biased.by_input(), with_thresholds(roomy(LEN), 2)),
+        ("w4a8 by input", wide.w4a8_by_input(group), with_thresholds(roomy(LEN), 2)),
         ("f32 top-k", biased.by_neuron(), top_k.clone()),
         ("w4a8 top-k", wide.w4a8_by_neuron(group), top_k),
     ]

@@ -66,7 +66,7 @@ fn w4a8_logits_match_the_dequantized_model_as_closely_as_int8_activations_allow(
 }
 
 #[test]
-fn by_neuron_logits_match_whole_4_bit_mlps_bit_for_bit() {
+fn by_neuron_and_by_input_logits_match_whole_4_bit_matrices_bit_for_bit() {
     for (seed, kind) in Kind::all().iter().enumerate() {
         let (plain, tokens) = (Plain::new(kind, seed as u64), tokens(seed as u64 + 300, LEN));
         for format in [Format::per_channel(), Format::per_group(32, Offset::F16)] {
@@ -74,6 +74,8 @@ fn by_neuron_logits_match_whole_4_bit_mlps_bit_for_bit() {
                 let whole_mlp = whole(&cpu, &plain.w4a8(format), &roomy(LEN), &tokens);
                 let by_neuron = whole(&cpu, &plain.w4a8_by_neuron(format), &roomy(LEN), &tokens);
                 assert_eq!(bits(&whole_mlp), bits(&by_neuron), "{kind:?}, {format:?}");
+                let by_input = whole(&cpu, &plain.w4a8_by_input(format), &roomy(LEN), &tokens);
+                assert_eq!(bits(&whole_mlp), bits(&by_input), "{kind:?}, {format:?}");
             }
         }
     }

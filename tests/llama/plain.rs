@@ -42,6 +42,10 @@ impl Matrix {
         self.with_bias(input_sparse::Weight::from_f32(&self.w, self.n, self.k, DenseType::F32).unwrap().into())
     }
 
+    fn w4a8_by_input(&self, format: Format) -> Linear {
+        self.with_bias(input_sparse::Weight::from_quantized(&self.quantized(format)).unwrap().into())
+    }
+
     fn quantized(&self, format: Format) -> QuantizedWeight {
         quantize(&self.w, self.n, self.k, format).unwrap()
     }
@@ -230,6 +234,17 @@ impl Plain {
             gate_up: layer.gate.over(&layer.up).by_input(),
             down: layer.down.by_input(),
         }))
+    }
+
+    /// The layers in 4 bits, by input.
+    pub fn w4a8_by_input(&self, format: Format) -> Model<Cpu> {
+        self.assemble(self.layers(
+            |matrix| matrix.w4a8_by_input(format),
+            |layer| Mlp::Whole {
+                gate_up: layer.gate.over(&layer.up).w4a8_by_input(format),
+                down: layer.down.w4a8_by_input(format),
+            },
+        ))
     }
 
     /// f32, MLPs by neuron.

@@ -259,10 +259,7 @@ fn for_rows(parts: &[Tensor<'_>], k: usize, mut f: impl FnMut(usize, &[f32]) -> 
 fn packed(weight: &QuantizedWeight, form: Form) -> Result<Linear> {
     match form {
         Form::Whole | Form::ByNeuron => Ok(PackedWeight::pack(weight).into()),
-        Form::ByInput => {
-            let (expected, got) = ("dense or f32 for thresholds on inputs", "integers".into());
-            Err(Error::Kernel(moray::Error::Unsupported { what: "weights", expected, got }))
-        }
+        Form::ByInput => Ok(input_sparse::Weight::from_quantized(weight)?.into()),
     }
 }
 

@@ -252,6 +252,11 @@ fn the_command_reports_json_for_each_kind_of_run() {
         assert_eq!(report["tokens"], 70);
         assert!(report["perplexity"].as_f64().unwrap() > 1.0 && report["dense"]["kl"].as_f64().unwrap() > -CLOSE);
     }
+    let inputs = command(&files, &text, &["--inputs", "teal:0.5", "--context", "24", "--json"]).unwrap();
+    let inputs: serde_json::Value = serde_json::from_str(&inputs).unwrap();
+    assert!((0.3..0.7).contains(&inputs["kept_inputs"].as_f64().unwrap()) && inputs["inputs"] == "teal:0.5");
+    let both = command(&files, &text, &["--mlp", "topk:0.5", "--inputs", "teal:0.5"]).unwrap_err();
+    assert!(both.contains("by neuron or by input"), "{both}");
     let report = command(&files, &text, &["--context", "24", "--json"]).unwrap();
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     assert!(report["dense"].is_null());

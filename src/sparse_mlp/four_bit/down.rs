@@ -65,19 +65,20 @@ pub(crate) struct DownMatrix {
 }
 
 impl DownMatrix {
-    pub(super) fn new(w: &QuantizedWeight) -> Result<Self> {
-        let (offset, group_size) = form_of("down", w.format(), w.k())?;
-        let (d, d_ff) = (w.n(), w.k());
+    /// Holds the rows of inputs; outputs are padded to whole segments of zeros.
+    pub(crate) fn new(what: &'static str, w: &QuantizedWeight) -> Result<Self> {
+        let (offset, group_size) = form_of(what, w.format(), w.k())?;
+        let (d, d_ff) = (w.n().next_multiple_of(SEGMENT), w.k());
         let columns = Columns::new(d);
         let mut codes = Memory::zeroed(d_ff * d / 2 + SLACK);
         for (j, row) in codes.chunks_exact_mut(d / 2).take(d_ff).enumerate() {
-            pack_codes(|n| w.codes()[n * d_ff + j], row);
+            pack_codes(|n| if n < w.n() { w.codes()[n * d_ff + j] } else { 0 }, row);
         }
         let parts = parts_of(offset);
         let groups = d_ff / group_size;
         let (channels, params) = if offset.is_none() { (d, 0) } else { (0, groups * parts * d) };
         let (mut channel_scale, mut group_params) = (Memory::zeroed(channels), Memory::zeroed(params));
-        for (n, g) in (0..d).flat_map(|n| (0..groups).map(move |g| (n, g))) {
+        for (n, g) in (0..w.n()).flat_map(|n| (0..groups).map(move |g| (n, g))) {
             match scale_at(w, n, g) {
                 RowScale::Channel(scale) => channel_scale[columns.position(n)] = scale,
                 RowScale::Group(params) => {
@@ -100,10 +101,21 @@ impl DownMatrix {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.channel_scale.len() * 4 + self.group_params.len() * 2 + self.codes.len() - SLACK
+        self.scale_bytes() + self.code_bytes()
     }
 
-    pub(super) fn row(&self, j: usize, row: &mut [f32]) {
+    /// Bytes of the codes.
+    pub(crate) fn code_bytes(&self) -> usize {
+        self.codes.len() - SLACK
+    }
+
+    /// Bytes of the scales and what is beside them.
+    pub(crate) fn scale_bytes(&self) -> usize {
+        self.channel_scale.len() * 4 + self.group_params.len() * 2
+    }
+
+    /// The numbers of input `j`, f32 of the first `row.len()` outputs.
+    pub(crate) fn row(&self, j: usize, row: &mut [f32]) {
         let d = self.columns.d;
         let codes = &self.codes()[j * d / 2..(j + 1) * d / 2];
         let params = j / self.group_size * self.parts() * d;
