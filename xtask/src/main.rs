@@ -33,6 +33,7 @@ struct Task {
 /// Every task; a new one is a module and a row here.
 const TASKS: &[Task] = &[
     Task { name: "demo", help: "run a real model dense, quantized and sparse, and print one table", run: demo::run },
+    Task { name: "bench", help: "measure a real model's speed, beside other programs if told so", run: demo::bench },
     Task { name: "quality", help: "quantize a real model in many ways, and print one table", run: quality::run },
     Task {
         name: "activations",

@@ -96,7 +96,8 @@ pub struct Row {
     pub bandwidth_percent: Option<f64>,
     /// By column.
     pub speeds: Vec<Option<Figure>>,
-    /// Against its baseline, the first row of the same weights of which all is computed, and against the other programs.
+    /// Against its baseline, the first row of the same weights of which all is computed; if it computes all itself, also against the
+    /// other programs.
     pub over: Vec<Over>,
 }
 
@@ -331,7 +332,8 @@ fn rows(loaded: &Loaded, peers: &[Peer], plan: &Plan, measured: &Measured) -> Ve
         let bytes = loaded.ways.get(index).map(|way| loaded.run(way).weight_bytes_per_token());
         let used = bytes.zip(speeds[first]).map(|(bytes, speed)| bytes as f64 * speed.median);
         let base = (index < count).then(|| Way::baseline(&loaded.ways, index)).filter(|&base| base != index);
-        let others = (count..names.len()).filter(|_| index < count);
+        let whole = loaded.ways.get(index).is_some_and(|way| way.switches.compute_all());
+        let others = (count..names.len()).filter(|_| whole);
         let over = base.into_iter().chain(others).map(|other| Over {
             name: names[other].clone(),
             ratios: (0..columns.len()).map(|column| measured.rounds.ratio(index, other, column)).collect(),
