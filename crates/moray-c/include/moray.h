@@ -59,8 +59,20 @@ typedef enum {
 // Tokens quantized to int8, in memory made once. One thread writes it at a time; any number may multiply with it when none does.
 typedef struct MorayActivations MorayActivations;
 
+// What attention works in, made once. One thread uses it at a time.
+typedef struct MorayAttention MorayAttention;
+
 // The CPU: threads and an instruction set. Any number of threads may use one at once; calls that use more than one thread take turns.
 typedef struct MorayCpu MorayCpu;
+
+// Keys and values of layers and sequences, in memory of the library's. One thread writes it at a time; any number may attend when none does.
+typedef struct MorayKvCache MorayKvCache;
+
+// The weights of a gated MLP, neuron by neuron, in memory of the library's. Never changes, so that any number of threads may use it.
+typedef struct MorayMlp MorayMlp;
+
+// What a call of the sparse MLP works in, made once. One thread uses it at a time.
+typedef struct MorayMlpWorkspace MorayMlpWorkspace;
 
 // A weight matrix w[N, K] as codes and scales in the order of rows. Never changes, so that any number of threads may read it.
 typedef struct MorayQuantized MorayQuantized;
@@ -218,6 +230,153 @@ typedef struct {
   size_t row_end;
 } MorayLinear;
 
+// The gate's nonlinearity: one of the `MORAY_ACTIVATION_..` constants.
+typedef uint32_t MorayActivation;
+
+// The sizes and the nonlinearity of an MLP.
+typedef struct {
+  // Features of x and y.
+  size_t d_model;
+  // Neurons.
+  size_t d_ff;
+  // The nonlinearity of the gate.
+  MorayActivation activation;
+} MorayMlpShape;
+
+// f32 biases of an MLP; those that are left out are absent.
+typedef struct {
+  // f32 [d_ff].
+  MorayBytes gate;
+  // f32 [d_ff].
+  MorayBytes up;
+  // f32 [d_model].
+  MorayBytes down;
+} MorayMlpBiases;
+
+// The kind of a selection: one of the `MORAY_SELECT_..` constants.
+typedef uint32_t MoraySelect;
+
+// What a score is the size of: one of the `MORAY_SCORE_..` constants.
+typedef uint32_t MorayScore;
+
+// Which neurons each token of a call computes. What its kind does not name is not looked at.
+typedef struct {
+  // `sizeof(MoraySelection)`.
+  uint32_t struct_size;
+  // The kind.
+  MoraySelect kind;
+  // List, union: u32, strictly increasing, below d_ff.
+  MorayBytes list;
+  // Masks, union: u64 [tokens, ceil(d_ff / 64)], neuron j is bit j % 64 of word j / 64.
+  MorayBytes masks;
+  // Threshold, top-k: what is scored.
+  MorayScore score;
+  // Threshold: finite, at least 0.
+  float threshold;
+  // Top-k: 1 to the number of what is scored; the lower index first where scores are equal.
+  size_t k;
+  // Threshold, top-k: f32 [d_ff] (d_model for inputs) that scores are multiplied with, or left out.
+  MorayBytes channel_scale;
+} MoraySelection;
+
+// A call of the sparse MLP.
+typedef struct {
+  // `sizeof(MorayMlpForward)`.
+  uint32_t struct_size;
+  // The weights.
+  const MorayMlp *mlp;
+  // What the call works in.
+  MorayMlpWorkspace *workspace;
+  // Which neurons; null for all.
+  const MoraySelection *selection;
+  // f32 [tokens, d_model].
+  MorayBytes x;
+  // f32 [tokens, d_model], or left out; apart from `y`.
+  MorayBytes residual;
+  // f32 [tokens, d_model].
+  MorayBytesMut y;
+} MorayMlpForward;
+
+// The dimensions of a cache.
+typedef struct {
+  // Layers.
+  size_t n_layers;
+  // Sequences held at once.
+  size_t n_slots;
+  // Key and value heads of a layer.
+  size_t n_kv_heads;
+  // Elements of a head: a multiple of 8, at most 512.
+  size_t head_dim;
+  // Positions of a sequence.
+  size_t capacity;
+} MorayKvShape;
+
+// One row of K and one of V in a cache.
+typedef struct {
+  // The layer.
+  size_t layer;
+  // The sequence.
+  size_t slot;
+  // The KV head.
+  size_t kv_head;
+  // The position.
+  size_t position;
+} MorayKvRow;
+
+// The head layout of a layer, and how large its calls are.
+typedef struct {
+  // Query heads: a multiple of `n_kv_heads`.
+  size_t n_q_heads;
+  // Key and value heads.
+  size_t n_kv_heads;
+  // Elements of a head: a multiple of 8, at most 512.
+  size_t head_dim;
+  // Most tokens of a call.
+  size_t max_rows;
+  // Most spans of a call.
+  size_t max_spans;
+  // Longest context; the cache's capacity.
+  size_t capacity;
+} MorayAttentionShape;
+
+// Which heads run: one of the `MORAY_HEADS_..` constants.
+typedef uint32_t MorayHeads;
+
+// A run of consecutive tokens of one sequence. The tokens of a call's spans stand one after another in the M rows of q, k, v and out.
+typedef struct {
+  // The sequence's place in the cache.
+  size_t slot;
+  // Position of the first token.
+  size_t start;
+  // Number of tokens; may be 0.
+  size_t len;
+} MoraySpan;
+
+// A call over the tokens of one layer.
+typedef struct {
+  // `sizeof(MorayAttend)`.
+  uint32_t struct_size;
+  // Which heads run.
+  MorayHeads heads;
+  // The head layout, and what attention works in.
+  MorayAttention *attention;
+  // Keys and values.
+  MorayKvCache *cache;
+  // The layer, an index into the cache.
+  size_t layer;
+  // The spans, each slot at most once.
+  const MoraySpan *spans;
+  // How many.
+  size_t n_spans;
+  // u32: the lists [n_spans, width] or masks; left out for all heads.
+  MorayBytes list;
+  // u32 [n_spans]: the lengths of lists; left out for all heads and masks.
+  MorayBytes counts;
+} MorayAttend;
+
+// What is stored of K and V of a head that no query head reads: one of the `MORAY_KV_..` constants.
+typedef uint32_t MorayKvPolicy;
+
 // 4 bytes.
 #define MORAY_F32 0
 
@@ -266,6 +425,12 @@ typedef struct {
 // `moray_linear`: format of the weight, type of y.
 #define MORAY_OP_LINEAR 1
 
+// `moray_mlp_forward`: format of the three matrices, or their type where they are not quantized.
+#define MORAY_OP_SPARSE_MLP 2
+
+// `moray_attend`: type of the cache; its format has 0 bits.
+#define MORAY_OP_ATTENTION 3
+
 // 4 bits and a scale for 32 values: 18 bytes.
 #define MORAY_BLOCK_Q4_0 2
 
@@ -286,6 +451,63 @@ typedef struct {
 
 // One for each token and each 128 of K.
 #define MORAY_ACT_SCALES_FINE 1
+
+// All neurons.
+#define MORAY_SELECT_ALL 0
+
+// One list for every token.
+#define MORAY_SELECT_LIST 1
+
+// One mask for each token.
+#define MORAY_SELECT_MASKS 2
+
+// Each token keeps what scores above a threshold.
+#define MORAY_SELECT_THRESHOLD 3
+
+// Each token keeps the highest scores.
+#define MORAY_SELECT_TOP_K 4
+
+// A list that every token shares, and a mask for each: token t computes what is in both.
+#define MORAY_SELECT_UNION 5
+
+// The inputs |x[i]|: an input that is not kept counts as zero.
+#define MORAY_SCORE_INPUT 0
+
+// The gate |act(gate[j] * x)|.
+#define MORAY_SCORE_GATE 1
+
+// The product |act(gate[j] * x) * (up[j] * x)|.
+#define MORAY_SCORE_HIDDEN 2
+
+// x / (1 + exp(-x)).
+#define MORAY_ACTIVATION_SILU 0
+
+// max(x, 0).
+#define MORAY_ACTIVATION_RELU 1
+
+// int8 with an f32 scale for each row of K and of V: a type that caches take besides the floats.
+#define MORAY_INT8 3
+
+// Every query head of every span.
+#define MORAY_HEADS_ALL 0
+
+// Lists of query heads: span b runs `list[b * width]` to `list[b * width + counts[b] - 1]`, strictly increasing.
+#define MORAY_HEADS_LIST 1
+
+// The same of KV heads, each for all query heads of its group.
+#define MORAY_HEADS_GROUPS 2
+
+// One bit for each query head: bit h % 32 of word h / 32 of a span's ceil(n_q_heads / 32).
+#define MORAY_HEADS_MASK 3
+
+// They are stored all the same.
+#define MORAY_KV_WRITE_ALL 0
+
+// Nothing: later tokens leave the position out of that head's softmax.
+#define MORAY_KV_HOLE 1
+
+// Zeros, which take part in the softmax.
+#define MORAY_KV_ZERO 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -467,6 +689,110 @@ MorayStatus moray_activations_describe(const MorayActivations *activations, Mora
 // `MORAY_STATUS_INDEX` for a range past N, `MORAY_STATUS_OVERLAP` if `y` overlaps what is read.
 MorayStatus moray_linear(const MorayCpu *cpu,
                          const MorayLinear *call);
+
+// Copies weights in `dtype`: gate and up [d_ff, d_model], down [d_model, d_ff], row-major; `biases` or null.
+//
+// Fails with `MORAY_STATUS_SHAPE` for a size of 0, `MORAY_STATUS_LENGTH` for a matrix of another size, `MORAY_STATUS_VALUE` for a
+// weight that is not finite.
+MorayStatus moray_mlp_create(const MorayMlpShape *shape,
+                             MorayDtype dtype,
+                             MorayBytes gate,
+                             MorayBytes up,
+                             MorayBytes down,
+                             const MorayMlpBiases *biases,
+                             MorayMlp **out);
+
+// Takes 4-bit weights with the codes and scales they have: gate and up [d_ff, d_model], down [d_model, d_ff]. The plain weights are
+// not needed any more then.
+//
+// Fails with `MORAY_STATUS_SHAPE` for matrices of other sizes, `MORAY_STATUS_UNSUPPORTED` for 8-bit codes and for scales other than
+// of channels or f16 of groups.
+MorayStatus moray_mlp_create_quantized(const MorayMlpShape *shape,
+                                       const MorayQuantized *gate,
+                                       const MorayQuantized *up,
+                                       const MorayQuantized *down,
+                                       const MorayMlpBiases *biases,
+                                       MorayMlp **out);
+
+// Ends an MLP; null is none.
+void moray_mlp_destroy(MorayMlp *mlp);
+
+// Makes what calls of up to `max_tokens` tokens work in, for this MLP and others of its shape and kind of weights.
+//
+// Fails with `MORAY_STATUS_OUT_OF_MEMORY`, and `MORAY_STATUS_SHAPE` for 0 tokens.
+MorayStatus moray_mlp_workspace_create(const MorayMlp *mlp, size_t max_tokens, MorayMlpWorkspace **out);
+
+// Ends a workspace; null is none.
+void moray_mlp_workspace_destroy(MorayMlpWorkspace *workspace);
+
+// Computes y = down(act(gate * x) * (up * x)) + residual over the neurons that the selection keeps of each token. Only the rows of
+// neurons that a token keeps are read. With 4-bit weights, x and the product are int8 with one scale for each token. The bits depend
+// neither on threads nor on the instruction set nor on how tokens are split into calls.
+//
+// Fails with `MORAY_STATUS_LENGTH` for a buffer or selection of another size, `MORAY_STATUS_SHAPE` for more tokens than the workspace
+// was made for, `MORAY_STATUS_INDEX`, `MORAY_STATUS_NOT_INCREASING` and `MORAY_STATUS_VALUE` for a selection,
+// `MORAY_STATUS_OVERLAP` if `y` overlaps what is read, `MORAY_STATUS_BUSY` if another thread is using the workspace.
+MorayStatus moray_mlp_forward(const MorayCpu *cpu,
+                              const MorayMlpForward *call);
+
+// Says which neurons any token of a workspace's last call kept: u32, strictly increasing, until the next call with it. They are the
+// rows of down that were read.
+MorayStatus moray_mlp_kept(const MorayMlpWorkspace *workspace,
+                           MorayBytes *kept);
+
+// Makes a cache of element type `dtype` (`MORAY_INT8` too), empty.
+//
+// Fails with `MORAY_STATUS_SHAPE` for a size that is not supported or memory that cannot be had.
+MorayStatus moray_kv_cache_create(const MorayKvShape *shape, MorayDtype dtype, MorayKvCache **out);
+
+// Ends a cache; null is none.
+void moray_kv_cache_destroy(MorayKvCache *cache);
+
+// Forgets positions `len` and later of a sequence, in every layer; 0 empties it.
+//
+// Fails with `MORAY_STATUS_INDEX` for a slot out of range, `MORAY_STATUS_BUSY` if another thread is using the cache.
+MorayStatus moray_kv_cache_truncate(MorayKvCache *cache, size_t slot, size_t len);
+
+// Reads one key and value as the cache holds them, f32 [head_dim] each, and says whether the row is held (1) or a hole (0), which reads
+// as zeros.
+//
+// Fails with `MORAY_STATUS_INDEX` for a layer, slot, head or position out of range, `MORAY_STATUS_LENGTH` for a buffer of another
+// size.
+MorayStatus moray_kv_cache_read(const MorayKvCache *cache,
+                                const MorayKvRow *row,
+                                MorayBytesMut k,
+                                MorayBytesMut v,
+                                uint32_t *held);
+
+// Makes what attention of a shape works in, with the threads of `cpu`.
+//
+// Fails with `MORAY_STATUS_SHAPE` for a head layout that is not supported or memory that cannot be had.
+MorayStatus moray_attention_create(const MorayCpu *cpu, const MorayAttentionShape *shape, MorayAttention **out);
+
+// Ends what attention works in; null is none.
+void moray_attention_destroy(MorayAttention *attention);
+
+// Writes the keys and values of a call's tokens, f32 [M, n_kv_heads, head_dim] each, into the cache. Keys are already turned by the
+// rotary embedding. Positions written before are replaced.
+//
+// Fails with `MORAY_STATUS_INDEX` for a layer, slot or position out of range, `MORAY_STATUS_LENGTH` for a buffer of another
+// size, `MORAY_STATUS_SHAPE` if call and cache disagree, `MORAY_STATUS_BUSY` if another thread is using the cache.
+MorayStatus moray_write_kv(const MorayCpu *cpu,
+                           const MorayAttend *call,
+                           MorayKvPolicy policy,
+                           MorayBytes k,
+                           MorayBytes v);
+
+// Computes out[t, h] = sum over j of softmax_j(q[t, h] * k[j] / sqrt(head_dim)) * v[j] over the positions j up to t's own that the
+// cache holds, for the heads that run; others give zeros. q and out are f32 [M, n_q_heads, head_dim], q turned by the rotary
+// embedding; the call's own tokens have been written. `cpu` is the one that `attention` was made with.
+//
+// Fails as `moray_write_kv`, with `MORAY_STATUS_NOT_INCREASING` for a list with duplicates, `MORAY_STATUS_OVERLAP` if `out` overlaps
+// `q`.
+MorayStatus moray_attend(const MorayCpu *cpu,
+                         const MorayAttend *call,
+                         MorayBytes q,
+                         MorayBytesMut out);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -16,12 +16,15 @@
 
 mod activations;
 mod arguments;
+mod attention;
 mod cpu;
 mod dtype;
 mod format;
 mod linear;
+mod mlp;
 mod quantized;
 mod sections;
+mod selection;
 mod status;
 mod supports;
 mod version;
@@ -29,12 +32,15 @@ mod weight;
 
 pub use activations::*;
 pub use arguments::*;
+pub use attention::*;
 pub use cpu::*;
 pub use dtype::*;
 pub use format::*;
 pub use linear::*;
+pub use mlp::*;
 pub use quantized::*;
 pub use sections::*;
+pub use selection::*;
 pub use status::*;
 pub use supports::*;
 pub use version::*;

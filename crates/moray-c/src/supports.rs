@@ -1,8 +1,9 @@
 //! What can be computed where, and how.
 
 use crate::arguments::{give, sized};
+use crate::attention::MORAY_INT8;
 use crate::cpu::{MORAY_ARCH_CUDA, MORAY_ARCH_NATIVE, MorayArch, isa};
-use crate::dtype::{MORAY_BF16, MORAY_F16, MORAY_F32, MorayDtype};
+use crate::dtype::{MorayDtype, with_dtype};
 use crate::format::MorayFormat;
 use crate::status::{Fault, MorayStatus, Outcome, guard};
 use moray::w4a8::{Bits, Format, GroupScale, Offset};
@@ -14,6 +15,10 @@ pub type MorayOp = u32;
 
 /// `moray_linear`: format of the weight, type of y.
 pub const MORAY_OP_LINEAR: MorayOp = 1;
+/// `moray_mlp_forward`: format of the three matrices, or their type where they are not quantized.
+pub const MORAY_OP_SPARSE_MLP: MorayOp = 2;
+/// `moray_attend`: type of the cache; its format has 0 bits.
+pub const MORAY_OP_ATTENTION: MorayOp = 3;
 
 /// A question about an operation.
 #[derive(Debug, Clone, Copy)]
@@ -68,24 +73,47 @@ pub unsafe extern "C" fn moray_supports(query: *const MorayQuery, out: *mut Mora
 
 /// The arithmetic, or the reason against it; a fault where there is no such question.
 fn answer(query: &MorayQuery) -> Outcome<Result<String, String>> {
-    if ![MORAY_F32, MORAY_F16, MORAY_BF16].contains(&query.dtype) {
-        return Err(Fault::unsupported("dtype", "MORAY_F32, MORAY_F16 or MORAY_BF16", query.dtype));
-    }
-    let place = match place(query.arch)? {
-        Ok(place) => place,
-        Err(reason) => return Ok(Err(reason)),
+    let arithmetic = match query.op {
+        MORAY_OP_LINEAR => linear(query)?,
+        MORAY_OP_SPARSE_MLP => sparse_mlp(query)?,
+        MORAY_OP_ATTENTION => attention(query)?,
+        other => return Err(Fault::unsupported("op", "a MORAY_OP_ constant", other)),
     };
-    match query.op {
-        MORAY_OP_LINEAR => {
-            let format = query.format.read()?;
-            // the sizes of a matrix that has every group whole
-            Ok(match format.check(16, 128) {
-                Ok(()) => Ok(format!("{}; {place}", arithmetic(format))),
-                Err(error) => Err(error.to_string()),
-            })
-        }
-        other => Err(Fault::unsupported("op", "a MORAY_OP_ constant", other)),
+    let place = place(query.arch)?;
+    Ok(arithmetic.and_then(|arithmetic| Ok(format!("{arithmetic}; {}", place?))))
+}
+
+fn linear(query: &MorayQuery) -> Outcome<Result<String, String>> {
+    element(query.dtype)?;
+    Ok(checked(query.format.read()?).map(arithmetic))
+}
+
+fn sparse_mlp(query: &MorayQuery) -> Outcome<Result<String, String>> {
+    let element = element(query.dtype)?;
+    if query.format.bits == 0 {
+        return Ok(Ok(format!("weights in {element}, products and sums in f32 over fixed lanes")));
     }
+    let format = query.format.read()?;
+    let rows = matches!(format.group_scale(), None | Some(GroupScale::F16)) && format.bits == Bits::Four;
+    let refused = || "format: expected 4-bit codes with scales of channels or f16 of groups, got another".to_owned();
+    Ok(checked(format).and_then(|format| if rows { Ok(arithmetic(format)) } else { Err(refused()) }))
+}
+
+fn attention(query: &MorayQuery) -> Outcome<Result<String, String>> {
+    let stored = if query.dtype == MORAY_INT8 { "int8 with a scale for each row" } else { element(query.dtype)? };
+    if query.format.bits != 0 {
+        return Ok(Err(format!("format.bits: expected 0, got {}", query.format.bits)));
+    }
+    Ok(Ok(format!("keys and values stored in {stored}, scores, softmax and sums in f32")))
+}
+
+fn element(dtype: MorayDtype) -> Outcome<&'static str> {
+    with_dtype!("dtype", dtype, E => Ok(<E as moray::element::Element>::NAME))
+}
+
+/// The format, if its parts go together; asked for a matrix that has every group whole.
+fn checked(format: Format) -> Result<Format, String> {
+    format.check(16, 128).map(|()| format).map_err(|error| error.to_string())
 }
 
 /// Which code runs on an architecture, or why none.

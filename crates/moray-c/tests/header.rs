@@ -16,6 +16,9 @@ const SOURCES: &[&str] = &[
     "weight",
     "activations",
     "linear",
+    "selection",
+    "mlp",
+    "attention",
 ];
 
 #[test]

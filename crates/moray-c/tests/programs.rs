@@ -5,10 +5,11 @@ mod compiler;
 use compiler::{Language, Link, compile, run};
 use std::path::{Path, PathBuf};
 
-/// Every program under `tests/c`.
+/// Every program under `tests/c` and `examples`.
 fn programs() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c");
-    let mut programs: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let folders = ["tests/c", "examples"].map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join(folder));
+    let entries = folders.into_iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
+    let mut programs: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     programs.retain(|path| path.extension().is_some_and(|extension| extension == "c" || extension == "cc"));
     programs.sort();
     programs

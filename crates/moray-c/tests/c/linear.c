@@ -127,8 +127,19 @@ static void check_supports(void) {
             CHECK(support.supported == 0 && strstr(support.words, "format: expected") != NULL);
         }
     }
-    MorayQuery query = {sizeof query, 99, FORMATS[0], MORAY_F32, MORAY_ARCH_NATIVE};
+    MorayQuery query = {sizeof query, MORAY_OP_SPARSE_MLP, FORMATS[5], MORAY_F32, MORAY_ARCH_NATIVE};
     MoraySupport support;
+    OK(moray_supports(&query, &support));
+    CHECK(support.supported == 0 && strstr(support.words, "format: expected 4-bit codes") != NULL);
+    query.format = (MorayFormat){0, 0, 0, 0};
+    OK(moray_supports(&query, &support));
+    CHECK(support.supported == 1 && strstr(support.words, "weights in f32") != NULL);
+    query.op = MORAY_OP_ATTENTION, query.dtype = MORAY_INT8;
+    OK(moray_supports(&query, &support));
+    CHECK(support.supported == 1 && strstr(support.words, "int8") != NULL);
+    query.op = MORAY_OP_LINEAR;
+    REFUSED(MORAY_STATUS_UNSUPPORTED, "dtype: expected", moray_supports(&query, &support));
+    query.op = 99;
     REFUSED(MORAY_STATUS_UNSUPPORTED, "op: expected", moray_supports(&query, &support));
 }
 

@@ -1,4 +1,5 @@
 //! The machine's C and C++ compilers, and the libraries that Cargo has built for this test.
+#![allow(dead_code)] // each test uses some of it
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,11 +45,15 @@ pub fn accepts(program: &Path, options: &[&str]) -> bool {
     compiler(program).args(options).arg("-o").arg(&*out).output().is_ok_and(|run| run.status.success())
 }
 
+/// The folder of the libraries: beside this test's own program.
+pub fn libraries() -> PathBuf {
+    std::env::current_exe().unwrap().parent().unwrap().into()
+}
+
 /// Compiles and links a program.
 pub fn compile(program: &Path, link: Link, options: &[&str]) -> tempfile::TempPath {
     let crate_root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    // beside this test's own program
-    let libraries: PathBuf = std::env::current_exe().unwrap().parent().unwrap().into();
+    let libraries = libraries();
     let out = tempfile::NamedTempFile::new().unwrap().into_temp_path();
     let mut command = compiler(program);
     command.args(options).arg("-I").arg(crate_root.join("include")).arg("-o").arg(&*out);
