@@ -1,0 +1,82 @@
+//! One token in one layer of LLaMA-2-7B, in W4A8 per channel: the calls that the forward pass makes, at their shapes.
+
+use moray::attention::cuda::{Call, Heads, KvCache, KvFormat, KvLayout, Projections, Rope, Spans, write_kv};
+use moray::attention::{AttentionShape, KvPolicy, KvShape, RopeScaling, Span};
+use moray::device::cudarc::driver::CudaSlice;
+use moray::sparse_mlp::Activation;
+use moray::w4a8::Format;
+use moray::w4a8::cuda::{Activations, Epilogue, Weight, Workspace, linear};
+
+use crate::attention::{self, attention_bytes};
+use crate::counter::{Counter, Launch, with_bytes};
+use crate::products::weight;
+
+const D_MODEL: usize = 4096;
+const D_FF: usize = 11008;
+/// Query and KV heads; head_dim is 128.
+const HEADS: usize = 32;
+const POSITION: usize = 1150;
+const CAPACITY: usize = 4096;
+
+/// Where the inputs of a product come from.
+enum Input {
+    Plain,
+    RmsNorm,
+    SwiGlu,
+}
+
+pub fn count(counter: &mut Counter) {
+    let shape = AttentionShape::new(HEADS, HEADS, D_MODEL / HEADS).unwrap();
+    let (qkv, qkv_bytes) = product(counter, Input::RmsNorm, 3 * D_MODEL, D_MODEL);
+    let (o, o_bytes) = product(counter, Input::Plain, D_MODEL, D_MODEL);
+    let (gate_up, gate_up_bytes) = product(counter, Input::RmsNorm, 2 * D_FF, D_MODEL);
+    let (down, down_bytes) = product(counter, Input::SwiGlu, D_MODEL, D_FF);
+    let kv = KvShape { n_layers: 1, n_slots: 1, n_kv_heads: HEADS, head_dim: shape.head_dim, capacity: CAPACITY };
+    let mut cache = KvCache::new(&counter.device, kv, KvFormat::F16, KvLayout::Contiguous, false).unwrap();
+    let write = write(counter, shape, &mut cache);
+    let groups: Vec<u32> = (0..HEADS as u32).collect();
+    let attend = attention::launches(counter, shape, &cache, POSITION + 1, &groups);
+    let kv_bytes = attention_bytes(POSITION + 1, HEADS, shape.head_dim, shape.q_elems());
+    let bytes = qkv_bytes + kv_bytes + o_bytes + gate_up_bytes + down_bytes;
+    let launches = [qkv, write, attend, o, gate_up, down].concat();
+    counter.row(&format!("decode/per-channel/llama-2-7b/layer-{POSITION}"), None, bytes, launches);
+}
+
+/// A product with the quantization of its inputs, and the bytes that it has to move.
+fn product(counter: &mut Counter, input: Input, n: usize, k: usize) -> (Vec<Launch>, usize) {
+    let device = &counter.device;
+    let weight: Weight = weight(device, Format::per_channel(), n, k);
+    let mut activations = Activations::with_capacity(device, 1, k).unwrap();
+    let x: CudaSlice<f32> = device.zeros(if matches!(input, Input::SwiGlu) { 2 * k } else { k }).unwrap();
+    let norm: CudaSlice<f32> = device.zeros(k).unwrap();
+    let mut y: CudaSlice<f32> = device.zeros(n).unwrap();
+    let mut workspace = Workspace::new(device).unwrap();
+    let launches = counter.launches(|device| {
+        let view = x.as_view();
+        match input {
+            Input::Plain => activations.quantize(device, &view, 1, k),
+            Input::RmsNorm => activations.quantize_rms_norm(device, &view, 1, &norm, 1e-5),
+            Input::SwiGlu => activations.quantize_swiglu(device, &view, 1, k, Activation::Silu),
+        }
+        .unwrap();
+        linear(device, &weight, &activations, Epilogue::default(), &mut y.as_view_mut(), &mut workspace).unwrap();
+    });
+    let bytes = weight.bytes() + k + 4 * n;
+    (with_bytes(launches, &[("w4a8_gemv", bytes, 0)]), bytes)
+}
+
+/// RoPE and the write of the token's keys and values.
+fn write(counter: &mut Counter, shape: AttentionShape, cache: &mut KvCache) -> Vec<Launch> {
+    let device = &counter.device;
+    let rope = moray::attention::Rope::new(shape.head_dim, 1e4, &RopeScaling::Default, CAPACITY).unwrap();
+    let rope = Rope::upload(device, &rope).unwrap();
+    let qkv: CudaSlice<f32> = device.zeros(3 * D_MODEL).unwrap();
+    let mut q: CudaSlice<f32> = device.zeros(D_MODEL).unwrap();
+    let mut spans = Spans::new(device, 1).unwrap();
+    spans.set(device, &[Span { slot: 0, start: POSITION, len: 1 }]).unwrap();
+    counter.launches(|device| {
+        let call = Call { shape, layer: 0, spans: &spans, heads: Heads::All };
+        let projections = Projections::fused(&qkv, &shape);
+        write_kv(device, &call, KvPolicy::WriteAll, Some(&rope), &projections, Some(&mut q), cache).unwrap();
+    })
+}

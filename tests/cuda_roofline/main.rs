@@ -1,0 +1,68 @@
+//! What the kernels do on the shapes of docs/roofline.md, counted by the simulated driver's meter, against the committed counts of
+//! results/roofline.
+//!
+//! `cargo xtask roofline` has these tests write the counts instead (`MORAY_ROOFLINE_WRITE=1`) and makes the table from them.
+
+#[path = "../common/device.rs"]
+mod device;
+
+mod attention;
+mod counter;
+mod decode;
+mod products;
+mod sparse_mlp;
+
+use counter::check;
+
+/// Multiprocessors of the machines of the table: xtask/src/roofline/machines.json.
+const MULTIPROCESSORS: [u32; 5] = [82, 108, 128, 132, 170];
+
+#[test]
+fn counts_of_products_match_the_committed_ones() {
+    check("counts_of_products_match_the_committed_ones", "products", 170, products::count);
+}
+
+#[test]
+fn counts_of_a_sampled_grid_match_those_of_smaller_whole_ones() {
+    const NAME: &str = "counts_of_a_sampled_grid_match_those_of_smaller_whole_ones";
+    counter::run(NAME, 170, |counter| {
+        let whole = products::count_columns(counter, counter::SAMPLED_COLUMNS);
+        for columns in [4, 16] {
+            let part = products::count_columns(counter, columns);
+            assert!(part.blocks_run() < part.blocks() && whole.blocks_run() == whole.blocks());
+            for (name, of_whole) in whole.counts() {
+                assert_eq!(part.counts()[&name], of_whole, "{name} of {columns} columns of blocks");
+            }
+        }
+    });
+}
+
+#[test]
+fn counts_of_attention_match_the_committed_ones() {
+    check("counts_of_attention_match_the_committed_ones", "attention", 170, attention::count);
+}
+
+#[test]
+fn counts_of_a_decode_step_match_the_committed_ones() {
+    check("counts_of_a_decode_step_match_the_committed_ones", "decode", 170, decode::count);
+}
+
+/// The parts of the list that `down` is cut into depend on the device.
+macro_rules! sparse_mlp {
+    ($($test:ident, $index:literal;)*) => {
+        $(#[test]
+        fn $test() {
+            let multiprocessors = MULTIPROCESSORS[$index];
+            let file = format!("sparse_mlp_{multiprocessors}");
+            check(stringify!($test), &file, multiprocessors, sparse_mlp::count);
+        })*
+    };
+}
+
+sparse_mlp! {
+    counts_of_the_sparse_mlp_on_82_multiprocessors_match_the_committed_ones, 0;
+    counts_of_the_sparse_mlp_on_108_multiprocessors_match_the_committed_ones, 1;
+    counts_of_the_sparse_mlp_on_128_multiprocessors_match_the_committed_ones, 2;
+    counts_of_the_sparse_mlp_on_132_multiprocessors_match_the_committed_ones, 3;
+    counts_of_the_sparse_mlp_on_170_multiprocessors_match_the_committed_ones, 4;
+}
