@@ -12,6 +12,7 @@ mod outside;
 mod packages;
 mod quality;
 mod resources;
+mod roofline;
 mod simcuda;
 mod test;
 mod toolkit;
@@ -46,6 +47,11 @@ const TASKS: &[Task] = &[
     Task { name: "fetch", help: "obtain the model and the text that examples and tests use", run: fetch::run },
     Task { name: "fuzz", help: "run fuzz targets on changes of their corpora: [runs [target ...]]", run: fuzz::run },
     Task { name: "resources", help: "write docs/kernels.md; --check compares", run: resources::run },
+    Task {
+        name: "roofline",
+        help: "count the kernels and write docs/roofline.md; table: of the committed counts; --check compares",
+        run: roofline::run,
+    },
     Task { name: "mirror", help: "write what Rust has to know of the kernels; --check compares", run: mirror::run },
     Task { name: "gpu-bundle", help: "pack tests and benches for a machine with a GPU", run: gpu_bundle::run },
     Task { name: "dependencies", help: "check the licences and sources of all dependencies", run: dependencies::run },

@@ -25,8 +25,8 @@ struct Limits {
 
 /// What ptxas says of a kernel.
 #[derive(Default, Clone, Copy)]
-struct Use {
-    registers: u32,
+pub struct Use {
+    pub registers: u32,
     shared_bytes: u32,
     spill_bytes: u32,
     /// Threads of a block.
@@ -165,7 +165,7 @@ fn compile(nvcc: &Path, kernels: &Path, source: &Path, architecture: &str) -> io
 }
 
 /// Reads `ptxas -v`.
-fn report(log: &str) -> BTreeMap<String, Use> {
+pub fn report(log: &str) -> BTreeMap<String, Use> {
     let number = |line: &str, before: &str| -> u32 {
         let head = line.split(before).next().filter(|head| head.len() < line.len());
         head.and_then(|head| head.split_whitespace().last()).and_then(|word| word.parse().ok()).unwrap_or(0)

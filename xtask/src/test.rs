@@ -9,7 +9,7 @@ use crate::{TaskResult, fetch, root, simcuda, toolkit};
 const CAPABILITIES: [&str; 2] = ["8.0", "9.0"];
 
 /// What the simulated driver runs of the kernels. Machine code is not built: it takes six times as long.
-const ARCHITECTURES: &str = "compute_80,compute_90a";
+pub const ARCHITECTURES: &str = "compute_80,compute_90a";
 
 /// Obtains the model and the text, then runs the tests of every crate, the examples in the documentation among them, and the
 /// tests of the CUDA device on the simulated driver.
