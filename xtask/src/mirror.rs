@@ -1,8 +1,10 @@
 //! `cargo xtask mirror`: writes what Rust has to know of the kernels, `mirror.rs` of each operation's `cuda` module.
 //!
 //! Structures come from `kernels/<operation>/params.cuh` by bindgen, with assertions of their layout; kernels from the PTX that
-//! the compiler makes of every source. Neither bindgen nor libclang is needed to build the crate.
+//! the compiler makes of every source. The C header is compared with the Rust that exports it in the same way, by a test that is
+//! written here. Neither bindgen nor libclang is needed to build the crates.
 
+mod c_header;
 mod entries;
 mod structures;
 
@@ -34,14 +36,23 @@ pub fn run(arguments: &[String]) -> TaskResult {
         let sources =
             sources.iter().map(|source| Source::read(&nvcc, &kernels, source)).collect::<io::Result<Vec<_>>>()?;
         let text = format(&render(&operation, &bindgen.structures(&kernels, &operation)?, &sources))?;
-        let path = root().join("src").join(&operation).join("cuda/mirror.rs");
-        if !check {
-            fs::write(&path, text)?;
-            println!("wrote {}", path.display());
-        } else if fs::read_to_string(&path)? != text {
-            let path = path.display();
-            return Err(format!("{path}: expected what the kernels are now; run `cargo xtask mirror`").into());
-        }
+        write_or_compare(&root().join("src").join(&operation).join("cuda/mirror.rs"), &text, check)?;
+    }
+    let c = root().join("crates/moray-c");
+    write_or_compare(
+        &c.join("tests/mirror.rs"),
+        &format(&c_header::test(&bindgen, &c.join("include/moray.h"))?)?,
+        check,
+    )
+}
+
+fn write_or_compare(path: &Path, text: &str, check: bool) -> TaskResult {
+    if !check {
+        fs::write(path, text)?;
+        println!("wrote {}", path.display());
+    } else if fs::read_to_string(path)? != text {
+        let path = path.display();
+        return Err(format!("{path}: expected what its sources are now; run `cargo xtask mirror`").into());
     }
     Ok(())
 }

@@ -49,6 +49,13 @@ impl Bindgen {
         Ok(Self { program, libclang: clang.join("clang/native") })
     }
 
+    /// A run of it.
+    pub(super) fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env("LIBCLANG_PATH", &self.libclang);
+        command
+    }
+
     /// The structures of an operation's `params.cuh`. Pointers are device addresses, and so u64; enumerations are their numbers.
     pub(super) fn structures(&self, kernels: &Path, operation: &str) -> io::Result<String> {
         let header = kernels.join(operation).join("params.cuh");
@@ -59,8 +66,8 @@ impl Bindgen {
         let formats = headers.join("rustfmt.toml");
         fs::write(&formats, "max_width = 1000\n")?;
         let enumerations = enumerations(kernels)?;
-        let mut command = Command::new(&self.program);
-        command.env("LIBCLANG_PATH", &self.libclang).arg(&header).arg("--allowlist-file").arg(&header);
+        let mut command = self.command();
+        command.arg(&header).arg("--allowlist-file").arg(&header);
         command.args(["--disable-name-namespacing", "--no-doc-comments", "--use-core", "--ignore-functions"]);
         command.args([
             "--no-derive-copy",

@@ -1,0 +1,539 @@
+//! What bindgen reads in `include/moray.h`, asserted of the crate; written by `cargo xtask mirror`.
+#![allow(clippy::identity_op, clippy::unnecessary_operation)]
+#![allow(improper_ctypes)] // handles are opaque
+
+use moray_c::*;
+
+const _: () = {
+    ["Size of MorayFormat"][::core::mem::size_of::<MorayFormat>() - 16usize];
+    ["Alignment of MorayFormat"][::core::mem::align_of::<MorayFormat>() - 4usize];
+    ["Offset of field: MorayFormat::bits"][::core::mem::offset_of!(MorayFormat, bits) - 0usize];
+    ["Offset of field: MorayFormat::group_size"][::core::mem::offset_of!(MorayFormat, group_size) - 4usize];
+    ["Offset of field: MorayFormat::group_scale"][::core::mem::offset_of!(MorayFormat, group_scale) - 8usize];
+    ["Offset of field: MorayFormat::offset"][::core::mem::offset_of!(MorayFormat, offset) - 12usize];
+};
+const _: () = {
+    ["Size of MoraySectionBytes"][::core::mem::size_of::<MoraySectionBytes>() - 32usize];
+    ["Alignment of MoraySectionBytes"][::core::mem::align_of::<MoraySectionBytes>() - 8usize];
+    ["Offset of field: MoraySectionBytes::codes"][::core::mem::offset_of!(MoraySectionBytes, codes) - 0usize];
+    ["Offset of field: MoraySectionBytes::channel"][::core::mem::offset_of!(MoraySectionBytes, channel) - 8usize];
+    ["Offset of field: MoraySectionBytes::group"][::core::mem::offset_of!(MoraySectionBytes, group) - 16usize];
+    ["Offset of field: MoraySectionBytes::offset"][::core::mem::offset_of!(MoraySectionBytes, offset) - 24usize];
+};
+const _: () = {
+    ["Size of MorayQuery"][::core::mem::size_of::<MorayQuery>() - 32usize];
+    ["Alignment of MorayQuery"][::core::mem::align_of::<MorayQuery>() - 4usize];
+    ["Offset of field: MorayQuery::struct_size"][::core::mem::offset_of!(MorayQuery, struct_size) - 0usize];
+    ["Offset of field: MorayQuery::op"][::core::mem::offset_of!(MorayQuery, op) - 4usize];
+    ["Offset of field: MorayQuery::format"][::core::mem::offset_of!(MorayQuery, format) - 8usize];
+    ["Offset of field: MorayQuery::dtype"][::core::mem::offset_of!(MorayQuery, dtype) - 24usize];
+    ["Offset of field: MorayQuery::arch"][::core::mem::offset_of!(MorayQuery, arch) - 28usize];
+};
+const _: () = {
+    ["Size of MoraySupport"][::core::mem::size_of::<MoraySupport>() - 16usize];
+    ["Alignment of MoraySupport"][::core::mem::align_of::<MoraySupport>() - 8usize];
+    ["Offset of field: MoraySupport::supported"][::core::mem::offset_of!(MoraySupport, supported) - 0usize];
+    ["Offset of field: MoraySupport::words"][::core::mem::offset_of!(MoraySupport, words) - 8usize];
+};
+const _: () = {
+    ["Size of MorayBytes"][::core::mem::size_of::<MorayBytes>() - 16usize];
+    ["Alignment of MorayBytes"][::core::mem::align_of::<MorayBytes>() - 8usize];
+    ["Offset of field: MorayBytes::data"][::core::mem::offset_of!(MorayBytes, data) - 0usize];
+    ["Offset of field: MorayBytes::bytes"][::core::mem::offset_of!(MorayBytes, bytes) - 8usize];
+};
+const _: () = {
+    ["Size of MoraySections"][::core::mem::size_of::<MoraySections>() - 64usize];
+    ["Alignment of MoraySections"][::core::mem::align_of::<MoraySections>() - 8usize];
+    ["Offset of field: MoraySections::codes"][::core::mem::offset_of!(MoraySections, codes) - 0usize];
+    ["Offset of field: MoraySections::channel"][::core::mem::offset_of!(MoraySections, channel) - 16usize];
+    ["Offset of field: MoraySections::group"][::core::mem::offset_of!(MoraySections, group) - 32usize];
+    ["Offset of field: MoraySections::offset"][::core::mem::offset_of!(MoraySections, offset) - 48usize];
+};
+const _: () = {
+    ["Size of MorayBytesMut"][::core::mem::size_of::<MorayBytesMut>() - 16usize];
+    ["Alignment of MorayBytesMut"][::core::mem::align_of::<MorayBytesMut>() - 8usize];
+    ["Offset of field: MorayBytesMut::data"][::core::mem::offset_of!(MorayBytesMut, data) - 0usize];
+    ["Offset of field: MorayBytesMut::bytes"][::core::mem::offset_of!(MorayBytesMut, bytes) - 8usize];
+};
+const _: () = {
+    ["Size of MoraySectionsMut"][::core::mem::size_of::<MoraySectionsMut>() - 64usize];
+    ["Alignment of MoraySectionsMut"][::core::mem::align_of::<MoraySectionsMut>() - 8usize];
+    ["Offset of field: MoraySectionsMut::codes"][::core::mem::offset_of!(MoraySectionsMut, codes) - 0usize];
+    ["Offset of field: MoraySectionsMut::channel"][::core::mem::offset_of!(MoraySectionsMut, channel) - 16usize];
+    ["Offset of field: MoraySectionsMut::group"][::core::mem::offset_of!(MoraySectionsMut, group) - 32usize];
+    ["Offset of field: MoraySectionsMut::offset"][::core::mem::offset_of!(MoraySectionsMut, offset) - 48usize];
+};
+const _: () = {
+    ["Size of MorayActivationsView"][::core::mem::size_of::<MorayActivationsView>() - 64usize];
+    ["Alignment of MorayActivationsView"][::core::mem::align_of::<MorayActivationsView>() - 8usize];
+    ["Offset of field: MorayActivationsView::m"][::core::mem::offset_of!(MorayActivationsView, m) - 0usize];
+    ["Offset of field: MorayActivationsView::k"][::core::mem::offset_of!(MorayActivationsView, k) - 8usize];
+    ["Offset of field: MorayActivationsView::codes"][::core::mem::offset_of!(MorayActivationsView, codes) - 16usize];
+    ["Offset of field: MorayActivationsView::scale"][::core::mem::offset_of!(MorayActivationsView, scale) - 32usize];
+    ["Offset of field: MorayActivationsView::sums"][::core::mem::offset_of!(MorayActivationsView, sums) - 48usize];
+};
+const _: () = {
+    ["Size of MorayLinear"][::core::mem::size_of::<MorayLinear>() - 88usize];
+    ["Alignment of MorayLinear"][::core::mem::align_of::<MorayLinear>() - 8usize];
+    ["Offset of field: MorayLinear::struct_size"][::core::mem::offset_of!(MorayLinear, struct_size) - 0usize];
+    ["Offset of field: MorayLinear::dtype"][::core::mem::offset_of!(MorayLinear, dtype) - 4usize];
+    ["Offset of field: MorayLinear::weight"][::core::mem::offset_of!(MorayLinear, weight) - 8usize];
+    ["Offset of field: MorayLinear::x"][::core::mem::offset_of!(MorayLinear, x) - 16usize];
+    ["Offset of field: MorayLinear::bias"][::core::mem::offset_of!(MorayLinear, bias) - 24usize];
+    ["Offset of field: MorayLinear::residual"][::core::mem::offset_of!(MorayLinear, residual) - 40usize];
+    ["Offset of field: MorayLinear::y"][::core::mem::offset_of!(MorayLinear, y) - 56usize];
+    ["Offset of field: MorayLinear::row_begin"][::core::mem::offset_of!(MorayLinear, row_begin) - 72usize];
+    ["Offset of field: MorayLinear::row_end"][::core::mem::offset_of!(MorayLinear, row_end) - 80usize];
+};
+const _: () = {
+    ["Size of MorayMlpShape"][::core::mem::size_of::<MorayMlpShape>() - 24usize];
+    ["Alignment of MorayMlpShape"][::core::mem::align_of::<MorayMlpShape>() - 8usize];
+    ["Offset of field: MorayMlpShape::d_model"][::core::mem::offset_of!(MorayMlpShape, d_model) - 0usize];
+    ["Offset of field: MorayMlpShape::d_ff"][::core::mem::offset_of!(MorayMlpShape, d_ff) - 8usize];
+    ["Offset of field: MorayMlpShape::activation"][::core::mem::offset_of!(MorayMlpShape, activation) - 16usize];
+};
+const _: () = {
+    ["Size of MorayMlpBiases"][::core::mem::size_of::<MorayMlpBiases>() - 48usize];
+    ["Alignment of MorayMlpBiases"][::core::mem::align_of::<MorayMlpBiases>() - 8usize];
+    ["Offset of field: MorayMlpBiases::gate"][::core::mem::offset_of!(MorayMlpBiases, gate) - 0usize];
+    ["Offset of field: MorayMlpBiases::up"][::core::mem::offset_of!(MorayMlpBiases, up) - 16usize];
+    ["Offset of field: MorayMlpBiases::down"][::core::mem::offset_of!(MorayMlpBiases, down) - 32usize];
+};
+const _: () = {
+    ["Size of MoraySelection"][::core::mem::size_of::<MoraySelection>() - 72usize];
+    ["Alignment of MoraySelection"][::core::mem::align_of::<MoraySelection>() - 8usize];
+    ["Offset of field: MoraySelection::struct_size"][::core::mem::offset_of!(MoraySelection, struct_size) - 0usize];
+    ["Offset of field: MoraySelection::kind"][::core::mem::offset_of!(MoraySelection, kind) - 4usize];
+    ["Offset of field: MoraySelection::list"][::core::mem::offset_of!(MoraySelection, list) - 8usize];
+    ["Offset of field: MoraySelection::masks"][::core::mem::offset_of!(MoraySelection, masks) - 24usize];
+    ["Offset of field: MoraySelection::score"][::core::mem::offset_of!(MoraySelection, score) - 40usize];
+    ["Offset of field: MoraySelection::threshold"][::core::mem::offset_of!(MoraySelection, threshold) - 44usize];
+    ["Offset of field: MoraySelection::k"][::core::mem::offset_of!(MoraySelection, k) - 48usize];
+    ["Offset of field: MoraySelection::channel_scale"]
+        [::core::mem::offset_of!(MoraySelection, channel_scale) - 56usize];
+};
+const _: () = {
+    ["Size of MorayMlpForward"][::core::mem::size_of::<MorayMlpForward>() - 80usize];
+    ["Alignment of MorayMlpForward"][::core::mem::align_of::<MorayMlpForward>() - 8usize];
+    ["Offset of field: MorayMlpForward::struct_size"][::core::mem::offset_of!(MorayMlpForward, struct_size) - 0usize];
+    ["Offset of field: MorayMlpForward::mlp"][::core::mem::offset_of!(MorayMlpForward, mlp) - 8usize];
+    ["Offset of field: MorayMlpForward::workspace"][::core::mem::offset_of!(MorayMlpForward, workspace) - 16usize];
+    ["Offset of field: MorayMlpForward::selection"][::core::mem::offset_of!(MorayMlpForward, selection) - 24usize];
+    ["Offset of field: MorayMlpForward::x"][::core::mem::offset_of!(MorayMlpForward, x) - 32usize];
+    ["Offset of field: MorayMlpForward::residual"][::core::mem::offset_of!(MorayMlpForward, residual) - 48usize];
+    ["Offset of field: MorayMlpForward::y"][::core::mem::offset_of!(MorayMlpForward, y) - 64usize];
+};
+const _: () = {
+    ["Size of MorayKvShape"][::core::mem::size_of::<MorayKvShape>() - 40usize];
+    ["Alignment of MorayKvShape"][::core::mem::align_of::<MorayKvShape>() - 8usize];
+    ["Offset of field: MorayKvShape::n_layers"][::core::mem::offset_of!(MorayKvShape, n_layers) - 0usize];
+    ["Offset of field: MorayKvShape::n_slots"][::core::mem::offset_of!(MorayKvShape, n_slots) - 8usize];
+    ["Offset of field: MorayKvShape::n_kv_heads"][::core::mem::offset_of!(MorayKvShape, n_kv_heads) - 16usize];
+    ["Offset of field: MorayKvShape::head_dim"][::core::mem::offset_of!(MorayKvShape, head_dim) - 24usize];
+    ["Offset of field: MorayKvShape::capacity"][::core::mem::offset_of!(MorayKvShape, capacity) - 32usize];
+};
+const _: () = {
+    ["Size of MorayKvRow"][::core::mem::size_of::<MorayKvRow>() - 32usize];
+    ["Alignment of MorayKvRow"][::core::mem::align_of::<MorayKvRow>() - 8usize];
+    ["Offset of field: MorayKvRow::layer"][::core::mem::offset_of!(MorayKvRow, layer) - 0usize];
+    ["Offset of field: MorayKvRow::slot"][::core::mem::offset_of!(MorayKvRow, slot) - 8usize];
+    ["Offset of field: MorayKvRow::kv_head"][::core::mem::offset_of!(MorayKvRow, kv_head) - 16usize];
+    ["Offset of field: MorayKvRow::position"][::core::mem::offset_of!(MorayKvRow, position) - 24usize];
+};
+const _: () = {
+    ["Size of MorayAttentionShape"][::core::mem::size_of::<MorayAttentionShape>() - 48usize];
+    ["Alignment of MorayAttentionShape"][::core::mem::align_of::<MorayAttentionShape>() - 8usize];
+    ["Offset of field: MorayAttentionShape::n_q_heads"]
+        [::core::mem::offset_of!(MorayAttentionShape, n_q_heads) - 0usize];
+    ["Offset of field: MorayAttentionShape::n_kv_heads"]
+        [::core::mem::offset_of!(MorayAttentionShape, n_kv_heads) - 8usize];
+    ["Offset of field: MorayAttentionShape::head_dim"]
+        [::core::mem::offset_of!(MorayAttentionShape, head_dim) - 16usize];
+    ["Offset of field: MorayAttentionShape::max_rows"]
+        [::core::mem::offset_of!(MorayAttentionShape, max_rows) - 24usize];
+    ["Offset of field: MorayAttentionShape::max_spans"]
+        [::core::mem::offset_of!(MorayAttentionShape, max_spans) - 32usize];
+    ["Offset of field: MorayAttentionShape::capacity"]
+        [::core::mem::offset_of!(MorayAttentionShape, capacity) - 40usize];
+};
+const _: () = {
+    ["Size of MoraySpan"][::core::mem::size_of::<MoraySpan>() - 24usize];
+    ["Alignment of MoraySpan"][::core::mem::align_of::<MoraySpan>() - 8usize];
+    ["Offset of field: MoraySpan::slot"][::core::mem::offset_of!(MoraySpan, slot) - 0usize];
+    ["Offset of field: MoraySpan::start"][::core::mem::offset_of!(MoraySpan, start) - 8usize];
+    ["Offset of field: MoraySpan::len"][::core::mem::offset_of!(MoraySpan, len) - 16usize];
+};
+const _: () = {
+    ["Size of MorayAttend"][::core::mem::size_of::<MorayAttend>() - 80usize];
+    ["Alignment of MorayAttend"][::core::mem::align_of::<MorayAttend>() - 8usize];
+    ["Offset of field: MorayAttend::struct_size"][::core::mem::offset_of!(MorayAttend, struct_size) - 0usize];
+    ["Offset of field: MorayAttend::heads"][::core::mem::offset_of!(MorayAttend, heads) - 4usize];
+    ["Offset of field: MorayAttend::attention"][::core::mem::offset_of!(MorayAttend, attention) - 8usize];
+    ["Offset of field: MorayAttend::cache"][::core::mem::offset_of!(MorayAttend, cache) - 16usize];
+    ["Offset of field: MorayAttend::layer"][::core::mem::offset_of!(MorayAttend, layer) - 24usize];
+    ["Offset of field: MorayAttend::spans"][::core::mem::offset_of!(MorayAttend, spans) - 32usize];
+    ["Offset of field: MorayAttend::n_spans"][::core::mem::offset_of!(MorayAttend, n_spans) - 40usize];
+    ["Offset of field: MorayAttend::list"][::core::mem::offset_of!(MorayAttend, list) - 48usize];
+    ["Offset of field: MorayAttend::counts"][::core::mem::offset_of!(MorayAttend, counts) - 64usize];
+};
+
+const _: () = {
+    assert!(size_of::<MorayStatus>() == size_of::<core::ffi::c_uint>());
+    assert!(MORAY_ABI_VERSION == 1);
+    assert!(MORAY_LAYOUT_VERSION == 1);
+    assert!(MORAY_F32 == 0);
+    assert!(MORAY_F16 == 1);
+    assert!(MORAY_BF16 == 2);
+    assert!(MORAY_ARCH_NATIVE == 0);
+    assert!(MORAY_ARCH_PORTABLE == 1);
+    assert!(MORAY_ARCH_AVX2 == 2);
+    assert!(MORAY_ARCH_AVX_VNNI == 3);
+    assert!(MORAY_ARCH_AVX512_VNNI == 4);
+    assert!(MORAY_ARCH_CUDA == 1000);
+    assert!(MORAY_GROUP_SCALE_F16 == 1);
+    assert!(MORAY_GROUP_SCALE_INTEGER == 2);
+    assert!(MORAY_GROUP_SCALE_QQQ == 3);
+    assert!(MORAY_OFFSET_NONE == 0);
+    assert!(MORAY_OFFSET_F16 == 1);
+    assert!(MORAY_OFFSET_ZERO_POINT == 2);
+    assert!(MORAY_OP_LINEAR == 1);
+    assert!(MORAY_OP_SPARSE_MLP == 2);
+    assert!(MORAY_OP_ATTENTION == 3);
+    assert!(MORAY_BLOCK_Q4_0 == 2);
+    assert!(MORAY_BLOCK_Q4_1 == 3);
+    assert!(MORAY_BLOCK_Q5_0 == 6);
+    assert!(MORAY_BLOCK_Q5_1 == 7);
+    assert!(MORAY_BLOCK_Q8_0 == 8);
+    assert!(MORAY_ACT_SCALES_TOKEN == 0);
+    assert!(MORAY_ACT_SCALES_FINE == 1);
+    assert!(MORAY_SELECT_ALL == 0);
+    assert!(MORAY_SELECT_LIST == 1);
+    assert!(MORAY_SELECT_MASKS == 2);
+    assert!(MORAY_SELECT_THRESHOLD == 3);
+    assert!(MORAY_SELECT_TOP_K == 4);
+    assert!(MORAY_SELECT_UNION == 5);
+    assert!(MORAY_SCORE_INPUT == 0);
+    assert!(MORAY_SCORE_GATE == 1);
+    assert!(MORAY_SCORE_HIDDEN == 2);
+    assert!(MORAY_ACTIVATION_SILU == 0);
+    assert!(MORAY_ACTIVATION_RELU == 1);
+    assert!(MORAY_INT8 == 3);
+    assert!(MORAY_HEADS_ALL == 0);
+    assert!(MORAY_HEADS_LIST == 1);
+    assert!(MORAY_HEADS_GROUPS == 2);
+    assert!(MORAY_HEADS_MASK == 3);
+    assert!(MORAY_KV_WRITE_ALL == 0);
+    assert!(MORAY_KV_HOLE == 1);
+    assert!(MORAY_KV_ZERO == 2);
+    assert!(MorayStatus::Ok as u32 == 0);
+    assert!(MorayStatus::Length as u32 == 1);
+    assert!(MorayStatus::Shape as u32 == 2);
+    assert!(MorayStatus::Index as u32 == 3);
+    assert!(MorayStatus::NotIncreasing as u32 == 4);
+    assert!(MorayStatus::Value as u32 == 5);
+    assert!(MorayStatus::Unsupported as u32 == 6);
+    assert!(MorayStatus::DriverAbsent as u32 == 7);
+    assert!(MorayStatus::DriverTooOld as u32 == 8);
+    assert!(MorayStatus::KernelsNotBuilt as u32 == 9);
+    assert!(MorayStatus::UnsupportedArchitecture as u32 == 10);
+    assert!(MorayStatus::OutOfMemory as u32 == 11);
+    assert!(MorayStatus::Misaligned as u32 == 12);
+    assert!(MorayStatus::Launch as u32 == 13);
+    assert!(MorayStatus::Driver as u32 == 14);
+    assert!(MorayStatus::Null as u32 == 15);
+    assert!(MorayStatus::Version as u32 == 16);
+    assert!(MorayStatus::Overlap as u32 == 17);
+    assert!(MorayStatus::Busy as u32 == 18);
+    assert!(MorayStatus::Internal as u32 == 19);
+};
+
+mod header {
+    use moray_c::*;
+
+    unsafe extern "C" {
+        pub fn moray_abi_version() -> u32;
+    }
+    unsafe extern "C" {
+        pub fn moray_version() -> *const ::core::ffi::c_char;
+    }
+    unsafe extern "C" {
+        pub fn moray_init(abi_version: u32) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_last_error() -> *const ::core::ffi::c_char;
+    }
+    unsafe extern "C" {
+        pub fn moray_cpu_create(threads: usize, arch: MorayArch, out: *mut *mut MorayCpu) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cpu_destroy(cpu: *mut MorayCpu);
+    }
+    unsafe extern "C" {
+        pub fn moray_cpu_describe(cpu: *const MorayCpu, threads: *mut usize, arch: *mut MorayArch) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_section_bytes(
+            format: *const MorayFormat,
+            n: usize,
+            k: usize,
+            out: *mut MoraySectionBytes,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_supports(query: *const MorayQuery, out: *mut MoraySupport) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_quantize(
+            w: MorayBytes,
+            dtype: MorayDtype,
+            n: usize,
+            k: usize,
+            format: *const MorayFormat,
+            out: *mut *mut MorayQuantized,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_quantized_create(
+            parts: *const MoraySections,
+            n: usize,
+            k: usize,
+            format: *const MorayFormat,
+            out: *mut *mut MorayQuantized,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_import_blocks(
+            block: MorayBlock,
+            blocks: MorayBytes,
+            n: usize,
+            k: usize,
+            out: *mut *mut MorayQuantized,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_quantized_destroy(weight: *mut MorayQuantized);
+    }
+    unsafe extern "C" {
+        pub fn moray_quantized_describe(
+            weight: *const MorayQuantized,
+            n: *mut usize,
+            k: *mut usize,
+            format: *mut MorayFormat,
+            parts: *mut MoraySections,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_quantized_dequantize(weight: *const MorayQuantized, w: MorayBytesMut) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_weight_pack(weight: *const MorayQuantized, out: *mut *mut MorayWeight) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_pack(weight: *const MorayQuantized, memory: *const MoraySectionsMut) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_weight_borrow(
+            sections: *const MoraySections,
+            n: usize,
+            k: usize,
+            format: *const MorayFormat,
+            out: *mut *mut MorayWeight,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_weight_destroy(weight: *mut MorayWeight);
+    }
+    unsafe extern "C" {
+        pub fn moray_weight_describe(
+            weight: *const MorayWeight,
+            n: *mut usize,
+            k: *mut usize,
+            format: *mut MorayFormat,
+            sections: *mut MoraySections,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_weight_unpack(weight: *const MorayWeight, out: *mut *mut MorayQuantized) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_weight_row(weight: *const MorayWeight, row: usize, values: MorayBytesMut) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_activations_create(
+            max_m: usize,
+            max_k: usize,
+            scales: MorayActScales,
+            out: *mut *mut MorayActivations,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_activations_destroy(activations: *mut MorayActivations);
+    }
+    unsafe extern "C" {
+        pub fn moray_activations_quantize(
+            cpu: *const MorayCpu,
+            activations: *mut MorayActivations,
+            x: MorayBytes,
+            dtype: MorayDtype,
+            m: usize,
+            k: usize,
+            order: MorayBytes,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_activations_set(
+            activations: *mut MorayActivations,
+            codes: MorayBytes,
+            scale: MorayBytes,
+            m: usize,
+            k: usize,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_activations_describe(
+            activations: *const MorayActivations,
+            out: *mut MorayActivationsView,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_linear(cpu: *const MorayCpu, call: *const MorayLinear) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_mlp_create(
+            shape: *const MorayMlpShape,
+            dtype: MorayDtype,
+            gate: MorayBytes,
+            up: MorayBytes,
+            down: MorayBytes,
+            biases: *const MorayMlpBiases,
+            out: *mut *mut MorayMlp,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_mlp_create_quantized(
+            shape: *const MorayMlpShape,
+            gate: *const MorayQuantized,
+            up: *const MorayQuantized,
+            down: *const MorayQuantized,
+            biases: *const MorayMlpBiases,
+            out: *mut *mut MorayMlp,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_mlp_destroy(mlp: *mut MorayMlp);
+    }
+    unsafe extern "C" {
+        pub fn moray_mlp_workspace_create(
+            mlp: *const MorayMlp,
+            max_tokens: usize,
+            out: *mut *mut MorayMlpWorkspace,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_mlp_workspace_destroy(workspace: *mut MorayMlpWorkspace);
+    }
+    unsafe extern "C" {
+        pub fn moray_mlp_forward(cpu: *const MorayCpu, call: *const MorayMlpForward) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_mlp_kept(workspace: *const MorayMlpWorkspace, kept: *mut MorayBytes) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_kv_cache_create(
+            shape: *const MorayKvShape,
+            dtype: MorayDtype,
+            out: *mut *mut MorayKvCache,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_kv_cache_destroy(cache: *mut MorayKvCache);
+    }
+    unsafe extern "C" {
+        pub fn moray_kv_cache_truncate(cache: *mut MorayKvCache, slot: usize, len: usize) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_kv_cache_read(
+            cache: *const MorayKvCache,
+            row: *const MorayKvRow,
+            k: MorayBytesMut,
+            v: MorayBytesMut,
+            held: *mut u32,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_attention_create(
+            cpu: *const MorayCpu,
+            shape: *const MorayAttentionShape,
+            out: *mut *mut MorayAttention,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_attention_destroy(attention: *mut MorayAttention);
+    }
+    unsafe extern "C" {
+        pub fn moray_write_kv(
+            cpu: *const MorayCpu,
+            call: *const MorayAttend,
+            policy: MorayKvPolicy,
+            k: MorayBytes,
+            v: MorayBytes,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_attend(
+            cpu: *const MorayCpu,
+            call: *const MorayAttend,
+            q: MorayBytes,
+            out: MorayBytesMut,
+        ) -> MorayStatus;
+    }
+}
+
+#[test]
+fn signatures_of_the_header_match_the_crate() {
+    let _: [unsafe extern "C" fn() -> _; 2] = [header::moray_abi_version, moray_abi_version];
+    let _: [unsafe extern "C" fn() -> _; 2] = [header::moray_version, moray_version];
+    let _: [unsafe extern "C" fn(_) -> _; 2] = [header::moray_init, moray_init];
+    let _: [unsafe extern "C" fn() -> _; 2] = [header::moray_last_error, moray_last_error];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cpu_create, moray_cpu_create];
+    let _: [unsafe extern "C" fn(_); 2] = [header::moray_cpu_destroy, moray_cpu_destroy];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cpu_describe, moray_cpu_describe];
+    let _: [unsafe extern "C" fn(_, _, _, _) -> _; 2] = [header::moray_section_bytes, moray_section_bytes];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_supports, moray_supports];
+    let _: [unsafe extern "C" fn(_, _, _, _, _, _) -> _; 2] = [header::moray_quantize, moray_quantize];
+    let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] = [header::moray_quantized_create, moray_quantized_create];
+    let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] = [header::moray_import_blocks, moray_import_blocks];
+    let _: [unsafe extern "C" fn(_); 2] = [header::moray_quantized_destroy, moray_quantized_destroy];
+    let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] = [header::moray_quantized_describe, moray_quantized_describe];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_quantized_dequantize, moray_quantized_dequantize];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_weight_pack, moray_weight_pack];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_pack, moray_pack];
+    let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] = [header::moray_weight_borrow, moray_weight_borrow];
+    let _: [unsafe extern "C" fn(_); 2] = [header::moray_weight_destroy, moray_weight_destroy];
+    let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] = [header::moray_weight_describe, moray_weight_describe];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_weight_unpack, moray_weight_unpack];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_weight_row, moray_weight_row];
+    let _: [unsafe extern "C" fn(_, _, _, _) -> _; 2] = [header::moray_activations_create, moray_activations_create];
+    let _: [unsafe extern "C" fn(_); 2] = [header::moray_activations_destroy, moray_activations_destroy];
+    let _: [unsafe extern "C" fn(_, _, _, _, _, _, _) -> _; 2] =
+        [header::moray_activations_quantize, moray_activations_quantize];
+    let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] = [header::moray_activations_set, moray_activations_set];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_activations_describe, moray_activations_describe];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_linear, moray_linear];
+    let _: [unsafe extern "C" fn(_, _, _, _, _, _, _) -> _; 2] = [header::moray_mlp_create, moray_mlp_create];
+    let _: [unsafe extern "C" fn(_, _, _, _, _, _) -> _; 2] =
+        [header::moray_mlp_create_quantized, moray_mlp_create_quantized];
+    let _: [unsafe extern "C" fn(_); 2] = [header::moray_mlp_destroy, moray_mlp_destroy];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_mlp_workspace_create, moray_mlp_workspace_create];
+    let _: [unsafe extern "C" fn(_); 2] = [header::moray_mlp_workspace_destroy, moray_mlp_workspace_destroy];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_mlp_forward, moray_mlp_forward];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_mlp_kept, moray_mlp_kept];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_kv_cache_create, moray_kv_cache_create];
+    let _: [unsafe extern "C" fn(_); 2] = [header::moray_kv_cache_destroy, moray_kv_cache_destroy];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_kv_cache_truncate, moray_kv_cache_truncate];
+    let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] = [header::moray_kv_cache_read, moray_kv_cache_read];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_attention_create, moray_attention_create];
+    let _: [unsafe extern "C" fn(_); 2] = [header::moray_attention_destroy, moray_attention_destroy];
+    let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] = [header::moray_write_kv, moray_write_kv];
+    let _: [unsafe extern "C" fn(_, _, _, _) -> _; 2] = [header::moray_attend, moray_attend];
+}
