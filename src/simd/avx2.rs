@@ -155,6 +155,17 @@ fn add_pairs(acc: __m256i, short: __m256i) -> __m256i {
     _mm256_add_epi32(acc, _mm256_madd_epi16(short, _mm256_set1_epi16(1)))
 }
 
+/// Adds the four 32-bit lanes of each part of four vectors as sums of 16 bits, and then those two by two.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sum_quads_of_pairs([a, b, c, d]: [__m256i; 4]) -> __m256i {
+    // four lanes of two products each fit int16, as `SHORT` says
+    let pairs = |a, b| _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let (ab, cd) = (pairs(a, b), pairs(c, d));
+    let sums = _mm256_add_epi16(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+    _mm256_madd_epi16(sums, _mm256_set1_epi16(1))
+}
+
 /// Codes of 8 bits would saturate int16: their two halves do not.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -223,6 +234,16 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
         // SAFETY: as in `run`.
         unsafe { [add_pairs(acc[0], short[0]), add_pairs(acc[1], short[1])] }
+    }
+
+    #[inline(always)]
+    fn sum_short_quads(self, rows: [I; 4]) -> I {
+        if VNNI {
+            return self.sum_quads(rows);
+        }
+        let [a, b, c, d] = rows;
+        // SAFETY: as in `run`.
+        unsafe { [sum_quads_of_pairs([a[0], b[0], c[0], d[0]]), sum_quads_of_pairs([a[1], b[1], c[1], d[1]])] }
     }
 
     #[inline(always)]

@@ -118,6 +118,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn load_rows(self, rows: &ByteRows<'_, 16>, offset: usize) -> [Self::I; 4];
     /// Takes four vectors; lane 4q + p of the result is the sum of the four lanes 4q.. of vector p.
     fn sum_quads(self, rows: [Self::I; 4]) -> Self::I;
+    /// As [`Simd::sum_quads`], of vectors that each hold at most two of [`Simd::dot_short`].
+    #[inline(always)]
+    fn sum_short_quads(self, rows: [Self::I; 4]) -> Self::I {
+        self.sum_quads(rows)
+    }
     /// As [`Simd::sum_quads`], of the even lanes of each four and of the odd ones.
     fn sum_pairs(self, rows: [Self::I; 4]) -> [Self::I; 2];
     /// Orders 16 words of four activations as a tile of packed codes orders its columns: lane 4p + j is word

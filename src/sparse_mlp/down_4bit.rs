@@ -75,15 +75,12 @@ impl FourBitDown<'_> {
         Gather::new(segments, columns.d / SEGMENT, self.slots, (end - first) / SEGMENT)
     }
 
-    /// Unpacks four slots' codes of this chunk.
+    /// Unpacks the segments `at..at + N` of four slots.
     #[inline(always)]
-    fn quad<S: Simd>(&self, simd: S, rows: &Gather<'_, [u8; 16]>, chunk: usize, slot: usize) -> [S::I; VECTORS] {
-        let columns = &self.matrix.columns;
-        let start = (chunk - self.chunks.start) * columns.segments;
-        let end = start + columns.segments_of(chunk);
+    fn quad<S: Simd, const N: usize>(simd: S, rows: &Gather<'_, [u8; 16]>, slot: usize, at: usize) -> [S::I; VECTORS] {
         let mut quad = [simd.splat_i32(0); 4];
         for i in 0..4 {
-            quad[i] = simd.load_segments(&rows.row(slot + i)[start..end]);
+            quad[i] = simd.load_segments(&rows.row(slot + i)[at..at + N]);
         }
         let bytes = simd.interleave(quad);
         let mut codes = [simd.splat_i32(0); VECTORS];
@@ -117,10 +114,10 @@ impl FourBitDown<'_> {
                 continue;
             }
             let params = &m.group_params[run.block as usize * m.parts() * d..][..m.parts() * d];
-            let scale = simd.low_f16(simd.load_u16(&params[at..][..lanes]));
+            let scale = load_halves(simd, &params[at..][..lanes]);
             total[v] = match m.offset {
                 Some(Offset::F16) => {
-                    let offset = simd.low_f16(simd.load_u16(&params[d + at..][..lanes]));
+                    let offset = load_halves(simd, &params[d + at..][..lanes]);
                     simd.fma(simd.splat(sum as f32), offset, simd.fma(simd.to_f32(acc[v]), scale, total[v]))
                 }
                 Some(Offset::ZeroPoint) => {
@@ -159,40 +156,71 @@ impl FourBitDown<'_> {
         }
     }
 
+    /// Asks for the rows that chunk number `index` of a run is to ask for: each its share of those [`AHEAD`] of the run's.
+    #[inline(always)]
+    fn prefetch_rows<S: Simd>(&self, simd: S, rows: &Gather<'_, [u8; 16]>, run: &Run, index: usize) {
+        let (slots, chunks) = ((run.end - run.start) as usize, self.chunks.len());
+        let first = run.start as usize + AHEAD;
+        for slot in first + index * slots / chunks..first + (index + 1) * slots / chunks {
+            let ahead = rows.row(slot.min(self.slots.len() - 1));
+            simd.prefetch(ahead);
+            if let Some(last) = ahead.last() {
+                simd.prefetch_line(last);
+            }
+        }
+    }
+
+    /// Sums a run's codes of a chunk of `N` segments, weighted by one token's activations.
+    #[inline(always)]
+    fn sum_run<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        rows: &Gather<'_, [u8; 16]>,
+        chunk: usize,
+        run: &Run,
+    ) -> [S::I; VECTORS] {
+        let at = (chunk - self.chunks.start) * self.matrix.columns.segments;
+        let h: &[u8] = bytemuck::cast_slice(&self.h.codes[run.start as usize..run.end as usize]);
+        let quads = h.as_chunks::<4>().0;
+        // where products are summed in 16 bits first, so many of them fit
+        let short_run = if S::SHORT == 0 { quads.len() } else { S::SHORT };
+        let mut acc = [simd.splat_i32(0); VECTORS];
+        let mut slot = run.start as usize;
+        for quads in quads.chunks(short_run) {
+            let mut short = [simd.splat_i32(0); VECTORS];
+            for h in quads {
+                let codes = Self::quad::<S, N>(simd, rows, slot, at);
+                let h = simd.splat_i32(i32::from_le_bytes(*h));
+                for v in 0..VECTORS {
+                    short[v] = simd.dot_short(short[v], codes[v], h);
+                }
+                slot += 4;
+            }
+            for v in 0..VECTORS {
+                acc[v] = simd.add_short(acc[v], short[v]);
+            }
+        }
+        acc
+    }
+
     /// Computes one token: block by block, the unit's chunks of a row one after another.
     #[inline(always)]
     fn one<S: Simd>(self, simd: S) {
         let columns = &self.matrix.columns;
         let rows = self.rows();
-        let h: &[u8] = bytemuck::cast_slice(&self.h.codes[..self.slots.len()]);
         let mut total = [[simd.splat(0.0); VECTORS]; DOWN_CHUNKS];
         for (r, run) in self.runs.iter().enumerate() {
             if let Some(next) = self.runs.get(r + 1) {
                 self.prefetch_scales(simd, next);
             }
-            let (start, end) = (run.start as usize, run.end as usize);
-            let h = h[start..end].as_chunks().0;
-            let mut fetched = start;
             for (i, (chunk, total)) in self.chunks.clone().zip(&mut total).enumerate() {
-                let mut acc = [simd.splat_i32(0); VECTORS];
-                for (slot, h) in (start..end).step_by(4).zip(h) {
-                    // the run's share of rows ahead, spread evenly over its chunks
-                    let done = i * (end - start) + slot + 4 - start;
-                    let upto = start + done / self.chunks.len();
-                    while fetched < upto {
-                        let ahead = rows.row((fetched + AHEAD).min(self.slots.len() - 1));
-                        simd.prefetch(ahead);
-                        if let Some(last) = ahead.last() {
-                            simd.prefetch_line(last);
-                        }
-                        fetched += 1;
-                    }
-                    let codes = self.quad(simd, &rows, chunk, slot);
-                    let h = simd.splat_i32(i32::from_le_bytes(*h));
-                    for v in 0..VECTORS {
-                        acc[v] = simd.dot(acc[v], codes[v], h);
-                    }
-                }
+                self.prefetch_rows(simd, &rows, run, i);
+                let acc = match columns.segments_of(chunk) {
+                    1 => self.sum_run::<S, 1>(simd, &rows, chunk, run),
+                    2 => self.sum_run::<S, 2>(simd, &rows, chunk, run),
+                    3 => self.sum_run::<S, 3>(simd, &rows, chunk, run),
+                    _ => self.sum_run::<S, 4>(simd, &rows, chunk, run),
+                };
                 self.add_block(simd, chunk, run, self.h.sums[r], &acc, total);
             }
         }
@@ -205,6 +233,7 @@ impl FourBitDown<'_> {
     #[inline(always)]
     fn many<S: Simd>(self, simd: S) {
         let chunk = self.chunks.start;
+        let segments = self.matrix.columns.segments_of(chunk);
         let rows = self.rows();
         let zero = simd.splat_i32(0);
         let mut panel = [[zero; VECTORS]; PANEL];
@@ -214,7 +243,12 @@ impl FourBitDown<'_> {
             for start in (run.start as usize..run.end as usize).step_by(4 * PANEL) {
                 let end = (start + 4 * PANEL).min(run.end as usize);
                 for slot in (start..end).step_by(4) {
-                    panel[(slot - start) / 4] = self.quad(simd, &rows, chunk, slot);
+                    panel[(slot - start) / 4] = match segments {
+                        1 => Self::quad::<S, 1>(simd, &rows, slot, 0),
+                        2 => Self::quad::<S, 2>(simd, &rows, slot, 0),
+                        3 => Self::quad::<S, 3>(simd, &rows, slot, 0),
+                        _ => Self::quad::<S, 4>(simd, &rows, slot, 0),
+                    };
                 }
                 for (t, acc) in acc.iter_mut().enumerate().take(self.out.len()) {
                     let h: &[u8] = bytemuck::cast_slice(&self.h.codes[t * self.h.stride..][start..end]);
@@ -234,9 +268,17 @@ impl FourBitDown<'_> {
                 *acc = [zero; VECTORS];
             }
         }
-        let segments = self.matrix.columns.segments_of(chunk);
         for (total, (scale, out)) in total.iter().zip(self.h.scale.iter().zip(self.out)) {
             Self::write(simd, total, *scale, segments, out);
         }
+    }
+}
+
+/// Widens the bits of up to sixteen f16, a multiple of 4 of them, the rest anything.
+#[inline(always)]
+fn load_halves<S: Simd>(simd: S, bits: &[u16]) -> S::F {
+    match bits.first_chunk::<16>() {
+        Some(all) => simd.load_f16(bytemuck::cast_ref(all)),
+        None => simd.low_f16(simd.load_u16(bits)),
     }
 }

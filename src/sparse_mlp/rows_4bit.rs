@@ -148,10 +148,10 @@ impl FourBitRows<'_> {
         let mut dots = [simd.splat_i32(0); 4];
         for r in 0..4 {
             let codes = simd.load_segments(rows.chunks::<N>(row + r, byte));
-            let dot = simd.dot(dots[r], simd.low_nibbles(codes), low);
-            dots[r] = simd.dot(dot, simd.high_nibbles(codes), high);
+            let dot = simd.dot_short(dots[r], simd.low_nibbles(codes), low);
+            dots[r] = simd.dot_short(dot, simd.high_nibbles(codes), high);
         }
-        simd.sum_quads(dots)
+        simd.sum_short_quads(dots)
     }
 
     /// Computes several tokens: codes of 16 rows are turned so that a lane is a row, once for all tokens.

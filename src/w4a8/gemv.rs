@@ -54,7 +54,7 @@ impl<S: Simd, const M: usize> Integers<S, M> for Straight<'_, S, M> {
             (32, Some(second)) => second,
             (32, None) => {
                 let index = start / COLUMNS;
-                let rows = self.rows(simd, index..index + 1);
+                let rows = self.tiles::<1>(simd, index);
                 let mut halves = [[simd.splat_i32(0); M]; 2];
                 for m in 0..M {
                     let [first, second] = simd.sum_pairs(across_lanes(simd, &rows, m));
@@ -63,51 +63,78 @@ impl<S: Simd, const M: usize> Integers<S, M> for Straight<'_, S, M> {
                 self.second = Some(halves[1]);
                 halves[0]
             }
-            _ => {
-                let rows = self.rows(simd, start / COLUMNS..(start + len) / COLUMNS);
-                let mut sums = [simd.splat_i32(0); M];
-                for m in 0..M {
-                    sums[m] = simd.sum_quads(across_lanes(simd, &rows, m));
-                }
-                sums
-            }
+            // of a number of tiles that is known, so that sums stay in registers
+            (64, _) => totals(simd, &self.tiles::<1>(simd, start / COLUMNS)),
+            (128, _) => totals(simd, &self.tiles::<2>(simd, start / COLUMNS)),
+            _ => totals(simd, &self.rows(simd, start / COLUMNS..(start + len) / COLUMNS)),
         }
     }
 }
 
 impl<S: Simd, const M: usize> Straight<'_, S, M> {
-    /// Sums of 16 rows over some tiles: lane 4p + j of a row is what word j of lane p of its tiles adds up to.
+    /// Sums of 16 rows over some tiles.
     #[inline(always)]
     fn rows(&self, simd: S, tiles: Range<usize>) -> [[S::I; M]; TILE_N] {
         let mut sums = [[simd.splat_i32(0); M]; TILE_N];
-        for first in tiles.clone().step_by(TILES) {
-            let count = TILES.min(tiles.end - first);
-            let mut x = [[simd.splat_i32(0); M]; TILES];
-            for (i, x) in x.iter_mut().enumerate().take(count) {
-                for m in 0..M {
-                    let codes: &[u8; COLUMNS] = bytemuck::cast_ref(&self.x[m][first + i]);
-                    x[m] = simd.tile_words(simd.load_segments(codes.as_chunks().0));
-                }
-                if let Some(ahead) = self.ahead.get(first + i + PREFETCH_TILES) {
-                    simd.prefetch(ahead);
-                }
-            }
-            let tiles = &self.tiles[first..first + count];
-            for row in 0..TILE_N / 2 {
-                let (mut low, mut high) = (sums[row], sums[row + TILE_N / 2]);
-                for (tile, x) in tiles.iter().zip(&x) {
-                    let codes = simd.load_segments(tile.as_chunks::<64>().0[row].as_chunks().0);
-                    let (codes_low, codes_high) = (simd.low_nibbles(codes), simd.high_nibbles(codes));
-                    for m in 0..M {
-                        low[m] = simd.dot(low[m], codes_low, x[m]);
-                        high[m] = simd.dot(high[m], codes_high, x[m]);
-                    }
-                }
-                (sums[row], sums[row + TILE_N / 2]) = (low, high);
-            }
+        let whole = tiles.start + tiles.len() / TILES * TILES;
+        for first in (tiles.start..whole).step_by(TILES) {
+            add(simd, &mut sums, &self.tiles::<TILES>(simd, first));
+        }
+        for first in whole..tiles.end {
+            add(simd, &mut sums, &self.tiles::<1>(simd, first));
         }
         sums
     }
+
+    /// Sums of 16 rows over `T` tiles: lane 4p + j of a row is what word j of lane p of its tiles adds up to.
+    #[inline(always)]
+    fn tiles<const T: usize>(&self, simd: S, first: usize) -> [[S::I; M]; TILE_N] {
+        let mut x = [[simd.splat_i32(0); M]; T];
+        for (i, x) in x.iter_mut().enumerate() {
+            for m in 0..M {
+                let codes: &[u8; COLUMNS] = bytemuck::cast_ref(&self.x[m][first + i]);
+                x[m] = simd.tile_words(simd.load_segments(codes.as_chunks().0));
+            }
+            if let Some(ahead) = self.ahead.get(first + i + PREFETCH_TILES) {
+                simd.prefetch(ahead);
+            }
+        }
+        let tiles = &self.tiles[first..first + T];
+        let mut sums = [[simd.splat_i32(0); M]; TILE_N];
+        for row in 0..TILE_N / 2 {
+            let (mut low, mut high) = (sums[row], sums[row + TILE_N / 2]);
+            for (tile, x) in tiles.iter().zip(&x) {
+                let codes = simd.load_segments(tile.as_chunks::<64>().0[row].as_chunks().0);
+                let (codes_low, codes_high) = (simd.low_nibbles(codes), simd.high_nibbles(codes));
+                for m in 0..M {
+                    low[m] = simd.dot(low[m], codes_low, x[m]);
+                    high[m] = simd.dot(high[m], codes_high, x[m]);
+                }
+            }
+            (sums[row], sums[row + TILE_N / 2]) = (low, high);
+        }
+        sums
+    }
+}
+
+/// Adds sums of 16 rows to those so far.
+#[inline(always)]
+fn add<S: Simd, const M: usize>(simd: S, sums: &mut [[S::I; M]; TILE_N], more: &[[S::I; M]; TILE_N]) {
+    for row in 0..TILE_N {
+        for m in 0..M {
+            sums[row][m] = simd.add_i32(sums[row][m], more[row][m]);
+        }
+    }
+}
+
+/// Adds up each row: lane i of a token's vector is row i.
+#[inline(always)]
+fn totals<S: Simd, const M: usize>(simd: S, rows: &[[S::I; M]; TILE_N]) -> [S::I; M] {
+    let mut sums = [simd.splat_i32(0); M];
+    for m in 0..M {
+        sums[m] = simd.sum_quads(across_lanes(simd, rows, m));
+    }
+    sums
 }
 
 /// Adds token m's lanes p of each row: lane 4q + j of vector i is word j of row 4q + i.
