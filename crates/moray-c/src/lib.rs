@@ -13,6 +13,7 @@
 //! Every function needs what C needs: a pointer is null or to what its type says, for as many bytes as stated, and nothing else writes
 //! that memory during the call; a handle comes from its `create` and has not been destroyed. What else a function needs, it says.
 #![allow(clippy::missing_safety_doc)] // stated once, above
+#![allow(rustdoc::broken_intra_doc_links)] // texts are the C header's too, where [K] is a shape
 
 mod activations;
 mod arguments;
