@@ -225,7 +225,7 @@ impl<E: KvElement> Tile<'_, E> {
             let queries: [&[f32; 8]; N] = std::array::from_fn(|n| &queries[n][eight]);
             let values = &values[eight];
             for i in 0..8 {
-                if row == 0 && group == 0 {
+                if row == 0 {
                     // V while K is read, and the next block's K after that: alone, the hardware stops at every page of 4 KiB
                     simd.prefetch(&values[i]);
                 }
