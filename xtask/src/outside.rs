@@ -10,7 +10,7 @@ use crate::{TaskResult, root, simcuda, toolkit};
 const ON_A_DEVICE: &str = include_str!("outside_cuda.rs");
 
 /// Packs moray, and builds and runs a program that links the package: with the default features and, on the simulated driver,
-/// with `cuda`.
+/// with one operation's kernels.
 pub fn check() -> TaskResult {
     let folder = env::temp_dir().join(format!("moray-outside-{}", std::process::id()));
     let checked = check_in(&folder);
@@ -23,7 +23,7 @@ fn check_in(folder: &Path) -> TaskResult {
     let package = unpack(folder)?;
     let manifest = format!(
         "[package]\nname = \"outside\"\nedition = \"2024\"\n\n[dependencies]\nmoray = {{ path = {package:?} }}\n\n\
-         [features]\ncuda = [\"moray/cuda\"]\n\n[[bin]]\nname = \"device\"\nrequired-features = [\"cuda\"]\n\n[workspace]\n"
+         [features]\ncuda = [\"moray/cuda-w4a8\"]\n\n[[bin]]\nname = \"device\"\nrequired-features = [\"cuda\"]\n\n[workspace]\n"
     );
     fs::write(folder.join("Cargo.toml"), manifest)?;
     // the versions that are tested; cargo takes out what is not needed
