@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use moray::policy::Chosen;
 use serde::{Deserialize, Serialize};
 
 use super::turns::Turn;
@@ -138,8 +139,9 @@ pub struct Bench {
 }
 
 /// The rows where none are named.
-const ROWS: [&str; 9] = [
+const ROWS: [&str; 10] = [
     "--weights dense",
+    "--weights dense --inputs teal:0.7",
     "--weights dense --mlp griffin:0.5",
     "--weights dense --mlp topk:0.5",
     "--weights as-file",
@@ -268,8 +270,12 @@ fn ways(arguments: &Arguments, file: &ModelFile) -> Result<(Vec<Way>, Option<Str
             let way = row.parse().map_err(|error: String| Error::malformed(&file.path, row, "switches", error))?;
             ways.push(way);
         }
-        // whole and by neuron, beside the file and its own form twice
-        let needed = file.dense_bytes.map(|bytes| 3 * bytes);
+        if arguments.device == Device::Cuda {
+            // inputs are selected on the CPU only
+            ways.retain(|way: &Way| way.switches.inputs.chosen() == Chosen::Never);
+        }
+        // whole, by neuron and by input, beside the file and its own form twice
+        let needed = file.dense_bytes.map(|bytes| 4 * bytes);
         if let (Some(needed), Some(memory)) = (needed, total_memory_bytes())
             && needed > memory
         {

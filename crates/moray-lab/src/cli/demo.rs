@@ -102,11 +102,13 @@ pub struct Demo {
 }
 
 /// Name, and switches.
-const WAYS: [(&str, &str); 9] = [
+const WAYS: [(&str, &str); 11] = [
     ("dense, 16 bits", "--weights dense"),
     ("W4A8, the file's own weights", "--weights as-file"),
     ("W4A8 per channel", "--weights per-channel"),
     ("W4A8 groups of 64", "--weights g64"),
+    ("inputs, TEAL 0.7", "--weights dense --inputs teal:0.7"),
+    ("inputs, TEAL 0.5", "--weights dense --inputs teal:0.5"),
     ("sparse, top-k 0.7", "--weights dense --mlp topk:0.7"),
     ("sparse, CATS 0.7", "--weights dense --mlp cats:0.7"),
     ("sparse, TDA 0.7", "--weights dense --mlp tda:0.7"),
@@ -305,8 +307,8 @@ fn write_terms(demo: &Demo, out: &mut dyn Write) -> std::io::Result<()> {
          - MB a token: weights of the layers and the output layer, which rows in 4 bits have as the file has it.\n\
          - perplexity: over {tokens} tokens in windows of {context}, the first half of each as prompt, the second scored, ± a standard \
          error.\n\
-         - neurons: the fraction computed in the scored half. Top-k and CATS select for every token, the prompt's too; TDA and heads \
-         by the prompt.\n\
+         - neurons: the fraction computed in the scored half. Top-k and CATS select for every token, the prompt's too, and so does TEAL \
+         among the inputs of every matrix; TDA and heads by the prompt.\n\
          - text: the first words that follow the prompt."
     )
 }
