@@ -34,6 +34,7 @@ const FILES_OF_C: &[&str] = &[
     "attention.rs",
     "cpu.rs",
     "format.rs",
+    "import.rs",
     "linear.rs",
     "mlp.rs",
     "quantized.rs",

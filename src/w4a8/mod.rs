@@ -37,6 +37,7 @@ mod cpu;
 #[cfg(feature = "cuda-w4a8")]
 pub mod cuda;
 mod dot;
+mod exported;
 mod format;
 #[cfg(target_arch = "x86_64")]
 mod gemv;
@@ -57,6 +58,7 @@ mod weight;
 
 pub use activation::{ACT_BLOCK, ActScales, Activations};
 pub use cpu::{Epilogue, linear, linear_reference, linear_rows};
+pub use exported::{ExportedArrays, ExportedLayout, ExportedMatrix, StoredZeros};
 pub use format::{Bits, Format, Group, GroupScale, Offset};
 pub use import::Block;
 pub use pack::{LAYOUT_VERSION, PackedWeight, TILE_BYTES, TILE_N, from_tile, pack_into, tile_k, to_tile};

@@ -168,9 +168,6 @@ typedef struct {
   MorayBytes offset;
 } MoraySections;
 
-// A block type of GGUF files, by the number that they give it.
-typedef uint32_t MorayBlock;
-
 // Memory that a call writes.
 typedef struct {
   // Where it begins, a multiple of its elements' size.
@@ -178,6 +175,36 @@ typedef struct {
   // Its size, which has to be what the call needs.
   size_t bytes;
 } MorayBytesMut;
+
+// A block type of GGUF files, by the number that they give it.
+typedef uint32_t MorayBlock;
+
+// Which exporter's arrays: one of the `MORAY_LAYOUT_..` constants. P = 32 / bits codes stand in a word, the first in its lowest bits.
+typedef uint32_t MorayExporter;
+
+// A matrix w[N, K] = scale * (code - zero_point) as a checkpoint's arrays.
+typedef struct {
+  // `sizeof(MorayExported)`.
+  uint32_t struct_size;
+  // The layout.
+  MorayExporter layout;
+  // Of a code: 4 or 8.
+  uint32_t bits;
+  // Of `scales`.
+  MorayDtype scale_dtype;
+  // Output features.
+  size_t n;
+  // Input features.
+  size_t k;
+  // i32 words of codes.
+  MorayBytes codes;
+  // A scale for each group; they may be negative.
+  MorayBytes scales;
+  // i32 words of zero points; left out for the middle of the codes (8, or 128) everywhere.
+  MorayBytes zeros;
+  // i32 [K], the group of each input (g_idx); left out where neighbours share one.
+  MorayBytes group_of;
+} MorayExported;
 
 // Memory for the sections of a packed weight, of `moray_section_bytes`; null for those that the format does not have.
 typedef struct {
@@ -446,6 +473,21 @@ typedef uint32_t MorayKvPolicy;
 // 8 bits and a scale: 34 bytes.
 #define MORAY_BLOCK_Q8_0 8
 
+// GPTQ: qweight [K / P, N], scales [groups, N], qzeros [groups, ceil(N / P)] less one, each in its own bits.
+#define MORAY_LAYOUT_GPTQ 1
+
+// The same with zero points as they are ("gptq_v2").
+#define MORAY_LAYOUT_GPTQ_V2 2
+
+// The same with one subtracted from whole words, as GPTQModel and AutoRound write them.
+#define MORAY_LAYOUT_GPTQ_BY_WORD 3
+
+// AWQ: qweight [K, N / 8], scales [groups, N], qzeros [groups, N / 8].
+#define MORAY_LAYOUT_AWQ 4
+
+// compressed-tensors: weight_packed [N, K / P], weight_scale [N, groups], weight_zero_point [ceil(N / P), groups].
+#define MORAY_LAYOUT_COMPRESSED_TENSORS 5
+
 // One scale for each token.
 #define MORAY_ACT_SCALES_TOKEN 0
 
@@ -581,16 +623,6 @@ MorayStatus moray_quantized_create(const MoraySections *parts,
                                    const MorayFormat *format,
                                    MorayQuantized **out);
 
-// Reads a matrix [N, K] of GGUF blocks, rows one after another, with the blocks' own scales: groups of 32.
-//
-// Fails with `MORAY_STATUS_LENGTH` unless `blocks` has N * K / 32 of them, `MORAY_STATUS_SHAPE` unless K is a multiple of 32,
-// `MORAY_STATUS_VALUE` for a scale that is not finite, `MORAY_STATUS_UNSUPPORTED` for other blocks.
-MorayStatus moray_import_blocks(MorayBlock block,
-                                MorayBytes blocks,
-                                size_t n,
-                                size_t k,
-                                MorayQuantized **out);
-
 // Ends a plain weight; null is none.
 void moray_quantized_destroy(MorayQuantized *weight);
 
@@ -603,6 +635,31 @@ MorayStatus moray_quantized_describe(const MorayQuantized *weight,
 
 // Writes the numbers that a plain weight stands for: f32 [N, K].
 MorayStatus moray_quantized_dequantize(const MorayQuantized *weight, MorayBytesMut w);
+
+// Reads a matrix [N, K] of GGUF blocks, rows one after another, with the blocks' own scales: groups of 32.
+//
+// Fails with `MORAY_STATUS_LENGTH` unless `blocks` has N * K / 32 of them, `MORAY_STATUS_SHAPE` unless K is a multiple of 32,
+// `MORAY_STATUS_VALUE` for a scale that is not finite, `MORAY_STATUS_UNSUPPORTED` for other blocks.
+MorayStatus moray_import_blocks(MorayBlock block,
+                                MorayBytes blocks,
+                                size_t n,
+                                size_t k,
+                                MorayQuantized **out);
+
+// Reads a checkpoint's arrays with their own codes, scales and zero points; groups longer than 128 are repeated.
+//
+// Where `group_of` puts inputs of a group apart, columns are in another order, see `moray_quantized_order`.
+//
+// Fails with `MORAY_STATUS_LENGTH` for an array of another size, `MORAY_STATUS_UNSUPPORTED` for groups of no multiple of 32 or of
+// unlike sizes and for zero points of 8-bit codes, `MORAY_STATUS_VALUE` for a scale that is not finite in f16, `MORAY_STATUS_INDEX`
+// for a group that is not there.
+MorayStatus moray_import_exported(const MorayExported *arrays,
+                                  MorayQuantized **out);
+
+// Says in which order the columns of a plain weight are: u32 [K], column j goes with input order[j]; nothing where every column goes
+// with its own. `moray_activations_quantize` takes it. It is there until the weight is destroyed.
+MorayStatus moray_quantized_order(const MorayQuantized *weight,
+                                  MorayBytes *order);
 
 // Packs a plain weight into memory of the library's. The plain one is not needed any more then.
 MorayStatus moray_weight_pack(const MorayQuantized *weight, MorayWeight **out);

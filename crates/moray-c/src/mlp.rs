@@ -127,7 +127,8 @@ pub unsafe extern "C" fn moray_mlp_create_quantized(
         // SAFETY: the caller's.
         let [gate, up, down] = unsafe { [borrow("gate", gate)?, borrow("up", up)?, borrow("down", down)?] };
         // SAFETY: the caller's.
-        let make = || unsafe { with_biases(Weights::from_quantized(shape, &gate.0, &up.0, &down.0)?, biases) };
+        let make =
+            || unsafe { with_biases(Weights::from_quantized(shape, &gate.weight, &up.weight, &down.weight)?, biases) };
         // SAFETY: the caller's.
         unsafe { create(out, make) }
     })

@@ -4,27 +4,23 @@ use crate::arguments::{MorayBytes, MorayBytesMut, borrow, create, destroy, give}
 use crate::dtype::{MorayDtype, with_dtype};
 use crate::format::MorayFormat;
 use crate::sections::MoraySections;
-use crate::status::{Fault, MorayStatus, guard};
+use crate::status::{MorayStatus, guard};
 use moray::element::Element;
-use moray::w4a8::{Block, QuantizedWeight, quantize};
+use moray::w4a8::{QuantizedWeight, quantize};
 
 /// A weight matrix w[N, K] as codes and scales in the order of rows. Never changes, so that any number of threads may read it.
 #[derive(Debug)]
-pub struct MorayQuantized(pub(crate) QuantizedWeight);
+pub struct MorayQuantized {
+    pub(crate) weight: QuantizedWeight,
+    /// The input of each column, where that is not its own.
+    pub(crate) order: Option<Vec<u32>>,
+}
 
-/// A block type of GGUF files, by the number that they give it.
-pub type MorayBlock = u32;
-
-/// 4 bits and a scale for 32 values: 18 bytes.
-pub const MORAY_BLOCK_Q4_0: MorayBlock = 2;
-/// 4 bits, a scale and a minimum: 20 bytes.
-pub const MORAY_BLOCK_Q4_1: MorayBlock = 3;
-/// 5 bits and a scale: 22 bytes. Becomes 8 bits, with the same numbers.
-pub const MORAY_BLOCK_Q5_0: MorayBlock = 6;
-/// 5 bits, a scale and a minimum: 24 bytes. Becomes 8 bits, with the same numbers.
-pub const MORAY_BLOCK_Q5_1: MorayBlock = 7;
-/// 8 bits and a scale: 34 bytes.
-pub const MORAY_BLOCK_Q8_0: MorayBlock = 8;
+impl From<QuantizedWeight> for MorayQuantized {
+    fn from(weight: QuantizedWeight) -> Self {
+        MorayQuantized { weight, order: None }
+    }
+}
 
 /// Quantizes w [N, K], row-major in `dtype`, by rounding to nearest.
 ///
@@ -48,7 +44,7 @@ pub unsafe extern "C" fn moray_quantize(
                 // SAFETY: the caller's.
                 unsafe { w.read::<E>("w")? }.iter().map(|&w| Element::to_f32(w)).collect()
             });
-            Ok(MorayQuantized(quantize(&w, n, k, format)?))
+            Ok(quantize(&w, n, k, format)?.into())
         };
         // SAFETY: the caller's.
         unsafe { create(out, make) }
@@ -71,35 +67,7 @@ pub unsafe extern "C" fn moray_quantized_create(
         // SAFETY: the caller's.
         let (parts, format) = unsafe { (borrow("parts", parts)?, borrow("format", format)?.read()?) };
         // SAFETY: the caller's.
-        unsafe { create(out, || Ok(MorayQuantized(parts.plain(format, n, k)?))) }
-    })
-}
-
-/// Reads a matrix [N, K] of GGUF blocks, rows one after another, with the blocks' own scales: groups of 32.
-///
-/// Fails with `MORAY_STATUS_LENGTH` unless `blocks` has N * K / 32 of them, `MORAY_STATUS_SHAPE` unless K is a multiple of 32,
-/// `MORAY_STATUS_VALUE` for a scale that is not finite, `MORAY_STATUS_UNSUPPORTED` for other blocks.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn moray_import_blocks(
-    block: MorayBlock,
-    blocks: MorayBytes,
-    n: usize,
-    k: usize,
-    out: *mut *mut MorayQuantized,
-) -> MorayStatus {
-    guard(|| {
-        let block = match block {
-            MORAY_BLOCK_Q4_0 => Block::Q4_0,
-            MORAY_BLOCK_Q4_1 => Block::Q4_1,
-            MORAY_BLOCK_Q5_0 => Block::Q5_0,
-            MORAY_BLOCK_Q5_1 => Block::Q5_1,
-            MORAY_BLOCK_Q8_0 => Block::Q8_0,
-            other => return Err(Fault::unsupported("block", "a MORAY_BLOCK_ constant", other)),
-        };
-        // SAFETY: the caller's.
-        let bytes = unsafe { blocks.read("blocks")? };
-        // SAFETY: the caller's.
-        unsafe { create(out, || Ok(MorayQuantized(block.import(bytes, n, k)?))) }
+        unsafe { create(out, || Ok(parts.plain(format, n, k)?.into())) }
     })
 }
 
@@ -121,7 +89,7 @@ pub unsafe extern "C" fn moray_quantized_describe(
 ) -> MorayStatus {
     guard(|| {
         // SAFETY: the caller's.
-        let weight = unsafe { &borrow("weight", weight)?.0 };
+        let weight = unsafe { &borrow("weight", weight)?.weight };
         // SAFETY: the caller's.
         unsafe {
             give("n", n, weight.n())?;
@@ -137,7 +105,7 @@ pub unsafe extern "C" fn moray_quantized_describe(
 pub unsafe extern "C" fn moray_quantized_dequantize(weight: *const MorayQuantized, w: MorayBytesMut) -> MorayStatus {
     guard(|| {
         // SAFETY: the caller's.
-        let weight = unsafe { &borrow("weight", weight)?.0 };
+        let weight = unsafe { &borrow("weight", weight)?.weight };
         // SAFETY: the caller's.
         let w = unsafe { w.write::<f32>("w")? };
         let expected = weight.n() * weight.k();

@@ -32,7 +32,7 @@ impl MorayWeight {
 pub unsafe extern "C" fn moray_weight_pack(weight: *const MorayQuantized, out: *mut *mut MorayWeight) -> MorayStatus {
     guard(|| {
         // SAFETY: the caller's.
-        let weight = unsafe { &borrow("weight", weight)?.0 };
+        let weight = unsafe { &borrow("weight", weight)?.weight };
         // SAFETY: the caller's.
         unsafe { create(out, || Ok(MorayWeight(Memory::Own(PackedWeight::pack(weight))))) }
     })
@@ -45,7 +45,7 @@ pub unsafe extern "C" fn moray_weight_pack(weight: *const MorayQuantized, out: *
 pub unsafe extern "C" fn moray_pack(weight: *const MorayQuantized, memory: *const MoraySectionsMut) -> MorayStatus {
     guard(|| {
         // SAFETY: the caller's.
-        let (weight, memory) = unsafe { (&borrow("weight", weight)?.0, borrow("memory", memory)?) };
+        let (weight, memory) = unsafe { (&borrow("weight", weight)?.weight, borrow("memory", memory)?) };
         // SAFETY: the caller's.
         Ok(pack_into(weight, unsafe { memory.packed()? })?)
     })
@@ -114,7 +114,7 @@ pub unsafe extern "C" fn moray_weight_unpack(weight: *const MorayWeight, out: *m
         // SAFETY: the caller's.
         let weight = unsafe { borrow("weight", weight)? }.view();
         // SAFETY: the caller's.
-        unsafe { create(out, || Ok(MorayQuantized(weight.unpack()?))) }
+        unsafe { create(out, || Ok(weight.unpack()?.into())) }
     })
 }
 

@@ -13,6 +13,7 @@ const SOURCES: &[&str] = &[
     "supports",
     "sections",
     "quantized",
+    "import",
     "weight",
     "activations",
     "linear",

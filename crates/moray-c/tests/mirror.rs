@@ -56,6 +56,20 @@ const _: () = {
     ["Offset of field: MorayBytesMut::bytes"][::core::mem::offset_of!(MorayBytesMut, bytes) - 8usize];
 };
 const _: () = {
+    ["Size of MorayExported"][::core::mem::size_of::<MorayExported>() - 96usize];
+    ["Alignment of MorayExported"][::core::mem::align_of::<MorayExported>() - 8usize];
+    ["Offset of field: MorayExported::struct_size"][::core::mem::offset_of!(MorayExported, struct_size) - 0usize];
+    ["Offset of field: MorayExported::layout"][::core::mem::offset_of!(MorayExported, layout) - 4usize];
+    ["Offset of field: MorayExported::bits"][::core::mem::offset_of!(MorayExported, bits) - 8usize];
+    ["Offset of field: MorayExported::scale_dtype"][::core::mem::offset_of!(MorayExported, scale_dtype) - 12usize];
+    ["Offset of field: MorayExported::n"][::core::mem::offset_of!(MorayExported, n) - 16usize];
+    ["Offset of field: MorayExported::k"][::core::mem::offset_of!(MorayExported, k) - 24usize];
+    ["Offset of field: MorayExported::codes"][::core::mem::offset_of!(MorayExported, codes) - 32usize];
+    ["Offset of field: MorayExported::scales"][::core::mem::offset_of!(MorayExported, scales) - 48usize];
+    ["Offset of field: MorayExported::zeros"][::core::mem::offset_of!(MorayExported, zeros) - 64usize];
+    ["Offset of field: MorayExported::group_of"][::core::mem::offset_of!(MorayExported, group_of) - 80usize];
+};
+const _: () = {
     ["Size of MoraySectionsMut"][::core::mem::size_of::<MoraySectionsMut>() - 64usize];
     ["Alignment of MoraySectionsMut"][::core::mem::align_of::<MoraySectionsMut>() - 8usize];
     ["Offset of field: MoraySectionsMut::codes"][::core::mem::offset_of!(MoraySectionsMut, codes) - 0usize];
@@ -204,6 +218,11 @@ const _: () = {
     assert!(MORAY_BLOCK_Q5_0 == 6);
     assert!(MORAY_BLOCK_Q5_1 == 7);
     assert!(MORAY_BLOCK_Q8_0 == 8);
+    assert!(MORAY_LAYOUT_GPTQ == 1);
+    assert!(MORAY_LAYOUT_GPTQ_V2 == 2);
+    assert!(MORAY_LAYOUT_GPTQ_BY_WORD == 3);
+    assert!(MORAY_LAYOUT_AWQ == 4);
+    assert!(MORAY_LAYOUT_COMPRESSED_TENSORS == 5);
     assert!(MORAY_ACT_SCALES_TOKEN == 0);
     assert!(MORAY_ACT_SCALES_FINE == 1);
     assert!(MORAY_SELECT_ALL == 0);
@@ -302,15 +321,6 @@ mod header {
         ) -> MorayStatus;
     }
     unsafe extern "C" {
-        pub fn moray_import_blocks(
-            block: MorayBlock,
-            blocks: MorayBytes,
-            n: usize,
-            k: usize,
-            out: *mut *mut MorayQuantized,
-        ) -> MorayStatus;
-    }
-    unsafe extern "C" {
         pub fn moray_quantized_destroy(weight: *mut MorayQuantized);
     }
     unsafe extern "C" {
@@ -324,6 +334,21 @@ mod header {
     }
     unsafe extern "C" {
         pub fn moray_quantized_dequantize(weight: *const MorayQuantized, w: MorayBytesMut) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_import_blocks(
+            block: MorayBlock,
+            blocks: MorayBytes,
+            n: usize,
+            k: usize,
+            out: *mut *mut MorayQuantized,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_import_exported(arrays: *const MorayExported, out: *mut *mut MorayQuantized) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_quantized_order(weight: *const MorayQuantized, order: *mut MorayBytes) -> MorayStatus;
     }
     unsafe extern "C" {
         pub fn moray_weight_pack(weight: *const MorayQuantized, out: *mut *mut MorayWeight) -> MorayStatus;
@@ -502,10 +527,12 @@ fn signatures_of_the_header_match_the_crate() {
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_supports, moray_supports];
     let _: [unsafe extern "C" fn(_, _, _, _, _, _) -> _; 2] = [header::moray_quantize, moray_quantize];
     let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] = [header::moray_quantized_create, moray_quantized_create];
-    let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] = [header::moray_import_blocks, moray_import_blocks];
     let _: [unsafe extern "C" fn(_); 2] = [header::moray_quantized_destroy, moray_quantized_destroy];
     let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] = [header::moray_quantized_describe, moray_quantized_describe];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_quantized_dequantize, moray_quantized_dequantize];
+    let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] = [header::moray_import_blocks, moray_import_blocks];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_import_exported, moray_import_exported];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_quantized_order, moray_quantized_order];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_weight_pack, moray_weight_pack];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_pack, moray_pack];
     let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] = [header::moray_weight_borrow, moray_weight_borrow];

@@ -2,9 +2,11 @@
 //!
 //! Group scales may be negative, which they are to the kernels too.
 
+use moray::w4a8::StoredZeros;
+
 use super::Quantization;
 use super::awq;
-use super::gptq::{Gptq, StoredZeros};
+use super::gptq::Gptq;
 use super::keys::{AUTO_ROUND, AWQ, GPTQ, PACKING, PROVENANCE};
 use crate::error::Result;
 use crate::fields::Fields;

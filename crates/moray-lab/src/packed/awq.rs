@@ -1,18 +1,14 @@
 //! AWQ's layout: `qweight` int32 \[K, N/8\] and `qzeros` int32 \[K/group, N/8\], eight n in a word in the order 0, 2, 4, 6, 1, 3,
 //! 5, 7; `scales` f16 \[K/group, N\]. w = scale · (code − zero).
 
-use moray::w4a8::Bits;
+use moray::w4a8::{Bits, ExportedArrays, ExportedLayout};
 
-use super::matrix::{PackedMatrix, Parts};
-use super::nibbles::{nibble, transpose};
+use super::matrix::{PackedMatrix, matrix, unpack};
 use super::overrides::overrides;
 use super::schemes::Schemes;
 use super::tensors::Projection;
 use crate::error::Result;
 use crate::fields::Fields;
-
-/// The n (of 8) that each nibble of a word holds.
-const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 
 /// Reads the keys that say what the layout holds.
 pub(super) fn parse(fields: &Fields<'_>) -> Result<Schemes> {
@@ -35,23 +31,17 @@ pub(super) fn read(schemes: &Schemes, source: &Projection<'_>, n: usize, k: usiz
     if n % 8 != 0 {
         return Err(source.unsupported("output features", "a multiple of 8", n));
     }
-    let unpacked = |words: Vec<u32>| {
-        let mut out = vec![0u8; words.len() * 8];
-        for (word, out) in words.iter().zip(out.as_chunks_mut::<8>().0) {
-            ORDER.iter().enumerate().for_each(|(i, &column)| out[column] = nibble(*word, i));
-        }
-        out
-    };
-    let codes = unpacked(source.required("qweight")?.shaped(&[k, n / 8])?.words()?);
+    let codes = source.required("qweight")?.shaped(&[k, n / 8])?.words()?;
     let scales = source.required("scales")?;
     let groups = scales.elems() / n;
     let scale = scales.shaped(&[groups, n])?.floats()?;
     let symmetric = schemes.symmetric(source, Bits::Four, k, groups)?;
-    let zero = match source.optional("qzeros") {
-        Some(array) => Some(transpose(&unpacked(array.shaped(&[groups, n / 8])?.words()?), n)),
+    let zeros = match source.optional("qzeros") {
+        Some(array) => Some(array.shaped(&[groups, n / 8])?.words()?),
         None if symmetric == Some(false) => return Err(source.missing("qzeros")),
         None => None,
     };
-    let (codes, scale, group_of) = (transpose(&codes, n), transpose(&scale, n), None);
-    Parts { n, k, bits: Bits::Four, codes, scale, zero, symmetric, group_of }.matrix(source)
+    let (layout, bits) = (ExportedLayout::Awq, Bits::Four);
+    let arrays = ExportedArrays { layout, n, k, bits, codes: &codes, scales: &scale, zeros: zeros.as_deref() };
+    matrix(source, unpack(source, &arrays)?, symmetric, None)
 }

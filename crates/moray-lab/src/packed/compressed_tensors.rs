@@ -3,11 +3,11 @@
 //! as it is; `weight_g_idx` int32 \[K\], the group of each input, −1 where there is no order. w = scale · (code − zero).
 
 use ::safetensors::Dtype;
+use moray::w4a8::{ExportedArrays, ExportedLayout};
 use serde_json::{Value, json};
 
 use super::keys::{COMPRESSED_GROUP, COMPRESSED_INPUTS, COMPRESSED_WEIGHTS, SPARSITY};
-use super::matrix::{PackedMatrix, Parts};
-use super::nibbles::{transpose, unpacked};
+use super::matrix::{PackedMatrix, matrix, unpack};
 use super::schemes::{Scheme, Schemes, width};
 use super::tensors::Projection;
 use crate::error::Result;
@@ -84,28 +84,27 @@ pub(super) fn read(schemes: &Schemes, source: &Projection<'_>, n: usize, k: usiz
     let packed = source.required("weight_packed")?;
     let bits = source.bits(&packed, n * k)?;
     let per_word = 32 / width(bits);
-    let codes = unpacked(&packed.shaped(&[n, k / per_word])?.words()?, width(bits));
+    let words = packed.shaped(&[n, k / per_word])?.words()?;
     let scale = source.required("weight_scale")?;
     let groups = scale.elems() / n;
     let scale = scale.shaped(&[n, groups])?.floats()?;
     let symmetric = schemes.symmetric(source, bits, k, groups)?;
-    let zero = match source.optional("weight_zero_point") {
+    let (mut zeros, mut zero) = (None, None);
+    match source.optional("weight_zero_point") {
         Some(array) if array.dtype() == Dtype::I8 => {
             let middle = 1u8 << (width(bits) - 1);
             let centred = |zero: u8| zero.wrapping_add(middle);
-            Some(array.shaped(&[n, groups])?.bytes()?.into_iter().map(centred).collect())
+            zero = Some(array.shaped(&[n, groups])?.bytes()?.into_iter().map(centred).collect());
         }
-        Some(array) => {
-            let words = array.shaped(&[n.div_ceil(per_word), groups])?.words()?;
-            // several n in a word, so a word's row is its neighbours' too
-            let by_group = unpacked(&transpose(&words, groups), width(bits));
-            let padded = n.div_ceil(per_word) * per_word;
-            Some(transpose(&by_group, padded)[..n * groups].to_vec())
-        }
+        Some(array) => zeros = Some(array.shaped(&[n.div_ceil(per_word), groups])?.words()?),
         None if symmetric == Some(false) => return Err(source.missing("weight_zero_point")),
-        None => None,
-    };
+        None => {}
+    }
     let group_of = source.optional("weight_g_idx").map(|array| array.shaped(&[k])?.words()).transpose()?;
     let group_of = group_of.filter(|groups| groups.iter().any(|&group| group != u32::MAX));
-    Parts { n, k, bits, codes, scale, zero, symmetric, group_of }.matrix(source)
+    let layout = ExportedLayout::CompressedTensors;
+    let arrays = ExportedArrays { layout, n, k, bits, codes: &words, scales: &scale, zeros: zeros.as_deref() };
+    let mut codes = unpack(source, &arrays)?;
+    codes.zero = zero.or(codes.zero);
+    matrix(source, codes, symmetric, group_of.as_deref())
 }

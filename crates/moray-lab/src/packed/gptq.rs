@@ -4,26 +4,15 @@
 //! The older form stores zero points less one. AutoGPTQ wraps each in its own bits, so that 0 becomes 15; GPTQModel and AutoRound
 //! subtract from whole words, with borrows, and their words give the zero points back when as much is added.
 
+use moray::w4a8::{ExportedArrays, ExportedLayout, StoredZeros};
 use serde_json::Value;
 
-use super::matrix::{PackedMatrix, Parts};
-use super::nibbles::{transpose, unpacked};
+use super::matrix::{PackedMatrix, matrix, unpack};
 use super::overrides::overrides;
 use super::schemes::{Schemes, width};
 use super::tensors::Projection;
 use crate::error::Result;
 use crate::fields::Fields;
-
-/// How zero points are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoredZeros {
-    /// As they are.
-    Plain,
-    /// Less one, each in its own bits.
-    LessOne,
-    /// Less one, subtracted from the words that hold several.
-    LessOneByWord,
-}
 
 /// GPTQ's layout with what a configuration says of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,21 +47,12 @@ impl Gptq {
         let bits = source.bits(&qweight, n * k)?;
         let per_word = 32 / width(bits);
         let words = qweight.shaped(&[k / per_word, n])?.words()?;
-        let mut codes = vec![0; n * k];
-        for (at, codes_of_word) in unpacked(&words, width(bits)).chunks_exact(per_word).enumerate() {
-            let (row, column) = (at % n, at / n * per_word);
-            codes[row * k + column..][..per_word].copy_from_slice(codes_of_word);
-        }
         let scales = source.required("scales")?;
         let groups = scales.elems() / n;
         let scale = scales.shaped(&[groups, n])?.floats()?;
         let symmetric = self.schemes.symmetric(source, bits, k, groups)?;
-        let zero = match source.optional("qzeros") {
-            Some(array) => {
-                let words = array.shaped(&[groups, n.div_ceil(per_word)])?.words()?;
-                let padded = n.div_ceil(per_word) * per_word;
-                Some(transpose(&self.zeros.unpacked(&words, width(bits)), padded)[..n * groups].to_vec())
-            }
+        let zeros = match source.optional("qzeros") {
+            Some(array) => Some(array.shaped(&[groups, n.div_ceil(per_word)])?.words()?),
             None if symmetric == Some(false) => return Err(source.missing("qzeros")),
             None => None,
         };
@@ -80,26 +60,9 @@ impl Gptq {
         if self.act_order && group_of.is_none() && groups > 1 {
             return Err(source.missing("g_idx"));
         }
-        Parts { n, k, bits, codes, scale: transpose(&scale, n), zero, symmetric, group_of }.matrix(source)
-    }
-}
-
-impl StoredZeros {
-    /// The zero points of words, in the order of their bits.
-    fn unpacked(self, words: &[u32], bits: usize) -> Vec<u8> {
-        // one in the place of every code
-        let ones = u32::MAX / ((1 << bits) - 1);
-        match self {
-            StoredZeros::Plain => unpacked(words, bits),
-            StoredZeros::LessOne => {
-                let wrap = ((1u32 << bits) - 1) as u8;
-                unpacked(words, bits).into_iter().map(|zero| zero.wrapping_add(1) & wrap).collect()
-            }
-            StoredZeros::LessOneByWord => {
-                let whole: Vec<u32> = words.iter().map(|word| word.wrapping_add(ones)).collect();
-                unpacked(&whole, bits)
-            }
-        }
+        let layout = ExportedLayout::Gptq(self.zeros);
+        let arrays = ExportedArrays { layout, n, k, bits, codes: &words, scales: &scale, zeros: zeros.as_deref() };
+        matrix(source, unpack(source, &arrays)?, symmetric, group_of.as_deref())
     }
 }
 
@@ -114,28 +77,4 @@ fn by_word(fields: &Fields<'_>) -> bool {
     let auto_round = fields.get("autoround_version").is_some()
         || fields.get("provider").and_then(Value::as_str) == Some("auto-round");
     auto_round || names.iter().any(|name| name.starts_with("gptqmodel"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::StoredZeros::{LessOne, LessOneByWord, Plain};
-
-    #[test]
-    fn zero_points_come_back_from_every_way_of_storing_them() {
-        for bits in [4, 8] {
-            let count = 32 / bits;
-            let zeros: Vec<u32> = (0..count).map(|i| (5 * i) as u32 * u32::from(i != 3)).collect();
-            let packed = |values: &mut dyn Iterator<Item = u32>| {
-                values.enumerate().fold(0u32, |word, (i, value)| word | (value & ((1 << bits) - 1)) << (bits * i))
-            };
-            let expected: Vec<u8> = zeros.iter().map(|&zero| (zero & ((1 << bits) - 1)) as u8).collect();
-            let plain = packed(&mut zeros.iter().copied());
-            let wrapped = packed(&mut zeros.iter().map(|zero| zero.wrapping_sub(1)));
-            let by_word = (0..count).fold(plain, |word, i| word.wrapping_sub(1 << (bits * i)));
-            assert_ne!(wrapped, by_word, "a zero borrows from its neighbour");
-            assert_eq!(Plain.unpacked(&[plain], bits), expected);
-            assert_eq!(LessOne.unpacked(&[wrapped], bits), expected);
-            assert_eq!(LessOneByWord.unpacked(&[by_word], bits), expected);
-        }
-    }
 }

@@ -1,13 +1,9 @@
 //! A matrix as integer codes, in the form that operations take.
 
-use half::f16;
-use moray::w4a8::{Bits, Format, Offset, QuantizedWeight, Scales};
+use moray::w4a8::{Bits, ExportedArrays, ExportedMatrix, QuantizedWeight};
 
 use super::tensors::Projection;
 use crate::error::Result;
-
-/// Group sizes that kernels have, the largest first.
-const GROUP_SIZES: [usize; 3] = [128, 64, 32];
 
 /// A matrix w\[N, K\] as integer codes, perhaps for inputs in another order.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,93 +33,42 @@ impl PackedMatrix {
     }
 }
 
-/// What the layouts have in common: codes, and a scale and a zero point for each group.
-pub(super) struct Parts {
-    pub(super) n: usize,
-    pub(super) k: usize,
-    pub(super) bits: Bits,
-    /// \[N, K\], as stored.
-    pub(super) codes: Vec<u8>,
-    /// \[N, groups\].
-    pub(super) scale: Vec<f32>,
-    /// \[N, groups\]; none for the middle of the codes.
-    pub(super) zero: Option<Vec<u8>>,
-    /// What the file says of zero points.
-    pub(super) symmetric: Option<bool>,
-    /// \[K\]: the group of each input; none where neighbours share one.
-    pub(super) group_of: Option<Vec<u32>>,
+/// Takes codes out of a checkpoint's words.
+///
+/// # Errors
+/// [`crate::Error::Unsupported`] for what the layout does not hold, [`crate::Error::Kernel`] for sizes of no weight.
+pub(super) fn unpack(source: &Projection<'_>, arrays: &ExportedArrays<'_>) -> Result<ExportedMatrix> {
+    arrays.unpack().map_err(|error| named(source, error))
 }
 
-impl Parts {
-    /// Puts columns of a group beside each other and scales into the sizes that kernels have.
-    ///
-    /// # Errors
-    /// [`crate::Error::Unsupported`] for zero points that contradict what the file says of them or that 8-bit codes cannot have, for
-    /// orders with groups of unlike sizes, and for groups of no multiple of 32; [`crate::Error::Kernel`] for scales out of range.
-    pub(super) fn matrix(self, source: &Projection<'_>) -> Result<PackedMatrix> {
-        let groups = self.scale.len() / self.n;
-        let centre = if self.bits == Bits::Four { 8 } else { 128 };
-        let zero = self.zero.as_deref().filter(|zero| zero.iter().any(|&zero| zero != centre));
-        if let (Some(true), Some(got)) = (self.symmetric, zero.and_then(|z| z.iter().find(|&&z| z != centre))) {
-            let expected = format!("{centre} everywhere, as the configuration says that codes are symmetric");
-            return Err(source.unsupported("zero points", &expected, got));
-        }
-        if let (Bits::Eight, Some(_)) = (self.bits, zero) {
-            return Err(source.unsupported("zero points", "128 everywhere with codes of 8 bits", "others"));
-        }
-        let order = self.group_of.as_deref().map(|group_of| order(source, group_of, groups)).transpose()?.flatten();
-        let codes = self.signed_codes(order.as_deref());
-        let bits = self.bits;
-        let (format, scales) = match (groups, zero) {
-            (1, None) => (Format::per_channel().with_bits(bits), Scales::per_channel(self.scale)),
-            _ => {
-                let size = self.k / groups;
-                let fits = |unit: &&usize| self.k == groups * size && size % **unit == 0;
-                let Some(unit) = GROUP_SIZES.iter().find(fits) else {
-                    let got = format!("{} inputs in {groups} groups", self.k);
-                    return Err(source.unsupported("groups", "groups of one size, a multiple of 32", got));
-                };
-                let scale = repeated(&self.scale, size / unit).into_iter().map(f16::from_f32).collect();
-                let zero = zero.map(|zero| repeated(zero, size / unit).into());
-                let offset = if zero.is_some() { Offset::ZeroPoint } else { Offset::None };
-                (Format::per_group(*unit, offset).with_bits(bits), Scales::per_group(scale, zero))
-            }
-        };
-        Ok(PackedMatrix { weight: QuantizedWeight::new(self.n, self.k, format, codes, scales)?, order })
+/// Makes a weight of codes with a scale and a zero point for each group; `symmetric` is what the file says of zero points, `group_of`
+/// the group of each input where neighbours do not share one.
+///
+/// # Errors
+/// [`crate::Error::Unsupported`] for zero points that contradict what the file says of them or that 8-bit codes cannot have, for
+/// orders with groups of unlike sizes, and for groups of no multiple of 32; [`crate::Error::Kernel`] for scales out of range.
+pub(super) fn matrix(
+    source: &Projection<'_>,
+    codes: ExportedMatrix,
+    symmetric: Option<bool>,
+    group_of: Option<&[u32]>,
+) -> Result<PackedMatrix> {
+    if let (Some(true), Some(got)) = (symmetric, codes.off_centre()) {
+        let centre = if codes.bits == Bits::Four { 8 } else { 128 };
+        let expected = format!("{centre} everywhere, as the configuration says that codes are symmetric");
+        return Err(source.unsupported("zero points", &expected, got));
     }
-
-    /// The codes in the order of their columns; those of 8 bits about 0.
-    fn signed_codes(&self, order: Option<&[u32]>) -> Vec<i8> {
-        let signed = |code: u8| if self.bits == Bits::Four { code as i8 } else { (code ^ 0x80) as i8 };
-        let Some(order) = order else { return self.codes.iter().map(|&code| signed(code)).collect() };
-        let rows = self.codes.chunks_exact(self.k);
-        rows.flat_map(|row| order.iter().map(|&input| signed(row[input as usize]))).collect()
-    }
+    let (weight, order) = codes.into_weight(group_of).map_err(|error| named(source, error))?;
+    Ok(PackedMatrix { weight, order })
 }
 
-fn repeated<T: Copy>(values: &[T], times: usize) -> Vec<T> {
-    values.iter().flat_map(|&value| std::iter::repeat_n(value, times)).collect()
-}
-
-/// The inputs group by group, each group's in their order; none if that is the order in which they come.
-fn order(source: &Projection<'_>, group_of: &[u32], groups: usize) -> Result<Option<Vec<u32>>> {
-    let k = group_of.len();
-    let mut sizes = vec![0usize; groups];
-    for (input, &group) in group_of.iter().enumerate() {
-        match sizes.get_mut(group as usize) {
-            Some(size) => *size += 1,
-            None => {
-                let got = format!("{} for input {input}", group as i32);
-                return Err(source.unsupported("g_idx", &format!("a group below {groups}"), got));
-            }
+/// Says of which matrix something is not supported.
+fn named(source: &Projection<'_>, error: moray::Error) -> crate::Error {
+    match error {
+        moray::Error::Unsupported { what, expected, got } => source.unsupported(what, expected, got),
+        moray::Error::Index { what, limit, got } => {
+            source.unsupported(what, &format!("a group below {limit}"), got as i32)
         }
+        other => other.into(),
     }
-    if let Some(got) = sizes.iter().find(|&&size| size * groups != k) {
-        let expected = format!("groups of {} inputs", k / groups.max(1));
-        return Err(source.unsupported("g_idx", &expected, format!("one of {got}")));
-    }
-    let mut order: Vec<u32> = (0..k as u32).collect();
-    order.sort_by_key(|&input| group_of[input as usize]);
-    let moved = order.iter().enumerate().any(|(column, &input)| column != input as usize);
-    Ok(moved.then_some(order))
 }

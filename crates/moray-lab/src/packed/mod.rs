@@ -25,7 +25,7 @@ use serde_json::Value;
 use self::keys::{AWQ, COMPRESSED, GPTQ, OWN, PROVENANCE, QQQ};
 use crate::error::{Error, Result};
 use crate::fields::Fields;
-pub use gptq::{Gptq, StoredZeros};
+pub use gptq::Gptq;
 pub use matrix::PackedMatrix;
 pub use own::{LAYOUT_VERSION, own_tensors};
 pub(crate) use qqq::QQQ_BLOCK;

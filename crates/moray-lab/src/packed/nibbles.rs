@@ -2,12 +2,7 @@
 
 /// Nibble `i` of a word, 0 the lowest.
 pub(super) fn nibble(word: u32, i: usize) -> u8 {
-    code(word, i, 4)
-}
-
-/// Code `i` of a word of codes of `bits` bits, 0 the lowest.
-pub(super) fn code(word: u32, i: usize, bits: usize) -> u8 {
-    ((word >> (bits * i)) & ((1 << bits) - 1)) as u8
+    (word >> (4 * i) & 15) as u8
 }
 
 /// Two codes a byte, the first in the low half.
@@ -18,11 +13,6 @@ pub(super) fn pack_pairs(codes: &[i8]) -> Vec<u8> {
 /// The inverse of [`pack_pairs`].
 pub(super) fn unpack_pairs(bytes: &[u8]) -> Vec<i8> {
     bytes.iter().flat_map(|&byte| [(byte & 15) as i8, (byte >> 4) as i8]).collect()
-}
-
-/// The codes of words \[rows, columns\] one after another: [rows, columns · 32 / bits].
-pub(super) fn unpacked(words: &[u32], bits: usize) -> Vec<u8> {
-    words.iter().flat_map(|&word| (0..32 / bits).map(move |i| code(word, i, bits))).collect()
 }
 
 /// \[rows, columns\] to \[columns, rows\].

@@ -351,7 +351,7 @@ fn contradictions_are_refused_by_name() {
         ("expected 8 everywhere", symmetric.gptq(|zero| zero), gptq(64, &[("sym", json!(true))])),
         ("q_proj.qzeros", without(plain.gptq(less_one), &["qzeros"]), gptq(64, &[("sym", json!(false))])),
         ("q_proj.g_idx", without(ordered.gptq(less_one), &["g_idx"]), gptq(32, &[("desc_act", json!(true))])),
-        ("expected groups of 32 inputs", uneven.gptq(less_one), gptq(32, &[("desc_act", json!(true))])),
+        ("expected groups of equally many inputs", uneven.gptq(less_one), gptq(32, &[("desc_act", json!(true))])),
         ("expected 4 bits in groups of 32", plain.gptq(less_one), gptq(32, &[])),
         ("expected 8 bits in groups of 64", plain.gptq(less_one), gptq(64, &[("bits", json!(8))])),
         ("128 everywhere with codes of 8 bits", Plain::new(8, 64).gptq(less_one), gptq(64, &[("bits", json!(8))])),
