@@ -105,7 +105,7 @@ pub unsafe extern "C" fn moray_import_exported(
         // SAFETY: the caller's.
         let arrays = unsafe { sized("arrays", arrays)? };
         // SAFETY: the caller's.
-        unsafe { create(out, || unsafe { read(arrays) }) }
+        unsafe { create(out, || read(arrays)) }
     })
 }
 

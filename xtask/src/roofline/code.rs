@@ -46,7 +46,7 @@ pub fn write(kernels: &BTreeSet<String>) -> io::Result<()> {
     fs::write(root().join(FILE), format!("[\n{}\n]\n", lines.join(",\n")))
 }
 
-/// Reads what [`write`] has written.
+/// Reads what [`write()`] has written.
 ///
 /// # Errors
 /// Returns an error that names the file if it cannot be read or lacks a number.
