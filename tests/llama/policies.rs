@@ -204,7 +204,8 @@ fn thresholds_on_the_inputs_of_every_matrix_are_counted_and_hold_for_recomputed_
         // as many inputs of each but down
         let (d, d_ff) = (64.0, D_FF as f64);
         let all = (d * (kept[0] + kept[1] + kept[2]) + d_ff * kept[3]) / (3.0 * d + d_ff);
-        assert!((session.policies().kept_inputs().unwrap() - all).abs() < 1e-9);
+        // quotients of the same counts: a few roundings of f64 apart
+        assert!((session.policies().kept_inputs().unwrap() - all).abs() < 8.0 * f64::EPSILON);
     }
 }
 
