@@ -10,6 +10,7 @@ mod mirror;
 mod oldest;
 mod outside;
 mod packages;
+mod python;
 mod quality;
 mod resources;
 mod roofline;
@@ -60,6 +61,7 @@ const TASKS: &[Task] = &[
         help: "check what the published packages hold, the Rust they declare, and moray's from a crate outside the workspace",
         run: packages::run,
     },
+    Task { name: "python", help: "build the Python wheel and test it", run: python::run },
     Task {
         name: "simcuda",
         help: "path | run <command>: the simulated driver; kernels: its test kernels",

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{TaskResult, fetch, root, simcuda, toolkit};
+use crate::{TaskResult, fetch, python, root, simcuda, toolkit};
 
 /// The capabilities that the simulated driver can have; each takes other code of the fatbins.
 const CAPABILITIES: [&str; 2] = ["8.0", "9.0"];
@@ -11,8 +11,8 @@ const CAPABILITIES: [&str; 2] = ["8.0", "9.0"];
 /// What the simulated driver runs of the kernels. Machine code is not built: it takes six times as long.
 pub const ARCHITECTURES: &str = "compute_80,compute_90a";
 
-/// Obtains the model and the text, then runs the tests of every crate, the examples in the documentation among them, and the
-/// tests of the CUDA device on the simulated driver.
+/// Obtains the model and the text, then runs the tests of every crate, the examples in the documentation among them, those of the
+/// Python package, and the tests of the CUDA device on the simulated driver.
 pub fn run(arguments: &[String]) -> TaskResult {
     if arguments.first().is_some_and(|argument| argument == "cuda") {
         return on_the_simulated_device(&arguments[1..]);
@@ -21,6 +21,7 @@ pub fn run(arguments: &[String]) -> TaskResult {
     let mut command = Command::new(env!("CARGO"));
     command.args(["test", "--workspace"]).args(arguments).current_dir(root()).env("MORAY_REQUIRE_MODEL", "1");
     check(command)?;
+    python::run(&[])?;
     on_the_simulated_device(arguments)
 }
 

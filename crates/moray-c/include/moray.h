@@ -762,8 +762,8 @@ MorayStatus moray_mlp_create(const MorayMlpShape *shape,
 // Takes 4-bit weights with the codes and scales they have: gate and up [d_ff, d_model], down [d_model, d_ff]. The plain weights are
 // not needed any more then.
 //
-// Fails with `MORAY_STATUS_SHAPE` for matrices of other sizes, `MORAY_STATUS_UNSUPPORTED` for 8-bit codes and for scales other than
-// of channels or f16 of groups.
+// Fails with `MORAY_STATUS_SHAPE` for matrices of other sizes, `MORAY_STATUS_UNSUPPORTED` for 8-bit codes, for scales other than
+// of channels or f16 of groups and for columns in another order (`moray_quantized_order`).
 MorayStatus moray_mlp_create_quantized(const MorayMlpShape *shape,
                                        const MorayQuantized *gate,
                                        const MorayQuantized *up,

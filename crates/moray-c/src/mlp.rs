@@ -110,8 +110,8 @@ pub unsafe extern "C" fn moray_mlp_create(
 /// Takes 4-bit weights with the codes and scales they have: gate and up [d_ff, d_model], down [d_model, d_ff]. The plain weights are
 /// not needed any more then.
 ///
-/// Fails with `MORAY_STATUS_SHAPE` for matrices of other sizes, `MORAY_STATUS_UNSUPPORTED` for 8-bit codes and for scales other than
-/// of channels or f16 of groups.
+/// Fails with `MORAY_STATUS_SHAPE` for matrices of other sizes, `MORAY_STATUS_UNSUPPORTED` for 8-bit codes, for scales other than
+/// of channels or f16 of groups and for columns in another order (`moray_quantized_order`).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn moray_mlp_create_quantized(
     shape: *const MorayMlpShape,
@@ -126,6 +126,15 @@ pub unsafe extern "C" fn moray_mlp_create_quantized(
         let shape = unsafe { borrow("shape", shape)? }.read()?;
         // SAFETY: the caller's.
         let [gate, up, down] = unsafe { [borrow("gate", gate)?, borrow("up", up)?, borrow("down", down)?] };
+        for (what, weight) in [("gate", gate), ("up", up), ("down", down)] {
+            if weight.order.is_some() {
+                return Err(Fault::unsupported(
+                    what,
+                    "columns in their own order",
+                    "columns in the order of their groups",
+                ));
+            }
+        }
         // SAFETY: the caller's.
         let make =
             || unsafe { with_biases(Weights::from_quantized(shape, &gate.weight, &up.weight, &down.weight)?, biases) };

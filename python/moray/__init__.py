@@ -1,0 +1,30 @@
+"""W4A8 products with packed weights, sparse MLP and attention over heads that run, on the CPU.
+
+Arrays are numpy's, or whatever has DLPack (torch's CPU tensors) or the buffer protocol; nothing is copied but where it is said. Every
+refusal is a :class:`MorayError` whose text names the argument, what was expected and what was found, and leaves every object usable.
+"""
+
+from ._library import ffi as _ffi, lib as _lib
+from .activations import Activations
+from .attention import Attention, HeadLists, HeadMask, KvCache, Span
+from .cpu import Cpu
+from .errors import *  # noqa: F403
+from .format import Format
+from .linear import linear
+from .quantized import Quantized
+from .selection import Indices, Masks, Selection, Threshold, TopK, Union
+from .sparse_mlp import SparseMlp
+from .supports import Row, Support, support_table, supports
+from .weight import Weight
+
+#: The library's version.
+__version__: str = _ffi.string(_lib.moray_version()).decode()
+#: The version of the packed layout, to be stored with packed weights.
+LAYOUT_VERSION: int = _lib.MORAY_LAYOUT_VERSION
+
+__all__ = [
+    "LAYOUT_VERSION", "Activations", "Attention", "Cpu", "Format", "HeadLists", "HeadMask", "Indices", "KvCache", "Masks", "Quantized",
+    "Row", "Selection", "Span", "SparseMlp", "Support", "Threshold", "TopK", "Union", "Weight", "__version__", "linear",
+    "support_table", "supports",
+]  # fmt: skip
+__all__ += errors.__all__  # type: ignore[name-defined]  # noqa: F405

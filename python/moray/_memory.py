@@ -1,0 +1,166 @@
+"""Arrays as callers have them, as addresses: numpy's, and what has DLPack or the buffer protocol. Nothing is copied."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, NamedTuple, Sequence
+
+import numpy as np
+
+from ._library import ffi
+from .errors import DeviceError, DtypeError, LayoutError, LengthError, ShapeError
+
+# Names of element types, as numpy and DLPack (code, bits) have them.
+_NUMPY = {
+    np.dtype(kind): name
+    for kind, name in {
+        "f4": "f32", "f2": "f16", "i1": "i8", "u1": "u8", "i4": "i32", "u4": "u32", "i8": "i64", "u8": "u64", "?": "bool",
+    }.items()
+}  # fmt: skip
+_DLPACK = {
+    (0, 8): "i8", (0, 32): "i32", (0, 64): "i64", (1, 8): "u8", (1, 32): "u32", (1, 64): "u64",
+    (2, 16): "f16", (2, 32): "f32", (4, 16): "bf16", (6, 8): "bool",
+}  # fmt: skip
+SIZES = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1, "u8": 1, "i32": 4, "u32": 4, "i64": 8, "u64": 8, "bool": 1}
+
+NONE = (ffi.NULL, 0)
+
+
+class View(NamedTuple):
+    """Where an array's elements are, one after another in row-major order."""
+
+    address: Any
+    bytes: int
+    shape: tuple[int, ...]
+    dtype: str
+    # what keeps the memory in its place
+    owner: Any
+
+    @property
+    def memory(self) -> tuple[Any, int]:
+        """The array as a `MorayBytes`; this object has to live until the call returns."""
+        return self.address, self.bytes
+
+
+def view(what: str, array: Any, dtypes: Sequence[str], shape: Sequence[int | None] = (), writable: bool = False) -> View:
+    """Borrows an array, which has one of the element types and, if a shape is given, that many dimensions and those sizes that
+    are not None.
+
+    Raises `DtypeError`, `DeviceError`, `LayoutError` for strides or memory that may not be written, `ShapeError` for a number
+    of dimensions and `LengthError` for sizes.
+    """
+    if isinstance(array, np.ndarray):
+        found = _of_numpy(what, array, writable)
+    elif hasattr(array, "__dlpack__"):
+        found = _of_dlpack(what, array)
+    else:
+        found = _of_numpy(what, _as_numpy(what, array), writable)
+    if found.dtype not in dtypes:
+        raise DtypeError(f"{what}: expected elements of {' or '.join(dtypes)}, got {found.dtype}")
+    if shape:
+        check_shape(what, found.shape, shape)
+    return found
+
+
+def optional(what: str, array: Any, dtypes: Sequence[str], shape: Sequence[int | None] = ()) -> View | None:
+    """As :func:`view`, and None for None."""
+    return None if array is None else view(what, array, dtypes, shape)
+
+
+def memory(found: View | None) -> tuple[Any, int]:
+    """A view as a `MorayBytes`, and nothing for None."""
+    return NONE if found is None else found.memory
+
+
+def check_shape(what: str, got: Sequence[int], expected: Sequence[int | None]) -> None:
+    """Compares sizes; None stands for any."""
+    spelt = ", ".join("any" if size is None else str(size) for size in expected)
+    if len(got) != len(expected):
+        raise ShapeError(f"{what}: expected {len(expected)} dimensions [{spelt}], got {len(got)}: {list(got)}")
+    if any(size is not None and size != real for size, real in zip(expected, got)):
+        raise LengthError(f"{what}: expected shape [{spelt}], got {list(got)}")
+
+
+def _as_numpy(what: str, array: Any) -> np.ndarray:
+    if not hasattr(array, "__array_interface__"):
+        try:
+            array = memoryview(array)
+        except TypeError:
+            kind = type(array).__name__
+            raise DtypeError(
+                f"{what}: expected an array with DLPack, the buffer protocol or __array_interface__, got {kind}"
+            ) from None
+    return np.asarray(array)
+
+
+def _of_numpy(what: str, array: np.ndarray, writable: bool) -> View:
+    dtype = _NUMPY.get(array.dtype)
+    if dtype is None:
+        if array.dtype.name != "bfloat16":
+            raise DtypeError(f"{what}: expected elements that the library knows, got {array.dtype.str}")
+        # a type of another package, which numpy lends to nobody as what it is
+        dtype, array = "bf16", array.view(np.uint16)
+    if not array.flags.c_contiguous:
+        raise _not_contiguous(what, array.shape, [stride // array.itemsize for stride in array.strides])
+    if writable and not array.flags.writeable:
+        raise LayoutError(f"{what}: expected an array that may be written, got one that may only be read")
+    return View(ffi.from_buffer(array), array.nbytes, array.shape, dtype, array)
+
+
+_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_capsule_pointer.restype = ctypes.c_void_p
+_capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+
+
+def _of_dlpack(what: str, array: Any) -> View:
+    device, number = array.__dlpack_device__()
+    if device != 1:
+        raise DeviceError(f"{what}: expected memory of the CPU, got DLPack device {int(device)}:{number}")
+    try:
+        capsule = array.__dlpack__()
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise LayoutError(f"{what}: expected a tensor that can be lent by DLPack, got: {error}") from error
+    # the capsule is not taken over: it gives the tensor back when the view ends
+    tensor = ffi.cast("DLTensor *", _capsule_pointer(capsule, b"dltensor"))
+    kind = tensor.dtype
+    dtype = _DLPACK.get((kind.code, kind.bits)) if kind.lanes == 1 else None
+    if dtype is None:
+        raise DtypeError(
+            f"{what}: expected elements that the library knows, got DLPack code {kind.code} of {kind.bits} bits × {kind.lanes}"
+        )
+    shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
+    count = 1
+    for size in shape:
+        count *= size
+    if tensor.strides and count:
+        strides = [tensor.strides[i] for i in range(tensor.ndim)]
+        expected = 1
+        for size, stride in zip(reversed(shape), reversed(strides)):
+            if size != 1 and stride != expected:
+                raise _not_contiguous(what, shape, strides)
+            expected *= size
+    data = ffi.cast("char *", tensor.data) + tensor.byte_offset if count else ffi.NULL
+    return View(data, count * SIZES[dtype], shape, dtype, (array, capsule))
+
+
+def _not_contiguous(what: str, shape: Sequence[int], strides: Sequence[int]) -> LayoutError:
+    return LayoutError(
+        f"{what}: expected elements one after another in row-major order, got shape {list(shape)} with strides {list(strides)} "
+        "in elements; numpy.ascontiguousarray and Tensor.contiguous make such a copy"
+    )
+
+
+class _Lent:
+    """Memory of a handle's, for numpy, which keeps this object and so the handle."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], typestr: str, owner: Any):
+        self.owner = owner
+        self.__array_interface__ = {"data": (address, True), "shape": shape, "typestr": typestr, "version": 3}
+
+
+def lend(part: Any, shape: tuple[int, ...], dtype: str, owner: Any) -> np.ndarray | None:
+    """A `MorayBytes` of a handle's as an array that may be read and keeps the handle; None if it is left out."""
+    if part.data == ffi.NULL:
+        return None
+    address = int(ffi.cast("uintptr_t", part.data))
+    return np.asarray(_Lent(address, shape, np.dtype(dtype).str, owner))

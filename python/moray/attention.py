@@ -1,0 +1,176 @@
+"""Attention over the heads that run, and the cache of keys and values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Sequence
+
+import numpy as np
+
+from . import _memory
+from ._library import check, constant, constants, create, ffi, lib
+from .cpu import Cpu, shared
+from .quantized import DTYPES
+
+CACHE_DTYPES = {**DTYPES, "int8": lib.MORAY_INT8}
+POLICIES = constants("MORAY_KV_")
+
+
+class Span(NamedTuple):
+    """A run of consecutive tokens of one sequence."""
+
+    #: The sequence's place in the cache.
+    slot: int
+    #: Position of the first token.
+    start: int
+    #: Number of tokens.
+    len: int
+
+
+@dataclass(frozen=True)
+class HeadLists:
+    """The query heads that run of each span, strictly increasing; with ``groups`` KV heads, each for all query heads of its group."""
+
+    lists: Sequence[Sequence[int]]
+    groups: bool = False
+
+
+@dataclass(frozen=True)
+class HeadMask:
+    """One bit for each query head: u32 [spans, ⌈n_q_heads / 32⌉], head h bit h % 32 of word h / 32; or bool [spans, n_q_heads]."""
+
+    words: Any
+
+
+class KvCache:
+    """Keys and values of layers and sequences. One thread writes it at a time; any number may attend when none does.
+
+    Args:
+        head_dim: a multiple of 8, at most 512.
+        capacity: positions of a sequence.
+        dtype: ``"f32"``, ``"f16"``, ``"bf16"`` or ``"int8"`` with an f32 scale for each row.
+
+    Raises:
+        ShapeError: for sizes that are not supported.
+    """
+
+    def __init__(self, n_layers: int, n_slots: int, n_kv_heads: int, head_dim: int, capacity: int, dtype: str = "f32") -> None:
+        kind = constant("dtype", CACHE_DTYPES, dtype)
+        shape = ffi.new("MorayKvShape *", (n_layers, n_slots, n_kv_heads, head_dim, capacity))
+        self.handle = create(lib.moray_kv_cache_destroy, "MorayKvCache", lib.moray_kv_cache_create, shape, kind)
+        self.head_dim, self.dtype = head_dim, dtype
+
+    def truncate(self, slot: int, len: int) -> None:
+        """Forgets positions `len` and later of a sequence, in every layer; 0 empties it."""
+        check(lib.moray_kv_cache_truncate(self.handle, slot, len))
+
+    def read(self, layer: int, slot: int, kv_head: int, position: int) -> tuple[np.ndarray, np.ndarray, bool]:
+        """One key and value as the cache holds them, f32 [head_dim] each, and whether the row is held or a hole, which reads as zeros.
+
+        Raises:
+            OutOfRangeError: for a row that is not there.
+        """
+        k, v = np.empty(self.head_dim, np.float32), np.empty(self.head_dim, np.float32)
+        row, held = ffi.new("MorayKvRow *", (layer, slot, kv_head, position)), ffi.new("uint32_t *")
+        check(lib.moray_kv_cache_read(self.handle, row, (ffi.from_buffer(k), k.nbytes), (ffi.from_buffer(v), v.nbytes), held))
+        return k, v, bool(held[0])
+
+
+class Attention:
+    """What attention of a head layout works in, made once. One thread uses it at a time.
+
+    Args:
+        n_q_heads: a multiple of `n_kv_heads`.
+        max_rows: the most tokens of a call.
+        max_spans: the most spans of a call.
+        capacity: the longest context; the cache's capacity.
+
+    Raises:
+        ShapeError: for a head layout that is not supported.
+    """
+
+    def __init__(
+        self, n_q_heads: int, n_kv_heads: int, head_dim: int, *, max_rows: int, max_spans: int, capacity: int, cpu: Cpu | None = None,
+    ) -> None:  # fmt: skip
+        self.cpu = cpu or shared()
+        self.n_q_heads, self.n_kv_heads, self.head_dim = n_q_heads, n_kv_heads, head_dim
+        shape = ffi.new("MorayAttentionShape *", (n_q_heads, n_kv_heads, head_dim, max_rows, max_spans, capacity))
+        make = lib.moray_attention_create
+        self.handle = create(lib.moray_attention_destroy, "MorayAttention", make, self.cpu.handle, shape)
+
+    def write_kv(
+        self, cache: KvCache, layer: int, spans: Sequence[Span], k: Any, v: Any, *, heads: HeadLists | HeadMask | None = None,
+        policy: str = "write_all",
+    ) -> None:  # fmt: skip
+        """Writes the keys and values of the spans' tokens, f32 [M, n_kv_heads, head_dim] each; keys are turned by the rotary embedding already.
+
+        Args:
+            policy: what is stored for a head that no query head reads: ``"write_all"`` all the same, ``"hole"`` nothing, so that later tokens
+                leave the position out of its softmax, ``"zero"`` zeros, which take part.
+
+        Raises:
+            OutOfRangeError: for a layer, slot or position out of range.
+            LengthError, ShapeError: for arrays of other sizes.
+            BusyError: if another thread is using the cache.
+        """
+        number = constant("policy", POLICIES, policy)
+        shape = (None, self.n_kv_heads, self.head_dim)
+        keys, values = _memory.view("k", k, ("f32",), shape), _memory.view("v", v, ("f32",), shape)
+        call, _alive = self._call(cache, layer, spans, heads)
+        check(lib.moray_write_kv(self.cpu.handle, call, number, keys.memory, values.memory))
+
+    def attend(
+        self, cache: KvCache, layer: int, spans: Sequence[Span], q: Any, *, heads: HeadLists | HeadMask | None = None, out: Any = None,
+    ) -> Any:  # fmt: skip
+        """Computes out[t, h] = Σ_j softmax_j(q[t, h] · k[j] / √head_dim) · v[j] over the positions j up to t's own that the cache holds, for the
+        heads that run; others give zeros. The spans' own tokens have been written.
+
+        Args:
+            q: f32 [M, n_q_heads, head_dim], turned by the rotary embedding.
+            out: the same, apart from `q`; without it a new numpy array.
+
+        Raises:
+            NotIncreasingError: for a list with duplicates.
+            OverlapError: if `out` overlaps `q`.
+            Besides as :meth:`write_kv`.
+        """
+        found = _memory.view("q", q, ("f32",), (None, self.n_q_heads, self.head_dim))
+        if out is None:
+            out = np.empty(found.shape, np.float32)
+        written = _memory.view("out", out, ("f32",), found.shape, writable=True)
+        call, _alive = self._call(cache, layer, spans, heads)
+        check(lib.moray_attend(self.cpu.handle, call, found.memory, written.memory))
+        return out
+
+    def _call(self, cache: KvCache, layer: int, spans: Sequence[Span], heads: HeadLists | HeadMask | None) -> tuple[Any, Any]:
+        """The `MorayAttend` of C, and what has to live during the call."""
+        listed, counts = None, None
+        match heads:
+            case None:
+                kind = lib.MORAY_HEADS_ALL
+            case HeadLists(lists, groups):
+                kind = lib.MORAY_HEADS_GROUPS if groups else lib.MORAY_HEADS_LIST
+                counts = np.array([len(heads) for heads in lists], np.uint32)
+                listed = np.zeros((len(lists), max(counts, default=0)), np.uint32)
+                for row, values in zip(listed, lists):
+                    row[: len(values)] = values
+            case HeadMask(words):
+                kind, listed = lib.MORAY_HEADS_MASK, self._words(words)
+            case _:
+                raise TypeError(f"heads: expected HeadLists, HeadMask or None, got {type(heads).__name__}")
+        views = [_memory.optional("heads", array, ("u32",)) for array in (listed, counts)]
+        runs = ffi.new("MoraySpan[]", [tuple(span) for span in spans])
+        call = ffi.new("MorayAttend *", (
+            ffi.sizeof("MorayAttend"), kind, self.handle, cache.handle, layer, runs, len(runs), *map(_memory.memory, views),
+        ))  # fmt: skip
+        return call, (views, runs)
+
+    def _words(self, words: Any) -> Any:
+        found = _memory.view("heads", words, ("u32", "bool"), (None, None))
+        if found.dtype == "u32":
+            return words
+        bits = np.frombuffer(ffi.buffer(found.address, found.bytes), np.uint8).reshape(found.shape)
+        padded = np.zeros((found.shape[0], -(-found.shape[1] // 32) * 4), np.uint8)
+        packed = np.packbits(bits, axis=1, bitorder="little")
+        padded[:, : packed.shape[1]] = packed
+        return padded.view("<u4")

@@ -1,0 +1,73 @@
+"""What is asked of the package as a whole."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import moray
+from moray import Cpu, Format, Quantized, Weight, linear
+
+
+def test_the_support_table_matches_what_calls_do():
+    for operation, format, _, supported, words in moray.support_table():
+        assert words and "\n" not in words
+        if operation == "linear":
+            try:
+                format.section_bytes(16, 128)
+            except moray.UnsupportedError:
+                assert not supported
+            else:
+                assert supported
+    assert not moray.supports("sparse_mlp", Format.w8())
+    assert moray.supports("attention", dtype="int8").words.startswith("keys and values stored in int8")
+    with pytest.raises(moray.UnsupportedError, match="operation: expected one of"):
+        moray.supports("convolution")
+
+
+def test_the_command_prints_the_table():
+    said = subprocess.run([sys.executable, "-m", "moray"], capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"moray {moray.__version__}, packed layout {moray.LAYOUT_VERSION}") and "sparse_mlp" in said
+
+
+def test_everything_public_is_documented():
+    for name in moray.__all__:
+        thing = getattr(moray, name)
+        assert not callable(thing) or thing is moray.Selection or thing.__doc__, name
+
+
+def call(cpu=None):
+    quantized = Quantized.quantize(np.ones((32, 64), np.float32), Format.per_group(32))
+    weight = Weight.borrow(quantized.pack(), 32, 64, quantized.format)
+    assert linear(weight, np.ones((2, 64), np.float32), cpu=cpu)[0, 0] == pytest.approx(64, rel=0.02)
+    with pytest.raises(moray.MorayError):
+        linear(weight, np.ones((2, 32), np.float32))
+
+
+def test_many_objects_and_calls_leak_nothing():
+    for _ in range(200):
+        call()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3000):
+        call()
+    # a weight's memory alone would be megabytes more
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
+def test_a_forked_process_has_threads_of_its_own():
+    cpu = Cpu(2)
+    call(), call(cpu)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            call(), call(cpu)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
