@@ -104,7 +104,19 @@ pub use device::Device;
 pub use element::DenseType;
 pub use error::{Error, Result};
 
-/// The README's program runs as it stands there.
+/// The programs of the README and of the pages of `docs` run as they stand there.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod documents {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/rust.md")]
+    struct Rust;
+    #[doc = include_str!("../docs/w4a8.md")]
+    struct W4a8;
+    #[doc = include_str!("../docs/sparse-mlp.md")]
+    struct SparseMlp;
+    #[doc = include_str!("../docs/inputs.md")]
+    struct Inputs;
+    #[doc = include_str!("../docs/attention.md")]
+    struct Attention;
+}

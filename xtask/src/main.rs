@@ -5,6 +5,7 @@ mod demo;
 mod dependencies;
 mod fetch;
 mod fuzz;
+mod gains;
 mod gpu_bundle;
 mod mirror;
 mod oldest;
@@ -17,6 +18,7 @@ mod roofline;
 mod simcuda;
 mod test;
 mod toolkit;
+mod trial;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -43,10 +45,16 @@ const TASKS: &[Task] = &[
         run: activations::run,
     },
     Task { name: "test", help: "run everything that is tested; cuda: only on the simulated device", run: test::run },
+    Task {
+        name: "trial",
+        help: "follow the documents' commands in a clean clone; --long: those of minutes too",
+        run: trial::run,
+    },
     Task { name: "toolkit", help: "obtain a CUDA compiler where there is none", run: toolkit::run },
     Task { name: "oldest", help: "compile the kernels with the oldest toolkit that is promised", run: oldest::run },
     Task { name: "fetch", help: "obtain the model and the text that examples and tests use", run: fetch::run },
     Task { name: "fuzz", help: "run fuzz targets on changes of their corpora: [runs [target ...]]", run: fuzz::run },
+    Task { name: "gains", help: "write results/gains.md from the result files; --check compares", run: gains::run },
     Task { name: "resources", help: "write docs/kernels.md; --check compares", run: resources::run },
     Task {
         name: "roofline",

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser};
-use moray_lab::cli::{Cli, run};
+use moray_lab::cli::{Cli, help, run};
 use moray_lab::fixture::Fixture;
 
 /// Checks every argument of a command and of those below it; returns how many there are.
@@ -55,5 +55,91 @@ fn numbers_that_no_machine_has_are_refused_in_words() {
         let arguments = ["moray", "generate", "--model", model, "-p", "a", switch, number];
         let error = run(Cli::try_parse_from(arguments).unwrap(), &mut Vec::new()).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
+    }
+}
+
+/// The words of a line as a shell takes them apart, up to a redirection.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (index, part) in line.split('"').enumerate() {
+        match index % 2 {
+            0 => words.extend(part.split_whitespace().map(str::to_owned)),
+            _ => words.push(part.to_owned()),
+        }
+    }
+    words.truncate(words.iter().position(|word| word == ">").unwrap_or(words.len()));
+    words
+}
+
+/// Checks the examples and the defaults of every command that has none below it; returns how many flags there are.
+fn explained(command: &clap::Command, path: &str) -> usize {
+    let below = command.get_subcommands().map(|below| explained(below, &format!("{path} {}", below.get_name()))).sum();
+    if command.has_subcommands() {
+        return below;
+    }
+    let lines: Vec<_> = help::examples(path).map(words).collect();
+    let mut flags = 0;
+    for argument in command.get_arguments().filter(|argument| argument.get_id() != "help") {
+        let names =
+            [argument.get_long().map(|name| format!("--{name}")), argument.get_short().map(|c| format!("-{c}"))];
+        let shown = |word: &String| argument.is_positional() || names.iter().flatten().any(|name| name == word);
+        assert!(lines.iter().flatten().any(shown), "{path}: no example of {names:?}");
+        let help = argument.get_long_help().or(argument.get_help()).map(ToString::to_string).unwrap_or_default();
+        let optional = argument.get_action().takes_values() && !argument.is_required_set();
+        let default = !argument.get_default_values().is_empty() || help.contains("default");
+        assert!(!optional || default, "{path} {names:?}: what happens without it? {help}");
+        flags += 1;
+    }
+    flags
+}
+
+#[test]
+fn every_flag_has_an_example_and_a_default() {
+    assert!(explained(&Cli::command(), "moray") > 100);
+}
+
+#[test]
+fn examples_match_the_flags() {
+    let mut lines = 0;
+    for line in help::examples("moray") {
+        if let Err(error) = Cli::try_parse_from(words(line)) {
+            panic!("{line}\n{error}");
+        }
+        lines += 1;
+    }
+    assert!(lines > 30);
+    let help = help::command().render_long_help().to_string();
+    assert!(help.contains("bpipe"), "{help}");
+}
+
+#[test]
+fn without_a_command_the_first_steps_are_printed() {
+    let mut out = Vec::new();
+    run(Cli::try_parse_from(["moray"]).unwrap(), &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let steps: Vec<_> = text.lines().filter(|line| line.starts_with("  moray ")).collect();
+    assert_eq!(steps.len(), 5, "{text}");
+    for step in steps {
+        let line = step
+            .split("   ")
+            .filter(|part| !part.is_empty())
+            .take_while(|part| part.contains('-') || part.contains("moray"));
+        Cli::try_parse_from(line.flat_map(words)).unwrap_or_else(|error| panic!("{step}\n{error}"));
+    }
+}
+
+#[test]
+fn manual_pages_and_completions_name_every_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("man");
+    run(Cli::try_parse_from(["moray", "man", "--out", out.to_str().unwrap()]).unwrap(), &mut Vec::new()).unwrap();
+    for page in ["moray.1", "moray-generate.1", "moray-bpipe-estimate.1"] {
+        let text = std::fs::read_to_string(out.join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+        assert!(text.contains(".TH"), "{page}: {text}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let mut script = Vec::new();
+        run(Cli::try_parse_from(["moray", "completions", shell]).unwrap(), &mut script).unwrap();
+        assert!(String::from_utf8(script).unwrap().contains("quantize"), "{shell}");
     }
 }

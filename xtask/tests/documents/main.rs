@@ -2,4 +2,5 @@
 
 mod cited_paths;
 mod counted_files;
+mod links;
 mod tree;

@@ -3,7 +3,6 @@
 use crate::command::words;
 use std::path::Path;
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const CRATE: &str = env!("CARGO_MANIFEST_DIR");
 const PLOT: &str = "timeline.svg";
 const PROMPT: &str = "$ moray bpipe ";
@@ -69,9 +68,4 @@ fn agrees(path: &Path, fresh: &str) {
 fn document_matches_the_output_of_its_commands() {
     check(&Path::new(CRATE).join("README.md"), 4);
     assert!(Path::new(CRATE).join(PLOT).is_file());
-}
-
-#[test]
-fn readme_matches_the_output_of_its_commands() {
-    check(&Path::new(ROOT).join("README.md"), 3);
 }

@@ -7,6 +7,7 @@ mod device;
 pub mod doctor;
 pub mod eval;
 pub mod generate;
+pub mod help;
 mod peer;
 pub mod quantize;
 mod switches;
@@ -28,9 +29,9 @@ use crate::error::{Error, Result};
 #[derive(Debug, Parser)]
 #[command(name = "moray", version, about, max_term_width = 120)]
 pub struct Cli {
-    /// What to do.
+    /// What to do; nothing prints the first steps.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
 }
 
 /// The subcommands.
@@ -51,6 +52,10 @@ pub enum Command {
     /// Estimate, simulate and explain memory-balanced pipeline parallelism.
     #[command(subcommand)]
     Bpipe(moray_bpipe::cli::Command),
+    /// Print completions for a shell.
+    Completions(help::Completions),
+    /// Write manual pages.
+    Man(help::Man),
 }
 
 /// Runs a command; what it reports goes to `out`.
@@ -58,7 +63,8 @@ pub enum Command {
 /// # Errors
 /// What went wrong, in one line.
 pub fn run(cli: Cli, out: &mut dyn Write) -> Result<()> {
-    match cli.command {
+    let Some(command) = cli.command else { return help::first_steps(out) };
+    match command {
         Command::Generate(arguments) => generate::run(&arguments, out),
         Command::Eval(arguments) => eval::run(&arguments, out),
         Command::Quantize(arguments) => quantize::run(&arguments, out),
@@ -66,6 +72,11 @@ pub fn run(cli: Cli, out: &mut dyn Write) -> Result<()> {
         Command::Demo(arguments) => demo::run(&arguments, out),
         Command::Doctor(arguments) => doctor::run(&arguments, out),
         Command::Bpipe(command) => Ok(moray_bpipe::cli::run(&command, out)?),
+        Command::Completions(arguments) => {
+            help::completions(&arguments, out);
+            Ok(())
+        }
+        Command::Man(arguments) => help::man(&arguments, out),
     }
 }
 

@@ -1,0 +1,90 @@
+//! `docs/support.md` is what `moray_supports` answers; `MORAY_UPDATE_DOCS=1 cargo test -p moray-c --test support` writes it.
+
+use std::ffi::CStr;
+
+use moray_c::*;
+
+const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/support.md");
+
+const HEAD: &str = "# What works where
+
+What `moray_supports` answers, and what the calls of every door run: for each operation, format and element type the arithmetic of a
+call, or why there is none. This is the CPU's portable code; code for AVX2, AVX-VNNI and AVX-512 VNNI gives the same bits, and so do CUDA
+devices where the operation's page does not say otherwise.
+";
+
+/// The answer: whether it runs, and the words, without the machine's part.
+fn ask(op: MorayOp, format: MorayFormat, dtype: MorayDtype) -> (bool, String) {
+    let query =
+        MorayQuery { struct_size: size_of::<MorayQuery>() as u32, op, format, dtype, arch: MORAY_ARCH_PORTABLE };
+    let mut answer = MoraySupport { supported: 0, words: std::ptr::null() };
+    // SAFETY: both are there, and the words are valid until this thread asks again.
+    let words = unsafe {
+        assert_eq!(moray_supports(&query, &mut answer), MorayStatus::Ok);
+        CStr::from_ptr(answer.words).to_str().expect("UTF-8")
+    };
+    let words = words.strip_suffix("; code for portable, whose bits are those of every other").unwrap_or(words);
+    (answer.supported == 1, words.to_owned())
+}
+
+/// Every format that has a name, and some that do not go together.
+fn formats() -> Vec<(String, MorayFormat)> {
+    let plain = |bits| MorayFormat { bits, group_size: 0, group_scale: 0, offset: 0 };
+    let mut formats = vec![("4 bits, per channel".to_owned(), plain(4)), ("8 bits, per channel".to_owned(), plain(8))];
+    let scales = [
+        (MORAY_GROUP_SCALE_F16, "f16 scales"),
+        (MORAY_GROUP_SCALE_INTEGER, "two-level scales"),
+        (MORAY_GROUP_SCALE_QQQ, "QQQ's scales"),
+    ];
+    let offsets =
+        [(MORAY_OFFSET_NONE, ""), (MORAY_OFFSET_F16, " and offsets"), (MORAY_OFFSET_ZERO_POINT, " and zero points")];
+    for bits in [4, 8] {
+        for (group_scale, scale) in scales {
+            for (offset, besides) in offsets {
+                let group_size = 128;
+                let format = MorayFormat { bits, group_size, group_scale, offset };
+                formats.push((format!("{bits} bits, groups of 128 with {scale}{besides}"), format));
+            }
+        }
+    }
+    formats
+}
+
+fn line(of: &str, (supported, words): (bool, String)) -> String {
+    format!("| {of} | {} | {words} |\n", if supported { "yes" } else { "no" })
+}
+
+fn page() -> String {
+    let mut text = HEAD.to_owned();
+    let dense = MorayFormat { bits: 0, group_size: 0, group_scale: 0, offset: 0 };
+    let types = [(MORAY_F32, "f32"), (MORAY_F16, "f16"), (MORAY_BF16, "bf16")];
+    for (op, title) in [(MORAY_OP_LINEAR, "W4A8 GEMM, y in f32, f16 or bf16"), (MORAY_OP_SPARSE_MLP, "Sparse MLP")] {
+        text += &format!("\n## {title}\n\n| weights | | arithmetic, or why not |\n|---|---|---|\n");
+        if op == MORAY_OP_SPARSE_MLP {
+            types.iter().for_each(|(dtype, name)| text += &line(name, ask(op, dense, *dtype)));
+        }
+        for (name, format) in formats() {
+            let answers: Vec<_> = types.iter().map(|(dtype, _)| ask(op, format, *dtype)).collect();
+            assert!(answers.iter().all(|answer| *answer == answers[0]), "{name}: differs between types of y");
+            text += &line(&name, answers[0].clone());
+        }
+    }
+    text += "\n## Attention\n\n| cache | | arithmetic |\n|---|---|---|\n";
+    for (dtype, name) in types.into_iter().chain([(MORAY_INT8, "int8")]) {
+        text += &line(name, ask(MORAY_OP_ATTENTION, dense, dtype));
+    }
+    text
+}
+
+#[test]
+fn page_matches_the_answers() {
+    let fresh = page();
+    if std::env::var("MORAY_UPDATE_DOCS").is_ok_and(|update| update == "1") {
+        std::fs::write(PATH, &fresh).expect("a writable page");
+    }
+    let committed = std::fs::read_to_string(PATH).unwrap_or_default();
+    assert!(
+        committed == fresh,
+        "docs/support.md is stale; MORAY_UPDATE_DOCS=1 cargo test -p moray-c --test support writes it:\n{fresh}"
+    );
+}

@@ -1,0 +1,198 @@
+//! `cargo xtask gains`: writes `results/gains.md`, the README's one table, from the result files; `--check` compares.
+//!
+//! Each row sets a figure of moray's beside the strongest alternative that the same result file holds, and says where the two were
+//! measured, or that they are predicted.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::{TaskResult, root};
+
+const FILE: &str = "results/gains.md";
+
+/// A table of a Markdown file: the first whose head names a column.
+struct Table {
+    head: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+/// One line of the result.
+struct Gain {
+    work: String,
+    over: String,
+    times: String,
+    place: String,
+}
+
+/// Runs the task.
+pub fn run(arguments: &[String]) -> TaskResult {
+    let fresh = table()?;
+    let path = root().join(FILE);
+    match arguments {
+        [] => fs::write(&path, fresh)?,
+        [check] if check == "--check" => {
+            if fs::read_to_string(&path)? != fresh {
+                return Err(format!("{FILE} is stale; `cargo xtask gains` writes it").into());
+            }
+        }
+        _ => return Err("gains: expected --check or nothing".into()),
+    }
+    println!("{FILE} is current");
+    Ok(())
+}
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn table() -> Result<String> {
+    let mut text = "| work | over | times | on |\n|---|---|---:|---|\n".to_owned();
+    for Gain { work, over, times, place } in measured()?.into_iter().chain(quality()?).chain(predicted()?) {
+        text += &format!("| {work} | {over} | {times} | {place} |\n");
+    }
+    text += "\nTimes: how often as fast, medians (quartiles) of rounds in turn; below 1 it is slower. Predicted: from counted bytes, passes and \
+             instructions of each launch and published rates; no GPU has measured these kernels yet.\n";
+    Ok(text)
+}
+
+/// Rows of benches on this project's machines.
+fn measured() -> Result<Vec<Gain>> {
+    const BENCH: &str = "results/bench.md";
+    const INPUTS: &str = "results/inputs.md";
+    let rows = [
+        (BENCH, "a 4-bit file as it is, prompt of 512", "--weights as-file", "ik_llama.cpp", "prefill 512"),
+        (BENCH, "the same, decoding after 8 tokens", "--weights as-file", "ik_llama.cpp", "decode at 8"),
+        (BENCH, "the same, decoding after 2000 tokens", "--weights as-file", "ik_llama.cpp", "decode at 2000"),
+        (
+            BENCH,
+            "half of the neurons, chosen by the prompt",
+            "--weights dense --mlp griffin:0.5",
+            "--weights dense",
+            "decode at 500",
+        ),
+        (
+            BENCH,
+            "half of the neurons, chosen for each token",
+            "--weights dense --mlp topk:0.5",
+            "--weights dense",
+            "decode at 500",
+        ),
+        (
+            INPUTS,
+            "seven tenths of all inputs (TEAL)",
+            "--weights dense --inputs teal:0.7",
+            "--weights dense",
+            "decode at 8",
+        ),
+    ];
+    let gain = |(file, work, row, over, column): (&str, &str, &str, &str, &str)| {
+        let text = fs::read_to_string(root().join(file))?;
+        let table = Table::of(&text, "over").ok_or_else(|| format!("{file}: expected a table of ratios, got none"))?;
+        let cell = table.cell(&[(0, &format!("`{row}`")), (1, over.trim_matches('`'))], column);
+        let times = cell.ok_or_else(|| format!("{file}: expected {column} of {row} over {over}, got none"))?;
+        let place = text.lines().find_map(place_of).ok_or_else(|| format!("{file}: expected a processor, got none"))?;
+        let over = if over.starts_with("--") { "all of it, 16 bits".to_owned() } else { over.to_owned() };
+        Ok(Gain { work: format!("SmolLM2-135M, {work}"), over, times, place: format!("{place}, measured") })
+    };
+    rows.into_iter().map(gain).collect()
+}
+
+/// The processor, from `MODEL on PROCESSOR, N threads, ISA; ..`.
+fn place_of(line: &str) -> Option<String> {
+    let (place, _) = line.strip_prefix("SmolLM2")?.split_once(" on ")?.1.split_once(';')?;
+    Some(place.to_owned())
+}
+
+/// Perplexity that fewer bits cost, beside the strongest format of others.
+fn quality() -> Result<Vec<Gain>> {
+    const FILE: &str = "results/quality.md";
+    let text = fs::read_to_string(root().join(FILE))?;
+    let table = Table::of(&text, "bits a weight").ok_or_else(|| format!("{FILE}: expected a table, got none"))?;
+    let ours = [(0, "full"), (1, "g64o"), (2, "mixed 16384")];
+    let theirs = [(0, "llama.cpp Q4_K_M")];
+    let cell = |row: &[(usize, &str)], column: &str| {
+        table.cell(row, column).ok_or_else(|| format!("{FILE}: expected {column} of {row:?}, got none"))
+    };
+    let (bits, increase) = (cell(&ours, "bits a weight")?, cell(&ours, "increase")?);
+    let (their_bits, their_increase) = (cell(&theirs, "bits a weight")?, cell(&theirs, "increase")?);
+    Ok(vec![Gain {
+        work: format!("SmolLM2-135M quantized to {bits} bits a weight: perplexity {increase}"),
+        over: format!("llama.cpp Q4_K_M, {their_bits} bits: {their_increase}"),
+        times: "–".to_owned(),
+        place: "text not used for calibration, measured".to_owned(),
+    }])
+}
+
+/// Rows of the roofline.
+fn predicted() -> Result<Vec<Gain>> {
+    const FILE: &str = "results/roofline/predictions.json";
+    let rows: Vec<Value> = serde_json::from_str(&fs::read_to_string(root().join(FILE))?)?;
+    let number = |machine: &str, id: &str, field: &str| {
+        let row = rows.iter().find(|row| row["machine"] == machine && row["id"] == id);
+        row.and_then(|row| row[field].as_f64())
+            .ok_or_else(|| format!("{FILE}: expected {field} of {id} on {machine}, got none"))
+    };
+    let mut gains = Vec::new();
+    for (m, machine) in [(1, "A100"), (16, "A100"), (2048, "RTX 4090"), (2048, "H200")] {
+        let id = format!("w4a8/per-channel/qqq.figure/m{m}");
+        let times = number(machine, &id, "cublas_fp16_microseconds")? / number(machine, &id, "microseconds")?;
+        gains.push(Gain {
+            work: format!("W4A8 per channel, N = 8192, K = 21760, M = {m}"),
+            over: "cuBLAS fp16".to_owned(),
+            times: format!("{times:.2}"),
+            place: format!("{machine}, predicted"),
+        });
+    }
+    for context in ["4096", "32768"] {
+        let id = |which: &str| format!("attention/f16/llama-3-8b/decode-{context}-{which}-groups");
+        let times = number("H200", &id("all"), "microseconds")? / number("H200", &id("half"), "microseconds")?;
+        gains.push(Gain {
+            work: format!("attention of half of the head groups, context {context}"),
+            over: "all of them".to_owned(),
+            times: format!("{times:.2}"),
+            place: "H200, predicted".to_owned(),
+        });
+    }
+    Ok(gains)
+}
+
+impl Table {
+    /// The first table that has a column of this name.
+    fn of(text: &str, column: &str) -> Option<Self> {
+        let cells = |line: &str| -> Vec<String> {
+            line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
+        };
+        let mut lines =
+            text.lines().skip_while(|line| !(line.starts_with('|') && cells(line).iter().any(|cell| cell == column)));
+        let head = cells(lines.next()?);
+        let rows = lines.skip(1).take_while(|line| line.starts_with('|')).map(cells).collect();
+        Some(Self { head, rows })
+    }
+
+    /// The cell of the first row whose cells at these places are these.
+    fn cell(&self, row: &[(usize, &str)], column: &str) -> Option<String> {
+        let is = |cells: &&Vec<String>| {
+            row.iter().all(|(at, text)| cells.get(*at).is_some_and(|cell| cell == text.trim_matches('`')))
+        };
+        let at = self.head.iter().position(|name| name == column)?;
+        self.rows.iter().find(is)?.get(at).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cell_matches_its_row_and_column() {
+        let text = "a\n| x | over | y |\n|---|---|---|\n| `b` | c | 1 |\n| `b` | d | 2 |\n\n| x | z |\n";
+        let table = Table::of(text, "over").unwrap();
+        assert_eq!(table.cell(&[(0, "`b`"), (1, "d")], "y").as_deref(), Some("2"));
+        assert_eq!(table.cell(&[(0, "e")], "y"), None);
+        assert_eq!(table.cell(&[(0, "b")], "w"), None);
+    }
+
+    #[test]
+    fn committed_table_matches_the_result_files() {
+        run(&["--check".to_owned()]).unwrap();
+    }
+}
