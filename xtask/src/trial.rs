@@ -55,16 +55,18 @@ pub fn run(arguments: &[String]) -> TaskResult {
         _ => return Err("trial: expected --long or nothing".into()),
     };
     fetch::run(&[])?;
-    let folder = env::temp_dir().join(format!("moray-trial-{}", std::process::id()));
-    let tried = clone(&folder).and_then(|clone| follow(&clone, is_long));
-    fs::remove_dir_all(&folder)?;
-    tried
+    // always the same, so that the next trial finds what this one built
+    let folder = env::temp_dir().join("moray-trial");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    clone(&folder).and_then(|clone| follow(&clone, is_long))
 }
 
-/// A clone of what is committed, with the models that are fetched already and a target folder that is kept for the next trial.
+/// A clone of what is committed, with the models that are fetched already and the target folder, where dependencies are built.
 fn clone(folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let clone = folder.join("moray");
-    let target = simcuda::target_folder().join("trial");
+    let target = simcuda::target_folder();
     fs::create_dir_all(&target)?;
     fs::create_dir_all(folder)?;
     let status = Command::new("git").args(["clone", "--quiet"]).arg(root().canonicalize()?).arg(&clone).status()?;
