@@ -50,8 +50,18 @@ fn formats() -> Vec<(String, MorayFormat)> {
     formats
 }
 
-fn line(of: &str, (supported, words): (bool, String)) -> String {
-    format!("| {of} | {} | {words} |\n", if supported { "yes" } else { "no" })
+/// The lines of answers: one for each that runs, then one for each reason against others.
+fn lines(answers: Vec<(String, (bool, String))>) -> String {
+    let mut text = String::new();
+    let mut refused: Vec<(String, Vec<String>)> = Vec::new();
+    for (of, (supported, words)) in answers {
+        match refused.iter_mut().find(|(reason, _)| *reason == words) {
+            _ if supported => text += &format!("| {of} | yes | {words} |\n"),
+            Some((_, all)) => all.push(of),
+            None => refused.push((words, vec![of])),
+        }
+    }
+    text + &refused.iter().map(|(reason, all)| format!("| {} | no | {reason} |\n", all.join("; "))).collect::<String>()
 }
 
 fn page() -> String {
@@ -60,20 +70,20 @@ fn page() -> String {
     let types = [(MORAY_F32, "f32"), (MORAY_F16, "f16"), (MORAY_BF16, "bf16")];
     for (op, title) in [(MORAY_OP_LINEAR, "W4A8 GEMM, y in f32, f16 or bf16"), (MORAY_OP_SPARSE_MLP, "Sparse MLP")] {
         text += &format!("\n## {title}\n\n| weights | | arithmetic, or why not |\n|---|---|---|\n");
+        let mut found = Vec::new();
         if op == MORAY_OP_SPARSE_MLP {
-            types.iter().for_each(|(dtype, name)| text += &line(name, ask(op, dense, *dtype)));
+            found.extend(types.iter().map(|&(dtype, name)| (name.to_owned(), ask(op, dense, dtype))));
         }
         for (name, format) in formats() {
-            let answers: Vec<_> = types.iter().map(|(dtype, _)| ask(op, format, *dtype)).collect();
+            let answers: Vec<_> = types.iter().map(|&(dtype, _)| ask(op, format, dtype)).collect();
             assert!(answers.iter().all(|answer| *answer == answers[0]), "{name}: differs between types of y");
-            text += &line(&name, answers[0].clone());
+            found.push((name, answers[0].clone()));
         }
+        text += &lines(found);
     }
     text += "\n## Attention\n\n| cache | | arithmetic |\n|---|---|---|\n";
-    for (dtype, name) in types.into_iter().chain([(MORAY_INT8, "int8")]) {
-        text += &line(name, ask(MORAY_OP_ATTENTION, dense, dtype));
-    }
-    text
+    let types = types.into_iter().chain([(MORAY_INT8, "int8")]);
+    text + &lines(types.map(|(dtype, name)| (name.to_owned(), ask(MORAY_OP_ATTENTION, dense, dtype))).collect())
 }
 
 #[test]
