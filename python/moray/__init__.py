@@ -4,7 +4,7 @@ Arrays are numpy's, or whatever has DLPack (torch's CPU tensors) or the buffer p
 refusal is a :class:`MorayError` whose text names the argument, what was expected and what was found, and leaves every object usable.
 """
 
-from ._library import ffi as _ffi, lib as _lib
+from ._library import ffi as _ffi, lib as _lib, library_path
 from .activations import Activations
 from .attention import Attention, HeadLists, HeadMask, KvCache, Span
 from .cpu import Cpu
@@ -24,7 +24,7 @@ LAYOUT_VERSION: int = _lib.MORAY_LAYOUT_VERSION
 
 __all__ = [
     "LAYOUT_VERSION", "Activations", "Attention", "Cpu", "Format", "HeadLists", "HeadMask", "Indices", "KvCache", "Masks", "Quantized",
-    "Row", "Selection", "Span", "SparseMlp", "Support", "Threshold", "TopK", "Union", "Weight", "__version__", "linear",
+    "Row", "Selection", "Span", "SparseMlp", "Support", "Threshold", "TopK", "Union", "Weight", "__version__", "library_path", "linear",
     "support_table", "supports",
 ]  # fmt: skip
 __all__ += errors.__all__  # type: ignore[name-defined]  # noqa: F405

@@ -1,10 +1,9 @@
 """`python -m moray`: what this library is and what it supports."""
 
 import moray
-from moray._library import PATH
 
 cpu = moray.Cpu(1)
-print(f"moray {moray.__version__}, packed layout {moray.LAYOUT_VERSION}, instruction set {cpu.arch}: {PATH}")
+print(f"moray {moray.__version__}, packed layout {moray.LAYOUT_VERSION}, instruction set {cpu.arch}: {moray.library_path()}")
 for operation, form, dtype, supported, words in moray.support_table():
     named = "not quantized" if form is None else f"{form.bits} bits"
     if form and form.group_size:

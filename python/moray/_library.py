@@ -8,8 +8,13 @@ from typing import Any, Mapping
 from ._abi import ffi  # type: ignore[import-untyped]
 from .errors import BY_STATUS, UnsupportedError
 
-PATH = next(Path(__file__).parent.glob("libmoray_c.*"))
-lib: Any = ffi.dlopen(str(PATH))
+
+def library_path() -> str:
+    """Where the shared library is: for C programs, and for TVM FFI's `load_module`."""
+    return str(next(Path(__file__).parent.glob("libmoray_c.*")))
+
+
+lib: Any = ffi.dlopen(library_path())
 
 
 def check(status: int) -> None:

@@ -3,13 +3,17 @@
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+import pytest
+from conftest import require
+
+TEXT = (Path(__file__).resolve().parents[2] / "docs/python.md").read_text(encoding="utf-8")
+PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
-def test_programs_run_as_they_stand():
-    text = (ROOT / "docs/python.md").read_text(encoding="utf-8")
-    programs = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert programs
-    for program in programs:
-        assert len(program.splitlines()) <= 30
-        exec(compile(program, "docs/python.md", "exec"), {"__name__": "__main__"})
+@pytest.mark.parametrize("number", range(len(PROGRAMS)))
+def test_programs_run_as_they_stand(number):
+    program = PROGRAMS[number]
+    assert len(program.splitlines()) <= 30
+    for package in re.findall(r"^import (torch|tvm_ffi)$", program, re.MULTILINE):
+        require(package)
+    exec(compile(program, "docs/python.md", "exec"), {"__name__": "__main__"})

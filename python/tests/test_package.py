@@ -1,5 +1,6 @@
 """What is asked of the package as a whole."""
 
+import importlib.metadata
 import os
 import resource
 import subprocess
@@ -37,6 +38,20 @@ def test_everything_public_is_documented():
     for name in moray.__all__:
         thing = getattr(moray, name)
         assert not callable(thing) or thing is moray.Selection or thing.__doc__, name
+
+
+def test_the_wheel_is_for_any_python_and_has_what_it_should():
+    try:
+        wheel = importlib.metadata.distribution("moray")
+    except importlib.metadata.PackageNotFoundError:
+        wheel = None
+    if wheel is None or wheel.read_text("WHEEL") is None:
+        pytest.skip("skipped: the package is not installed from its wheel")
+    assert wheel.version == moray.__version__
+    tags = [line for line in wheel.read_text("WHEEL").splitlines() if line.startswith("Tag: ")]
+    assert len(tags) == 1 and tags[0].startswith("Tag: py3-none-") and not tags[0].endswith("-any")
+    names = {path.name for path in wheel.files}
+    assert {"LICENSE-MIT", "LICENSE-APACHE", "py.typed", "_abi.py", os.path.basename(moray.library_path())} <= names
 
 
 def call(cpu=None):

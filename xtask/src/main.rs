@@ -69,7 +69,11 @@ const TASKS: &[Task] = &[
         help: "check what the published packages hold, the Rust they declare, and moray's from a crate outside the workspace",
         run: packages::run,
     },
-    Task { name: "python", help: "build the Python wheel and test it", run: python::run },
+    Task {
+        name: "python",
+        help: "build the Python wheel and test it; torch: with torch and transformers",
+        run: python::run,
+    },
     Task {
         name: "simcuda",
         help: "path | run <command>: the simulated driver; kernels: its test kernels",

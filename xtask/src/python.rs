@@ -6,15 +6,22 @@ use std::process::Command;
 
 use crate::{TaskResult, root, simcuda, toolkit};
 
-/// Runs the task.
+/// Runs the task; `torch` also installs torch and transformers, and demands the tests that need them.
 pub fn run(arguments: &[String]) -> TaskResult {
-    if let Some(argument) = arguments.first() {
-        return Err(format!("python: expected no arguments, got {argument}").into());
-    }
+    let with_torch = match arguments {
+        [] => false,
+        [only] if only == "torch" => true,
+        _ => return Err(format!("python: expected torch or nothing, got {}", arguments.join(" ")).into()),
+    };
     let folder = simcuda::target_folder().join("python");
     let python = environment(&folder)?;
     let tests = root().join("python/tests");
-    succeed(pip(&python, "install").arg("-r").arg(tests.join("requirements.txt")))?;
+    let mut lists = vec!["requirements.txt"];
+    if with_torch {
+        lists.push("requirements-torch.txt");
+    }
+    let files = lists.iter().flat_map(|list| ["-r".into(), tests.join(list)]);
+    succeed(pip(&python, "install").args(files))?;
     let wheels = folder.join("wheels");
     if wheels.exists() {
         fs::remove_dir_all(&wheels)?;
@@ -27,6 +34,9 @@ pub fn run(arguments: &[String]) -> TaskResult {
     // from another folder than the sources, so that what is installed is imported
     let mut pytest = Command::new(&python);
     pytest.args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]).arg(&tests).current_dir(&folder);
+    if with_torch {
+        pytest.env("MORAY_REQUIRE_TORCH", "1");
+    }
     succeed(&mut pytest)
 }
 

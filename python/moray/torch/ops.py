@@ -1,0 +1,201 @@
+"""The operators `moray::w4a8_linear` and `moray::sparse_mlp`."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import Any, Sequence
+
+import torch
+from torch import Tensor
+
+from .._library import check, constant, create, ffi, lib
+from .._memory import NONE
+from ..activations import SCALES, SCRATCH
+
+from ..cpu import shared
+from ..format import PARTS
+from ..errors import DeviceError, DtypeError, LayoutError, LengthError, NullError
+from ..selection import Indices, Threshold, TopK
+from ..sparse_mlp import SparseMlp
+
+_LINEAR, _LINEAR_BYTES = ffi.typeof("MorayLinear *"), ffi.sizeof("MorayLinear")
+_DTYPES = {torch.float32: lib.MORAY_F32, torch.float16: lib.MORAY_F16, torch.bfloat16: lib.MORAY_BF16}
+
+
+_POINTER = ffi.typeof("void *")
+
+
+def _pointer(address: int) -> Any:
+    return ffi.cast(_POINTER, address)
+
+
+def _memory(what: str, tensor: Tensor | None, dtype: torch.dtype) -> tuple[Any, int]:
+    """A tensor as a `MorayBytes`; it has to live until the call returns."""
+    if tensor is None:
+        return NONE
+    if tensor.dtype != dtype:
+        raise DtypeError(f"{what}: expected elements of {dtype}, got {tensor.dtype}")
+    if tensor.device.type != "cpu":
+        raise DeviceError(f"{what}: expected memory of the CPU, got {tensor.device}")
+    if not tensor.is_contiguous():
+        raise LayoutError(f"{what}: expected contiguous elements, got shape {list(tensor.shape)} with strides {tensor.stride()}")
+    return _pointer(tensor.data_ptr()), tensor.nbytes
+
+
+# Weights over sections that live, by the identity of their codes: what a borrowed weight is, and over which memory.
+_BORROWED: dict[int, tuple[weakref.ref, list, Any]] = {}
+
+
+def _borrow(
+    codes: Tensor, channel: Tensor | None, group: Tensor | None, offset: Tensor | None, n: int, k: int, format: Sequence[int],
+) -> Any:  # fmt: skip
+    """The weight over these sections; made again where any of them is elsewhere."""
+    key = [n, k, *format, codes.data_ptr(), codes.nbytes]
+    for part in (channel, group, offset):
+        if part is not None:
+            key += (part.data_ptr(), part.nbytes)
+    found = _BORROWED.get(id(codes))
+    if found and found[0]() is codes and found[1] == key:
+        return found[2]
+    parts = (codes, channel, group, offset)
+    memory = [_memory(what, part, torch.uint8) for what, part in zip(PARTS, parts)]
+    sections, form = ffi.new("MoraySections *", memory), ffi.new("MorayFormat *", tuple(format))
+    weight = create(lib.moray_weight_destroy, "MorayWeight", lib.moray_weight_borrow, sections, n, k, form)
+    identity = id(codes)
+    _BORROWED[identity] = weakref.ref(codes, lambda end: _forget(identity, end)), key, weight
+    return weight
+
+
+def _forget(identity: int, end: weakref.ref) -> None:
+    """Drops a weight whose codes have ended, unless another tensor has their place already."""
+    found = _BORROWED.get(identity)
+    if found and found[0] is end:
+        del _BORROWED[identity]
+
+
+def _rows(x: Tensor, k: int) -> Tensor:
+    if x.dtype not in _DTYPES:
+        raise DtypeError(f"x: expected elements of f32, f16 or bf16, got {x.dtype}")
+    if x.dim() == 0 or x.shape[-1] != k:
+        raise LengthError(f"x: expected {k} features in its last dimension, got shape {list(x.shape)}")
+    return x.contiguous()
+
+
+torch.library.define(
+    "moray::w4a8_linear",
+    "(Tensor x, Tensor codes, Tensor? channel, Tensor? group, Tensor? offset, Tensor? order, Tensor? bias, SymInt n, SymInt k, "
+    "int[] format, str act_scales) -> Tensor",
+)
+
+
+@torch.library.impl("moray::w4a8_linear", "CPU")
+def _w4a8_linear(x, codes, channel, group, offset, order, bias, n, k, format, act_scales):
+    x = _rows(x, k)
+    y = x.new_empty((*x.shape[:-1], n))
+    if x.numel() == 0:
+        return y
+    dtype, m = _DTYPES[x.dtype], x.numel() // k
+    weight = _borrow(codes, channel, group, offset, n, k, format)
+    cpu = shared(torch.get_num_threads()).handle
+    scratch = SCRATCH.get(act_scales) or SCRATCH[constant("act_scales", SCALES, act_scales)]
+    activations = scratch.take(m, k)
+    try:
+        places = NONE if order is None else _memory("order", order, torch.int32)
+        bytes = (_pointer(x.data_ptr()), x.nbytes)
+        check(lib.moray_activations_quantize(cpu, activations.handle, bytes, dtype, m, k, places))
+        call = ffi.new(_LINEAR, (
+            _LINEAR_BYTES, dtype, weight, activations.handle, NONE if bias is None else _memory("bias", bias, torch.float32), NONE,
+            (_pointer(y.data_ptr()), y.nbytes), 0, n,
+        ))  # fmt: skip
+        check(lib.moray_linear(cpu, call))
+    finally:
+        scratch.give(activations)
+    return y
+
+
+@torch.library.register_fake("moray::w4a8_linear")
+def _(x, codes, channel, group, offset, order, bias, n, k, format, act_scales):
+    torch._check(x.shape[-1] == k, lambda: f"x: expected {k} features in its last dimension, got shape {list(x.shape)}")
+    return x.new_empty((*x.shape[:-1], n))
+
+
+def w4a8_linear(
+    x: Tensor, codes: Tensor, channel: Tensor | None, group: Tensor | None, offset: Tensor | None, order: Tensor | None,
+    bias: Tensor | None, n: int, k: int, format: Sequence[int], act_scales: str,
+) -> Tensor:  # fmt: skip
+    """Computes y = x · wᵀ + bias with x [.., K] rounded to int8, as :func:`moray.linear`: y [.., N] has x's type.
+
+    Args:
+        x: f32, f16 or bf16 [.., K]; copied if its elements do not follow one another.
+        codes, channel, group, offset: u8, the sections of the packed w[N, K], None for those that its format has not.
+        order: i32 [K] or None, the input of each column.
+        bias: f32 [N] or None.
+        format: bits, group_size, group_scale and offset as the C ABI has them.
+        act_scales: ``"token"`` or ``"fine"``.
+
+    Raises:
+        MorayError: for tensors of other types, sizes or devices.
+    """
+    return torch.ops.moray.w4a8_linear.default(x, codes, channel, group, offset, order, bias, n, k, format, act_scales)
+
+
+# The MLPs that operators can name. Weights neuron by neuron are the library's memory, which no tensor stands for.
+_LIVE: weakref.WeakValueDictionary[int, SparseMlp] = weakref.WeakValueDictionary()
+_NUMBERS = itertools.count(1)
+
+
+def number_of(mlp: SparseMlp) -> int:
+    """Makes an MLP known to the operator, for as long as it lives."""
+    number = next(_NUMBERS)
+    _LIVE[number] = mlp
+    return number
+
+
+torch.library.define(
+    "moray::sparse_mlp", "(Tensor x, int mlp, str kind, float value, str score, Tensor? channel_scale, Tensor? indices) -> Tensor"
+)
+
+
+@torch.library.impl("moray::sparse_mlp", "CPU")
+def _sparse_mlp(x, mlp, kind, value, score, channel_scale, indices):
+    found = _LIVE.get(mlp)
+    if found is None:
+        raise NullError(f"mlp: expected the number of an MLP that lives, got {mlp}")
+    plain = _rows(x, found.d_model).detach().to(torch.float32)
+    y = torch.empty_like(plain)
+    if x.numel():
+        lists = None if indices is None else indices.numpy().view("u4")
+        scale = None if channel_scale is None else channel_scale.numpy()
+        selection: Any = {
+            "all": lambda: None,
+            "indices": lambda: Indices(lists),
+            "threshold": lambda: Threshold(value, score, scale),
+            "top_k": lambda: TopK(int(value), score, scale),
+        }[kind]()
+        found(plain.numpy(), selection, out=y.numpy(), cpu=shared(torch.get_num_threads()))
+    return y.to(x.dtype)
+
+
+@torch.library.register_fake("moray::sparse_mlp")
+def _(x, mlp, kind, value, score, channel_scale, indices):
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def sparse_mlp(
+    x: Tensor, mlp: int, kind: str, value: float, score: str, channel_scale: Tensor | None, indices: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """Computes y = down(act(gate · x) ∘ (up · x)) over the neurons that each token keeps, as :class:`moray.SparseMlp`: y has x's shape and type.
+
+    Args:
+        x: f32, f16 or bf16 [.., d_model]; it is computed with in f32.
+        mlp: what :attr:`moray.torch.SparseMlp.number` says.
+        kind: ``"all"``, ``"indices"``, ``"threshold"`` or ``"top_k"``.
+        value: the threshold, or how many are kept.
+        score, channel_scale: of thresholds and top-k, see :class:`moray.Threshold`.
+        indices: i32, strictly increasing.
+
+    Raises:
+        MorayError: for tensors of other types, sizes or devices, and for an MLP that does not live any more.
+    """
+    return torch.ops.moray.sparse_mlp.default(x, mlp, kind, value, score, channel_scale, indices)
