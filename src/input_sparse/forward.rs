@@ -1,8 +1,9 @@
 //! A call: check, gather what is kept, multiply.
 
-use super::float::{Many, One, TILE_COLUMNS, TILE_TOKENS};
+use super::float::{Many, TILE_COLUMNS, TILE_TOKENS};
 use super::four_bit;
 use super::kept::gather;
+use super::strips::sum_rows;
 use super::weight::{Rows, Store, Weight};
 use super::workspace::Workspace;
 use crate::cpu::Cpu;
@@ -87,15 +88,6 @@ pub(super) fn check(weight: &Weight, x: &[f32], threshold: f32, epilogue: &Epilo
     Err(Error::Value { what: "threshold", expected: "a finite number of at least 0", got: threshold })
 }
 
-/// Columns of y that one unit of a single token covers at most: their sums stay in the first-level cache.
-const STRIP: usize = 1024;
-
-/// Units that each thread gets on average where there is one token, so that unequal ones balance.
-const UNITS_PER_THREAD: usize = 2;
-
-/// Columns of a unit, of which there are whole cache lines.
-const STEP: usize = 32;
-
 /// A multiplication whose inputs are gathered.
 struct Call<'a> {
     cpu: &'a Cpu,
@@ -114,17 +106,9 @@ impl Call<'_> {
 
     /// One token: strips of the rows that are kept.
     fn one<T: SimdElement>(&self, rows: &Rows<'_, T>, y: &mut [f32]) {
-        let n = self.n;
-        let units = (UNITS_PER_THREAD * self.cpu.threads()).max(n.div_ceil(STRIP));
-        let width = n.div_ceil(units).next_multiple_of(STEP).min(STRIP);
-        let scratch = Fresh(|| [[0.0f32; 16]; STRIP / 16]);
-        self.cpu.team().for_parts_with(Tiles::new(y, n, n, 1, width), 1, scratch, |sums, unit, y| {
-            let column = unit * width;
-            let sums = &mut sums[..width.min(n - column).div_ceil(16)];
-            if self.asks_for(column..column + width) {
-                self.cpu.simd().run(One { rows, kept: self.kept, x: self.x, column, sums });
-                self.write(0, column, &[sums], y);
-            }
+        let asks = |column, width| self.asks_for(column..column + width);
+        sum_rows(self.cpu, rows, (self.kept, self.x), y, asks, |column, sums, y| {
+            self.write(0, column, &[sums.as_chunks().0], y);
         });
     }
 

@@ -1,6 +1,6 @@
 //! 4-bit weights: inputs in int8, of which the kept ones are multiplied.
 
-use super::kept::{PARALLEL_ELEMENTS, UNION_TOKENS, is_kept, list};
+use super::kept::{PARALLEL_ELEMENTS, is_kept, list};
 use super::workspace::Workspace;
 use crate::cpu::Cpu;
 use crate::error::Result;
@@ -23,12 +23,7 @@ pub(super) fn multiply(
     let m = x.len() / k;
     ws.int8.set_scales(ActScales::Token);
     ws.int8.quantize(cpu, x, m, k)?;
-    list(cpu, x, k, threshold, &mut ws.kept);
-    if m <= UNION_TOKENS {
-        let int8 = &ws.int8;
-        let counts = |t: usize, i: usize| int8.token(t)[i] != 0 && is_kept(x[t * k + i], threshold);
-        ws.kept.retain(|&i| (0..m).any(|t| counts(t, i as usize)));
-    }
+    list(cpu, (x, k, threshold), Some(&ws.int8), &mut ws.kept);
     ws.slots.clear();
     ws.slots.reserve(k);
     ws.runs.clear();

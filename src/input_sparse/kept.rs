@@ -4,6 +4,7 @@ use super::workspace::Workspace;
 use crate::cpu::Cpu;
 use crate::simd::{Kernel, Simd, load_first};
 use crate::threads::Pieces;
+use crate::w4a8::Activations;
 
 /// Tokens that read the union of what they keep; more keep nearly all together.
 pub(super) const UNION_TOKENS: usize = 8;
@@ -25,7 +26,7 @@ fn masked(x: f32, threshold: f32) -> f32 {
 
 /// Lists the inputs of x \[M, K\] that a call reads, and gathers them in f32.
 pub(super) fn gather(cpu: &Cpu, x: &[f32], k: usize, threshold: f32, ws: &mut Workspace) {
-    list(cpu, x, k, threshold, &mut ws.kept);
+    list(cpu, (x, k, threshold), None, &mut ws.kept);
     let Workspace { kept, x: out, .. } = ws;
     if x.len() <= UNION_TOKENS * k {
         out.clear();
@@ -41,12 +42,18 @@ pub(super) fn gather(cpu: &Cpu, x: &[f32], k: usize, threshold: f32, ws: &mut Wo
     });
 }
 
-/// Lists the inputs of x \[M, K\] that a call reads: those that a token keeps, or all of many tokens.
-pub(super) fn list(cpu: &Cpu, x: &[f32], k: usize, threshold: f32, kept: &mut Vec<u32>) {
+/// Lists the inputs of x \[M, K\] that a call reads: those that a token keeps, with a code other than 0 where there are codes, or all of
+/// many tokens.
+pub(super) fn list(
+    cpu: &Cpu,
+    (x, k, threshold): (&[f32], usize, f32),
+    codes: Option<&Activations>,
+    kept: &mut Vec<u32>,
+) {
     kept.clear();
     if x.len() <= UNION_TOKENS * k {
         kept.reserve(k);
-        cpu.simd().run(Union { x, k, threshold, kept });
+        cpu.simd().run(Union { x, k, threshold, codes, kept });
     } else {
         kept.extend(0..k as u32);
     }
@@ -58,6 +65,7 @@ struct Union<'a> {
     x: &'a [f32],
     k: usize,
     threshold: f32,
+    codes: Option<&'a Activations>,
     kept: &'a mut Vec<u32>,
 }
 
@@ -66,13 +74,16 @@ impl Kernel for Union<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Union { x, k, threshold, kept } = self;
-        let threshold = simd.splat(threshold);
+        let Union { x, k, threshold, codes, kept } = self;
+        let (threshold, zero) = (simd.splat(threshold), simd.splat(0.0));
         for at in (0..k).step_by(16) {
             let lanes = (k - at).min(16);
             let mut bits = 0;
-            for x in x.chunks_exact(k) {
-                bits |= !simd.ge_mask(threshold, simd.abs(load_first(simd, &x[at..])));
+            for (t, x) in x.chunks_exact(k).enumerate() {
+                let above = !simd.ge_mask(threshold, simd.abs(load_first(simd, &x[at..])));
+                // tokens of codes are padded to more than sixteen
+                let code = codes.and_then(|codes| codes.token(t)[at..].first_chunk());
+                bits |= above & code.map_or(u16::MAX, |code| simd.gt_mask(simd.abs(simd.load_i8(code)), zero));
             }
             let mut bits = u32::from(bits) & ((1 << lanes) - 1);
             while bits != 0 {

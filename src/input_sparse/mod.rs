@@ -23,10 +23,13 @@ mod forward;
 mod four_bit;
 mod kept;
 mod reference;
+mod strips;
 mod weight;
 mod workspace;
 
 pub use forward::{linear, linear_rows};
 pub use reference::linear_reference;
+pub(crate) use strips::sum_rows;
+pub(crate) use weight::Rows;
 pub use weight::Weight;
 pub use workspace::Workspace;

@@ -49,9 +49,9 @@ pub(super) struct Floats {
 }
 
 /// The rows of a [`Weight`], as elements.
-pub(super) struct Rows<'a, T> {
-    pub(super) elements: &'a [T],
-    pub(super) stride: usize,
+pub(crate) struct Rows<'a, T> {
+    pub(crate) elements: &'a [T],
+    pub(crate) stride: usize,
 }
 
 impl Weight {

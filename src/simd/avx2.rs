@@ -144,7 +144,7 @@ fn dot_avx2(acc: __m256i, codes: __m256i, activations: __m256i) -> __m256i {
 /// Products of neighbouring bytes, added to sums of 16 bits.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn dot_pairs(short: __m256i, codes: __m256i, activations: __m256i) -> __m256i {
+fn pairs(short: __m256i, codes: __m256i, activations: __m256i) -> __m256i {
     _mm256_add_epi16(short, _mm256_maddubs_epi16(codes, activations))
 }
 
@@ -224,7 +224,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             return self.dot(short, codes, activations);
         }
         // SAFETY: as in `run`.
-        unsafe { [dot_pairs(short[0], codes[0], activations[0]), dot_pairs(short[1], codes[1], activations[1])] }
+        unsafe { [pairs(short[0], codes[0], activations[0]), pairs(short[1], codes[1], activations[1])] }
     }
 
     #[inline(always)]
@@ -418,6 +418,23 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         let low = |a, b| _mm256_permute2x128_si256::<0x20>(a, b);
         let high = |a, b| _mm256_permute2x128_si256::<0x31>(a, b);
         [[low(a[0], a[1]), low(b[0], b[1])], [high(a[0], a[1]), high(b[0], b[1])]]
+    }
+    fn splat_i16(v: i16) -> I { [_mm256_set1_epi16(v); 2] }
+    fn interleave_pair(a: I, b: I) -> [I; 2] {
+        [
+            [_mm256_unpacklo_epi8(a[0], b[0]), _mm256_unpacklo_epi8(a[1], b[1])],
+            [_mm256_unpackhi_epi8(a[0], b[0]), _mm256_unpackhi_epi8(a[1], b[1])],
+        ]
+    }
+    fn dot_pairs(sums: I, codes: I, activations: I) -> I {
+        [pairs(sums[0], codes[0], activations[0]), pairs(sums[1], codes[1], activations[1])]
+    }
+    fn widen_u16(a: I) -> [I; 2] {
+        let zero = _mm256_setzero_si256();
+        [
+            [_mm256_unpacklo_epi16(a[0], zero), _mm256_unpacklo_epi16(a[1], zero)],
+            [_mm256_unpackhi_epi16(a[0], zero), _mm256_unpackhi_epi16(a[1], zero)],
+        ]
     }
     fn interleave(rows: [I; 4]) -> [I; 4] {
         let half = |i: usize| {

@@ -205,6 +205,17 @@ impl Simd for Avx512 {
         // SAFETY: the mask leaves out what lies past the segments, 4 lanes each.
         unsafe { _mm512_maskz_loadu_epi32(mask, segments.as_ptr().cast()) }
     }
+    fn splat_i16(v: i16) -> __m512i { _mm512_set1_epi16(v) }
+    fn interleave_pair(a: __m512i, b: __m512i) -> [__m512i; 2] {
+        [_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b)]
+    }
+    fn dot_pairs(sums: __m512i, codes: __m512i, activations: __m512i) -> __m512i {
+        _mm512_add_epi16(sums, _mm512_maddubs_epi16(codes, activations))
+    }
+    fn widen_u16(a: __m512i) -> [__m512i; 2] {
+        let zero = _mm512_setzero_si512();
+        [_mm512_unpacklo_epi16(a, zero), _mm512_unpackhi_epi16(a, zero)]
+    }
     fn interleave(rows: [__m512i; 4]) -> [__m512i; 4] {
         let [r0, r1, r2, r3] = rows;
         let (a, b) = (_mm512_unpacklo_epi8(r0, r1), _mm512_unpacklo_epi8(r2, r3));

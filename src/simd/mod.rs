@@ -136,6 +136,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn load_segments(self, segments: &[[u8; 16]]) -> Self::I;
     /// Takes 4 rows of four 16-byte segments; lane 4q + p of result v holds byte 4v + p of segment q of the four rows.
     fn interleave(self, rows: [Self::I; 4]) -> [Self::I; 4];
+    /// Thirty-two lanes of 16 bits.
+    fn splat_i16(self, v: i16) -> Self::I;
+    /// Takes the bytes of two vectors in turn: of each 16-byte quarter the first eight of both, and the last eight.
+    fn interleave_pair(self, a: Self::I, b: Self::I) -> [Self::I; 2];
+    /// Lane i of 16 bits: sums + Σ of two byte products, modulo 2¹⁶; codes and activations as in [`Simd::dot`].
+    fn dot_pairs(self, sums: Self::I, codes: Self::I, activations: Self::I) -> Self::I;
+    /// Widens lanes of 16 bits, unsigned: of each 16-byte quarter the first four, and the last four.
+    fn widen_u16(self, a: Self::I) -> [Self::I; 2];
     /// Widens up to sixteen u16, a multiple of 4 of them, the rest zero.
     fn load_u16(self, lanes: &[u16]) -> Self::I;
     /// Asks for a value's cache line.

@@ -220,6 +220,31 @@ impl Simd for Portable {
         from_fn(|v| from_fn(|lane| i32::from_le_bytes(from_fn(|row| byte(row, lane / 4, 4 * v + lane % 4)))))
     }
     #[inline(always)]
+    fn splat_i16(self, v: i16) -> I {
+        let lane = i32::from(v as u16);
+        [lane << 16 | lane; 16]
+    }
+    #[inline(always)]
+    fn interleave_pair(self, a: I, b: I) -> [I; 2] {
+        let byte = |v: I, at: usize| v[at / 4].to_le_bytes()[at % 4];
+        let pair = |at: usize| [byte(a, at), byte(b, at), byte(a, at + 1), byte(b, at + 1)];
+        from_fn(|high| from_fn(|lane| i32::from_le_bytes(pair(lane / 4 * 16 + 8 * high + lane % 4 * 2))))
+    }
+    #[inline(always)]
+    fn dot_pairs(self, sums: I, codes: I, activations: I) -> I {
+        from_fn(|i| {
+            let (c, a) = (codes[i].to_le_bytes(), activations[i].to_le_bytes());
+            let product = |j: usize| i16::from(c[j]) * i16::from(a[j] as i8);
+            let sum = |lane: i32, j: usize| (lane as i16).wrapping_add(product(j) + product(j + 1)) as u16;
+            i32::from(sum(sums[i], 0)) | i32::from(sum(sums[i] >> 16, 2)) << 16
+        })
+    }
+    #[inline(always)]
+    fn widen_u16(self, a: I) -> [I; 2] {
+        let half = |at: usize| i32::from((a[at / 2] >> (at % 2 * 16)) as u16);
+        from_fn(|last| from_fn(|i| half(i / 4 * 8 + 4 * last + i % 4)))
+    }
+    #[inline(always)]
     fn load_u16(self, lanes: &[u16]) -> I {
         from_fn(|i| lanes.get(i).map_or(0, |&lane| i32::from(lane)))
     }

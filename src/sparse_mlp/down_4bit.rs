@@ -1,5 +1,6 @@
 //! Sums of 4-bit down rows, weighted by int8 activations.
 
+use super::ahead::Ahead;
 use super::four_bit::{DownMatrix, SEGMENT};
 use super::rows::CHUNK;
 use super::rows_4bit::Codes;
@@ -13,11 +14,14 @@ pub(crate) const DOWN_TOKENS: usize = 32;
 /// Chunks that one unit covers at most for a single token.
 pub(crate) const DOWN_CHUNKS: usize = 8;
 
-/// Slots between a quad and the one whose rows it prefetches.
-const AHEAD: usize = 24;
+/// Slots from a piece's first to that whose row is asked for meanwhile: a piece and some.
+const AHEAD: usize = PIECE + 8;
 
 /// Vectors of 16 columns in a chunk.
 const VECTORS: usize = 8;
+
+/// Slots whose sums of codes less 8, times activations, 16 bits hold: 32 · 8 · 127 is below 2¹⁵.
+const PIECE: usize = 32;
 
 /// Quads of neurons that are unpacked together for several tokens.
 const PANEL: usize = 8;
@@ -31,6 +35,45 @@ pub(crate) struct Run {
     pub start: u32,
     /// After the last slot.
     pub end: u32,
+}
+
+/// Some slots of a run.
+struct Piece<'a> {
+    /// The first.
+    slot: usize,
+    /// Their activations, of at most [`PIECE`] slots.
+    h: &'a [[i8; 2]],
+    /// What sums in lanes of 16 bits begin at.
+    shift: i32,
+    /// The run's block, whether this is its only piece, and its last.
+    block: u32,
+    only: bool,
+    last: bool,
+    /// Σ a and the shifts of the whole run.
+    run: (i32, i32),
+}
+
+impl<'a> Piece<'a> {
+    /// The pieces of a run whose activations' sum is `sum`; `codes` are those of all slots.
+    #[inline(always)]
+    fn all(run: &Run, codes: &'a [i8], sum: i32) -> impl Iterator<Item = Piece<'a>> {
+        let (start, end, block) = (run.start as usize, run.end as usize, run.block);
+        let only = end - start <= PIECE;
+        let shifts = ((end - start).div_ceil(PIECE) << 15) as i32 - 8 * sum;
+        (start..end).step_by(PIECE).map(move |slot| {
+            let h = &codes[slot..end.min(slot + PIECE)];
+            let shift = if only { shifts } else { (1 << 15) - 8 * h.iter().map(|&h| i32::from(h)).sum::<i32>() };
+            Piece { slot, h: h.as_chunks().0, shift, block, only, last: slot + PIECE >= end, run: (sum, shifts) }
+        })
+    }
+}
+
+/// One token's sums of a chunk.
+#[derive(Clone, Copy)]
+struct Sums<S: Simd> {
+    total: [S::F; VECTORS],
+    /// Of a run that takes several pieces.
+    acc: [S::I; VECTORS],
 }
 
 /// out\[t\]\[c\] = act_scale\[t\] · Σ_blocks (float(Σ_slots (code − zero) · a) · scale (+ Σ_slots a · offset)), blocks in order.
@@ -75,12 +118,12 @@ impl FourBitDown<'_> {
         Gather::new(segments, columns.d / SEGMENT, self.slots, (end - first) / SEGMENT)
     }
 
-    /// Unpacks the segments `at..at + N` of four slots.
+    /// Unpacks N segments of four slots.
     #[inline(always)]
-    fn quad<S: Simd, const N: usize>(simd: S, rows: &Gather<'_, [u8; 16]>, slot: usize, at: usize) -> [S::I; VECTORS] {
+    fn quad<S: Simd, const N: usize>(simd: S, rows: &Gather<'_, [u8; 16]>, slot: usize) -> [S::I; VECTORS] {
         let mut quad = [simd.splat_i32(0); 4];
         for i in 0..4 {
-            quad[i] = simd.load_segments(&rows.row(slot + i)[at..at + N]);
+            quad[i] = simd.load_segments(&rows.row(slot + i)[..N]);
         }
         let bytes = simd.interleave(quad);
         let mut codes = [simd.splat_i32(0); VECTORS];
@@ -91,41 +134,45 @@ impl FourBitDown<'_> {
         codes
     }
 
-    /// Adds one block's integer sums to the f32 sums.
+    /// Adds one block's integers to the f32 sums of a chunk of `N` segments: `acc` is Σ code · a + `shift`, `sum` is Σ a.
     #[inline(always)]
-    fn add_block<S: Simd>(
+    fn add_block<S: Simd, const N: usize>(
         &self,
         simd: S,
-        chunk: usize,
-        run: &Run,
-        sum: i32,
+        (chunk, block): (usize, u32),
+        (sum, shift): (i32, i32),
         acc: &[S::I; VECTORS],
         total: &mut [S::F; VECTORS],
     ) {
         let m = self.matrix;
-        let (d, lanes) = (m.columns.d, 4 * m.columns.segments_of(chunk));
-        let start = m.columns.start(chunk);
-        for v in 0..VECTORS {
-            let at = start + v * lanes;
-            if m.offset.is_none() {
-                let scale = load_first(simd, &m.channel_scale[at..][..lanes]);
-                let centred = simd.sub_i32(acc[v], simd.splat_i32(8 * sum));
-                total[v] = simd.fma(simd.to_f32(centred), scale, total[v]);
-                continue;
+        let (d, start, len) = (m.columns.d, m.columns.start(chunk), VECTORS * 4 * N);
+        if m.offset.is_none() {
+            let scales = &m.channel_scale[start..][..len];
+            for v in 0..VECTORS {
+                let centred = simd.sub_i32(acc[v], simd.splat_i32(shift + 8 * sum));
+                total[v] = simd.fma(simd.to_f32(centred), load_first(simd, &scales[4 * N * v..][..4 * N]), total[v]);
             }
-            let params = &m.group_params[run.block as usize * m.parts() * d..][..m.parts() * d];
-            let scale = load_halves(simd, &params[at..][..lanes]);
+            return;
+        }
+        let params = &m.group_params[block as usize * m.parts() * d..][..m.parts() * d];
+        let scales = &params[start..][..len];
+        let seconds = if m.parts() == 2 { &params[d + start..][..len] } else { scales };
+        for v in 0..VECTORS {
+            let scale = load_halves(simd, &scales[4 * N * v..][..4 * N]);
+            let second = &seconds[4 * N * v..][..4 * N];
             total[v] = match m.offset {
                 Some(Offset::F16) => {
-                    let offset = load_halves(simd, &params[d + at..][..lanes]);
-                    simd.fma(simd.splat(sum as f32), offset, simd.fma(simd.to_f32(acc[v]), scale, total[v]))
+                    let codes = simd.to_f32(simd.sub_i32(acc[v], simd.splat_i32(shift)));
+                    simd.fma(simd.splat(sum as f32), load_halves(simd, second), simd.fma(codes, scale, total[v]))
                 }
                 Some(Offset::ZeroPoint) => {
-                    let zero = simd.mul_i32(simd.load_u16(&params[d + at..][..lanes]), simd.splat_i32(sum));
+                    let zero = simd.mul_i32(simd.load_u16(second), simd.splat_i32(sum));
+                    let zero = simd.add_i32(zero, simd.splat_i32(shift));
                     simd.fma(simd.to_f32(simd.sub_i32(acc[v], zero)), scale, total[v])
                 }
                 Some(Offset::None) | None => {
-                    simd.fma(simd.to_f32(simd.sub_i32(acc[v], simd.splat_i32(8 * sum))), scale, total[v])
+                    let zero = simd.splat_i32(shift + 8 * sum);
+                    simd.fma(simd.to_f32(simd.sub_i32(acc[v], zero)), scale, total[v])
                 }
             };
         }
@@ -143,97 +190,126 @@ impl FourBitDown<'_> {
         }
     }
 
-    /// Asks for a block's scales of the unit's columns.
+    /// Asks for a block's scales of a chunk's columns.
     #[inline(always)]
-    fn prefetch_scales<S: Simd>(&self, simd: S, run: &Run) {
+    fn prefetch_scales<S: Simd>(&self, simd: S, block: u32, chunk: usize) {
         let m = self.matrix;
-        let (first, end) = (m.columns.start(self.chunks.start), m.columns.start(self.chunks.end).min(m.columns.d));
         if m.offset.is_some() {
             for part in 0..m.parts() {
-                let row = (run.block as usize * m.parts() + part) * m.columns.d;
+                let row = (block as usize * m.parts() + part) * m.columns.d;
+                let (first, end) = (m.columns.start(chunk), m.columns.start(chunk + 1).min(m.columns.d));
                 simd.prefetch(&m.group_params[row + first..row + end]);
             }
         }
     }
 
-    /// Asks for the rows that chunk number `index` of a run is to ask for: each its share of those [`AHEAD`] of the run's.
+    /// The rows from slot [`AHEAD`] on, as fast as one token's pairs of rows are added up, chunk by chunk.
     #[inline(always)]
-    fn prefetch_rows<S: Simd>(&self, simd: S, rows: &Gather<'_, [u8; 16]>, run: &Run, index: usize) {
-        let (slots, chunks) = ((run.end - run.start) as usize, self.chunks.len());
-        let first = run.start as usize + AHEAD;
-        for slot in first + index * slots / chunks..first + (index + 1) * slots / chunks {
-            let ahead = rows.row(slot.min(self.slots.len() - 1));
-            simd.prefetch(ahead);
-            if let Some(last) = ahead.last() {
-                simd.prefetch_line(last);
-            }
-        }
+    fn ahead(&self) -> Ahead<'_> {
+        let columns = &self.matrix.columns;
+        let (first, end) = (columns.start(self.chunks.start), columns.start(self.chunks.end).min(columns.d));
+        let rows = self.slots.get(AHEAD..).unwrap_or(&[]);
+        Ahead::new(&self.matrix.codes()[first / 2..], (columns.d / 2, (end - first) / 2), rows, (2, self.chunks.len()))
     }
 
-    /// Sums a run's codes of a chunk of `N` segments, weighted by one token's activations.
+    /// Sums the codes of a piece in N segments, weighted by one token's activations, and adds the piece's shift.
+    ///
+    /// Two rows at a time, in lanes of 16 bits. Codes less 8 times activations fit there, codes alone do not: lanes begin at what makes
+    /// the last sums right and not below zero, whatever wraps around on the way.
     #[inline(always)]
-    fn sum_run<S: Simd, const N: usize>(
+    fn sum_piece<S: Simd, const N: usize>(
+        simd: S,
+        rows: &Gather<'_, [u8; 16]>,
+        at: usize,
+        piece: &Piece<'_>,
+        ahead: &mut Ahead<'_>,
+    ) -> [S::I; VECTORS] {
+        let mut acc = [simd.splat_i16(piece.shift as i16); 4];
+        for (i, h) in piece.h.iter().enumerate() {
+            ahead.step(simd);
+            let slot = piece.slot + 2 * i;
+            let [first, second] = [slot, slot + 1].map(|slot| &rows.row(slot)[at..at + N]);
+            let codes = simd.interleave_pair(simd.load_segments(first), simd.load_segments(second));
+            let h = simd.splat_i16(i16::from_le_bytes(h.map(|h| h as u8)));
+            for v in 0..2 {
+                acc[v] = simd.dot_pairs(acc[v], simd.low_nibbles(codes[v]), h);
+                acc[2 + v] = simd.dot_pairs(acc[2 + v], simd.high_nibbles(codes[v]), h);
+            }
+        }
+        let mut sums = [simd.splat_i32(0); VECTORS];
+        for v in 0..4 {
+            [sums[2 * v], sums[2 * v + 1]] = simd.widen_u16(acc[v]);
+        }
+        sums
+    }
+
+    /// Adds a piece's rows to the sums of a chunk of N segments, and where it is the run's last, the run.
+    #[inline(always)]
+    fn add_piece<S: Simd, const N: usize>(
         &self,
         simd: S,
         rows: &Gather<'_, [u8; 16]>,
         chunk: usize,
-        run: &Run,
-    ) -> [S::I; VECTORS] {
+        piece: &Piece<'_>,
+        ahead: &mut Ahead<'_>,
+        sums: &mut Sums<S>,
+    ) {
         let at = (chunk - self.chunks.start) * self.matrix.columns.segments;
-        let h: &[u8] = bytemuck::cast_slice(&self.h.codes[run.start as usize..run.end as usize]);
-        let quads = h.as_chunks::<4>().0;
-        // where products are summed in 16 bits first, so many of them fit
-        let short_run = if S::SHORT == 0 { quads.len() } else { S::SHORT };
-        let mut acc = [simd.splat_i32(0); VECTORS];
-        let mut slot = run.start as usize;
-        for quads in quads.chunks(short_run) {
-            let mut short = [simd.splat_i32(0); VECTORS];
-            for h in quads {
-                let codes = Self::quad::<S, N>(simd, rows, slot, at);
-                let h = simd.splat_i32(i32::from_le_bytes(*h));
-                for v in 0..VECTORS {
-                    short[v] = simd.dot_short(short[v], codes[v], h);
-                }
-                slot += 4;
-            }
+        let mut acc = Self::sum_piece::<S, N>(simd, rows, at, piece, ahead);
+        if !piece.only {
             for v in 0..VECTORS {
-                acc[v] = simd.add_short(acc[v], short[v]);
+                acc[v] = simd.add_i32(acc[v], sums.acc[v]);
             }
+            sums.acc = if piece.last { [simd.splat_i32(0); VECTORS] } else { acc };
         }
-        acc
+        if piece.last {
+            self.add_block::<S, N>(simd, (chunk, piece.block), piece.run, &acc, &mut sums.total);
+        }
     }
 
-    /// Computes one token: block by block, the unit's chunks of a row one after another.
+    /// Computes one token: piece by piece, the unit's chunks of a piece's rows one after another.
     #[inline(always)]
     fn one<S: Simd>(self, simd: S) {
         let columns = &self.matrix.columns;
-        let rows = self.rows();
-        let mut total = [[simd.splat(0.0); VECTORS]; DOWN_CHUNKS];
+        let (rows, mut ahead) = (self.rows(), self.ahead());
+        let zero = Sums::<S> { total: [simd.splat(0.0); VECTORS], acc: [simd.splat_i32(0); VECTORS] };
+        let mut sums = [zero; DOWN_CHUNKS];
         for (r, run) in self.runs.iter().enumerate() {
-            if let Some(next) = self.runs.get(r + 1) {
-                self.prefetch_scales(simd, next);
-            }
-            for (i, (chunk, total)) in self.chunks.clone().zip(&mut total).enumerate() {
-                self.prefetch_rows(simd, &rows, run, i);
-                let acc = match columns.segments_of(chunk) {
-                    1 => self.sum_run::<S, 1>(simd, &rows, chunk, run),
-                    2 => self.sum_run::<S, 2>(simd, &rows, chunk, run),
-                    3 => self.sum_run::<S, 3>(simd, &rows, chunk, run),
-                    _ => self.sum_run::<S, 4>(simd, &rows, chunk, run),
-                };
-                self.add_block(simd, chunk, run, self.h.sums[r], &acc, total);
+            let next = self.runs.get(r + 1);
+            for piece in Piece::all(run, self.h.codes, self.h.sums[r]) {
+                for (chunk, sums) in self.chunks.clone().zip(&mut sums) {
+                    if let (true, Some(next)) = (piece.last, next) {
+                        self.prefetch_scales(simd, next.block, chunk);
+                    }
+                    match columns.segments_of(chunk) {
+                        1 => self.add_piece::<S, 1>(simd, &rows, chunk, &piece, &mut ahead, sums),
+                        2 => self.add_piece::<S, 2>(simd, &rows, chunk, &piece, &mut ahead, sums),
+                        3 => self.add_piece::<S, 3>(simd, &rows, chunk, &piece, &mut ahead, sums),
+                        _ => self.add_piece::<S, 4>(simd, &rows, chunk, &piece, &mut ahead, sums),
+                    }
+                }
             }
         }
-        for ((chunk, total), out) in self.chunks.zip(&total).zip(self.out) {
-            Self::write(simd, total, self.h.scale[0], columns.segments_of(chunk), out);
+        for ((chunk, sums), out) in self.chunks.zip(&sums).zip(self.out) {
+            Self::write(simd, &sums.total, self.h.scale[0], columns.segments_of(chunk), out);
         }
     }
 
-    /// Unpacks up to 32 neurons at a time and uses them for every token.
+    /// Computes several tokens in a chunk.
     #[inline(always)]
     fn many<S: Simd>(self, simd: S) {
+        match self.matrix.columns.segments_of(self.chunks.start) {
+            1 => self.many_of::<S, 1>(simd),
+            2 => self.many_of::<S, 2>(simd),
+            3 => self.many_of::<S, 3>(simd),
+            _ => self.many_of::<S, 4>(simd),
+        }
+    }
+
+    /// Unpacks up to 32 neurons at a time, in a chunk of `N` segments, and uses them for every token.
+    #[inline(always)]
+    fn many_of<S: Simd, const N: usize>(self, simd: S) {
         let chunk = self.chunks.start;
-        let segments = self.matrix.columns.segments_of(chunk);
         let rows = self.rows();
         let zero = simd.splat_i32(0);
         let mut panel = [[zero; VECTORS]; PANEL];
@@ -243,12 +319,7 @@ impl FourBitDown<'_> {
             for start in (run.start as usize..run.end as usize).step_by(4 * PANEL) {
                 let end = (start + 4 * PANEL).min(run.end as usize);
                 for slot in (start..end).step_by(4) {
-                    panel[(slot - start) / 4] = match segments {
-                        1 => Self::quad::<S, 1>(simd, &rows, slot, 0),
-                        2 => Self::quad::<S, 2>(simd, &rows, slot, 0),
-                        3 => Self::quad::<S, 3>(simd, &rows, slot, 0),
-                        _ => Self::quad::<S, 4>(simd, &rows, slot, 0),
-                    };
+                    panel[(slot - start) / 4] = Self::quad::<S, N>(simd, &rows, slot);
                 }
                 for (t, acc) in acc.iter_mut().enumerate().take(self.out.len()) {
                     let h: &[u8] = bytemuck::cast_slice(&self.h.codes[t * self.h.stride..][start..end]);
@@ -264,12 +335,12 @@ impl FourBitDown<'_> {
             }
             for (t, acc) in acc.iter_mut().enumerate().take(self.out.len()) {
                 let sum = self.h.sums[t * self.h.sum_stride + r];
-                self.add_block(simd, chunk, run, sum, acc, &mut total[t]);
+                self.add_block::<S, N>(simd, (chunk, run.block), (sum, 0), acc, &mut total[t]);
                 *acc = [zero; VECTORS];
             }
         }
         for (total, (scale, out)) in total.iter().zip(self.h.scale.iter().zip(self.out)) {
-            Self::write(simd, total, *scale, segments, out);
+            Self::write(simd, total, *scale, N, out);
         }
     }
 }

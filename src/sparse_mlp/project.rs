@@ -9,6 +9,7 @@ use super::rows_4bit::{Codes, FourBitRows, ROW_TOKENS};
 use super::weights::{Dense, Matrix, Store, Weights};
 use super::workspace::{Quantized, Workspace};
 use crate::Cpu;
+use crate::input_sparse;
 use crate::simd::{Available, SimdElement};
 use crate::threads::{Fresh, Parts, Pieces, Tiles, Window};
 
@@ -48,7 +49,8 @@ impl Tile<'_> {
     fn multiply_dense<T: SimdElement>(&self, w: &Dense<T>, matrix: Matrix, out: &mut [[f32; BLOCK]]) {
         let d = self.weights.shape().d_model;
         let matrix = if matrix == Matrix::Gate { &w.gate } else { &w.up };
-        self.simd.run(Rows { matrix, d, rows: self.rows, x: &self.x[self.first_token * d..], out });
+        let (rows, next) = (self.rows, self.next);
+        self.simd.run(Rows { matrix, d, rows, next, x: &self.x[self.first_token * d..], out });
     }
 
     fn multiply_4bit(&self, matrix: &RowMatrix, out: &mut [[f32; BLOCK]]) {
@@ -250,9 +252,23 @@ impl Added<'_> {
     }
 }
 
-/// Chunks of columns by tiles of tokens.
+/// Strips of columns for one token whose rows are whole vectors, else chunks of columns by tiles of tokens.
 fn down_dense<T: SimdElement>(cpu: &Cpu, matrix: &[T], ws: &Workspace, added: &Added<'_>, y: &mut [f32]) {
     let (d, stride) = (added.d, ws.stride);
+    if y.len() == d && d % 16 == 0 {
+        let rows = input_sparse::Rows { elements: matrix, stride: d };
+        let hidden = &ws.hidden[..ws.kept.len()];
+        return input_sparse::sum_rows(
+            cpu,
+            &rows,
+            (&ws.kept, hidden),
+            y,
+            |_, _| true,
+            |column, sums, mut y| {
+                added.write(0, column, sums, y.row(0));
+            },
+        );
+    }
     let chunks = d.div_ceil(DENSE_CHUNK);
     let tiles = Tiles::new(y, d, d, DOWN_TOKENS, DENSE_CHUNK);
     cpu.team().for_parts_with(tiles, 1, Fresh(|| [[0.0f32; CHUNK]; DOWN_TOKENS]), |sums, unit, mut y| {

@@ -21,6 +21,8 @@ pub(crate) struct Rows<'a, T> {
     pub d: usize,
     /// 1 to 16 rows.
     pub rows: &'a [u32],
+    /// Rows that will be asked for next; they are prefetched for a single token.
+    pub next: &'a [u32],
     /// \[tokens, d\].
     pub x: &'a [f32],
     /// \[tokens\]; lanes past the rows hold copies of the last.
@@ -32,31 +34,38 @@ impl<T: SimdElement> Kernel for Rows<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Rows { matrix, d, rows, x, out } = self;
+        let Rows { matrix, d, rows, next, x, out } = self;
         assert!((1..=BLOCK).contains(&rows.len()) && x.len() >= out.len() * d);
+        // tokens share what is read, so that only one alone is in want of it
+        let next = if out.len() > 1 || next.is_empty() { rows } else { next };
         for first in (0..rows.len()).step_by(4) {
-            let rows: [&[T]; 4] = std::array::from_fn(|i| {
-                let row = rows[(first + i).min(rows.len() - 1)] as usize;
-                &matrix[row * d..][..d]
-            });
+            let four = four_rows(matrix, d, rows, first);
+            let next = four_rows(matrix, d, next, first);
             let mut token = 0;
             while S::TILE == 4 && token + 4 <= out.len() {
-                dot_tile::<S, T, 4>(simd, rows, &x[token * d..], &mut out[token..], first);
+                dot_tile::<S, T, 4>(simd, four, next, &x[token * d..], &mut out[token..], first);
                 token += 4;
             }
             while token < out.len() {
-                dot_tile::<S, T, 1>(simd, rows, &x[token * d..], &mut out[token..], first);
+                dot_tile::<S, T, 1>(simd, four, next, &x[token * d..], &mut out[token..], first);
                 token += 1;
             }
         }
     }
 }
 
-/// Four rows times the first `N` tokens of `x`.
+/// Four rows of a list, the last one repeated after its end.
+#[inline(always)]
+fn four_rows<'a, T>(matrix: &'a [T], d: usize, list: &[u32], first: usize) -> [&'a [T]; 4] {
+    std::array::from_fn(|i| &matrix[list[(first + i).min(list.len() - 1)] as usize * d..][..d])
+}
+
+/// Four rows times the first `N` tokens of `x`; those that come next are asked for meanwhile if N is 1.
 #[inline(always)]
 fn dot_tile<S: Simd, T: SimdElement, const N: usize>(
     simd: S,
     rows: [&[T]; 4],
+    next: [&[T]; 4],
     x: &[f32],
     out: &mut [[f32; BLOCK]],
     first: usize,
@@ -67,6 +76,12 @@ fn dot_tile<S: Simd, T: SimdElement, const N: usize>(
     let x_lanes: [&[[f32; 16]]; N] = std::array::from_fn(|t| x[t].as_chunks().0);
     let mut acc = [[simd.splat(0.0); 4]; N];
     for i in 0..d / 16 {
+        // a line of 16-bit weights is two vectors
+        if N == 1 && (size_of::<T>() == 4 || i % 2 == 0) {
+            for r in 0..4 {
+                simd.prefetch_line(&next[r][16 * i]);
+            }
+        }
         let mut w = [simd.splat(0.0); 4];
         for r in 0..4 {
             w[r] = T::load(simd, &w_lanes[r][i]);
@@ -156,14 +171,6 @@ impl<T: SimdElement> Down<'_, T> {
         let h: [&[f32]; N] = std::array::from_fn(|t| &self.h[(token + t) * self.stride..][..rows.rows()]);
         let mut acc = [[simd.splat(0.0); V]; N];
         for i in 0..rows.rows() {
-            if N == 1 {
-                let ahead = &rows.row((i + 8).min(rows.rows() - 1))[at..end];
-                let mut line = 0;
-                while line < ahead.len() {
-                    simd.prefetch_line(&ahead[line]);
-                    line += 32;
-                }
-            }
             let row = &rows.row(i)[at..end];
             let mut w = [simd.splat(0.0); V];
             for v in 0..V {

@@ -2,7 +2,7 @@
 
 mod one_token;
 
-use self::one_token::{Ahead, OneToken};
+use self::one_token::OneToken;
 use super::four_bit::{RowMatrix, SEGMENT};
 use super::rows::BLOCK;
 use crate::simd::{ByteRows, Kernel, Simd};
@@ -62,18 +62,33 @@ impl Kernel for FourBitRows<'_> {
         assert!(x.codes.len() >= (tokens - 1) * x.stride + d);
         assert!(x.sums.len() >= (tokens - 1) * x.sum_stride + d / SEGMENT);
         assert!((1..=BLOCK).contains(&self.rows.len()) && self.next.len() <= BLOCK);
-        if tokens == 1 { self.out[0] = self.one(simd, &self.records()) } else { self.many(simd) }
+        if tokens == 1 { self.out[0] = self.one(simd, &self.records(self.rows)) } else { self.many(simd) }
     }
 }
 
 impl FourBitRows<'_> {
-    /// The records of the rows, the last repeated.
+    /// The records of some rows, the last repeated.
     #[inline(always)]
-    fn records(&self) -> ByteRows<'_, BLOCK> {
-        let mut rows = [self.rows[self.rows.len() - 1]; BLOCK];
-        rows[..self.rows.len()].copy_from_slice(self.rows);
+    fn records(&self, list: &[u32]) -> ByteRows<'_, BLOCK> {
+        let mut rows = [list[list.len() - 1]; BLOCK];
+        rows[..list.len()].copy_from_slice(list);
         // scales are read 16 bytes at a time, up to 12 past the record; the matrix ends in slack for that
         ByteRows::new(self.matrix.records(), self.matrix.stride, rows, self.matrix.stride + 12)
+    }
+
+    /// Asks for what four of the next rows have where a step of the rows at hand is: 64 bytes of codes and, every fourth step, a line of
+    /// scales. Lines that come in even shares are on their way while codes are multiplied; in bursts they would wait for one another,
+    /// and the work for them.
+    #[inline(always)]
+    fn prefetch_quad<S: Simd>(&self, simd: S, next: &ByteRows<'_, BLOCK>, row: usize, step: usize) {
+        let m = self.matrix;
+        let scales = (m.d / 2 + 16 * step).min(m.stride - 4);
+        for r in row..row + 4 {
+            simd.prefetch_line(next.chunks::<1>(r, 64 * step));
+            if step % 4 == 0 {
+                simd.prefetch_line(next.chunks::<1>(r, scales));
+            }
+        }
     }
 
     /// Computes one token: the form of the scales (of [`super::four_bit::FORMS`]) is settled here, so that no group asks
@@ -95,7 +110,7 @@ impl FourBitRows<'_> {
         let segments = self.matrix.d / SEGMENT;
         let steps = segments.div_ceil(4);
         let mut state = OneToken::<S, FORM>::new(simd, self, rows);
-        let mut ahead = Ahead::new(self.next, 4 * steps);
+        let next = if self.next.is_empty() { *rows } else { self.records(self.next) };
         for start in (0..steps).step_by(STEPS) {
             let count = STEPS.min(steps - start);
             let mut x = [[simd.splat_i32(0); 2]; STEPS];
@@ -106,7 +121,7 @@ impl FourBitRows<'_> {
             let mut sums = [[simd.splat_i32(0); 4]; STEPS];
             for four in 0..4 {
                 for (i, (sums, x)) in sums.iter_mut().zip(&x).enumerate().take(count) {
-                    ahead.step(simd, self.matrix);
+                    self.prefetch_quad(simd, &next, 4 * four, start + i);
                     let (row, byte) = (4 * four, 64 * (start + i));
                     sums[four] = match segments - 4 * (start + i) {
                         1 => Self::quad::<S, 1>(simd, rows, row, byte, *x),
@@ -157,7 +172,7 @@ impl FourBitRows<'_> {
     /// Computes several tokens: codes of 16 rows are turned so that a lane is a row, once for all tokens.
     #[inline(always)]
     fn many<S: Simd>(self, simd: S) {
-        let rows = self.records();
+        let rows = self.records(self.rows);
         let tokens = self.out.len();
         let (m, x) = (self.matrix, &self.x);
         let per_group = m.group_size / SEGMENT;

@@ -27,14 +27,17 @@ fn kept_codes(call: &Call, m: usize, k: usize) -> Activations {
 }
 
 fn compare(random: &mut Random, quantized: &QuantizedWeight, m: usize, threshold: f32) {
+    compare_call(&Call::new(random, m, quantized.n(), quantized.k(), threshold), quantized, m);
+}
+
+fn compare_call(call: &Call, quantized: &QuantizedWeight, m: usize) {
     let (n, k) = (quantized.n(), quantized.k());
-    let call = Call::new(random, m, n, k, threshold);
     let mut expected = vec![f32::NAN; m * n];
-    w4a8::linear_reference(quantized, &kept_codes(&call, m, k), call.epilogue(), &mut expected).unwrap();
+    w4a8::linear_reference(quantized, &kept_codes(call, m, k), call.epilogue(), &mut expected).unwrap();
     let weight = Weight::from_quantized(quantized).unwrap();
     for cpu in cpus().iter().chain([&Cpu::new(3, Isa::detect()).unwrap()]) {
         let got = call.run(cpu, &weight, &mut Workspace::default());
-        let what = (quantized.format(), n, k, m, threshold, cpu.isa());
+        let what = (quantized.format(), n, k, m, call.threshold, cpu.isa());
         assert_eq!(bits(&got), bits(&expected), "{what:?}");
     }
 }
@@ -61,6 +64,18 @@ fn one_token_of_a_wide_matrix_matches() {
             compare(random, &quantized, 1, 0.6);
             compare(random, &quantized, 40, 0.6);
         }
+    }
+}
+
+#[test]
+fn largest_sums_match() {
+    let random = &mut Random::new(11);
+    for (kind, code, x) in KINDS.into_iter().flat_map(|kind| [(kind, 0, 1.0), (kind, 15, 1.0), (kind, 15, -1.0)]) {
+        let w = random_weight(random, kind, 40, 256);
+        let w = QuantizedWeight::new(40, 256, w.format(), vec![code; 40 * 256], w.scales().clone()).unwrap();
+        let mut call = Call::new(random, 1, 40, 256, 0.5);
+        call.x.fill(x);
+        compare_call(&call, &w, 1);
     }
 }
 

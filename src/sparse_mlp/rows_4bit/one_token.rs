@@ -1,40 +1,10 @@
-//! One token over 16 rows: running sums, and prefetches of the rows that come next.
+//! One token over 16 rows: running sums.
 
 use super::{FourBitRows, add_group};
 use crate::simd::{ByteRows, Simd};
 use crate::sparse_mlp::four_bit::{FORMS, RowMatrix, SEGMENT};
 use crate::sparse_mlp::rows::BLOCK;
 use crate::w4a8::Offset;
-
-/// Rows still to be prefetched, whole rows one after another, an even share in each step: the order that hardware
-/// prefetchers follow.
-pub(super) struct Ahead<'a> {
-    left: &'a [u32],
-    /// Rows · steps that are due and not yet a row.
-    due: usize,
-    steps: usize,
-    rows: usize,
-}
-
-impl<'a> Ahead<'a> {
-    /// Spreads the prefetches of `rows` over `steps` steps.
-    #[inline(always)]
-    pub(super) fn new(rows: &'a [u32], steps: usize) -> Self {
-        Ahead { left: rows, due: 0, steps, rows: rows.len() }
-    }
-
-    /// Prefetches one step's share.
-    #[inline(always)]
-    pub(super) fn step<S: Simd>(&mut self, simd: S, m: &RowMatrix) {
-        self.due += self.rows;
-        while self.due >= self.steps {
-            self.due -= self.steps;
-            let Some((&row, left)) = self.left.split_first() else { return };
-            self.left = left;
-            simd.prefetch(&m.records()[row as usize * m.stride..][..m.stride]);
-        }
-    }
-}
 
 /// The sums of one token over 16 rows whose scales are of form `FORM` of [`FORMS`].
 pub(super) struct OneToken<'a, S: Simd, const FORM: usize> {
