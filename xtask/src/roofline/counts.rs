@@ -33,8 +33,10 @@ pub struct Launch {
     pub tf32: f64,
     /// Bytes that it has to move, each once, where that is less than its sectors.
     pub once_bytes: Option<f64>,
-    /// Of these, what each row of blocks reads again.
+    /// Of these, what each row of tiles reads again.
     pub again_bytes: f64,
+    /// Columns and rows of tiles, which blocks take by turns: those of the grid if nothing else is said.
+    pub tiles: [f64; 2],
 }
 
 /// The launches of a call.
@@ -75,6 +77,7 @@ impl Launch {
         let grid = shape("grid")?;
         let scale = grid.iter().product::<f64>() / number("blocks_run")?;
         let count = |name: &str| number(name).map(|count| count * scale);
+        let tiles = |at: usize| value["tiles"][at].as_f64();
         let products = |name: &str| value["tensor_products"][name].as_f64().unwrap_or(0.0) * scale;
         Some(Self {
             kernel: value["kernel"].as_str()?.to_owned(),
@@ -92,6 +95,7 @@ impl Launch {
             tf32: products("float32"),
             once_bytes: number("once_bytes"),
             again_bytes: number("again_bytes").unwrap_or(0.0),
+            tiles: [tiles(0).unwrap_or(grid[0] * grid[2]), tiles(1).unwrap_or(grid[1])],
         })
     }
 }

@@ -121,15 +121,16 @@ fn share(launch: &Launch, slots: f64) -> f64 {
     if slots > ALIKE * launch.instructions { launch.instructions / slots } else { 1.0 }
 }
 
-/// Bytes from and to memory: each once, and where the second-level cache does not hold what rows of blocks share, this again
+/// Bytes from and to memory: each once, and where the second-level cache does not hold what rows of tiles share, this again
 /// for every wave of rows.
 fn memory_bytes(machine: &Machine, launch: &Launch, resident: f64) -> f64 {
     let once = launch.once_bytes.unwrap_or(f64::INFINITY).min(32.0 * launch.sectors);
     if launch.again_bytes <= machine.l2_bytes / 2.0 {
         return once;
     }
-    let rows_of_a_wave = (resident / (launch.grid[0] * launch.grid[2])).max(1.0);
-    once + launch.again_bytes * ((launch.grid[1] / rows_of_a_wave).max(1.0) - 1.0)
+    let [columns, rows] = launch.tiles;
+    let rows_of_a_wave = (resident.min(launch.blocks()) / columns).max(1.0);
+    once + launch.again_bytes * ((rows / rows_of_a_wave).max(1.0) - 1.0)
 }
 
 /// Seconds of y\[M, N\] = x\[M, K\] · wᵀ in 16 bits by cuBLAS, by the same rules: tiles of 128 × 256, its published rate of matrix units,
@@ -205,9 +206,18 @@ mod tests {
     #[test]
     fn weights_that_the_cache_does_not_hold_are_read_again_for_each_wave_of_rows() {
         let a100 = MACHINES[0];
-        let launch =
-            Launch { grid: [100.0, 8.0, 1.0], sectors: 1e12, once_bytes: Some(90e6), again_bytes: 89e6, ..launch() };
+        let launch = Launch {
+            grid: [100.0, 8.0, 1.0],
+            sectors: 1e12,
+            once_bytes: Some(90e6),
+            again_bytes: 89e6,
+            tiles: [100.0, 8.0],
+            ..launch()
+        };
         assert_eq!(memory_bytes(&a100, &launch, 200.0), 90e6 + 3.0 * 89e6);
+        // blocks of a grid that is smaller than its tiles are a wave
+        let by_turns = Launch { grid: [400.0, 1.0, 1.0], ..launch.clone() };
+        assert_eq!(memory_bytes(&a100, &by_turns, 900.0), 90e6 + 89e6);
         assert_eq!(memory_bytes(&a100, &Launch { again_bytes: 19e6, ..launch }, 200.0), 90e6);
     }
 }

@@ -17,7 +17,7 @@ bytes, passes over shared memory and products of matrix units are those that the
 the real shapes (of large grids on some columns of blocks); slots and waits are those of the machine code.\n\n\
 A launch takes as long as the resource that needs longest, and what a launch costs by itself:\n\n\
 | resource | time |\n|---|---|\n\
-| memory | bytes, each once (what rows of blocks share once more for each wave, where half of the second-level cache does not hold it) / copy |\n\
+| memory | bytes, each once (what rows of tiles share once more for each wave, where half of the second-level cache does not hold it) / copy |\n\
 | L2 | 32 · sectors of loads and stores / rate of the second-level cache; hits of the first-level cache are not taken off |\n\
 | shared memory | passes over the banks of the busiest multiprocessor, one a cycle |\n\
 | matrix units | products of the busiest multiprocessor / its rate by `mma.sync` |\n\
