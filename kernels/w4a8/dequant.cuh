@@ -1,10 +1,11 @@
 // The weight modes, each as a policy: how 16 bytes of a packed tile become int8 operands of the matrix unit, and what the
-// integer sums are scaled with. A new mode is a new policy and its line in MORAY_WEIGHTS.
+// integer sums are scaled with. A new mode is a new policy and its line in MORAY_INTEGER_WEIGHTS or MORAY_GROUP_WEIGHTS.
 //
 // A policy has
 //   BITS         of a stored code;
 //   GROUPED      whether groups of K are combined in f32 (scale and offset for each) or everything stays in integers;
 //   SCALE_BYTES  of a group's scale for one row, 0 if there is none;
+//   MIN_GROUP    the least K that groups have, of modes whose scales act in `fragment`;
 //   ZERO         what is subtracted from a code besides: through Σ a, so it costs nothing per weight;
 //   fragment     16 bytes of a lane and a k-step -> the A operand (lane32, val16) -> (m16, k32).
 #pragma once
@@ -47,6 +48,7 @@ struct PerChannel {
     static constexpr int BITS = 4;
     static constexpr bool GROUPED = false;
     static constexpr uint32_t SCALE_BYTES = 0;
+    static constexpr uint32_t MIN_GROUP = 128;
     static constexpr int32_t ZERO = 8;
 
     static __device__ __forceinline__ void fragment(uint32_t (&a)[4], const uint4& tile, int step, RowScales) {
@@ -59,6 +61,7 @@ struct W8 {
     static constexpr int BITS = 8;
     static constexpr bool GROUPED = false;
     static constexpr uint32_t SCALE_BYTES = 0;
+    static constexpr uint32_t MIN_GROUP = 128;
     static constexpr int32_t ZERO = 0;
 
     static __device__ __forceinline__ void fragment(uint32_t (&a)[4], const uint4& tile, int, RowScales) { bytes(a, tile); }
@@ -69,6 +72,7 @@ struct TwoLevel {
     static constexpr int BITS = 4;
     static constexpr bool GROUPED = false;
     static constexpr uint32_t SCALE_BYTES = 1;
+    static constexpr uint32_t MIN_GROUP = 32;
     static constexpr int32_t ZERO = 0;
 
     // Four at a time: code · s + (128 − 8·s) is 0..248, so no byte carries into the next; less 128 it is the product.
@@ -88,6 +92,7 @@ struct Qqq {
     static constexpr int BITS = 4;
     static constexpr bool GROUPED = false;
     static constexpr uint32_t SCALE_BYTES = 2;
+    static constexpr uint32_t MIN_GROUP = 128;
     static constexpr int32_t ZERO = 0;
 
     // The codes in bytes 0 and 2 of `pair`, as integers in bytes 0 and 2.
@@ -118,6 +123,7 @@ struct PerGroup {
     static constexpr int BITS = 4;
     static constexpr bool GROUPED = true;
     static constexpr uint32_t SCALE_BYTES = 2;
+    static constexpr uint32_t MIN_GROUP = 32;
     static constexpr int32_t ZERO = 8;
 
     static __device__ __forceinline__ void fragment(uint32_t (&a)[4], const uint4& tile, int step, RowScales) {
@@ -130,6 +136,7 @@ struct PerGroup8 {
     static constexpr int BITS = 8;
     static constexpr bool GROUPED = true;
     static constexpr uint32_t SCALE_BYTES = 2;
+    static constexpr uint32_t MIN_GROUP = 32;
     static constexpr int32_t ZERO = 0;
 
     static __device__ __forceinline__ void fragment(uint32_t (&a)[4], const uint4& tile, int, RowScales) { bytes(a, tile); }
@@ -151,27 +158,26 @@ __device__ __forceinline__ float activations(int32_t sum, float act_scale) {
     return FINE ? __fmul_rn(__int2float_rn(sum), act_scale) : __int2float_rn(sum);
 }
 
-// Adds a group to a row's sum: the CPU's order, one rounding for each product and sum together.
+// Adds a group's integers times its scale, or its sum of activations times its offset, to a row's sum: in the CPU's order, one
+// rounding for each product and sum together.
 template <bool FINE>
-__device__ __forceinline__ float add_group(float acc, int32_t dot, int32_t zero, int32_t sum, float act_scale, float scale,
-                                           float offset, Offset kind) {
-    acc = __fmaf_rn(activations<FINE>(dot - zero * sum, act_scale), scale, acc);
-    return kind == Offset::f16 ? __fmaf_rn(activations<FINE>(sum, act_scale), offset, acc) : acc;
+__device__ __forceinline__ float add_group(float acc, int32_t integers, float act_scale, float scale) {
+    return __fmaf_rn(activations<FINE>(integers, act_scale), scale, acc);
 }
 
-// Adds what shares a fine scale to a row's sum, in modes that stay in integers otherwise.
-template <typename W>
-__device__ __forceinline__ float add_block(float acc, int32_t dot, int32_t sum, float act_scale) {
-    return __fmaf_rn(__int2float_rn(dot - W::ZERO * sum), act_scale, acc);
+// Adds the integers that share a fine scale to a row's sum, in modes that stay in integers otherwise.
+__device__ __forceinline__ float add_block(float acc, int32_t integers, float act_scale) {
+    return __fmaf_rn(__int2float_rn(integers), act_scale, acc);
 }
 
 }  // namespace moray
 
-// Every mode: F(its name in symbols, its policy).
-#define MORAY_WEIGHTS(F)       \
-    F(per_channel, PerChannel) \
-    F(w8, W8)                  \
-    F(two_level, TwoLevel)     \
-    F(qqq, Qqq)                \
+// Every mode: F(its name in symbols, its policy). Those whose sums stay in integers, those whose groups have scales in f16.
+#define MORAY_INTEGER_WEIGHTS(F) \
+    F(per_channel, PerChannel)   \
+    F(w8, W8)                    \
+    F(two_level, TwoLevel)       \
+    F(qqq, Qqq)
+#define MORAY_GROUP_WEIGHTS(F) \
     F(per_group, PerGroup)     \
     F(per_group8, PerGroup8)

@@ -124,7 +124,7 @@ __device__ __forceinline__ float add_chunk(const LinearParams& p, uint32_t chunk
         const int32_t sum = W::GROUPED || W::ZERO != 0 ? p.sums[size_t(g) * p.m + token] : 0;
         const float act_scale = FINE ? p.act_scale[size_t(g * size / ACT_BLOCK) * p.m + token] : 1.0f;
         if constexpr (!W::GROUPED) {
-            acc = add_block<W>(acc, dot, sum, act_scale);
+            acc = add_block(acc, dot - W::ZERO * sum, act_scale);
             continue;
         }
         const size_t at = (size_t(blockIdx.x) * groups + g) * TILE_N + row;
@@ -133,7 +133,8 @@ __device__ __forceinline__ float add_chunk(const LinearParams& p, uint32_t chunk
         if (p.offset_kind == Offset::f16) offset = __half2float(static_cast<const __half*>(p.offset)[at]);
         if (p.offset_kind == Offset::zero_point) point = static_cast<const uint8_t*>(p.offset)[at];
         const int32_t zero = group_zero<W>(p.offset_kind, point);
-        acc = add_group<FINE>(acc, dot, zero, sum, act_scale, __half2float(scales[at]), offset, p.offset_kind);
+        acc = add_group<FINE>(acc, dot - zero * sum, act_scale, __half2float(scales[at]));
+        if (p.offset_kind == Offset::f16) acc = add_group<FINE>(acc, sum, act_scale, offset);
     }
     return acc;
 }
@@ -190,4 +191,5 @@ __device__ __forceinline__ void gemv(const LinearParams& p) {
     extern "C" __global__ void __launch_bounds__(moray::THREADS, moray::MIN_BLOCKS<moray::Weight>) \
     w4a8_gemv_##name(const moray::LinearParams p) { moray::gemv<moray::Weight>(p); }
 
-MORAY_WEIGHTS(MORAY_GEMV)
+MORAY_INTEGER_WEIGHTS(MORAY_GEMV)
+MORAY_GROUP_WEIGHTS(MORAY_GEMV)

@@ -17,15 +17,15 @@ struct LinearParams {
     const float* bias;        // f32 [N], or null
     const void* residual;     // [M, N], or null
     void* y;                  // [M, N]
-    uint32_t* partial;        // [splits][blocks][values of a block], as the threads hold them
-    uint32_t* arrived;        // [blocks], zeros between launches
+    uint32_t* partial;        // [tiles that are cut][values of a block], as the threads hold them; zeros between launches
+    uint32_t* arrived;        // [tiles that are cut], zeros between launches
     uint32_t m;
     uint32_t n;
     uint32_t k;
     uint32_t group_size;
     Offset offset_kind;
     Element element;          // of y and residual
-    uint32_t splits;
+    uint32_t shares;          // blocks that share the K of tiles that are left after one for each block, at least 1
     uint32_t fine;            // whether each 128 of a token's K has a scale of its own
 };
 static_assert(sizeof(LinearParams) == 128);

@@ -55,10 +55,16 @@ impl Launch {
     }
 
     /// Says how many bytes the launch has to move at least, each once, where that is less than what its blocks ask for, and how many
-    /// of them each row of blocks (those of one y) reads again.
+    /// of them each row of tiles reads again.
     fn moves(mut self, once: usize, again: usize) -> Self {
         self.0.insert("once_bytes".into(), json!(once));
         self.0.insert("again_bytes".into(), json!(again));
+        self
+    }
+
+    /// Says how many tiles along N and M blocks take by turns, where that is not the grid.
+    pub fn of_tiles(mut self, tiles: [usize; 2]) -> Self {
+        self.0.insert("tiles".into(), json!(tiles));
         self
     }
 
@@ -170,7 +176,7 @@ fn compare(row: &Value, committed: &Value) {
     }
 }
 
-/// The launches with the bytes that each kernel has to move, and those that each row of blocks reads again, by the start of the
+/// The launches with the bytes that each kernel has to move, and those that each row of tiles reads again, by the start of the
 /// kernel's name.
 pub fn with_bytes(launches: Vec<Launch>, bytes: &[(&str, usize, usize)]) -> Vec<Launch> {
     let of = |launch: Launch| match bytes.iter().find(|(kernel, ..)| launch.kernel().starts_with(kernel)) {

@@ -75,11 +75,10 @@ fn variants_and_workspaces_that_do_not_fit_are_typed_errors() {
         error => panic!("{error}"),
     };
     assert_eq!(what(call(Variant::Gemv, false)), ("m", 6));
-    assert_eq!(what(call(Variant::Gemm { tokens: 24, splits: 1 }, false)), ("tokens", 24));
-    assert_eq!(what(call(Variant::Gemm { tokens: 16, splits: 0 }, false)), ("splits", 0));
-    assert_eq!(what(call(Variant::Gemm { tokens: 16, splits: 5 }, false)), ("splits", 5));
-    assert_eq!(what(call(Variant::Gemm { tokens: 16, splits: 2 }, true)), ("workspace", 64));
-    assert_eq!(call(Variant::Gemm { tokens: 16, splits: 2 }, false), Ok(()));
+    assert_eq!(what(call(Variant::Gemm { tokens: 24, blocks: 1 }, false)), ("tokens", 24));
+    assert_eq!(what(call(Variant::Gemm { tokens: 16, blocks: 0 }, false)), ("blocks", 0));
+    assert_eq!(what(call(Variant::Gemm { tokens: 16, blocks: 2 }, true)), ("workspace", 64));
+    assert_eq!(call(Variant::Gemm { tokens: 16, blocks: 2 }, false), Ok(()));
 }
 
 #[test]
@@ -138,7 +137,7 @@ fn raw_calls_with_bad_formats_and_pointers_are_typed_errors() {
         raw::Linear { weight: Sections { offset: Address::NULL, ..good.weight }, ..good },
         raw::Linear { y: at(base, 8193), ..good },
         raw::Linear { act_scales: ActScales::Fine, act_scale: Address::NULL, ..good },
-        raw::Linear { variant: Variant::Gemm { tokens: 16, splits: 2 }, ..good },
+        raw::Linear { variant: Variant::Gemm { tokens: 24, blocks: 2 }, ..good },
     ];
     let stream = device.stream().cu_stream();
     for (i, bad) in refused.into_iter().enumerate() {

@@ -23,8 +23,8 @@ fn captured_calls_match_cpu_when_replayed_with_new_activations() {
     let stream = device.stream();
     stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
     activations.quantize(&device, &x.as_view(), m, k).unwrap();
-    // two splits of K, so the counters of the workspace must be left as they were found
-    let (variant, epilogue) = (Variant::Gemm { tokens: 16, splits: 2 }, cuda::Epilogue::default());
+    // two blocks share a tile's K, so the workspace must be left as it was found
+    let (variant, epilogue) = (Variant::Gemm { tokens: 16, blocks: 2 }, cuda::Epilogue::default());
     cuda::linear_with(&device, variant, &weight, &activations, epilogue, &mut y.as_view_mut(), &mut workspace).unwrap();
     let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
     let graph = stream.end_capture(flags).unwrap().unwrap();

@@ -24,13 +24,16 @@ fn multiply(device: &Device, kind: usize, m: usize, variant: Variant) {
 }
 
 /// (kind of weight, M, variant)
-const CASES: [(usize, usize, Variant); 6] = [
+const CASES: [(usize, usize, Variant); 9] = [
     (0, 1, Variant::Gemv),
     (4, 4, Variant::Gemv),
-    (0, 16, Variant::Gemm { tokens: 16, splits: 1 }),
-    (4, 16, Variant::Gemm { tokens: 16, splits: 1 }),
-    (0, 64, Variant::Gemm { tokens: 64, splits: 1 }),
-    (7, 64, Variant::Gemm { tokens: 64, splits: 1 }),
+    (0, 16, Variant::Gemm { tokens: 16, blocks: 1 }),
+    (4, 16, Variant::Gemm { tokens: 16, blocks: 4 }),
+    (0, 64, Variant::Gemm { tokens: 64, blocks: 1 }),
+    (1, 64, Variant::Gemm { tokens: 64, blocks: 1 }),
+    (7, 64, Variant::Gemm { tokens: 64, blocks: 1 }),
+    (8, 64, Variant::Gemm { tokens: 128, blocks: 1 }),
+    (4, 64, Variant::Gemm { tokens: 128, blocks: 2 }),
 ];
 
 #[test]
@@ -48,10 +51,10 @@ fn weights_are_read_once_up_to_64_tokens() {
         let weights = packed.bytes();
         // Every block reads all activations and their groups' sums. A GEMV does so by halves and whole sectors of 32 bytes.
         // Each output then takes its part of the sectors of a channel scale, an act_scale and a sum: of 16 by 1 in a GEMV, of
-        // 32 by 1 in a GEMM.
+        // 32 by 1 in a GEMM, whose tiles have 64, 128 or 256 features.
         let (activations, outputs) = match variant {
             Variant::Gemv => (n / 16 * m * (2 * k + 32 * groups), m * n * (2 + 1 + 1) * 32 / 16),
-            Variant::Gemm { .. } => (n / 64 * m * (k + 4 * groups), m * n * (4 + 1 + 1) * 32 / 32),
+            Variant::Gemm { blocks, .. } => (blocks as usize * m * (k + 4 * groups), m * n * (4 + 1 + 1) * 32 / 32),
         };
         assert!(outputs < weights, "a second reading of the weights would be seen");
         let got = launch.count("global_load_sectors") as usize * 32;

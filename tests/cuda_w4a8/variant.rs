@@ -9,43 +9,57 @@ const GROUPED: Format = Format::per_group(128, Offset::None);
 #[test]
 fn choice_reads_weights_once_up_to_64_tokens() {
     for m in 1..=64 {
-        for format in [Format::per_channel(), GROUPED] {
-            match Variant::choose(H200, format, ActScales::Token, m, 4096, 4096) {
-                Variant::Gemv => assert!(m <= 4),
-                Variant::Gemm { tokens, .. } => assert!(m > 4 && m <= tokens as usize),
+        for (format, n) in [(Format::per_channel(), 4096), (GROUPED, 4096), (GROUPED, 8192)] {
+            match Variant::choose(H200, format, ActScales::Token, m, n, 4096) {
+                Variant::Gemv => assert!(m <= 4 && n == 4096),
+                Variant::Gemm { tokens, .. } => assert!((m > 4 || n == 8192) && m <= tokens as usize),
             }
         }
     }
 }
 
 #[test]
-fn choice_splits_k_only_where_bits_stay_and_blocks_are_missing() {
-    let with = |scales, format, m, n, k| match Variant::choose(H200, format, scales, m, n, k) {
-        Variant::Gemm { splits, .. } => splits,
+fn choice_shares_k_over_the_multiprocessors_where_bits_stay() {
+    let with = |scales, format: Format, m, n, k| match Variant::choose(H200, format, scales, m, n, k) {
+        Variant::Gemm { tokens, blocks } => {
+            let variant = Variant::Gemm { tokens, blocks };
+            (tokens, blocks, variant.workspace_words(format, scales, m, n, k).1)
+        }
         Variant::Gemv => panic!("expected a GEMM"),
     };
-    let splits = |format, m, n, k| with(ActScales::Token, format, m, n, k);
-    // 64 blocks for 132 multiprocessors: 4 splits make 256, which is at most two each
-    assert_eq!(splits(Format::per_channel(), 16, 4096, 4096), 4);
-    assert_eq!(splits(GROUPED, 16, 4096, 4096), 1);
+    let of = |format, m, n, k| with(ActScales::Token, format, m, n, k);
+    // 16 tiles of 256 features, each of 32 stages, 4 for each block
+    assert_eq!(of(Format::per_channel(), 16, 4096, 4096), (16, 128, 16));
+    assert_eq!(of(Format::w8(), 64, 4096, 4096), (64, 132, 16));
+    // 64 tiles of 64 features, which are not cut
+    assert_eq!(of(GROUPED, 16, 4096, 4096), (16, 64, 0));
     // fine scales are added in f32, in the order of K
-    assert_eq!(with(ActScales::Fine, Format::per_channel(), 16, 4096, 4096), 1);
-    // 448 blocks are enough
-    assert_eq!(splits(Format::per_channel(), 16, 28672, 4096), 1);
-    // K of 576 is 5 stages: one split of at least 4
-    assert_eq!(splits(Format::w8(), 16, 576, 576), 1);
+    assert_eq!(with(ActScales::Fine, Format::per_channel(), 16, 4096, 4096), (16, 64, 0));
+    // 512 tiles, three for each block and 116 that they share
+    assert_eq!(of(Format::per_channel(), 2048, 8192, 21760), (128, 132, 116));
+    // 256 tiles, of which 124 are left for 132 blocks: cutting them would take longer than it saves
+    assert_eq!(of(Format::per_channel(), 2048, 4096, 4096), (128, 132, 0));
+    // as many tiles as blocks
+    assert_eq!(of(Format::per_channel(), 384, 11264, 4096), (128, 132, 0));
+    // K of 576 is 5 stages: one block has all
+    assert_eq!(of(Format::per_channel(), 16, 256, 576), (16, 1, 0));
+    // 64 × 64 fills the device, 128 × 128 only half of it; with many tokens the larger tile moves less
+    assert_eq!(of(GROUPED, 128, 8192, 4096), (64, 256, 0));
+    assert_eq!(of(GROUPED, 2048, 8192, 4096), (128, 1024, 0));
 }
 
 #[test]
 fn choice_fits_the_workspace_of_its_device() {
     for multiprocessors in [1, 16, 108, 132, 170] {
         let architecture = Architecture { capability: (8, 0), multiprocessors };
-        let blocks = 2 * multiprocessors as usize;
         for m in [5, 16, 17, 64, 65, 1000] {
             for (n, k) in [(1, 32), (576, 1536), (4096, 4096), (4096, 65536), (57344, 8192)] {
-                let variant = Variant::choose(architecture, Format::per_channel(), ActScales::Token, m, n, k);
-                let (partial, arrived) = variant.workspace_words(m, n);
-                assert!(partial <= blocks * 64 * 64 && arrived <= blocks, "{multiprocessors}: {m} {n} {k}");
+                for format in [Format::per_channel(), Format::w8()] {
+                    let variant = Variant::choose(architecture, format, ActScales::Token, m, n, k);
+                    let (partial, arrived) = variant.workspace_words(format, ActScales::Token, m, n, k);
+                    let blocks = multiprocessors as usize;
+                    assert!(partial <= blocks * 256 * 128 && arrived <= blocks, "{multiprocessors}: {m} {n} {k}");
+                }
             }
         }
     }

@@ -18,7 +18,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use self::machine::MACHINES;
+use self::code::Codes;
+use self::counts::Row;
+use self::machine::{MACHINES, Machine};
 use self::prediction::Prediction;
 use crate::{TaskResult, root, simcuda, test, toolkit};
 
@@ -84,6 +86,12 @@ fn check() -> TaskResult {
     Ok(())
 }
 
+/// Predicts every row on every machine.
+fn predict_all(rows: &[Row], codes: &Codes) -> Result<Vec<Prediction>, String> {
+    let of = |machine: &'static Machine| rows.iter().filter(|row| row.is_of(machine)).map(move |row| (machine, row));
+    MACHINES.iter().flat_map(of).map(|(machine, row)| Prediction::new(machine, row, codes)).collect()
+}
+
 /// What is written of the committed counts.
 struct Written {
     table: String,
@@ -93,12 +101,7 @@ struct Written {
 impl Written {
     fn make() -> Result<Self, String> {
         let (rows, codes) = (counts::read()?, code::read()?);
-        let mut predictions = Vec::new();
-        for machine in &MACHINES {
-            for row in rows.iter().filter(|row| row.is_of(machine)) {
-                predictions.push(Prediction::new(machine, row, &codes)?);
-            }
-        }
+        let predictions = predict_all(&rows, &codes)?;
         let outcomes = goals::outcomes(&predictions)?;
         let lines: Vec<String> = predictions.iter().map(|of| to_json(of).to_string()).collect();
         Ok(Self {
@@ -137,6 +140,15 @@ mod tests {
     #[test]
     fn committed_table_matches_the_committed_counts() {
         check().expect("run `cargo xtask roofline table`");
+    }
+
+    #[test]
+    fn no_product_takes_more_time_than_cublas() {
+        let predictions = predict_all(&counts::read().expect("counts"), &code::read().expect("code")).expect("rows");
+        for of in &predictions {
+            let (seconds, library) = (of.seconds(), of.library.unwrap_or(f64::INFINITY));
+            assert!(seconds <= library, "{} on {}: {seconds} s, cuBLAS {library}", of.id, of.machine.name);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The multiplication on the device: check, select, launch.
 
 use super::raw;
-use super::variant::{Architecture, GEMM_ROWS, Variant, sum_group};
+use super::variant::{Architecture, CUT_TILE, Variant, sum_group};
 use super::{Activations, Weight};
 use crate::device::{Address, Arguments, Device, DeviceElement};
 use crate::error::{Error, Result, check_len, product};
@@ -23,7 +23,7 @@ impl<E> Default for Epilogue<'_, E> {
     }
 }
 
-/// Where blocks that share an output leave their parts: enough for every variant that [`Variant::choose`] gives, and so
+/// Where blocks that share an output add their parts: enough for every variant that [`Variant::choose`] gives, and so
 /// for every weight. Calls on one stream can share it.
 #[derive(Debug)]
 pub struct Workspace {
@@ -32,13 +32,13 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Allocates for a device: 32 KiB for each multiprocessor.
+    /// Allocates for a device: 128 KiB for each multiprocessor.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if it does not fit.
     pub fn new(device: &Device) -> Result<Self> {
-        let blocks = 2 * device.multiprocessors() as usize;
-        Self::with_words(device, blocks * GEMM_ROWS * 64, blocks)
+        let blocks = device.multiprocessors() as usize;
+        Self::with_words(device, blocks * CUT_TILE, blocks)
     }
 
     /// Allocates for a variant of one's own, see [`Variant::workspace_words`].
@@ -95,8 +95,8 @@ pub fn linear_with<E: DeviceElement>(
     if x.k() != k {
         return Err(Error::Shape { what: "x", expected: "the weight's K", got: x.k() });
     }
-    variant.check(m, k)?;
-    let (partial, arrived) = variant.workspace_words(m, n);
+    variant.check(m)?;
+    let (partial, arrived) = variant.workspace_words(format, x.scales(), m, n, k);
     for (expected, got) in [(partial, workspace.partial.len()), (arrived, workspace.arrived.len())] {
         if got < expected {
             return Err(Error::Length { what: "workspace", expected, got });

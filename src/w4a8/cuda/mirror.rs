@@ -24,7 +24,7 @@ pub(super) struct LinearParams {
     pub(super) group_size: u32,
     pub(super) offset_kind: u32,
     pub(super) element: u32,
-    pub(super) splits: u32,
+    pub(super) shares: u32,
     pub(super) fine: u32,
 }
 
@@ -83,7 +83,7 @@ layout!(
     group_size = 108,
     offset_kind = 112,
     element = 116,
-    splits = 120,
+    shares = 120,
     fine = 124
 );
 layout!(
@@ -123,41 +123,215 @@ static MODULE_GEMM: Module = Module::new(
     "w4a8/gemm",
     images::W4A8_GEMM,
     &[
+        "w4a8_gemm_per_channel_128",
         "w4a8_gemm_per_channel_16",
         "w4a8_gemm_per_channel_64",
-        "w4a8_gemm_per_group8_16",
-        "w4a8_gemm_per_group8_64",
-        "w4a8_gemm_per_group_16",
-        "w4a8_gemm_per_group_64",
+        "w4a8_gemm_qqq_128",
         "w4a8_gemm_qqq_16",
         "w4a8_gemm_qqq_64",
+        "w4a8_gemm_two_level_128",
         "w4a8_gemm_two_level_16",
         "w4a8_gemm_two_level_64",
+        "w4a8_gemm_w8_128",
         "w4a8_gemm_w8_16",
         "w4a8_gemm_w8_64",
     ],
 );
 
+pub(super) const GEMM_PER_CHANNEL_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM, "w4a8_gemm_per_channel_128", 256, 98304, 128);
 pub(super) const GEMM_PER_CHANNEL_16: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM, "w4a8_gemm_per_channel_16", 128, 24576, 128);
+    Kernel::new(&MODULE_GEMM, "w4a8_gemm_per_channel_16", 256, 92160, 128);
 pub(super) const GEMM_PER_CHANNEL_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM, "w4a8_gemm_per_channel_64", 128, 49152, 128);
-pub(super) const GEMM_PER_GROUP8_16: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM, "w4a8_gemm_per_group8_16", 128, 46080, 128);
-pub(super) const GEMM_PER_GROUP8_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM, "w4a8_gemm_per_group8_64", 128, 73728, 128);
-pub(super) const GEMM_PER_GROUP_16: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM, "w4a8_gemm_per_group_16", 128, 29696, 128);
-pub(super) const GEMM_PER_GROUP_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM, "w4a8_gemm_per_group_64", 128, 57344, 128);
-pub(super) const GEMM_QQQ_16: Kernel<LinearParams> = Kernel::new(&MODULE_GEMM, "w4a8_gemm_qqq_16", 128, 26624, 128);
-pub(super) const GEMM_QQQ_64: Kernel<LinearParams> = Kernel::new(&MODULE_GEMM, "w4a8_gemm_qqq_64", 128, 51200, 128);
+    Kernel::new(&MODULE_GEMM, "w4a8_gemm_per_channel_64", 256, 98304, 128);
+pub(super) const GEMM_QQQ_128: Kernel<LinearParams> = Kernel::new(&MODULE_GEMM, "w4a8_gemm_qqq_128", 256, 99840, 128);
+pub(super) const GEMM_QQQ_16: Kernel<LinearParams> = Kernel::new(&MODULE_GEMM, "w4a8_gemm_qqq_16", 256, 94720, 128);
+pub(super) const GEMM_QQQ_64: Kernel<LinearParams> = Kernel::new(&MODULE_GEMM, "w4a8_gemm_qqq_64", 256, 100352, 128);
+pub(super) const GEMM_TWO_LEVEL_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM, "w4a8_gemm_two_level_128", 256, 101376, 128);
 pub(super) const GEMM_TWO_LEVEL_16: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM, "w4a8_gemm_two_level_16", 128, 25600, 128);
+    Kernel::new(&MODULE_GEMM, "w4a8_gemm_two_level_16", 256, 97280, 128);
 pub(super) const GEMM_TWO_LEVEL_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM, "w4a8_gemm_two_level_64", 128, 50176, 128);
-pub(super) const GEMM_W8_16: Kernel<LinearParams> = Kernel::new(&MODULE_GEMM, "w4a8_gemm_w8_16", 128, 40960, 128);
-pub(super) const GEMM_W8_64: Kernel<LinearParams> = Kernel::new(&MODULE_GEMM, "w4a8_gemm_w8_64", 128, 65536, 128);
+    Kernel::new(&MODULE_GEMM, "w4a8_gemm_two_level_64", 256, 76800, 128);
+pub(super) const GEMM_W8_128: Kernel<LinearParams> = Kernel::new(&MODULE_GEMM, "w4a8_gemm_w8_128", 256, 98304, 128);
+pub(super) const GEMM_W8_16: Kernel<LinearParams> = Kernel::new(&MODULE_GEMM, "w4a8_gemm_w8_16", 256, 87040, 128);
+pub(super) const GEMM_W8_64: Kernel<LinearParams> = Kernel::new(&MODULE_GEMM, "w4a8_gemm_w8_64", 256, 81920, 128);
+
+static MODULE_GEMM_FINE: Module = Module::new(
+    "w4a8/gemm_fine",
+    images::W4A8_GEMM_FINE,
+    &[
+        "w4a8_gemm_fine_per_channel_128",
+        "w4a8_gemm_fine_per_channel_16",
+        "w4a8_gemm_fine_per_channel_64",
+        "w4a8_gemm_fine_qqq_128",
+        "w4a8_gemm_fine_qqq_16",
+        "w4a8_gemm_fine_qqq_64",
+        "w4a8_gemm_fine_two_level_128",
+        "w4a8_gemm_fine_two_level_16",
+        "w4a8_gemm_fine_two_level_64",
+        "w4a8_gemm_fine_w8_128",
+        "w4a8_gemm_fine_w8_16",
+        "w4a8_gemm_fine_w8_64",
+    ],
+);
+
+pub(super) const GEMM_FINE_PER_CHANNEL_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_per_channel_128", 256, 76800, 128);
+pub(super) const GEMM_FINE_PER_CHANNEL_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_per_channel_16", 128, 75264, 128);
+pub(super) const GEMM_FINE_PER_CHANNEL_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_per_channel_64", 128, 76800, 128);
+pub(super) const GEMM_FINE_QQQ_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_qqq_128", 256, 76032, 128);
+pub(super) const GEMM_FINE_QQQ_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_qqq_16", 128, 76032, 128);
+pub(super) const GEMM_FINE_QQQ_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_qqq_64", 128, 76032, 128);
+pub(super) const GEMM_FINE_TWO_LEVEL_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_two_level_128", 256, 76800, 128);
+pub(super) const GEMM_FINE_TWO_LEVEL_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_two_level_16", 128, 77568, 128);
+pub(super) const GEMM_FINE_TWO_LEVEL_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_two_level_64", 128, 76800, 128);
+pub(super) const GEMM_FINE_W8_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_w8_128", 256, 99840, 128);
+pub(super) const GEMM_FINE_W8_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_w8_16", 128, 61824, 128);
+pub(super) const GEMM_FINE_W8_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_w8_64", 128, 99840, 128);
+
+static MODULE_GEMM_G128: Module = Module::new(
+    "w4a8/gemm_g128",
+    images::W4A8_GEMM_G128,
+    &[
+        "w4a8_gemm_fine_per_group8_g128_128",
+        "w4a8_gemm_fine_per_group8_g128_16",
+        "w4a8_gemm_fine_per_group8_g128_64",
+        "w4a8_gemm_fine_per_group_g128_128",
+        "w4a8_gemm_fine_per_group_g128_16",
+        "w4a8_gemm_fine_per_group_g128_64",
+        "w4a8_gemm_per_group8_g128_128",
+        "w4a8_gemm_per_group8_g128_16",
+        "w4a8_gemm_per_group8_g128_64",
+        "w4a8_gemm_per_group_g128_128",
+        "w4a8_gemm_per_group_g128_16",
+        "w4a8_gemm_per_group_g128_64",
+    ],
+);
+
+pub(super) const GEMM_FINE_PER_GROUP8_G128_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_fine_per_group8_g128_128", 256, 68608, 128);
+pub(super) const GEMM_FINE_PER_GROUP8_G128_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_fine_per_group8_g128_16", 128, 63744, 128);
+pub(super) const GEMM_FINE_PER_GROUP8_G128_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_fine_per_group8_g128_64", 128, 85760, 128);
+pub(super) const GEMM_FINE_PER_GROUP_G128_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_fine_per_group_g128_128", 256, 78336, 128);
+pub(super) const GEMM_FINE_PER_GROUP_G128_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_fine_per_group_g128_16", 128, 78336, 128);
+pub(super) const GEMM_FINE_PER_GROUP_G128_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_fine_per_group_g128_64", 128, 78336, 128);
+pub(super) const GEMM_PER_GROUP8_G128_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group8_g128_128", 256, 101376, 128);
+pub(super) const GEMM_PER_GROUP8_G128_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group8_g128_16", 128, 63360, 128);
+pub(super) const GEMM_PER_GROUP8_G128_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group8_g128_64", 128, 101376, 128);
+pub(super) const GEMM_PER_GROUP_G128_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group_g128_128", 256, 76800, 128);
+pub(super) const GEMM_PER_GROUP_G128_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group_g128_16", 128, 77568, 128);
+pub(super) const GEMM_PER_GROUP_G128_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group_g128_64", 128, 76800, 128);
+
+static MODULE_GEMM_G32: Module = Module::new(
+    "w4a8/gemm_g32",
+    images::W4A8_GEMM_G32,
+    &[
+        "w4a8_gemm_fine_per_group8_g32_128",
+        "w4a8_gemm_fine_per_group8_g32_16",
+        "w4a8_gemm_fine_per_group8_g32_64",
+        "w4a8_gemm_fine_per_group_g32_128",
+        "w4a8_gemm_fine_per_group_g32_16",
+        "w4a8_gemm_fine_per_group_g32_64",
+        "w4a8_gemm_per_group8_g32_128",
+        "w4a8_gemm_per_group8_g32_16",
+        "w4a8_gemm_per_group8_g32_64",
+        "w4a8_gemm_per_group_g32_128",
+        "w4a8_gemm_per_group_g32_16",
+        "w4a8_gemm_per_group_g32_64",
+    ],
+);
+
+pub(super) const GEMM_FINE_PER_GROUP8_G32_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_fine_per_group8_g32_128", 256, 74752, 128);
+pub(super) const GEMM_FINE_PER_GROUP8_G32_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_fine_per_group8_g32_16", 128, 69504, 128);
+pub(super) const GEMM_FINE_PER_GROUP8_G32_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_fine_per_group8_g32_64", 128, 93440, 128);
+pub(super) const GEMM_FINE_PER_GROUP_G32_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_fine_per_group_g32_128", 256, 87552, 128);
+pub(super) const GEMM_FINE_PER_GROUP_G32_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_fine_per_group_g32_16", 128, 89856, 128);
+pub(super) const GEMM_FINE_PER_GROUP_G32_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_fine_per_group_g32_64", 128, 87552, 128);
+pub(super) const GEMM_PER_GROUP8_G32_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_per_group8_g32_128", 256, 73728, 128);
+pub(super) const GEMM_PER_GROUP8_G32_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_per_group8_g32_16", 128, 69120, 128);
+pub(super) const GEMM_PER_GROUP8_G32_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_per_group8_g32_64", 128, 92160, 128);
+pub(super) const GEMM_PER_GROUP_G32_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_per_group_g32_128", 256, 86016, 128);
+pub(super) const GEMM_PER_GROUP_G32_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_per_group_g32_16", 128, 89088, 128);
+pub(super) const GEMM_PER_GROUP_G32_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_per_group_g32_64", 128, 86016, 128);
+
+static MODULE_GEMM_G64: Module = Module::new(
+    "w4a8/gemm_g64",
+    images::W4A8_GEMM_G64,
+    &[
+        "w4a8_gemm_fine_per_group8_g64_128",
+        "w4a8_gemm_fine_per_group8_g64_16",
+        "w4a8_gemm_fine_per_group8_g64_64",
+        "w4a8_gemm_fine_per_group_g64_128",
+        "w4a8_gemm_fine_per_group_g64_16",
+        "w4a8_gemm_fine_per_group_g64_64",
+        "w4a8_gemm_per_group8_g64_128",
+        "w4a8_gemm_per_group8_g64_16",
+        "w4a8_gemm_per_group8_g64_64",
+        "w4a8_gemm_per_group_g64_128",
+        "w4a8_gemm_per_group_g64_16",
+        "w4a8_gemm_per_group_g64_64",
+    ],
+);
+
+pub(super) const GEMM_FINE_PER_GROUP8_G64_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_fine_per_group8_g64_128", 256, 70656, 128);
+pub(super) const GEMM_FINE_PER_GROUP8_G64_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_fine_per_group8_g64_16", 128, 65664, 128);
+pub(super) const GEMM_FINE_PER_GROUP8_G64_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_fine_per_group8_g64_64", 128, 88320, 128);
+pub(super) const GEMM_FINE_PER_GROUP_G64_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_fine_per_group_g64_128", 256, 81408, 128);
+pub(super) const GEMM_FINE_PER_GROUP_G64_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_fine_per_group_g64_16", 128, 82176, 128);
+pub(super) const GEMM_FINE_PER_GROUP_G64_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_fine_per_group_g64_64", 128, 81408, 128);
+pub(super) const GEMM_PER_GROUP8_G64_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_per_group8_g64_128", 256, 69632, 128);
+pub(super) const GEMM_PER_GROUP8_G64_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_per_group8_g64_16", 128, 65280, 128);
+pub(super) const GEMM_PER_GROUP8_G64_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_per_group8_g64_64", 128, 87040, 128);
+pub(super) const GEMM_PER_GROUP_G64_128: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_per_group_g64_128", 256, 79872, 128);
+pub(super) const GEMM_PER_GROUP_G64_16: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_per_group_g64_16", 128, 81408, 128);
+pub(super) const GEMM_PER_GROUP_G64_64: Kernel<LinearParams> =
+    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_per_group_g64_64", 128, 79872, 128);
 
 static MODULE_GEMV: Module = Module::new(
     "w4a8/gemv",
@@ -218,4 +392,13 @@ static MODULE_ROWS: Module = Module::new("w4a8/rows", images::W4A8_ROWS, &["w4a8
 pub(super) const ROWS: Kernel<RowsParams> = Kernel::new(&MODULE_ROWS, "w4a8_rows", 256, 0, 72);
 
 /// Every compiled source.
-pub(crate) static MODULES: &[&Module] = &[&MODULE_GEMM, &MODULE_GEMV, &MODULE_QUANTIZE, &MODULE_ROWS];
+pub(crate) static MODULES: &[&Module] = &[
+    &MODULE_GEMM,
+    &MODULE_GEMM_FINE,
+    &MODULE_GEMM_G128,
+    &MODULE_GEMM_G32,
+    &MODULE_GEMM_G64,
+    &MODULE_GEMV,
+    &MODULE_QUANTIZE,
+    &MODULE_ROWS,
+];

@@ -1,7 +1,6 @@
 //! W4A8 on a CUDA device: the operations of [`crate::w4a8`] on device memory.
 //!
-//! Results have the CPU's bits, with one exception: where K is split in a group mode, which [`Variant::choose`] never does,
-//! the splits' f32 sums are added in their order. No call allocates or synchronises; all run on the device's stream.
+//! Results have the CPU's bits. No call allocates or synchronises; all run on the device's stream.
 //!
 //! # Example
 //! ```no_run

@@ -14,16 +14,47 @@ pub(super) fn sum_group(format: Format, act_scales: ActScales) -> Option<usize> 
     }
 }
 
-/// The kernels of a format: GEMV, GEMM of 16 tokens, GEMM of 64.
-fn kernels(format: Format) -> [Kernel<LinearParams>; 3] {
+/// The kernel of a GEMV.
+fn gemv(format: Format) -> Kernel<LinearParams> {
     use super::mirror::*;
     match (format.group_scale(), format.bits) {
-        (None, Bits::Four) => [GEMV_PER_CHANNEL, GEMM_PER_CHANNEL_16, GEMM_PER_CHANNEL_64],
-        (None, Bits::Eight) => [GEMV_W8, GEMM_W8_16, GEMM_W8_64],
-        (Some(GroupScale::Integer), _) => [GEMV_TWO_LEVEL, GEMM_TWO_LEVEL_16, GEMM_TWO_LEVEL_64],
-        (Some(GroupScale::Qqq), _) => [GEMV_QQQ, GEMM_QQQ_16, GEMM_QQQ_64],
-        (Some(GroupScale::F16), Bits::Four) => [GEMV_PER_GROUP, GEMM_PER_GROUP_16, GEMM_PER_GROUP_64],
-        (Some(GroupScale::F16), Bits::Eight) => [GEMV_PER_GROUP8, GEMM_PER_GROUP8_16, GEMM_PER_GROUP8_64],
+        (None, Bits::Four) => GEMV_PER_CHANNEL,
+        (None, Bits::Eight) => GEMV_W8,
+        (Some(GroupScale::Integer), _) => GEMV_TWO_LEVEL,
+        (Some(GroupScale::Qqq), _) => GEMV_QQQ,
+        (Some(GroupScale::F16), Bits::Four) => GEMV_PER_GROUP,
+        (Some(GroupScale::F16), Bits::Eight) => GEMV_PER_GROUP8,
+    }
+}
+
+/// The kernels of GEMMs with tiles of [`GEMM_TOKENS`].
+#[rustfmt::skip]
+fn gemms(format: Format, act_scales: ActScales) -> [Kernel<LinearParams>; 3] {
+    use super::mirror::*;
+    use ActScales::{Fine, Token};
+    use Bits::{Eight, Four};
+    use GroupScale::{F16, Integer, Qqq};
+    match (format.group_scale(), format.bits, format.group_size(), act_scales) {
+        (None, Four, _, Token) => [GEMM_PER_CHANNEL_16, GEMM_PER_CHANNEL_64, GEMM_PER_CHANNEL_128],
+        (None, Four, _, Fine) => [GEMM_FINE_PER_CHANNEL_16, GEMM_FINE_PER_CHANNEL_64, GEMM_FINE_PER_CHANNEL_128],
+        (None, Eight, _, Token) => [GEMM_W8_16, GEMM_W8_64, GEMM_W8_128],
+        (None, Eight, _, Fine) => [GEMM_FINE_W8_16, GEMM_FINE_W8_64, GEMM_FINE_W8_128],
+        (Some(Integer), _, _, Token) => [GEMM_TWO_LEVEL_16, GEMM_TWO_LEVEL_64, GEMM_TWO_LEVEL_128],
+        (Some(Integer), _, _, Fine) => [GEMM_FINE_TWO_LEVEL_16, GEMM_FINE_TWO_LEVEL_64, GEMM_FINE_TWO_LEVEL_128],
+        (Some(Qqq), _, _, Token) => [GEMM_QQQ_16, GEMM_QQQ_64, GEMM_QQQ_128],
+        (Some(Qqq), _, _, Fine) => [GEMM_FINE_QQQ_16, GEMM_FINE_QQQ_64, GEMM_FINE_QQQ_128],
+        (Some(F16), Four, Some(32), Token) => [GEMM_PER_GROUP_G32_16, GEMM_PER_GROUP_G32_64, GEMM_PER_GROUP_G32_128],
+        (Some(F16), Four, Some(32), Fine) => [GEMM_FINE_PER_GROUP_G32_16, GEMM_FINE_PER_GROUP_G32_64, GEMM_FINE_PER_GROUP_G32_128],
+        (Some(F16), Eight, Some(32), Token) => [GEMM_PER_GROUP8_G32_16, GEMM_PER_GROUP8_G32_64, GEMM_PER_GROUP8_G32_128],
+        (Some(F16), Eight, Some(32), Fine) => [GEMM_FINE_PER_GROUP8_G32_16, GEMM_FINE_PER_GROUP8_G32_64, GEMM_FINE_PER_GROUP8_G32_128],
+        (Some(F16), Four, Some(64), Token) => [GEMM_PER_GROUP_G64_16, GEMM_PER_GROUP_G64_64, GEMM_PER_GROUP_G64_128],
+        (Some(F16), Four, Some(64), Fine) => [GEMM_FINE_PER_GROUP_G64_16, GEMM_FINE_PER_GROUP_G64_64, GEMM_FINE_PER_GROUP_G64_128],
+        (Some(F16), Eight, Some(64), Token) => [GEMM_PER_GROUP8_G64_16, GEMM_PER_GROUP8_G64_64, GEMM_PER_GROUP8_G64_128],
+        (Some(F16), Eight, Some(64), Fine) => [GEMM_FINE_PER_GROUP8_G64_16, GEMM_FINE_PER_GROUP8_G64_64, GEMM_FINE_PER_GROUP8_G64_128],
+        (Some(F16), Four, _, Token) => [GEMM_PER_GROUP_G128_16, GEMM_PER_GROUP_G128_64, GEMM_PER_GROUP_G128_128],
+        (Some(F16), Four, _, Fine) => [GEMM_FINE_PER_GROUP_G128_16, GEMM_FINE_PER_GROUP_G128_64, GEMM_FINE_PER_GROUP_G128_128],
+        (Some(F16), Eight, _, Token) => [GEMM_PER_GROUP8_G128_16, GEMM_PER_GROUP8_G128_64, GEMM_PER_GROUP8_G128_128],
+        (Some(F16), Eight, _, Fine) => [GEMM_FINE_PER_GROUP8_G128_16, GEMM_FINE_PER_GROUP8_G128_64, GEMM_FINE_PER_GROUP8_G128_128],
     }
 }
 
@@ -48,33 +79,68 @@ impl Architecture {
 pub enum Variant {
     /// Weights straight to registers, for at most 4 tokens.
     Gemv,
-    /// Tiles of 64 features by `tokens`.
+    /// Tiles of 64 to 256 features by `tokens`.
     Gemm {
-        /// 16 or 64.
+        /// 16, 64 or 128.
         tokens: u32,
-        /// Parts of K, each a block of its own.
-        splits: u32,
+        /// Blocks, which take tiles by turns. Where sums are integers to the end, tiles that are left after one for each block are
+        /// cut along K, so that all blocks have a share.
+        blocks: u32,
     },
 }
 
 /// Tokens that a GEMV takes.
 pub(super) const GEMV_TOKENS: usize = 4;
 
-/// Features of a GEMM block.
-pub(super) const GEMM_ROWS: usize = 64;
+/// Tokens of a GEMM's tile.
+const GEMM_TOKENS: [usize; 3] = [16, 64, 128];
 
-/// K of a stage, of which every split has at least [`MIN_STAGES`].
-const STAGE_K: usize = 128;
+/// Words of the largest tile that is cut along K.
+pub(super) const CUT_TILE: usize = 256 * 128;
 
-/// Enough stages to fill the pipeline, so that a split is not all ramp.
+/// Stages that are enough to fill the pipeline, so that a share is not all ramp.
 const MIN_STAGES: usize = 4;
 
-/// Blocks that a multiprocessor should have before K need not be split.
-const BLOCKS_EACH: usize = 2;
+/// K that a block multiplies for each token of its tile in the time in which it adds shares of two tiles: 2 · 256 words at some 13 bytes
+/// a cycle, half of a multiprocessor's part of the second-level cache, against 1624 cycles for 128 × 128 tokens.
+const CUT_COST: usize = 12;
+
+/// Whether a product's sums are integers to the end, and may be added in any order.
+fn is_integer(format: Format, act_scales: ActScales) -> bool {
+    format.stays_integer() && act_scales == ActScales::Token
+}
+
+/// Features of a tile: few where K is not cut, so that there are blocks for all multiprocessors.
+fn tile_features(format: Format, act_scales: ActScales, tokens: usize) -> usize {
+    match is_integer(format, act_scales) {
+        true => 256,
+        false if tokens > 64 => 128,
+        false => 64,
+    }
+}
+
+/// K of a stage of an integer mode: the bytes of a stage are the same in 4 and in 8 bits.
+fn stage_k(format: Format) -> usize {
+    if format.bits == Bits::Four { 128 } else { 64 }
+}
+
+/// Tiles along N and M.
+fn tiles(format: Format, act_scales: ActScales, tokens: usize, m: usize, n: usize) -> [usize; 2] {
+    [n.div_ceil(tile_features(format, act_scales, tokens)), m.div_ceil(tokens)]
+}
+
+/// How tiles go to blocks.
+struct Cut {
+    /// Tiles that are left after one for each block, where they are cut; else 0.
+    tiles: usize,
+    /// Blocks that share them, at least 1.
+    shares: usize,
+}
 
 impl Variant {
-    /// Chooses for y\[M, N\] = x\[M, K\] · wᵀ: GEMV up to 4 tokens, then tiles of 16 or 64 tokens, so that up to 64 every
-    /// weight is read once; K is split until there are two blocks for each multiprocessor, where bits do not change by it.
+    /// Chooses for y\[M, N\] = x\[M, K\] · wᵀ: GEMV up to 4 tokens, then tiles of 16, 64 or 128 tokens, so that up to 64 every
+    /// weight is read once. Where bits do not change by it, exactly as many blocks as multiprocessors share all stages of K. Where blocks
+    /// of K are combined in f32, a GEMV takes longer for them than for weights, and is chosen only if there are few tiles.
     pub fn choose(
         architecture: Architecture,
         format: Format,
@@ -83,54 +149,100 @@ impl Variant {
         n: usize,
         k: usize,
     ) -> Self {
-        if m <= GEMV_TOKENS {
+        let multiprocessors = architecture.multiprocessors.max(1) as usize;
+        let tiles = |tokens: usize| product(tiles(format, act_scales, tokens, m, n));
+        if m <= GEMV_TOKENS && (is_integer(format, act_scales) || tiles(16) < multiprocessors / 2) {
             return Variant::Gemv;
         }
-        let tokens = if m <= 16 { 16 } else { 64 };
-        let blocks = n.div_ceil(GEMM_ROWS) * m.div_ceil(tokens);
-        let wanted = BLOCKS_EACH * architecture.multiprocessors as usize / blocks;
-        let most = k.div_ceil(STAGE_K) / MIN_STAGES;
-        let integers = format.stays_integer() && act_scales == ActScales::Token;
-        let splits = if integers { wanted.min(most).max(1) } else { 1 };
-        Variant::Gemm { tokens: tokens as u32, splits: splits as u32 }
+        if is_integer(format, act_scales) {
+            let tokens = GEMM_TOKENS.into_iter().find(|&tokens| m <= tokens).unwrap_or(128);
+            let most = tiles(tokens).max(product([tiles(tokens), k.div_ceil(stage_k(format))]) / MIN_STAGES);
+            return Variant::Gemm { tokens: tokens as u32, blocks: multiprocessors.min(most) as u32 };
+        }
+        // by products of the busiest multiprocessor; a small tile, which moves more, takes half as long again for each
+        let time = |tokens: usize, each: usize| {
+            let rows = tile_features(format, act_scales, tokens) * tokens;
+            product([tiles(tokens).div_ceil(multiprocessors), rows, each])
+        };
+        let tokens = match m {
+            ..=16 => 16,
+            17..=64 => 64,
+            _ if time(64, 6) < time(128, 4) => 64,
+            _ => 128,
+        };
+        Variant::Gemm { tokens: tokens as u32, blocks: tiles(tokens).min(u32::MAX as usize) as u32 }
     }
 
     /// Checks that the kernel takes this shape.
     ///
     /// # Errors
-    /// [`Error::Shape`] for more tokens or splits than it takes.
-    pub fn check(&self, m: usize, k: usize) -> Result<()> {
+    /// [`Error::Shape`] for more tokens than it takes, for tiles that there are not, and without blocks.
+    pub fn check(&self, m: usize) -> Result<()> {
         match *self {
             Variant::Gemv if m > GEMV_TOKENS => {
                 Err(Error::Shape { what: "m", expected: "at most 4 tokens for a GEMV", got: m })
             }
-            Variant::Gemm { tokens, .. } if tokens != 16 && tokens != 64 => {
-                Err(Error::Shape { what: "tokens", expected: "16 or 64", got: tokens as usize })
+            Variant::Gemm { tokens, .. } if !GEMM_TOKENS.contains(&(tokens as usize)) => {
+                Err(Error::Shape { what: "tokens", expected: "16, 64 or 128", got: tokens as usize })
             }
-            Variant::Gemm { splits, .. } if splits == 0 || splits as usize > k.div_ceil(STAGE_K) => {
-                Err(Error::Shape { what: "splits", expected: "1 to ⌈K/128⌉", got: splits as usize })
+            Variant::Gemm { blocks, .. } if blocks == 0 || blocks > i32::MAX as u32 => {
+                Err(Error::Shape { what: "blocks", expected: "1 to 2³¹ − 1", got: blocks as usize })
             }
             _ => Ok(()),
         }
     }
 
-    /// Words of workspace: the splits' values and the blocks' counters; `usize::MAX` if there are more than a number can say.
-    pub fn workspace_words(&self, m: usize, n: usize) -> (usize, usize) {
+    /// Tiles along N and M, of which those of one row follow each other.
+    pub fn tiles(&self, format: Format, act_scales: ActScales, m: usize, n: usize) -> [usize; 2] {
         match *self {
-            Variant::Gemm { tokens, splits } if splits > 1 => {
-                let blocks = product([n.div_ceil(GEMM_ROWS), m.div_ceil(tokens.max(1) as usize)]);
-                (product([splits as usize, blocks, GEMM_ROWS, tokens as usize]), blocks)
-            }
-            _ => (0, 0),
+            Variant::Gemv => [n.div_ceil(16), 1],
+            Variant::Gemm { tokens, .. } => tiles(format, act_scales, tokens.max(1) as usize, m, n),
         }
     }
 
-    pub(super) fn kernel(&self, format: Format) -> Kernel<LinearParams> {
-        let [gemv, small, large] = kernels(format);
-        match self {
-            Variant::Gemv => gemv,
-            Variant::Gemm { tokens: 16, .. } => small,
-            Variant::Gemm { .. } => large,
+    fn cut(&self, format: Format, act_scales: ActScales, m: usize, n: usize, k: usize) -> Cut {
+        let whole = Cut { tiles: 0, shares: 1 };
+        let Variant::Gemm { tokens, blocks } = *self else { return whole };
+        let (tokens, blocks) = (tokens.max(1) as usize, blocks.max(1) as usize);
+        let tiles = product(tiles(format, act_scales, tokens, m, n)) % blocks;
+        if !is_integer(format, act_scales) || tiles == 0 {
+            return whole;
+        }
+        // what the busiest block saves of K must be more than what its additions take
+        if product([k, blocks - tiles]) <= product([CUT_COST, tokens, blocks]) {
+            return Cut { tiles: 0, shares: tiles };
+        }
+        Cut { tiles, shares: blocks.min(product([tiles, k.div_ceil(stage_k(format))])) }
+    }
+
+    /// Blocks that share what is left after tiles by turns.
+    pub(super) fn shares(&self, format: Format, act_scales: ActScales, m: usize, n: usize, k: usize) -> usize {
+        self.cut(format, act_scales, m, n, k).shares
+    }
+
+    /// Words of workspace: where the shares of a tile's K are added, and counters of those that were; `usize::MAX` if there are more
+    /// than a number can say.
+    pub fn workspace_words(
+        &self,
+        format: Format,
+        act_scales: ActScales,
+        m: usize,
+        n: usize,
+        k: usize,
+    ) -> (usize, usize) {
+        let Variant::Gemm { tokens, .. } = *self else { return (0, 0) };
+        let Cut { tiles, .. } = self.cut(format, act_scales, m, n, k);
+        let of_tile = tile_features(format, act_scales, tokens as usize) * tokens as usize;
+        (product([tiles, of_tile]), tiles)
+    }
+
+    pub(super) fn kernel(&self, format: Format, act_scales: ActScales) -> Kernel<LinearParams> {
+        let Variant::Gemm { tokens, .. } = *self else { return gemv(format) };
+        let [few, some, many] = gemms(format, act_scales);
+        match tokens {
+            16 => few,
+            64 => some,
+            _ => many,
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, or_nul
 use crate::error::{Error, Result};
 use crate::w4a8::activation::PAD_K;
 use crate::w4a8::cuda::mirror::LinearParams;
-use crate::w4a8::cuda::variant::{GEMM_ROWS, Variant, sum_group};
+use crate::w4a8::cuda::variant::{Variant, sum_group};
 use crate::w4a8::{ActScales, Format, Sections};
 
 /// A multiplication, [`crate::w4a8::cuda::linear`] by addresses: y = act_scale · (x · wᵀ) + bias + residual. Every address is a
@@ -43,21 +43,25 @@ pub struct Linear {
     pub y: Address,
     /// Of y and residual.
     pub element: ElementKind,
-    /// [`Linear::workspace_bytes`] of scratch; null where there are none.
+    /// [`Linear::workspace_bytes`]: zeros before the first call, and left so; null where there are none.
     pub partial: Address<u32>,
-    /// [`Linear::counter_bytes`]: zeros before the first call, and left so; null where there are none.
+    /// [`Linear::counter_bytes`]: likewise.
     pub arrived: Address<u32>,
 }
 
 impl Linear {
-    /// Bytes of scratch, where K is split: the splits' sums.
+    /// Bytes of what blocks add to, where they share a tile's K.
     pub fn workspace_bytes(&self) -> usize {
-        self.variant.workspace_words(self.m, self.n).0.saturating_mul(size_of::<u32>())
+        self.workspace_words().0.saturating_mul(size_of::<u32>())
     }
 
-    /// Bytes of counters, where K is split: how many splits of an output have arrived.
+    /// Bytes of counters, where blocks share a tile's K: how much of it has arrived.
     pub fn counter_bytes(&self) -> usize {
-        self.variant.workspace_words(self.m, self.n).1.saturating_mul(size_of::<u32>())
+        self.workspace_words().1.saturating_mul(size_of::<u32>())
+    }
+
+    fn workspace_words(&self) -> (usize, usize) {
+        self.variant.workspace_words(self.format, self.act_scales, self.m, self.n, self.k)
     }
 
     /// Numbers at `sums` that kernels read.
@@ -75,10 +79,6 @@ impl Linear {
 
     fn params(&self) -> LinearParams {
         let Sections { codes, channel, group, offset } = self.weight.map(Address::get);
-        let splits = match self.variant {
-            Variant::Gemm { splits, .. } => splits,
-            Variant::Gemv => 1,
-        };
         LinearParams {
             codes,
             scale: channel,
@@ -98,7 +98,7 @@ impl Linear {
             group_size: self.format.group_size().unwrap_or(self.k) as u32,
             offset_kind: self.format.offset() as u32,
             element: self.element as u32,
-            splits,
+            shares: self.variant.shares(self.format, self.act_scales, self.m, self.n, self.k) as u32,
             fine: u32::from(self.act_scales == ActScales::Fine),
         }
     }
@@ -110,14 +110,14 @@ impl Enqueue for Linear {
         if self.m == 0 || self.m > MAX_GRID_Y * 16 {
             return Err(Error::Shape { what: "m", expected: "1 to 1048560 tokens", got: self.m });
         }
-        self.variant.check(self.m, self.k)
+        self.variant.check(self.m)
     }
 
     fn name_buffers(&self, _: &Device, show: &mut dyn FnMut(Buffer)) {
         name_sections(self.format, self.n, self.k, &self.weight, show);
         let mut show = |buffer: Buffer| show(buffer.aligned(ALIGNMENT));
         let outputs = product([self.m, self.n]);
-        let (partial, arrived) = self.variant.workspace_words(self.m, self.n);
+        let (partial, arrived) = self.workspace_words();
         show(Buffer::read("x", self.x, product([self.m, self.padded_k()])));
         show(Buffer::read("act_scale", self.act_scale, product([self.act_scales.of_token(self.k), self.m])));
         show(Buffer::read("sums", self.sums, self.sums()));
@@ -135,10 +135,8 @@ impl Enqueue for Linear {
     fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
         let grid = match self.variant {
             Variant::Gemv => [self.n.div_ceil(16) as u32, 1, 1],
-            Variant::Gemm { tokens, splits } => {
-                [self.n.div_ceil(GEMM_ROWS) as u32, (self.m as u32).div_ceil(tokens), splits]
-            }
+            Variant::Gemm { blocks, .. } => [blocks, 1, 1],
         };
-        queue.launch(self.variant.kernel(self.format), grid, self.params())
+        queue.launch(self.variant.kernel(self.format, self.act_scales), grid, self.params())
     }
 }
