@@ -42,6 +42,12 @@ const FILES_OF_C: &[&str] = &[
     "selection.rs",
     "status.rs",
     "supports.rs",
+    "tvm_ffi/call.rs",
+    "tvm_ffi/functions.rs",
+    "tvm_ffi/mod.rs",
+    "tvm_ffi/raise.rs",
+    "tvm_ffi/tensor.rs",
+    "tvm_ffi/value.rs",
     "version.rs",
     "weight.rs",
 ];

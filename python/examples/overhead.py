@@ -32,6 +32,19 @@ def library(weight, x, y, cpu):
     measure("moray.linear of an array, which is quantized first", lambda: moray.linear(weight, x, out=y, cpu=cpu))
 
 
+def tvm_ffi(quantized, x, y):
+    try:
+        import tvm_ffi as tvm
+    except ImportError:
+        return print("skipped: no tvm_ffi")
+    linear = tvm.load_module(moray.library_path())["moray_linear"]
+    x, y = tvm.from_dlpack(x), tvm.from_dlpack(y)
+    sections = quantized.pack()
+    parts = [tvm.from_dlpack(sections[part]) if part in sections else None for part in ("codes", "channel", "group", "offset")]
+    arguments = (y, x, *parts, None, None, None, 4, 32, "f16", "none", "token", 1)
+    measure("TVM FFI: moray_linear of tensors made before", lambda: linear(*arguments))
+
+
 def torch(quantized, x):
     try:
         import torch
@@ -53,6 +66,7 @@ def main():
     x, y = np.ones((1, 32), np.float32), np.empty((1, 16), np.float32)
     quantized = moray.Quantized.quantize(np.ones((16, 32), np.float32), moray.Format.per_group(32))
     library(moray.Weight(quantized), x, y, moray.Cpu(1))
+    tvm_ffi(quantized, x, y)
     torch(quantized, x)
 
 

@@ -29,6 +29,8 @@ mod sections;
 mod selection;
 mod status;
 mod supports;
+#[cfg(unix)]
+mod tvm_ffi;
 mod version;
 mod weight;
 

@@ -66,6 +66,10 @@ pub(crate) enum Fault {
     Busy { what: &'static str },
     #[error("{what}: expected {bytes} free bytes of memory, got fewer")]
     Memory { what: &'static str, bytes: usize },
+    #[error("{what}: expected {expected}, got {got}")]
+    Argument { what: &'static str, expected: String, got: String },
+    #[error("{what}: expected shape {expected:?}, got {got:?}")]
+    Sizes { what: &'static str, expected: Vec<usize>, got: Vec<usize> },
     #[error("expected the library to go on, got: {message}")]
     Internal { message: String },
 }
@@ -106,6 +110,8 @@ impl Fault {
             Fault::Overlap { .. } => MorayStatus::Overlap,
             Fault::Busy { .. } => MorayStatus::Busy,
             Fault::Memory { .. } => MorayStatus::OutOfMemory,
+            Fault::Argument { .. } => MorayStatus::Unsupported,
+            Fault::Sizes { .. } => MorayStatus::Length,
             Fault::Internal { .. } => MorayStatus::Internal,
         }
     }

@@ -45,6 +45,9 @@ fn every_source_with_exports_is_in_the_header() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue; // functions of another calling convention
+        }
         let text = std::fs::read_to_string(&path).unwrap();
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         assert!(!text.contains("no_mangle)]") || SOURCES.contains(&name.as_str()), "{name} is not in SOURCES");

@@ -1,0 +1,237 @@
+//! The functions: arguments in their order, then the call of the C ABI or of the library.
+
+use super::call::Arguments;
+use super::tensor::{F32, I32, I64};
+use crate::arguments::MorayBytes;
+use crate::dtype::with_dtype;
+use crate::status::{Fault, Outcome};
+use crate::{MORAY_ABI_VERSION, MORAY_ACT_SCALES_FINE, MORAY_ACT_SCALES_TOKEN};
+use moray::element::Element;
+use moray::sparse_mlp::{self, Activation, IndexList, Score, ScoreOn, Selection, Shape, Weights, Workspace};
+use moray::w4a8::{ActScales, Activations, Epilogue, PackedView, linear as multiply, pack_into, quantize};
+use moray::{Cpu, Isa};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+thread_local! {
+    /// Tokens that a thread's calls have rounded, in memory that they use again.
+    static SCRATCH: RefCell<Activations> = RefCell::new(Activations::default());
+}
+
+/// Devices by process and number of threads: a forked process has none of its parent's threads.
+static CPUS: Mutex<BTreeMap<(u32, usize), Arc<Cpu>>> = Mutex::new(BTreeMap::new());
+
+/// The device of so many threads that calls share; 0 for all cores.
+fn cpu(threads: usize) -> Outcome<Arc<Cpu>> {
+    let available = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = if threads == 0 { available() } else { threads };
+    let mut cpus = CPUS.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = (std::process::id(), threads);
+    if let Some(cpu) = cpus.get(&key) {
+        return Ok(Arc::clone(cpu));
+    }
+    let cpu = Arc::new(Cpu::new(threads, Isa::detect())?);
+    cpus.insert(key, Arc::clone(&cpu));
+    Ok(cpu)
+}
+
+type Returned = Outcome<Option<i64>>;
+
+/// `() -> int`
+pub(super) unsafe fn abi_version(arguments: &mut Arguments<'_>) -> Returned {
+    arguments.end()?;
+    Ok(Some(i64::from(MORAY_ABI_VERSION)))
+}
+
+/// `(sizes: i64 [4], n, k, format..)`
+pub(super) unsafe fn section_bytes(arguments: &mut Arguments<'_>) -> Returned {
+    // SAFETY: the caller's.
+    let out = unsafe { arguments.tensor("sizes")? }.of("sizes", I64)?.shaped("sizes", &[4])?;
+    let (n, k) = (arguments.size("n")?, arguments.size("k")?);
+    // SAFETY: the caller's.
+    let format = unsafe { arguments.format()? }.read()?;
+    arguments.end()?;
+    let sizes = format.section_bytes(n, k)?.into_array().map(|size| size as i64);
+    // SAFETY: the caller's.
+    unsafe { out.write().write::<i64>("sizes")? }.copy_from_slice(&sizes);
+    Ok(None)
+}
+
+/// `(codes, channel, group, offset, w, format..)`
+pub(super) unsafe fn pack(arguments: &mut Arguments<'_>) -> Returned {
+    // SAFETY: the caller's.
+    let sections = unsafe { arguments.sections_mut()? };
+    // SAFETY: the caller's.
+    let w = unsafe { arguments.tensor("w")? };
+    // SAFETY: the caller's.
+    let format = unsafe { arguments.format()? }.read()?;
+    arguments.end()?;
+    let [n, k] = w.matrix("w")?;
+    let quantized = with_dtype!("w", w.float("w")?, E => {
+        // SAFETY: the caller's.
+        let values: Vec<f32> = unsafe { w.read().read::<E>("w")? }.iter().map(|&value| Element::to_f32(value)).collect();
+        quantize(&values, n, k, format)?
+    });
+    // SAFETY: the caller's.
+    pack_into(&quantized, unsafe { sections.packed()? })?;
+    Ok(None)
+}
+
+/// `(y, x, codes, channel, group, offset, order, bias, residual, format.., act_scales, threads)`
+pub(super) unsafe fn linear(arguments: &mut Arguments<'_>) -> Returned {
+    // SAFETY: the caller's.
+    let (y, x) = unsafe { (arguments.tensor("y")?, arguments.tensor("x")?) };
+    let ([m, n], [_, k]) = (y.matrix("y")?, x.matrix("x")?);
+    let x = x.shaped("x", &[m, k])?;
+    // SAFETY: the caller's.
+    let sections = unsafe { arguments.sections()? };
+    let mut vector = |what, dtype, len| -> Outcome<MorayBytes> {
+        // SAFETY: the caller's.
+        let found = unsafe { arguments.optional(what)? };
+        let checked = found.map(|rows| rows.of(what, dtype)?.shaped(what, &[len])).transpose()?;
+        Ok(checked.map_or(MorayBytes::NONE, |rows| rows.read()))
+    };
+    let (order, bias) = (vector("order", I32, k)?, vector("bias", F32, n)?);
+    // SAFETY: the caller's.
+    let residual = unsafe { arguments.optional("residual")? };
+    let residual = residual.map(|rows| rows.of("residual", y.dtype)?.shaped("residual", &[m, n])).transpose()?;
+    let residual = residual.map_or(MorayBytes::NONE, |rows| rows.read());
+    // SAFETY: the caller's.
+    let format = unsafe { arguments.format()? }.read()?;
+    let scales = [("token", MORAY_ACT_SCALES_TOKEN), ("fine", MORAY_ACT_SCALES_FINE)];
+    // SAFETY: the caller's.
+    let scales = match unsafe { arguments.name("act_scales", &scales)? } {
+        MORAY_ACT_SCALES_TOKEN => ActScales::Token,
+        _ => ActScales::Fine,
+    };
+    let cpu = cpu(arguments.size("threads")?)?;
+    arguments.end()?;
+    // SAFETY: the caller's.
+    let weight = PackedView::new(n, k, format, unsafe { sections.packed()? })?;
+    let parts = [sections.codes, sections.channel, sections.group, sections.offset];
+    let read = [x.read(), order, bias, residual].into_iter().chain(parts).map(|bytes| ("what is read", bytes.range()));
+    y.write().check_apart("y", &read.collect::<Vec<_>>())?;
+    SCRATCH.with_borrow_mut(|activations| {
+        activations.set_scales(scales);
+        with_dtype!("x", x.float("x")?, E => {
+            // SAFETY: the caller's.
+            let (x, order) = unsafe { (x.read().read::<E>("x")?, order.optional::<u32>("order")?) };
+            match order {
+                Some(order) => activations.quantize_in_order(&cpu, x, order, m, k)?,
+                None => activations.quantize(&cpu, x, m, k)?,
+            }
+        });
+        with_dtype!("y", y.float("y")?, E => {
+            // SAFETY: the caller's; apart from what is read.
+            let (bias, residual, y) = unsafe { (bias.optional("bias")?, residual.optional::<E>("residual")?, y.write().write("y")?) };
+            multiply(&cpu, weight, activations, Epilogue { bias, residual }, y)?;
+        });
+        Ok(None)
+    })
+}
+
+/// MLPs by the numbers that callers have of them.
+static MLPS: Mutex<(i64, BTreeMap<i64, Arc<Mlp>>)> = Mutex::new((0, BTreeMap::new()));
+
+struct Mlp {
+    weights: Weights,
+    /// What no call works in at the moment, and for how many tokens it was made.
+    free: Mutex<Vec<(usize, Workspace)>>,
+}
+
+impl Mlp {
+    /// A workspace for so many tokens that no other call has.
+    fn take(&self, tokens: usize) -> Outcome<(usize, Workspace)> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match free {
+            Some(found) if found.0 >= tokens => Ok(found),
+            _ => Ok((tokens, Workspace::new(&self.weights, tokens)?)),
+        }
+    }
+
+    fn give(&self, workspace: (usize, Workspace)) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
+    }
+}
+
+/// `(gate, up, down, activation) -> int`
+pub(super) unsafe fn sparse_mlp_create(arguments: &mut Arguments<'_>) -> Returned {
+    // SAFETY: the caller's.
+    let [gate, up, down] = unsafe { [arguments.tensor("gate")?, arguments.tensor("up")?, arguments.tensor("down")?] };
+    let names = [("silu", crate::MORAY_ACTIVATION_SILU), ("relu", crate::MORAY_ACTIVATION_RELU)];
+    // SAFETY: the caller's.
+    let activation = match unsafe { arguments.name("activation", &names)? } {
+        crate::MORAY_ACTIVATION_SILU => Activation::Silu,
+        _ => Activation::Relu,
+    };
+    arguments.end()?;
+    let [d_ff, d_model] = gate.matrix("gate")?;
+    let (up, down) = (up.shaped("up", &[d_ff, d_model])?, down.shaped("down", &[d_model, d_ff])?);
+    let shape = Shape { d_model, d_ff, activation };
+    let (up, down) = (up.of("up", gate.dtype)?, down.of("down", gate.dtype)?);
+    let weights = with_dtype!("gate", gate.float("gate")?, E => {
+        // SAFETY: the caller's.
+        unsafe { Weights::new(shape, gate.read().read::<E>("gate")?, up.read().read("up")?, down.read().read("down")?)? }
+    });
+    let mut mlps = MLPS.lock().unwrap_or_else(PoisonError::into_inner);
+    mlps.0 += 1;
+    let number = mlps.0;
+    mlps.1.insert(number, Arc::new(Mlp { weights, free: Mutex::default() }));
+    Ok(Some(number))
+}
+
+/// `(mlp)`
+pub(super) unsafe fn sparse_mlp_destroy(arguments: &mut Arguments<'_>) -> Returned {
+    let number = arguments.size("mlp")? as i64;
+    arguments.end()?;
+    let mut mlps = MLPS.lock().unwrap_or_else(PoisonError::into_inner);
+    mlps.1.remove(&number).map(|_| None).ok_or_else(|| Fault::unsupported("mlp", "the number of an MLP", number))
+}
+
+const ALL: u32 = 0;
+const INDICES: u32 = 1;
+const THRESHOLD: u32 = 2;
+const TOP_K: u32 = 3;
+
+/// `(y, x, mlp, kind, value, score, channel_scale, indices, threads)`
+pub(super) unsafe fn sparse_mlp(arguments: &mut Arguments<'_>) -> Returned {
+    // SAFETY: the caller's.
+    let (y, x) = unsafe { (arguments.tensor("y")?.of("y", F32)?, arguments.tensor("x")?.of("x", F32)?) };
+    let number = arguments.size("mlp")? as i64;
+    let mlps = MLPS.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = mlps.1.get(&number).map(Arc::clone);
+    drop(mlps);
+    let mlp = found.ok_or_else(|| Fault::unsupported("mlp", "the number of an MLP", number))?;
+    let y = y.shaped("y", &x.shape)?;
+    let kinds = [("all", ALL), ("indices", INDICES), ("threshold", THRESHOLD), ("top_k", TOP_K)];
+    // SAFETY: the caller's.
+    let kind = unsafe { arguments.name("kind", &kinds)? };
+    let value = arguments.number("value")?;
+    // SAFETY: the caller's.
+    let score = unsafe { arguments.name("score", &[("input", 0), ("gate", 1), ("hidden", 2)])? };
+    let on = [ScoreOn::Input, ScoreOn::Gate, ScoreOn::Hidden][score as usize];
+    // SAFETY: the caller's.
+    let (scale, list) = unsafe { (arguments.optional("channel_scale")?, arguments.optional("indices")?) };
+    let cpu = cpu(arguments.size("threads")?)?;
+    arguments.end()?;
+    let bytes = |rows: Option<super::tensor::Rows>, what, dtype| -> Outcome<MorayBytes> {
+        Ok(rows.map(|rows| rows.of(what, dtype)).transpose()?.map_or(MorayBytes::NONE, |rows| rows.read()))
+    };
+    let (scale, list) = (bytes(scale, "channel_scale", F32)?, bytes(list, "indices", I32)?);
+    y.write().check_apart("y", &[("what is read", x.read().range())])?;
+    // SAFETY: the caller's; y is apart.
+    let (x, list, y) = unsafe { (x.read().read("x")?, list.read("indices")?, y.write().write("y")?) };
+    // SAFETY: the caller's.
+    let score = Score { on, channel_scale: unsafe { scale.optional("channel_scale")? } };
+    let selection = match kind {
+        ALL => Selection::All,
+        INDICES => Selection::List(IndexList::new(list, mlp.weights.shape().d_ff)?),
+        THRESHOLD => Selection::Threshold { score, threshold: value as f32 },
+        _ => Selection::TopK { score, k: value as usize },
+    };
+    let mut workspace = mlp.take((x.len() / mlp.weights.shape().d_model).max(1))?;
+    let computed = sparse_mlp::forward(&cpu, &mlp.weights, x, &selection, None, y, &mut workspace.1);
+    mlp.give(workspace);
+    Ok(computed.map(|()| None)?)
+}

@@ -1,0 +1,63 @@
+//! The same operations as functions of [TVM FFI](https://tvm.apache.org/ffi/): one C symbol each, `__tvm_ffi_moray_<name>`, tensors by
+//! DLPack. `docs/python.md` has their arguments.
+//!
+//! What stands here of TVM FFI's ABI are the public C structures of `tvm/ffi/c_api.h` and `dlpack.h`. Nothing of it is linked: the
+//! function that takes an error is looked up in the process, which has TVM FFI's library when it calls these.
+
+mod call;
+mod functions;
+mod raise;
+mod tensor;
+mod value;
+
+use crate::arguments::give;
+use crate::status::{Outcome, guard};
+use call::Arguments;
+use raise::raise;
+use std::ffi::{c_int, c_void};
+use value::TvmFfiAny;
+
+/// Exports functions: by which symbol, and what is called with the arguments and gives an integer, or nothing.
+macro_rules! export {
+    ($($symbol:literal $name:ident),* $(,)?) => { $(
+        #[unsafe(export_name = $symbol)]
+        unsafe extern "C" fn $name(_: *mut c_void, args: *const TvmFfiAny, count: i32, result: *mut TvmFfiAny) -> c_int {
+            // SAFETY: the caller's, as TVM FFI's calling convention says.
+            unsafe { run(concat!("moray_", stringify!($name)), args, count, result, functions::$name) }
+        }
+    )* };
+}
+
+export! {
+    "__tvm_ffi_moray_abi_version" abi_version,
+    "__tvm_ffi_moray_section_bytes" section_bytes,
+    "__tvm_ffi_moray_pack" pack,
+    "__tvm_ffi_moray_linear" linear,
+    "__tvm_ffi_moray_sparse_mlp_create" sparse_mlp_create,
+    "__tvm_ffi_moray_sparse_mlp" sparse_mlp,
+    "__tvm_ffi_moray_sparse_mlp_destroy" sparse_mlp_destroy,
+}
+
+/// Runs a function on the arguments of a call; what it refuses is raised.
+///
+/// # Safety
+/// `args` has `count` values that are valid during the call, `result` is memory for one.
+unsafe fn run(
+    name: &'static str,
+    args: *const TvmFfiAny,
+    count: i32,
+    result: *mut TvmFfiAny,
+    function: unsafe fn(&mut Arguments<'_>) -> Outcome<Option<i64>>,
+) -> c_int {
+    let status = guard(|| {
+        let count = usize::try_from(count).unwrap_or(0);
+        // SAFETY: the caller's.
+        let values = if count == 0 { &[][..] } else { unsafe { std::slice::from_raw_parts(args, count) } };
+        let mut arguments = Arguments::new(name, values);
+        // SAFETY: the caller's.
+        let value = unsafe { function(&mut arguments)? };
+        // SAFETY: the caller's.
+        unsafe { give("result", result, TvmFfiAny::of(value)) }
+    });
+    raise(status)
+}
