@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::simd::Available;
-use crate::threads::Team;
+use crate::threads::{Pool, Team};
 
 /// An instruction set that the CPU operations have code for, best last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,16 +71,23 @@ impl Cpu {
     /// # Errors
     /// [`Error::Shape`] if `threads` is 0, above 4096 or more than the system starts, [`Error::Unsupported`] if this machine lacks `isa`.
     pub fn new(threads: usize, isa: Isa) -> Result<Cpu> {
-        if threads == 0 || threads > MAX_THREADS {
-            return Err(Error::Shape { what: "threads", expected: "1 to 4096", got: threads });
-        }
-        let expected = "an instruction set of this machine";
-        let refused = || Error::Unsupported { what: "isa", expected, got: isa.name().into() };
-        let simd = Available::of(isa).ok_or_else(refused)?;
+        check_threads(threads)?;
+        let simd = available(isa)?;
         let team = Team::new(threads);
         if team.len() < threads {
             return Err(Error::Shape { what: "threads", expected: "as many as the system starts", got: threads });
         }
+        Ok(Cpu { team, simd })
+    }
+
+    /// An engine's own threads and a given instruction set; none is started.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the pool says more than 4096 threads, [`Error::Unsupported`] if this machine lacks `isa`.
+    pub fn on(pool: impl Pool + 'static, isa: Isa) -> Result<Cpu> {
+        let simd = available(isa)?;
+        let team = Team::on(pool);
+        check_threads(team.len())?;
         Ok(Cpu { team, simd })
     }
 
@@ -103,4 +110,16 @@ impl Cpu {
     pub fn team(&self) -> &Team {
         &self.team
     }
+}
+
+fn check_threads(got: usize) -> Result<()> {
+    match (1..=MAX_THREADS).contains(&got) {
+        true => Ok(()),
+        false => Err(Error::Shape { what: "threads", expected: "1 to 4096", got }),
+    }
+}
+
+fn available(isa: Isa) -> Result<Available> {
+    let expected = "an instruction set of this machine";
+    Available::of(isa).ok_or_else(|| Error::Unsupported { what: "isa", expected, got: isa.name().into() })
 }

@@ -7,6 +7,7 @@
 
 mod areas;
 mod parts;
+mod pool;
 mod row_blocks;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ mod tests;
 pub(crate) use areas::{Area, Areas};
 pub use parts::SharedSlice;
 pub(crate) use parts::{AreaWindows, BlockColumns, Fresh, Parts, Pieces, Tiles, Window};
+pub use pool::Pool;
 pub(crate) use row_blocks::RowBlocks;
 
 use std::any::Any;
@@ -116,6 +118,8 @@ pub struct Team {
     workers: Vec<JoinHandle<()>>,
     /// Held while a job runs, so that callers on several threads take turns.
     turn: Mutex<Pace>,
+    /// An engine's threads and their number, in place of workers.
+    pool: Option<(Box<dyn Pool>, usize)>,
 }
 
 impl std::fmt::Debug for Team {
@@ -147,13 +151,21 @@ impl Team {
                 std::thread::Builder::new().name(format!("moray-{index}")).spawn(move || work(&shared, index)).ok()
             })
             .collect();
-        Team { shared, workers, turn: Mutex::new(Pace::default()) }
+        Team { shared, workers, turn: Mutex::new(Pace::default()), pool: None }
+    }
+
+    /// A team of an engine's threads, which starts none of its own.
+    pub fn on(pool: impl Pool + 'static) -> Team {
+        let mut team = Team::new(1);
+        let threads = pool.threads().max(1);
+        team.pool = Some((Box::new(pool), threads));
+        team
     }
 
     /// The number of members.
     #[allow(clippy::len_without_is_empty)] // a team is never empty
     pub fn len(&self) -> usize {
-        self.workers.len() + 1
+        self.pool.as_ref().map_or(self.workers.len() + 1, |&(_, threads)| threads)
     }
 
     /// Runs `job(i)` once for each i below [`Team::len`], on as many threads as are free, and returns when all have finished.
@@ -177,8 +189,11 @@ impl Team {
 
     /// Runs `job(0)` on the calling thread and `job(member)` on each other member that comes before it has returned.
     fn enter<F: Fn(usize) + Sync>(&self, job: F) {
-        if self.workers.is_empty() || IN_TEAM.get() {
+        if self.len() == 1 || IN_TEAM.get() {
             return job(0);
+        }
+        if let Some((pool, threads)) = &self.pool {
+            return pool::enter(&**pool, *threads, job);
         }
         let mut pace = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
