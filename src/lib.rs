@@ -38,9 +38,9 @@
 //! ```
 //!
 //! # On a CUDA device
-//! With the engine's context and stream and buffers of its own, captured once and replayed:
+//! With the engine's context and stream and buffers of its own as cudarc 0.19 has them, captured once and replayed:
 //! ```no_run
-//! # #[cfg(feature = "cuda-w4a8")]
+//! # #[cfg(all(feature = "cuda-w4a8", feature = "cudarc-0_19"))]
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use moray::Device;
 //! use moray::device::cudarc::driver::{CudaContext, sys};
@@ -72,20 +72,24 @@
 //! # drop(host);
 //! # Ok(())
 //! # }
-//! # #[cfg(not(feature = "cuda-w4a8"))]
+//! # #[cfg(not(all(feature = "cuda-w4a8", feature = "cudarc-0_19")))]
 //! # fn main() {}
 //! ```
 //!
+//! An engine with another binding, or none, has the raw calls of each operation: addresses as numbers, and context and stream by the
+//! driver's handles ([`Device::from_raw`](https://docs.rs/moray/latest/moray/struct.Device.html#method.from_raw)).
+//!
 //! # Building for CUDA
 //! The feature `cuda` builds every operation for the device and the forward pass; `cuda-w4a8`, `cuda-sparse-mlp` and
-//! `cuda-attention` build one operation. nvcc compiles the kernels, for the architectures of `MORAY_CUDA_ARCHS` (`9.0a`,
+//! `cuda-attention` build one operation's raw calls, beside which `cudarc-0_19`, which is part of `cuda`, has its safe functions.
+//! Without that feature nothing public names a type of cudarc. nvcc compiles the kernels, for the architectures of `MORAY_CUDA_ARCHS` (`9.0a`,
 //! `sm_80,compute_80`) or all; without it the crate builds, and opening a device says what is missing. If cudarc's build script
 //! does not know your toolkit ("Unsupported cuda toolkit version"), set `CUDARC_CUDA_VERSION=13000`, which chooses bindings only.
 
 pub mod attention;
 pub mod cpu;
 #[cfg(feature = "cuda-device")]
-#[cfg_attr(not(feature = "cuda"), allow(dead_code, unused_imports))] // one operation does not use all of it
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, unused_imports, unused_macros))] // one operation does not use all of it
 pub mod device;
 pub mod element;
 pub mod error;

@@ -244,7 +244,7 @@ fn context_of_an_engine_by_its_handle_outlives_the_device() {
         let context = create_v4(std::ptr::null_mut(), 0, 0).unwrap();
         ok(sys::cuStreamCreate(&mut stream, 1));
         for _ in 0..2 {
-            let device = Device::from_raw(context, stream).unwrap();
+            let device = Device::from_raw(context.cast(), stream.cast()).unwrap();
             assert_eq!(device.stream().cu_stream(), stream);
             let mut room = Room::new(device);
             let weight = case.weight(&room.device);

@@ -20,42 +20,59 @@
 //! ```
 
 mod address;
+#[cfg(feature = "cudarc-0_19")]
 mod arguments;
 mod buffer;
 mod context;
+#[cfg(feature = "cudarc-0_19")]
+mod cudarc_0_19;
 mod driver;
 mod element;
+#[cfg(feature = "cudarc-0_19")]
 mod held;
 mod kernels;
 mod launch;
-#[cfg(feature = "cuda-w4a8")]
+#[cfg(all(feature = "cuda-w4a8", feature = "cudarc-0_19"))]
 mod lent;
+#[cfg(feature = "cudarc-0_19")]
 mod memory;
 mod raw_call;
 mod stream;
 
 pub use address::Address;
 pub(crate) use address::or_null;
+#[cfg(feature = "cudarc-0_19")]
 pub(crate) use arguments::Arguments;
 pub use buffer::{Access, Buffer};
 pub(crate) use buffer::{product, strided};
+#[cfg(feature = "cudarc-0_19")]
 pub use cudarc;
-pub use element::{DeviceElement, ElementKind};
+#[cfg(feature = "cudarc-0_19")]
+pub use cudarc_0_19::DeviceElement;
+pub use element::ElementKind;
 pub(crate) use kernels::{Kernel, Module, images, layout};
 pub(crate) use launch::{call, launch_raw};
-#[cfg(feature = "cuda-w4a8")]
+#[cfg(all(feature = "cuda-w4a8", feature = "cudarc-0_19"))]
 pub(crate) use lent::Memory;
+#[cfg(feature = "cudarc-0_19")]
 pub(crate) use memory::check_context;
 pub use raw_call::RawCall;
 pub(crate) use raw_call::{Enqueue, Queue};
 
 use crate::error::{Error, Result};
 use context::Context;
-use cudarc::driver::sys::{CUcontext, CUstream};
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream};
+use cudarc::driver::sys::CUstream;
+use cudarc::driver::{CudaContext, CudaStream};
 use kernels::MODULES;
 use kernels::images::HINT;
+use std::ffi::c_void;
 use std::sync::Arc;
+
+/// The driver's handle of a context, `CUcontext` in whatever binding an engine has it from.
+pub type ContextHandle = *mut c_void;
+
+/// The driver's handle of a stream, `CUstream` in whatever binding an engine has it from; null is the context's default stream.
+pub type StreamHandle = *mut c_void;
 
 /// A CUDA device with its kernels: the handle that every device operation takes. Clones share everything.
 #[derive(Clone)]
@@ -73,7 +90,7 @@ impl std::fmt::Debug for Device {
 
 impl Device {
     /// Looks for what [`Device::new`] needs before there is a GPU to speak of: kernels in this build, a driver, and one that is
-    /// new enough. For engines that call cudarc themselves, which panics without a driver.
+    /// new enough. For engines whose own binding panics without a driver.
     ///
     /// # Errors
     /// [`Error::KernelsNotBuilt`] if the crate was built without a CUDA compiler, [`Error::DriverAbsent`] and
@@ -82,7 +99,7 @@ impl Device {
     /// # Example
     /// ```
     /// match moray::Device::probe() {
-    ///     Ok(()) => println!("cudarc may be called"),
+    ///     Ok(()) => println!("the driver may be called"),
     ///     Err(error) => println!("on the CPU, then: {error}"),
     /// }
     /// ```
@@ -93,9 +110,9 @@ impl Device {
 
     /// Opens a device by its number, with a stream of its own. Devices that are open at once share their kernels.
     ///
-    /// The context stays one of a single stream for cudarc until [`CudaContext::new_stream`] makes another. What a program puts
-    /// on [`CudaContext::default_stream`] with cudarc's own calls, rather than with a device on that stream
-    /// ([`Device::on_stream`]), cudarc does not order with this one.
+    /// With the feature `cudarc-0_19`: the context stays one of a single stream for cudarc until `CudaContext::new_stream` makes
+    /// another. What a program puts on `CudaContext::default_stream` with cudarc's own calls, rather than with a device on that
+    /// stream, cudarc does not order with this one.
     ///
     /// # Errors
     /// As [`Device::probe`]; [`Error::UnsupportedArchitecture`] for a GPU without kernels, [`Error::Driver`] for any other
@@ -107,20 +124,8 @@ impl Device {
         Ok(Self { shared, stream: stream::open(&context)? })
     }
 
-    /// Takes an engine's context and stream as cudarc has them.
-    ///
-    /// cudarc orders a context's streams by events, from the second on ([`CudaContext::new_stream`] makes a first second one,
-    /// beside the default stream): then every call records the use of its buffers and waits for earlier ones. An engine that
-    /// orders its streams itself turns that off ([`CudaContext::disable_event_tracking`], with the promise that it asks for)
-    /// before it allocates, and saves the calls.
-    ///
-    /// A capture cannot wait for events. With tracking, a call in a capture takes memory that was allocated on the stream that
-    /// is captured, and refuses that of another stream; without, it takes any. To replay a graph where its memory is there,
-    /// and in order with what other streams do, is up to who launches it.
-    ///
-    /// # Errors
-    /// As [`Device::new`].
-    pub fn with_stream(stream: Arc<CudaStream>) -> Result<Self> {
+    /// Takes a context's stream.
+    fn opened(stream: Arc<CudaStream>) -> Result<Self> {
         check_kernels(HINT)?;
         Ok(Self { shared: Context::of(stream.context())?, stream })
     }
@@ -135,32 +140,12 @@ impl Device {
     /// `context` is a context and `stream` one of its streams, or null for its default stream. Both are there for as long as
     /// the device, its clones and what was allocated with them; kernels are unloaded with the last of them. Work that others
     /// put on the stream is ordered with this device's by the stream alone.
-    pub unsafe fn from_raw(context: CUcontext, stream: CUstream) -> Result<Self> {
+    pub unsafe fn from_raw(context: ContextHandle, stream: StreamHandle) -> Result<Self> {
         Self::probe()?;
         // SAFETY: the caller's.
-        let context = unsafe { context::borrow(context)? };
+        let context = unsafe { context::borrow(context.cast())? };
         // SAFETY: the caller's.
-        Self::with_stream(unsafe { context.wrap_borrowed_stream(stream) })
-    }
-
-    /// The same device and kernels with another stream of its context.
-    ///
-    /// Memory has a home, the stream that it was allocated on. A call on another stream is ordered with what else uses the
-    /// memory: by cudarc's events if [`CudaContext::new_stream`] made the stream, by waiting for the home, and letting it
-    /// wait, otherwise. Both make every call cost some calls of the driver more; in a capture, memory of another stream is
-    /// refused (see [`Device::with_stream`]).
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for a stream of another context.
-    pub fn on_stream(&self, stream: Arc<CudaStream>) -> Result<Self> {
-        match **stream.context() == **self.context() {
-            true => Ok(Self { shared: self.shared.clone(), stream }),
-            false => Err(Error::Unsupported {
-                what: "stream",
-                expected: "a stream of the device's context",
-                got: "one of another".into(),
-            }),
-        }
+        Self::opened(unsafe { context.wrap_borrowed_stream(stream.cast()) })
     }
 
     /// The driver's name of the device.
@@ -183,14 +168,9 @@ impl Device {
         self.shared.shared_bytes as usize
     }
 
-    /// The context.
-    pub fn context(&self) -> &Arc<CudaContext> {
-        self.stream.context()
-    }
-
     /// The stream on which operations run.
-    pub fn stream(&self) -> &Arc<CudaStream> {
-        &self.stream
+    pub fn raw_stream(&self) -> StreamHandle {
+        self.stream.cu_stream().cast()
     }
 
     /// Waits for everything that was put on the stream.
@@ -201,19 +181,11 @@ impl Device {
         self.stream.synchronize().map_err(call("synchronise"))
     }
 
-    /// Finds a kernel by module, as `w4a8/gemm`, and symbol, and loads its module if nothing has asked for it yet.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for a name that is in no table of kernels, [`Error::UnsupportedArchitecture`] if the kernels were
-    /// not built for the device, [`Error::Driver`] if the driver does not load them.
-    pub fn function(&self, module: &'static str, symbol: &'static str) -> Result<&CudaFunction> {
-        self.shared.function(module, symbol)
-    }
-
     /// Loads an operation's kernels, which a capture could not: whoever allocates what the operation needs calls it.
     ///
     /// # Errors
-    /// As [`Device::function`].
+    /// [`Error::UnsupportedArchitecture`] if the kernels were not built for the device, [`Error::Driver`] if the driver does not load
+    /// them.
     pub(crate) fn prepare(&self, modules: &[&Module]) -> Result<()> {
         self.shared.prepare(modules)
     }
@@ -221,7 +193,8 @@ impl Device {
     /// Loads every kernel of this build: for an engine whose first raw calls are in a capture, which cannot load any.
     ///
     /// # Errors
-    /// As [`Device::function`].
+    /// [`Error::UnsupportedArchitecture`] if the kernels were not built for the device, [`Error::Driver`] if the driver does not load
+    /// them.
     pub fn load_kernels(&self) -> Result<()> {
         MODULES.iter().try_for_each(|modules| self.prepare(modules))
     }
@@ -247,7 +220,7 @@ impl Device {
         grid: [u32; 3],
         params: P,
     ) -> Result<()> {
-        let function = self.function(kernel.module, kernel.symbol)?;
+        let function = self.shared.function(kernel.module, kernel.symbol)?;
         self.stream.context().bind_to_thread().map_err(call("bind the context"))?;
         // SAFETY: the caller's; the context is current.
         unsafe { launch_raw(function, kernel, grid, stream, params) }

@@ -1,6 +1,6 @@
 //! Operations by addresses: what every raw call offers.
 
-use super::{Buffer, Device, Kernel};
+use super::{Buffer, Device, Kernel, StreamHandle};
 use crate::error::Result;
 use cudarc::driver::sys::CUstream;
 
@@ -55,9 +55,9 @@ pub trait RawCall: Enqueue {
     /// `stream` belongs to the device's context. Until it has passed the call, each of [`RawCall::buffers`] is memory of that
     /// context, nothing else writes those that are read, and nothing else uses those that are written. Numbers that kernels
     /// find in them (slots, rows, pages) name what is there, as the fields say.
-    unsafe fn launch(&self, device: &Device, stream: CUstream) -> Result<()> {
+    unsafe fn launch(&self, device: &Device, stream: StreamHandle) -> Result<()> {
         self.check(device)?;
-        self.enqueue(&Queue { device, stream: Some(stream) })
+        self.enqueue(&Queue { device, stream: Some(stream.cast()) })
     }
 }
 
@@ -93,13 +93,18 @@ impl<'a> Queue<'a> {
     /// # Safety
     /// As [`RawCall::launch`], for the call that will be enqueued.
     pub(super) unsafe fn on_stream_of(device: &'a Device) -> Self {
-        Queue { device, stream: Some(device.stream().cu_stream()) }
+        Queue { device, stream: Some(device.stream.cu_stream()) }
+    }
+
+    /// The device.
+    pub(crate) fn device(&self) -> &'a Device {
+        self.device
     }
 
     /// Starts so many blocks of a kernel.
     pub(crate) fn launch<P: Copy>(&self, kernel: Kernel<P>, grid: [u32; 3], params: P) -> Result<()> {
         let Some(stream) = self.stream else {
-            return self.device.function(kernel.module, kernel.symbol).map(drop);
+            return self.device.shared.function(kernel.module, kernel.symbol).map(drop);
         };
         // SAFETY: promised where this queue was made.
         unsafe { self.device.launch(stream, kernel, grid, params) }

@@ -159,8 +159,8 @@ fn raw_calls_over_an_engines_pages_match_the_safe_calls() {
         split |= attention.workspace_bytes > 0;
         // SAFETY: the engine holds every buffer of the calls.
         unsafe {
-            write.launch(&device, device.stream().cu_stream()).unwrap();
-            attention.launch(&device, device.stream().cu_stream()).unwrap();
+            write.launch(&device, device.raw_stream()).unwrap();
+            attention.launch(&device, device.raw_stream()).unwrap();
         }
 
         let on_device = upload_spans(&device, &spans);
@@ -193,7 +193,7 @@ fn captured_raw_calls_match_launched_ones() {
         let (write, attend) = step(&mut engine, kv, &decode, &qkv(3, 5), &rope);
         let advance = AdvanceSpans { records: attend.spans.records, n_spans: 3 };
         let launch = || {
-            let stream = device.stream().cu_stream();
+            let stream = device.raw_stream();
             // SAFETY: the engine holds every buffer of the calls.
             unsafe {
                 write.launch(&device, stream).unwrap();
@@ -231,7 +231,7 @@ fn advanced_records_match_the_spans() {
     let mut engine = Engine { device: &device, words: Vec::new() };
     let call = AdvanceSpans { records: engine.hold(&records(&SPANS)), n_spans: 3 };
     // SAFETY: the engine holds the records.
-    unsafe { call.launch(&device, device.stream().cu_stream()).unwrap() };
+    unsafe { call.launch(&device, device.raw_stream()).unwrap() };
     let words = device.download(&engine.words[0]).unwrap();
     let mut expected = records(&SPANS);
     expected.iter_mut().for_each(|record| record.start += record.len);
@@ -256,7 +256,7 @@ fn assert_refused<C: RawCall + Copy>(device: &Device, good: &C, spoiled: &[Spoil
         };
         assert_eq!(what, *name, "{error}");
         // SAFETY: nothing is launched.
-        assert_eq!(unsafe { call.launch(device, device.stream().cu_stream()) }, Err(error));
+        assert_eq!(unsafe { call.launch(device, device.raw_stream()) }, Err(error));
     }
 }
 

@@ -31,7 +31,7 @@ impl Engine<'_> {
 
     fn run(&self, call: &impl RawCall) {
         // SAFETY: the engine holds every buffer of the call.
-        unsafe { call.launch(self.device, self.device.stream().cu_stream()).unwrap() };
+        unsafe { call.launch(self.device, self.device.raw_stream()).unwrap() };
     }
 }
 
@@ -181,7 +181,7 @@ fn raw_calls_refuse_bad_addresses_and_sizes() {
         };
         assert_eq!(what, name, "{error}");
         // SAFETY: nothing is launched.
-        assert_eq!(unsafe { call.launch(&device, device.stream().cu_stream()) }, Err(error));
+        assert_eq!(unsafe { call.launch(&device, device.raw_stream()) }, Err(error));
     }
     let (logits, token) = (engine.hold(&[0f32; 4]), engine.hold(&[0u32; 1]));
     for (rows, vocab) in [(0, 4), (1, 0), (1 << 16, 4)] {

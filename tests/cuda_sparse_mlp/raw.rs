@@ -81,7 +81,7 @@ impl Engine<'_> {
 
     fn run(&self, call: &impl RawCall) {
         // SAFETY: the engine holds every buffer of the call.
-        unsafe { call.launch(self.device, self.device.stream().cu_stream()).unwrap() };
+        unsafe { call.launch(self.device, self.device.raw_stream()).unwrap() };
     }
 }
 
@@ -282,7 +282,7 @@ fn raw_call_refuses_bad_addresses_and_sizes() {
         };
         assert_eq!(what, *name, "{error}");
         // SAFETY: nothing is launched.
-        let launched = unsafe { call.launch(&device, device.stream().cu_stream()) };
+        let launched = unsafe { call.launch(&device, device.raw_stream()) };
         assert_eq!(launched.unwrap_err().to_string(), error.to_string());
     }
     for (d_model, d_ff, max_tokens) in [(12, 8, 1), (0, 8, 1), (8, 0, 1), (8, 8, 0), (8, 8, 513), (1 << 25, 8, 1)] {

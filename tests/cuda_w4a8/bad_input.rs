@@ -139,7 +139,7 @@ fn raw_calls_with_bad_formats_and_pointers_are_typed_errors() {
         raw::Linear { act_scales: ActScales::Fine, act_scale: Address::NULL, ..good },
         raw::Linear { variant: Variant::Gemm { tokens: 24, blocks: 2 }, ..good },
     ];
-    let stream = device.stream().cu_stream();
+    let stream = device.raw_stream();
     for (i, bad) in refused.into_iter().enumerate() {
         // SAFETY: every address lies in `memory` with more room than these sizes need.
         let launched = unsafe { bad.launch(&device, stream) };

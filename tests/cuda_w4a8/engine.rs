@@ -73,7 +73,7 @@ fn weight_in_an_engines_memory_matches_cpu_and_stays_there() {
 #[test]
 fn raw_calls_on_an_engines_memory_match_cpu() {
     let Some(device) = device() else { return };
-    let stream = device.stream().cu_stream();
+    let stream = device.raw_stream();
     for (kind, scales) in (0..9).flat_map(|kind| [(kind, ActScales::Token), (kind, ActScales::Fine)]) {
         let engine = Engine::new(&device, kind, scales);
         let format = engine.packed.format();
@@ -125,6 +125,31 @@ fn raw_calls_on_an_engines_memory_match_cpu() {
         unsafe {
             quantize.launch(&device, stream).unwrap();
             multiply.launch(&device, stream).unwrap();
+        }
+        assert_eq!(bits(&device.download(&y).unwrap()), bits(&engine.expected), "{format:?}");
+    }
+}
+
+#[test]
+fn whole_product_on_an_engines_memory_matches_cpu() {
+    let Some(device) = device() else { return };
+    for (kind, scales) in (0..9).flat_map(|kind| [(kind, ActScales::Token), (kind, ActScales::Fine)]) {
+        let engine = Engine::new(&device, kind, scales);
+        let format = engine.packed.format();
+        let (x, y) = (device.upload(&engine.x).unwrap(), device.zeros::<f32>(M * N).unwrap());
+        let (x_at, y_at) = (at(&device, &x), at(&device, &y));
+        let mut call = raw::Product::new(M, &engine.packed, engine.addresses(&device), x_at, y_at, ElementKind::F32);
+        call.act_scales = scales;
+        assert!(call.check(&device).is_err(), "{format:?}");
+        call.workspace_bytes = call.workspace_bytes(&device);
+        let workspace = device.zeros::<u8>(call.workspace_bytes).unwrap();
+        call.workspace = at(&device, &workspace);
+        // a call of one token leaves the scratch as it found it
+        let one = raw::Product { m: 1, ..call };
+        assert!(one.workspace_bytes(&device) <= call.workspace_bytes);
+        for call in [call, one, call] {
+            // SAFETY: the memory is as large as the fields say, and is there until the stream has been waited for below.
+            unsafe { call.launch(&device, device.raw_stream()).unwrap() };
         }
         assert_eq!(bits(&device.download(&y).unwrap()), bits(&engine.expected), "{format:?}");
     }

@@ -23,7 +23,7 @@ fn check_in(folder: &Path) -> TaskResult {
     let package = unpack(folder)?;
     let manifest = format!(
         "[package]\nname = \"outside\"\nedition = \"2024\"\n\n[dependencies]\nmoray = {{ path = {package:?} }}\n\n\
-         [features]\ncuda = [\"moray/cuda-w4a8\"]\n\n[[bin]]\nname = \"device\"\nrequired-features = [\"cuda\"]\n\n[workspace]\n"
+         [features]\ncuda = [\"moray/cuda-w4a8\", \"moray/cudarc-0_19\"]\n\n[[bin]]\nname = \"device\"\nrequired-features = [\"cuda\"]\n\n[workspace]\n"
     );
     fs::write(folder.join("Cargo.toml"), manifest)?;
     // the versions that are tested; cargo takes out what is not needed

@@ -6,32 +6,8 @@ use crate::device::{Address, Arguments, Device};
 use crate::error::{Error, Result, check_len};
 use half::{bf16, f16};
 
+use super::kv_format::KvFormat;
 use super::raw::Kv;
-
-/// What a cache stores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum KvFormat {
-    /// 4 bytes, 24 significant bits.
-    F32,
-    /// 2 bytes, 11 significant bits.
-    F16,
-    /// 2 bytes, 8 significant bits.
-    Bf16,
-    /// 1 byte, and an f32 scale max|x| / 127 for each row of K and of V.
-    Int8,
-}
-
-impl KvFormat {
-    /// Bytes per element, without scales.
-    pub fn bytes(self) -> usize {
-        match self {
-            KvFormat::F32 => 4,
-            KvFormat::F16 | KvFormat::Bf16 => 2,
-            KvFormat::Int8 => 1,
-        }
-    }
-}
 
 /// How sequences lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

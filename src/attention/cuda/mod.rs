@@ -45,22 +45,34 @@
 //! # }
 //! ```
 
+#[cfg(feature = "cudarc-0_19")]
 mod attend;
+#[cfg(feature = "cudarc-0_19")]
 mod batch;
+#[cfg(feature = "cudarc-0_19")]
 mod kv_cache;
+mod kv_format;
 mod mirror;
 pub mod raw;
+#[cfg(feature = "cudarc-0_19")]
 mod rewrite;
 mod split;
 mod variant;
+#[cfg(feature = "cudarc-0_19")]
 mod write;
 
+#[cfg(feature = "cudarc-0_19")]
 pub use attend::{Workspace, attend};
+#[cfg(feature = "cudarc-0_19")]
 pub use batch::{Call, Heads, OwnedHeads, Spans};
-pub use kv_cache::{KvCache, KvFormat, KvLayout};
+#[cfg(feature = "cudarc-0_19")]
+pub use kv_cache::{KvCache, KvLayout};
+pub use kv_format::KvFormat;
 pub(crate) use mirror::MODULES;
+#[cfg(feature = "cudarc-0_19")]
 pub use rewrite::{KvRows, KvToken, write_rows};
 pub use split::Split;
+#[cfg(feature = "cudarc-0_19")]
 pub use write::{Projections, Rope, write_kv};
 
 /// Largest `head_dim` of the kernels.

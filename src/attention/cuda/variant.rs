@@ -1,6 +1,6 @@
 //! Which kernel a call runs: a pure function of shape, format and sizes.
 
-use super::kv_cache::KvFormat;
+use super::kv_format::KvFormat;
 use super::mirror::{self, AttendParams};
 use super::split::Split;
 use crate::attention::AttentionShape;

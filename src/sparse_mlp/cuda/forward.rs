@@ -1,8 +1,7 @@
 //! A call on the device: check, fill in, launch.
 
-use super::check_room;
 use super::raw;
-use super::selection::Selection;
+use super::selection::{Selection, check_room};
 use super::weights::Weights;
 use super::workspace::Workspace;
 use crate::device::cudarc::driver::{CudaView, DevicePtr, DevicePtrMut};

@@ -40,29 +40,37 @@
 //! # }
 //! ```
 
+#[cfg(feature = "cudarc-0_19")]
 mod forward;
+mod keep;
 mod mirror;
 mod packed;
 pub mod raw;
 mod row_format;
+#[cfg(feature = "cudarc-0_19")]
 mod selection;
+#[cfg(feature = "cudarc-0_19")]
 mod statistic;
 mod variant;
+#[cfg(feature = "cudarc-0_19")]
 mod weights;
+#[cfg(feature = "cudarc-0_19")]
 mod workspace;
 
+#[cfg(feature = "cudarc-0_19")]
 pub use forward::forward;
+pub use keep::{Keep, mask_words};
 pub(crate) use mirror::MODULES;
 pub use packed::{PackedRows, PackedWeights};
 pub use row_format::RowFormat;
-pub use selection::{Keep, NeuronList, Score, Selection, mask_words, select_mask, upload_masks};
+#[cfg(feature = "cudarc-0_19")]
+pub use selection::{NeuronList, Score, Selection, select_mask, upload_masks};
+#[cfg(feature = "cudarc-0_19")]
 pub use statistic::PromptStatistic;
+#[cfg(feature = "cudarc-0_19")]
 pub use weights::Weights;
-pub use workspace::{MAX_TOKENS, Workspace};
+#[cfg(feature = "cudarc-0_19")]
+pub use workspace::Workspace;
 
-use crate::error::{Error, Result};
-
-/// Checks that a buffer has at least `expected` elements; one that is longer serves smaller calls too.
-fn check_room(what: &'static str, expected: usize, got: usize) -> Result<()> {
-    if got >= expected { Ok(()) } else { Err(Error::Length { what, expected, got }) }
-}
+/// Most tokens of a call.
+pub const MAX_TOKENS: usize = 512;

@@ -12,7 +12,8 @@ pub enum RowFormat {
 }
 
 impl RowFormat {
-    pub(super) fn name(self) -> &'static str {
+    /// The name in messages.
+    pub fn name(self) -> &'static str {
         match self {
             RowFormat::F16 => "f16",
             RowFormat::Bf16 => "bf16",

@@ -1,15 +1,11 @@
 //! Selections resident on the device, and the kernels that make them.
 
-use super::{check_room, raw};
+use super::keep::{Keep, mask_words};
+use super::raw;
 use crate::device::cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut};
 use crate::device::{Arguments, Device, check_context};
 use crate::error::{Error, Result, check_len};
 use crate::sparse_mlp::{IndexList, ScoreOn, TokenMasks};
-
-/// u32 words of a mask over `n` indices: whole pairs, so that a pair is a word of [`TokenMasks`].
-pub fn mask_words(n: usize) -> usize {
-    2 * n.div_ceil(64)
-}
 
 /// Copies masks to the device: u32 \[tokens, [`mask_words`]\].
 ///
@@ -193,27 +189,6 @@ impl<'a> Selection<'a> {
     }
 }
 
-/// How a mask is made from scores.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Keep {
-    /// Scores above this.
-    Above(f32),
-    /// This many of the highest, the lower index first where equal.
-    Top(usize),
-}
-
-impl Keep {
-    /// Checks the rule for n values.
-    pub(super) fn check(self, n: usize) -> Result<()> {
-        match self {
-            Keep::Above(threshold) if threshold.is_finite() && threshold >= 0.0 => Ok(()),
-            Keep::Above(got) => Err(Error::Value { what: "threshold", expected: "a finite number of at least 0", got }),
-            Keep::Top(k) if (1..=n).contains(&k) => Ok(()),
-            Keep::Top(got) => Err(Error::Shape { what: "k", expected: "1 to the number of channels", got }),
-        }
-    }
-}
-
 /// Writes which of `n` values each token keeps: `masks` u32 \[tokens, [`mask_words`]\] from |values\[t, i\]| · channel_scale\[i\], values
 /// f32 \[tokens, stride\]. A score that is NaN is not kept.
 ///
@@ -247,4 +222,9 @@ pub fn select_mask(
         masks: arguments.write("masks", masks)?,
     };
     arguments.launch(&select)
+}
+
+/// Checks that a buffer has at least `expected` elements; one that is longer serves smaller calls too.
+pub(super) fn check_room(what: &'static str, expected: usize, got: usize) -> Result<()> {
+    if got >= expected { Ok(()) } else { Err(Error::Length { what, expected, got }) }
 }

@@ -1,7 +1,8 @@
 //! The prompt statistic of GRIFFIN and TDA, on the device.
 
-use super::selection::{NeuronList, mask_words};
-use super::{check_room, raw};
+use super::keep::mask_words;
+use super::raw;
+use super::selection::{NeuronList, check_room};
 use crate::device::cudarc::driver::{CudaSlice, DevicePtr};
 use crate::device::{Arguments, Device};
 use crate::error::{Error, Result};

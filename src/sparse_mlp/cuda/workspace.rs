@@ -7,9 +7,6 @@ use crate::device::cudarc::driver::{CudaSlice, CudaView};
 use crate::device::{Address, Arguments, Device};
 use crate::error::{Error, Result, check_len};
 
-/// Most tokens of a call.
-pub const MAX_TOKENS: usize = 512;
-
 /// The buffers of [`super::forward`] for up to a number of tokens, and after a call its intermediate activations.
 ///
 /// One workspace serves all layers of the same shape.

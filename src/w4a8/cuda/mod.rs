@@ -23,17 +23,25 @@
 //! # Ok::<(), moray::Error>(())
 //! ```
 
+#[cfg(feature = "cudarc-0_19")]
 mod activation;
+#[cfg(feature = "cudarc-0_19")]
 mod linear;
 mod mirror;
 pub mod raw;
+#[cfg(feature = "cudarc-0_19")]
 mod rows;
 mod variant;
+#[cfg(feature = "cudarc-0_19")]
 mod weight;
 
+#[cfg(feature = "cudarc-0_19")]
 pub use activation::Activations;
+#[cfg(feature = "cudarc-0_19")]
 pub use linear::{Epilogue, Workspace, linear, linear_with};
 pub(crate) use mirror::MODULES;
+#[cfg(feature = "cudarc-0_19")]
 pub use rows::dequantize_rows;
 pub use variant::{Architecture, Variant};
+#[cfg(feature = "cudarc-0_19")]
 pub use weight::Weight;

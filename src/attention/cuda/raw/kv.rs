@@ -2,7 +2,7 @@
 
 use super::check_u32;
 use crate::attention::BLOCK;
-use crate::attention::cuda::kv_cache::KvFormat;
+use crate::attention::cuda::kv_format::KvFormat;
 use crate::attention::cuda::mirror::KvView;
 use crate::device::{Access, Address, Buffer, or_null, product};
 use crate::error::{Error, Result};

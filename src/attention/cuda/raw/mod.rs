@@ -52,7 +52,7 @@
 //! };
 //! call.workspace_bytes = call.workspace_bytes(); // what the engine must have there
 //! // SAFETY: the engine has this memory, and its stream is of the device's context.
-//! unsafe { call.launch(&device, device.stream().cu_stream())? };
+//! unsafe { call.launch(&device, device.raw_stream())? };
 //! # Ok(())
 //! # }
 //! ```

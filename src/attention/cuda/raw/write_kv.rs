@@ -2,7 +2,7 @@
 
 use super::{Heads, Kv, Spans, check_shape};
 use crate::attention::AttentionShape;
-use crate::attention::cuda::kv_cache::KvFormat;
+use crate::attention::cuda::kv_format::KvFormat;
 use crate::attention::cuda::mirror::{self, WriteParams};
 use crate::device::{Access, Address, Buffer, Device, ElementKind, Enqueue, Queue, or_null, product, strided};
 use crate::error::{Error, Result};

@@ -23,7 +23,7 @@
 //!     y_stride: 4096,
 //! };
 //! // SAFETY: the engine has this memory, and its stream is of the device's context.
-//! unsafe { call.launch(&device, device.stream().cu_stream())? };
+//! unsafe { call.launch(&device, device.raw_stream())? };
 //! # Ok(())
 //! # }
 //! ```

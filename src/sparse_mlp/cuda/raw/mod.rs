@@ -52,7 +52,7 @@
 //!     workspace_bytes: plan.workspace_bytes(),
 //! };
 //! // SAFETY: the engine has this memory, and its stream is of the device's context.
-//! unsafe { call.launch(&device, device.stream().cu_stream())? };
+//! unsafe { call.launch(&device, device.raw_stream())? };
 //! # Ok(())
 //! # }
 //! ```

@@ -5,10 +5,12 @@
 //! [`super::Weight::lent`] takes them as a weight of the safe functions.
 
 mod linear;
+mod product;
 mod quantize;
 mod rows;
 
 pub use linear::Linear;
+pub use product::Product;
 pub use quantize::{Quantize, Source};
 pub use rows::Rows;
 

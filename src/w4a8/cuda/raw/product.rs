@@ -1,0 +1,214 @@
+//! The whole product of activations in floating point: quantize, multiply.
+
+use super::{ALIGNMENT, Linear, Quantize, Source, check_weight, name_sections};
+use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, product};
+use crate::error::{Error, Result};
+use crate::w4a8::activation::{PAD_K, SUM_GROUP};
+use crate::w4a8::cuda::variant::{Architecture, CUT_TILE, Variant, sum_group};
+use crate::w4a8::{ActScales, Format, LAYOUT_VERSION, Sections};
+
+/// y = x · wᵀ + bias + residual with x in floating point: a [`Quantize`] and a [`Linear`] in scratch of the engine's. An engine that
+/// multiplies the same x with several weights quantizes once and makes the two calls. Every address is a multiple of 16.
+///
+/// # Example
+/// ```no_run
+/// use moray::Device;
+/// use moray::device::{Address, ElementKind, RawCall};
+/// use moray::w4a8::cuda::raw::Product;
+/// use moray::w4a8::{Format, PackedWeight, quantize};
+///
+/// # fn upload(bytes: &[u8]) -> u64 { 0x7f00_0000_0000 }
+/// # let (context, stream) = (std::ptr::null_mut(), std::ptr::null_mut());
+/// let (m, n, k) = (3, 256, 512);
+/// let packed = PackedWeight::pack(&quantize(&vec![0.5; n * k], n, k, Format::per_channel())?);
+/// // SAFETY: the engine's context and its stream.
+/// let device = unsafe { Device::from_raw(context, stream)? };
+/// let weight = packed.view().sections().map(|bytes| Address::new(upload(bytes)));
+/// let (x, y) = (Address::<f32>::new(0x7f10_0000_0000), Address::<f32>::new(0x7f20_0000_0000));
+/// let mut call = Product::new(m, &packed, weight, x.cast(), y.cast(), ElementKind::F32);
+/// call.workspace = Address::new(0x7f30_0000_0000); // zeros before the first call
+/// call.workspace_bytes = call.workspace_bytes(&device);
+/// // SAFETY: the engine has this memory until the stream has passed the call.
+/// unsafe { call.launch(&device, stream)? };
+/// # Ok::<(), moray::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Product {
+    /// Of the weight.
+    pub format: Format,
+    /// Tokens, 1 to 1048560.
+    pub m: usize,
+    /// Output features, at most 2³⁰.
+    pub n: usize,
+    /// Input features, a multiple of 32.
+    pub k: usize,
+    /// Version of the packed layout that the weight is in; kernels read [`LAYOUT_VERSION`] alone.
+    pub layout: u32,
+    /// The sections of [`Format::section_bytes`]; null for those that the format does not have.
+    pub weight: Sections<Address>,
+    /// How finely x is scaled.
+    pub act_scales: ActScales,
+    /// \[M, K\].
+    pub x: Address,
+    /// f32 \[N\].
+    pub bias: Option<Address<f32>>,
+    /// \[M, N\].
+    pub residual: Option<Address>,
+    /// \[M, N\].
+    pub y: Address,
+    /// Of x, y and residual.
+    pub element: ElementKind,
+    /// [`Product::workspace_bytes`] of scratch: zeros before the first call that uses it, in order between calls.
+    pub workspace: Address,
+    /// Bytes there.
+    pub workspace_bytes: usize,
+}
+
+/// Where the parts of the scratch begin, and its size, in bytes.
+struct Scratch {
+    /// Zeros between calls, these two, so at the same place for every M.
+    arrived: usize,
+    partial: usize,
+    codes: usize,
+    scale: usize,
+    sums: [usize; 3],
+    totals: usize,
+    bytes: usize,
+}
+
+impl Product {
+    /// A product of M tokens with a packed weight whose sections are at these addresses, one scale for each token, without bias and
+    /// residual; the workspace is still to be said.
+    pub fn new(
+        m: usize,
+        packed: &crate::w4a8::PackedWeight,
+        weight: Sections<Address>,
+        x: Address,
+        y: Address,
+        element: ElementKind,
+    ) -> Self {
+        let sections = packed.view().sections();
+        let null = |(address, bytes): (Address, &[u8])| if bytes.is_empty() { Address::NULL } else { address };
+        Product {
+            format: packed.format(),
+            m,
+            n: packed.n(),
+            k: packed.k(),
+            layout: LAYOUT_VERSION,
+            weight: weight.zip(sections).map(null),
+            act_scales: ActScales::Token,
+            x,
+            bias: None,
+            residual: None,
+            y,
+            element,
+            workspace: Address::NULL,
+            workspace_bytes: 0,
+        }
+    }
+
+    /// Bytes of scratch on a device; as many serve every smaller M.
+    pub fn workspace_bytes(&self, device: &Device) -> usize {
+        self.scratch(device).bytes
+    }
+
+    fn variant(&self, device: &Device) -> Variant {
+        Variant::choose(Architecture::of(device), self.format, self.act_scales, self.m, self.n, self.k)
+    }
+
+    fn scratch(&self, device: &Device) -> Scratch {
+        let padded = self.k.checked_next_multiple_of(PAD_K).unwrap_or(usize::MAX);
+        // of the most tiles that are cut along K by `Variant::choose`, whatever M is
+        let cut = self.format.stays_integer() && self.act_scales == ActScales::Token;
+        let tiles = if cut { device.multiprocessors() as usize } else { 0 };
+        let mut end = 0usize;
+        let mut part = |bytes: usize| {
+            let start = end;
+            end = end.saturating_add(bytes).checked_next_multiple_of(ALIGNMENT as usize).unwrap_or(usize::MAX);
+            start
+        };
+        let words = |rows: usize| product([rows, self.m, size_of::<u32>()]);
+        Scratch {
+            arrived: part(product([tiles, size_of::<u32>()])),
+            partial: part(product([tiles, CUT_TILE, size_of::<u32>()])),
+            codes: part(product([self.m, padded])),
+            scale: part(words(self.act_scales.of_token(self.k))),
+            sums: [0, 1, 2].map(|level| part(words(padded.div_ceil(SUM_GROUP << level)))),
+            totals: part(words(1)),
+            bytes: end,
+        }
+    }
+
+    fn calls(&self, device: &Device) -> (Quantize, Linear) {
+        let scratch = self.scratch(device);
+        let at = |start: usize| self.workspace.offset(start);
+        let quantize = Quantize {
+            source: Source::Plain,
+            m: self.m,
+            k: self.k,
+            x: self.x,
+            element: self.element,
+            codes: at(scratch.codes).cast(),
+            scales: self.act_scales,
+            scale: at(scratch.scale).cast(),
+            sums: scratch.sums.map(|start| at(start).cast()),
+            totals: at(scratch.totals).cast(),
+        };
+        let level = sum_group(self.format, self.act_scales).map(|group| (group / SUM_GROUP).ilog2() as usize);
+        let linear = Linear {
+            format: self.format,
+            variant: self.variant(device),
+            m: self.m,
+            n: self.n,
+            k: self.k,
+            layout: self.layout,
+            weight: self.weight,
+            x: quantize.codes,
+            act_scales: self.act_scales,
+            act_scale: quantize.scale,
+            sums: level.map_or(quantize.totals, |level| quantize.sums[level]),
+            bias: self.bias,
+            residual: self.residual,
+            y: self.y,
+            element: self.element,
+            partial: at(scratch.partial).cast(),
+            arrived: at(scratch.arrived).cast(),
+        };
+        (quantize, linear)
+    }
+}
+
+impl Enqueue for Product {
+    fn check_sizes(&self, device: &Device) -> Result<()> {
+        check_weight(self.format, self.n, self.k, self.layout)?;
+        let (quantize, linear) = self.calls(device);
+        quantize.check_sizes(device)?;
+        linear.check_sizes(device)?;
+        let expected = self.workspace_bytes(device);
+        match self.workspace_bytes < expected {
+            true => Err(Error::Length { what: "workspace", expected, got: self.workspace_bytes }),
+            false => Ok(()),
+        }
+    }
+
+    fn name_buffers(&self, device: &Device, show: &mut dyn FnMut(Buffer)) {
+        name_sections(self.format, self.n, self.k, &self.weight, show);
+        let mut show = |buffer: Buffer| show(buffer.aligned(ALIGNMENT));
+        let outputs = product([self.m, self.n]);
+        show(Buffer::read("x", self.x, product([self.m, self.k])).of_bytes(self.element.bytes()));
+        if let Some(bias) = self.bias {
+            show(Buffer::read("bias", bias, self.n));
+        }
+        if let Some(residual) = self.residual {
+            show(Buffer::read("residual", residual, outputs).of_bytes(self.element.bytes()));
+        }
+        show(Buffer::write("y", self.y, outputs).of_bytes(self.element.bytes()));
+        show(Buffer::write("workspace", self.workspace, self.workspace_bytes(device)));
+    }
+
+    fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
+        let (quantize, linear) = self.calls(queue.device());
+        quantize.enqueue(queue)?;
+        linear.enqueue(queue)
+    }
+}
