@@ -89,7 +89,8 @@
 pub mod attention;
 pub mod cpu;
 #[cfg(feature = "cuda-device")]
-#[cfg_attr(not(feature = "cuda"), allow(dead_code, unused_imports, unused_macros))] // one operation does not use all of it
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, unused_imports, unused_macros))]
+// one operation does not use all of it
 pub mod device;
 pub mod element;
 pub mod error;

@@ -3,6 +3,7 @@
 mod activations;
 mod demo;
 mod dependencies;
+mod engines;
 mod fetch;
 mod fuzz;
 mod gains;
@@ -64,6 +65,11 @@ const TASKS: &[Task] = &[
     Task { name: "mirror", help: "write what Rust has to know of the kernels; --check compares", run: mirror::run },
     Task { name: "gpu-bundle", help: "pack tests and benches for a machine with a GPU", run: gpu_bundle::run },
     Task { name: "dependencies", help: "check the licences and sources of all dependencies", run: dependencies::run },
+    Task {
+        name: "engines",
+        help: "test moray in engines that are no part of the workspace: candle, cust, another cudarc, a driver loaded by hand",
+        run: engines::run,
+    },
     Task {
         name: "packages",
         help: "check what the published packages hold, the Rust they declare, and moray's from a crate outside the workspace",

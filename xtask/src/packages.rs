@@ -11,6 +11,9 @@ use crate::{TaskResult, outside, root};
 /// What every published package carries beside its code.
 const FILES: [&str; 3] = ["LICENSE-MIT", "LICENSE-APACHE", "README.md"];
 
+/// The package that is a workspace of its own.
+const BESIDE: &str = "moray-candle";
+
 /// Runs the task.
 pub fn run(_arguments: &[String]) -> TaskResult {
     let packages = published()?;
@@ -25,19 +28,21 @@ pub fn run(_arguments: &[String]) -> TaskResult {
     outside::check()
 }
 
-/// The workspace's packages that are meant for a registry.
+/// The packages that are meant for a registry.
 fn published() -> Result<Vec<String>, Box<dyn std::error::Error>> {
     let arguments = ["metadata", "--format-version", "1", "--locked", "--no-deps"];
     let metadata: Value = serde_json::from_str(&output(Command::new(env!("CARGO")).args(arguments))?)?;
     let packages = metadata["packages"].as_array().ok_or("expected packages from cargo metadata, got none")?;
     // `publish = false` is an empty list of registries
     let published = packages.iter().filter(|package| package["publish"].as_array().is_none_or(|to| !to.is_empty()));
-    Ok(published.filter_map(|package| package["name"].as_str()).map(str::to_owned).collect())
+    Ok(published.filter_map(|package| package["name"].as_str()).chain([BESIDE]).map(str::to_owned).collect())
 }
 
 /// The paths that a package would hold.
 fn contents(name: &str) -> Result<String, Box<dyn std::error::Error>> {
-    output(Command::new(env!("CARGO")).args(["package", "--list", "--allow-dirty", "--locked", "--package", name]))
+    let manifest = if name == BESIDE { format!("crates/{name}/Cargo.toml") } else { "Cargo.toml".into() };
+    let arguments = ["package", "--list", "--allow-dirty", "--locked", "--package", name, "--manifest-path", &manifest];
+    output(Command::new(env!("CARGO")).args(arguments))
 }
 
 fn missing(contents: &str) -> Vec<&'static str> {

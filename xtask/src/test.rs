@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{TaskResult, fetch, python, root, simcuda, toolkit};
+use crate::{TaskResult, engines, fetch, python, root, simcuda, toolkit};
 
 /// The capabilities that the simulated driver can have; each takes other code of the fatbins.
 const CAPABILITIES: [&str; 2] = ["8.0", "9.0"];
@@ -12,7 +12,7 @@ const CAPABILITIES: [&str; 2] = ["8.0", "9.0"];
 pub const ARCHITECTURES: &str = "compute_80,compute_90a";
 
 /// Obtains the model and the text, then runs the tests of every crate, the examples in the documentation among them, those of the
-/// Python package, and the tests of the CUDA device on the simulated driver.
+/// Python package, moray in engines that are no part of the workspace, and the tests of the CUDA device on the simulated driver.
 pub fn run(arguments: &[String]) -> TaskResult {
     if arguments.first().is_some_and(|argument| argument == "cuda") {
         return on_the_simulated_device(&arguments[1..]);
@@ -22,6 +22,7 @@ pub fn run(arguments: &[String]) -> TaskResult {
     command.args(["test", "--workspace"]).args(arguments).current_dir(root()).env("MORAY_REQUIRE_MODEL", "1");
     check(command)?;
     python::run(&[])?;
+    engines::run(&[])?;
     on_the_simulated_device(arguments)
 }
 

@@ -1,0 +1,186 @@
+//! A gated MLP of which some neurons are computed.
+
+use std::sync::Arc;
+
+use candle_core::quantized::QTensor;
+use candle_core::{CpuStorage, CustomOp1, DType, Error, Layout, Result, Shape, Tensor, bail};
+use candle_nn::Module;
+use half::{bf16, f16};
+use moray::sparse_mlp::{self as mlp, Activation, WeightElement, Weights, forward};
+use moray::w4a8::{Format, QuantizedWeight};
+
+use crate::rows::{Argument, Float, narrowed, with_float};
+use crate::selection::Resolved;
+use crate::weight::{from_blocks, from_numbers, matrix_dims};
+use crate::{Runtime, Selection};
+
+/// y = down · (act(gate · x) ⊙ (up · x)) over the neurons of a [`Selection`], of which alone weights are read.
+///
+/// The weights, gate and up \[d_ff, d_model\] and down \[d_model, d_ff\], are held by neuron in f32, f16, bf16 or 4 bits; with those
+/// of 4 bits x and the product are quantized to int8. Sums are those of [`moray::sparse_mlp`]. y has the type and the shape of x.
+/// Clones share the weights.
+///
+/// # Example
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use candle_nn::Module;
+/// use moray_candle::moray::sparse_mlp::Activation;
+/// use moray_candle::{Runtime, Selection, SparseMlp};
+///
+/// let (d_model, d_ff, cpu) = (8, 32, &Device::Cpu);
+/// let gate = Tensor::randn(0f32, 1.0, (d_ff, d_model), cpu)?;
+/// let up = Tensor::randn(0f32, 1.0, (d_ff, d_model), cpu)?;
+/// let down = Tensor::randn(0f32, 1.0, (d_model, d_ff), cpu)?;
+/// let mlp = SparseMlp::new(&Runtime::detect(), Activation::Silu, &gate, &up, &down)?;
+///
+/// let x = Tensor::randn(0f32, 1.0, (1, 4, d_model), cpu)?;
+/// let all = mlp.forward(&x)?;
+/// let some = mlp.forward_selected(&x, &Selection::top_k(24))?;
+/// let first = mlp.forward_selected(&x, &Selection::List(Tensor::arange(0u32, 16, cpu)?))?;
+/// assert_eq!((all.dims(), some.dims(), first.dims()), (x.dims(), x.dims(), x.dims()));
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct SparseMlp {
+    runtime: Runtime,
+    weights: Arc<Weights>,
+    four_bit: bool,
+    selection: Selection,
+}
+
+impl SparseMlp {
+    /// Copies weights in f32, f16 or bf16, all three in the same.
+    ///
+    /// # Errors
+    /// For shapes that do not go together, other types, and weights that are not finite.
+    pub fn new(runtime: &Runtime, activation: Activation, gate: &Tensor, up: &Tensor, down: &Tensor) -> Result<Self> {
+        let shape = shape(activation, gate.dims())?;
+        let weights = match gate.dtype() {
+            DType::F32 => dense::<f32>(shape, gate, up, down)?,
+            DType::F16 => dense::<f16>(shape, gate, up, down)?,
+            DType::BF16 => dense::<bf16>(shape, gate, up, down)?,
+            got => bail!("gate: expected f32, f16 or bf16, got {}", got.as_str()),
+        };
+        Ok(Self::of(runtime, weights, false))
+    }
+
+    /// Takes the blocks of GGUF tensors as they are: no number changes.
+    ///
+    /// # Errors
+    /// For blocks other than Q4_0 and Q4_1, and shapes that do not go together.
+    pub fn from_qtensors(
+        runtime: &Runtime,
+        activation: Activation,
+        gate: &QTensor,
+        up: &QTensor,
+        down: &QTensor,
+    ) -> Result<Self> {
+        let shape = shape(activation, gate.shape().dims())?;
+        let parts = [from_blocks("gate", gate)?, from_blocks("up", up)?, from_blocks("down", down)?];
+        Self::from_quantized(runtime, shape, &parts)
+    }
+
+    /// Rounds weights in floating point to nearest in a format of 4 bits with scales for channels or groups.
+    ///
+    /// # Errors
+    /// For another format, shapes that do not go together, and weights that are not finite.
+    pub fn quantize(
+        runtime: &Runtime,
+        activation: Activation,
+        gate: &Tensor,
+        up: &Tensor,
+        down: &Tensor,
+        format: Format,
+    ) -> Result<Self> {
+        let shape = shape(activation, gate.dims())?;
+        let part = |what, weight| from_numbers(what, weight, format);
+        Self::from_quantized(runtime, shape, &[part("gate", gate)?, part("up", up)?, part("down", down)?])
+    }
+
+    fn from_quantized(runtime: &Runtime, shape: mlp::Shape, [gate, up, down]: &[QuantizedWeight; 3]) -> Result<Self> {
+        Ok(Self::of(runtime, Weights::from_quantized(shape, gate, up, down).map_err(Error::wrap)?, true))
+    }
+
+    fn of(runtime: &Runtime, weights: Weights, four_bit: bool) -> Self {
+        SparseMlp { runtime: runtime.clone(), weights: Arc::new(weights), four_bit, selection: Selection::All }
+    }
+
+    /// Says which neurons [`Module::forward`] computes; all if nothing is said.
+    pub fn with_selection(self, selection: Selection) -> Self {
+        SparseMlp { selection, ..self }
+    }
+
+    /// The weights.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// Computes y \[.., d_model\] of x \[.., d_model\] over these neurons.
+    ///
+    /// # Errors
+    /// For a selection that does not fit x and the weights.
+    pub fn forward_selected(&self, x: &Tensor, selection: &Selection) -> Result<Tensor> {
+        let selection = selection.resolve(x.dims(), self.weights.shape().d_ff)?;
+        x.apply_op1(Call { mlp: self.clone(), selection })
+    }
+}
+
+impl Module for SparseMlp {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_selected(x, &self.selection)
+    }
+}
+
+fn shape(activation: Activation, gate: &[usize]) -> Result<mlp::Shape> {
+    let (d_ff, d_model) = matrix_dims("gate", gate)?;
+    Ok(mlp::Shape { d_model, d_ff, activation })
+}
+
+fn dense<T: Float + WeightElement>(shape: mlp::Shape, gate: &Tensor, up: &Tensor, down: &Tensor) -> Result<Weights> {
+    let mlp::Shape { d_model, d_ff, .. } = shape;
+    let elements = |what: &'static str, tensor: &Tensor, dims: [usize; 2]| {
+        if tensor.dims() != dims || tensor.dtype() != T::DTYPE {
+            let (expected, got) = (T::DTYPE.as_str(), tensor.dtype().as_str());
+            bail!("{what}: expected {expected} {dims:?}, got {got} {:?}", tensor.dims());
+        }
+        tensor.flatten_all()?.to_vec1::<T>()
+    };
+    let gate = elements("gate", gate, [d_ff, d_model])?;
+    let up = elements("up", up, [d_ff, d_model])?;
+    Weights::new(shape, &gate, &up, &elements("down", down, [d_model, d_ff])?).map_err(Error::wrap)
+}
+
+/// One call.
+struct Call {
+    mlp: SparseMlp,
+    selection: Resolved,
+}
+
+impl Call {
+    fn compute<E: Float>(&self, x: Argument<'_>) -> Result<(CpuStorage, Shape)> {
+        let (mlp, weights) = (&self.mlp, &*self.mlp.weights);
+        let mlp::Shape { d_model, d_ff, .. } = weights.shape();
+        let tokens = x.rows(d_model)?;
+        let mut y = vec![0.0; tokens * d_model];
+        if tokens > 0 {
+            let values = x.widened::<E>()?;
+            let run = |workspace: &mut mlp::Workspace| {
+                let selection = self.selection.view(tokens, d_ff)?;
+                forward(mlp.runtime.cpu(), weights, &values, &selection, None, &mut y, workspace)
+            };
+            mlp.runtime.with_mlp_workspace(weights, mlp.four_bit, tokens, run).map_err(Error::wrap)?;
+        }
+        Ok((narrowed::<E>(y), x.layout.shape().clone()))
+    }
+}
+
+impl CustomOp1 for Call {
+    fn name(&self) -> &'static str {
+        "moray_sparse_mlp"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = Argument::new("x", (storage, layout));
+        with_float!(x, E => self.compute::<E>(x))
+    }
+}
