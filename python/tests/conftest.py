@@ -6,11 +6,11 @@ import os
 import pytest
 
 
-def require(package):
-    """The package; without it a test or those of a file are skipped, or fail where `MORAY_REQUIRE_TORCH` is set."""
+def require(package, variable="MORAY_REQUIRE_TORCH"):
+    """The package; without it a test or those of a file are skipped, or fail where the environment variable is set."""
     try:
         return importlib.import_module(package)
     except ImportError:
-        if os.environ.get("MORAY_REQUIRE_TORCH"):
+        if os.environ.get(variable):
             raise
-        pytest.skip(f"skipped: no {package} (cargo xtask python torch installs it)", allow_module_level=True)
+        pytest.skip(f"skipped: no {package}", allow_module_level=True)
