@@ -319,7 +319,8 @@ __device__ __forceinline__ void multiply(const LinearParams& p, const char* stag
                                          float (&sums)[G::T::ROW_TILES][G::T::TOKEN_TILES][4]) {
     using T = typename G::T;
     constexpr uint32_t BLOCKS = G::STAGE_K / G::BLOCK_K, STEPS = G::BLOCK_K / 32;
-#pragma unroll
+    // with many sums there are no registers for the operands of several blocks
+#pragma unroll (T::ROW_TILES * T::TOKEN_TILES > 8 ? 1 : BLOCKS)
     for (uint32_t block = 0; block < BLOCKS; ++block) {
         const bool past = BLOCKS > 1 && (index * BLOCKS + block) * G::BLOCK_K >= p.k;
         uint32_t a[T::ROW_TILES][STEPS][4];
