@@ -20,6 +20,7 @@ mod layer;
 mod linear;
 mod mlp;
 mod norm;
+mod reading;
 mod recompute;
 mod sampler;
 mod session;

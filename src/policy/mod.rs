@@ -52,7 +52,7 @@ pub use griffin::Griffin;
 pub use head_norm::HeadNorm;
 pub use lists::Lists;
 pub use magnitude::Magnitude;
-pub use observed::{Kept, Observed, Values, Wanted};
+pub use observed::{Kept, Observed, SiteUsage, Usage, Values, Wanted};
 pub use random::Random;
 pub use refresh::{Refresh, RefreshOptions, Refreshed};
 pub use set::PolicySet;

@@ -1,8 +1,9 @@
 //! What a policy is shown of a call.
 
-use super::Projection;
+use super::{Projection, Site};
 use crate::attention::Span;
 use crate::error::{Result, check_len};
+use crate::sparse_mlp::{ScoreOn, Selection};
 
 /// Values that a layer computes and a policy can look at, by token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -87,10 +88,111 @@ impl Kept {
     }
 }
 
+impl std::ops::Add for Kept {
+    type Output = Kept;
+
+    fn add(self, other: Kept) -> Kept {
+        Kept { kept: self.kept + other.kept, all: self.all + other.all }
+    }
+}
+
 impl std::ops::AddAssign for Kept {
     fn add_assign(&mut self, other: Kept) {
-        self.kept += other.kept;
-        self.all += other.all;
+        *self = *self + other;
+    }
+}
+
+/// What tokens kept of a site under its policy, and how it chose.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SiteUsage {
+    site: Site,
+    /// What the values are that the last selection looked at; none where it looked at none.
+    scored: Option<ScoreOn>,
+    layers: Vec<Kept>,
+}
+
+impl SiteUsage {
+    pub(super) fn new(site: Site, n_layers: usize) -> Self {
+        SiteUsage { site, scored: None, layers: vec![Kept::default(); n_layers] }
+    }
+
+    pub(super) fn selected(&mut self, selection: &Selection<'_>) {
+        // a policy that keeps all of a prompt says nothing of how it will choose
+        if let Some(score) = selection.score() {
+            self.scored = Some(score.on);
+        }
+    }
+
+    pub(super) fn add(&mut self, layer: usize, kept: Kept) {
+        if let Some(sum) = self.layers.get_mut(layer) {
+            *sum += kept;
+        }
+    }
+
+    /// What it is of.
+    pub fn site(&self) -> Site {
+        self.site
+    }
+
+    /// The sums of each layer.
+    pub fn layers(&self) -> &[Kept] {
+        &self.layers
+    }
+
+    /// The mean fraction over all layers; none if no token was counted.
+    pub fn fraction(&self) -> Option<f64> {
+        self.total().fraction()
+    }
+
+    fn total(&self) -> Kept {
+        self.layers.iter().fold(Kept::default(), |sum, &kept| sum + kept)
+    }
+}
+
+/// What tokens kept under the policies of a session, site by site.
+///
+/// # Example
+/// ```
+/// use moray::policy::{Site, Usage};
+///
+/// let usage = Usage::default(); // of a session without policies
+/// assert_eq!((usage.kept(Site::Neurons, 3), usage.fraction(&[Site::Neurons])), (1.0, None));
+/// ```
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Usage(Vec<SiteUsage>);
+
+impl FromIterator<SiteUsage> for Usage {
+    fn from_iter<I: IntoIterator<Item = SiteUsage>>(sites: I) -> Self {
+        Usage(sites.into_iter().collect())
+    }
+}
+
+impl Usage {
+    /// What was kept of a site; none where it has no policy.
+    pub fn site(&self, site: Site) -> Option<&SiteUsage> {
+        self.0.iter().find(|usage| usage.site == site)
+    }
+
+    /// The mean fraction that tokens kept in a layer; 1 where nothing was counted.
+    pub fn kept(&self, site: Site, layer: usize) -> f64 {
+        self.site(site).and_then(|usage| usage.layers.get(layer)?.fraction()).unwrap_or(1.0)
+    }
+
+    /// The mean fraction of these sites together; none if no token was counted.
+    pub fn fraction(&self, sites: &[Site]) -> Option<f64> {
+        let all = self.0.iter().filter(|usage| sites.contains(&usage.site));
+        all.fold(Kept::default(), |sum, usage| sum + usage.total()).fraction()
+    }
+
+    /// The mean fraction of the rows of gate, up and down that a token reads in a layer: what looks at gates reads all of theirs, what
+    /// looks at products all of gate and up.
+    pub fn rows_read(&self, layer: usize) -> f64 {
+        let kept = self.kept(Site::Neurons, layer);
+        match self.site(Site::Neurons).and_then(|usage| usage.scored) {
+            Some(ScoreOn::Gate) => (1.0 + 2.0 * kept) / 3.0,
+            Some(ScoreOn::Hidden) => (2.0 + kept) / 3.0,
+            _ => kept,
+        }
     }
 }
 

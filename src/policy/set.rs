@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Kept, Observed, Policy, PolicyConfig, Projection, Site, Sizes, Wanted};
+use super::{Observed, Policy, PolicyConfig, Projection, Site, SiteUsage, Sizes, Usage, Wanted};
 use crate::attention::{Heads, Span};
 use crate::error::{Error, Result, check_len};
 use crate::sparse_mlp::{ScoreOn, Selection};
@@ -12,7 +12,7 @@ const GATE_UP: Site = Site::Inputs(Projection::GateUp);
 /// The policies of a session, one at most for each site, and what tokens kept under them. A site without one is computed whole.
 #[derive(Debug)]
 pub struct PolicySet {
-    policies: Vec<(Box<dyn Policy>, Kept)>,
+    policies: Vec<(Box<dyn Policy>, SiteUsage)>,
     n_q_heads: usize,
     /// The heads of the last call, u32 \[spans, ⌈n_q_heads/32⌉\].
     head_words: Vec<u32>,
@@ -33,7 +33,8 @@ impl PolicySet {
                 let got = format!("two for the {}", policy.site().name());
                 return Err(Error::Unsupported { what: "policies", expected: "one at most for each site", got });
             }
-            set.policies.push((policy, Kept::default()));
+            let usage = SiteUsage::new(policy.site(), sizes.model.n_layers);
+            set.policies.push((policy, usage));
         }
         if set.has(Site::Neurons) && set.has(GATE_UP) {
             let (expected, got) = ("neurons or inputs of the MLP, not both", "both".into());
@@ -42,7 +43,7 @@ impl PolicySet {
         Ok(set)
     }
 
-    fn at(&self, site: Site) -> Option<&(Box<dyn Policy>, Kept)> {
+    fn at(&self, site: Site) -> Option<&(Box<dyn Policy>, SiteUsage)> {
         self.policies.iter().find(|(policy, _)| policy.site() == site)
     }
 
@@ -62,7 +63,11 @@ impl PolicySet {
     /// As [`Policy::select`].
     pub fn select(&mut self, site: Site, layer: usize, spans: &[Span]) -> Result<Selection<'_>> {
         match self.policies.iter_mut().find(|(policy, _)| policy.site() == site) {
-            Some((policy, _)) => policy.select(layer, spans),
+            Some((policy, usage)) => {
+                let selection = policy.select(layer, spans)?;
+                usage.selected(&selection);
+                Ok(selection)
+            }
             None => Ok(Selection::All),
         }
     }
@@ -121,8 +126,8 @@ impl PolicySet {
     /// # Errors
     /// As [`Policy::observe`].
     pub fn observe(&mut self, site: Site, layer: usize, spans: &[Span], observed: &Observed<'_>) -> Result<()> {
-        if let Some((policy, kept)) = self.policies.iter_mut().find(|(policy, _)| policy.site() == site) {
-            *kept += policy.observe(layer, spans, observed)?;
+        if let Some((policy, usage)) = self.policies.iter_mut().find(|(policy, _)| policy.site() == site) {
+            usage.add(layer, policy.observe(layer, spans, observed)?);
         }
         Ok(())
     }
@@ -156,16 +161,9 @@ impl PolicySet {
         self.policies.iter().find(|(policy, _)| !policy.is_settled(spans)).map(|(policy, _)| policy.site())
     }
 
-    /// The mean fraction of the inputs of all matrices that tokens kept; None where no policy counted any.
-    pub fn kept_inputs(&self) -> Option<f64> {
-        let mut all = Kept::default();
-        Site::INPUTS.iter().filter_map(|&site| self.at(site)).for_each(|(_, kept)| all += *kept);
-        all.fraction()
-    }
-
-    /// The mean fraction that tokens under a site's selection kept; None if there was no such token, or where it is not known.
-    pub fn kept_fraction(&self, site: Site) -> Option<f64> {
-        self.at(site).and_then(|(_, kept)| kept.fraction())
+    /// What tokens kept so far.
+    pub fn usage(&self) -> Usage {
+        self.policies.iter().map(|(_, usage)| usage.clone()).collect()
     }
 }
 

@@ -164,11 +164,11 @@ fn kept_fractions_match_what_was_asked_for() {
     let settings = heads(0.5, 0, KvPolicy::WriteAll).with(TopK::by_gate(0.25, D_FF).unwrap());
     let mut session = model.session(&cpu, settings).unwrap();
     feed(&cpu, &model, &mut session, &tokens[..PROMPT]);
-    assert_eq!(session.policies().kept_fraction(Site::Heads), None);
+    assert_eq!(session.policies().usage().fraction(&[Site::Heads]), None);
     session.start_generation(0).unwrap();
     tokens[PROMPT..].chunks(1).for_each(|token| drop(feed(&cpu, &model, &mut session, token)));
-    assert_eq!(session.policies().kept_fraction(Site::Heads), Some(0.5));
-    assert_eq!(session.policies().kept_fraction(Site::Neurons), Some(0.25));
+    assert_eq!(session.policies().usage().fraction(&[Site::Heads]), Some(0.5));
+    assert_eq!(session.policies().usage().fraction(&[Site::Neurons]), Some(0.25));
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn a_policy_for_the_inputs_of_gate_and_up_matches_dense_where_it_keeps_all() {
         assert!(generation(&cpu, &model, &settings, &tokens) != dense);
         let mut session = model.session(&cpu, settings).unwrap();
         feed(&cpu, &model, &mut session, &tokens);
-        let kept = session.policies().kept_fraction(Site::Inputs(Projection::GateUp)).unwrap();
+        let kept = session.policies().usage().fraction(&[Site::Inputs(Projection::GateUp)]).unwrap();
         // of normed inputs about as many as of a normal distribution
         assert!((0.5..0.7).contains(&kept), "{kept}");
     }
@@ -199,13 +199,13 @@ fn thresholds_on_the_inputs_of_every_matrix_are_counted_and_hold_for_recomputed_
     for kv in [KvPolicy::WriteAll, KvPolicy::Recompute { lag: 2 }] {
         let mut session = model.session(&cpu, with_thresholds(heads(1.0, 0, kv), 3)).unwrap();
         feed(&cpu, &model, &mut session, &tokens);
-        let kept = Site::INPUTS.map(|site| session.policies().kept_fraction(site).unwrap());
+        let kept = Site::INPUTS.map(|site| session.policies().usage().fraction(&[site]).unwrap());
         assert!(kept.iter().all(|kept| (0.2..0.8).contains(kept)), "{kept:?}");
         // as many inputs of each but down
         let (d, d_ff) = (64.0, D_FF as f64);
         let all = (d * (kept[0] + kept[1] + kept[2]) + d_ff * kept[3]) / (3.0 * d + d_ff);
         // quotients of the same counts: a few roundings of f64 apart
-        assert!((session.policies().kept_inputs().unwrap() - all).abs() < 8.0 * f64::EPSILON);
+        assert!((session.policies().usage().fraction(&Site::INPUTS).unwrap() - all).abs() < 8.0 * f64::EPSILON);
     }
 }
 

@@ -24,9 +24,9 @@ fn a_site_without_a_policy_is_whole_and_wants_nothing() {
     assert!(matches!(set.select(Site::Neurons, 0, &token(0, 0)).unwrap(), Selection::TopK { k: 32, .. }));
     assert_eq!(set.wants(Site::Heads, &token(0, 0)), Wanted::Nothing);
     assert_eq!(set.select_heads(0, &token(0, 0)).unwrap(), Heads::All);
-    assert_eq!((set.unsettled(&token(0, 0)), set.kept_fraction(Site::Neurons)), (None, None));
+    assert_eq!((set.unsettled(&token(0, 0)), set.usage().fraction(&[Site::Neurons])), (None, None));
     set.observe(Site::Neurons, 0, &token(0, 0), &Observed::LENGTHS).unwrap();
-    assert_eq!((set.kept_fraction(Site::Neurons), set.kept_fraction(Site::Heads)), (Some(0.5), None));
+    assert_eq!((set.usage().fraction(&[Site::Neurons]), set.usage().fraction(&[Site::Heads])), (Some(0.5), None));
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn slots_go_their_own_way_from_prompt_to_generation_and_back() {
     assert_eq!(set.wants(Site::Neurons, &both), Wanted::Copied(Values::Hidden));
     set.observe(Site::Neurons, 0, &both, &Observed::new(&[hidden.clone(), hidden].concat(), 64, 64)).unwrap();
     set.observe(Site::Heads, 0, &both, &Observed::new(&[out.clone(), out].concat(), 32, 32)).unwrap();
-    assert_eq!((set.kept_fraction(Site::Neurons), set.kept_fraction(Site::Heads)), (Some(0.25), Some(0.5)));
+    assert_eq!((set.usage().fraction(&[Site::Neurons]), set.usage().fraction(&[Site::Heads])), (Some(0.25), Some(0.5)));
     assert_eq!(set.wants(Site::Neurons, &token(0, 2)), Wanted::Lengths);
     set.end_token(0).unwrap();
     set.reset(0).unwrap();

@@ -6,6 +6,7 @@
 //! ```text
 //! nll = Σ nllᵢ / n                 se(nll) = √(Σ (nllᵢ − nll)² / (n − 1) / n)
 //! perplexity = exp(nll)            se(perplexity) = perplexity · se(nll)        (delta method)
+//! ratio = exp(Σ (nllᵢ − dense nllᵢ) / n)          se(ratio) = ratio · se(difference): paired, at the same positions
 //! KL = Σ D(dense ‖ run)ᵢ / n       Dᵢ = Σ_v p_dense(v) · (ln p_dense(v) − ln p_run(v)), in nats
 //! agreement = 100 · (positions where both have the same most probable token) / n
 //! ```
@@ -16,7 +17,7 @@
 
 use moray::Cpu;
 use moray::llama::{Backend, LogitRows, Model, Sequence, Session, Settings};
-use moray::policy::Site;
+use moray::policy::{Site, Usage};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -34,8 +35,8 @@ const PROMPT_CHUNK: usize = 256;
 pub enum Scored {
     /// Every one but the first: for what selects token by token, or not at all.
     EveryToken,
-    /// The first half is the prompt, run dense; the second half is scored, run token by token in generation: for
-    /// selections that are fixed by the prompt.
+    /// The first half is the prompt; the second half is scored, in generation: for selections that are fixed by the prompt, and
+    /// those that are compared with them.
     SecondHalf,
 }
 
@@ -138,6 +139,9 @@ pub struct Evaluation {
     pub kept_inputs: Option<f64>,
     /// Mean fraction of the query heads that ran for tokens under the policy's choice, measured; none without a policy.
     pub kept_heads: Option<f64>,
+    /// What was kept site by site and layer by layer.
+    #[serde(skip)]
+    pub usage: Usage,
     /// The dense model at the same positions, and the distance from it; none if the run is the dense model.
     pub dense: Option<AgainstDense>,
 }
@@ -149,6 +153,10 @@ pub struct AgainstDense {
     pub perplexity: f64,
     /// Its standard error.
     pub perplexity_se: f64,
+    /// Perplexity over the dense model's, exp of the mean difference of both nll.
+    pub perplexity_ratio: f64,
+    /// Its standard error, ratio · se(difference): smaller than those of both perplexities, whose positions are the same.
+    pub perplexity_ratio_se: f64,
     /// Mean D(dense ‖ run), in nats.
     pub kl: f64,
     /// Its standard error.
@@ -196,13 +204,12 @@ pub fn evaluate<B: Backend>(
         }
         tally.windows += 1;
     }
-    let kept = |site| run.session.policies().kept_fraction(site);
-    let (neurons, heads) = (kept(Site::Neurons), kept(Site::Heads));
-    let kept_inputs = run.session.policies().kept_inputs();
+    let usage = run.session.policies().usage();
     Ok(Evaluation {
-        kept_neurons: neurons,
-        kept_inputs,
-        kept_heads: heads,
+        kept_neurons: usage.fraction(&[Site::Neurons]),
+        kept_inputs: usage.fraction(&Site::INPUTS),
+        kept_heads: usage.fraction(&[Site::Heads]),
+        usage,
         ..tally.evaluation(text.scored, dense.is_some())
     })
 }
@@ -220,13 +227,14 @@ struct Reader<'a, B: Backend> {
 
 impl<'a, B: Backend> Reader<'a, B> {
     fn new(runner: &'a Runner<'a, B>, text: &Text<'_>, scored: Scored) -> Result<Self> {
-        let generates = scored == Scored::SecondHalf;
         let mut settings = runner.settings.clone();
         settings.slots = 1;
         settings.context = text.context;
         settings.max_tokens = PROMPT_CHUNK.min(text.context);
         settings.max_logits = CHUNK_ROWS.min(text.context);
         let session = runner.model.session(runner.device, settings)?;
+        // what chooses alike in prompt and generation has the same logits, bit for bit, in chunks as token by token
+        let generates = scored == Scored::SecondHalf && !session.is_settled(0);
         let rows = if generates { vec![0.0; CHUNK_ROWS * runner.model.config().vocab] } else { Vec::new() };
         Ok(Reader { runner, session, generates, rows, has_first: false })
     }
@@ -278,6 +286,8 @@ struct Position {
 struct Tally {
     nll: Mean,
     dense_nll: Mean,
+    /// nll less the dense model's.
+    difference: Mean,
     kl: Mean,
     agreed: usize,
     windows: usize,
@@ -324,6 +334,7 @@ impl Tally {
             }
             self.nll.add(position.nll);
             self.dense_nll.add(position.dense_nll);
+            self.difference.add(position.nll - position.dense_nll);
             self.kl.add(position.kl);
             self.agreed += usize::from(position.agrees);
         }
@@ -337,14 +348,17 @@ impl Tally {
 
     /// The means and their errors; what policies kept is not among them.
     fn evaluation(&self, scored: Scored, has_dense: bool) -> Evaluation {
-        let perplexity = |nll: MeanError| (nll.mean.exp(), nll.mean.exp() * nll.se);
+        let exp = |nll: MeanError| (nll.mean.exp(), nll.mean.exp() * nll.se);
         let against_dense = || {
-            let ((perplexity, perplexity_se), kl) = (perplexity(self.dense_nll.value()), self.kl.value());
+            let ((perplexity, perplexity_se), kl) = (exp(self.dense_nll.value()), self.kl.value());
             let n = self.nll.count() as f64;
             let agreement = self.agreed as f64 / n;
+            let (perplexity_ratio, perplexity_ratio_se) = exp(self.difference.value());
             AgainstDense {
                 perplexity,
                 perplexity_se,
+                perplexity_ratio,
+                perplexity_ratio_se,
                 kl: kl.mean,
                 kl_se: kl.se,
                 agreement_percent: 100.0 * agreement,
@@ -352,7 +366,7 @@ impl Tally {
             }
         };
         let nll = self.nll.value();
-        let (perplexity, perplexity_se) = perplexity(nll);
+        let (perplexity, perplexity_se) = exp(nll);
         Evaluation {
             perplexity,
             perplexity_se,
@@ -364,6 +378,7 @@ impl Tally {
             kept_neurons: None,
             kept_inputs: None,
             kept_heads: None,
+            usage: Usage::default(),
             dense: has_dense.then(against_dense),
         }
     }

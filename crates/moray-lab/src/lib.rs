@@ -1,6 +1,7 @@
 //! The library behind the `moray` command: model files, tokenizers and the studies built on moray's kernels.
 
 pub mod activations;
+pub mod analyze;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
@@ -22,9 +23,11 @@ pub mod machine;
 pub mod mapped_file;
 pub mod notes;
 pub mod packed;
+mod plot;
 pub mod quantize;
 mod roles;
 pub mod statistics;
+pub mod study;
 pub mod tensor;
 pub mod text_bounds;
 pub mod tokenizer;

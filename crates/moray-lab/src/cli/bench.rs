@@ -299,7 +299,7 @@ fn plan(arguments: &Arguments, loaded: &Loaded) -> Result<Plan> {
     let run = loaded.run(&loaded.ways[0]);
     let needed = Plan::longest(arguments.prompt_tokens, &arguments.positions);
     let tokens = match &arguments.text {
-        Some(path) => eval::tokens_of(run, path, &eval::read_text(path)?, Some(needed))?,
+        Some(path) => eval::tokens_of(&run.tokenizer, path, &eval::read_text(path)?, Some(needed))?,
         None => {
             let mut random = SplitMix(1);
             (0..needed).map(|_| random.below(run.checkpoint.config().vocab) as u32).collect()

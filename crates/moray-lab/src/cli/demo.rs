@@ -148,7 +148,7 @@ pub fn demo(arguments: &Arguments) -> Result<Demo> {
     let bar = progress_bar((3 + arguments.repeats) * WAYS.len(), "running");
     let loaded = Loaded::new(ways, || bar.inc(1))?;
     let run = loaded.run(&loaded.ways[0]);
-    let tokens = eval::tokens_of(run, &arguments.text, &text, Some(arguments.tokens))?;
+    let tokens = eval::tokens_of(&run.tokenizer, &arguments.text, &text, Some(arguments.tokens))?;
     let mut found = Vec::with_capacity(WAYS.len());
     for way in &loaded.ways {
         let run = loaded.run(way);

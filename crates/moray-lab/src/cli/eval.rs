@@ -13,6 +13,7 @@ use super::device::cuda;
 use super::{Device, Run, Switches, against, progress_bar, written};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, Runner, Scored, Text, evaluate};
+use crate::tokenizer::Tokenizer;
 use crate::weights::WeightScheme;
 
 /// Arguments of `moray eval`.
@@ -30,6 +31,9 @@ pub struct Arguments {
     /// Take only the first tokens of the text.
     #[arg(long)]
     pub tokens: Option<usize>,
+    /// Score only the second half of each window, as it is done where the prompt decides what is computed.
+    #[arg(long)]
+    pub second_half: bool,
     /// The 16-bit model to compare a quantized checkpoint with; by default what its own codes stand for.
     #[arg(long, allow_hyphen_values = true)]
     pub against: Option<PathBuf>,
@@ -102,7 +106,7 @@ pub fn report(arguments: &Arguments) -> Result<Report> {
     arguments.switches.check_device()?;
     let run = arguments.switches.load()?;
     run.warn();
-    let tokens = tokens_of(&run, &arguments.text, &text, arguments.tokens)?;
+    let tokens = tokens_of(&run.tokenizer, &arguments.text, &text, arguments.tokens)?;
     let mut arguments = arguments.clone();
     arguments.switches.weights = arguments.switches.weights.resolved(&run.checkpoint);
     let dense = match &arguments.against {
@@ -113,14 +117,14 @@ pub fn report(arguments: &Arguments) -> Result<Report> {
     if let (Some(_), Some((_, reference))) = (&arguments.against, &dense) {
         against::check(&run, reference, (&arguments.text, &text), arguments.context)?;
     }
-    score(&arguments, &tokens, &run, dense.as_ref())
+    score(&arguments, &tokens, &run, dense.as_ref().map(|(switches, run)| (switches, run)))
 }
 
 /// Scores tokens with loaded models; `dense` is what the run is compared with.
 ///
 /// # Errors
 /// As [`evaluate`], and for a policy or a device that cannot be.
-pub fn score(arguments: &Arguments, tokens: &[u32], run: &Run, dense: Option<&(Switches, Run)>) -> Result<Report> {
+pub fn score(arguments: &Arguments, tokens: &[u32], run: &Run, dense: Option<(&Switches, &Run)>) -> Result<Report> {
     match arguments.switches.device {
         Device::Cpu => {
             let dense = dense.map(|(switches, dense)| (switches, dense, &dense.model));
@@ -145,7 +149,8 @@ pub(super) fn score_on<B: Backend>(
     let Arguments { switches, context, .. } = arguments;
     let config = run.checkpoint.config();
     let bos = config.window_start();
-    let text = Text { tokens, bos, context: *context, scored: scored_by(switches) };
+    let scored = if arguments.second_half { Scored::SecondHalf } else { scored_by(switches) };
+    let text = Text { tokens, bos, context: *context, scored };
     // before any session is made for it
     text.check(config.context_length)?;
     let runner = Runner { device, model, settings: switches.settings(run, 1, *context)? };
@@ -182,8 +187,8 @@ pub(super) fn score_on<B: Backend>(
 ///
 /// # Errors
 /// [`Error::Malformed`] for a text of fewer than 2 tokens.
-pub fn tokens_of(run: &Run, path: &Path, text: &str, limit: Option<usize>) -> Result<Vec<u32>> {
-    let mut tokens = run.tokenizer.encode(text, false)?;
+pub fn tokens_of(tokenizer: &Tokenizer, path: &Path, text: &str, limit: Option<usize>) -> Result<Vec<u32>> {
+    let mut tokens = tokenizer.encode(text, false)?;
     if tokens.len() < 2 {
         return Err(Error::malformed(path, "text", "at least 2 tokens", tokens.len()));
     }

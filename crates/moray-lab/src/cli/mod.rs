@@ -1,6 +1,7 @@
 //! The `moray` command: one module for each subcommand, and the switches that they share.
 
 mod against;
+pub mod analyze;
 pub mod bench;
 pub mod demo;
 mod device;
@@ -10,6 +11,7 @@ pub mod generate;
 pub mod help;
 mod peer;
 pub mod quantize;
+pub mod study;
 mod switches;
 mod turns;
 mod ways;
@@ -45,6 +47,10 @@ pub enum Command {
     Quantize(quantize::Arguments),
     /// Measure prefill and decode speed of a model or of a model's shape, beside other programs in the same run.
     Bench(bench::Arguments),
+    /// Run a grid of methods on one model and text: quality, bytes and speed of each in one table and page.
+    Study(study::Arguments),
+    /// Look at what lies beneath dynamic activation: whether published claims hold for a model.
+    Analyze(analyze::Arguments),
     /// Run one model dense, quantized and sparse, and print one table of text, speed and quality.
     Demo(demo::Arguments),
     /// Say what this machine has, and what to do about what is missing.
@@ -69,6 +75,8 @@ pub fn run(cli: Cli, out: &mut dyn Write) -> Result<()> {
         Command::Eval(arguments) => eval::run(&arguments, out),
         Command::Quantize(arguments) => quantize::run(&arguments, out),
         Command::Bench(arguments) => bench::run(&arguments, out),
+        Command::Study(arguments) => study::run(&arguments, out),
+        Command::Analyze(arguments) => analyze::run(&arguments, out),
         Command::Demo(arguments) => demo::run(&arguments, out),
         Command::Doctor(arguments) => doctor::run(&arguments, out),
         Command::Bpipe(command) => Ok(moray_bpipe::cli::run(&command, out)?),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use moray::attention::{KvDtype, KvPolicy};
 use moray::llama::{Mlp, Model, Settings};
-use moray::policy::{Chosen, Context, ModelSizes, Named, PolicyConfig, Site};
+use moray::policy::{Chosen, Context, ModelSizes, Named, PolicyConfig, Site, Usage};
 use moray::sparse_mlp::Weights;
 use moray::{Cpu, Isa};
 use serde::Serialize;
@@ -195,8 +195,7 @@ pub struct Run {
 impl Run {
     /// Bytes of weights that a token reads when nothing is skipped.
     pub fn weight_bytes_per_token(&self) -> usize {
-        let layers = self.model.layers().iter().map(|layer| layer.qkv.bytes() + layer.o.bytes() + layer.mlp.bytes());
-        layers.sum::<usize>() + self.model.lm_head().bytes()
+        self.model.bytes_read(&Usage::default())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Several ways to run one model, measured in turn.
 
 use std::path::Path;
+use std::rc::Rc;
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -61,7 +62,7 @@ impl Way {
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) ways: Vec<Way>,
-    runs: Vec<(LoadOptions, Run)>,
+    runs: Rc<Vec<(LoadOptions, Run)>>,
 }
 
 impl Loaded {
@@ -79,7 +80,12 @@ impl Loaded {
             }
             tick();
         }
-        Ok(Self { ways, runs })
+        Ok(Self { ways, runs: Rc::new(runs) })
+    }
+
+    /// Other ways to run the models that are loaded.
+    pub(super) fn with_ways(&self, ways: Vec<Way>) -> Self {
+        Self { ways, runs: Rc::clone(&self.runs) }
     }
 
     /// The model of a way, by its place among those that are loaded.

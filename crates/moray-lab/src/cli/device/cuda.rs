@@ -44,7 +44,7 @@ pub(in crate::cli) fn score(
     arguments: &eval::Arguments,
     tokens: &[u32],
     run: &Run,
-    dense: Option<&(Switches, Run)>,
+    dense: Option<(&Switches, &Run)>,
 ) -> Result<eval::Report> {
     let device = Device::new(0)?;
     let model = upload(&device, &run.model)?;

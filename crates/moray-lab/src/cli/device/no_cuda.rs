@@ -33,7 +33,7 @@ pub(in crate::cli) fn score(
     _arguments: &eval::Arguments,
     _tokens: &[u32],
     _run: &Run,
-    _dense: Option<&(Switches, Run)>,
+    _dense: Option<(&Switches, &Run)>,
 ) -> Result<eval::Report> {
     Err(refusal())
 }

@@ -1,0 +1,136 @@
+//! `moray analyze`: what lies beneath dynamic activation, on one model.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use moray::policy::{Named, Site};
+
+use super::{Run, Switches, eval, written};
+use crate::analyze::{Activations, Analysis, Inertia, cett, decay, inertia, union};
+use crate::error::{Error, Result};
+use crate::fixture::SplitMix;
+
+/// Sequences of the union, at most.
+const SEQUENCES: usize = 16;
+
+/// Tokens whose contributions are looked at one by one.
+const CETT_TOKENS: usize = 32;
+
+/// What is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Whether activations follow the tokens before rather than the token.
+    Inertia,
+    /// How long a prompt's mask stays like a token's own.
+    Decay,
+    /// What share of the neurons a batch needs together.
+    Union,
+    /// How much of each layer can be dropped at a given error.
+    Cett,
+}
+
+/// Arguments of `moray analyze`.
+#[derive(Debug, Clone, Args)]
+pub struct Arguments {
+    /// What is looked at; everything by default.
+    #[arg(value_enum)]
+    pub kinds: Vec<Kind>,
+    /// How the model runs; every neuron of it.
+    #[command(flatten)]
+    pub switches: Switches,
+    /// A UTF-8 text.
+    #[arg(long, allow_hyphen_values = true)]
+    pub text: PathBuf,
+    /// Tokens of the text.
+    #[arg(long, default_value_t = 512)]
+    pub tokens: usize,
+    /// Share of the neurons of a layer that count as the largest of a token.
+    #[arg(long, default_value_t = 0.3)]
+    pub kept: f64,
+    /// A folder for the numbers (NAME.json) and a page of each analysis (NAME.html); by default they are only printed.
+    #[arg(long, allow_hyphen_values = true)]
+    pub out: Option<PathBuf>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What is wrong with the model, the text or the folder.
+pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
+    let found = analyses(arguments)?;
+    if let Some(folder) = &arguments.out {
+        std::fs::create_dir_all(folder).map_err(|source| Error::io("create", folder, source))?;
+        for analysis in &found {
+            let json =
+                serde_json::to_string_pretty(analysis).map_err(|source| Error::io("write", folder, source.into()))?;
+            for (kind, text) in [("json", json + "\n"), ("html", analysis.page()?)] {
+                let path = folder.join(format!("{}.{kind}", analysis.name));
+                std::fs::write(&path, text).map_err(|source| Error::io("write", &path, source))?;
+            }
+        }
+    }
+    for (index, analysis) in found.iter().enumerate() {
+        let space = if index > 0 { writeln!(out) } else { Ok(()) };
+        written(space.and_then(|()| analysis.write(out)))?;
+    }
+    Ok(())
+}
+
+/// Makes what is asked for.
+///
+/// # Errors
+/// As [`run`].
+pub fn analyses(arguments: &Arguments) -> Result<Vec<Analysis>> {
+    let expected = |what: &'static str, expected: &'static str, got: f32| {
+        Err(Error::Kernel(moray::Error::Value { what, expected, got }))
+    };
+    if !(arguments.kept > 0.0 && arguments.kept < 1.0) {
+        return expected("kept", "a number between 0 and 1", arguments.kept as f32);
+    }
+    if arguments.tokens < 64 {
+        return expected("tokens", "at least 64", arguments.tokens as f32);
+    }
+    // whole neurons are looked at, so the weights are held by neuron and none is left out
+    let mlp = Named::parse(Site::Neurons, "topk:1")?;
+    let switches = Switches { mlp, inputs: Named::EVERY_INPUT, heads: Named::EVERY_HEAD, ..arguments.switches.clone() };
+    let text = eval::read_text(&arguments.text)?;
+    let run = switches.load()?;
+    let limit = run.checkpoint.config().context_length;
+    if arguments.tokens > limit {
+        let (what, got) = ("the last token of the sequence".into(), arguments.tokens - 1);
+        return Err(Error::Index { what, limit, got });
+    }
+    let tokens = eval::tokens_of(&run.tokenizer, &arguments.text, &text, Some(arguments.tokens))?;
+    if tokens.len() < arguments.tokens {
+        let wanted = format!("at least {} tokens", arguments.tokens);
+        return Err(Error::malformed(&arguments.text, "text", wanted, tokens.len()));
+    }
+    let kinds = if arguments.kinds.is_empty() { Kind::value_variants() } else { &arguments.kinds[..] };
+    kinds.iter().map(|&kind| analysis(kind, arguments.kept, &run, &tokens)).collect()
+}
+
+fn analysis(kind: Kind, kept: f64, run: &Run, tokens: &[u32]) -> Result<Analysis> {
+    let (cpu, model) = (&run.cpu, &run.model);
+    let in_sequence = |tokens: &[u32]| Activations::in_sequence(cpu, model, tokens);
+    match kind {
+        Kind::Inertia => {
+            let mut random = SplitMix(1);
+            let random: Vec<u32> = tokens.iter().map(|_| random.below(model.config().vocab) as u32).collect();
+            let alone = |tokens: &[u32]| Activations::alone(cpu, model, tokens);
+            let found = Inertia {
+                text_in_sequence: in_sequence(tokens)?,
+                text_alone: alone(tokens)?,
+                random_in_sequence: in_sequence(&random)?,
+                random_alone: alone(&random)?,
+            };
+            inertia(&found, kept)
+        }
+        Kind::Decay => decay(&in_sequence(tokens)?, kept),
+        Kind::Union => {
+            let sequences = tokens.chunks_exact(tokens.len() / SEQUENCES).take(SEQUENCES);
+            Ok(union(&sequences.map(in_sequence).collect::<Result<Vec<_>>>()?, kept))
+        }
+        Kind::Cett => cett(model, &in_sequence(&tokens[..CETT_TOKENS])?),
+    }
+}

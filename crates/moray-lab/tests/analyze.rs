@@ -1,0 +1,139 @@
+//! `moray analyze`: its numbers against plain definitions on made-up activations, and the command from its arguments to its files.
+
+use clap::Parser;
+use moray_lab::analyze::{Activations, Analysis, Inertia, decay, inertia, union};
+use moray_lab::cli::{Cli, run};
+use moray_lab::fixture::{Fixture, SplitMix};
+
+/// Numbers in 0..1 that differ by seed.
+fn random(seed: u64, len: usize) -> Vec<f32> {
+    let mut random = SplitMix(seed);
+    (0..len).map(|_| random.below(1 << 20) as f32 / (1 << 20) as f32).collect()
+}
+
+const D_FF: usize = 70;
+
+fn noise(seed: u64, tokens: usize) -> Activations {
+    Activations::new(D_FF, (0..3).map(|layer| random(seed * 10 + layer, tokens * D_FF)).collect())
+}
+
+/// Activations of which every token has the same largest ones.
+fn constant(tokens: usize) -> Activations {
+    let token: Vec<f32> = (0..D_FF).map(|j| ((j * 29) % D_FF) as f32 - 30.0).collect();
+    Activations::new(D_FF, vec![token.repeat(tokens); 3])
+}
+
+/// Indices of the k largest sizes.
+fn largest(values: &[f32], k: usize) -> std::collections::BTreeSet<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| values[b].abs().total_cmp(&values[a].abs()).then(a.cmp(&b)));
+    order.into_iter().take(k).collect()
+}
+
+#[test]
+fn similarity_by_lag_matches_the_definition() {
+    let found = Inertia {
+        text_in_sequence: constant(40),
+        random_in_sequence: constant(40),
+        text_alone: noise(1, 40),
+        random_alone: noise(2, 40),
+    };
+    let analysis = inertia(&found, 0.3).unwrap();
+    assert_eq!(analysis.value("text, in sequence", "8"), Some(1.0));
+    assert_eq!(analysis.value("text, in sequence", "prompt's mask"), Some(1.0));
+    assert!(analysis.says.contains("holds here") && !analysis.says.contains("does not"), "{}", analysis.says);
+    let (activations, k) = (noise(2, 40), 21);
+    let mut sum = (0.0, 0);
+    for layer in 0..3 {
+        let token = |t: usize| largest(&activations.layer(layer)[t * D_FF..(t + 1) * D_FF], k);
+        for t in 4 + 2..40 {
+            let (a, b) = (token(t), token(t - 2));
+            sum = (sum.0 + a.intersection(&b).count() as f64 / a.union(&b).count() as f64, sum.1 + 1);
+        }
+    }
+    let value = analysis.value("random, each alone", "2").unwrap();
+    assert!((value - sum.0 / f64::from(sum.1)).abs() < 1e-12, "{value}");
+    // 0.3 / 1.7 by chance: a mean over 3 · 34 pairs of sets of 21
+    assert!((value - 0.3 / 1.7).abs() < 0.03, "{value}");
+    let swapped = Inertia { random_in_sequence: noise(3, 40), ..found };
+    assert!(inertia(&swapped, 0.3).unwrap().says.contains("does not hold here"));
+}
+
+#[test]
+fn masks_of_what_stays_stay_and_of_noise_do_not() {
+    let analysis = decay(&constant(128), 0.3).unwrap();
+    for row in ["prompt of 16", "prompt of 64", "prompt of 64, renewed every 16"] {
+        for column in ["16", "64"] {
+            assert_eq!(analysis.value(row, column), Some(1.0), "{row} {column}");
+        }
+    }
+    assert_eq!(analysis.value("prompt of 64", "128"), None);
+    // the text changes halfway: what was renewed follows it, what was fixed does not
+    let high = (0..D_FF).map(|j| (j as f32 - 35.0).max(0.0));
+    let low = (0..D_FF).map(|j| (30.0 - j as f32).max(0.0));
+    let tokens: Vec<f32> =
+        (0..128).flat_map(|t| if t < 64 { high.clone().collect::<Vec<_>>() } else { low.clone().collect() }).collect();
+    let analysis = decay(&Activations::new(D_FF, vec![tokens]), 0.3).unwrap();
+    let at = |row: &str, column: &str| analysis.value(row, column).unwrap();
+    assert_eq!(at("prompt of 64", "64"), 0.0);
+    assert!(at("prompt of 64, renewed every 16", "64") > 0.2, "{analysis:?}");
+}
+
+#[test]
+fn unions_match_counts_of_sets() {
+    let sequences: Vec<Activations> = (0..4).map(|seed| noise(seed + 5, 6)).collect();
+    let analysis = union(&sequences, 0.3);
+    let mut sum = 0;
+    for layer in 0..3 {
+        for t in 0..6 {
+            let set = |s: &Activations| largest(&s.layer(layer)[t * D_FF..(t + 1) * D_FF], 21);
+            sum += sequences.iter().flat_map(set).collect::<std::collections::BTreeSet<_>>().len();
+        }
+    }
+    let value = analysis.value("measured", "4").unwrap();
+    assert!((value - sum as f64 / (18 * D_FF) as f64).abs() < 1e-12, "{value}");
+    assert!((analysis.value("measured", "1").unwrap() - 0.3).abs() < 1e-12);
+    assert!((analysis.value("independent", "2").unwrap() - 0.51).abs() < 1e-12);
+}
+
+#[test]
+fn the_command_says_whether_claims_hold_and_writes_numbers_and_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    Fixture::default().write_gguf(&folder.path().join("tiny.gguf")).unwrap();
+    let text: String = (0..400).map(|word| format!("word {} and ", word * word % 97)).collect();
+    std::fs::write(folder.path().join("text.txt"), text).unwrap();
+    let (model, text, out) = (path("tiny.gguf"), path("text.txt"), path("out"));
+    let analyze = |more: &[&str]| {
+        let arguments = ["moray", "analyze", "--model", &model, "--text", &text, "--out", &out];
+        let cli = Cli::try_parse_from(arguments.iter().chain(more)).map_err(|error| error.to_string())?;
+        let mut out = Vec::new();
+        run(cli, &mut out).map_err(|error| error.to_string())?;
+        Ok::<_, String>(String::from_utf8(out).unwrap())
+    };
+    let printed = analyze(&["--tokens", "128"]).unwrap();
+    for name in ["inertia", "decay", "union", "cett"] {
+        let found: Analysis =
+            serde_json::from_slice(&std::fs::read(path(&format!("out/{name}.json"))).unwrap()).unwrap();
+        assert!(printed.contains(&found.says) && found.says.contains("hold"), "{name}: {printed}");
+        assert!(
+            found.rows.iter().all(|row| row.values.iter().flatten().all(|value| (0.0..=1.0).contains(value))),
+            "{found:?}"
+        );
+        let html = std::fs::read_to_string(path(&format!("out/{name}.html"))).unwrap();
+        assert!(html.contains("<svg") && !html.contains("src="));
+    }
+    // at a larger error no layer keeps more
+    let cett: Analysis = serde_json::from_slice(&std::fs::read(path("out/cett.json")).unwrap()).unwrap();
+    assert!(cett.rows[0].values.iter().zip(&cett.rows[2].values).all(|(small, large)| small <= large));
+    assert_eq!(analyze(&["union", "--tokens", "128"]).unwrap().matches("hold").count(), 1);
+    for (more, part) in [
+        (&["--kept", "1.5"][..], "kept: expected a number between 0 and 1"),
+        (&["--tokens", "8"], "tokens: expected at least 64"),
+        (&["--tokens", "129"], "the last token of the sequence: expected an index below 128, got 128"),
+        (&["entropy"], "inertia"),
+    ] {
+        let refusal = analyze(more).unwrap_err();
+        assert!(refusal.contains(part), "{refusal}");
+    }
+}

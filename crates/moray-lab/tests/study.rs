@@ -1,0 +1,161 @@
+//! `moray study` from its arguments to its files.
+
+use std::path::Path;
+
+use clap::Parser;
+use moray_lab::cli::{Cli, run};
+use moray_lab::fixture::Fixture;
+use moray_lab::study::Study;
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        Fixture::default().write_gguf(&folder.0.path().join("tiny.gguf")).unwrap();
+        let text: String = (0..400).map(|word| format!("word {} and ", word * word % 97)).collect();
+        std::fs::write(folder.0.path().join("text.txt"), text).unwrap();
+        folder
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn run(&self, more: &[&str]) -> Result<String, String> {
+        let (model, text, out) = (self.path("tiny.gguf"), self.path("text.txt"), self.path("out"));
+        let arguments = ["moray", "study", "--model", &model, "--text", &text, "--out", &out];
+        let cli = Cli::try_parse_from(arguments.iter().chain(more)).map_err(|error| error.to_string())?;
+        let mut out = Vec::new();
+        run(cli, &mut out).map_err(|error| error.to_string())?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    fn study(&self) -> Study {
+        serde_json::from_slice(&std::fs::read(self.path("out/study.json")).unwrap()).unwrap()
+    }
+}
+
+const WINDOWS: [&str; 4] = ["--context", "64", "--tokens", "256"];
+
+const METHODS: [&str; 6] = ["--methods", "topk,griffin,teal,cett:0.2", "--kept", "0.75,0.5", "--repeats", "0"];
+
+fn quality() -> Vec<&'static str> {
+    [&WINDOWS[..], &METHODS].concat()
+}
+
+#[test]
+fn a_grid_has_the_quality_that_eval_finds_and_the_bytes_of_what_was_kept() {
+    let folder = Folder::new();
+    let table = folder.run(&[&quality()[..], &["--heads", "all,norm:0.5", "--kv", "hole"]].concat()).unwrap();
+    let study = folder.study();
+    assert_eq!(study.records.len(), 1 + 2 * (3 * 2 + 1));
+    let of = |line: &str| study.records.iter().find(|record| record.switches == line).unwrap();
+    let (model, text) = (folder.path("tiny.gguf"), folder.path("text.txt"));
+    for line in ["--weights dense --mlp topk:0.5", "--weights dense --mlp griffin:0.75 --heads norm:0.5 --kv hole"] {
+        let arguments = [
+            "moray",
+            "eval",
+            "--model",
+            &model,
+            "--text",
+            &text,
+            "--json",
+            "--second-half",
+            "--context",
+            "64",
+            "--tokens",
+            "256",
+        ];
+        let cli = Cli::try_parse_from(arguments.into_iter().chain(line.split(' '))).unwrap();
+        let mut out = Vec::new();
+        run(cli, &mut out).unwrap();
+        let eval: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        let record = of(line);
+        // printed and read once
+        let close = |a: f64, b: &serde_json::Value| (a / b.as_f64().unwrap() - 1.0).abs() < 4.0 * f64::EPSILON;
+        assert!(close(record.perplexity, &eval["perplexity"]) && close(record.kl, &eval["dense"]["kl"]), "{line}");
+        let ratio = eval["perplexity"].as_f64().unwrap() / eval["dense"]["perplexity"].as_f64().unwrap();
+        // exp of a mean difference, and a quotient of exps of means over 128 positions
+        assert!((record.perplexity_ratio / ratio - 1.0).abs() < 1e-12, "{line}");
+    }
+    let whole = of("--weights dense");
+    assert!(whole.is_whole() && whole.perplexity_ratio == 1.0 && whole.fewer_bytes() == 1.0);
+    let mlp = 2 * Fixture::default().n_layers * 3 * Fixture::default().d_ff * Fixture::default().hidden;
+    let spared = |line: &str| (whole.bytes_per_token - of(line).bytes_per_token) as f64 / mlp as f64;
+    let thirds = |line: &str| (3.0 * spared(line) * 1000.0).round() / 1000.0;
+    // half of up and down; half of all three; nothing of gate and up, and of down what was not kept
+    assert_eq!([thirds("--weights dense --mlp topk:0.5"), thirds("--weights dense --mlp griffin:0.5")], [1.0, 1.5]);
+    let cett = of("--weights dense --mlp cett:0.2");
+    assert!((3.0 * spared(&cett.switches) - (1.0 - cett.kept_fraction())).abs() < 1e-3);
+    for (name, parts) in [
+        ("study.md", ["griffin:0.75", "at +2% perplexity", "fewer bytes"]),
+        ("study.csv", ["\"--weights dense --mlp topk:0.5\"", "perplexity_ratio", "kept_inputs"]),
+        ("study.html", ["<svg", "prefers-color-scheme: dark", "Kept by layer"]),
+    ] {
+        let written = std::fs::read_to_string(folder.path(&format!("out/{name}"))).unwrap();
+        assert!(parts.iter().all(|part| written.contains(part)), "{name}: {written}");
+        assert!(name != "study.md" || written == table);
+        assert!(!written.contains("src=") && !written.contains("href="), "{name} loads something");
+    }
+}
+
+#[test]
+fn an_interrupted_study_goes_on_and_ends_alike() {
+    let folder = Folder::new();
+    let whole = folder.run(&quality()).unwrap();
+    let log = Path::new(&folder.path("out/study.jsonl")).to_owned();
+    let lines = std::fs::read_to_string(&log).unwrap();
+    // the last cells are gone, and one of them is half written
+    let end = lines.lines().take(4).map(|line| line.len() + 1).sum::<usize>();
+    std::fs::write(&log, &lines[..end + 40]).unwrap();
+    assert_eq!(folder.run(&quality()).unwrap(), whole);
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), lines);
+    // nothing is left to run
+    assert_eq!(folder.run(&quality()).unwrap(), whole);
+    // another text is another study
+    let count = || std::fs::read_to_string(&log).unwrap().lines().count();
+    let before = count();
+    let text = folder.path("text.txt");
+    std::fs::write(&text, std::fs::read_to_string(&text).unwrap().replace("and", "or")).unwrap();
+    folder.run(&quality()).unwrap();
+    assert_eq!(count(), 2 * before);
+    std::fs::write(&log, "{\"key\": 1}\n").unwrap();
+    let refusal = folder.run(&quality()).unwrap_err();
+    assert!(refusal.contains("study.jsonl: line 1: expected a record of a study"), "{refusal}");
+}
+
+#[test]
+fn speeds_are_measured_beside_the_same_weights_whole() {
+    let folder = Folder::new();
+    let speed =
+        ["--methods", "teal", "--kept", "0.5", "--weights", "dense", "--repeats", "2", "-n", "2", "--threads", "1"];
+    folder.run(&[&WINDOWS[..], &speed].concat()).unwrap();
+    let study = folder.study();
+    let [whole, teal] = &study.records[..] else { panic!("{:?}", study.records) };
+    let decoding = |record: &moray_lab::study::Record| record.decoding.clone().unwrap();
+    assert!(decoding(whole).speed.low > 0.0 && decoding(whole).over_whole.is_none());
+    assert!(decoding(teal).over_whole.unwrap().low > 0.0 && decoding(teal).idle_over_whole.unwrap().low > 0.0);
+    assert_eq!((study.decoded, study.rounds, study.threads), (Some([2, 32]), 2, 1));
+    assert!(teal.kept[1].is_some_and(|kept| (0.3..0.7).contains(&kept)));
+    assert_eq!(teal.kept_by_layer.len(), 4);
+}
+
+#[test]
+fn what_cannot_be_studied_is_refused_in_words() {
+    let folder = Folder::new();
+    let short = ["--context", "64", "--repeats", "0"];
+    let cases: [(&[&str], &[&str], &[&str]); 7] = [
+        (&short, &["--methods", "tope"], &["tope", "topk:K"]),
+        (&short, &["--methods", "cett"], &["cett:T"]),
+        (&short, &["--methods", "teal", "--kept", "1.5"], &["kept: expected a number in (0, 1], got 1.5"]),
+        (&[], &["--methods", "teal", "--context", "2"], &["context", "at least 4"]),
+        (&[], &["--methods", "teal", "-n", "0"], &["n:", "at least 1"]),
+        (&short, &["--methods", "teal", "--tokens", "40"], &["text.txt", "at least the 64 tokens of a window", "40"]),
+        (&short, &["--row", "--weights g65"], &["g65"]),
+    ];
+    for (base, more, parts) in cases {
+        let refusal = folder.run(&[base, more].concat()).unwrap_err();
+        assert!(parts.iter().all(|part| refusal.contains(part)), "{more:?}: {refusal}");
+    }
+}
