@@ -28,7 +28,7 @@ pub struct Arguments {
     /// Tokens of a window; windows do not overlap.
     #[arg(long, default_value_t = 512)]
     pub context: usize,
-    /// Take only the first tokens of the text.
+    /// Take only the first tokens of the text; all by default.
     #[arg(long)]
     pub tokens: Option<usize>,
     /// Score only the second half of each window, as it is done where the prompt decides what is computed.

@@ -17,7 +17,7 @@ Begin with:
   moray doctor                                             what this machine has, and what is missing
   moray doctor   --model M                                 what a model is, and how it would run
   moray generate --model M --prompt \"The capital of\"       continue a text
-  moray eval     --model M --text FILE --weights g64       perplexity with 4-bit weights, beside the model in 16 bits
+  moray eval     --model M --text FILE --weights g64       perplexity in 4 bits, beside the model in 16 bits
   moray bench    --model M --text FILE                     prefill and decode speed of several ways to run it
 
 M is a .gguf file or a Hugging Face directory. `moray help` lists every command, `moray help COMMAND` its flags with examples.
