@@ -157,7 +157,7 @@ fn each_matrix_has_a_threshold_of_its_own_and_what_is_kept_is_counted_over_all()
         assert_eq!(inputs.input_threshold(projection, 0, &token(0, 0)).unwrap(), site_threshold(site));
         assert_eq!(set(&[]).input_threshold(projection, 0, &token(0, 0)).unwrap(), 0.0);
     }
-    assert_eq!(inputs.kept_inputs(), None);
+    assert_eq!(inputs.usage().fraction(&Site::INPUTS), None);
     let qkv = Site::Inputs(Projection::Qkv);
     let wrong = set(&[Arc::new(Random::new(qkv, 0.5).unwrap())]).input_threshold(Projection::Qkv, 0, &token(0, 0));
     assert!(matches!(wrong, Err(Error::Unsupported { what: "selection of inputs", .. })));
@@ -168,7 +168,7 @@ fn each_matrix_has_a_threshold_of_its_own_and_what_is_kept_is_counted_over_all()
     inputs
         .observe(Site::Inputs(Projection::Down), 1, &token(0, 0), &Observed::new(&[0.7, -0.6, 0.1, 9.0], 4, 4))
         .unwrap();
-    assert_eq!((inputs.kept_fraction(qkv), inputs.kept_inputs()), (Some(0.25), Some(0.5)));
+    assert_eq!((inputs.usage().fraction(&[qkv]), inputs.usage().fraction(&Site::INPUTS)), (Some(0.25), Some(0.5)));
 }
 
 fn site_threshold(site: Site) -> f32 {
