@@ -71,7 +71,7 @@ fn row(activations: &Activations, sets: &Sets, k: usize, (prompt, every): (usize
         layers.push(masks);
     }
     let masks = Sets::new(d_ff, k, layers);
-    let of = |token: usize| if every == 0 { 0 } else { (token - prompt) / every };
+    let of = |token: usize| (token - prompt).checked_div(every).unwrap_or(0);
     let mut start = prompt;
     let values = DISTANCES.map(|distance| {
         let range = start..(prompt + distance).min(tokens);
