@@ -97,7 +97,14 @@ fn the_demo_says_of_every_row_whether_it_gains() {
     };
     assert_eq!(over("W4A8 + top-k 0.7"), "W4A8, the file's own weights");
     assert_eq!(over("inputs, TEAL 0.7"), "dense, 16 bits");
-    let report = output(&arguments).unwrap();
+    let bytes = |name: &str| demo.rows.iter().find(|row| row.name == name).expect("a row of this name").bytes_per_token;
+    assert!(
+        bytes("inputs, TEAL 0.5") < bytes("inputs, TEAL 0.7") && bytes("inputs, TEAL 0.7") < bytes("dense, 16 bits")
+    );
+    let page = path("page.html");
+    let report = output(&[&arguments[..], &["--html", &page]].concat()).unwrap();
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("<svg") && demo.rows.iter().all(|row| page.contains(&row.name)), "{page}");
     let said = report.find("Faster on this machine").expect("a verdict");
     for row in &demo.rows[1..] {
         assert!(report[said..].contains(&format!("{} ", row.name)), "{}: {report}", row.name);

@@ -14,6 +14,7 @@ use super::{Figure, Run, Switches, Way, eval, generate, progress_bar, written};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, Runner, Scored, Text, evaluate};
 use crate::machine::processor;
+use crate::plot::{self, Labels, Series};
 
 /// Arguments of `moray demo`.
 #[derive(Debug, Clone, Args)]
@@ -39,6 +40,9 @@ pub struct Arguments {
     /// The text to continue.
     #[arg(long, short, default_value = "The history of the lighthouse begins with", allow_hyphen_values = true)]
     pub prompt: String,
+    /// Write the table with plots to this file, a page that loads nothing; none by default.
+    #[arg(long, allow_hyphen_values = true)]
+    pub html: Option<PathBuf>,
     /// Report as JSON.
     #[arg(long)]
     pub json: bool,
@@ -59,7 +63,9 @@ pub struct Row {
     pub kept_neurons: Option<f64>,
     /// Decode speed, tokens a second.
     pub speed: Figure,
-    /// Its weight bytes a second, as if every weight were read, in percent of what memory reads.
+    /// Bytes of weights that a token reads, with what the scored part kept.
+    pub bytes_per_token: usize,
+    /// These bytes a second, in percent of what memory reads.
     pub bandwidth_percent: f64,
     /// Against what it is compared; none for the first row.
     pub over: Option<Over>,
@@ -122,6 +128,9 @@ const WAYS: [(&str, &str); 11] = [
 /// What is wrong with the model or the text.
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
     let demo = demo(arguments)?;
+    if let Some(path) = &arguments.html {
+        std::fs::write(path, demo.page()?).map_err(|source| Error::io("write", path, source))?;
+    }
     if arguments.json {
         return written(
             serde_json::to_writer_pretty(&mut *out, &demo).map_err(Into::into).and_then(|()| writeln!(out)),
@@ -191,7 +200,7 @@ fn rows(loaded: &Loaded, found: Vec<(Report, Evaluation)>, measured: &Measured) 
         let base = Way::baseline(&loaded.ways, index);
         let speed_up = measured.rounds.ratio(index, base, 0).filter(|_| base != index);
         let speed = measured.rounds.figure(index, 0)?;
-        let bytes = generated.weight_bytes_per_token as f64;
+        let bytes = loaded.run(&loaded.ways[index]).model.bytes_read(&evaluation.usage);
         Some(Row {
             name: WAYS[index].0.to_owned(),
             switches: loaded.ways[index].line.clone(),
@@ -199,7 +208,8 @@ fn rows(loaded: &Loaded, found: Vec<(Report, Evaluation)>, measured: &Measured) 
             perplexity_se: evaluation.perplexity_se,
             kept_neurons: evaluation.kept_neurons,
             speed,
-            bandwidth_percent: 100.0 * speed.median * bytes / measured.bandwidth,
+            bytes_per_token: bytes,
+            bandwidth_percent: 100.0 * speed.median * bytes as f64 / measured.bandwidth,
             over: speed_up.map(|speed_up| Over {
                 name: WAYS[base].0.to_owned(),
                 speed_up,
@@ -245,36 +255,86 @@ fn shortened(text: &str) -> String {
 pub fn write_report(demo: &Demo, out: &mut dyn Write) -> std::io::Result<()> {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["", "tok/s", "speed-up", "% of bandwidth", "MB a token", "perplexity", "neurons", "text"]);
-    for row in &demo.rows {
-        let text: String = row.generated.text.split_whitespace().collect::<Vec<_>>().join(" ");
-        let Figure { median, low, high } = row.speed;
-        table.add_row([
-            row.name.clone(),
-            format!("{median:.1} ({low:.1}–{high:.1})"),
-            row.over.as_ref().map_or("1.00×".into(), |over| format!("{:.2}×", over.speed_up.median)),
-            format!("{:.0}", row.bandwidth_percent),
-            format!("{:.0}", row.generated.weight_bytes_per_token as f64 / 1e6),
-            format!("{:.1} ± {:.1}", row.perplexity, row.perplexity_se),
-            row.kept_neurons.map_or("all".into(), |kept| format!("{:.0}%", 100.0 * kept)),
-            shortened(&text),
-        ]);
-    }
+    table.set_header(HEADINGS);
+    table.add_rows(demo.rows.iter().map(Row::cells));
     for column in 1..7 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    writeln!(out, "{table}\n")?;
-    let processor = demo.processor.as_deref().unwrap_or("unknown processor");
-    writeln!(
-        out,
-        "{processor}, {} threads, {}; memory reads {:.1} GB/s.\n",
-        demo.threads, demo.isa, demo.read_bandwidth_gb_per_second
-    )?;
-    writeln!(out, "{}\n", verdicts(&demo.rows))?;
-    write_terms(demo, out)
+    writeln!(out, "{table}\n\n{}\n\n{}\n", demo.place(), verdicts(&demo.rows))?;
+    for term in demo.terms() {
+        writeln!(out, "- {term}")?;
+    }
+    writeln!(out, "\n{NEXT}")
 }
+
+/// The table's header.
+const HEADINGS: [&str; 8] = ["", "tok/s", "speed-up", "% of bandwidth", "MB a token", "perplexity", "neurons", "text"];
+
+/// What to do after the demo.
+const NEXT: &str = "Try next: `moray generate --model M --prompt TEXT --weights as-file` continues a text of yours, `moray bench` \
+                    measures prompts and longer texts, `moray study` other methods and shares.";
+
+impl Row {
+    /// Its line of the table.
+    fn cells(&self) -> [String; 8] {
+        let text: String = self.generated.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let Figure { median, low, high } = self.speed;
+        [
+            self.name.clone(),
+            format!("{median:.1} ({low:.1}–{high:.1})"),
+            self.over.as_ref().map_or("1.00×".into(), |over| format!("{:.2}×", over.speed_up.median)),
+            format!("{:.0}", self.bandwidth_percent),
+            format!("{:.0}", self.bytes_per_token as f64 / 1e6),
+            format!("{:.1} ± {:.1}", self.perplexity, self.perplexity_se),
+            self.kept_neurons.map_or("all".into(), |kept| format!("{:.0}%", 100.0 * kept)),
+            shortened(&text),
+        ]
+    }
+}
+
+impl Demo {
+    /// The page: what gains, a plot of speed and perplexity, and the table with its terms.
+    ///
+    /// # Errors
+    /// As [`plot::lines`].
+    pub fn page(&self) -> Result<String> {
+        let first = self.rows.first();
+        let point = |row: &Row| {
+            let first = first?;
+            let increase = 100.0 * (row.perplexity / first.perplexity - 1.0);
+            Some(Series { name: row.name.clone(), points: vec![(row.speed.median / first.speed.median, increase)] })
+        };
+        let series: Vec<Series> = self.rows.iter().filter_map(point).collect();
+        let labels = Labels {
+            title: "Speed and quality",
+            x: "times the first row's tokens a second",
+            y: "perplexity over the first row's, %",
+        };
+        let paragraphs =
+            |text: String| text.lines().map(|line| format!("<p>{}</p>\n", plot::escape(line))).collect::<String>();
+        let terms: String = self.terms().iter().map(|term| format!("<li>{}</li>\n", plot::escape(term))).collect();
+        let body = [
+            paragraphs(self.place()),
+            paragraphs(verdicts(&self.rows)),
+            plot::lines(labels, &series, SHOWN_PERCENT)?,
+            plot::table(&HEADINGS, self.rows.iter().map(Row::cells)),
+            format!("<ul>\n{terms}</ul>\n"),
+        ];
+        Ok(plot::page("One model, in several ways", &body.concat()))
+    }
+
+    /// Where it was measured.
+    fn place(&self) -> String {
+        let processor = self.processor.as_deref().unwrap_or("unknown processor");
+        let Demo { threads, isa, read_bandwidth_gb_per_second, .. } = self;
+        format!("{processor}, {threads} threads, {isa}; memory reads {read_bandwidth_gb_per_second:.1} GB/s.")
+    }
+}
+
+/// Perplexity over the first row's that the plot shows, in percent; what is worse lies at its upper edge.
+const SHOWN_PERCENT: f64 = 100.0;
 
 /// What decodes faster than its baseline here, what does not, and at what change of perplexity.
 fn verdicts(rows: &[Row]) -> String {
@@ -295,22 +355,37 @@ fn verdicts(rows: &[Row]) -> String {
     )
 }
 
-fn write_terms(demo: &Demo, out: &mut dyn Write) -> std::io::Result<()> {
-    let Demo { tokens, context, rounds, decoded_tokens, .. } = demo;
-    writeln!(
-        out,
-        "- tok/s: greedy decoding of {decoded_tokens} tokens, one sequence; median (quartiles) of {rounds} rounds in which every row \
-         has its turn.\n\
-         - speed-up: over the same weights with all computed, and of those over dense in 16 bits, round by round; faster or \
-         slower: three quarters of the rounds are.\n\
-         - % of bandwidth: as if every weight were read, of what memory reads.\n\
-         - MB a token: weights of the layers and the output layer, which rows in 4 bits have as the file has it.\n\
-         - perplexity: over {tokens} tokens in windows of {context}, the first half of each as prompt, the second scored, ± a standard \
-         error.\n\
-         - neurons: the fraction computed in the scored half. Top-k and CATS select for every token, the prompt's too, and so does TEAL \
-         among the inputs of every matrix; TDA and heads by the prompt.\n\
-         - text: the first words that follow the prompt."
-    )
+impl Demo {
+    /// What the table's words mean, a line each.
+    fn terms(&self) -> [String; 9] {
+        let Demo { tokens, context, rounds, decoded_tokens, .. } = self;
+        [
+            "W4A8: weights in 4 bits, multiplied with activations in 8.".into(),
+            "top-k K, CATS K, TDA K: the fraction K of each MLP's neurons is computed: the most active ones of each token, those whose \
+             gate exceeds a calibrated threshold, those that were most active over the prompt. TEAL K: the fraction K of the inputs of \
+             every matrix is read, those above calibrated thresholds. heads K: the fraction K of the attention heads runs."
+                .into(),
+            format!(
+                "tok/s: greedy decoding of {decoded_tokens} tokens, one sequence; median (quartiles) of {rounds} rounds in which every \
+                 row has its turn."
+            ),
+            "speed-up: over the same weights with all computed, and of those over dense in 16 bits, round by round; faster or slower: \
+             three quarters of the rounds are."
+                .into(),
+            "% of bandwidth: bytes of weights that are read, of what memory reads.".into(),
+            "MB a token: weights of the layers and the output layer, less what was left out in the scored half; the output layer of rows \
+             in 4 bits is as the file has it."
+                .into(),
+            format!(
+                "perplexity: over {tokens} tokens in windows of {context}, the first half of each as prompt, the second scored, ± a \
+                 standard error."
+            ),
+            "neurons: the fraction computed in the scored half. Top-k and CATS select for every token, the prompt's too, and so does TEAL \
+             among the inputs of every matrix; TDA and heads by the prompt."
+                .into(),
+            "text: the first words that follow the prompt.".into(),
+        ]
+    }
 }
 
 #[cfg(test)]
@@ -326,6 +401,7 @@ mod tests {
             perplexity_se: 1.0,
             kept_neurons: None,
             speed: figure(50.0),
+            bytes_per_token: 1,
             bandwidth_percent: 50.0,
             over: over.map(|(low, perplexity_percent)| Over {
                 name: "dense".into(),
