@@ -27,8 +27,6 @@
 // 2301.03598); written anew. Wrapper: src/w4a8/cuda/linear.rs.
 #pragma once
 
-#include <type_traits>
-
 #include "common/ptx.cuh"
 #include "common/shared.cuh"
 #include "w4a8/dequant.cuh"
@@ -51,6 +49,16 @@ struct Tile {
     static __device__ __forceinline__ uint32_t warp_token() { return threadIdx.x / 32 % TOKEN_WARPS * WARP_TOKENS; }
 };
 
+// What a product's sums are held in; NVRTC has no std::conditional_t.
+template <bool FLOATS>
+struct SumOf {
+    using Value = int32_t;
+};
+template <>
+struct SumOf<true> {
+    using Value = float;
+};
+
 // A way through a product: a mode of weights, a tile, the K that is combined in f32 (0: none is), whether activation scales are
 // fine, and whether groups have offsets in f16, which is a loop of its own in a kernel.
 template <typename W_, typename T_, uint32_t BLOCK_K_, bool FINE_, bool OFFSETS_ = false>
@@ -59,7 +67,7 @@ struct Gemm {
     using T = T_;
     static constexpr bool FINE = FINE_, HAS_OFFSETS = OFFSETS_, FLOATS = BLOCK_K_ > 0;
     static constexpr uint32_t BLOCK_K = BLOCK_K_;
-    using Value = std::conditional_t<FLOATS, float, int32_t>;
+    using Value = typename SumOf<FLOATS>::Value;
     static_assert(FLOATS == (W::GROUPED || FINE) && (W::GROUPED || !FINE || BLOCK_K == ACT_BLOCK), "what is combined in f32");
 
     // One stage in shared memory, in parts at byte offsets. In 8 bits a stage of half as long K has as many bytes, except where
