@@ -22,7 +22,7 @@ impl Workspace {
     /// Allocates for `weights` (or others of the same shape and kind) and up to `max_tokens` tokens a call.
     ///
     /// # Errors
-    /// [`Error::Shape`] unless `max_tokens` is 1 to [`MAX_TOKENS`], [`Error::OutOfMemory`] if there is no room.
+    /// [`Error::Shape`] unless `max_tokens` is 1 to [`MAX_TOKENS`](super::MAX_TOKENS), [`Error::OutOfMemory`] if there is no room.
     pub fn new(device: &Device, weights: &Weights, max_tokens: usize) -> Result<Workspace> {
         let multiprocessors = device.multiprocessors() as usize;
         let plan = Plan::new(weights.format(), weights.shape(), max_tokens, multiprocessors)?;
