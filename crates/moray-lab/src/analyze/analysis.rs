@@ -69,7 +69,7 @@ impl Analysis {
     /// The page: the plot, the table, what they say. It loads nothing.
     ///
     /// # Errors
-    /// As [`plot::lines`].
+    /// [`Error::Io`](crate::error::Error::Io) if the plotting library fails.
     pub fn page(&self) -> Result<String> {
         let point = |(column, value): (&String, &Option<f64>)| Some((column.parse().ok()?, (*value)?));
         let series = |row: &Row| Series {

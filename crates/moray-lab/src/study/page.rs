@@ -12,7 +12,7 @@ impl Study {
     /// The page: curves, fronts and the layers' shares, and the tables. It loads nothing.
     ///
     /// # Errors
-    /// As [`plot::lines`].
+    /// [`Error::Io`](crate::error::Error::Io) if the plotting library fails.
     pub fn page(&self) -> Result<String> {
         let mut body = format!("<p>{}</p>\n<ul>\n", plot::escape(&self.setting()));
         self.findings().iter().for_each(|said| body += &format!("<li>{}</li>\n", plot::escape(said)));
