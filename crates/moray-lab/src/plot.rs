@@ -101,7 +101,13 @@ pub fn heat_map(labels: Labels<'_>, rows: &[(String, Vec<Option<f64>>)]) -> Resu
             SegmentValue::CenterOf(row) => rows.get(*row).map_or(String::new(), |(name, _)| name.clone()),
             _ => String::new(),
         };
-        chart.configure_mesh().disable_mesh().x_desc(labels.x).y_labels(count).y_label_formatter(&name).draw()?;
+        chart
+            .configure_mesh()
+            .disable_mesh()
+            .x_desc(labels.x)
+            .y_labels(count.max(1))
+            .y_label_formatter(&name)
+            .draw()?;
         for (row, (_, values)) in rows.iter().enumerate() {
             let cells = values.iter().enumerate().filter_map(|(column, value)| value.map(|value| (column, value)));
             chart.draw_series(cells.map(|(column, value)| {

@@ -26,7 +26,7 @@ pub struct Arguments {
     #[arg(long, short, allow_hyphen_values = true, required_unless_present = "shape", conflicts_with = "shape")]
     pub model: Option<PathBuf>,
     /// Random weights in the shape of a model, in Q4_0 with its vocabulary in Q8_0, instead of a model: speeds are those of real
-    /// weights, texts are nonsense.
+    /// weights, texts are nonsense. None by default.
     #[arg(long, value_enum)]
     pub shape: Option<ModelShape>,
     /// Layers of the shape, for a shorter run; all by default.
@@ -69,7 +69,7 @@ pub struct Arguments {
     /// Another program that prints tokens a second, run in turn with the rows: "NAME: PROGRAM ARGUMENTS", such as
     /// "ik: ik_llama.cpp/build/bin/llama-bench -m {model} -p {prompt} -n {n} -t {threads} -d {positions} -r 1". What stands in braces
     /// is filled in. Read are llama-bench's Markdown, CSV and JSON, and {"tokens_per_second": X} by lines, with n_prompt, n_gen and
-    /// n_depth if it is not decoding from the beginning.
+    /// n_depth if it is not decoding from the beginning. None by default.
     #[arg(long, allow_hyphen_values = true)]
     pub peer_command: Vec<Peer>,
     /// Report as JSON.

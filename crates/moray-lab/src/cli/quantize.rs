@@ -39,25 +39,25 @@ pub struct Arguments {
     /// How matrices are written.
     #[arg(long, value_enum, default_value_t = Layout::Moray)]
     pub layout: Layout,
-    /// Smoothing of outlier channels; on and search are the same.
+    /// Smoothing of outlier channels; on and search are the same. As the method has it by default.
     #[arg(long, value_enum)]
     pub smooth: Option<Smooth>,
-    /// Rotation of the hidden state.
+    /// Rotation of the hidden state; as the method has it by default.
     #[arg(long, value_enum)]
     pub rotate: Option<Switch>,
-    /// Columns of large inputs first.
+    /// Columns of large inputs first; as the method has it by default.
     #[arg(long, value_enum)]
     pub act_order: Option<Switch>,
-    /// Scales that clip where that pays.
+    /// Scales that clip where that pays; as the method has it by default.
     #[arg(long, value_enum)]
     pub clip_search: Option<Switch>,
-    /// int8 inputs while calibrating.
+    /// int8 inputs while calibrating; as the method has it by default.
     #[arg(long, value_enum)]
     pub int8_aware: Option<Switch>,
-    /// Targets a quarter of the way to the unquantized model's outputs.
+    /// Targets a quarter of the way to the unquantized model's outputs; as the method has it by default.
     #[arg(long, value_enum)]
     pub correct: Option<Switch>,
-    /// Rounds of refinement after error feedback.
+    /// Rounds of refinement after error feedback; as the method has it by default.
     #[arg(long)]
     pub refinements: Option<usize>,
     /// Calibration tokens at most.
