@@ -88,6 +88,9 @@ pub fn lines(labels: Labels<'_>, series: &[Series], top: f64) -> Result<String> 
 /// # Errors
 /// [`Error::Io`] if the plotting library fails.
 pub fn heat_map(labels: Labels<'_>, rows: &[(String, Vec<Option<f64>>)]) -> Result<String> {
+    if rows.is_empty() {
+        return Ok("<svg xmlns=\"http://www.w3.org/2000/svg\"></svg>\n".to_owned());
+    }
     let (count, columns) = (rows.len(), rows.iter().map(|(_, values)| values.len()).max().unwrap_or(0));
     let size = (SIZE.0, ROW * count as u32 + AROUND_ROWS);
     svg(labels.title, size, |root| {
