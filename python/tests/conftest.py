@@ -1,7 +1,8 @@
-"""What tests share: packages that are not everywhere."""
+"""What tests share: packages that are not everywhere, and threads."""
 
 import importlib
 import os
+import threading
 
 import pytest
 
@@ -14,3 +15,19 @@ def require(package, variable="MORAY_REQUIRE_TORCH"):
         if os.environ.get(variable):
             raise
         pytest.skip(f"skipped: no {package}", allow_module_level=True)
+
+
+def in_eight_threads(work):
+    """Calls work(0) to work(7) at once; those that did not return True."""
+    right = set()
+
+    def call(i):
+        if work(i):
+            right.add(i)
+
+    threads = [threading.Thread(target=call, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sorted(set(range(8)) - right)

@@ -1,10 +1,10 @@
 """Products against the formula in f64, and what is refused."""
 
 import array
-import threading
 
 import numpy as np
 import pytest
+from conftest import in_eight_threads
 
 import moray
 from moray import Activations, Cpu, Format, Quantized, Weight, linear
@@ -155,16 +155,9 @@ def test_every_status_of_the_library_has_an_exception_of_its_own():
 def test_eight_threads_share_a_weight_and_its_device():
     weight = Weight(Quantized.quantize(random(48, 256), Format.per_group(64)))
     inputs = [random(1 + i % 3, 256) for i in range(8)]
-    expected, wrong = [linear(weight, x) for x in inputs], []
+    expected = [linear(weight, x) for x in inputs]
 
     def work(i):
-        for _ in range(1250):
-            if not np.array_equal(linear(weight, inputs[i]), expected[i]):
-                wrong.append(i)
+        return all(np.array_equal(linear(weight, inputs[i]), expected[i]) for _ in range(1250))
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    assert not in_eight_threads(work)

@@ -1,9 +1,9 @@
 """The sparse MLP against the formula in f64 over every kind of selection."""
 
-import threading
 
 import numpy as np
 import pytest
+from conftest import in_eight_threads
 
 import moray
 from moray import Cpu, Format, Indices, Masks, Quantized, SparseMlp, Threshold, TopK, Union
@@ -138,18 +138,11 @@ def test_bad_weights_are_refused():
 
 
 def test_eight_threads_share_an_mlp():
-    mlp, wrong = SparseMlp(GATE, UP, DOWN), []
+    mlp = SparseMlp(GATE, UP, DOWN)
     inputs = [random(1 + i % 3, D_MODEL) for i in range(8)]
     expected = [mlp(x, TopK(9)) for x in inputs]
 
     def work(i):
-        for _ in range(200):
-            if not np.array_equal(mlp(inputs[i], TopK(9)), expected[i]):
-                wrong.append(i)
+        return all(np.array_equal(mlp(inputs[i], TopK(9)), expected[i]) for _ in range(200))
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    assert not in_eight_threads(work)

@@ -1,10 +1,9 @@
 """The library's functions for TVM FFI against the package's own calls."""
 
-import threading
 
 import numpy as np
 import pytest
-from conftest import require
+from conftest import in_eight_threads, require
 
 import moray
 from moray import Format, Quantized, SparseMlp, Threshold, TopK, Weight
@@ -131,7 +130,7 @@ def test_tensors_of_torch_go_as_they_are():
 
 def test_eight_threads_call_at_once():
     format, w = Format.per_group(64), random(48, 256)
-    sections, weight, wrong = packed(w, format), Weight(Quantized.quantize(w, format)), []
+    sections, weight = packed(w, format), Weight(Quantized.quantize(w, format))
 
     def work(i):
         x, y = random(1 + i % 3, 256), np.zeros((1 + i % 3, 48), np.float32)
@@ -139,11 +138,7 @@ def test_eight_threads_call_at_once():
         for _ in range(1250):
             call("linear", y, x, *sections, None, None, None, *named(format), "token", 1 + i % 2)
             if not np.array_equal(y, expected):
-                wrong.append(i)
+                return False
+        return True
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    assert not in_eight_threads(work)

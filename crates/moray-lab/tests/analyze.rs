@@ -52,6 +52,7 @@ fn similarity_by_lag_matches_the_definition() {
         }
     }
     let value = analysis.value("random, each alone", "2").unwrap();
+    // the same hundred quotients in f64, added in another order
     assert!((value - sum.0 / f64::from(sum.1)).abs() < 1e-12, "{value}");
     // 0.3 / 1.7 by chance: a mean over 3 · 34 pairs of sets of 21
     assert!((value - 0.3 / 1.7).abs() < 0.03, "{value}");
@@ -91,6 +92,7 @@ fn unions_match_counts_of_sets() {
         }
     }
     let value = analysis.value("measured", "4").unwrap();
+    // counts, divided and averaged in f64
     assert!((value - sum as f64 / (18 * D_FF) as f64).abs() < 1e-12, "{value}");
     assert!((analysis.value("measured", "1").unwrap() - 0.3).abs() < 1e-12);
     assert!((analysis.value("independent", "2").unwrap() - 0.51).abs() < 1e-12);

@@ -87,6 +87,7 @@ fn a_grid_has_the_quality_that_eval_finds_and_the_bytes_of_what_was_kept() {
     // half of up and down; half of all three; nothing of gate and up, and of down what was not kept
     assert_eq!([thirds("--weights dense --mlp topk:0.5"), thirds("--weights dense --mlp griffin:0.5")], [1.0, 1.5]);
     let cett = of("--weights dense --mlp cett:0.2");
+    // bytes of a layer are rounded to whole ones: one in thousands
     assert!((3.0 * spared(&cett.switches) - (1.0 - cett.kept_fraction())).abs() < 1e-3);
     for (name, parts) in [
         ("study.md", ["griffin:0.75", "at +2% perplexity", "fewer bytes"]),
