@@ -298,7 +298,7 @@ impl Demo {
     /// The page: what gains, a plot of speed and perplexity, and the table with its terms.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::error::Error::Io) if the plotting library fails.
+    /// [`Error::Io`] if the plotting library fails.
     pub fn page(&self) -> Result<String> {
         let first = self.rows.first();
         let point = |row: &Row| {
