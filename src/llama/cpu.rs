@@ -4,6 +4,7 @@ use super::backend::{Backend, Input, LinearCall, MlpCall, Norm};
 use super::config::Config;
 use super::linear::Linear;
 use super::norm::rms_norm;
+use super::preview::PreviewRoom;
 use super::sampler::Sampler;
 use super::settings::Settings;
 use crate::attention::{
@@ -33,6 +34,7 @@ pub struct CpuWork {
     attention: Workspace,
     sparse: Option<sparse_mlp::Workspace>,
     linear: input_sparse::Workspace,
+    preview: PreviewRoom,
     d: usize,
     d_ff: usize,
     /// \[M, d\]: what was normed last.
@@ -64,6 +66,7 @@ impl CpuWork {
             attention: Workspace::new(cpu, shape, settings.attention_limits())?,
             sparse: neurons.map(|neurons| sparse_mlp::Workspace::new(neurons, max_tokens)).transpose()?,
             linear: input_sparse::Workspace::with_capacity(max_tokens, d.max(d_ff).max(shape.q_elems())),
+            preview: PreviewRoom::default(),
             d,
             d_ff,
             normed: vec![0.0; max_tokens * d],
@@ -133,6 +136,9 @@ impl Backend for Cpu {
         let room = if matches!(input, Input::SwiGlu { .. }) { &mut work.gated } else { &mut work.normed };
         let x = input.plain(self, m, weight.k(), room)?;
         let residual = residual.map(|residual| &residual[..outputs]);
+        if let (Some(preview), None, None) = (weight.preview(), rows, residual) {
+            return preview.multiply(self, weight, x, &mut y[..outputs], (&mut work.preview, &mut work.linear));
+        }
         let all = [0..weight.n()];
         let rows = rows.unwrap_or(&all);
         weight.forward_rows(self, rows, (x, threshold), residual, &mut y[..outputs], &mut work.linear)

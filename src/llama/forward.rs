@@ -96,6 +96,15 @@ impl<B: Backend> Model<B> {
         self.lm_head.as_ref().unwrap_or(&self.embedding)
     }
 
+    /// Changes the output layer, which may be the embedding.
+    pub(super) fn map_lm_head(mut self, change: impl FnOnce(B::Linear) -> Result<B::Linear>) -> Result<Self> {
+        match self.lm_head.take() {
+            Some(head) => self.lm_head = Some(change(head)?),
+            None => self.embedding = change(self.embedding)?,
+        }
+        Ok(self)
+    }
+
     /// Allocates a session.
     ///
     /// # Errors

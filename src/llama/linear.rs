@@ -2,11 +2,13 @@
 
 use super::dense::DenseWeight;
 use super::norm::rms_norm;
+use super::preview::Preview;
 use crate::attention::{AttentionShape, MAX_HEAD_DIM};
 use crate::cpu::Cpu;
 use crate::error::{Error, Result, check_len};
 use crate::input_sparse::{self, Workspace};
 use crate::w4a8::{self, ActScales, Epilogue, PackedWeight};
+use std::num::NonZeroUsize;
 use std::ops::Range;
 
 /// The numbers of a [`Linear`].
@@ -29,6 +31,7 @@ pub struct Linear {
     act_scales: ActScales,
     input_order: Option<Vec<u32>>,
     qk_norm: Option<QkNorm>,
+    preview: Option<Preview>,
 }
 
 /// RMSNorm of each query and key head of a joint projection \[M, q + 2·kv\], before RoPE.
@@ -66,7 +69,7 @@ impl QkNorm {
 
 impl From<Weight> for Linear {
     fn from(weight: Weight) -> Self {
-        Linear { weight, bias: None, act_scales: ActScales::Token, input_order: None, qk_norm: None }
+        Linear { weight, bias: None, act_scales: ActScales::Token, input_order: None, qk_norm: None, preview: None }
     }
 }
 
@@ -152,6 +155,25 @@ impl Linear {
         self.qk_norm.as_ref()
     }
 
+    /// Adds a copy in few bits, for an output layer: a forward pass computes the `exact` largest logits of each token with the matrix, and
+    /// the others are the copy's. [`Linear::forward`] computes all with the matrix. `sizes` f32 \[K\] are typical sizes of the inputs.
+    ///
+    /// # Errors
+    /// As [`Preview::new`]; [`Error::Unsupported`] for a matrix by input or with norms of heads.
+    pub fn with_preview(mut self, sizes: &[f32], exact: NonZeroUsize) -> Result<Self> {
+        if matches!(self.weight, Weight::ByInput(_)) || self.qk_norm.is_some() {
+            let (expected, got) = ("an output layer by output", "another matrix".into());
+            return Err(Error::Unsupported { what: "preview", expected, got });
+        }
+        self.preview = Some(Preview::new(&self, sizes, exact)?);
+        Ok(self)
+    }
+
+    /// The copy that says which rows are computed, if there is one.
+    pub fn preview(&self) -> Option<&Preview> {
+        self.preview.as_ref()
+    }
+
     /// The numbers.
     pub fn weight(&self) -> &Weight {
         &self.weight
@@ -192,6 +214,7 @@ impl Linear {
             Weight::W4a8(weight) => weight.bytes(),
             Weight::ByInput(weight) => weight.bytes_read(kept),
         };
+        let weight = self.preview.as_ref().map_or(weight, |preview| preview.bytes_read(weight));
         weight + self.bias.as_ref().map_or(0, |bias| size_of_val(&bias[..]))
     }
 

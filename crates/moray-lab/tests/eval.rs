@@ -245,6 +245,7 @@ fn the_command_reports_json_for_each_kind_of_run() {
         (&["--mlp", "griffin:0.5"], "the second half of each window, the half that is scored"),
         (&["--mlp", "tda:0.5", "--heads", "norm:0.5"], "the second half of each window, the half that is scored"),
         (&["--weights", "f32"], "no token"),
+        (&["--logits", "preview:2", "--inputs", "teal:0.7"], "every token"),
     ] {
         let rest = [rest, &["--context", "24", "--tokens", "70", "--json"]].concat();
         let report: serde_json::Value = serde_json::from_str(&command(&files, &text, &rest).unwrap()).unwrap();
@@ -255,6 +256,16 @@ fn the_command_reports_json_for_each_kind_of_run() {
     let inputs = command(&files, &text, &["--inputs", "teal:0.5", "--context", "24", "--json"]).unwrap();
     let inputs: serde_json::Value = serde_json::from_str(&inputs).unwrap();
     assert!((0.3..0.7).contains(&inputs["kept_inputs"].as_f64().unwrap()) && inputs["inputs"] == "teal:0.5");
+    let previewed = command(&files, &text, &["--logits", "preview:2", "--context", "24", "--json"]).unwrap();
+    let previewed: serde_json::Value = serde_json::from_str(&previewed).unwrap();
+    // the largest logits are exact, and what is left of the others is an error of few bits
+    assert!((0.0..0.01).contains(&previewed["dense"]["kl"].as_f64().unwrap()) && previewed["logits"] == "preview:2");
+    for (text_of, part) in
+        [("preview:0", "preview:N"), ("some", "all or preview:N"), ("preview:300", "spares something")]
+    {
+        let refusal = command(&files, &text, &["--logits", text_of]).unwrap_err();
+        assert!(refusal.contains(part), "{refusal}");
+    }
     let both = command(&files, &text, &["--mlp", "topk:0.5", "--inputs", "teal:0.5"]).unwrap_err();
     assert!(both.contains("by neuron or by input"), "{both}");
     let report = command(&files, &text, &["--context", "24", "--json"]).unwrap();

@@ -102,6 +102,22 @@ fn a_grid_has_the_quality_that_eval_finds_and_the_bytes_of_what_was_kept() {
 }
 
 #[test]
+fn logits_spare_bytes_of_the_output_layer_and_are_found_with_their_method() {
+    let folder = Folder::new();
+    let grid = ["--methods", "dense,teal", "--kept", "0.5", "--logits", "all,preview:2", "--repeats", "0"];
+    folder.run(&[&WINDOWS[..], &grid].concat()).unwrap();
+    let study = folder.study();
+    let bytes = |line: &str| study.records.iter().find(|r| r.switches == line).unwrap().bytes_per_token;
+    let [whole, previewed, teal, both] =
+        ["", " --logits preview:2", " --inputs teal:0.5", " --inputs teal:0.5 --logits preview:2"]
+            .map(|besides| bytes(&format!("--weights dense{besides}")));
+    // what both spare is what each does
+    assert!(previewed < whole && teal - both == whole - previewed, "{whole} {previewed} {teal} {both}");
+    let series: Vec<&str> = study.series().iter().map(|series| series.name).collect();
+    assert_eq!(series.len(), 3, "{series:?}");
+}
+
+#[test]
 fn an_interrupted_study_goes_on_and_ends_alike() {
     let folder = Folder::new();
     let whole = folder.run(&quality()).unwrap();

@@ -93,10 +93,14 @@ impl Linear {
     /// Copies a matrix to the device.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if it does not fit, [`Error::Unsupported`] for another order of its inputs and weights by input.
+    /// [`Error::OutOfMemory`] if it does not fit, [`Error::Unsupported`] for another order of its inputs, weights by input and a preview.
     pub fn upload(device: &Device, linear: &llama::Linear) -> Result<Self> {
         if linear.input_order().is_some() {
             let (expected, got) = ("columns in the order of the inputs on a CUDA device", "another order".into());
+            return Err(Error::Unsupported { what: "weights", expected, got });
+        }
+        if linear.preview().is_some() {
+            let (expected, got) = ("an output layer that computes every logit on a CUDA device", "a preview".into());
             return Err(Error::Unsupported { what: "weights", expected, got });
         }
         let weight = match linear.weight() {

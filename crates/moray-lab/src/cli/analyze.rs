@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use moray::policy::{Named, Site};
 
-use super::{Run, Switches, eval, written};
+use super::{LogitsSwitch, Run, Switches, eval, written};
 use crate::analyze::{Activations, Analysis, Inertia, cett, decay, inertia, union};
 use crate::error::{Error, Result};
 use crate::fixture::SplitMix;
@@ -94,6 +94,7 @@ pub fn analyses(arguments: &Arguments) -> Result<Vec<Analysis>> {
     // whole neurons are looked at, so the weights are held by neuron and none is left out
     let mlp = Named::parse(Site::Neurons, "topk:1")?;
     let switches = Switches { mlp, inputs: Named::EVERY_INPUT, heads: Named::EVERY_HEAD, ..arguments.switches.clone() };
+    let switches = Switches { logits: LogitsSwitch::default(), ..switches };
     let text = eval::read_text(&arguments.text)?;
     let run = switches.load()?;
     let limit = run.checkpoint.config().context_length;

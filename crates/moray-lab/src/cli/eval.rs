@@ -10,7 +10,7 @@ use moray::policy::{Chosen, Named};
 use serde::Serialize;
 
 use super::device::cuda;
-use super::{Device, Run, Switches, against, progress_bar, written};
+use super::{Device, LogitsSwitch, Run, Switches, against, progress_bar, written};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, Runner, Scored, Text, evaluate};
 use crate::tokenizer::Tokenizer;
@@ -58,6 +58,8 @@ pub struct Report {
     pub mlp: String,
     /// Which inputs of the layers' matrices are read.
     pub inputs: String,
+    /// Which logits are computed exactly.
+    pub logits: String,
     /// Which heads run.
     pub heads: String,
     /// What is stored for the others.
@@ -171,6 +173,7 @@ pub(super) fn score_on<B: Backend>(
         activations: switches.activations.to_string(),
         mlp: switches.mlp.to_string(),
         inputs: switches.inputs.to_string(),
+        logits: switches.logits.to_string(),
         heads: switches.heads.to_string(),
         kv: switches.kv.to_string(),
         text: arguments.text.clone(),
@@ -218,13 +221,14 @@ pub fn read_text(path: &Path) -> Result<String> {
 /// The switches of the same model, dense.
 fn all_of(switches: &Switches) -> Switches {
     let (mlp, inputs, heads) = (Named::EVERY_NEURON, Named::EVERY_INPUT, Named::EVERY_HEAD);
-    Switches { weights: WeightScheme::Dense, mlp, inputs, heads, ..switches.clone() }
+    let logits = LogitsSwitch::default();
+    Switches { weights: WeightScheme::Dense, mlp, inputs, heads, logits, ..switches.clone() }
 }
 
 /// The switches of the dense model; none if these are.
 pub fn dense_switches(switches: &Switches) -> Option<Switches> {
     let dense = all_of(switches);
-    let of = |switches: &Switches| (switches.weights, switches.mlp, switches.inputs, switches.heads);
+    let of = |switches: &Switches| (switches.weights, switches.mlp, switches.inputs, switches.heads, switches.logits);
     let same = of(switches) == of(&dense);
     (!same).then_some(dense)
 }
@@ -244,7 +248,7 @@ fn sparse_tokens(switches: &Switches) -> String {
         Chosen::ByPrompt => Some((site, half)),
         Chosen::Beforehand | Chosen::PerToken => Some((site, "every token")),
     });
-    let said: Vec<_> = said.collect();
+    let said: Vec<_> = said.chain(switches.logits.0.map(|_| ("logits", "every token"))).collect();
     match said.first() {
         None => "no token".to_owned(),
         Some((_, first)) if said.iter().all(|(_, tokens)| tokens == first) => (*first).to_owned(),

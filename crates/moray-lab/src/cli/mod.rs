@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod eval;
 pub mod generate;
 pub mod help;
+mod logits;
 mod peer;
 pub mod quantize;
 pub mod study;
@@ -16,6 +17,7 @@ mod switches;
 mod turns;
 mod ways;
 
+pub use logits::LogitsSwitch;
 pub use peer::Peer;
 pub use switches::{Device, KvSwitch, Run, Switches};
 pub use turns::Figure;

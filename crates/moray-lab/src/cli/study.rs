@@ -9,7 +9,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::ways::{Loaded, Plan, measure};
-use super::{Device, KvSwitch, Way, eval, switches, written};
+use super::{Device, KvSwitch, LogitsSwitch, Way, eval, switches, written};
 use crate::checkpoint::{Checkpoint, hex};
 use crate::error::{Error, Result};
 use crate::machine::processor;
@@ -41,6 +41,9 @@ pub struct Arguments {
     /// What is stored for heads that do not run.
     #[arg(long, value_delimiter = ',', default_value = "write-all")]
     pub kv: Vec<KvSwitch>,
+    /// Logits that are computed exactly, as in `moray eval`; with the method dense, of a model of which all else is computed.
+    #[arg(long, value_delimiter = ',', default_value = "all")]
+    pub logits: Vec<LogitsSwitch>,
     /// How weights are held, as in `moray eval`.
     #[arg(long, value_delimiter = ',', default_value = "dense")]
     pub weights: Vec<WeightScheme>,
@@ -156,6 +159,7 @@ fn cells(arguments: &Arguments) -> Result<Vec<(Cell, Way)>> {
         kept: arguments.kept.clone(),
         heads: arguments.heads.clone(),
         kv: arguments.kv.iter().map(ToString::to_string).collect(),
+        logits: arguments.logits.clone(),
     };
     let mut cells = grid.cells();
     for row in &arguments.rows {

@@ -14,7 +14,7 @@ use moray::{Cpu, Isa};
 use serde::Serialize;
 
 use super::device::cuda;
-use super::progress_bar;
+use super::{LogitsSwitch, progress_bar};
 use crate::activations::ActivationScheme;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -24,6 +24,9 @@ use crate::weights::WeightScheme;
 
 /// Tokens of calibration text that are used.
 const CALIBRATION_TOKENS: usize = 512;
+
+/// Tokens of calibration text after which the inputs of the output layer are looked at.
+const OUTPUT_TOKENS: usize = 128;
 
 /// What thresholds are set on where no text is given: plain prose on several subjects, so that it favours none.
 pub(super) const CALIBRATION_TEXT: &str = include_str!("calibration.txt");
@@ -66,7 +69,11 @@ pub struct Switches {
     /// Inputs that are read.
     #[arg(long, default_value = "all", value_parser = inputs, help = inputs_help())]
     pub inputs: Named,
-    /// Text whose first 512 tokens set the policies that are calibrated; a short text of our own by default.
+    /// Logits that are computed exactly: all, or preview:N, for each token the N largest by a copy of the output layer in 4 bits; the others
+    /// are that copy's.
+    #[arg(long, default_value = "all")]
+    pub logits: LogitsSwitch,
+    /// Text whose first 512 tokens set the policies that are calibrated and whose first 128 tell a preview which inputs are large; a short text of our own by default.
     #[arg(long, allow_hyphen_values = true)]
     pub calibration: Option<PathBuf>,
     /// Heads that run.
@@ -218,6 +225,10 @@ impl Switches {
                 let (expected, got) = ("--inputs all on a CUDA device", self.inputs.to_string());
                 Err(Error::Kernel(moray::Error::Unsupported { what: "inputs", expected, got }))
             }
+            Device::Cuda if self.logits.0.is_some() => {
+                let (expected, got) = ("--logits all on a CUDA device", self.logits.to_string());
+                Err(Error::Kernel(moray::Error::Unsupported { what: "logits", expected, got }))
+            }
             Device::Cuda => cuda::check(),
         }
     }
@@ -237,7 +248,8 @@ impl Switches {
 
     /// Says whether all of the model is computed.
     pub fn compute_all(&self) -> bool {
-        [self.mlp, self.inputs, self.heads].iter().all(|policy| policy.chosen() == Chosen::Never)
+        self.logits.0.is_none()
+            && [self.mlp, self.inputs, self.heads].iter().all(|policy| policy.chosen() == Chosen::Never)
     }
 
     /// Opens and loads the model, on the CPU wherever it will run.
@@ -253,7 +265,15 @@ impl Switches {
         let bar = progress_bar(checkpoint.config().n_layers, "loading");
         let model = load_cpu(&checkpoint, self.load_options(), |done, _| bar.set_position(done as u64))?;
         bar.finish_and_clear();
-        Ok(Run { cpu, checkpoint, tokenizer, model, load_seconds: start.elapsed().as_secs_f64() })
+        let mut run = Run { cpu, checkpoint, tokenizer, model, load_seconds: 0.0 };
+        if let Some(exact) = self.logits.0 {
+            let mut tokens = self.calibration_tokens(&run)?;
+            tokens.truncate(OUTPUT_TOKENS);
+            let sizes = run.model.output_input_sizes(&run.cpu, &tokens)?;
+            run.model = run.model.with_preview(&sizes, exact)?;
+        }
+        run.load_seconds = start.elapsed().as_secs_f64();
+        Ok(run)
     }
 
     /// Refuses selections that no one form of the matrices serves.

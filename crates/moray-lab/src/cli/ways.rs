@@ -1,6 +1,7 @@
 //! Several ways to run one model, measured in turn.
 
-use std::path::Path;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::str::FromStr;
 use std::time::Instant;
@@ -58,11 +59,18 @@ impl Way {
     }
 }
 
+/// What ways share that share a model.
+type Held = (LoadOptions, Option<(NonZeroUsize, Option<PathBuf>)>);
+
 /// Ways whose models are loaded, each model once however many ways share it.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) ways: Vec<Way>,
-    runs: Rc<Vec<(LoadOptions, Run)>>,
+    runs: Rc<Vec<(Held, Run)>>,
+}
+
+fn held(switches: &Switches) -> Held {
+    (switches.load_options(), switches.logits.0.map(|exact| (exact, switches.calibration.clone())))
 }
 
 impl Loaded {
@@ -71,10 +79,10 @@ impl Loaded {
     /// # Errors
     /// What is wrong with the switches or the model.
     pub(super) fn new(ways: Vec<Way>, mut tick: impl FnMut()) -> Result<Self> {
-        let mut runs: Vec<(LoadOptions, Run)> = Vec::new();
+        let mut runs: Vec<(Held, Run)> = Vec::new();
         for way in &ways {
             way.switches.check_device()?;
-            let options = way.switches.load_options();
+            let options = held(&way.switches);
             if runs.iter().all(|(other, _)| *other != options) {
                 runs.push((options, way.switches.load()?));
             }
@@ -90,7 +98,7 @@ impl Loaded {
 
     /// The model of a way, by its place among those that are loaded.
     fn model_of(&self, way: &Way) -> usize {
-        let options = way.switches.load_options();
+        let options = held(&way.switches);
         match self.runs.iter().position(|(other, _)| *other == options) {
             Some(index) => index,
             None => unreachable!("every way's model is loaded"),

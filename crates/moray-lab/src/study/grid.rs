@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use moray::policy::{Chosen, Named, Site, TABLE};
 
+use crate::cli::LogitsSwitch;
+
 /// A method of `--methods`: a policy of neurons or inputs by its name alone, which runs at every kept share of the grid, or with its
 /// arguments.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,6 +65,8 @@ pub struct Grid {
     pub heads: Vec<Named>,
     /// What is stored for heads that do not run.
     pub kv: Vec<String>,
+    /// Which logits are computed exactly.
+    pub logits: Vec<LogitsSwitch>,
 }
 
 /// One way to run the model.
@@ -86,8 +90,8 @@ impl Grid {
             let whole = format!("--weights {weights}");
             cells.push(Cell { line: whole.clone(), series: whole.clone(), whole: whole.clone(), idle: None });
             for method in &self.methods {
-                for heads in self.heads_with_kv() {
-                    cells.extend(self.shares(method).map(|share| method.cell(&whole, share, &heads)));
+                for besides in self.besides() {
+                    cells.extend(self.shares(method).map(|share| method.cell(&whole, share, &besides)));
                 }
             }
         }
@@ -99,6 +103,13 @@ impl Grid {
     fn shares(&self, method: &Method) -> impl Iterator<Item = f32> {
         let count = if method.takes_shares { self.kept.len() } else { 1 };
         self.kept.iter().copied().chain([1.0]).take(count)
+    }
+
+    /// Switches of heads and logits.
+    fn besides(&self) -> Vec<String> {
+        let logits = self.logits.iter().map(|logits| logits.0.map_or(String::new(), |_| format!(" --logits {logits}")));
+        let heads = self.heads_with_kv();
+        logits.flat_map(|logits| heads.iter().map(move |heads| format!("{heads}{logits}"))).collect()
     }
 
     /// Switches of heads; what is stored for skipped ones matters where some are.
@@ -116,15 +127,15 @@ impl Grid {
 }
 
 impl Method {
-    fn cell(&self, whole: &str, share: f32, heads: &str) -> Cell {
+    fn cell(&self, whole: &str, share: f32, besides: &str) -> Cell {
         let text = self.at(share);
         let switches = |text: &str| match named(text) {
             Some((policy, switch)) if policy.chosen() != Chosen::Never => format!("{whole} {switch} {policy}"),
             _ => whole.to_owned(),
         };
         Cell {
-            line: format!("{}{heads}", switches(&text)),
-            series: format!("{whole} {}{heads}", if self.takes_shares { &self.text } else { &text }),
+            line: format!("{}{besides}", switches(&text)),
+            series: format!("{whole} {}{besides}", if self.takes_shares { &self.text } else { &text }),
             whole: whole.to_owned(),
             idle: self.takes_shares.then(|| switches(&self.at(1.0))),
         }
@@ -142,6 +153,7 @@ mod tests {
             kept: vec![0.7, 0.5],
             heads: heads.iter().map(|text| Named::parse(Site::Heads, text).unwrap()).collect(),
             kv: vec!["write-all".into(), "hole".into()],
+            logits: vec![LogitsSwitch(None)],
         }
     }
 
@@ -158,6 +170,20 @@ mod tests {
             "--weights as-file --mlp topk:0.5 --heads norm:0.5 --kv hole",
             "--weights dense --inputs teal:0.25 --heads norm:0.5 --kv write-all",
         ] {
+            assert!(found.iter().any(|other| other == line), "{line}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn logits_are_varied_with_everything_else() {
+        let grid = Grid {
+            logits: vec![LogitsSwitch(None), "preview:64".parse().unwrap()],
+            ..grid(&["dense", "teal"], &["all"])
+        };
+        let found: Vec<String> = grid.cells().into_iter().map(|cell| cell.line).collect();
+        // of each weights: whole with both, teal at two shares with both
+        assert_eq!(found.len(), 2 * (2 + 2 * 2), "{found:?}");
+        for line in ["--weights dense --logits preview:64", "--weights as-file --inputs teal:0.5 --logits preview:64"] {
             assert!(found.iter().any(|other| other == line), "{line}: {found:?}");
         }
     }

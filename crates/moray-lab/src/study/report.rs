@@ -201,7 +201,7 @@ impl Study {
 impl Record {
     /// Whether all of its weights is computed.
     pub fn is_whole(&self) -> bool {
-        self.kept.iter().all(Option::is_none)
+        self.kept.iter().all(Option::is_none) && self.bytes_per_token == self.whole_bytes_per_token
     }
 
     /// How many times faster it decodes than the same weights of which all is computed.
