@@ -384,6 +384,22 @@ impl Tally {
     }
 }
 
+/// ln p of a token under the distribution that a row of logits stands for.
+///
+/// # Errors
+/// [`Error::Index`] for a token that the row lacks, [`Error::Kernel`] for logits that are not finite.
+pub(crate) fn ln_probability(logits: &[f32], token: u32) -> Result<f64> {
+    if token as usize >= logits.len() {
+        let what = "token of the text in the vocabulary".into();
+        return Err(Error::Index { what, limit: logits.len(), got: token as usize });
+    }
+    let found = Distribution::new(logits).ln_probability(token as usize);
+    if found.is_finite() {
+        return Ok(found);
+    }
+    Err(moray::Error::Value { what: "logits", expected: "finite logits", got: found as f32 }.into())
+}
+
 /// The distribution that logits stand for.
 struct Distribution<'a> {
     logits: &'a [f32],

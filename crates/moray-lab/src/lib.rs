@@ -3,6 +3,7 @@
 pub mod activations;
 pub mod analyze;
 pub mod checkpoint;
+pub mod choices;
 pub mod cli;
 pub mod config;
 pub mod dequantize;

@@ -3,6 +3,7 @@
 mod against;
 pub mod analyze;
 pub mod bench;
+pub mod choices;
 pub mod demo;
 mod device;
 pub mod doctor;
@@ -53,6 +54,8 @@ pub enum Command {
     Study(study::Arguments),
     /// Look at what lies beneath dynamic activation: whether published claims hold for a model.
     Analyze(analyze::Arguments),
+    /// Ask multiple-choice questions, answered by the likeliest choice.
+    Choices(choices::Arguments),
     /// Run one model dense, quantized and sparse, and print one table of text, speed and quality.
     Demo(demo::Arguments),
     /// Say what this machine has, and what to do about what is missing.
@@ -79,6 +82,7 @@ pub fn run(cli: Cli, out: &mut dyn Write) -> Result<()> {
         Command::Bench(arguments) => bench::run(&arguments, out),
         Command::Study(arguments) => study::run(&arguments, out),
         Command::Analyze(arguments) => analyze::run(&arguments, out),
+        Command::Choices(arguments) => choices::run(&arguments, out),
         Command::Demo(arguments) => demo::run(&arguments, out),
         Command::Doctor(arguments) => doctor::run(&arguments, out),
         Command::Bpipe(command) => Ok(moray_bpipe::cli::run(&command, out)?),
