@@ -12,138 +12,357 @@
 // | y, residual | f32, f16, bf16      | [tokens, d_model]         | row-major                                        |
 //
 // Requires d_model % 8 == 0 (4 bits: % 32), rows aligned to 16 bytes, list strictly increasing.
-// sparse_mlp_down_*: Grid (ceil(d_model / 256), splits, ceil(tokens / T)); Block 256; Smem static.
+// sparse_mlp_down_*: Grid (column tiles, splits, ceil(tokens / T)), about as many blocks as are resident; Block 256; Smem static.
+// A tile is 256 columns, of codes for one token 1024.
 // sparse_mlp_combine: Grid (ceil(d_model / 256), tokens); Block 256.
 //
-// A lane takes 8 columns, a warp 256 neighbouring ones of a row and an eighth of the split's positions. The warps' sums are
-// added in order, then the splits' in order: no atomics, and a result depends on the list, not on the batch.
-// 4-bit rows: products of a block of group_size neurons are added in integers as long as a warp stays in the block.
+// A lane takes 16 bytes of a row (codes for several tokens: 4), a warp neighbouring ones and an eighth of the split's positions. The
+// lanes of a warp hold 32 of its positions, the next 32 are on their way; of the rows eight are (codes: twelve; for several tokens
+// four and eight): 4 KiB a warp, 32 KiB a block, so memory binds. The warps' sums are added in order, then the splits' in order: no atomics, and a result
+// depends on the list, not on the batch.
+// 4-bit rows: the codes of four positions are turned into four of a column, so that a dp4a multiplies them; products of a block of
+// group_size neurons are added in integers as long as a warp stays in the block, whose scales are on their way meanwhile.
 // Source: neuron-major gathers as in Deja Vu (ICML 2023), without its atomic adds. Wrapper: src/sparse_mlp/cuda.
 #include "rows.cuh"
 
 namespace moray::sparse_mlp {
 
-constexpr int WARPS = 8, THREADS = 32 * WARPS, COLUMNS = 8, TILE = 32 * COLUMNS;
+constexpr int WARPS = 8, THREADS = 32 * WARPS;
 
-// The columns of a lane: 8 neighbours of 16 bits; of codes, the 4 low and the 4 high ones of a word, 16 apart.
-template <class Rows>
-__device__ __forceinline__ uint32_t column_of(uint32_t tile, uint32_t lane, int i) {
-    if constexpr (Rows::FOUR_BIT) {
-        return tile * TILE + lane / 4 * 32 + lane % 4 * 4 + (i < 4 ? i : i + 12);
+// How the columns of a tile lie on lanes.
+template <class Rows, int T>
+struct Columns {
+    static constexpr int OF_LANE = 8, TILE = 32 * OF_LANE;
+    static constexpr int STRIDE = 36;  // words from a column of a lane to the next: readers in column order touch all banks once
+
+    // The lane's first column.
+    __device__ __forceinline__ static uint32_t first(uint32_t lane) { return lane * OF_LANE; }
+    // Where column `within` of a tile is, as (column of a lane, lane).
+    __device__ __forceinline__ static uint32_t place(uint32_t within) { return within % OF_LANE * STRIDE + within / OF_LANE; }
+};
+
+// Of codes a lane has WORDS neighbouring words, each 4 columns low and the 4 that are 16 further high: all low ones, then the high.
+template <int T>
+struct Columns<FourBitRows, T> {
+    static constexpr int WORDS = T == 1 ? 4 : 1, OF_LANE = 8 * WORDS, TILE = 32 * OF_LANE;
+    static constexpr int STRIDE = WORDS == 4 ? 33 : 36;
+    static constexpr int SIDE = 4 * WORDS, LANES = 4 / WORDS;  // columns of one nibble; lanes of 32 columns
+
+    __device__ __forceinline__ static uint32_t first(uint32_t lane) { return lane / LANES * 32 + lane % LANES * SIDE; }
+    __device__ __forceinline__ static uint32_t place(uint32_t within) {
+        const uint32_t high = within % 32 / 16, low = within % 16;
+        return (high * SIDE + low % SIDE) * STRIDE + within / 32 * LANES + low / SIDE;
     }
-    return tile * TILE + lane * COLUMNS + i;
-}
+};
 
 // A warp's part of the list, and where its columns lie.
 struct Part {
-    uint32_t begin, end;  // positions of the warp
+    uint32_t begin, end;  // positions of the warp, the first a multiple of 4
     uint32_t token0;
     uint32_t first;  // the lane's first column
     bool valid;      // whether the lane has columns
 };
 
-template <class Rows, int T>
-__device__ __forceinline__ void add_rows(float (&total)[T][COLUMNS], const DownParams& p, const Part& part) {
-#pragma unroll 2
-    for (uint32_t position = part.begin; position < part.end; position++) {
-        const uint32_t neuron = neuron_of(p.neurons, position);
-        if (!part.valid) {
-            continue;
-        }
-        const auto* row = static_cast<const uint16_t*>(p.rows) + static_cast<size_t>(neuron) * p.d_model + part.first;
-        const uint4 words = load_streaming(row);
-        const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+// 32 positions of the list, one a lane: their neurons and activations. Past the end neuron 0 and zeros.
+template <int T>
+struct Floats {
+    uint32_t neuron;
+    float h[T];
+
+    __device__ __forceinline__ void load(const DownParams& p, const Part& part, uint32_t base) {
+        const uint32_t position = base + threadIdx.x % 32;
+        const bool there = position < part.end;
+        neuron = there ? neuron_of(p.neurons, position) : 0;
 #pragma unroll
         for (int t = 0; t < T; t++) {
-            const bool there = part.token0 + t < p.tokens;
-            const float h = there ? p.hidden[static_cast<size_t>(part.token0 + t) * p.stride + position] : 0.0f;
+            h[t] = there && part.token0 + t < p.tokens
+                       ? p.hidden[static_cast<size_t>(part.token0 + t) * p.stride + position]
+                       : 0.0f;
+        }
+    }
+};
+
+template <class Rows, int T>
+__device__ __forceinline__ void add_rows(float (&total)[T][8], const DownParams& p, const Part& part) {
+    constexpr uint32_t BATCH = T == 1 ? 8 : 4;  // rows that are on their way
+    const auto* column = static_cast<const uint16_t*>(p.rows) + part.first;
+    Floats<T> next;
+    next.load(p, part, part.begin);
+    for (uint32_t base = part.begin; base < part.end; base += 32) {
+        const Floats<T> of = next;
+        next.load(p, part, base + 32);
+        const uint32_t count = min(part.end - base, 32u);
+        for (uint32_t at = 0; at < count; at += BATCH) {
+            uint4 words[BATCH];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const float2 pair = Rows::widen(word[i]);
-                total[t][2 * i] = __fmaf_rn(pair.x, h, total[t][2 * i]);
-                total[t][2 * i + 1] = __fmaf_rn(pair.y, h, total[t][2 * i + 1]);
+            for (uint32_t i = 0; i < BATCH; i++) {
+                const uint32_t neuron = __shfl_sync(FULL_WARP, of.neuron, at + i);
+                const bool reads = part.valid && at + i < count;
+                words[i] = reads ? load_streaming(column + static_cast<size_t>(neuron) * p.d_model) : make_uint4(0, 0, 0, 0);
+            }
+#pragma unroll
+            for (uint32_t i = 0; i < BATCH; i++) {
+                const uint32_t word[4] = {words[i].x, words[i].y, words[i].z, words[i].w};
+#pragma unroll
+                for (int t = 0; t < T; t++) {
+                    const float h = __shfl_sync(FULL_WARP, of.h[t], at + i);
+#pragma unroll
+                    for (int j = 0; j < 4; j++) {
+                        const float2 pair = Rows::widen(word[j]);
+                        total[t][2 * j] = __fmaf_rn(pair.x, h, total[t][2 * j]);
+                        total[t][2 * j + 1] = __fmaf_rn(pair.y, h, total[t][2 * j + 1]);
+                    }
+                }
             }
         }
     }
 }
 
-// Adds the integer sums of a block of neurons to the totals and clears them.
+// 32 positions of the list, one a lane: their neurons and blocks; of lanes below 8 the codes of activations of positions 4 lane to
+// 4 lane + 3. `starts` has a bit for each position whose block is not that of the one before it.
 template <int T>
-__device__ __forceinline__ void flush(float (&total)[T][COLUMNS], int32_t (&acc)[T][COLUMNS], int32_t (&sum)[T],
-                                      const DownParams& p, const Part& part, uint32_t block) {
+struct Quads {
+    uint32_t neuron, block, starts;
+    uint32_t h[T];
+
+    __device__ __forceinline__ void load(const DownParams& p, const Part& part, uint32_t base, uint32_t before) {
+        const uint32_t lane = threadIdx.x % 32, position = base + lane;
+        neuron = position < part.end ? neuron_of(p.neurons, position) : 0;
+        block = position < part.end ? neuron / p.group_size : 0;
+        const uint32_t left = __shfl_up_sync(FULL_WARP, block, 1);
+        starts = __ballot_sync(FULL_WARP, position < part.end && block != (lane == 0 ? before : left));
+        const uint32_t quad = base + 4 * lane, there = quad < part.end ? min(part.end - quad, 4u) : 0;
+        const uint32_t mask = there == 4 ? 0xffffffffu : (1u << (8 * there)) - 1;
 #pragma unroll
-    for (int high = 0; high < COLUMNS; high += 4) {
-        Scale scales[4];
-        load_down_scales(scales, p, block, part.first + 4 * high);
+        for (int t = 0; t < T; t++) {
+            const size_t row = static_cast<size_t>(part.token0 + t) * p.stride;
+            const bool reads = lane < 8 && there > 0 && part.token0 + t < p.tokens;
+            h[t] = reads ? *reinterpret_cast<const uint32_t*>(p.hidden_int8.codes + row + quad) & mask : 0;
+        }
+    }
+};
+
+// The scales of a lane's columns in one block of neurons: f16, and what comes with them; or f32 where columns have one.
+template <int T>
+struct BlockScales {
+    static constexpr int SIDE = Columns<FourBitRows, T>::SIDE;
+    uint32_t scale[2][SIDE / 2], more[2][SIDE / 2];  // (high, pair of columns); of f32 the first and second half of a side
+
+    __device__ __forceinline__ static void load_side(uint32_t (&words)[SIDE / 2], const void* from) {
+        const auto* row = static_cast<const uint16_t*>(from);
+        if constexpr (SIDE == 16) {
 #pragma unroll
-        for (int i = high; i < high + 4; i++) {
+            for (int i = 0; i < 2; i++) {
+                const uint4 four = *reinterpret_cast<const uint4*>(row + 8 * i);
+                words[4 * i] = four.x, words[4 * i + 1] = four.y, words[4 * i + 2] = four.z, words[4 * i + 3] = four.w;
+            }
+        } else {
+            const uint2 two = *reinterpret_cast<const uint2*>(row);
+            words[0] = two.x, words[1] = two.y;
+        }
+    }
+
+    // Has them on their way.
+    __device__ __forceinline__ void load(const DownParams& p, const Part& part, uint32_t block) {
+        if (!part.valid) {
+            return;
+        }
+        if (p.group_scale == GroupScale::none) {
+            const auto* floats = static_cast<const float*>(p.scales) + part.first;
+#pragma unroll
+            for (int high = 0; high < 2; high++) {
+                load_side(scale[high], floats + 16 * high);
+                load_side(more[high], floats + 16 * high + SIDE / 2);
+            }
+            return;
+        }
+        const uint32_t parts = p.offset == Offset::none ? 1 : 2;
+        const auto* row = static_cast<const uint16_t*>(p.scales) + static_cast<size_t>(block) * parts * p.d_model + part.first;
+#pragma unroll
+        for (int high = 0; high < 2; high++) {
+            load_side(scale[high], row + 16 * high);
+            if (parts == 2) {
+                load_side(more[high], row + p.d_model + 16 * high);
+            }
+        }
+    }
+
+    // That of column i of one side.
+    __device__ __forceinline__ Scale get(const DownParams& p, int high, int i) const {
+        if (p.group_scale == GroupScale::none) {
+            return {__uint_as_float(i < SIDE / 2 ? scale[high][i] : more[high][i - SIDE / 2]), 0.0f, 8};
+        }
+        const auto half_of = [i](const uint32_t (&words)[SIDE / 2]) { return static_cast<uint16_t>(words[i / 2] >> (16 * (i % 2))); };
+        const float of = __half2float(__ushort_as_half(half_of(scale[high])));
+        switch (p.offset) {
+            case Offset::f16: return {of, __half2float(__ushort_as_half(half_of(more[high]))), 0};
+            case Offset::zero_point: return {of, 0.0f, half_of(more[high])};
+            default: return {of, 0.0f, 8};
+        }
+    }
+};
+
+// A lane's integer sums in one block of neurons.
+template <int T>
+struct BlockSums {
+    static constexpr int SIDE = Columns<FourBitRows, T>::SIDE;
+    int32_t acc[T][2][SIDE], sum[T];
+
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (int t = 0; t < T; t++) {
+            sum[t] = 0;
+#pragma unroll
+            for (int i = 0; i < SIDE; i++) {
+                acc[t][0][i] = acc[t][1][i] = 0;
+            }
+        }
+    }
+
+    // Adds four positions: byte i of columns[c] is position i's codes of column c, low and high; h has their activations.
+    __device__ __forceinline__ void add(const uint32_t (&columns)[SIDE], const uint32_t (&h)[T]) {
+#pragma unroll
+        for (int t = 0; t < T; t++) {
+            sum[t] = __dp4a(static_cast<int>(h[t]), 0x01010101, sum[t]);
+#pragma unroll
+            for (int c = 0; c < SIDE; c++) {
+                acc[t][0][c] = __dp4a(static_cast<int>(columns[c] & 0x0f0f0f0fu), static_cast<int>(h[t]), acc[t][0][c]);
+                acc[t][1][c] = __dp4a(static_cast<int>(columns[c] >> 4 & 0x0f0f0f0fu), static_cast<int>(h[t]), acc[t][1][c]);
+            }
+        }
+    }
+
+    // Adds the sums times their scales to the totals and clears them.
+    __device__ __forceinline__ void flush(float (&total)[T][2 * SIDE], const BlockScales<T>& scales, const DownParams& p) {
+#pragma unroll
+        for (int i = 0; i < 2 * SIDE; i++) {
+            const Scale scale = scales.get(p, i / SIDE, i % SIDE);
 #pragma unroll
             for (int t = 0; t < T; t++) {
-                total[t][i] = add_group(scales[i - high], acc[t][i], sum[t], total[t][i]);
-                acc[t][i] = 0;
+                total[t][i] = add_group(scale, acc[t][i / SIDE][i % SIDE], sum[t], total[t][i]);
+            }
+        }
+        clear();
+    }
+};
+
+// Bytes [row][column] of four rows' words as bytes [column][row].
+__device__ __forceinline__ void transpose(uint32_t* columns, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+    const uint32_t ab = __byte_perm(a, b, 0x5140), cd = __byte_perm(c, d, 0x5140);
+    const uint32_t ab_high = __byte_perm(a, b, 0x7362), cd_high = __byte_perm(c, d, 0x7362);
+    columns[0] = __byte_perm(ab, cd, 0x5410), columns[1] = __byte_perm(ab, cd, 0x7632);
+    columns[2] = __byte_perm(ab_high, cd_high, 0x5410), columns[3] = __byte_perm(ab_high, cd_high, 0x7632);
+}
+
+// The words of four rows of codes, of positions `at` to `at` + 3 of `count`; zeros past these.
+template <int T>
+struct Rows4 {
+    static constexpr int WORDS = Columns<FourBitRows, T>::WORDS;
+    uint32_t words[4][WORDS];
+
+    __device__ __forceinline__ void load(const DownParams& p, const Part& part, uint32_t neuron_of_lane, uint32_t at, uint32_t count) {
+        const auto* column = static_cast<const uint8_t*>(p.rows) + part.first / 32 * 16 + part.first % 16;
+#pragma unroll
+        for (uint32_t i = 0; i < 4; i++) {
+            const uint32_t neuron = __shfl_sync(FULL_WARP, neuron_of_lane, at + i);
+            const uint8_t* row = column + static_cast<size_t>(neuron) * (p.d_model / 2);
+            const bool reads = part.valid && at + i < count;
+            if constexpr (WORDS == 4) {
+                const uint4 four = reads ? load_streaming(row) : make_uint4(0, 0, 0, 0);
+                words[i][0] = four.x, words[i][1] = four.y, words[i][2] = four.z, words[i][3] = four.w;
+            } else {
+                words[i][0] = reads ? *reinterpret_cast<const uint32_t*>(row) : 0;
             }
         }
     }
+
+    __device__ __forceinline__ void to_columns(uint32_t (&columns)[4 * WORDS]) const {
 #pragma unroll
-    for (int t = 0; t < T; t++) {
-        sum[t] = 0;
+        for (int w = 0; w < WORDS; w++) {
+            transpose(columns + 4 * w, words[0][w], words[1][w], words[2][w], words[3][w]);
+        }
     }
+};
+
+// Bytes from .. to of a word.
+__device__ __forceinline__ uint32_t bytes_between(uint32_t from, uint32_t to) {
+    const uint32_t below = to == 4 ? 0xffffffffu : (1u << (8 * to)) - 1;
+    return below & ~((1u << (8 * from)) - 1);
 }
 
 template <int T>
-__device__ __forceinline__ void add_codes(float (&total)[T][COLUMNS], const DownParams& p, const Part& part) {
-    constexpr uint32_t NONE = 0xffffffffu;
-    int32_t acc[T][COLUMNS] = {}, sum[T] = {};
+__device__ __forceinline__ void add_codes(float (&total)[T][Columns<FourBitRows, T>::OF_LANE], const DownParams& p, const Part& part) {
+    constexpr uint32_t NONE = 0xffffffffu, AHEAD = T == 1 ? 3 : 2;  // quads of rows that are on their way
+    BlockSums<T> sums;
+    sums.clear();
+    BlockScales<T> scales = {};
     uint32_t block = NONE;
-    for (uint32_t position = part.begin; position < part.end; position++) {
-        const uint32_t neuron = neuron_of(p.neurons, position);
-        if (!part.valid) {
-            continue;
-        }
-        if (block != NONE && block != neuron / p.group_size) {
-            flush<T>(total, acc, sum, p, part, block);
-        }
-        block = neuron / p.group_size;
-        // 4 bytes hold the lane's 8 columns: low nibbles from part.first on, high ones 16 further
-        const size_t byte = static_cast<size_t>(neuron) * (p.d_model / 2) + part.first / 32 * 16 + part.first % 16;
-        const uint32_t word = *reinterpret_cast<const uint32_t*>(static_cast<const uint8_t*>(p.rows) + byte);
+    Quads<T> next;
+    next.load(p, part, part.begin, NONE);
+    for (uint32_t base = part.begin; base < part.end; base += 32) {
+        const Quads<T> of = next;
+        next.load(p, part, base + 32, __shfl_sync(FULL_WARP, of.block, 31));
+        const uint32_t count = min(part.end - base, 32u);
+        Rows4<T> ahead[AHEAD];
 #pragma unroll
-        for (int t = 0; t < T; t++) {
-            const bool there = part.token0 + t < p.tokens;
-            const int h = there ? p.hidden_int8.codes[static_cast<size_t>(part.token0 + t) * p.stride + position] : 0;
-            sum[t] += h;
+        for (uint32_t i = 0; i < AHEAD; i++) {
+            ahead[i].load(p, part, of.neuron, 4 * i, count);
+        }
+#pragma unroll 1
+        for (uint32_t at = 0; at < count; at += 4) {
+            uint32_t columns[Columns<FourBitRows, T>::SIDE];
+            ahead[0].to_columns(columns);
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                acc[t][i] += static_cast<int>(word >> (8 * i) & 15) * h;
-                acc[t][i + 4] += static_cast<int>(word >> (8 * i + 4) & 15) * h;
+            for (uint32_t i = 0; i + 1 < AHEAD; i++) {
+                ahead[i] = ahead[i + 1];
+            }
+            ahead[AHEAD - 1].load(p, part, of.neuron, at + 4 * AHEAD, count);
+            // the four positions, cut where a block begins
+            uint32_t starts = of.starts >> at & 15, from = 0;
+            for (;;) {
+                const uint32_t to = starts != 0 ? __ffs(starts) - 1 : 4, mask = bytes_between(from, to);
+                uint32_t h[T];
+#pragma unroll
+                for (int t = 0; t < T; t++) {
+                    h[t] = __shfl_sync(FULL_WARP, of.h[t], at / 4) & mask;
+                }
+                sums.add(columns, h);
+                if (to == 4) {
+                    break;
+                }
+                if (block != NONE) {
+                    sums.flush(total, scales, p);
+                }
+                block = __shfl_sync(FULL_WARP, of.block, at + to);
+                scales.load(p, part, block);
+                from = to;
+                starts &= starts - 1;
             }
         }
     }
     if (block != NONE) {
-        flush<T>(total, acc, sum, p, part, block);
+        sums.flush(total, scales, p);
     }
 }
 
 template <class Rows, int T>
 __device__ __forceinline__ void down(const DownParams& p) {
-    // (warp, column i of a lane, lane) of one token; 36 words a row, so that readers in column order touch all banks once
-    constexpr int STRIDE = 36;
-    __shared__ float totals[WARPS][COLUMNS * STRIDE];
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, count = count_of(p.neurons);
-    const uint32_t parts = gridDim.y * WARPS, share = (count + parts - 1) / parts;
+    using Lanes = Columns<Rows, T>;
+    __shared__ float totals[WARPS][Lanes::OF_LANE * Lanes::STRIDE];  // (warp, column of a lane, lane) of one token
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, count = count_of(p.neurons), tile = blockIdx.x * Lanes::TILE;
+    const uint32_t parts = gridDim.y * WARPS, share = ((count + parts - 1) / parts + 3) / 4 * 4;
     Part part;
     part.begin = min((blockIdx.y * WARPS + warp) * share, count);
     part.end = min(part.begin + share, count);
     part.token0 = blockIdx.z * T;
-    part.first = column_of<Rows>(blockIdx.x, lane, 0);
+    part.first = tile + Lanes::first(lane);
     part.valid = part.first < p.d_model;
-    float total[T][COLUMNS] = {};
+    float total[T][Lanes::OF_LANE] = {};
     if constexpr (Rows::FOUR_BIT) {
         add_codes<T>(total, p, part);
     } else {
         add_rows<Rows, T>(total, p, part);
     }
-    const uint32_t column = blockIdx.x * TILE + threadIdx.x;
 #pragma unroll
     for (int t = 0; t < T; t++) {
         if (part.token0 + t >= p.tokens) {
@@ -151,26 +370,17 @@ __device__ __forceinline__ void down(const DownParams& p) {
         }
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < COLUMNS; i++) {
-            totals[warp][i * STRIDE + lane] = total[t][i];
+        for (int i = 0; i < Lanes::OF_LANE; i++) {
+            totals[warp][i * Lanes::STRIDE + lane] = total[t][i];
         }
         __syncthreads();
-        // thread -> (lane of the tile's columns, i) of its column
-        const uint32_t within = threadIdx.x;
-        uint32_t from;
-        if constexpr (Rows::FOUR_BIT) {
-            const uint32_t low = within % 32 % 16;
-            from = (within % 32 / 16 * 4 + low % 4) * STRIDE + within / 32 * 4 + low / 4;
-        } else {
-            from = within % COLUMNS * STRIDE + within / COLUMNS;
-        }
-        float sum = 0.0f;
+        for (uint32_t within = threadIdx.x; within < Lanes::TILE && tile + within < p.d_model; within += THREADS) {
+            float sum = 0.0f;
 #pragma unroll
-        for (int w = 0; w < WARPS; w++) {
-            sum += totals[w][from];
-        }
-        if (column < p.d_model) {
-            p.partial[(static_cast<size_t>(blockIdx.y) * p.tokens + part.token0 + t) * p.d_model + column] = sum;
+            for (int w = 0; w < WARPS; w++) {
+                sum += totals[w][Lanes::place(within)];
+            }
+            p.partial[(static_cast<size_t>(blockIdx.y) * p.tokens + part.token0 + t) * p.d_model + tile + within] = sum;
         }
     }
 }
@@ -181,7 +391,7 @@ using namespace moray;
 using namespace moray::sparse_mlp;
 
 #define MORAY_DOWN(name, Rows, T)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(THREADS) sparse_mlp_down_##name(const __grid_constant__ DownParams p) { \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1) sparse_mlp_down_##name(const __grid_constant__ DownParams p) { \
         down<Rows, T>(p);                                                                                                \
     }
 

@@ -14,57 +14,107 @@
 // | hidden      | f32                 | [tokens, stride]  | by position; positions past the count are left as they are   |
 //
 // Requires d_model % 8 == 0 (4 bits: % 32), rows aligned to 16 bytes, list strictly increasing.
-// Grid (ceil(d_ff / 16), ceil(tokens / T)); Block 256: a warp two neurons; Smem static: x of T tokens, a piece of d_model at a
-// time. Blocks past the count end at once.
+// Grid (blocks, ceil(tokens / T)): one block a multiprocessor, which takes positions by turns; Block 512: a warp one neuron; where
+// T is 8, 256: a warp two; Smem static: x of T tokens, a piece of d_model at a time, whole up to 8192 for one token.
 //
 // A lane takes 16 bytes of a row, a warp 512 neighbouring ones, so a gathered row is read in whole sectors and once for T
-// tokens. 16-bit rows: f32 sums per lane in the order of k. 4-bit rows: integer sums of 32 products, f32 across. Lanes are
-// added by the fixed tree of warp_sum: a result depends on nothing but its row and its token.
+// tokens. Eight such loads of a lane are on their way together: 64 KiB a multiprocessor, where a busy memory of 4.3 TB/s needs 33;
+// memory is what binds. The next neuron's number is there before it is needed. 16-bit rows: f32 sums per lane in the order of k.
+// 4-bit rows: integer sums of 32 products, f32 across. Lanes are added by the fixed tree of warp_sum: a result depends on nothing
+// but its row and its token.
 // Source: neuron-major gathers as in Deja Vu (ICML 2023) and CATS (arXiv 2404.08763). Wrapper: src/sparse_mlp/cuda.
 #include "product.cuh"
 #include "rows.cuh"
 
 namespace moray::sparse_mlp {
 
-constexpr int WARPS = 8, THREADS = 32 * WARPS, NEURONS = 2;  // neurons of a warp
+// Warps of a block: the registers of 8 tokens leave room for half as many.
+template <int T>
+constexpr int WARPS = T == 1 ? 16 : 8;
+constexpr int LOADS = 8;  // 16-byte loads of a lane that are on their way together
 
-// Elements of x in shared memory at a time: 32 KiB for 8 tokens.
+// Neurons of a warp: two share what they read of x where there are several tokens.
+template <int T>
+constexpr int NEURONS = T == 1 ? 1 : 2;
+
+// Elements of x in shared memory at a time.
+template <class Rows, int T>
+constexpr int PIECE = (Rows::FOUR_BIT ? 4 : 1) * (T == 1 ? 8192 : 1024);
+
+// Elements of 16 bytes of a row.
 template <class Rows>
-constexpr int PIECE = Rows::FOUR_BIT ? 4096 : 1024;
+constexpr uint32_t CHUNK = Rows::FOUR_BIT ? 32 : 8;
 
-// x of the block's tokens. A lane's 32 bytes of x lie in two planes of 16, so that neighbouring lanes read neighbouring 16 bytes;
-// the second plane begins 64 bytes off the first's banks, so that the two halves of four chunks are written at once.
+// x of the block's tokens, zeros from the end of a row to a whole turn of a warp. A lane's 32 bytes of x lie in two planes of 16, so
+// that neighbouring lanes read neighbouring 16 bytes; the second plane begins 64 bytes off the first's banks, so that the two
+// halves of four chunks are written at once.
 template <class Rows, int T>
 struct Inputs {
-    static constexpr int CHUNKS = PIECE<Rows> / (Rows::FOUR_BIT ? 32 : 8);
+    static constexpr int CHUNKS = PIECE<Rows, T> / CHUNK<Rows>;
     uint4 plane[2][T * CHUNKS + 4];  // (half, token x CHUNKS + lane's chunk)
-    int32_t sums[T][Rows::FOUR_BIT ? PIECE<Rows> / 32 : 1];
+    int32_t sums[T][Rows::FOUR_BIT ? CHUNKS : 1];
 };
+
+// Chunks of a piece that begins at k0.
+template <class Rows, int T>
+__device__ __forceinline__ uint32_t chunks_of(const GateUpParams& p, uint32_t k0) {
+    return min(static_cast<uint32_t>(PIECE<Rows, T>), p.d_model - k0) / CHUNK<Rows>;
+}
 
 template <class Rows, int T>
 __device__ __forceinline__ void load_inputs(Inputs<Rows, T>& inputs, const GateUpParams& p, uint32_t token0, uint32_t k0) {
-    constexpr int CHUNK = Rows::FOUR_BIT ? 32 : 8;
-    const uint32_t width = min(static_cast<uint32_t>(PIECE<Rows>), p.d_model - k0), halves = width / CHUNK * 2;
-    for (uint32_t i = threadIdx.x; i < T * halves; i += THREADS) {
-        const uint32_t token = i / halves, half = i % halves;
+    constexpr uint32_t TURN = 32 * LOADS;
+    constexpr uint32_t CHUNKS = Inputs<Rows, T>::CHUNKS;
+    const uint32_t chunks = chunks_of<Rows, T>(p, k0), padded = min((chunks + TURN - 1) / TURN * TURN, CHUNKS);
+    for (uint32_t i = threadIdx.x; i < T * 2 * padded; i += 32 * WARPS<T>) {
+        const uint32_t token = i / (2 * padded), chunk = i % (2 * padded) / 2, half = i % 2;
         uint4 words = {0, 0, 0, 0};
-        if (token0 + token < p.tokens) {
+        if (token0 + token < p.tokens && chunk < chunks) {
             const size_t row = static_cast<size_t>(token0 + token) * p.d_model + k0;
-            const void* from = Rows::FOUR_BIT ? static_cast<const void*>(p.x_int8.codes + row + half * 16)
-                                              : static_cast<const void*>(p.x + row + half * 4);
+            const void* from = Rows::FOUR_BIT ? static_cast<const void*>(p.x_int8.codes + row + chunk * 32 + half * 16)
+                                              : static_cast<const void*>(p.x + row + chunk * 8 + half * 4);
             words = *static_cast<const uint4*>(from);
         }
-        inputs.plane[half % 2][token * Inputs<Rows, T>::CHUNKS + half / 2] = words;
+        inputs.plane[half][token * CHUNKS + chunk] = words;
     }
     if constexpr (Rows::FOUR_BIT) {
-        for (uint32_t i = threadIdx.x; i < T * (width / 32); i += THREADS) {
-            const uint32_t token = i / (width / 32), segment = i % (width / 32);
-            const bool valid = token0 + token < p.tokens;
-            inputs.sums[token][segment] =
-                valid ? p.x_int8.sums[static_cast<size_t>(token0 + token) * (p.d_model / 32) + k0 / 32 + segment] : 0;
+        for (uint32_t i = threadIdx.x; i < T * padded; i += 32 * WARPS<T>) {
+            const uint32_t token = i / padded, chunk = i % padded;
+            const bool valid = token0 + token < p.tokens && chunk < chunks;
+            inputs.sums[token][chunk] =
+                valid ? p.x_int8.sums[static_cast<size_t>(token0 + token) * (p.d_model / 32) + k0 / 32 + chunk] : 0;
         }
     }
 }
+
+// Where a row's scales lie and what they are, so that a loop has no branch for it.
+struct ScaleForm {
+    float groups;     // of a segment of 32 codes: 0 where a row has one scale
+    uint32_t halves;  // 1: a word has the f16 scales of two groups
+    bool is_float, has_offset;
+    uint32_t zero, zero_mask;  // zero point = word's upper half & zero_mask | zero
+
+    __device__ __forceinline__ explicit ScaleForm(const MatrixView& matrix)
+        : groups(matrix.group_scale == GroupScale::none ? 0.0f : __fdiv_rn(1.0f, static_cast<float>(matrix.segments_per_group))),
+          halves(matrix.group_scale != GroupScale::none && matrix.offset == Offset::none),
+          is_float(matrix.group_scale == GroupScale::none),
+          has_offset(!is_float && matrix.offset == Offset::f16),
+          zero(is_float || matrix.offset == Offset::none ? 8 : 0),
+          zero_mask(is_float || matrix.offset != Offset::zero_point ? 0 : 0xffffu) {}
+
+    // The scale of a segment in its row's scales, with what else a word has. Half a segment is more than the product's error below
+    // 2^22 segments.
+    __device__ __forceinline__ uint32_t load(const uint32_t* row, uint32_t segment) const {
+        const uint32_t group = __float2uint_rz(__fmul_rn(__fadd_rn(static_cast<float>(segment), 0.5f), groups));
+        return row[group >> halves] >> (16 * (group & halves));
+    }
+
+    __device__ __forceinline__ Scale unpack(uint32_t word) const {
+        const float scale = __half2float(__ushort_as_half(static_cast<uint16_t>(word)));
+        const float offset = __half2float(__ushort_as_half(static_cast<uint16_t>(word >> 16)));
+        return {is_float ? __uint_as_float(word) : scale, has_offset ? offset : 0.0f, static_cast<int>(word >> 16 & zero_mask | zero)};
+    }
+};
 
 // acc[t] += the lane's 8 elements of a row times x.
 template <class Rows, int T>
@@ -104,71 +154,135 @@ __device__ __forceinline__ void multiply_codes(float (&acc)[T], const uint4& wor
     }
 }
 
-// acc[t] += a row's part of this piece of x.
-template <class Rows, int T>
-__device__ __forceinline__ void multiply_chunk(float (&acc)[T], const MatrixView& matrix, const GateUpParams& p, uint32_t neuron,
-                                               uint32_t k, const Inputs<Rows, T>& inputs, uint32_t chunk) {
-    if (matrix.rows == nullptr) {
+// A matrix as rows of 16 bytes, and the form of its scales.
+struct Matrix {
+    const MatrixView& view;
+    ScaleForm form;
+    __device__ __forceinline__ explicit Matrix(const MatrixView& view) : view(view), form(view) {}
+};
+
+// What a turn of a warp takes: R rows, by turns of the first matrix and the second; of which those past `there` are not read.
+template <class Rows, int R>
+struct Turn {
+    static constexpr int CHUNKS = LOADS / R;
+    const uint4* row[R];
+    const uint32_t* scales[R];
+    uint32_t there;
+    uint4 words[CHUNKS][R];
+    uint32_t scale[CHUNKS][R];
+
+    __device__ __forceinline__ Turn(const Matrix (&matrices)[2], const GateUpParams& p, const uint32_t (&neuron)[R], uint32_t there)
+        : there(there) {
+        const size_t bytes = Rows::FOUR_BIT ? p.d_model / 2 : size_t(p.d_model) * 2;
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            const MatrixView& view = matrices[r % 2].view;
+            row[r] = reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(view.rows) + neuron[r] * bytes);
+            scales[r] = view.scales + static_cast<size_t>(neuron[r]) * view.scale_stride;
+        }
+    }
+
+    // Has the lane's chunks from `first` on on their way; zeros past the end.
+    __device__ __forceinline__ void load(const Matrix (&matrices)[2], uint32_t first, uint32_t end) {
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++) {
+#pragma unroll
+            for (int r = 0; r < R; r++) {
+                const uint32_t chunk = first + 32 * c;
+                const bool reads = chunk < end && r < there;
+                words[c][r] = reads ? load_streaming(row[r] + chunk) : make_uint4(0, 0, 0, 0);
+                if constexpr (Rows::FOUR_BIT) {
+                    scale[c][r] = reads ? matrices[r % 2].form.load(scales[r], chunk) : 0;
+                }
+            }
+        }
+    }
+
+    template <int T>
+    __device__ __forceinline__ void multiply_all(float (&acc)[R][T], const Matrix (&matrices)[2], const Inputs<Rows, T>& inputs,
+                                                 uint32_t first) const {
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++) {
+#pragma unroll
+            for (int r = 0; r < R; r++) {
+                if constexpr (Rows::FOUR_BIT) {
+                    multiply_codes<T>(acc[r], words[c][r], matrices[r % 2].form.unpack(scale[c][r]), inputs, first + 32 * c);
+                } else {
+                    multiply<Rows, T>(acc[r], words[c][r], inputs, first + 32 * c);
+                }
+            }
+        }
+    }
+};
+
+// The neurons of the positions of a block, with R / NEURONS<T> matrices.
+template <class Rows, int T, int R>
+__device__ __forceinline__ void multiply_neurons(const GateUpParams& p, const MatrixView& even, const MatrixView& odd,
+                                                 Inputs<Rows, T>& inputs) {
+    constexpr int N = NEURONS<T>, MATRICES = R / N, STEP = 32 * Turn<Rows, R>::CHUNKS;
+    const uint32_t count = count_of(p.neurons), lane = threadIdx.x % 32, token0 = blockIdx.y * T;
+    // neighbours in the list go to different multiprocessors
+    const uint32_t stride = gridDim.x * WARPS<T> * N, mine = (threadIdx.x / 32 * gridDim.x + blockIdx.x) * N;
+    if (blockIdx.x * N >= count) {
         return;
     }
-    const size_t element = static_cast<size_t>(neuron) * p.d_model + k;
-    const auto* bytes = static_cast<const uint8_t*>(matrix.rows);
-    if constexpr (Rows::FOUR_BIT) {
-        const uint4 words = load_streaming(bytes + element / 2);
-        multiply_codes<T>(acc, words, load_scale(matrix, neuron, k / 32 / matrix.segments_per_group), inputs, chunk);
-    } else {
-        multiply<Rows, T>(acc, load_streaming(bytes + element * 2), inputs, chunk);
+    const Matrix matrices[2] = {Matrix(even), Matrix(odd)};
+    uint32_t next[N];
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        next[n] = neuron_of(p.neurons, min(mine + n, count - 1));
+    }
+    for (uint32_t round = 0; round + blockIdx.x * N < count; round += stride) {
+        const uint32_t position = round + mine;
+        uint32_t neuron[N], of_row[R];
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            neuron[n] = next[n];
+            next[n] = neuron_of(p.neurons, min(position + stride + n, count - 1));
+        }
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            of_row[r] = neuron[r / MATRICES];
+        }
+        Turn<Rows, R> turn(matrices, p, of_row, position < count ? min(count - position, uint32_t(N)) * MATRICES : 0);
+        float acc[R][T] = {};
+        for (uint32_t k0 = 0; k0 < p.d_model; k0 += PIECE<Rows, T>) {
+            if (round == 0 || p.d_model > PIECE<Rows, T>) {
+                __syncthreads();
+                load_inputs<Rows, T>(inputs, p, token0, k0);
+                __syncthreads();
+            }
+            const uint32_t chunk0 = k0 / CHUNK<Rows>, chunks = chunks_of<Rows, T>(p, k0);
+            for (uint32_t first = lane; turn.there > 0 && first < chunks; first += STEP) {
+                turn.load(matrices, chunk0 + first, chunk0 + chunks);
+                turn.template multiply_all<T>(acc, matrices, inputs, first);
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+#pragma unroll
+            for (int t = 0; t < T; t++) {
+                float gate = warp_sum(acc[n * MATRICES][t]), up = warp_sum(acc[n * MATRICES + MATRICES - 1][t]);
+                if (lane == t && position + n < count && token0 + t < p.tokens) {
+                    if constexpr (Rows::FOUR_BIT) {
+                        gate *= p.x_int8.scale[token0 + t];
+                        up *= p.x_int8.scale[token0 + t];
+                    }
+                    write_back(p, token0 + t, position + n, neuron[n], gate, up);
+                }
+            }
+        }
     }
 }
 
 template <class Rows, int T>
 __device__ __forceinline__ void gate_up(const GateUpParams& p) {
-    constexpr int CHUNK = Rows::FOUR_BIT ? 32 : 8;
     __shared__ Inputs<Rows, T> inputs;
-    const uint32_t count = count_of(p.neurons), lane = threadIdx.x % 32, token0 = blockIdx.y * T;
-    if (blockIdx.x * WARPS * NEURONS >= count) {
-        return;
-    }
-    const uint32_t position0 = (blockIdx.x * WARPS + threadIdx.x / 32) * NEURONS;
-    uint32_t neuron[NEURONS];
-#pragma unroll
-    for (int r = 0; r < NEURONS; r++) {
-        neuron[r] = neuron_of(p.neurons, min(position0 + r, count - 1));
-    }
-    float gate_acc[NEURONS][T] = {}, up_acc[NEURONS][T] = {};
-    for (uint32_t k0 = 0; k0 < p.d_model; k0 += PIECE<Rows>) {
-        __syncthreads();
-        load_inputs<Rows, T>(inputs, p, token0, k0);
-        __syncthreads();
-        if (position0 >= count) {
-            continue;
-        }
-        const uint32_t chunks = min(static_cast<uint32_t>(PIECE<Rows>), p.d_model - k0) / CHUNK;
-#pragma unroll 2
-        for (uint32_t chunk = lane; chunk < chunks; chunk += 32) {
-#pragma unroll
-            for (int r = 0; r < NEURONS; r++) {
-                const bool again = r > 0 && neuron[r] == neuron[0];  // the last warp's odd end reads nothing twice
-                if (!again) {
-                    multiply_chunk<Rows, T>(gate_acc[r], p.gate, p, neuron[r], k0 + chunk * CHUNK, inputs, chunk);
-                    multiply_chunk<Rows, T>(up_acc[r], p.up, p, neuron[r], k0 + chunk * CHUNK, inputs, chunk);
-                }
-            }
-        }
-    }
-#pragma unroll
-    for (int r = 0; r < NEURONS; r++) {
-#pragma unroll
-        for (int t = 0; t < T; t++) {
-            float gate = warp_sum(gate_acc[r][t]), up = warp_sum(up_acc[r][t]);
-            if (lane == t && position0 + r < count && token0 + t < p.tokens) {
-                if constexpr (Rows::FOUR_BIT) {
-                    gate *= p.x_int8.scale[token0 + t];
-                    up *= p.x_int8.scale[token0 + t];
-                }
-                write_back(p, token0 + t, position0 + r, neuron[r], gate, up);
-            }
-        }
+    if (p.gate.rows != nullptr && p.up.rows != nullptr) {
+        multiply_neurons<Rows, T, 2 * NEURONS<T>>(p, p.gate, p.up, inputs);
+    } else {
+        const MatrixView& only = p.gate.rows != nullptr ? p.gate : p.up;
+        multiply_neurons<Rows, T, NEURONS<T>>(p, only, only, inputs);
     }
 }
 
@@ -177,7 +291,7 @@ __device__ __forceinline__ void gate_up(const GateUpParams& p) {
 using namespace moray::sparse_mlp;
 
 #define MORAY_GATE_UP(name, Rows, T)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(THREADS) sparse_mlp_gate_up_##name(const __grid_constant__ GateUpParams p) { \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS<T>, 1) sparse_mlp_gate_up_##name(const __grid_constant__ GateUpParams p) { \
         gate_up<Rows, T>(p);                                                                                                 \
     }
 

@@ -317,15 +317,15 @@ static MODULE_GATHER: Module = Module::new(
 );
 
 pub(super) const GATE_UP_BF16_1: Kernel<GateUpParams> =
-    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_bf16_1", 256, 0, 208);
+    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_bf16_1", 512, 0, 208);
 pub(super) const GATE_UP_BF16_8: Kernel<GateUpParams> =
     Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_bf16_8", 256, 0, 208);
 pub(super) const GATE_UP_F16_1: Kernel<GateUpParams> =
-    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_f16_1", 256, 0, 208);
+    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_f16_1", 512, 0, 208);
 pub(super) const GATE_UP_F16_8: Kernel<GateUpParams> =
     Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_f16_8", 256, 0, 208);
 pub(super) const GATE_UP_INT4_1: Kernel<GateUpParams> =
-    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_int4_1", 256, 0, 208);
+    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_int4_1", 512, 0, 208);
 pub(super) const GATE_UP_INT4_8: Kernel<GateUpParams> =
     Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_int4_8", 256, 0, 208);
 

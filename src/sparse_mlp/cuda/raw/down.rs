@@ -23,7 +23,7 @@ pub struct Down {
     pub tokens: usize,
     /// \[tokens, stride\] by position.
     pub hidden: Activations,
-    /// Elements from one token's values to the next's: at least d_ff.
+    /// Elements from one token's values to the next's: at least d_ff; a multiple of 4 for 4-bit rows.
     pub stride: usize,
     /// Parts, 1 to 64: results depend on them.
     pub splits: usize,
@@ -41,6 +41,9 @@ impl Enqueue for Down {
         }
         if !(1..=64).contains(&self.splits) {
             return Err(Error::Shape { what: "splits", expected: "1 to 64", got: self.splits });
+        }
+        if self.format == RowFormat::FourBit && self.stride % 4 != 0 {
+            return Err(Error::Shape { what: "stride", expected: "a multiple of 4 for 4-bit rows", got: self.stride });
         }
         crate::error::check_len("neurons", self.shape.d_ff, self.neurons.limit)?;
         self.matrix.check(self.format, &self.shape)?;

@@ -88,7 +88,8 @@ impl Enqueue for GateUp {
                 Activation::Relu => 1,
             },
         };
-        let Variant { kernel, grid } = variant::gate_up(self.format, self.tokens, d_ff);
+        let multiprocessors = queue.device().multiprocessors() as usize;
+        let Variant { kernel, grid } = variant::gate_up(self.format, self.tokens, d_ff, multiprocessors);
         queue.launch(kernel, [grid[0], grid[1], 1], params)
     }
 }
