@@ -1,7 +1,9 @@
 //! Sums of rows of floating-point weights, each row times its input.
 
+use super::split::SPLITS;
 use super::weight::Rows;
 use crate::simd::{Gather, Kernel, Simd, SimdElement};
+use std::ops::Range;
 
 /// Rows that are read side by side.
 const ROWS: usize = 4;
@@ -17,67 +19,94 @@ const PANEL_ROWS: usize = 64;
 
 const VECTORS: usize = TILE_COLUMNS / 16;
 
-/// sums\[c\] = Σ_i x\[i\] · row\[kept\[i\]\]\[column + c\], in the order of the list.
-pub(super) struct One<'a, T> {
+/// sums\[t\]\[c\] = Σ_i x\[t, i\] · row\[kept\[i\]\]\[column + c\], in the order of the list, for a few tokens.
+pub(super) struct Few<'a, T> {
     pub rows: &'a Rows<'a, T>,
     pub kept: &'a [u32],
-    /// As many as `kept`.
+    /// \[tokens, stride\], of which as many as `kept` are used.
     pub x: &'a [f32],
+    pub stride: usize,
     pub column: usize,
-    /// As many vectors of columns as are computed.
-    pub sums: &'a mut [[f32; 16]],
+    /// Of 16 columns.
+    pub vectors: usize,
+    /// \[tokens, width\].
+    pub sums: &'a mut [f32],
+    pub width: usize,
 }
 
-impl<T: SimdElement> Kernel for One<'_, T> {
+impl<T: SimdElement> Kernel for Few<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let One { rows, kept, x, column, sums } = self;
-        sums.fill([0.0; 16]);
-        let rows = Gather::new(&rows.elements[column..], rows.stride, kept, 16 * sums.len());
-        let (fours, rest) = x.as_chunks::<ROWS>();
-        for (i, x) in fours.iter().enumerate() {
-            add_rows(simd, &rows, ROWS * i, x, sums);
-        }
-        for (i, x) in (kept.len() - rest.len()..).zip(rest) {
-            add_rows(simd, &rows, i, &[*x], sums);
+        let Few { rows, kept, x, stride, column, vectors, sums, width } = self;
+        let rows = Gather::new(&rows.elements[column..], rows.stride, kept, 16 * vectors);
+        sums.fill(0.0);
+        let mut at = 0;
+        while at < kept.len() {
+            let count = if at + ROWS <= kept.len() { ROWS } else { 1 };
+            let (mut token, mut rest) = (0, &mut *sums);
+            while !rest.is_empty() {
+                let tokens = if rest.len() >= 2 * width { 2 } else { 1 };
+                let (sums, others) = rest.split_at_mut(tokens * width);
+                let x = &x[token * stride + at..];
+                match (tokens, count) {
+                    (2, ROWS) => add_rows::<S, T, 2, ROWS>(simd, &rows, at, (x, stride), (sums, width)),
+                    (2, _) => add_rows::<S, T, 2, 1>(simd, &rows, at, (x, stride), (sums, width)),
+                    (_, ROWS) => add_rows::<S, T, 1, ROWS>(simd, &rows, at, (x, stride), (sums, width)),
+                    _ => add_rows::<S, T, 1, 1>(simd, &rows, at, (x, stride), (sums, width)),
+                }
+                (token, rest) = (token + tokens, others);
+            }
+            at += count;
         }
     }
 }
 
-/// Adds rows `at..at + N` of the list, each times its input, and asks for the next as many.
+/// Adds rows `at..at + R` of the list, each times N tokens' inputs, and asks for the next as many.
 #[inline(always)]
-fn add_rows<S: Simd, T: SimdElement, const N: usize>(
+fn add_rows<S: Simd, T: SimdElement, const N: usize, const R: usize>(
     simd: S,
     rows: &Gather<'_, T>,
     at: usize,
-    x: &[f32; N],
-    sums: &mut [[f32; 16]],
+    (x, stride): (&[f32], usize),
+    (sums, width): (&mut [f32], usize),
 ) {
-    let lines: [&[[T; 16]]; N] = std::array::from_fn(|i| &rows.row(at + i).as_chunks().0[..sums.len()]);
-    let ahead: [&[[T; 16]]; N] =
-        std::array::from_fn(|i| &rows.row((at + N + i).min(rows.rows() - 1)).as_chunks().0[..sums.len()]);
-    let x = x.map(|x| simd.splat(x));
-    for (v, sums) in sums.iter_mut().enumerate() {
+    let vectors = rows.row(at).len() / 16;
+    let lines: [&[[T; 16]]; R] = std::array::from_fn(|i| &rows.row(at + i).as_chunks().0[..vectors]);
+    let ahead: [&[[T; 16]]; R] =
+        std::array::from_fn(|i| &rows.row((at + R + i).min(rows.rows() - 1)).as_chunks().0[..vectors]);
+    let x: [[S::F; R]; N] = std::array::from_fn(|t| std::array::from_fn(|i| simd.splat(x[t * stride + i])));
+    let mut rest = sums.chunks_exact_mut(width);
+    let sums: [&mut [[f32; 16]]; N] =
+        std::array::from_fn(|_| &mut rest.next().expect("N tokens").as_chunks_mut().0[..vectors]);
+    for v in 0..vectors {
         // a line of 16-bit weights is two vectors
         if size_of::<T>() == 4 || v % 2 == 0 {
-            for i in 0..N {
+            for i in 0..R {
                 simd.prefetch_line(&ahead[i][v]);
             }
         }
-        let mut sum = simd.load(sums);
-        for i in 0..N {
-            sum = simd.fma(T::load(simd, &lines[i][v]), x[i], sum);
+        let mut w = [simd.splat(0.0); R];
+        for i in 0..R {
+            w[i] = T::load(simd, &lines[i][v]);
         }
-        simd.store(sums, sum);
+        for t in 0..N {
+            let mut sum = simd.load(&sums[t][v]);
+            for i in 0..R {
+                sum = simd.fma(w[i], x[t][i], sum);
+            }
+            simd.store(&mut sums[t][v], sum);
+        }
     }
 }
 
-/// sums\[t\]\[c\] = Σ_i x\[t, i\] · row\[kept\[i\]\]\[column + c\], in the order of the list.
+/// sums\[t\]\[c\] = Σ_i x\[t, i\] · row\[kept\[i\]\]\[column + c\], in the order of the list within each split, splits in order.
 pub(super) struct Many<'a, T> {
     pub rows: &'a Rows<'a, T>,
     pub kept: &'a [u32],
+    /// Where each split's inputs stand in `kept`.
+    pub splits: &'a [Range<usize>; SPLITS],
     /// \[tokens, kept\].
     pub x: &'a [f32],
     pub column: usize,
@@ -85,6 +114,8 @@ pub(super) struct Many<'a, T> {
     pub width: usize,
     /// \[tokens\], at most [`TILE_TOKENS`].
     pub sums: &'a mut [[[f32; 16]; VECTORS]],
+    /// As `sums`, of a split.
+    pub part: &'a mut [[[f32; 16]; VECTORS]],
 }
 
 impl<T: SimdElement> Kernel for Many<'_, T> {
@@ -92,30 +123,37 @@ impl<T: SimdElement> Kernel for Many<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Many { rows, kept, x, column, width, sums } = self;
+        let Many { rows, kept, splits, x, column, width, sums, part } = self;
         let vectors = width.div_ceil(16);
         let rows = Gather::new(&rows.elements[column..], rows.stride, kept, 16 * vectors);
-        sums.fill([[0.0; 16]; VECTORS]);
         let mut panel = [[[0.0f32; 16]; PANEL_ROWS]; VECTORS];
-        for start in (0..kept.len()).step_by(PANEL_ROWS) {
-            let count = PANEL_ROWS.min(kept.len() - start);
-            for i in 0..count {
-                let row = rows.row(start + i).as_chunks().0;
-                for (panel, w) in panel.iter_mut().zip(row) {
-                    simd.store(&mut panel[i], T::load(simd, w));
+        for (split, range) in splits.iter().enumerate() {
+            part.fill([[0.0; 16]; VECTORS]);
+            for start in range.clone().step_by(PANEL_ROWS) {
+                let count = PANEL_ROWS.min(range.end - start);
+                for i in 0..count {
+                    let row = rows.row(start + i).as_chunks().0;
+                    for (panel, w) in panel.iter_mut().zip(row) {
+                        simd.store(&mut panel[i], T::load(simd, w));
+                    }
+                }
+                let mut token = 0;
+                while token < part.len() {
+                    let x = &x[token * kept.len() + start..];
+                    let tile = Tile { panel: &panel, count, x, stride: kept.len(), vectors };
+                    let part = &mut part[token..];
+                    token += match part.len() {
+                        6.. if S::TILED => tile.run::<S, 6>(simd, part),
+                        4.. if S::TILED => tile.run::<S, 4>(simd, part),
+                        2.. if S::TILED => tile.run::<S, 2>(simd, part),
+                        _ => tile.run::<S, 1>(simd, part),
+                    };
                 }
             }
-            let mut token = 0;
-            while token < sums.len() {
-                let x = &x[token * kept.len() + start..];
-                let tile = Tile { panel: &panel, count, x, stride: kept.len(), vectors };
-                let sums = &mut sums[token..];
-                token += match sums.len() {
-                    6.. if S::TILED => tile.run::<S, 6>(simd, sums),
-                    4.. if S::TILED => tile.run::<S, 4>(simd, sums),
-                    2.. if S::TILED => tile.run::<S, 2>(simd, sums),
-                    _ => tile.run::<S, 1>(simd, sums),
-                };
+            for (sum, part) in sums.as_flattened_mut().iter_mut().zip(part.as_flattened()) {
+                let part = simd.load(part);
+                let sum_before = simd.load(sum);
+                simd.store(sum, if split == 0 { part } else { simd.add(sum_before, part) });
             }
         }
     }

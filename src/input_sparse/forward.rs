@@ -2,15 +2,15 @@
 
 use super::float::{Many, TILE_COLUMNS, TILE_TOKENS};
 use super::four_bit;
-use super::kept::gather;
-use super::strips::sum_rows;
+use super::kept::{UNION_TOKENS, gather};
+use super::split::{Kept, SplitSums, splits_of};
 use super::weight::{Rows, Store, Weight};
 use super::workspace::Workspace;
 use crate::cpu::Cpu;
 use crate::element::DenseType;
 use crate::error::{Error, Result, check_len, product};
 use crate::simd::SimdElement;
-use crate::threads::{Fresh, RowBlocks, Tiles, Window};
+use crate::threads::{Fresh, RowBlocks, Tiles};
 use crate::w4a8::Epilogue;
 use half::{bf16, f16};
 use std::ops::Range;
@@ -66,11 +66,12 @@ pub fn linear_rows(
         }
     };
     gather(cpu, x, weight.k(), threshold, workspace);
-    let call = Call { cpu, n: weight.n(), rows, kept: &workspace.kept, x: &workspace.x, epilogue };
+    let Workspace { kept, x, split, .. } = workspace;
+    let call = Call { cpu, n: weight.n(), k: weight.k(), rows, kept, x, epilogue };
     match floats.dtype {
-        DenseType::F32 => call.multiply(&floats.rows::<f32>(), y),
-        DenseType::F16 => call.multiply(&floats.rows::<f16>(), y),
-        DenseType::Bf16 => call.multiply(&floats.rows::<bf16>(), y),
+        DenseType::F32 => call.multiply(&floats.rows::<f32>(), y, split),
+        DenseType::F16 => call.multiply(&floats.rows::<f16>(), y, split),
+        DenseType::Bf16 => call.multiply(&floats.rows::<bf16>(), y, split),
     }
     Ok(())
 }
@@ -92,6 +93,7 @@ pub(super) fn check(weight: &Weight, x: &[f32], threshold: f32, epilogue: &Epilo
 struct Call<'a> {
     cpu: &'a Cpu,
     n: usize,
+    k: usize,
     rows: &'a [Range<usize>],
     kept: &'a [u32],
     /// \[M, kept\].
@@ -100,15 +102,15 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn multiply<T: SimdElement>(&self, weight: &Rows<'_, T>, y: &mut [f32]) {
-        if y.len() == self.n { self.one(weight, y) } else { self.many(weight, y) }
+    fn multiply<T: SimdElement>(&self, weight: &Rows<'_, T>, y: &mut [f32], split: &mut SplitSums) {
+        if y.len() <= UNION_TOKENS * self.n { self.few(weight, y, split) } else { self.many(weight, y) }
     }
 
-    /// One token: strips of the rows that are kept.
-    fn one<T: SimdElement>(&self, rows: &Rows<'_, T>, y: &mut [f32]) {
-        let asks = |column, width| self.asks_for(column..column + width);
-        sum_rows(self.cpu, rows, (self.kept, self.x), y, asks, |column, sums, y| {
-            self.write(0, column, &[sums.as_chunks().0], y);
+    /// A few tokens: whole rows, each read once.
+    fn few<T: SimdElement>(&self, rows: &Rows<'_, T>, y: &mut [f32], split: &mut SplitSums) {
+        let kept = Kept { k: self.k, list: self.kept, x: self.x, stride: self.kept.len() };
+        split.run(self.cpu, (rows, kept), (y, self.n), self.rows, |token, column, sums, y| {
+            self.write(token, column, sums, y);
         });
     }
 
@@ -117,15 +119,18 @@ impl Call<'_> {
         let n = self.n;
         let across = n.div_ceil(TILE_COLUMNS);
         let tiles = Tiles::new(y, n, n, TILE_TOKENS, TILE_COLUMNS);
-        let scratch = Fresh(|| [[[0.0f32; 16]; TILE_COLUMNS / 16]; TILE_TOKENS]);
-        self.cpu.team().for_parts_with(tiles, 1, scratch, |sums, unit, y| {
+        let scratch = Fresh(|| [[[[0.0f32; 16]; TILE_COLUMNS / 16]; TILE_TOKENS]; 2]);
+        let splits = &splits_of(self.kept, self.k);
+        self.cpu.team().for_parts_with(tiles, 1, scratch, |[sums, part], unit, mut y| {
             let (token, column) = (unit / across * TILE_TOKENS, unit % across * TILE_COLUMNS);
             let width = TILE_COLUMNS.min(n - column);
             if self.asks_for(column..column + width) {
-                let sums = &mut sums[..y.rows()];
+                let (sums, part) = (&mut sums[..y.rows()], &mut part[..y.rows()]);
                 let x = &self.x[token * self.kept.len()..];
-                self.cpu.simd().run(Many { rows, kept: self.kept, x, column, width, sums });
-                self.write(token, column, sums, y);
+                self.cpu.simd().run(Many { rows, kept: self.kept, splits, x, column, width, sums, part });
+                for (row, sums) in sums.iter().enumerate() {
+                    self.write(token + row, column, sums.as_flattened(), y.row(row));
+                }
             }
         });
     }
@@ -135,16 +140,13 @@ impl Call<'_> {
         self.rows.iter().any(|rows| rows.start < columns.end && columns.start < rows.end)
     }
 
-    /// y = sums + bias + residual, for the tokens from `token` on and the columns from `column` on.
-    fn write<V: AsRef<[[f32; 16]]>>(&self, token: usize, column: usize, sums: &[V], mut y: Window<'_, f32>) {
-        let n = self.n;
-        for (row, sums) in sums.iter().enumerate() {
-            let at = (token + row) * n + column;
-            for (i, (out, sum)) in y.row(row).iter_mut().zip(sums.as_ref().as_flattened()).enumerate() {
-                let bias = self.epilogue.bias.map_or(0.0, |bias| bias[column + i]);
-                let residual = self.epilogue.residual.map_or(0.0, |residual| residual[at + i]);
-                *out = sum + bias + residual;
-            }
+    /// y = sums + bias + residual, for a token's columns from `column` on.
+    fn write(&self, token: usize, column: usize, sums: &[f32], y: &mut [f32]) {
+        let at = token * self.n + column;
+        for (i, (out, sum)) in y.iter_mut().zip(sums).enumerate() {
+            let bias = self.epilogue.bias.map_or(0.0, |bias| bias[column + i]);
+            let residual = self.epilogue.residual.map_or(0.0, |residual| residual[at + i]);
+            *out = sum + bias + residual;
         }
     }
 }

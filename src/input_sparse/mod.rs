@@ -8,8 +8,9 @@
 //! changes no result. Up to 8 tokens read the inputs that any of them keeps, with 0 for those a token drops; more
 //! tokens read all, in tiles, at the speed of a dense product.
 //!
-//! Sums are f32 chains of fused multiply-adds over the kept k in increasing order: the result is the same bit for bit for every
-//! number of tokens in a call, every instruction set and every number of threads. [`linear_reference`] is the definition.
+//! K is cut in four: the inputs from ⌊s · K/4⌋ on, s = 0 to 3. The sum of each is an f32 chain of fused multiply-adds over its kept k
+//! in increasing order, and the four are added in order: the result is the same bit for bit for every number of tokens in a call,
+//! every instruction set and every number of threads. [`linear_reference`] is the definition.
 //!
 //! With weights in 4 bits, x is quantized to int8 first, with one scale for each token over all of its inputs, so that codes are those
 //! of the dense product; those of dropped inputs are then 0. Products and sums are exact in int32 inside a group and combined in f32 in
@@ -23,13 +24,13 @@ mod forward;
 mod four_bit;
 mod kept;
 mod reference;
-mod strips;
+mod split;
 mod weight;
 mod workspace;
 
 pub use forward::{linear, linear_rows};
 pub use reference::linear_reference;
-pub(crate) use strips::sum_rows;
+pub(crate) use split::{Kept, SPLITS, SplitSums, splits_of};
 pub(crate) use weight::Rows;
 pub use weight::Weight;
 pub use workspace::Workspace;

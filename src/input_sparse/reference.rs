@@ -2,9 +2,11 @@
 
 use super::forward::check;
 use super::kept::is_kept;
+use super::split::splits;
 use super::weight::Weight;
 use crate::error::{Error, Result};
 use crate::w4a8::Epilogue;
+use std::ops::Range;
 
 /// Multiplies by the definition, one output after another: what [`super::linear`] is tested against where weights are in floating
 /// point. Those in 4 bits are defined by [`crate::w4a8::linear_reference`], with codes of 0 for what a token drops.
@@ -28,8 +30,12 @@ pub fn linear_reference(
     for feature in 0..n {
         weight.row(feature, &mut row)?;
         for (m, x) in x.chunks_exact(k).enumerate() {
-            let kept = x.iter().zip(&row).filter(|(x, _)| is_kept(**x, threshold));
-            let sum = kept.fold(0.0f32, |sum, (x, w)| w.mul_add(*x, sum));
+            let chain = |split: Range<usize>| {
+                let kept = x[split.clone()].iter().zip(&row[split]).filter(|(x, _)| is_kept(**x, threshold));
+                kept.fold(0.0f32, |sum, (x, w)| w.mul_add(*x, sum))
+            };
+            let [a, b, c, d] = splits(k).map(chain);
+            let sum = ((a + b) + c) + d;
             let bias = epilogue.bias.map_or(0.0, |bias| bias[feature]);
             let residual = epilogue.residual.map_or(0.0, |residual| residual[m * n + feature]);
             y[m * n + feature] = sum + bias + residual;

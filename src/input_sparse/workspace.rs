@@ -1,5 +1,6 @@
 //! What a call works in.
 
+use super::split::SplitSums;
 use crate::sparse_mlp::Run;
 use crate::w4a8::Activations;
 
@@ -11,7 +12,9 @@ pub struct Workspace {
     pub(super) kept: Vec<u32>,
     /// f32 \[M, kept\]: of each token, 0 for what it drops.
     pub(super) x: Vec<f32>,
-    /// The same in int8 \[M, K\], of which the first are used.
+    /// Sums in floating point.
+    pub(super) split: SplitSums,
+    /// The kept inputs in int8 \[M, K\], of which the first are used.
     pub(super) codes: Vec<i8>,
     /// In the order of the slots, \[M, K\], and the sums of each run, \[M, K/32\].
     pub(super) slot_codes: Vec<i8>,

@@ -9,12 +9,15 @@ use super::rows_4bit::{Codes, FourBitRows, ROW_TOKENS};
 use super::weights::{Dense, Matrix, Store, Weights};
 use super::workspace::{Quantized, Workspace};
 use crate::Cpu;
-use crate::input_sparse;
+use crate::input_sparse::{self, Kept, splits_of};
 use crate::simd::{Available, SimdElement};
 use crate::threads::{Fresh, Parts, Pieces, Tiles, Window};
 
 /// Ranges that each thread gets on average, so that unequal ones balance.
 const RANGES_PER_THREAD: usize = 4;
+
+/// Tokens whose sums of whole rows of down are kept beside each other.
+pub(crate) const FEW_TOKENS: usize = 8;
 
 /// A block of 16 kept neurons for a tile of tokens.
 struct Tile<'a> {
@@ -208,7 +211,7 @@ pub(crate) fn spread_codes(
 }
 
 /// y ← down·hidden (+ bias) (+ residual).
-pub(crate) fn project_down(cpu: &Cpu, weights: &Weights, ws: &Workspace, residual: Option<&[f32]>, y: &mut [f32]) {
+pub(crate) fn project_down(cpu: &Cpu, weights: &Weights, ws: &mut Workspace, residual: Option<&[f32]>, y: &mut [f32]) {
     let bias = weights.biases.as_ref().map(|b| b.down.as_slice()).filter(|b| !b.is_empty());
     let added = Added { d: weights.shape().d_model, bias, residual };
     match &weights.store {
@@ -252,31 +255,25 @@ impl Added<'_> {
     }
 }
 
-/// Strips of columns for one token whose rows are whole vectors, else chunks of columns by tiles of tokens.
-fn down_dense<T: SimdElement>(cpu: &Cpu, matrix: &[T], ws: &Workspace, added: &Added<'_>, y: &mut [f32]) {
-    let (d, stride) = (added.d, ws.stride);
-    if y.len() == d && d % 16 == 0 {
+/// Whole rows for a few tokens if rows are whole vectors, else chunks of columns by tiles of tokens.
+fn down_dense<T: SimdElement>(cpu: &Cpu, matrix: &[T], ws: &mut Workspace, added: &Added<'_>, y: &mut [f32]) {
+    let (d, stride, list) = (added.d, ws.stride, &ws.kept);
+    if y.len() <= FEW_TOKENS * d && d % 16 == 0 {
         let rows = input_sparse::Rows { elements: matrix, stride: d };
-        let hidden = &ws.hidden[..ws.kept.len()];
-        return input_sparse::sum_rows(
-            cpu,
-            &rows,
-            (&ws.kept, hidden),
-            y,
-            |_, _| true,
-            |column, sums, mut y| {
-                added.write(0, column, sums, y.row(0));
-            },
-        );
+        let kept = Kept { k: ws.shape.d_ff, list, x: &ws.hidden, stride };
+        let all = 0..d;
+        let write = |token, column, sums: &[f32], y: &mut [f32]| added.write(token, column, sums, y);
+        return ws.split.run(cpu, (&rows, kept), (y, d), std::slice::from_ref(&all), write);
     }
     let chunks = d.div_ceil(DENSE_CHUNK);
+    let splits = &splits_of(list, ws.shape.d_ff);
     let tiles = Tiles::new(y, d, d, DOWN_TOKENS, DENSE_CHUNK);
     cpu.team().for_parts_with(tiles, 1, Fresh(|| [[0.0f32; CHUNK]; DOWN_TOKENS]), |sums, unit, mut y| {
         let (first, column) = (unit / chunks * DOWN_TOKENS, unit % chunks * DENSE_CHUNK);
         let sums = &mut sums[..y.rows()];
         let width = (d - column).min(DENSE_CHUNK);
         let h = &ws.hidden[first * stride..];
-        cpu.simd().run(Down { matrix, d, list: &ws.kept, h, stride, column, width, out: sums });
+        cpu.simd().run(Down { matrix, d, list, splits, h, stride, column, width, out: sums });
         sums.iter().enumerate().for_each(|(t, sums)| added.write(first + t, column, sums, y.row(t)));
     });
 }

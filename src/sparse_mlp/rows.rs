@@ -1,6 +1,8 @@
 //! 16-bit and f32 rows: dot products for gate and up, sums of rows for down.
 
+use crate::input_sparse::SPLITS;
 use crate::simd::{Gather, Kernel, Simd, SimdElement, load_first};
+use std::ops::Range;
 
 /// Neurons whose rows are computed together.
 pub(crate) const BLOCK: usize = 16;
@@ -109,12 +111,14 @@ fn dot_tile<S: Simd, T: SimdElement, const N: usize>(
     }
 }
 
-/// out\[t\]\[c\] = Σ_i h\[t, i\] · matrix\[list\[i\], column + c\], in the order of the list.
+/// out\[t\]\[c\] = Σ_i h\[t, i\] · matrix\[list\[i\], column + c\], in the order of the list within each split, splits in order.
 pub(crate) struct Down<'a, T> {
     /// Transposed \[d_ff, d\].
     pub matrix: &'a [T],
     pub d: usize,
     pub list: &'a [u32],
+    /// Where each split's neurons stand in `list`.
+    pub splits: &'a [Range<usize>; SPLITS],
     /// \[tokens, stride\], the first `list.len()` of each row used.
     pub h: &'a [f32],
     pub stride: usize,
@@ -169,23 +173,26 @@ impl<T: SimdElement> Down<'_, T> {
     ) {
         let end = self.width.min(at + 16 * V);
         let h: [&[f32]; N] = std::array::from_fn(|t| &self.h[(token + t) * self.stride..][..rows.rows()]);
-        let mut acc = [[simd.splat(0.0); V]; N];
-        for i in 0..rows.rows() {
-            let row = &rows.row(i)[at..end];
-            let mut w = [simd.splat(0.0); V];
-            for v in 0..V {
-                w[v] = if V == 1 { load_first(simd, row) } else { T::load(simd, &row[..16 * V].as_chunks().0[v]) };
-            }
-            for t in 0..N {
-                let h = simd.splat(h[t][i]);
+        for (split, range) in self.splits.iter().enumerate() {
+            let mut acc = [[simd.splat(0.0); V]; N];
+            for i in range.clone() {
+                let row = &rows.row(i)[at..end];
+                let mut w = [simd.splat(0.0); V];
                 for v in 0..V {
-                    acc[t][v] = simd.fma(w[v], h, acc[t][v]);
+                    w[v] = if V == 1 { load_first(simd, row) } else { T::load(simd, &row[..16 * V].as_chunks().0[v]) };
+                }
+                for t in 0..N {
+                    let h = simd.splat(h[t][i]);
+                    for v in 0..V {
+                        acc[t][v] = simd.fma(w[v], h, acc[t][v]);
+                    }
                 }
             }
-        }
-        for (out, acc) in self.out[token..].iter_mut().zip(acc) {
-            for (out, acc) in out[at..].as_chunks_mut().0.iter_mut().zip(acc) {
-                simd.store(out, acc);
+            for (out, acc) in self.out[token..].iter_mut().zip(acc) {
+                for (out, acc) in out[at..].as_chunks_mut().0.iter_mut().zip(acc) {
+                    let before = simd.load(out);
+                    simd.store(out, if split == 0 { acc } else { simd.add(before, acc) });
+                }
             }
         }
     }

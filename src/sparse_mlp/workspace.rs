@@ -2,10 +2,12 @@
 
 use super::down_4bit::Run;
 use super::four_bit::SEGMENT;
+use super::project::FEW_TOKENS;
 use super::rows::BLOCK;
 use super::rows_4bit::Codes;
 use super::weights::{Shape, Weights};
 use crate::error::{Error, Result};
+use crate::input_sparse::SplitSums;
 use crate::threads::Pieces;
 
 /// int8 activations and their scales and sums.
@@ -76,6 +78,8 @@ pub struct Workspace {
     pub(crate) hidden_int8: Quantized,
     pub(crate) slots: Vec<u32>,
     pub(crate) runs: Vec<Run>,
+    /// Sums of down in floating point.
+    pub(crate) split: SplitSums,
 }
 
 impl Workspace {
@@ -108,6 +112,7 @@ impl Workspace {
             hidden_int8: Quantized::new(int8_tokens, d_ff),
             slots: Vec::with_capacity(if int8_tokens > 0 { d_ff } else { 0 }),
             runs: Vec::with_capacity(if int8_tokens > 0 { d_ff.div_ceil(SEGMENT) } else { 0 }),
+            split: SplitSums::with_capacity(if int8_tokens > 0 { 0 } else { max_tokens.min(FEW_TOKENS) }, d_model),
         })
     }
 
@@ -120,6 +125,7 @@ impl Workspace {
             + int8(&self.x_int8)
             + int8(&self.hidden_int8)
             + size_of::<Run>() * self.runs.capacity()
+            + self.split.bytes()
     }
 
     pub(crate) fn check(&self, weights: &Weights, tokens: usize) -> Result<()> {
