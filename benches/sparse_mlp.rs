@@ -11,11 +11,12 @@ mod common;
 use common::{copies, numbers, read_bandwidth, scattered};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
-use moray::Cpu;
+use moray::llama::DenseWeight;
 use moray::sparse_mlp::{
     Activation, IndexList, Score, ScoreOn, Selection, Shape, Weights, Workspace, activate_product, bytes_read, forward,
 };
 use moray::w4a8::{Activations, Epilogue, Format, Offset, PackedWeight, linear, quantize};
+use moray::{Cpu, DenseType};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -144,7 +145,10 @@ fn ratios(name: &str, shape: Shape, rounds: usize) {
     let bytes_of_layer = layer.bytes();
     let layers = vec![layer; copies(bytes_of_layer)];
     let packed = vec![Packed::new(shape); layers.len()];
-    let raw: Vec<Vec<u8>> = layers.iter().map(|_| vec![1; bytes_of_layer + LINE_BYTES]).collect();
+    // in the memory that weights are in
+    let lines = (bytes_of_layer + LINE_BYTES).div_ceil(LINE_BYTES);
+    let raw = DenseWeight::from_f32(&vec![1.0; 16 * lines], 16, lines, DenseType::F32).expect("a layer's bytes");
+    let raw = vec![raw; layers.len()];
     let every: Vec<u32> = (0..shape.d_ff as u32).collect();
     let lists = [0.5, 0.25, 0.1].map(|kept| scattered(shape.d_ff, kept));
     let list = |i: usize| Selection::List(IndexList::new(&lists[i], shape.d_ff).expect("a sorted list"));
@@ -178,7 +182,7 @@ fn ratios(name: &str, shape: Shape, rounds: usize) {
         times[forms.len()].push(start.elapsed());
         for (i, list) in [&every, &lists[0]].into_iter().enumerate() {
             let start = Instant::now();
-            touch(&cpu, shape, &raw[(2 * round + i) % raw.len()], list);
+            touch(&cpu, shape, raw[(2 * round + i) % raw.len()].data(), list);
             times[forms.len() + 1 + i].push(start.elapsed());
         }
     }

@@ -1,0 +1,101 @@
+//! One token over matrices that are held by input, with thresholds that keep shares of its inputs, beside the same numbers as they
+//! are held where nothing is selected: packed in 4 bits, rows of outputs in 16. Shapes of Llama 3.2 1B, weights from memory.
+//!
+//! Every form has its turn in each round, so that whatever else the machine does falls on all of them; the lower quartile counts.
+
+mod common;
+
+use common::{copies, numbers, read_bandwidth};
+use criterion::{Criterion, criterion_group, criterion_main};
+use moray::input_sparse::{Weight, Workspace};
+use moray::llama::DenseWeight;
+use moray::w4a8::{Activations, Epilogue, Format, Offset, PackedWeight, quantize};
+use moray::{Cpu, DenseType, input_sparse, w4a8};
+use std::time::{Duration, Instant};
+
+/// (layer, K, N)
+const SHAPES: [(&str, usize, usize); 4] =
+    [("qkv", 2048, 3072), ("o", 2048, 2048), ("gate_up", 2048, 16_384), ("down", 8192, 2048)];
+
+/// Shares of the inputs that are kept.
+const KEPT: [f32; 3] = [1.0, 0.7, 0.5];
+
+/// What a form does once, with the copy of its weights of this number, and the bytes that it reads.
+struct Form<'a> {
+    name: String,
+    run: Box<dyn FnMut(usize, &mut [f32]) + 'a>,
+    bytes: usize,
+}
+
+/// Products by input with thresholds that keep each of [`KEPT`].
+fn by_input<'a>(cpu: &'a Cpu, bits: &str, weights: &'a [Weight], x: &'a [f32]) -> Vec<Form<'a>> {
+    let form = |(index, kept): (usize, f32)| {
+        // x is even over −1..1
+        let (threshold, mut workspace) = (1.0 - kept, Workspace::default());
+        let run = move |turn: usize, y: &mut [f32]| {
+            // no two forms of a round read the same copy, which the cache would still hold
+            let weight = &weights[(KEPT.len() * turn + index) % weights.len()];
+            input_sparse::linear(cpu, weight, x, threshold, Epilogue::default(), y, &mut workspace)
+                .expect("sizes match");
+        };
+        let bytes = weights[0].bytes_read(f64::from(kept));
+        Form { name: format!("{bits}, by input, {kept} kept"), run: Box::new(run), bytes }
+    };
+    KEPT.into_iter().enumerate().map(form).collect()
+}
+
+/// Prints how long each form takes of one layer's matrix, in turn.
+fn table(cpu: &Cpu, (layer, k, n): (&str, usize, usize), rounds: usize) {
+    let (w, x) = (numbers(n * k, 1), numbers(k, 2));
+    let quantized = quantize(&w, n, k, Format::per_group(32, Offset::F16)).expect("a valid shape");
+    let copies = copies(n * k / 2).min(12);
+    let packed = vec![PackedWeight::pack(&quantized); copies];
+    let four = vec![Weight::from_quantized(&quantized).expect("groups of 32"); copies];
+    let dense = vec![DenseWeight::from_f32(&w, n, k, DenseType::F16).expect("a valid shape"); copies.div_ceil(2)];
+    let sixteen = vec![Weight::from_f32(&w, n, k, DenseType::F16).expect("a valid shape"); copies.div_ceil(2)];
+    let mut int8 = Activations::with_capacity(1, k);
+    let four_bits = |turn: usize, y: &mut [f32]| {
+        int8.quantize(cpu, &x, 1, k).expect("finite numbers");
+        w4a8::linear(cpu, &packed[turn % copies], &int8, Epilogue::default(), y).expect("sizes match");
+    };
+    let whole = |turn: usize, y: &mut [f32]| {
+        dense[turn % dense.len()].linear(cpu, &x, Epilogue::default(), y).expect("sizes match");
+    };
+    let mut forms = vec![Form { name: "4 bits, packed".into(), run: Box::new(four_bits), bytes: packed[0].bytes() }];
+    forms.extend(by_input(cpu, "4 bits", &four, &x));
+    forms.push(Form { name: "16 bits, whole".into(), run: Box::new(whole), bytes: dense[0].bytes() });
+    forms.extend(by_input(cpu, "16 bits", &sixteen, &x));
+    let mut y = vec![0.0; n];
+    let mut times = vec![Vec::with_capacity(rounds); forms.len()];
+    for round in 0..rounds {
+        for (form, times) in forms.iter_mut().zip(&mut times) {
+            let start = Instant::now();
+            (form.run)(round, &mut y);
+            times.push(start.elapsed());
+            assert!(y.iter().all(|y| y.is_finite()) && y.iter().any(|&y| y != 0.0), "{}", form.name);
+        }
+    }
+    let quartile = |times: &mut Vec<Duration>| {
+        times.sort();
+        times[times.len() / 4].as_secs_f64() * 1e6
+    };
+    let times: Vec<f64> = times.iter_mut().map(quartile).collect();
+    println!("{layer}, K {k}, N {n}, one token, lower quartile of {rounds}, all in turn:");
+    println!("{:<30} {:>8} {:>7} {:>12}", "", "µs", "GB/s", "× its whole");
+    for (i, (form, time)) in forms.iter().zip(&times).enumerate() {
+        let whole = times[i / (1 + KEPT.len()) * (1 + KEPT.len())];
+        println!("{:<30} {time:8.1} {:7.1} {:12.2}", form.name, form.bytes as f64 / time / 1e3, time / whole);
+    }
+    println!();
+}
+
+fn tables(_: &mut Criterion) {
+    let cpu = Cpu::detect();
+    println!("{} threads, {}, reads {:.1} GB/s", cpu.threads(), cpu.isa().name(), read_bandwidth(&cpu) / 1e9);
+    for shape in SHAPES {
+        table(&cpu, shape, 200);
+    }
+}
+
+criterion_group!(benches, tables);
+criterion_main!(benches);
