@@ -1,5 +1,5 @@
 //! One token over matrices that are held by input, with thresholds that keep shares of its inputs, beside the same numbers as they
-//! are held where nothing is selected: packed in 4 bits, rows of outputs in 16. Shapes of Llama 3.2 1B, weights from memory.
+//! are held where nothing is selected: packed in 4 bits, rows of outputs in 16. Weights come from memory.
 //!
 //! Every form has its turn in each round, so that whatever else the machine does falls on all of them; the lower quartile counts.
 
@@ -14,8 +14,16 @@ use moray::{Cpu, DenseType, input_sparse, w4a8};
 use std::time::{Duration, Instant};
 
 /// (layer, K, N)
-const SHAPES: [(&str, usize, usize); 4] =
-    [("qkv", 2048, 3072), ("o", 2048, 2048), ("gate_up", 2048, 16_384), ("down", 8192, 2048)];
+const SHAPES: [(&str, usize, usize); 8] = [
+    ("SmolLM2-135M qkv", 576, 960),
+    ("SmolLM2-135M o", 576, 576),
+    ("SmolLM2-135M gate_up", 576, 3072),
+    ("SmolLM2-135M down", 1536, 576),
+    ("Llama-3.2-1B qkv", 2048, 3072),
+    ("Llama-3.2-1B o", 2048, 2048),
+    ("Llama-3.2-1B gate_up", 2048, 16_384),
+    ("Llama-3.2-1B down", 8192, 2048),
+];
 
 /// Shares of the inputs that are kept.
 const KEPT: [f32; 3] = [1.0, 0.7, 0.5];
@@ -48,7 +56,7 @@ fn by_input<'a>(cpu: &'a Cpu, bits: &str, weights: &'a [Weight], x: &'a [f32]) -
 fn table(cpu: &Cpu, (layer, k, n): (&str, usize, usize), rounds: usize) {
     let (w, x) = (numbers(n * k, 1), numbers(k, 2));
     let quantized = quantize(&w, n, k, Format::per_group(32, Offset::F16)).expect("a valid shape");
-    let copies = copies(n * k / 2).min(12);
+    let copies = copies(n * k / 2);
     let packed = vec![PackedWeight::pack(&quantized); copies];
     let four = vec![Weight::from_quantized(&quantized).expect("groups of 32"); copies];
     let dense = vec![DenseWeight::from_f32(&w, n, k, DenseType::F16).expect("a valid shape"); copies.div_ceil(2)];

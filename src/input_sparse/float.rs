@@ -5,8 +5,8 @@ use super::weight::Rows;
 use crate::simd::{Gather, Kernel, Simd, SimdElement};
 use std::ops::Range;
 
-/// Rows that are read side by side.
-const ROWS: usize = 4;
+/// Rows that are read side by side: sums are loaded and stored once for all of them.
+const ROWS: usize = 8;
 
 /// Tokens between two write-backs.
 pub(super) const TILE_TOKENS: usize = 48;

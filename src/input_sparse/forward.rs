@@ -109,8 +109,8 @@ impl Call<'_> {
     /// A few tokens: whole rows, each read once.
     fn few<T: SimdElement>(&self, rows: &Rows<'_, T>, y: &mut [f32], split: &mut SplitSums) {
         let kept = Kept { k: self.k, list: self.kept, x: self.x, stride: self.kept.len() };
-        split.run(self.cpu, (rows, kept), (y, self.n), self.rows, |token, column, sums, y| {
-            self.write(token, column, sums, y);
+        split.run(self.cpu, (rows, kept), (y, self.n), self.rows, |token, column, y| {
+            self.finish(token, column, y);
         });
     }
 
@@ -129,7 +129,9 @@ impl Call<'_> {
                 let x = &self.x[token * self.kept.len()..];
                 self.cpu.simd().run(Many { rows, kept: self.kept, splits, x, column, width, sums, part });
                 for (row, sums) in sums.iter().enumerate() {
-                    self.write(token + row, column, sums.as_flattened(), y.row(row));
+                    let y = y.row(row);
+                    y.copy_from_slice(&sums.as_flattened()[..y.len()]);
+                    self.finish(token + row, column, y);
                 }
             }
         });
@@ -140,13 +142,15 @@ impl Call<'_> {
         self.rows.iter().any(|rows| rows.start < columns.end && columns.start < rows.end)
     }
 
-    /// y = sums + bias + residual, for a token's columns from `column` on.
-    fn write(&self, token: usize, column: usize, sums: &[f32], y: &mut [f32]) {
+    /// Adds bias and residual, or 0, to a token's sums of the columns from `column` on.
+    fn finish(&self, token: usize, column: usize, y: &mut [f32]) {
         let at = token * self.n + column;
-        for (i, (out, sum)) in y.iter_mut().zip(sums).enumerate() {
-            let bias = self.epilogue.bias.map_or(0.0, |bias| bias[column + i]);
-            let residual = self.epilogue.residual.map_or(0.0, |residual| residual[at + i]);
-            *out = sum + bias + residual;
-        }
+        let add = |added: Option<&[f32]>, y: &mut [f32]| match added {
+            Some(added) => y.iter_mut().zip(added).for_each(|(y, added)| *y += added),
+            // makes -0 a 0
+            None => y.iter_mut().for_each(|y| *y += 0.0),
+        };
+        add(self.epilogue.bias.map(|bias| &bias[column..]), y);
+        add(self.epilogue.residual.map(|residual| &residual[at..]), y);
     }
 }

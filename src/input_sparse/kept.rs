@@ -52,7 +52,7 @@ pub(super) fn list(
 ) {
     kept.clear();
     if x.len() <= UNION_TOKENS * k {
-        kept.reserve(k);
+        kept.reserve(k + 16);
         cpu.simd().run(Union { x, k, threshold, codes, kept });
     } else {
         kept.extend(0..k as u32);
@@ -66,6 +66,7 @@ struct Union<'a> {
     k: usize,
     threshold: f32,
     codes: Option<&'a Activations>,
+    /// Empty, with room for K and 16.
     kept: &'a mut Vec<u32>,
 }
 
@@ -76,6 +77,8 @@ impl Kernel for Union<'_> {
     fn run<S: Simd>(self, simd: S) {
         let Union { x, k, threshold, codes, kept } = self;
         let (threshold, zero) = (simd.splat(threshold), simd.splat(0.0));
+        kept.resize(k + 16, 0);
+        let mut count = 0;
         for at in (0..k).step_by(16) {
             let lanes = (k - at).min(16);
             let mut bits = 0;
@@ -85,11 +88,15 @@ impl Kernel for Union<'_> {
                 let code = codes.and_then(|codes| codes.token(t)[at..].first_chunk());
                 bits |= above & code.map_or(u16::MAX, |code| simd.gt_mask(simd.abs(simd.load_i8(code)), zero));
             }
-            let mut bits = u32::from(bits) & ((1 << lanes) - 1);
-            while bits != 0 {
-                kept.push(at as u32 + bits.trailing_zeros());
-                bits &= bits - 1;
+            let bits = u32::from(bits) & ((1 << lanes) - 1);
+            // without a branch: which inputs are kept nobody can guess
+            let (mut next, room) = (0, &mut kept[count..][..16]);
+            for lane in 0..16 {
+                room[next % 16] = at as u32 + lane;
+                next += (bits >> lane & 1) as usize;
             }
+            count += next;
         }
+        kept.truncate(count);
     }
 }

@@ -68,7 +68,7 @@ impl SplitSums {
     }
 
     /// Sums the rows of `kept`, each times its input, for the tokens of y \[M, N\] and the columns in `asked` (increasing ranges) and
-    /// perhaps neighbours of them, and hands each token's sums of a strip to `write` with the token and the strip's first column.
+    /// perhaps neighbours of them, and hands each token's sums of a strip in y to `finish` with the token and the strip's first column.
     /// Rows have whole vectors of 16 columns, of which N are used.
     pub(crate) fn run<T: SimdElement>(
         &mut self,
@@ -76,7 +76,7 @@ impl SplitSums {
         (rows, kept): (&Rows<'_, T>, Kept<'_>),
         (y, n): (&mut [f32], usize),
         asked: &[Range<usize>],
-        write: impl Fn(usize, usize, &[f32], &mut [f32]) + Sync,
+        finish: impl Fn(usize, usize, &mut [f32]) + Sync,
     ) {
         let tokens = y.len() / n;
         let width = self.cut(asked, (n, tokens), cpu.threads());
@@ -92,15 +92,14 @@ impl SplitSums {
         });
         let (sums, split) = (&*sums, strips.len() * piece);
         cpu.team().for_parts(Pieces::new(y, n), 1, |token, y| {
-            let mut total = [0.0; UNIT_SUMS];
             for (index, strip) in strips.iter().enumerate() {
-                let total = &mut total[..strip.len()];
+                let y = &mut y[strip.clone()];
                 let at = index * piece + token * width;
-                total.copy_from_slice(&sums[at..][..strip.len()]);
-                for part in sums[at..].chunks(split).skip(1).map(|sums| &sums[..strip.len()]) {
-                    total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+                y.copy_from_slice(&sums[at..][..y.len()]);
+                for part in sums[at..].chunks(split).skip(1) {
+                    y.iter_mut().zip(part).for_each(|(y, part)| *y += part);
                 }
-                write(token, strip.start, total, &mut y[strip.clone()]);
+                finish(token, strip.start, y);
             }
         });
     }

@@ -244,8 +244,13 @@ pub(crate) struct Slots<'a> {
 impl Added<'_> {
     /// Writes one token's sums of the columns from `start` on.
     fn write(&self, token: usize, start: usize, sums: &[f32], y: &mut [f32]) {
-        let at = token * self.d + start;
         y.copy_from_slice(&sums[..y.len()]);
+        self.add(token, start, y);
+    }
+
+    /// Adds to one token's sums of the columns from `start` on.
+    fn add(&self, token: usize, start: usize, y: &mut [f32]) {
+        let at = token * self.d + start;
         if let Some(bias) = self.bias {
             y.iter_mut().zip(&bias[start..]).for_each(|(y, b)| *y += b);
         }
@@ -262,8 +267,8 @@ fn down_dense<T: SimdElement>(cpu: &Cpu, matrix: &[T], ws: &mut Workspace, added
         let rows = input_sparse::Rows { elements: matrix, stride: d };
         let kept = Kept { k: ws.shape.d_ff, list, x: &ws.hidden, stride };
         let all = 0..d;
-        let write = |token, column, sums: &[f32], y: &mut [f32]| added.write(token, column, sums, y);
-        return ws.split.run(cpu, (&rows, kept), (y, d), std::slice::from_ref(&all), write);
+        let finish = |token, column, y: &mut [f32]| added.add(token, column, y);
+        return ws.split.run(cpu, (&rows, kept), (y, d), std::slice::from_ref(&all), finish);
     }
     let chunks = d.div_ceil(DENSE_CHUNK);
     let splits = &splits_of(list, ws.shape.d_ff);
