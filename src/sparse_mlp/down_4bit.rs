@@ -1,6 +1,5 @@
 //! Sums of 4-bit down rows, weighted by int8 activations.
 
-use super::ahead::Ahead;
 use super::four_bit::{DownMatrix, SEGMENT};
 use super::rows::CHUNK;
 use super::rows_4bit::Codes;
@@ -11,11 +10,14 @@ use std::ops::Range;
 /// Tokens that one unit of the down projection covers at most.
 pub(crate) const DOWN_TOKENS: usize = 32;
 
-/// Chunks that one unit covers at most for a single token.
-pub(crate) const DOWN_CHUNKS: usize = 8;
+/// Chunks that one unit covers at most for a single token: 1 KiB of a row, and sums that stay in the first-level cache.
+pub(crate) const DOWN_CHUNKS: usize = 16;
 
-/// Slots from a piece's first to that whose row is asked for meanwhile: a piece and some.
-const AHEAD: usize = PIECE + 8;
+/// Slots whose rows are added up together.
+const QUAD: usize = 4;
+
+/// Bytes of rows from a quad to the one that is asked for meanwhile.
+const AHEAD_BYTES: usize = 6 << 10;
 
 /// Vectors of 16 columns in a chunk.
 const VECTORS: usize = 8;
@@ -42,7 +44,7 @@ struct Piece<'a> {
     /// The first.
     slot: usize,
     /// Their activations, of at most [`PIECE`] slots.
-    h: &'a [[i8; 2]],
+    h: &'a [[i8; QUAD]],
     /// What sums in lanes of 16 bits begin at.
     shift: i32,
     /// The run's block, whether this is its only piece, and its last.
@@ -72,6 +74,8 @@ impl<'a> Piece<'a> {
 #[derive(Clone, Copy)]
 struct Sums<S: Simd> {
     total: [S::F; VECTORS],
+    /// Of a piece, in lanes of 16 bits.
+    short: [S::I; VECTORS / 2],
     /// Of a run that takes several pieces.
     acc: [S::I; VECTORS],
 }
@@ -203,59 +207,46 @@ impl FourBitDown<'_> {
         }
     }
 
-    /// The rows from slot [`AHEAD`] on, as fast as one token's pairs of rows are added up, chunk by chunk.
-    #[inline(always)]
-    fn ahead(&self) -> Ahead<'_> {
-        let columns = &self.matrix.columns;
-        let (first, end) = (columns.start(self.chunks.start), columns.start(self.chunks.end).min(columns.d));
-        let rows = self.slots.get(AHEAD..).unwrap_or(&[]);
-        Ahead::new(&self.matrix.codes()[first / 2..], (columns.d / 2, (end - first) / 2), rows, (2, self.chunks.len()))
-    }
-
-    /// Sums the codes of a piece in N segments, weighted by one token's activations, and adds the piece's shift.
+    /// Adds four rows to the sums of a chunk of N segments, each times its activation, and asks for those of rows that follow.
     ///
     /// Two rows at a time, in lanes of 16 bits. Codes less 8 times activations fit there, codes alone do not: lanes begin at what makes
-    /// the last sums right and not below zero, whatever wraps around on the way.
+    /// the last sums right and not below zero ([`Piece::shift`]), whatever wraps around on the way.
     #[inline(always)]
-    fn sum_piece<S: Simd, const N: usize>(
+    fn add_quad<S: Simd, const N: usize>(
         simd: S,
-        rows: &Gather<'_, [u8; 16]>,
+        rows: &[&[[u8; 16]]; QUAD],
+        ahead: &[&[[u8; 16]]; QUAD],
         at: usize,
-        piece: &Piece<'_>,
-        ahead: &mut Ahead<'_>,
-    ) -> [S::I; VECTORS] {
-        let mut acc = [simd.splat_i16(piece.shift as i16); 4];
-        for (i, h) in piece.h.iter().enumerate() {
-            ahead.step(simd);
-            let slot = piece.slot + 2 * i;
-            let [first, second] = [slot, slot + 1].map(|slot| &rows.row(slot)[at..at + N]);
-            let codes = simd.interleave_pair(simd.load_segments(first), simd.load_segments(second));
-            let h = simd.splat_i16(i16::from_le_bytes(h.map(|h| h as u8)));
+        h: [S::I; QUAD / 2],
+        short: &mut [S::I; VECTORS / 2],
+    ) {
+        let mut acc = *short;
+        for pair in 0..QUAD / 2 {
+            let (first, second) = (rows[2 * pair], rows[2 * pair + 1]);
+            for ahead in [ahead[2 * pair], ahead[2 * pair + 1]] {
+                simd.prefetch_line(&ahead[at]);
+                // rows of other than whole lines begin and end inside of some
+                if N < 4 {
+                    simd.prefetch_line(&ahead[at + N - 1]);
+                }
+            }
+            let codes =
+                simd.interleave_pair(simd.load_segments(&first[at..at + N]), simd.load_segments(&second[at..at + N]));
             for v in 0..2 {
-                acc[v] = simd.dot_pairs(acc[v], simd.low_nibbles(codes[v]), h);
-                acc[2 + v] = simd.dot_pairs(acc[2 + v], simd.high_nibbles(codes[v]), h);
+                acc[v] = simd.dot_pairs(acc[v], simd.low_nibbles(codes[v]), h[pair]);
+                acc[2 + v] = simd.dot_pairs(acc[2 + v], simd.high_nibbles(codes[v]), h[pair]);
             }
         }
-        let mut sums = [simd.splat_i32(0); VECTORS];
-        for v in 0..4 {
-            [sums[2 * v], sums[2 * v + 1]] = simd.widen_u16(acc[v]);
-        }
-        sums
+        *short = acc;
     }
 
-    /// Adds a piece's rows to the sums of a chunk of N segments, and where it is the run's last, the run.
+    /// Adds the sums of a piece's rows to those of its run, and where it is the last, the run to the f32 sums.
     #[inline(always)]
-    fn add_piece<S: Simd, const N: usize>(
-        &self,
-        simd: S,
-        rows: &Gather<'_, [u8; 16]>,
-        chunk: usize,
-        piece: &Piece<'_>,
-        ahead: &mut Ahead<'_>,
-        sums: &mut Sums<S>,
-    ) {
-        let at = (chunk - self.chunks.start) * self.matrix.columns.segments;
-        let mut acc = Self::sum_piece::<S, N>(simd, rows, at, piece, ahead);
+    fn end_piece<S: Simd, const N: usize>(&self, simd: S, chunk: usize, piece: &Piece<'_>, sums: &mut Sums<S>) {
+        let mut acc = [simd.splat_i32(0); VECTORS];
+        for v in 0..VECTORS / 2 {
+            [acc[2 * v], acc[2 * v + 1]] = simd.widen_u16(sums.short[v]);
+        }
         if !piece.only {
             for v in 0..VECTORS {
                 acc[v] = simd.add_i32(acc[v], sums.acc[v]);
@@ -267,30 +258,59 @@ impl FourBitDown<'_> {
         }
     }
 
-    /// Computes one token: piece by piece, the unit's chunks of a piece's rows one after another.
+    /// Adds a piece's rows to the sums of the unit's chunks, four rows after four, each read from its first column to its last.
+    #[inline(always)]
+    fn add_piece<S: Simd>(&self, simd: S, rows: &Gather<'_, [u8; 16]>, piece: &Piece<'_>, sums: &mut [Sums<S>]) {
+        let columns = &self.matrix.columns;
+        for sums in sums.iter_mut() {
+            sums.short = [simd.splat_i16(piece.shift as i16); VECTORS / 2];
+        }
+        let (last, bytes) = (rows.rows() - QUAD, SEGMENT / 2 * (columns.segments * sums.len()));
+        let lead = AHEAD_BYTES.div_ceil(bytes).next_multiple_of(QUAD);
+        for (i, &[a, b, c, d]) in piece.h.iter().enumerate() {
+            let slot = piece.slot + QUAD * i;
+            let four = four_rows(rows, slot);
+            let ahead = four_rows(rows, (slot + lead).min(last));
+            let pair = |first: i8, second: i8| i16::from_le_bytes([first as u8, second as u8]);
+            let h = [simd.splat_i16(pair(a, b)), simd.splat_i16(pair(c, d))];
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let at = i * columns.segments;
+                match columns.segments_of(self.chunks.start + i) {
+                    1 => Self::add_quad::<S, 1>(simd, &four, &ahead, at, h, &mut sums.short),
+                    2 => Self::add_quad::<S, 2>(simd, &four, &ahead, at, h, &mut sums.short),
+                    3 => Self::add_quad::<S, 3>(simd, &four, &ahead, at, h, &mut sums.short),
+                    _ => Self::add_quad::<S, 4>(simd, &four, &ahead, at, h, &mut sums.short),
+                }
+            }
+        }
+    }
+
+    /// Computes one token.
     #[inline(always)]
     fn one<S: Simd>(self, simd: S) {
         let columns = &self.matrix.columns;
-        let (rows, mut ahead) = (self.rows(), self.ahead());
-        let zero = Sums::<S> { total: [simd.splat(0.0); VECTORS], acc: [simd.splat_i32(0); VECTORS] };
+        let (rows, zero) = (self.rows(), simd.splat_i32(0));
+        let zero = Sums::<S> { total: [simd.splat(0.0); VECTORS], short: [zero; VECTORS / 2], acc: [zero; VECTORS] };
         let mut sums = [zero; DOWN_CHUNKS];
+        let sums = &mut sums[..self.chunks.len()];
         for (r, run) in self.runs.iter().enumerate() {
             let next = self.runs.get(r + 1);
             for piece in Piece::all(run, self.h.codes, self.h.sums[r]) {
-                for (chunk, sums) in self.chunks.clone().zip(&mut sums) {
+                self.add_piece(simd, &rows, &piece, sums);
+                for (chunk, sums) in self.chunks.clone().zip(sums.iter_mut()) {
                     if let (true, Some(next)) = (piece.last, next) {
                         self.prefetch_scales(simd, next.block, chunk);
                     }
                     match columns.segments_of(chunk) {
-                        1 => self.add_piece::<S, 1>(simd, &rows, chunk, &piece, &mut ahead, sums),
-                        2 => self.add_piece::<S, 2>(simd, &rows, chunk, &piece, &mut ahead, sums),
-                        3 => self.add_piece::<S, 3>(simd, &rows, chunk, &piece, &mut ahead, sums),
-                        _ => self.add_piece::<S, 4>(simd, &rows, chunk, &piece, &mut ahead, sums),
+                        1 => self.end_piece::<S, 1>(simd, chunk, &piece, sums),
+                        2 => self.end_piece::<S, 2>(simd, chunk, &piece, sums),
+                        3 => self.end_piece::<S, 3>(simd, chunk, &piece, sums),
+                        _ => self.end_piece::<S, 4>(simd, chunk, &piece, sums),
                     }
                 }
             }
         }
-        for ((chunk, sums), out) in self.chunks.zip(&sums).zip(self.out) {
+        for ((chunk, sums), out) in self.chunks.zip(&*sums).zip(self.out) {
             Self::write(simd, &sums.total, self.h.scale[0], columns.segments_of(chunk), out);
         }
     }
@@ -343,6 +363,12 @@ impl FourBitDown<'_> {
             Self::write(simd, total, *scale, N, out);
         }
     }
+}
+
+/// The rows of four slots.
+#[inline(always)]
+fn four_rows<'a>(rows: &Gather<'a, [u8; 16]>, slot: usize) -> [&'a [[u8; 16]]; QUAD] {
+    [rows.row(slot), rows.row(slot + 1), rows.row(slot + 2), rows.row(slot + 3)]
 }
 
 /// Widens the bits of up to sixteen f16, a multiple of 4 of them, the rest anything.

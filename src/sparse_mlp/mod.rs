@@ -11,7 +11,6 @@
 //! # Source
 //! Dynamic activation: TDA (arXiv 2408.11393), GRIFFIN, CATS, TEAL, WINA; W4A8: the group forms of [`crate::w4a8`].
 
-mod ahead;
 #[cfg(feature = "cuda-sparse-mlp")]
 pub mod cuda;
 mod down_4bit;

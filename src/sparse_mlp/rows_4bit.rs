@@ -111,14 +111,14 @@ impl FourBitRows<'_> {
         let steps = segments.div_ceil(4);
         let mut state = OneToken::<S, FORM>::new(simd, self, rows);
         let next = if self.next.is_empty() { *rows } else { self.records(self.next) };
+        let mut x = [[simd.splat_i32(0); 2]; STEPS];
+        // lane 4q + p of vector f: segment q of row 4f + p
+        let mut sums = [[simd.splat_i32(0); 4]; STEPS];
         for start in (0..steps).step_by(STEPS) {
             let count = STEPS.min(steps - start);
-            let mut x = [[simd.splat_i32(0); 2]; STEPS];
             for (i, x) in x.iter_mut().enumerate().take(count) {
                 *x = self.x_halves(simd, 4 * (start + i), segments);
             }
-            // lane 4q + p of vector f: segment q of row 4f + p
-            let mut sums = [[simd.splat_i32(0); 4]; STEPS];
             for four in 0..4 {
                 for (i, (sums, x)) in sums.iter_mut().zip(&x).enumerate().take(count) {
                     self.prefetch_quad(simd, &next, 4 * four, start + i);
