@@ -157,7 +157,8 @@ mod tests {
             let columns: Vec<usize> = split.strips.iter().flat_map(Range::clone).collect();
             assert!(columns.is_sorted_by(|a, b| a < b), "{:?}", split.strips);
             assert!(asked.iter().flat_map(Range::clone).all(|column| columns.contains(&column)), "{:?}", split.strips);
-            let near = |column: usize| asked.iter().any(|a| !a.is_empty() && column + STEP > a.start && column < a.end + STEP);
+            let near =
+                |column: usize| asked.iter().any(|a| !a.is_empty() && column + STEP > a.start && column < a.end + STEP);
             assert!(columns.iter().all(|&column| column < 1000 && near(column)));
             assert!(split.strips.iter().all(|strip| strip.len() <= width && strip.start % STEP == 0));
         }
