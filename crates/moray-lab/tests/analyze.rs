@@ -128,6 +128,14 @@ fn the_command_says_whether_claims_hold_and_writes_numbers_and_pages() {
     // at a larger error no layer keeps more
     let cett: Analysis = serde_json::from_slice(&std::fs::read(path("out/cett.json")).unwrap()).unwrap();
     assert!(cett.rows[0].values.iter().zip(&cett.rows[2].values).all(|(small, large)| small <= large));
+    let critical: Analysis = serde_json::from_slice(&std::fs::read(path("out/critical.json")).unwrap()).unwrap();
+    assert!(printed.contains(&critical.says) && critical.rows.len() == 8, "{printed}");
+    for pair in critical.rows.chunks(2) {
+        // the less stays, the more is left out
+        let left_out: Vec<f64> = pair[0].values.iter().flatten().copied().collect();
+        assert!(left_out.windows(2).all(|pair| pair[0] < pair[1]) && left_out[4] < 0.9, "{critical:?}");
+        assert!(pair[1].values.iter().flatten().all(|ratio| (0.5..2.0).contains(ratio)), "{critical:?}");
+    }
     assert_eq!(analyze(&["union", "--tokens", "128"]).unwrap().matches("hold").count(), 1);
     for (more, part) in [
         (&["--kept", "1.5"][..], "kept: expected a number between 0 and 1"),

@@ -4,14 +4,17 @@
 mod activations;
 mod analysis;
 mod cett;
+mod critical;
 mod decay;
 mod inertia;
+mod masked;
 mod sets;
 mod union;
 
 pub use activations::Activations;
 pub use analysis::{Analysis, Row};
 pub use cett::cett;
+pub use critical::critical;
 pub use decay::decay;
 pub use inertia::{Inertia, inertia};
 pub use sets::Sets;

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use moray::policy::{Named, Site};
 
 use super::{LogitsSwitch, Run, Switches, eval, written};
-use crate::analyze::{Activations, Analysis, Inertia, cett, decay, inertia, union};
+use crate::analyze::{Activations, Analysis, Inertia, cett, critical, decay, inertia, union};
 use crate::error::{Error, Result};
 use crate::fixture::SplitMix;
 
@@ -28,6 +28,8 @@ pub enum Kind {
     Union,
     /// How much of each layer can be dropped at a given error.
     Cett,
+    /// How much of each place of the MLPs the model bears to lose.
+    Critical,
 }
 
 /// Arguments of `moray analyze`.
@@ -91,24 +93,53 @@ pub fn analyses(arguments: &Arguments) -> Result<Vec<Analysis>> {
     if arguments.tokens < 64 {
         return expected("tokens", "at least 64", arguments.tokens as f32);
     }
-    // whole neurons are looked at, so the weights are held by neuron and none is left out
-    let mlp = Named::parse(Site::Neurons, "topk:1")?;
-    let switches = Switches { mlp, inputs: Named::EVERY_INPUT, heads: Named::EVERY_HEAD, ..arguments.switches.clone() };
-    let switches = Switches { logits: LogitsSwitch::default(), ..switches };
     let text = eval::read_text(&arguments.text)?;
-    let run = switches.load()?;
+    let kinds = if arguments.kinds.is_empty() { Kind::value_variants() } else { &arguments.kinds[..] };
+    // kinds that look at one form of the weights share a model
+    let mut runs: Vec<(Named, Run)> = Vec::new();
+    let mut found = Vec::with_capacity(kinds.len());
+    for &kind in kinds {
+        let mlp = kind.form()?;
+        let run = match runs.iter().position(|(form, _)| *form == mlp) {
+            Some(index) => &runs[index].1,
+            None => {
+                runs.push((mlp, load(arguments, mlp)?));
+                &runs[runs.len() - 1].1
+            }
+        };
+        found.push(analysis(kind, arguments.kept, run, &tokens(arguments, &text, run)?)?);
+    }
+    Ok(found)
+}
+
+impl Kind {
+    /// The policy of neurons with which the weights are held in the form that it looks at; none is left out.
+    fn form(self) -> moray::Result<Named> {
+        match self {
+            Kind::Critical => Ok(Named::EVERY_NEURON),
+            Kind::Inertia | Kind::Decay | Kind::Union | Kind::Cett => Named::parse(Site::Neurons, "topk:1"),
+        }
+    }
+}
+
+fn load(arguments: &Arguments, mlp: Named) -> Result<Run> {
+    let (inputs, heads, logits) = (Named::EVERY_INPUT, Named::EVERY_HEAD, LogitsSwitch::default());
+    Switches { mlp, inputs, heads, logits, ..arguments.switches.clone() }.load()
+}
+
+/// The first tokens of the text.
+fn tokens(arguments: &Arguments, text: &str, run: &Run) -> Result<Vec<u32>> {
     let limit = run.checkpoint.config().context_length;
     if arguments.tokens > limit {
         let (what, got) = ("the last token of the sequence".into(), arguments.tokens - 1);
         return Err(Error::Index { what, limit, got });
     }
-    let tokens = eval::tokens_of(&run.tokenizer, &arguments.text, &text, Some(arguments.tokens))?;
+    let tokens = eval::tokens_of(&run.tokenizer, &arguments.text, text, Some(arguments.tokens))?;
     if tokens.len() < arguments.tokens {
         let wanted = format!("at least {} tokens", arguments.tokens);
         return Err(Error::malformed(&arguments.text, "text", wanted, tokens.len()));
     }
-    let kinds = if arguments.kinds.is_empty() { Kind::value_variants() } else { &arguments.kinds[..] };
-    kinds.iter().map(|&kind| analysis(kind, arguments.kept, &run, &tokens)).collect()
+    Ok(tokens)
 }
 
 fn analysis(kind: Kind, kept: f64, run: &Run, tokens: &[u32]) -> Result<Analysis> {
@@ -132,6 +163,7 @@ fn analysis(kind: Kind, kept: f64, run: &Run, tokens: &[u32]) -> Result<Analysis
             let sequences = tokens.chunks_exact(tokens.len() / SEQUENCES).take(SEQUENCES);
             Ok(union(&sequences.map(in_sequence).collect::<Result<Vec<_>>>()?, kept))
         }
+        Kind::Critical => critical(cpu, model, tokens),
         Kind::Cett => cett(model, &in_sequence(&tokens[..CETT_TOKENS])?),
     }
 }
