@@ -108,6 +108,11 @@ impl<B: Backend> Session<B> {
         &self.policies
     }
 
+    /// Counts from here on what the policies keep, see [`PolicySet::usage`].
+    pub fn forget_usage(&mut self) {
+        self.policies.forget_usage();
+    }
+
     /// Says whether the policies have made their last choice for a slot, so that a captured graph can hold it.
     pub fn is_settled(&self, slot: usize) -> bool {
         self.policies.unsettled(&[Span { slot, start: 0, len: 1 }]).is_none()

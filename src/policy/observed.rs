@@ -123,6 +123,10 @@ impl SiteUsage {
         }
     }
 
+    pub(super) fn forget(&mut self) {
+        self.layers.fill(Kept::default());
+    }
+
     pub(super) fn add(&mut self, layer: usize, kept: Kept) {
         if let Some(sum) = self.layers.get_mut(layer) {
             *sum += kept;

@@ -161,6 +161,11 @@ impl PolicySet {
         self.policies.iter().find(|(policy, _)| !policy.is_settled(spans)).map(|(policy, _)| policy.site())
     }
 
+    /// Counts from here on: what tokens have kept so far is forgotten.
+    pub fn forget_usage(&mut self) {
+        self.policies.iter_mut().for_each(|(_, usage)| usage.forget());
+    }
+
     /// What tokens kept so far.
     pub fn usage(&self) -> Usage {
         self.policies.iter().map(|(_, usage)| usage.clone()).collect()

@@ -45,6 +45,10 @@ fn a_shape_is_written_measured_and_compared_with_another_program() {
     // 4.5 bits a weight of the layer, 8.5 of the output layer
     let layer = 576 * (576 + 2 * 192 + 576 + 3 * 1536);
     assert_eq!(bench.rows[0].weight_bytes_per_token, Some(layer * 9 / 16 + 49152 * 576 * 17 / 16));
+    // half of the neurons: all rows of gate, half of those of up and down, and the scales of down
+    let [whole, half] = [0, 1].map(|row| bench.rows[row].weight_bytes_per_token.expect("a row of ours"));
+    assert!(half < whole && whole - half < layer * 9 / 16 / 2, "{half} of {whole}");
+    assert_eq!(bench.rows[2].weight_bytes_per_token, None);
 
     assert_eq!(Checkpoint::open(&file).unwrap().config().n_layers, 1);
     let report = output(&arguments).unwrap();

@@ -91,9 +91,9 @@ pub enum Column {
 pub struct Row {
     /// The switches of `moray generate` that make it so, or the other program's name.
     pub name: String,
-    /// Bytes of weights that a dense token reads; none for another program.
+    /// Bytes of weights that a token reads which is decoded from the first position; none for another program.
     pub weight_bytes_per_token: Option<usize>,
-    /// Weight bytes a second of decoding from the first position, as if every weight were read, in percent of what memory reads.
+    /// Those bytes a second of decoding from the first position, in percent of what memory reads.
     pub bandwidth_percent: Option<f64>,
     /// By column.
     pub speeds: Vec<Option<Figure>>,
@@ -335,7 +335,8 @@ fn rows(loaded: &Loaded, peers: &[Peer], plan: &Plan, measured: &Measured) -> Ve
     let first = usize::from(plan.prompt > 0);
     let row = |index: usize| {
         let speeds: Vec<_> = (0..columns.len()).map(|column| measured.rounds.figure(index, column)).collect();
-        let bytes = loaded.ways.get(index).map(|way| loaded.run(way).weight_bytes_per_token());
+        // after the speeds
+        let bytes = measured.rounds.figure(index, columns.len()).map(|bytes| bytes.median.round() as usize);
         let used = bytes.zip(speeds[first]).map(|(bytes, speed)| bytes as f64 * speed.median);
         let base = (index < count).then(|| Way::baseline(&loaded.ways, index)).filter(|&base| base != index);
         let whole = loaded.ways.get(index).is_some_and(|way| way.switches.compute_all());
@@ -384,8 +385,8 @@ pub fn write_report(bench: &Bench, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(
         out,
         "- prefill P: over a prompt of P tokens; decode at P: {} tokens, one at a time, one sequence, after P tokens.\n\
-         - % of bandwidth: decoding at the first position, as if every weight were read, of what memory reads.\n\
-         - MB a token: weights of the layers and the output layer.\n\
+         - MB a token: weights of the layers and the output layer, less what was left out in decoding at the first position.\n\
+         - % of bandwidth: those a second, of what memory reads.\n\
          - faster: three quarters of the rounds are above 1.",
         bench.decoded_tokens
     )

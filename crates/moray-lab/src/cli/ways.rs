@@ -168,14 +168,14 @@ pub(super) fn measure(loaded: &Loaded, plan: &Plan, others: Vec<Turn<'_>>, tick:
 ///
 /// # Errors
 /// As [`measure`].
-pub(super) fn measure_on<B: Backend>(
-    devices: &[&B],
-    models: &[&Model<B>],
-    loaded: &Loaded,
-    plan: &Plan,
-    others: Vec<Turn<'_>>,
+pub(super) fn measure_on<'a, B: Backend>(
+    devices: &[&'a B],
+    models: &[&'a Model<B>],
+    loaded: &'a Loaded,
+    plan: &'a Plan,
+    others: Vec<Turn<'a>>,
     tick: &mut dyn FnMut(),
-    decode: Decode<'_, B>,
+    decode: Decode<'a, B>,
 ) -> Result<Rounds> {
     let mut turns = Vec::with_capacity(loaded.ways.len() + others.len());
     for (way, device) in loaded.ways.iter().zip(devices) {
@@ -204,8 +204,9 @@ impl<B: Backend> Clone for Seat<'_, B> {
 impl<B: Backend> Copy for Seat<'_, B> {}
 
 impl<'a, B: Backend> Seat<'a, B> {
-    /// Runs every prompt once, and returns what measures then.
-    fn turn(self, switches: &Switches, run: &Run, plan: &'a Plan) -> Result<Turn<'a>> {
+    /// Runs every prompt once, and returns what measures then: speeds by column, then the bytes of weights that a token read which was
+    /// decoded from the first position.
+    fn turn(self, switches: &Switches, run: &'a Run, plan: &'a Plan) -> Result<Turn<'a>> {
         let context = Plan::longest(plan.prompt, &plan.positions).saturating_add(plan.n);
         let limit = run.checkpoint.config().context_length;
         if context > limit {
@@ -225,13 +226,15 @@ impl<'a, B: Backend> Seat<'a, B> {
             tokens => Some(self.model.session(self.device, of(tokens))?),
         };
         Ok(Box::new(move || {
-            let mut values = Vec::with_capacity(1 + decoding.len());
+            let mut values = Vec::with_capacity(2 + decoding.len());
             if let Some(session) = &mut prefill {
                 values.push(Some(self.prefill(session, &plan.tokens[..plan.prompt])?));
             }
             for decoding in &mut decoding {
                 values.push(Some(decoding.time(self, plan.n)?));
             }
+            let read = |decoding: &Decoding<B>| run.model.bytes_read(&decoding.session.policies().usage()) as f64;
+            values.push(decoding.first().map(read));
             Ok(values)
         }))
     }
@@ -258,6 +261,7 @@ impl<B: Backend> Decoding<B> {
         let mut session = seat.model.session(seat.device, settings)?;
         let logits = seat.model.prefill(seat.device, &mut session, 0, prompt)?;
         let first = sampler()?.sample(logits)?;
+        session.forget_usage();
         Ok(Self { session, position: prompt.len(), first })
     }
 
