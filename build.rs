@@ -24,6 +24,7 @@ use std::{env, fs};
 /// Folders of kernels that are built for a feature, with the variable that cargo sets for it; others are always built.
 const FEATURES: &[(&str, &str)] = &[
     ("attention", "CARGO_FEATURE_CUDA_ATTENTION"),
+    ("input_sparse", "CARGO_FEATURE_CUDA_INPUT_SPARSE"),
     ("llama", "CARGO_FEATURE_CUDA"),
     ("sparse_mlp", "CARGO_FEATURE_CUDA_SPARSE_MLP"),
     ("w4a8", "CARGO_FEATURE_CUDA_W4A8"),

@@ -80,8 +80,8 @@
 //! driver's handles ([`Device::from_raw`](https://docs.rs/moray/latest/moray/struct.Device.html#method.from_raw)).
 //!
 //! # Building for CUDA
-//! The feature `cuda` builds every operation for the device and the forward pass; `cuda-w4a8`, `cuda-sparse-mlp` and
-//! `cuda-attention` build one operation's raw calls, beside which `cudarc-0_19`, which is part of `cuda`, has its safe functions.
+//! The feature `cuda` builds every operation for the device and the forward pass; `cuda-w4a8`, `cuda-sparse-mlp`,
+//! `cuda-input-sparse` and `cuda-attention` build one operation's raw calls, beside which `cudarc-0_19`, which is part of `cuda`, has its safe functions.
 //! Without that feature nothing public names a type of cudarc. nvcc compiles the kernels, for the architectures of `MORAY_CUDA_ARCHS` (`9.0a`,
 //! `sm_80,compute_80`) or all; without it the crate builds, and opening a device says what is missing. If cudarc's build script
 //! does not know your toolkit ("Unsupported cuda toolkit version"), set `CUDARC_CUDA_VERSION=13000`, which chooses bindings only.

@@ -58,6 +58,8 @@ const fn are_equal(a: &[&str], b: &[&str]) -> bool {
 pub(super) const MODULES: &[&[&Module]] = &[
     #[cfg(feature = "cuda-attention")]
     crate::attention::cuda::MODULES,
+    #[cfg(feature = "cuda-input-sparse")]
+    crate::input_sparse::cuda::MODULES,
     #[cfg(feature = "cuda")]
     crate::llama::cuda::MODULES,
     #[cfg(feature = "cuda-sparse-mlp")]

@@ -19,6 +19,8 @@
 //! # Source
 //! TEAL: training-free activation sparsity (arXiv 2408.14690).
 
+#[cfg(feature = "cuda-input-sparse")]
+pub mod cuda;
 mod float;
 mod forward;
 mod four_bit;

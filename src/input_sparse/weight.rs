@@ -127,6 +127,15 @@ impl Weight {
         self.k
     }
 
+    /// The rows as they lie in memory, from the first input's on, with their type and the bytes from one to the next, a multiple of 64; None
+    /// for weights in 4 bits. For engines that place weights themselves.
+    pub fn rows_in_memory(&self) -> Option<(DenseType, usize, &[u8])> {
+        match &self.store {
+            Store::Floats(floats) => Some((floats.dtype, floats.stride * LINE_BYTES, &floats.data[..])),
+            Store::FourBit(_) => None,
+        }
+    }
+
     /// Whether inputs are multiplied in int8.
     pub fn is_integer(&self) -> bool {
         matches!(self.store, Store::FourBit(_))

@@ -5,10 +5,11 @@ use crate::device::device;
 use crate::plain::{D_FF, Kind, Plain, VOCAB, roomy, tokens};
 use moray::attention::{KvDtype, KvPolicy, Span};
 use moray::llama::{
-    Backend, Buffers, DenseType, DenseWeight, Input, Linear, LinearCall, Mlp, Model, Norm, Pass, Settings, cuda,
+    Backend, Buffers, DenseType, DenseWeight, Input, Linear, LinearCall, Mlp, Model, Norm, Pass, Settings, Thresholds,
+    cuda,
 };
 use moray::policy::Wanted;
-use moray::sparse_mlp::Selection;
+use moray::sparse_mlp::{Score, ScoreOn, Selection};
 use moray::w4a8::{ActScales, Format, Offset, PackedWeight, quantize};
 use moray::{Cpu, Device};
 
@@ -16,25 +17,29 @@ fn settings(context: usize) -> Settings {
     Settings { kv_dtype: KvDtype::F16, ..roomy(context) }
 }
 
-/// Logits of `rows` after the embedding and, if wanted, the first layer's MLP.
-fn logits<B: Backend>(backend: &B, model: &Model<B>, tokens: &[u32], mlp: bool, rows: &[usize]) -> Vec<u32> {
+/// Logits of `rows` after the embedding and, if wanted, the first layer's MLP over the inputs above a threshold.
+fn logits<B: Backend>(backend: &B, model: &Model<B>, tokens: &[u32], mlp: Option<f32>, rows: &[usize]) -> Vec<u32> {
     let (config, layer, kv) = (model.config(), &model.layers()[0], KvPolicy::WriteAll);
     let spans = [Span { slot: 0, start: 0, len: tokens.len() }];
     let mut work = backend.work(config, layer.mlp.neurons(), &settings(tokens.len())).unwrap();
     let mut buffers = Buffers::new(backend, config, &layer.mlp, tokens.len()).unwrap();
     backend.begin(&mut work, tokens, &spans, rows).unwrap();
     backend.embed(&mut work, model.embedding(), &mut buffers.x).unwrap();
-    if mlp {
+    if let Some(threshold) = mlp {
         let mut pass = Pass {
             backend,
             config,
             spans: &spans,
             kv,
-            thresholds: Default::default(),
+            thresholds: Thresholds { down: threshold, ..Thresholds::default() },
             buffers: &mut buffers,
             work: &mut work,
         };
-        layer.mlp(&mut pass, 0, &Selection::All, Wanted::Nothing).unwrap();
+        let selection = match threshold > 0.0 {
+            true => Selection::Threshold { score: Score::plain(ScoreOn::Input), threshold },
+            false => Selection::All,
+        };
+        layer.mlp(&mut pass, 0, &selection, Wanted::Nothing).unwrap();
     }
     let mut normed = backend.zeros(rows.len() * config.d_model).unwrap();
     let mut logits = backend.zeros(rows.len() * config.vocab).unwrap();
@@ -46,13 +51,13 @@ fn logits<B: Backend>(backend: &B, model: &Model<B>, tokens: &[u32], mlp: bool, 
     bits(backend.read(&logits, rows.len() * config.vocab, &mut Vec::new()).unwrap())
 }
 
-fn compare(device: &Device, cpu: &Cpu, model: &Model<Cpu>, mlp: bool, what: &str) {
+fn compare(device: &Device, cpu: &Cpu, model: &Model<Cpu>, mlp: Option<f32>, what: &str) {
     let uploaded = cuda::upload(device, model).unwrap();
     for m in [1, 3, 9, 19] {
         let tokens = tokens(m as u64, m);
         let rows: Vec<usize> = (0..m).rev().step_by(2).collect();
         let got = logits(device, &uploaded, &tokens, mlp, &rows);
-        assert_eq!(got, logits(cpu, model, &tokens, mlp, &rows), "{what}, {m} tokens, mlp {mlp}");
+        assert_eq!(got, logits(cpu, model, &tokens, mlp, &rows), "{what}, {m} tokens, mlp {mlp:?}");
     }
 }
 
@@ -85,7 +90,7 @@ fn embedding_and_output_layer_match_cpu_bit_for_bit_in_every_format() {
     for (name, table) in tables {
         let (config, _, layers, norm) = plain.dense_parts();
         let model = Model::new(config, table, layers, norm, None).unwrap();
-        compare(&device, &cpu, &model, false, &name);
+        compare(&device, &cpu, &model, None, &name);
     }
 }
 
@@ -95,12 +100,24 @@ fn whole_mlp_matches_cpu_bit_for_bit_on_every_configuration() {
     let cpu = Cpu::detect();
     for (seed, kind) in Kind::all().iter().enumerate() {
         let plain = Plain::new(kind, seed as u64);
-        compare(&device, &cpu, &plain.dense(), true, &format!("{kind:?}"));
+        compare(&device, &cpu, &plain.dense(), Some(0.0), &format!("{kind:?}"));
         for format in [Format::per_channel(), Format::per_group(32, Offset::F16), Format::w8()] {
             for scales in [ActScales::Token, ActScales::Fine] {
                 let model = plain.w4a8_scaled(format, scales);
-                compare(&device, &cpu, &model, true, &format!("{kind:?}, {format:?}, {scales:?}"));
+                compare(&device, &cpu, &model, Some(0.0), &format!("{kind:?}, {format:?}, {scales:?}"));
             }
+        }
+    }
+}
+
+#[test]
+fn whole_mlp_by_input_matches_cpu_bit_for_bit_above_a_threshold() {
+    let Some(device) = device() else { return };
+    let cpu = Cpu::detect();
+    for (seed, kind) in Kind::all().iter().enumerate() {
+        let model = Plain::new(kind, seed as u64).by_input();
+        for threshold in [0.0, 0.05, 0.5] {
+            compare(&device, &cpu, &model, Some(threshold), &format!("{kind:?}, above {threshold}"));
         }
     }
 }
@@ -120,6 +137,6 @@ fn dense_matrices_of_16_bits_match_cpu_bit_for_bit_where_k_is_no_multiple_of_4()
         layers[0].mlp = Mlp::Whole { gate_up: matrix(2 * d_ff, d), down: matrix(d, d_ff) };
         config.d_ff = d_ff;
         let model = Model::new(config, embedding, layers, norm, None).unwrap();
-        compare(&device, &cpu, &model, true, &format!("{dtype:?}, d_ff {d_ff}"));
+        compare(&device, &cpu, &model, Some(0.0), &format!("{dtype:?}, d_ff {d_ff}"));
     }
 }

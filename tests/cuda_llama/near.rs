@@ -2,7 +2,7 @@
 
 use crate::definition::{Rounding, distance, logits};
 use crate::device::device;
-use crate::plain::{Kind, Plain, roomy, tokens};
+use crate::plain::{Kind, Plain, THRESHOLDS, roomy, tokens, with_thresholds};
 use moray::attention::{KvDtype, KvPolicy};
 use moray::llama::{Backend, LogitRows, Model, Sequence, Settings, cuda};
 use moray::policy::HeadNorm;
@@ -48,6 +48,24 @@ fn dense_logits_are_as_near_to_the_f64_definition_as_the_cpu_on_every_configurat
     for (seed, kind) in Kind::all().iter().enumerate() {
         let plain = Plain::new(kind, seed as u64);
         check(&device, &plain, &plain.dense(), &settings(LEN), seed as u64 + 100, &format!("{kind:?}"));
+    }
+}
+
+/// A threshold that an input misses by less than the error of either pass cuts off a whole input, so what is compared is the mean; over
+/// an f32 cache, where errors are small, few do.
+#[test]
+fn logits_over_inputs_above_thresholds_match_the_f64_definition_of_the_same() {
+    let Some(device) = device() else { return };
+    for (seed, kind) in Kind::all().iter().enumerate() {
+        let (plain, tokens) = (Plain::new(kind, seed as u64), tokens(seed as u64 + 500, LEN));
+        let all = logits(&plain, &tokens, Rounding::NONE);
+        let exact = logits(&plain, &tokens, Rounding { thresholds: THRESHOLDS.map(f64::from), ..Rounding::NONE });
+        let cost = distance(&exact, &all).1;
+        let settings = with_thresholds(Settings { kv_dtype: KvDtype::F32, ..settings(LEN) }, kind.n_layers);
+        let model = cuda::upload(&device, &plain.by_input()).unwrap();
+        let (_, mean) = distance(&run(&device, &model, &settings, &tokens, LEN - 6), &exact);
+        println!("{kind:?}: {mean} where the thresholds themselves change {cost}");
+        assert!(mean <= cost / 100.0, "{kind:?}: {mean} where the thresholds themselves change {cost}");
     }
 }
 

@@ -9,6 +9,7 @@ mod device;
 mod attention;
 mod counter;
 mod decode;
+mod input_sparse;
 mod products;
 mod sparse_mlp;
 
@@ -45,6 +46,11 @@ fn counts_of_attention_match_the_committed_ones() {
 #[test]
 fn counts_of_a_decode_step_match_the_committed_ones() {
     check("counts_of_a_decode_step_match_the_committed_ones", "decode", 170, decode::count);
+}
+
+#[test]
+fn counts_of_products_by_input_match_the_committed_ones() {
+    check("counts_of_products_by_input_match_the_committed_ones", "input_sparse", 170, input_sparse::count);
 }
 
 /// The parts of the list that `down` is cut into depend on the device.

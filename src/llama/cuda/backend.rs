@@ -76,14 +76,10 @@ impl Backend for Device {
         y: &mut CudaSlice<f32>,
     ) -> Result<()> {
         let LinearCall { weight, input, m, threshold, .. } = call;
-        if threshold > 0.0 {
-            let (expected, got) = ("all inputs on a CUDA device", format!("those above {threshold}"));
-            return Err(Error::Unsupported { what: "linear", expected, got });
-        }
         let outputs = m * weight.n();
         let residual = residual.map(|residual| residual.slice(..outputs));
         let mut y = y.slice_mut(..outputs);
-        weight.forward(self, (input, m), residual.as_ref(), &mut y, &mut work.scratch)
+        weight.forward(self, (input, m, threshold), residual.as_ref(), &mut y, &mut work.scratch)
     }
 
     fn rms_norm(&self, norm: Norm<'_, Device>, m: usize, y: &mut CudaSlice<f32>) -> Result<()> {

@@ -5,6 +5,7 @@ use super::raw::RmsNorm;
 use crate::attention::AttentionShape;
 use crate::device::{Arguments, Device, ElementKind};
 use crate::error::{Error, Result};
+use crate::input_sparse::cuda as input_sparse;
 use crate::llama::{self, DenseType, Input, Norm};
 use crate::w4a8::ActScales;
 use crate::w4a8::cuda::{self as w4a8, Activations, Epilogue, Workspace};
@@ -18,6 +19,8 @@ pub enum Weight {
     Dense(DenseWeight),
     /// 4- or 8-bit integers, multiplied with int8 activations.
     W4a8(w4a8::Weight),
+    /// Floating point by input, read where an input is above a threshold.
+    ByInput(input_sparse::Weight),
 }
 
 /// A weight matrix \[N, K\] with an optional bias \[N\], in device memory.
@@ -115,10 +118,7 @@ impl Linear {
                 data: device.upload(dense.data())?,
             }),
             llama::Weight::W4a8(packed) => Weight::W4a8(w4a8::Weight::upload(device, packed)?),
-            llama::Weight::ByInput(_) => {
-                let (expected, got) = ("weights by output on a CUDA device", "weights by input".into());
-                return Err(Error::Unsupported { what: "weights", expected, got });
-            }
+            llama::Weight::ByInput(weight) => Weight::ByInput(input_sparse::Weight::upload(device, weight)?),
         };
         let bias = linear.bias().map(|bias| device.upload(bias)).transpose()?;
         Ok(Linear {
@@ -139,6 +139,7 @@ impl Linear {
         match &self.weight {
             Weight::Dense(weight) => weight.n,
             Weight::W4a8(weight) => weight.n(),
+            Weight::ByInput(weight) => weight.n(),
         }
     }
 
@@ -147,14 +148,16 @@ impl Linear {
         match &self.weight {
             Weight::Dense(weight) => weight.k,
             Weight::W4a8(weight) => weight.k(),
+            Weight::ByInput(weight) => weight.k(),
         }
     }
 
-    /// Bytes that one multiplication reads.
+    /// Bytes that one multiplication of all inputs reads.
     pub fn bytes(&self) -> usize {
         let weight = match &self.weight {
             Weight::Dense(weight) => weight.data.len(),
             Weight::W4a8(weight) => weight.bytes(),
+            Weight::ByInput(weight) => weight.bytes(),
         };
         weight + self.bias.as_ref().map_or(0, |bias| 4 * bias.len())
     }
@@ -169,69 +172,89 @@ impl Linear {
         match &self.weight {
             Weight::Dense(weight) => kernels::embed_dense(device, weight, tokens, x),
             Weight::W4a8(weight) => w4a8::dequantize_rows(device, weight, tokens, x),
+            Weight::ByInput(_) => {
+                let (expected, got) = ("an embedding by output on a CUDA device", "one by input".into());
+                Err(Error::Unsupported { what: "embed", expected, got })
+            }
         }
     }
 
-    /// Multiplies: y\[M, N\] = input\[M, K\] · wᵀ + bias + residual, then normalises heads if it has norms.
+    /// Multiplies: y\[M, N\] = input\[M, K\] · wᵀ + bias + residual, then normalises heads if it has norms. Inputs of at most
+    /// `threshold` count as 0.
     ///
     /// # Errors
-    /// [`Error::Length`] for a buffer of another size, [`Error::Shape`] for more tokens than the scratch is for.
+    /// [`Error::Length`] for a buffer of another size, [`Error::Shape`] for more tokens than the scratch is for, [`Error::Unsupported`] for
+    /// a threshold above 0 where weights are not by input.
     pub(super) fn forward(
         &self,
         device: &Device,
-        (input, m): (Input<'_, Device>, usize),
+        (input, m, threshold): (Input<'_, Device>, usize, f32),
         residual: Option<&CudaView<'_, f32>>,
         y: &mut CudaViewMut<'_, f32>,
         scratch: &mut Scratch,
     ) -> Result<()> {
-        self.multiply(device, (input, m), residual, y, scratch)?;
+        let bias = self.bias.as_ref();
+        match &self.weight {
+            Weight::ByInput(weight) => {
+                let (x, bias) = (self.plain(device, (input, m), &mut scratch.plain)?, bias.map(|bias| bias.as_view()));
+                input_sparse::linear(device, weight, &x, threshold, bias.as_ref(), residual, y)?;
+            }
+            _ if threshold > 0.0 => {
+                let (expected, got) = ("weights by input for a threshold on inputs", "weights by output".into());
+                return Err(Error::Unsupported { what: "linear", expected, got });
+            }
+            Weight::Dense(weight) => {
+                let x = self.plain(device, (input, m), &mut scratch.plain)?;
+                kernels::dense(device, weight, &x, bias, residual, y)?;
+            }
+            Weight::W4a8(weight) => {
+                let int8 = &mut scratch.int8;
+                self.quantize(device, (input, m), int8)?;
+                w4a8::linear(device, weight, int8, Epilogue { bias, residual }, y, &mut scratch.workspace)?;
+            }
+        }
         self.qk_norm.as_ref().map_or(Ok(()), |norm| norm.apply(device, m, y))
     }
 
-    fn multiply(
-        &self,
-        device: &Device,
-        (input, m): (Input<'_, Device>, usize),
-        residual: Option<&CudaView<'_, f32>>,
-        y: &mut CudaViewMut<'_, f32>,
-        scratch: &mut Scratch,
-    ) -> Result<()> {
-        let (k, bias) = (self.k(), self.bias.as_ref());
-        match &self.weight {
-            Weight::W4a8(weight) => {
-                let int8 = &mut scratch.int8;
-                int8.set_scales(self.act_scales);
-                match input {
-                    Input::Plain(x) => int8.quantize(device, &x.slice(..m * k), m, k)?,
-                    Input::RmsNorm(Norm { x, weight, eps }) => {
-                        int8.quantize_rms_norm(device, &x.slice(..m * k), m, weight, eps)?;
-                    }
-                    Input::SwiGlu { gate_up, activation } => {
-                        int8.quantize_swiglu(device, &gate_up.slice(..2 * m * k), m, k, activation)?;
-                    }
-                }
-                w4a8::linear(device, weight, int8, Epilogue { bias, residual }, y, &mut scratch.workspace)
+    /// The inputs in int8, after what is done to them.
+    fn quantize(&self, device: &Device, (input, m): (Input<'_, Device>, usize), int8: &mut Activations) -> Result<()> {
+        let k = self.k();
+        int8.set_scales(self.act_scales);
+        match input {
+            Input::Plain(x) => int8.quantize(device, &x.slice(..m * k), m, k),
+            Input::RmsNorm(Norm { x, weight, eps }) => {
+                int8.quantize_rms_norm(device, &x.slice(..m * k), m, weight, eps)
             }
-            Weight::Dense(weight) => {
-                if let Input::Plain(x) = input {
-                    return kernels::dense(device, weight, &x.slice(..m * k), bias, residual, y);
-                }
-                if m * k > scratch.plain.len() {
-                    let expected = "no more than the session's max_tokens";
-                    return Err(Error::Shape { what: "m", expected, got: m });
-                }
-                let mut plain = scratch.plain.slice_mut(..m * k);
-                match input {
-                    Input::Plain(_) => {}
-                    Input::RmsNorm(Norm { x, weight, eps }) => {
-                        kernels::rms_norm(device, &x.slice(..m * k), None, weight, eps, &mut plain)?;
-                    }
-                    Input::SwiGlu { gate_up, activation } => {
-                        kernels::activate(device, activation, &gate_up.slice(..2 * m * k), k, &mut plain)?;
-                    }
-                }
-                kernels::dense(device, weight, &plain.as_view(), bias, residual, y)
+            Input::SwiGlu { gate_up, activation } => {
+                int8.quantize_swiglu(device, &gate_up.slice(..2 * m * k), m, k, activation)
             }
         }
+    }
+
+    /// The inputs in f32, after what is done to them: as they are, or in `room`.
+    fn plain<'a>(
+        &self,
+        device: &Device,
+        (input, m): (Input<'a, Device>, usize),
+        room: &'a mut CudaSlice<f32>,
+    ) -> Result<CudaView<'a, f32>> {
+        let used = m * self.k();
+        if let Input::Plain(x) = input {
+            return Ok(x.slice(..used));
+        }
+        if used > room.len() {
+            return Err(Error::Shape { what: "m", expected: "no more than the session's max_tokens", got: m });
+        }
+        let mut plain = room.slice_mut(..used);
+        match input {
+            Input::Plain(_) => {}
+            Input::RmsNorm(Norm { x, weight, eps }) => {
+                kernels::rms_norm(device, &x.slice(..used), None, weight, eps, &mut plain)?;
+            }
+            Input::SwiGlu { gate_up, activation } => {
+                kernels::activate(device, activation, &gate_up.slice(..2 * used), self.k(), &mut plain)?;
+            }
+        }
+        Ok(room.slice(..used))
     }
 }

@@ -221,10 +221,6 @@ impl Switches {
     pub fn check_device(&self) -> Result<()> {
         match self.device {
             Device::Cpu => Ok(()),
-            Device::Cuda if self.inputs.chosen() != Chosen::Never => {
-                let (expected, got) = ("--inputs all on a CUDA device", self.inputs.to_string());
-                Err(Error::Kernel(moray::Error::Unsupported { what: "inputs", expected, got }))
-            }
             Device::Cuda if self.logits.0.is_some() => {
                 let (expected, got) = ("--logits all on a CUDA device", self.logits.to_string());
                 Err(Error::Kernel(moray::Error::Unsupported { what: "logits", expected, got }))
