@@ -153,7 +153,7 @@ for test in ./cuda_*; do
 done
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
-        for test in ./cuda_w4a8 ./cuda_attention ./cuda_sparse_mlp; do
+        for test in ./cuda_w4a8 ./cuda_attention ./cuda_sparse_mlp ./cuda_input_sparse; do
             wanted "$test" && check compute-sanitizer --tool "$tool" --error-exitcode 1 "$test" --test-threads 1
         done
     done
