@@ -115,6 +115,10 @@ fn logits_spare_bytes_of_the_output_layer_and_are_found_with_their_method() {
     assert!(previewed < whole && teal - both == whole - previewed, "{whole} {previewed} {teal} {both}");
     let series: Vec<&str> = study.series().iter().map(|series| series.name).collect();
     assert_eq!(series.len(), 3, "{series:?}");
+    // each kind of weights is spoken of once, in whatever order its cells are
+    let rows = ["--row", "--weights f32 --mlp topk:0.5", "--row", "--weights dense --mlp topk:0.5"];
+    let table = folder.run(&[&WINDOWS[..], &grid, &rows].concat()).unwrap();
+    assert_eq!(table.matches("Over --weights dense").count(), 1, "{table}");
 }
 
 #[test]

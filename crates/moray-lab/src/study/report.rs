@@ -109,8 +109,12 @@ impl Study {
     pub fn findings(&self) -> Vec<String> {
         let mut said = Vec::new();
         let series = self.series();
-        let mut whole: Vec<&str> = series.iter().filter_map(|found| found.records[0].against.as_deref()).collect();
-        whole.dedup();
+        let mut whole: Vec<&str> = Vec::new();
+        for against in series.iter().filter_map(|found| found.records[0].against.as_deref()) {
+            if !whole.contains(&against) {
+                whole.push(against);
+            }
+        }
         for whole in whole {
             let of = series.iter().filter(|found| found.records[0].against.as_deref() == Some(whole));
             let Some(best) = of.max_by(|a, b| a.fewer_bytes.total_cmp(&b.fewer_bytes)) else { continue };
