@@ -87,6 +87,10 @@ __device__ __forceinline__ void load_inputs(Inputs<Rows, T>& inputs, const GateU
     }
 }
 
+__device__ __forceinline__ float groups_of_segment(const MatrixView& matrix) {
+    return __fdiv_rn(1.0f, static_cast<float>(matrix.segments_per_group));
+}
+
 // Where a row's scales lie and what they are, so that a loop has no branch for it.
 struct ScaleForm {
     float groups;     // of a segment of 32 codes: 0 where a row has one scale
@@ -95,7 +99,7 @@ struct ScaleForm {
     uint32_t zero, zero_mask;  // zero point = word's upper half & zero_mask | zero
 
     __device__ __forceinline__ explicit ScaleForm(const MatrixView& matrix)
-        : groups(matrix.group_scale == GroupScale::none ? 0.0f : __fdiv_rn(1.0f, static_cast<float>(matrix.segments_per_group))),
+        : groups(matrix.group_scale == GroupScale::none ? 0.0f : groups_of_segment(matrix)),
           halves(matrix.group_scale != GroupScale::none && matrix.offset == Offset::none),
           is_float(matrix.group_scale == GroupScale::none),
           has_offset(!is_float && matrix.offset == Offset::f16),
