@@ -94,6 +94,7 @@ fn unions_match_counts_of_sets() {
     let value = analysis.value("measured", "4").unwrap();
     // counts, divided and averaged in f64
     assert!((value - sum as f64 / (18 * D_FF) as f64).abs() < 1e-12, "{value}");
+    // 0.3 and 1 − 0.7² are rounded in f64, as are means of them
     assert!((analysis.value("measured", "1").unwrap() - 0.3).abs() < 1e-12);
     assert!((analysis.value("independent", "2").unwrap() - 0.51).abs() < 1e-12);
 }

@@ -73,6 +73,7 @@ fn answers_are_the_choices_that_the_definition_finds_most_likely() {
         let count = |key: &str| (found[key].as_f64().unwrap() / 20.0).round() as usize;
         assert_eq!([count("accuracy_percent"), count("normalised_percent")], expected, "seed {seed}");
         assert_eq!(found["items"], 5);
+        // a mean of five thirds in f64, in percent
         assert!((found["by_chance_percent"].as_f64().unwrap() - 100.0 / 3.0).abs() < 1e-9);
         // the question is the prompt of what the prompt decides
         let sparse = [&arguments[..8], &["--mlp", "griffin:0.5"]].concat();
