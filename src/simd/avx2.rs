@@ -392,22 +392,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         };
         [half(0), half(1)]
     }
-    fn sum_pairs(rows: [I; 4]) -> [I; 2] {
-        let half = |i: usize| {
-            let pairs = |a, b| {
-                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b)))
-            };
-            let (a, b) = (pairs(rows[0][i], rows[1][i]), pairs(rows[2][i], rows[3][i]));
-            [_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xDD>(a, b)].map(|v| _mm256_castps_si256(v))
-        };
-        let (a, b) = (half(0), half(1));
-        [[a[0], b[0]], [a[1], b[1]]]
-    }
-    fn tile_words(words: I) -> I {
-        let [a, b] = words;
-        let (even, odd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-        [_mm256_permute4x64_epi64::<0b11_01_10_00>(even), _mm256_permute4x64_epi64::<0b11_01_10_00>(odd)]
-    }
     fn transpose_quarters(rows: [I; 4]) -> [I; 4] {
         let [r0, r1, r2, r3] = rows;
         let low = |i: usize| [_mm256_permute2x128_si256::<0x20>(r0[i], r1[i]), _mm256_permute2x128_si256::<0x20>(r2[i], r3[i])];

@@ -176,16 +176,6 @@ impl Simd for Avx512 {
         let (a, b) = (pairs(rows[0], rows[1]), pairs(rows[2], rows[3]));
         _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b))
     }
-    fn sum_pairs(rows: [__m512i; 4]) -> [__m512i; 2] {
-        let pairs = |a, b| {
-            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)))
-        };
-        let (a, b) = (pairs(rows[0], rows[1]), pairs(rows[2], rows[3]));
-        [_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xDD>(a, b)].map(|v| _mm512_castps_si512(v))
-    }
-    fn tile_words(words: __m512i) -> __m512i {
-        _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15), words)
-    }
     fn transpose_quarters(rows: [__m512i; 4]) -> [__m512i; 4] {
         let [r0, r1, r2, r3] = rows;
         let (a, b) = (_mm512_shuffle_i32x4::<0x44>(r0, r1), _mm512_shuffle_i32x4::<0xEE>(r0, r1));

@@ -123,11 +123,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn sum_short_quads(self, rows: [Self::I; 4]) -> Self::I {
         self.sum_quads(rows)
     }
-    /// As [`Simd::sum_quads`], of the even lanes of each four and of the odd ones.
-    fn sum_pairs(self, rows: [Self::I; 4]) -> [Self::I; 2];
-    /// Orders 16 words of four activations as a tile of packed codes orders its columns: lane 4p + j is word
-    /// 8·(j mod 2) + 4·⌊j/2⌋ + p.
-    fn tile_words(self, words: Self::I) -> Self::I;
     /// Transposes 16-byte quarters: quarter p of result q is quarter q of vector p.
     fn transpose_quarters(self, rows: [Self::I; 4]) -> [Self::I; 4];
     /// The even and the odd 16-byte quarters of two vectors, in order.

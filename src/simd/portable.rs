@@ -193,14 +193,6 @@ impl Simd for Portable {
         from_fn(|i| rows[i % 4][i / 4 * 4..][..4].iter().sum())
     }
     #[inline(always)]
-    fn sum_pairs(self, rows: [I; 4]) -> [I; 2] {
-        from_fn(|odd| from_fn(|i| rows[i % 4][i / 4 * 4 + odd] + rows[i % 4][i / 4 * 4 + odd + 2]))
-    }
-    #[inline(always)]
-    fn tile_words(self, words: I) -> I {
-        from_fn(|i| words[8 * (i % 2) + 4 * (i % 4 / 2) + i / 4])
-    }
-    #[inline(always)]
     fn transpose_quarters(self, rows: [I; 4]) -> [I; 4] {
         from_fn(|q| from_fn(|i| rows[i / 4][4 * q + i % 4]))
     }

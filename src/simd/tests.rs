@@ -120,8 +120,8 @@ impl Kernel for EveryIntegerOperation<'_> {
         all.push(s.sum_short_quads(pairs));
         // sums that stay within i32
         let small = rows.map(|row| s.low_nibbles(row));
-        all.extend([s.sum_quads(small), s.tile_words(a), s.high_u16(b)]);
-        all.extend(s.sum_pairs(small).into_iter().chain(s.transpose_quarters(rows)).chain(s.unzip_quarters(a, b)));
+        all.extend([s.sum_quads(small), s.high_u16(b)]);
+        all.extend(s.transpose_quarters(rows).into_iter().chain(s.unzip_quarters(a, b)));
         all.extend(s.interleave(rows).into_iter().chain(s.interleave_pair(a, b)).chain(s.widen_u16(c)));
         // sums that wrap around
         all.extend([low, high].map(|codes| s.dot_pairs(s.dot_pairs(s.splat_i16(-31_000), codes, x), codes, x)));

@@ -140,12 +140,14 @@ fn multiply_tile<E: Element>(
 ) {
     let tile = weight.tile(rows.start / TILE_N);
     let tokens = Tokens::new(x, tile.integer_group());
-    let mut sums = [[0.0f32; TILE_N]; TOKEN_BLOCK];
-    let straight = tokens.count <= GEMV_TOKENS && tile.inner_scales().is_none();
-    if straight && simd.gemv(&tile, tokens, &mut sums) {
-        write_back(x, 0..tokens.count, rows, weight.n(), &sums, epilogue, y);
-        return;
+    if tokens.count <= GEMV_TOKENS && tile.inner_scales().is_none() {
+        let mut sums = [[0.0f32; TILE_N]; GEMV_TOKENS];
+        if simd.gemv(&tile, tokens, &mut sums) {
+            write_back(x, 0..tokens.count, rows, weight.n(), &sums, epilogue, y);
+            return;
+        }
     }
+    let mut sums = [[0.0f32; TILE_N]; TOKEN_BLOCK];
     with_panel(weight.k(), |panel| {
         simd.unpack(&tile, panel);
         for start in (0..tokens.count).step_by(TOKEN_BLOCK) {
@@ -170,18 +172,15 @@ fn write_back<E: Element>(
     for (sums, m) in sums.iter().zip(tokens) {
         // fine scales are in the sums
         let act_scale = if x.scales() == ActScales::Token { x.scale()[m] } else { 1.0 };
-        let residual = epilogue.residual.map(|r| &r[m * n + rows.start..m * n + rows.end]);
-        let bias = epilogue.bias.map(|b| &b[rows.clone()]);
-        for (i, (out, sum)) in y.row(m).iter_mut().zip(sums).enumerate() {
-            let mut v = sum * act_scale;
-            if let Some(bias) = bias {
-                v += bias[i];
-            }
-            if let Some(residual) = residual {
-                v += residual[i].to_f32();
-            }
-            *out = E::from_f32(v);
+        let mut sums = sums.map(|sum| sum * act_scale);
+        if let Some(bias) = epilogue.bias {
+            sums.iter_mut().zip(&bias[rows.clone()]).for_each(|(sum, bias)| *sum += bias);
         }
+        if let Some(residual) = epilogue.residual {
+            let residual = &residual[m * n + rows.start..m * n + rows.end];
+            sums.iter_mut().zip(residual).for_each(|(sum, residual)| *sum += residual.to_f32());
+        }
+        y.row(m).iter_mut().zip(sums).for_each(|(out, sum)| *out = E::from_f32(sum));
     }
 }
 

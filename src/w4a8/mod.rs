@@ -40,7 +40,6 @@ mod dot;
 mod exported;
 mod format;
 #[cfg(target_arch = "x86_64")]
-mod gemv;
 mod import;
 mod pack;
 mod packed_view;
