@@ -32,8 +32,13 @@ pub trait RawCall: Enqueue {
     /// [`RawCall::check`] refuses give sizes without meaning.
     fn buffers(&self, device: &Device) -> Vec<Buffer> {
         let mut buffers = Vec::new();
-        self.name_buffers(device, &mut |buffer| buffers.push(buffer));
+        self.visit_buffers(device, &mut |buffer| buffers.push(buffer));
         buffers
+    }
+
+    /// Shows what [`RawCall::buffers`] returns, one after the other, and allocates nothing.
+    fn visit_buffers(&self, device: &Device, visit: &mut dyn FnMut(Buffer)) {
+        self.name_buffers(device, visit);
     }
 
     /// Loads the kernels that the call starts, which a capture cannot: for each kind and size of call that will be captured, once

@@ -47,7 +47,7 @@ fn on_the_simulated_device(arguments: &[String]) -> TaskResult {
 fn on_a_device(nvcc: &Path, capability: &str, targets: &[&str], arguments: &[String]) -> Command {
     let mut command = Command::new(env!("CARGO"));
     // the whole workspace, so that dependencies are those that the other tests built
-    command.args(["test", "--workspace", "--features", "moray/cublaslt,moray-lab/cuda"]);
+    command.args(["test", "--workspace", "--features", "moray/cublaslt,moray-c/cuda,moray-lab/cuda"]);
     command.args(targets).args(arguments).current_dir(root());
     command.envs([("MORAY_REQUIRE_CUDA", "1"), ("MORAY_REQUIRE_MODEL", "1")]);
     command.envs([("MORAY_CUDA_ARCHS", ARCHITECTURES), ("SIMCUDA_ARCH", capability)]);

@@ -56,6 +56,12 @@ typedef enum {
   MORAY_STATUS_INTERNAL = 19,
 } MorayStatus;
 
+// The driver's context: a `CUcontext` is a pointer to one.
+typedef struct CUctx_st CUctx_st;
+
+// The driver's stream: a `CUstream`, and a `cudaStream_t`, is a pointer to one.
+typedef struct CUstream_st CUstream_st;
+
 // Tokens quantized to int8, in memory made once. One thread writes it at a time; any number may multiply with it when none does.
 typedef struct MorayActivations MorayActivations;
 
@@ -64,6 +70,14 @@ typedef struct MorayAttention MorayAttention;
 
 // The CPU: threads and an instruction set. Any number of threads may use one at once; calls that use more than one thread take turns.
 typedef struct MorayCpu MorayCpu;
+
+// A CUDA device as an engine's context has it, with the kernels that were loaded in it. Any number of threads may use one at once.
+//
+// Calls on it take addresses of memory of that context where others take memory of the process, and a stream of it, or null for its
+// default stream. They allocate nothing, wait for nothing, are done when the stream has passed them, and can be captured in a graph.
+// Addresses are multiples of 16 where nothing else is said. That there is memory of so many bytes at an address is the caller's
+// word; sizes are compared with what the call needs all the same. The context is current to the thread after a call.
+typedef struct MorayCuda MorayCuda;
 
 // Keys and values of layers and sequences, in memory of the library's. One thread writes it at a time; any number may attend when none does.
 typedef struct MorayKvCache MorayKvCache;
@@ -404,6 +418,100 @@ typedef struct {
 // What is stored of K and V of a head that no query head reads: one of the `MORAY_KV_..` constants.
 typedef uint32_t MorayKvPolicy;
 
+// What is quantized: one of the `MORAY_SOURCE_..` constants.
+typedef uint32_t MoraySource;
+
+// Quantized tokens in device memory: written by `moray_cuda_quantize`, read by any number of products.
+typedef struct {
+  // Tokens M.
+  size_t m;
+  // Features K, a multiple of 32.
+  size_t k;
+  // How finely they are scaled.
+  MorayActScales scales;
+  // As many bytes as `moray_cuda_quantize_prepare` says, or more.
+  MorayBytesMut memory;
+} MorayCudaActivations;
+
+// A quantization.
+typedef struct {
+  // `sizeof(MorayCudaQuantize)`.
+  uint32_t struct_size;
+  // What is quantized.
+  MoraySource source;
+  // Of x.
+  MorayDtype dtype;
+  // Of the gate, for `MORAY_SOURCE_GATED`; else 0.
+  MorayActivation activation;
+  // For `MORAY_SOURCE_RMS_NORM`; else not looked at.
+  float eps;
+  // [M, K], or [M, 2 * K]; row-major.
+  MorayBytes x;
+  // f32 [K] for `MORAY_SOURCE_RMS_NORM`; else left out.
+  MorayBytes norm_weight;
+  // Where the tokens go.
+  MorayCudaActivations out;
+} MorayCudaQuantize;
+
+// A packed weight w[N, K] in device memory: the sections that `moray_pack` writes, or `moray_weight_describe` names, copied as they are.
+typedef struct {
+  // Output features, at most 2^30.
+  size_t n;
+  // Input features.
+  size_t k;
+  // The format.
+  MorayFormat format;
+  // `MORAY_LAYOUT_VERSION` as it was when the weight was packed.
+  uint32_t layout_version;
+  // The sections, of `moray_section_bytes`; left out where the format has none.
+  MoraySections sections;
+} MorayCudaWeight;
+
+// A multiplication y = x * w^T + bias + residual.
+typedef struct {
+  // `sizeof(MorayCudaLinear)`.
+  uint32_t struct_size;
+  // Of `y` and `residual`.
+  MorayDtype dtype;
+  // w[N, K].
+  MorayCudaWeight weight;
+  // x[M, K].
+  MorayCudaActivations x;
+  // f32 [N], or left out.
+  MorayBytes bias;
+  // [M, N], or left out; apart from `y`.
+  MorayBytes residual;
+  // [M, N], row-major.
+  MorayBytesMut y;
+  // As many bytes as `moray_cuda_linear_prepare` says, or more: zeros before the first call with it, and left so by every call that
+  // runs to its end. Calls that may run at once have one each.
+  MorayBytesMut workspace;
+} MorayCudaLinear;
+
+// A normalisation of rows, or of each head of a row.
+typedef struct {
+  // `sizeof(MorayCudaRmsNorm)`.
+  uint32_t struct_size;
+  // Added to the mean square.
+  float eps;
+  // Rows M, 1 to 65535.
+  size_t m;
+  // Heads of a row, 1 to 65535; 1 where rows are whole.
+  size_t heads;
+  // Features of a head, a multiple of 4.
+  size_t k;
+  // f32 [M, heads, k], rows `x_stride` apart.
+  MorayBytes x;
+  // Elements from one row of x to the next, a multiple of 4.
+  size_t x_stride;
+  // f32 [k].
+  MorayBytes weight;
+  // f32 [M, heads, k], rows `y_stride` apart; x itself, or apart from it.
+  MorayBytesMut y;
+  // Elements from one row of y to the next, a multiple of 4.
+  size_t y_stride;
+} MorayCudaRmsNorm;
+
 // 4 bytes.
 #define MORAY_F32 0
 
@@ -550,6 +658,15 @@ typedef uint32_t MorayKvPolicy;
 
 // Zeros, which take part in the softmax.
 #define MORAY_KV_ZERO 2
+
+// x as it is.
+#define MORAY_SOURCE_PLAIN 0
+
+// x / sqrt(mean(x^2) + eps) * norm_weight.
+#define MORAY_SOURCE_RMS_NORM 1
+
+// act(gate) * up, of x [M, 2 * K] with each token's gate before its up.
+#define MORAY_SOURCE_GATED 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -850,6 +967,72 @@ MorayStatus moray_attend(const MorayCpu *cpu,
                          const MorayAttend *call,
                          MorayBytes q,
                          MorayBytesMut out);
+
+// Takes a context, which stays the caller's: it is there for as long as the handle, and not destroyed with it.
+//
+// Fails with `MORAY_STATUS_KERNELS_NOT_BUILT` in a library without CUDA, `MORAY_STATUS_DRIVER_ABSENT`,
+// `MORAY_STATUS_DRIVER_TOO_OLD`, `MORAY_STATUS_UNSUPPORTED_ARCHITECTURE` for a device below compute capability 8.0, and
+// `MORAY_STATUS_DRIVER` where the driver refuses the context.
+MorayStatus moray_cuda_create(CUctx_st *context, MorayCuda **out);
+
+// Ends a device, and unloads its kernels if no other handle has the context; the context is still there. Null is none.
+void moray_cuda_destroy(MorayCuda *cuda);
+
+// Says which architecture a device has, as `moray_supports` takes it, and how many multiprocessors.
+MorayStatus moray_cuda_describe(const MorayCuda *cuda, MorayArch *arch, uint32_t *multiprocessors);
+
+// Loads every kernel of the library, which a capture could not. The `prepare` of a call loads those of the call alone.
+//
+// Fails with `MORAY_STATUS_UNSUPPORTED_ARCHITECTURE` if kernels were not built for the device, `MORAY_STATUS_DRIVER` if the driver
+// does not load them.
+MorayStatus moray_cuda_load_kernels(const MorayCuda *cuda);
+
+// Loads the kernels of a quantization, whose addresses are not looked at, and says how many bytes `out.memory` needs; as many serve
+// fewer tokens.
+//
+// Fails as `moray_cuda_quantize`, and as `moray_cuda_load_kernels`.
+MorayStatus moray_cuda_quantize_prepare(const MorayCuda *cuda,
+                                        const MorayCudaQuantize *call,
+                                        size_t *bytes);
+
+// Quantizes tokens as `moray_activations_quantize` does, with the same bits.
+//
+// Fails with `MORAY_STATUS_SHAPE` unless M is at least 1 and K a multiple of 32, `MORAY_STATUS_LENGTH`, `MORAY_STATUS_NULL`,
+// `MORAY_STATUS_MISALIGNED` and `MORAY_STATUS_OVERLAP` for memory, `MORAY_STATUS_LAUNCH` if the driver does not start the kernel.
+MorayStatus moray_cuda_quantize(const MorayCuda *cuda,
+                                CUstream_st *stream,
+                                const MorayCudaQuantize *call);
+
+// Loads the kernels of a multiplication, whose addresses are not looked at, and says how many bytes `workspace` needs; 0 where it
+// may be left out. Another M may need another kernel and more.
+//
+// Fails as `moray_cuda_linear`, and as `moray_cuda_load_kernels`.
+MorayStatus moray_cuda_linear_prepare(const MorayCuda *cuda,
+                                      const MorayCudaLinear *call,
+                                      size_t *bytes);
+
+// Multiplies as `moray_linear` does, with the same bits.
+//
+// Fails with `MORAY_STATUS_SHAPE` for sizes that go together with nothing (M above 1048560, x and weight that differ in K),
+// `MORAY_STATUS_UNSUPPORTED` for a format of parts that do not go together or another layout, `MORAY_STATUS_LENGTH`,
+// `MORAY_STATUS_NULL`, `MORAY_STATUS_MISALIGNED` and `MORAY_STATUS_OVERLAP` for memory, `MORAY_STATUS_LAUNCH` if the driver does not start
+// the kernel.
+MorayStatus moray_cuda_linear(const MorayCuda *cuda,
+                              CUstream_st *stream,
+                              const MorayCudaLinear *call);
+
+// Loads the kernel of a normalisation, whose addresses are not looked at.
+//
+// Fails as `moray_cuda_rms_norm`, and as `moray_cuda_load_kernels`.
+MorayStatus moray_cuda_rms_norm_prepare(const MorayCuda *cuda, const MorayCudaRmsNorm *call);
+
+// Computes y[m, h] = x[m, h] / sqrt(mean(x[m, h]^2) + eps) * weight.
+//
+// Fails with `MORAY_STATUS_SHAPE` for sizes and strides, `MORAY_STATUS_LENGTH`, `MORAY_STATUS_NULL`, `MORAY_STATUS_MISALIGNED`
+// and `MORAY_STATUS_OVERLAP` for memory, `MORAY_STATUS_LAUNCH` if the driver does not start the kernel.
+MorayStatus moray_cuda_rms_norm(const MorayCuda *cuda,
+                                CUstream_st *stream,
+                                const MorayCudaRmsNorm *call);
 
 #ifdef __cplusplus
 }  // extern "C"

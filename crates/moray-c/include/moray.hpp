@@ -33,6 +33,7 @@ struct Destroy {
     void operator()(MorayMlpWorkspace *handle) const { moray_mlp_workspace_destroy(handle); }
     void operator()(MorayKvCache *handle) const { moray_kv_cache_destroy(handle); }
     void operator()(MorayAttention *handle) const { moray_attention_destroy(handle); }
+    void operator()(MorayCuda *handle) const { moray_cuda_destroy(handle); }
 };
 
 /* A handle that ends with its owner. */

@@ -49,7 +49,7 @@ pub(crate) fn unless_busy<G>(what: &'static str, lock: Result<G, TryLockError<G>
     }
 }
 
-fn scales(scales: MorayActScales) -> Outcome<ActScales> {
+pub(crate) fn scales(scales: MorayActScales) -> Outcome<ActScales> {
     match scales {
         MORAY_ACT_SCALES_TOKEN => Ok(ActScales::Token),
         MORAY_ACT_SCALES_FINE => Ok(ActScales::Fine),

@@ -66,6 +66,11 @@ impl MorayBytes {
 }
 
 impl MorayBytesMut {
+    /// The same memory, to be read.
+    pub(crate) fn as_read(self) -> MorayBytes {
+        MorayBytes { data: self.data, bytes: self.bytes }
+    }
+
     /// Borrows the elements to write them.
     ///
     /// # Safety
@@ -86,7 +91,7 @@ impl MorayBytesMut {
 
     /// Checks that it is apart from what else the call uses.
     pub(crate) fn check_apart(self, what: &'static str, others: &[(&'static str, Range<usize>)]) -> Outcome {
-        let own = self.data.addr()..self.data.addr().saturating_add(self.bytes);
+        let own = self.as_read().range();
         let overlaps = |other: &Range<usize>| own.start < other.end && other.start < own.end;
         match others.iter().find(|(_, other)| overlaps(other)) {
             Some(&(other, _)) => Err(Fault::Overlap { what, other }),

@@ -39,13 +39,18 @@ pub struct MorayMlpShape {
 }
 
 impl MorayMlpShape {
-    fn read(self) -> Outcome<Shape> {
-        let activation = match self.activation {
-            MORAY_ACTIVATION_SILU => Activation::Silu,
-            MORAY_ACTIVATION_RELU => Activation::Relu,
-            other => return Err(Fault::unsupported("shape.activation", "a MORAY_ACTIVATION_ constant", other)),
-        };
+    pub(crate) fn read(self) -> Outcome<Shape> {
+        let activation = activation("shape.activation", self.activation)?;
         Ok(Shape { d_model: self.d_model, d_ff: self.d_ff, activation })
+    }
+}
+
+/// The nonlinearity that a constant names.
+pub(crate) fn activation(what: &'static str, activation: MorayActivation) -> Outcome<Activation> {
+    match activation {
+        MORAY_ACTIVATION_SILU => Ok(Activation::Silu),
+        MORAY_ACTIVATION_RELU => Ok(Activation::Relu),
+        other => Err(Fault::unsupported(what, "a MORAY_ACTIVATION_ constant", other)),
     }
 }
 

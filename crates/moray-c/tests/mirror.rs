@@ -190,6 +190,65 @@ const _: () = {
     ["Offset of field: MorayAttend::list"][::core::mem::offset_of!(MorayAttend, list) - 48usize];
     ["Offset of field: MorayAttend::counts"][::core::mem::offset_of!(MorayAttend, counts) - 64usize];
 };
+const _: () = {
+    ["Size of MorayCudaActivations"][::core::mem::size_of::<MorayCudaActivations>() - 40usize];
+    ["Alignment of MorayCudaActivations"][::core::mem::align_of::<MorayCudaActivations>() - 8usize];
+    ["Offset of field: MorayCudaActivations::m"][::core::mem::offset_of!(MorayCudaActivations, m) - 0usize];
+    ["Offset of field: MorayCudaActivations::k"][::core::mem::offset_of!(MorayCudaActivations, k) - 8usize];
+    ["Offset of field: MorayCudaActivations::scales"][::core::mem::offset_of!(MorayCudaActivations, scales) - 16usize];
+    ["Offset of field: MorayCudaActivations::memory"][::core::mem::offset_of!(MorayCudaActivations, memory) - 24usize];
+};
+const _: () = {
+    ["Size of MorayCudaQuantize"][::core::mem::size_of::<MorayCudaQuantize>() - 96usize];
+    ["Alignment of MorayCudaQuantize"][::core::mem::align_of::<MorayCudaQuantize>() - 8usize];
+    ["Offset of field: MorayCudaQuantize::struct_size"]
+        [::core::mem::offset_of!(MorayCudaQuantize, struct_size) - 0usize];
+    ["Offset of field: MorayCudaQuantize::source"][::core::mem::offset_of!(MorayCudaQuantize, source) - 4usize];
+    ["Offset of field: MorayCudaQuantize::dtype"][::core::mem::offset_of!(MorayCudaQuantize, dtype) - 8usize];
+    ["Offset of field: MorayCudaQuantize::activation"]
+        [::core::mem::offset_of!(MorayCudaQuantize, activation) - 12usize];
+    ["Offset of field: MorayCudaQuantize::eps"][::core::mem::offset_of!(MorayCudaQuantize, eps) - 16usize];
+    ["Offset of field: MorayCudaQuantize::x"][::core::mem::offset_of!(MorayCudaQuantize, x) - 24usize];
+    ["Offset of field: MorayCudaQuantize::norm_weight"]
+        [::core::mem::offset_of!(MorayCudaQuantize, norm_weight) - 40usize];
+    ["Offset of field: MorayCudaQuantize::out"][::core::mem::offset_of!(MorayCudaQuantize, out) - 56usize];
+};
+const _: () = {
+    ["Size of MorayCudaWeight"][::core::mem::size_of::<MorayCudaWeight>() - 104usize];
+    ["Alignment of MorayCudaWeight"][::core::mem::align_of::<MorayCudaWeight>() - 8usize];
+    ["Offset of field: MorayCudaWeight::n"][::core::mem::offset_of!(MorayCudaWeight, n) - 0usize];
+    ["Offset of field: MorayCudaWeight::k"][::core::mem::offset_of!(MorayCudaWeight, k) - 8usize];
+    ["Offset of field: MorayCudaWeight::format"][::core::mem::offset_of!(MorayCudaWeight, format) - 16usize];
+    ["Offset of field: MorayCudaWeight::layout_version"]
+        [::core::mem::offset_of!(MorayCudaWeight, layout_version) - 32usize];
+    ["Offset of field: MorayCudaWeight::sections"][::core::mem::offset_of!(MorayCudaWeight, sections) - 40usize];
+};
+const _: () = {
+    ["Size of MorayCudaLinear"][::core::mem::size_of::<MorayCudaLinear>() - 216usize];
+    ["Alignment of MorayCudaLinear"][::core::mem::align_of::<MorayCudaLinear>() - 8usize];
+    ["Offset of field: MorayCudaLinear::struct_size"][::core::mem::offset_of!(MorayCudaLinear, struct_size) - 0usize];
+    ["Offset of field: MorayCudaLinear::dtype"][::core::mem::offset_of!(MorayCudaLinear, dtype) - 4usize];
+    ["Offset of field: MorayCudaLinear::weight"][::core::mem::offset_of!(MorayCudaLinear, weight) - 8usize];
+    ["Offset of field: MorayCudaLinear::x"][::core::mem::offset_of!(MorayCudaLinear, x) - 112usize];
+    ["Offset of field: MorayCudaLinear::bias"][::core::mem::offset_of!(MorayCudaLinear, bias) - 152usize];
+    ["Offset of field: MorayCudaLinear::residual"][::core::mem::offset_of!(MorayCudaLinear, residual) - 168usize];
+    ["Offset of field: MorayCudaLinear::y"][::core::mem::offset_of!(MorayCudaLinear, y) - 184usize];
+    ["Offset of field: MorayCudaLinear::workspace"][::core::mem::offset_of!(MorayCudaLinear, workspace) - 200usize];
+};
+const _: () = {
+    ["Size of MorayCudaRmsNorm"][::core::mem::size_of::<MorayCudaRmsNorm>() - 96usize];
+    ["Alignment of MorayCudaRmsNorm"][::core::mem::align_of::<MorayCudaRmsNorm>() - 8usize];
+    ["Offset of field: MorayCudaRmsNorm::struct_size"][::core::mem::offset_of!(MorayCudaRmsNorm, struct_size) - 0usize];
+    ["Offset of field: MorayCudaRmsNorm::eps"][::core::mem::offset_of!(MorayCudaRmsNorm, eps) - 4usize];
+    ["Offset of field: MorayCudaRmsNorm::m"][::core::mem::offset_of!(MorayCudaRmsNorm, m) - 8usize];
+    ["Offset of field: MorayCudaRmsNorm::heads"][::core::mem::offset_of!(MorayCudaRmsNorm, heads) - 16usize];
+    ["Offset of field: MorayCudaRmsNorm::k"][::core::mem::offset_of!(MorayCudaRmsNorm, k) - 24usize];
+    ["Offset of field: MorayCudaRmsNorm::x"][::core::mem::offset_of!(MorayCudaRmsNorm, x) - 32usize];
+    ["Offset of field: MorayCudaRmsNorm::x_stride"][::core::mem::offset_of!(MorayCudaRmsNorm, x_stride) - 48usize];
+    ["Offset of field: MorayCudaRmsNorm::weight"][::core::mem::offset_of!(MorayCudaRmsNorm, weight) - 56usize];
+    ["Offset of field: MorayCudaRmsNorm::y"][::core::mem::offset_of!(MorayCudaRmsNorm, y) - 72usize];
+    ["Offset of field: MorayCudaRmsNorm::y_stride"][::core::mem::offset_of!(MorayCudaRmsNorm, y_stride) - 88usize];
+};
 
 const _: () = {
     assert!(size_of::<MorayStatus>() == size_of::<core::ffi::c_uint>());
@@ -244,6 +303,9 @@ const _: () = {
     assert!(MORAY_KV_WRITE_ALL == 0);
     assert!(MORAY_KV_HOLE == 1);
     assert!(MORAY_KV_ZERO == 2);
+    assert!(MORAY_SOURCE_PLAIN == 0);
+    assert!(MORAY_SOURCE_RMS_NORM == 1);
+    assert!(MORAY_SOURCE_GATED == 2);
     assert!(MorayStatus::Ok as u32 == 0);
     assert!(MorayStatus::Length as u32 == 1);
     assert!(MorayStatus::Shape as u32 == 2);
@@ -512,6 +574,60 @@ mod header {
             out: MorayBytesMut,
         ) -> MorayStatus;
     }
+    unsafe extern "C" {
+        pub fn moray_cuda_create(context: *mut CUctx_st, out: *mut *mut MorayCuda) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_destroy(cuda: *mut MorayCuda);
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_describe(
+            cuda: *const MorayCuda,
+            arch: *mut MorayArch,
+            multiprocessors: *mut u32,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_load_kernels(cuda: *const MorayCuda) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_quantize_prepare(
+            cuda: *const MorayCuda,
+            call: *const MorayCudaQuantize,
+            bytes: *mut usize,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_quantize(
+            cuda: *const MorayCuda,
+            stream: *mut CUstream_st,
+            call: *const MorayCudaQuantize,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_linear_prepare(
+            cuda: *const MorayCuda,
+            call: *const MorayCudaLinear,
+            bytes: *mut usize,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_linear(
+            cuda: *const MorayCuda,
+            stream: *mut CUstream_st,
+            call: *const MorayCudaLinear,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_rms_norm_prepare(cuda: *const MorayCuda, call: *const MorayCudaRmsNorm) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_rms_norm(
+            cuda: *const MorayCuda,
+            stream: *mut CUstream_st,
+            call: *const MorayCudaRmsNorm,
+        ) -> MorayStatus;
+    }
 }
 
 #[test]
@@ -563,4 +679,14 @@ fn signatures_of_the_header_match_the_crate() {
     let _: [unsafe extern "C" fn(_); 2] = [header::moray_attention_destroy, moray_attention_destroy];
     let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] = [header::moray_write_kv, moray_write_kv];
     let _: [unsafe extern "C" fn(_, _, _, _) -> _; 2] = [header::moray_attend, moray_attend];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_create, moray_cuda_create];
+    let _: [unsafe extern "C" fn(_); 2] = [header::moray_cuda_destroy, moray_cuda_destroy];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_describe, moray_cuda_describe];
+    let _: [unsafe extern "C" fn(_) -> _; 2] = [header::moray_cuda_load_kernels, moray_cuda_load_kernels];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_quantize_prepare, moray_cuda_quantize_prepare];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_quantize, moray_cuda_quantize];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_linear_prepare, moray_cuda_linear_prepare];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_linear, moray_cuda_linear];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_rms_norm_prepare, moray_cuda_rms_norm_prepare];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_rms_norm, moray_cuda_rms_norm];
 }

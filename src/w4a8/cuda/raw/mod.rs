@@ -8,11 +8,13 @@ mod linear;
 mod product;
 mod quantize;
 mod rows;
+mod tokens;
 
 pub use linear::Linear;
 pub use product::Product;
 pub use quantize::{Quantize, Source};
 pub use rows::Rows;
+pub use tokens::Tokens;
 
 use crate::device::{Address, Buffer};
 use crate::error::{Error, Result};

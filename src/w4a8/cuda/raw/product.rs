@@ -1,10 +1,9 @@
 //! The whole product of activations in floating point: quantize, multiply.
 
-use super::{ALIGNMENT, Linear, Quantize, Source, check_weight, name_sections};
+use super::{ALIGNMENT, Linear, Quantize, Source, Tokens, check_weight, name_sections};
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, product};
 use crate::error::{Error, Result};
-use crate::w4a8::activation::{PAD_K, SUM_GROUP};
-use crate::w4a8::cuda::variant::{Architecture, CUT_TILE, Variant, sum_group};
+use crate::w4a8::cuda::variant::{Architecture, CUT_TILE, Variant};
 use crate::w4a8::{ActScales, Format, LAYOUT_VERSION, Sections};
 
 /// y = x · wᵀ + bias + residual with x in floating point: a [`Quantize`] and a [`Linear`] in scratch of the engine's. An engine that
@@ -69,10 +68,7 @@ struct Scratch {
     /// Zeros between calls, these two, so at the same place for every M.
     arrived: usize,
     partial: usize,
-    codes: usize,
-    scale: usize,
-    sums: [usize; 3],
-    totals: usize,
+    tokens: usize,
     bytes: usize,
 }
 
@@ -117,7 +113,6 @@ impl Product {
     }
 
     fn scratch(&self, device: &Device) -> Scratch {
-        let padded = self.k.checked_next_multiple_of(PAD_K).unwrap_or(usize::MAX);
         // of the most tiles that are cut along K by `Variant::choose`, whatever M is
         let cut = self.format.stays_integer() && self.act_scales == ActScales::Token;
         let tiles = if cut { device.multiprocessors() as usize } else { 0 };
@@ -127,34 +122,22 @@ impl Product {
             end = end.saturating_add(bytes).checked_next_multiple_of(ALIGNMENT as usize).unwrap_or(usize::MAX);
             start
         };
-        let words = |rows: usize| product([rows, self.m, size_of::<u32>()]);
         Scratch {
             arrived: part(product([tiles, size_of::<u32>()])),
             partial: part(product([tiles, CUT_TILE, size_of::<u32>()])),
-            codes: part(product([self.m, padded])),
-            scale: part(words(self.act_scales.of_token(self.k))),
-            sums: [0, 1, 2].map(|level| part(words(padded.div_ceil(SUM_GROUP << level)))),
-            totals: part(words(1)),
+            tokens: part(self.tokens(Address::NULL).bytes()),
             bytes: end,
         }
+    }
+
+    fn tokens(&self, memory: Address) -> Tokens {
+        Tokens { m: self.m, k: self.k, scales: self.act_scales, memory }
     }
 
     fn calls(&self, device: &Device) -> (Quantize, Linear) {
         let scratch = self.scratch(device);
         let at = |start: usize| self.workspace.offset(start);
-        let quantize = Quantize {
-            source: Source::Plain,
-            m: self.m,
-            k: self.k,
-            x: self.x,
-            element: self.element,
-            codes: at(scratch.codes).cast(),
-            scales: self.act_scales,
-            scale: at(scratch.scale).cast(),
-            sums: scratch.sums.map(|start| at(start).cast()),
-            totals: at(scratch.totals).cast(),
-        };
-        let level = sum_group(self.format, self.act_scales).map(|group| (group / SUM_GROUP).ilog2() as usize);
+        let tokens = self.tokens(at(scratch.tokens));
         let linear = Linear {
             format: self.format,
             variant: self.variant(device),
@@ -163,10 +146,10 @@ impl Product {
             k: self.k,
             layout: self.layout,
             weight: self.weight,
-            x: quantize.codes,
+            x: tokens.codes(),
             act_scales: self.act_scales,
-            act_scale: quantize.scale,
-            sums: level.map_or(quantize.totals, |level| quantize.sums[level]),
+            act_scale: tokens.scale(),
+            sums: tokens.sums(self.format),
             bias: self.bias,
             residual: self.residual,
             y: self.y,
@@ -174,7 +157,7 @@ impl Product {
             partial: at(scratch.partial).cast(),
             arrived: at(scratch.arrived).cast(),
         };
-        (quantize, linear)
+        (tokens.quantize(Source::Plain, self.x, self.element), linear)
     }
 }
 

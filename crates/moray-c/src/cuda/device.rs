@@ -1,0 +1,88 @@
+//! The handle of a CUDA device.
+
+#[cfg(not(feature = "cuda-device"))]
+use super::no_device::Device;
+use crate::arguments::{borrow, check_out, create, destroy, give};
+use crate::cpu::{MORAY_ARCH_CUDA, MorayArch};
+use crate::status::{Fault, MorayStatus, guard};
+#[cfg(feature = "cuda-device")]
+use moray::Device;
+
+/// The driver's context: a `CUcontext` is a pointer to one.
+#[allow(non_camel_case_types)] // cuda.h's name
+#[derive(Debug)]
+pub struct CUctx_st {
+    _opaque: [u8; 0],
+}
+
+/// The driver's stream: a `CUstream`, and a `cudaStream_t`, is a pointer to one.
+#[allow(non_camel_case_types)] // cuda.h's name
+#[derive(Debug)]
+pub struct CUstream_st {
+    _opaque: [u8; 0],
+}
+
+/// A CUDA device as an engine's context has it, with the kernels that were loaded in it. Any number of threads may use one at once.
+///
+/// Calls on it take addresses of memory of that context where others take memory of the process, and a stream of it, or null for its
+/// default stream. They allocate nothing, wait for nothing, are done when the stream has passed them, and can be captured in a graph.
+/// Addresses are multiples of 16 where nothing else is said. That there is memory of so many bytes at an address is the caller's
+/// word; sizes are compared with what the call needs all the same. The context is current to the thread after a call.
+#[derive(Debug)]
+pub struct MorayCuda(pub(crate) Device);
+
+/// Takes a context, which stays the caller's: it is there for as long as the handle, and not destroyed with it.
+///
+/// Fails with `MORAY_STATUS_KERNELS_NOT_BUILT` in a library without CUDA, `MORAY_STATUS_DRIVER_ABSENT`,
+/// `MORAY_STATUS_DRIVER_TOO_OLD`, `MORAY_STATUS_UNSUPPORTED_ARCHITECTURE` for a device below compute capability 8.0, and
+/// `MORAY_STATUS_DRIVER` where the driver refuses the context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moray_cuda_create(context: *mut CUctx_st, out: *mut *mut MorayCuda) -> MorayStatus {
+    guard(|| {
+        check_out("out", out)?;
+        Device::probe()?;
+        if context.is_null() {
+            return Err(Fault::Null { what: "context" });
+        }
+        // SAFETY: the caller's; calls name their stream themselves.
+        unsafe { create(out, || Ok(MorayCuda(Device::from_raw(context.cast(), std::ptr::null_mut())?))) }
+    })
+}
+
+/// Ends a device, and unloads its kernels if no other handle has the context; the context is still there. Null is none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moray_cuda_destroy(cuda: *mut MorayCuda) {
+    // SAFETY: the caller's.
+    unsafe { destroy(cuda) }
+}
+
+/// Says which architecture a device has, as `moray_supports` takes it, and how many multiprocessors.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moray_cuda_describe(
+    cuda: *const MorayCuda,
+    arch: *mut MorayArch,
+    multiprocessors: *mut u32,
+) -> MorayStatus {
+    guard(|| {
+        // SAFETY: the caller's.
+        let device = unsafe { &borrow("cuda", cuda)?.0 };
+        let (major, minor) = device.capability();
+        // SAFETY: the caller's.
+        unsafe {
+            give("arch", arch, MORAY_ARCH_CUDA + 10 * major + minor)?;
+            give("multiprocessors", multiprocessors, device.multiprocessors())
+        }
+    })
+}
+
+/// Loads every kernel of the library, which a capture could not. The `prepare` of a call loads those of the call alone.
+///
+/// Fails with `MORAY_STATUS_UNSUPPORTED_ARCHITECTURE` if kernels were not built for the device, `MORAY_STATUS_DRIVER` if the driver
+/// does not load them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moray_cuda_load_kernels(cuda: *const MorayCuda) -> MorayStatus {
+    guard(|| {
+        // SAFETY: the caller's.
+        Ok(unsafe { &borrow("cuda", cuda)?.0 }.load_kernels()?)
+    })
+}

@@ -1,0 +1,20 @@
+//! The arguments of C as raw calls of the library.
+
+#[cfg(feature = "cuda")]
+mod norm;
+#[cfg(feature = "cuda-w4a8")]
+mod w4a8;
+
+use crate::dtype::{MORAY_BF16, MORAY_F16, MORAY_F32, MorayDtype};
+use crate::status::{Fault, Outcome};
+use moray::device::ElementKind;
+
+/// The element type that a constant names.
+fn element(dtype: MorayDtype) -> Outcome<ElementKind> {
+    match dtype {
+        MORAY_F32 => Ok(ElementKind::F32),
+        MORAY_F16 => Ok(ElementKind::F16),
+        MORAY_BF16 => Ok(ElementKind::Bf16),
+        other => Err(Fault::unsupported("dtype", "MORAY_F32, MORAY_F16 or MORAY_BF16", other)),
+    }
+}

@@ -1,0 +1,45 @@
+//! Programs in C and C++ with a context, a stream and memory of their own call the library on a device: a GPU, or the simulated driver
+//! that `cargo xtask test` puts on the library path.
+
+mod compiler;
+
+use compiler::{Language, Link, compile, run};
+use std::path::{Path, PathBuf};
+
+/// Options that compile with the driver's functions and link them, or nothing, and `skipped` is said, where there is no driver. With
+/// `MORAY_REQUIRE_CUDA=1` that fails.
+fn driver() -> Option<Vec<String>> {
+    let paths = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let found = std::env::split_paths(&paths).map(|path| path.join("libcuda.so.1")).find(|path| path.exists());
+    if found.is_none() {
+        assert!(std::env::var("MORAY_REQUIRE_CUDA").is_err(), "expected libcuda.so.1 on the library path, got none");
+        println!("skipped: no CUDA driver");
+    }
+    Some(vec!["-I".into(), folder().display().to_string(), found?.display().to_string()])
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c/cuda")
+}
+
+fn compiled(program: &Path, link: Link, driver: &[String]) -> tempfile::TempPath {
+    compile(program, link, &driver.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+fn programs_have_the_bits_of_the_cpu() {
+    let Some(driver) = driver() else { return };
+    run(&compiled(&folder().join("linear.c"), Link::Shared, &driver));
+}
+
+#[test]
+fn program_of_the_documentation_runs_as_it_stands() {
+    let Some(driver) = driver() else { return };
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("CUDA.md")).unwrap();
+    let blocks: Vec<&str> = text.split("```c\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        assert!(block.lines().count() <= 30, "{} lines", block.lines().count());
+        run(&compiled(compiler::source(block, Language::C).path(), Link::Static, &driver));
+    }
+}
