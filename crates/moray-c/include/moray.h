@@ -512,6 +512,242 @@ typedef struct {
   size_t y_stride;
 } MorayCudaRmsNorm;
 
+// What the rows of neurons are stored as: one of the `MORAY_ROWS_..` constants.
+typedef uint32_t MorayRows;
+
+// One matrix of an MLP, a neuron a row.
+typedef struct {
+  // [d_ff, d_model], down transposed; aligned to 16 bytes.
+  MorayBytesMut rows;
+  // Of 4 bits, aligned to 32 bytes; else left out.
+  MorayBytesMut scales;
+  // f32 [d_ff], or [d_model] of down; or left out.
+  MorayBytesMut bias;
+  // Values that share a scale of f16; 0 for scales of rows, or features, and for 16 bits.
+  uint32_t group_size;
+  // What a group has besides its scale.
+  MorayOffset offset;
+} MorayCudaRows;
+
+// The weights of a gated MLP in memory of the caller's, as devices read them.
+typedef struct {
+  // The sizes and the nonlinearity.
+  MorayMlpShape shape;
+  // What rows are stored as.
+  MorayRows format;
+  // Its rows are activated.
+  MorayCudaRows gate;
+  // Its rows are multiplied with the activated ones.
+  MorayCudaRows up;
+  // What the products are multiplied with.
+  MorayCudaRows down;
+} MorayCudaMlpWeights;
+
+// Which neurons each token of a call computes, by memory of the device. What its kind does not name is not looked at.
+typedef struct {
+  // The kind: one of the `MORAY_SELECT_..` constants.
+  MoraySelect kind;
+  // Threshold, top-k: what is scored.
+  MorayScore score;
+  // List, union: u32 [d_ff], strictly increasing as far as the count goes.
+  MorayBytes list;
+  // List, union: u32 [1]; more than d_ff counts as d_ff.
+  MorayBytes count;
+  // Masks, union: u64 [tokens, ceil(d_ff / 64)], neuron j is bit j % 64 of word j / 64.
+  MorayBytes masks;
+  // Threshold, top-k: f32 [d_ff] (d_model for inputs) that scores are multiplied with, or left out.
+  MorayBytes channel_scale;
+  // Threshold: finite, at least 0.
+  float threshold;
+  // Top-k: 1 to the number of what is scored; the lower index first where scores are equal.
+  size_t k;
+} MorayCudaSelection;
+
+// A call of the sparse MLP.
+typedef struct {
+  // `sizeof(MorayCudaMlp)`.
+  uint32_t struct_size;
+  // Of x.
+  MorayDtype x_dtype;
+  // Of y and residual.
+  MorayDtype y_dtype;
+  // The rows of every neuron.
+  MorayCudaMlpWeights weights;
+  // Which neurons.
+  MorayCudaSelection selection;
+  // Tokens.
+  size_t tokens;
+  // Tokens of the calls that share the workspace at most, 1 to 512; results depend on it.
+  size_t max_tokens;
+  // [tokens, d_model].
+  MorayBytes x;
+  // [tokens, d_model], or left out; apart from `y`.
+  MorayBytes residual;
+  // [tokens, d_model].
+  MorayBytesMut y;
+  // u32 [d_ff]: where the call lists the neurons that any token keeps, after masks and after scores on the gate or the product; may be left
+  // out otherwise.
+  MorayBytesMut kept;
+  // u32 [1]: how many they are.
+  MorayBytesMut kept_count;
+  // As many bytes as `moray_cuda_mlp_prepare` says, or more. Calls that may run at once have one each.
+  MorayBytesMut workspace;
+} MorayCudaMlp;
+
+// A product over the inputs above a threshold.
+typedef struct {
+  // `sizeof(MorayCudaByInput)`.
+  uint32_t struct_size;
+  // Of w.
+  MorayDtype dtype;
+  // Finite, at least 0: inputs that are not larger count as zero, and their weights are not read.
+  float threshold;
+  // Tokens M, up to 524280.
+  size_t m;
+  // Output features.
+  size_t n;
+  // Input features.
+  size_t k;
+  // [K, N]: an input's weights are a row. At least `row_bytes` times K, but for what of the last row is past its elements, rounded up to 16.
+  MorayBytes w;
+  // Bytes from one row of w to the next, a multiple of 16.
+  size_t row_bytes;
+  // f32 [M, K].
+  MorayBytes x;
+  // f32 [N], or left out.
+  MorayBytes bias;
+  // f32 [M, N], or left out; apart from `y`.
+  MorayBytes residual;
+  // f32 [M, N].
+  MorayBytesMut y;
+} MorayCudaByInput;
+
+// One layer of a KV cache in memory of the caller's. Row `position` of a KV head begins at page * page_stride + kv_head * head_stride +
+// row * row_stride elements: page and row are the slot and the position without a page table, else the slot's entry for
+// position / page_size and position % page_size. K and V may lie in one allocation, and rows may be padded.
+typedef struct {
+  // What rows are stored as: `MORAY_F32`, `MORAY_F16`, `MORAY_BF16` or `MORAY_INT8`.
+  MorayDtype dtype;
+  // Keys, turned by the rotary embedding; as many bytes as the strides reach, or more.
+  MorayBytesMut k;
+  // Values, as `k`.
+  MorayBytesMut v;
+  // f32 [n_pages, n_kv_heads, page_size] for int8, else left out.
+  MorayBytesMut k_scale;
+  // As `k_scale`.
+  MorayBytesMut v_scale;
+  // u32 [n_slots, n_kv_heads, 2 * ceil(capacity / 64)], bit p % 32 of word p / 32 says that position p is held; left out where every
+  // position before a span's end is.
+  MorayBytesMut present;
+  // u32 [n_slots, max_pages], each below `n_pages`; left out where slot s is page s.
+  MorayBytes page_table;
+  // Sequences that spans may name.
+  size_t n_slots;
+  // Pages at `k` and `v`.
+  size_t n_pages;
+  // Positions of a page: a power of two where there is a table, at least the capacity where there is none.
+  size_t page_size;
+  // Entries of a slot in the table.
+  size_t max_pages;
+  // Elements from one page to the next; all strides are multiples of 16 bytes.
+  size_t page_stride;
+  // Elements from one KV head's rows to the next's.
+  size_t head_stride;
+  // Elements from one position to the next.
+  size_t row_stride;
+  // Positions of a slot.
+  size_t capacity;
+} MorayCudaKv;
+
+// The tokens of a call and the heads that run for them. Kernels read spans, lists and masks, so that a graph replays with others as
+// long as the numbers here hold.
+typedef struct {
+  // `MorayCudaSpan` [n_spans].
+  MorayBytes records;
+  // Spans, at most 65535.
+  size_t n_spans;
+  // Tokens of the longest at most.
+  size_t longest;
+  // M, the tokens of all at most.
+  size_t rows;
+  // Which heads run.
+  MorayHeads heads;
+  // u32: the lists [n_spans, width] or masks [n_spans, ceil(n_q_heads / 32)]; left out for all heads.
+  MorayBytes list;
+  // u32 [n_spans]: the lengths of lists; left out for all heads and masks.
+  MorayBytes counts;
+  // Entries of a span's list.
+  size_t width;
+  // Query heads: a multiple of `n_kv_heads`.
+  size_t n_q_heads;
+  // Key and value heads.
+  size_t n_kv_heads;
+  // Elements of a head: a multiple of 8, at most 256.
+  size_t head_dim;
+} MorayCudaSpans;
+
+// The writing of a call's keys and values.
+typedef struct {
+  // `sizeof(MorayCudaWriteKv)`.
+  uint32_t struct_size;
+  // Of q, k and v.
+  MorayDtype dtype;
+  // What is stored for a KV head that no query head reads; holes need `kv.present`.
+  MorayKvPolicy policy;
+  // The cache.
+  MorayCudaKv kv;
+  // The tokens and heads.
+  MorayCudaSpans spans;
+  // [M, n_kv_heads, head_dim], rows `kv_stride` apart, or more.
+  MorayBytes k;
+  // As `k`.
+  MorayBytes v;
+  // Elements from one token's k, and v, to the next.
+  size_t kv_stride;
+  // [M, n_q_heads, head_dim], rows `q_stride` apart, or more: queries to be turned; or left out.
+  MorayBytes q;
+  // Elements from one token's q to the next.
+  size_t q_stride;
+  // f32 [M, n_q_heads, head_dim]: where they go; left out where `q` is. Rows of heads that do not run stay as they are.
+  MorayBytesMut q_out;
+  // f32 [context, head_dim]: head_dim / 2 cosines, then as many sines, of each position; left out where q and k are turned already.
+  MorayBytes rope;
+  // Positions in the table.
+  size_t context;
+} MorayCudaWriteKv;
+
+// Attention of a call's tokens.
+typedef struct {
+  // `sizeof(MorayCudaAttend)`.
+  uint32_t struct_size;
+  // Of `out`.
+  MorayDtype out_dtype;
+  // The cache, with the call's own tokens written.
+  MorayCudaKv kv;
+  // The tokens and heads.
+  MorayCudaSpans spans;
+  // Most spans of the engine's calls: by it contexts are cut into parts, on which results of few tokens depend.
+  size_t max_spans;
+  // f32 [M, n_q_heads, head_dim], turned by the rotary embedding.
+  MorayBytes q;
+  // [M, n_q_heads, head_dim]; all of it is written.
+  MorayBytesMut out;
+  // As many bytes as `moray_cuda_attend_prepare` says, or more; left out where it says 0. Calls that may run at once have one each.
+  MorayBytesMut workspace;
+} MorayCudaAttend;
+
+// A run of consecutive tokens of one sequence, as kernels read it.
+typedef struct {
+  // The sequence's place in the cache, each at most once in a call.
+  uint32_t slot;
+  // Position of the first token.
+  uint32_t start;
+  // Tokens.
+  uint32_t len;
+  // Row of the first token in q, k, v and out: the tokens of the spans before it.
+  uint32_t first_row;
+} MorayCudaSpan;
+
 // 4 bytes.
 #define MORAY_F32 0
 
@@ -667,6 +903,18 @@ typedef struct {
 
 // act(gate) * up, of x [M, 2 * K] with each token's gate before its up.
 #define MORAY_SOURCE_GATED 2
+
+// IEEE half precision.
+#define MORAY_ROWS_F16 1
+
+// bfloat16.
+#define MORAY_ROWS_BF16 2
+
+// Codes of 4 bits with scales.
+#define MORAY_ROWS_FOUR_BIT 3
+
+// As `MORAY_KV_HOLE`, and whether the cache holds the positions stays as it is: to write single rows later. On devices alone.
+#define MORAY_KV_KEEP 3
 
 #ifdef __cplusplus
 extern "C" {
@@ -1033,6 +1281,76 @@ MorayStatus moray_cuda_rms_norm_prepare(const MorayCuda *cuda, const MorayCudaRm
 MorayStatus moray_cuda_rms_norm(const MorayCuda *cuda,
                                 CUstream_st *stream,
                                 const MorayCudaRmsNorm *call);
+
+// Says how an MLP is stored for devices: everything of `MorayCudaMlpWeights` but addresses, which are null.
+//
+// Fails with `MORAY_STATUS_UNSUPPORTED` for f32 weights, `MORAY_STATUS_SHAPE` unless d_model is a multiple of 8,
+// `MORAY_STATUS_KERNELS_NOT_BUILT` in a library without the operation's CUDA kernels.
+MorayStatus moray_cuda_mlp_sizes(const MorayMlp *mlp, MorayCudaMlpWeights *out);
+
+// Writes an MLP as devices read it into memory of the process, whose sizes `moray_cuda_mlp_sizes` says: to be copied to a device.
+//
+// Fails as `moray_cuda_mlp_sizes`, with `MORAY_STATUS_LENGTH` for memory of another size.
+MorayStatus moray_cuda_mlp_pack(const MorayMlp *mlp,
+                                const MorayCudaMlpWeights *memory);
+
+// Loads the kernels of a call, whose addresses are not looked at, and says how many bytes `workspace` needs.
+//
+// Fails as `moray_cuda_mlp`, and as `moray_cuda_load_kernels`.
+MorayStatus moray_cuda_mlp_prepare(const MorayCuda *cuda, const MorayCudaMlp *call, size_t *bytes);
+
+// Computes y = down(act(gate * x) * (up * x)) + residual over the neurons that the selection keeps of each token. Lists, counts and masks are
+// read when the kernels run, so that a graph replays with others; kernels stay inside the weights whatever they hold. Selections
+// have the CPU's bits for the same values; sums have an order of their own, see docs/sparse-mlp.md.
+//
+// Fails with `MORAY_STATUS_SHAPE` for sizes, `MORAY_STATUS_VALUE` for a threshold, `MORAY_STATUS_UNSUPPORTED` for rows and scales of
+// other kinds, `MORAY_STATUS_LENGTH`, `MORAY_STATUS_NULL`, `MORAY_STATUS_MISALIGNED` and `MORAY_STATUS_OVERLAP` for memory,
+// `MORAY_STATUS_LAUNCH` if the driver does not start a kernel.
+MorayStatus moray_cuda_mlp(const MorayCuda *cuda,
+                           CUstream_st *stream,
+                           const MorayCudaMlp *call);
+
+// Loads the kernel of a product, whose addresses are not looked at.
+//
+// Fails as `moray_cuda_by_input`, and as `moray_cuda_load_kernels`.
+MorayStatus moray_cuda_by_input_prepare(const MorayCuda *cuda, const MorayCudaByInput *call);
+
+// Computes y[m, n] = sum over k with |x[m, k]| > threshold of x[m, k] * w[k, n], + bias + residual, in f32. The bits depend neither on
+// M nor on the device.
+//
+// Fails with `MORAY_STATUS_SHAPE` for sizes and `row_bytes`, `MORAY_STATUS_VALUE` for the threshold, `MORAY_STATUS_LENGTH`,
+// `MORAY_STATUS_NULL`, `MORAY_STATUS_MISALIGNED` and `MORAY_STATUS_OVERLAP` for memory, `MORAY_STATUS_LAUNCH` if the driver does not
+// start the kernel.
+MorayStatus moray_cuda_by_input(const MorayCuda *cuda,
+                                CUstream_st *stream,
+                                const MorayCudaByInput *call);
+
+// Loads the kernel of a call, whose addresses are not looked at.
+//
+// Fails as `moray_cuda_write_kv`, and as `moray_cuda_load_kernels`.
+MorayStatus moray_cuda_write_kv_prepare(const MorayCuda *cuda, const MorayCudaWriteKv *call);
+
+// Turns q and k by the rotary embedding and writes the keys and values of a call's tokens into the cache.
+//
+// Fails with `MORAY_STATUS_SHAPE` for sizes and strides, `MORAY_STATUS_UNSUPPORTED` for constants and holes without `kv.present`,
+// `MORAY_STATUS_LENGTH`, `MORAY_STATUS_NULL`, `MORAY_STATUS_MISALIGNED` and `MORAY_STATUS_OVERLAP` for memory, `MORAY_STATUS_LAUNCH` if the
+// driver does not start the kernel.
+MorayStatus moray_cuda_write_kv(const MorayCuda *cuda,
+                                CUstream_st *stream,
+                                const MorayCudaWriteKv *call);
+
+// Loads the kernels of a call, whose addresses are not looked at, and says how many bytes `workspace` needs.
+//
+// Fails as `moray_cuda_attend`, and as `moray_cuda_load_kernels`.
+MorayStatus moray_cuda_attend_prepare(const MorayCuda *cuda, const MorayCudaAttend *call, size_t *bytes);
+
+// Computes out[t, h] = sum over j of softmax_j(q[t, h] * k[j] / sqrt(head_dim)) * v[j] over the positions j up to t's own that the
+// cache holds, for the heads that run; others give zeros.
+//
+// Fails as `moray_cuda_write_kv`.
+MorayStatus moray_cuda_attend(const MorayCuda *cuda,
+                              CUstream_st *stream,
+                              const MorayCudaAttend *call);
 
 #ifdef __cplusplus
 }  // extern "C"

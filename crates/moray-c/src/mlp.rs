@@ -20,7 +20,7 @@ pub const MORAY_ACTIVATION_RELU: MorayActivation = 1;
 
 /// The weights of a gated MLP, neuron by neuron, in memory of the library's. Never changes, so that any number of threads may use it.
 #[derive(Debug)]
-pub struct MorayMlp(Weights);
+pub struct MorayMlp(pub(crate) Weights);
 
 /// What a call of the sparse MLP works in, made once. One thread uses it at a time.
 #[derive(Debug)]

@@ -63,14 +63,9 @@ impl MoraySelection {
         // SAFETY: the caller's.
         let masks = || Ok::<_, Fault>(TokenMasks::new(unsafe { self.masks.read("masks")? }, tokens, shape.d_ff)?);
         let score = || {
-            let on = match self.score {
-                MORAY_SCORE_INPUT => ScoreOn::Input,
-                MORAY_SCORE_GATE => ScoreOn::Gate,
-                MORAY_SCORE_HIDDEN => ScoreOn::Hidden,
-                other => return Err(Fault::unsupported("selection.score", "a MORAY_SCORE_ constant", other)),
-            };
+            let on = score_on(self.score)?;
             // SAFETY: the caller's.
-            Ok(Score { on, channel_scale: unsafe { self.channel_scale.optional("channel_scale")? } })
+            Ok::<_, Fault>(Score { on, channel_scale: unsafe { self.channel_scale.optional("channel_scale")? } })
         };
         match self.kind {
             MORAY_SELECT_ALL => Ok(Selection::All),
@@ -81,5 +76,15 @@ impl MoraySelection {
             MORAY_SELECT_UNION => Ok(Selection::Union { list: list()?, masks: masks()? }),
             other => Err(Fault::unsupported("selection.kind", "a MORAY_SELECT_ constant", other)),
         }
+    }
+}
+
+/// What a constant says is scored.
+pub(crate) fn score_on(score: MorayScore) -> Outcome<ScoreOn> {
+    match score {
+        MORAY_SCORE_INPUT => Ok(ScoreOn::Input),
+        MORAY_SCORE_GATE => Ok(ScoreOn::Gate),
+        MORAY_SCORE_HIDDEN => Ok(ScoreOn::Hidden),
+        other => Err(Fault::unsupported("selection.score", "a MORAY_SCORE_ constant", other)),
     }
 }

@@ -27,9 +27,16 @@ fn compiled(program: &Path, link: Link, driver: &[String]) -> tempfile::TempPath
 }
 
 #[test]
-fn programs_have_the_bits_of_the_cpu() {
+fn programs_have_the_results_of_the_cpu() {
     let Some(driver) = driver() else { return };
-    run(&compiled(&folder().join("linear.c"), Link::Shared, &driver));
+    for (program, link) in [
+        ("linear.c", Link::Shared),
+        ("mlp.c", Link::Shared),
+        ("attention.c", Link::Shared),
+        ("owners.cc", Link::Static),
+    ] {
+        run(&compiled(&folder().join(program), link, &driver));
+    }
 }
 
 #[test]

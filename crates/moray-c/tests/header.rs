@@ -24,6 +24,10 @@ const SOURCES: &[&str] = &[
     "cuda/activations",
     "cuda/linear",
     "cuda/norm",
+    "cuda/selection",
+    "cuda/mlp",
+    "cuda/by_input",
+    "cuda/attention",
 ];
 
 #[test]

@@ -249,6 +249,142 @@ const _: () = {
     ["Offset of field: MorayCudaRmsNorm::y"][::core::mem::offset_of!(MorayCudaRmsNorm, y) - 72usize];
     ["Offset of field: MorayCudaRmsNorm::y_stride"][::core::mem::offset_of!(MorayCudaRmsNorm, y_stride) - 88usize];
 };
+const _: () = {
+    ["Size of MorayCudaRows"][::core::mem::size_of::<MorayCudaRows>() - 56usize];
+    ["Alignment of MorayCudaRows"][::core::mem::align_of::<MorayCudaRows>() - 8usize];
+    ["Offset of field: MorayCudaRows::rows"][::core::mem::offset_of!(MorayCudaRows, rows) - 0usize];
+    ["Offset of field: MorayCudaRows::scales"][::core::mem::offset_of!(MorayCudaRows, scales) - 16usize];
+    ["Offset of field: MorayCudaRows::bias"][::core::mem::offset_of!(MorayCudaRows, bias) - 32usize];
+    ["Offset of field: MorayCudaRows::group_size"][::core::mem::offset_of!(MorayCudaRows, group_size) - 48usize];
+    ["Offset of field: MorayCudaRows::offset"][::core::mem::offset_of!(MorayCudaRows, offset) - 52usize];
+};
+const _: () = {
+    ["Size of MorayCudaMlpWeights"][::core::mem::size_of::<MorayCudaMlpWeights>() - 200usize];
+    ["Alignment of MorayCudaMlpWeights"][::core::mem::align_of::<MorayCudaMlpWeights>() - 8usize];
+    ["Offset of field: MorayCudaMlpWeights::shape"][::core::mem::offset_of!(MorayCudaMlpWeights, shape) - 0usize];
+    ["Offset of field: MorayCudaMlpWeights::format"][::core::mem::offset_of!(MorayCudaMlpWeights, format) - 24usize];
+    ["Offset of field: MorayCudaMlpWeights::gate"][::core::mem::offset_of!(MorayCudaMlpWeights, gate) - 32usize];
+    ["Offset of field: MorayCudaMlpWeights::up"][::core::mem::offset_of!(MorayCudaMlpWeights, up) - 88usize];
+    ["Offset of field: MorayCudaMlpWeights::down"][::core::mem::offset_of!(MorayCudaMlpWeights, down) - 144usize];
+};
+const _: () = {
+    ["Size of MorayCudaSelection"][::core::mem::size_of::<MorayCudaSelection>() - 88usize];
+    ["Alignment of MorayCudaSelection"][::core::mem::align_of::<MorayCudaSelection>() - 8usize];
+    ["Offset of field: MorayCudaSelection::kind"][::core::mem::offset_of!(MorayCudaSelection, kind) - 0usize];
+    ["Offset of field: MorayCudaSelection::score"][::core::mem::offset_of!(MorayCudaSelection, score) - 4usize];
+    ["Offset of field: MorayCudaSelection::list"][::core::mem::offset_of!(MorayCudaSelection, list) - 8usize];
+    ["Offset of field: MorayCudaSelection::count"][::core::mem::offset_of!(MorayCudaSelection, count) - 24usize];
+    ["Offset of field: MorayCudaSelection::masks"][::core::mem::offset_of!(MorayCudaSelection, masks) - 40usize];
+    ["Offset of field: MorayCudaSelection::channel_scale"]
+        [::core::mem::offset_of!(MorayCudaSelection, channel_scale) - 56usize];
+    ["Offset of field: MorayCudaSelection::threshold"]
+        [::core::mem::offset_of!(MorayCudaSelection, threshold) - 72usize];
+    ["Offset of field: MorayCudaSelection::k"][::core::mem::offset_of!(MorayCudaSelection, k) - 80usize];
+};
+const _: () = {
+    ["Size of MorayCudaMlp"][::core::mem::size_of::<MorayCudaMlp>() - 416usize];
+    ["Alignment of MorayCudaMlp"][::core::mem::align_of::<MorayCudaMlp>() - 8usize];
+    ["Offset of field: MorayCudaMlp::struct_size"][::core::mem::offset_of!(MorayCudaMlp, struct_size) - 0usize];
+    ["Offset of field: MorayCudaMlp::x_dtype"][::core::mem::offset_of!(MorayCudaMlp, x_dtype) - 4usize];
+    ["Offset of field: MorayCudaMlp::y_dtype"][::core::mem::offset_of!(MorayCudaMlp, y_dtype) - 8usize];
+    ["Offset of field: MorayCudaMlp::weights"][::core::mem::offset_of!(MorayCudaMlp, weights) - 16usize];
+    ["Offset of field: MorayCudaMlp::selection"][::core::mem::offset_of!(MorayCudaMlp, selection) - 216usize];
+    ["Offset of field: MorayCudaMlp::tokens"][::core::mem::offset_of!(MorayCudaMlp, tokens) - 304usize];
+    ["Offset of field: MorayCudaMlp::max_tokens"][::core::mem::offset_of!(MorayCudaMlp, max_tokens) - 312usize];
+    ["Offset of field: MorayCudaMlp::x"][::core::mem::offset_of!(MorayCudaMlp, x) - 320usize];
+    ["Offset of field: MorayCudaMlp::residual"][::core::mem::offset_of!(MorayCudaMlp, residual) - 336usize];
+    ["Offset of field: MorayCudaMlp::y"][::core::mem::offset_of!(MorayCudaMlp, y) - 352usize];
+    ["Offset of field: MorayCudaMlp::kept"][::core::mem::offset_of!(MorayCudaMlp, kept) - 368usize];
+    ["Offset of field: MorayCudaMlp::kept_count"][::core::mem::offset_of!(MorayCudaMlp, kept_count) - 384usize];
+    ["Offset of field: MorayCudaMlp::workspace"][::core::mem::offset_of!(MorayCudaMlp, workspace) - 400usize];
+};
+const _: () = {
+    ["Size of MorayCudaByInput"][::core::mem::size_of::<MorayCudaByInput>() - 128usize];
+    ["Alignment of MorayCudaByInput"][::core::mem::align_of::<MorayCudaByInput>() - 8usize];
+    ["Offset of field: MorayCudaByInput::struct_size"][::core::mem::offset_of!(MorayCudaByInput, struct_size) - 0usize];
+    ["Offset of field: MorayCudaByInput::dtype"][::core::mem::offset_of!(MorayCudaByInput, dtype) - 4usize];
+    ["Offset of field: MorayCudaByInput::threshold"][::core::mem::offset_of!(MorayCudaByInput, threshold) - 8usize];
+    ["Offset of field: MorayCudaByInput::m"][::core::mem::offset_of!(MorayCudaByInput, m) - 16usize];
+    ["Offset of field: MorayCudaByInput::n"][::core::mem::offset_of!(MorayCudaByInput, n) - 24usize];
+    ["Offset of field: MorayCudaByInput::k"][::core::mem::offset_of!(MorayCudaByInput, k) - 32usize];
+    ["Offset of field: MorayCudaByInput::w"][::core::mem::offset_of!(MorayCudaByInput, w) - 40usize];
+    ["Offset of field: MorayCudaByInput::row_bytes"][::core::mem::offset_of!(MorayCudaByInput, row_bytes) - 56usize];
+    ["Offset of field: MorayCudaByInput::x"][::core::mem::offset_of!(MorayCudaByInput, x) - 64usize];
+    ["Offset of field: MorayCudaByInput::bias"][::core::mem::offset_of!(MorayCudaByInput, bias) - 80usize];
+    ["Offset of field: MorayCudaByInput::residual"][::core::mem::offset_of!(MorayCudaByInput, residual) - 96usize];
+    ["Offset of field: MorayCudaByInput::y"][::core::mem::offset_of!(MorayCudaByInput, y) - 112usize];
+};
+const _: () = {
+    ["Size of MorayCudaKv"][::core::mem::size_of::<MorayCudaKv>() - 168usize];
+    ["Alignment of MorayCudaKv"][::core::mem::align_of::<MorayCudaKv>() - 8usize];
+    ["Offset of field: MorayCudaKv::dtype"][::core::mem::offset_of!(MorayCudaKv, dtype) - 0usize];
+    ["Offset of field: MorayCudaKv::k"][::core::mem::offset_of!(MorayCudaKv, k) - 8usize];
+    ["Offset of field: MorayCudaKv::v"][::core::mem::offset_of!(MorayCudaKv, v) - 24usize];
+    ["Offset of field: MorayCudaKv::k_scale"][::core::mem::offset_of!(MorayCudaKv, k_scale) - 40usize];
+    ["Offset of field: MorayCudaKv::v_scale"][::core::mem::offset_of!(MorayCudaKv, v_scale) - 56usize];
+    ["Offset of field: MorayCudaKv::present"][::core::mem::offset_of!(MorayCudaKv, present) - 72usize];
+    ["Offset of field: MorayCudaKv::page_table"][::core::mem::offset_of!(MorayCudaKv, page_table) - 88usize];
+    ["Offset of field: MorayCudaKv::n_slots"][::core::mem::offset_of!(MorayCudaKv, n_slots) - 104usize];
+    ["Offset of field: MorayCudaKv::n_pages"][::core::mem::offset_of!(MorayCudaKv, n_pages) - 112usize];
+    ["Offset of field: MorayCudaKv::page_size"][::core::mem::offset_of!(MorayCudaKv, page_size) - 120usize];
+    ["Offset of field: MorayCudaKv::max_pages"][::core::mem::offset_of!(MorayCudaKv, max_pages) - 128usize];
+    ["Offset of field: MorayCudaKv::page_stride"][::core::mem::offset_of!(MorayCudaKv, page_stride) - 136usize];
+    ["Offset of field: MorayCudaKv::head_stride"][::core::mem::offset_of!(MorayCudaKv, head_stride) - 144usize];
+    ["Offset of field: MorayCudaKv::row_stride"][::core::mem::offset_of!(MorayCudaKv, row_stride) - 152usize];
+    ["Offset of field: MorayCudaKv::capacity"][::core::mem::offset_of!(MorayCudaKv, capacity) - 160usize];
+};
+const _: () = {
+    ["Size of MorayCudaSpans"][::core::mem::size_of::<MorayCudaSpans>() - 112usize];
+    ["Alignment of MorayCudaSpans"][::core::mem::align_of::<MorayCudaSpans>() - 8usize];
+    ["Offset of field: MorayCudaSpans::records"][::core::mem::offset_of!(MorayCudaSpans, records) - 0usize];
+    ["Offset of field: MorayCudaSpans::n_spans"][::core::mem::offset_of!(MorayCudaSpans, n_spans) - 16usize];
+    ["Offset of field: MorayCudaSpans::longest"][::core::mem::offset_of!(MorayCudaSpans, longest) - 24usize];
+    ["Offset of field: MorayCudaSpans::rows"][::core::mem::offset_of!(MorayCudaSpans, rows) - 32usize];
+    ["Offset of field: MorayCudaSpans::heads"][::core::mem::offset_of!(MorayCudaSpans, heads) - 40usize];
+    ["Offset of field: MorayCudaSpans::list"][::core::mem::offset_of!(MorayCudaSpans, list) - 48usize];
+    ["Offset of field: MorayCudaSpans::counts"][::core::mem::offset_of!(MorayCudaSpans, counts) - 64usize];
+    ["Offset of field: MorayCudaSpans::width"][::core::mem::offset_of!(MorayCudaSpans, width) - 80usize];
+    ["Offset of field: MorayCudaSpans::n_q_heads"][::core::mem::offset_of!(MorayCudaSpans, n_q_heads) - 88usize];
+    ["Offset of field: MorayCudaSpans::n_kv_heads"][::core::mem::offset_of!(MorayCudaSpans, n_kv_heads) - 96usize];
+    ["Offset of field: MorayCudaSpans::head_dim"][::core::mem::offset_of!(MorayCudaSpans, head_dim) - 104usize];
+};
+const _: () = {
+    ["Size of MorayCudaWriteKv"][::core::mem::size_of::<MorayCudaWriteKv>() - 400usize];
+    ["Alignment of MorayCudaWriteKv"][::core::mem::align_of::<MorayCudaWriteKv>() - 8usize];
+    ["Offset of field: MorayCudaWriteKv::struct_size"][::core::mem::offset_of!(MorayCudaWriteKv, struct_size) - 0usize];
+    ["Offset of field: MorayCudaWriteKv::dtype"][::core::mem::offset_of!(MorayCudaWriteKv, dtype) - 4usize];
+    ["Offset of field: MorayCudaWriteKv::policy"][::core::mem::offset_of!(MorayCudaWriteKv, policy) - 8usize];
+    ["Offset of field: MorayCudaWriteKv::kv"][::core::mem::offset_of!(MorayCudaWriteKv, kv) - 16usize];
+    ["Offset of field: MorayCudaWriteKv::spans"][::core::mem::offset_of!(MorayCudaWriteKv, spans) - 184usize];
+    ["Offset of field: MorayCudaWriteKv::k"][::core::mem::offset_of!(MorayCudaWriteKv, k) - 296usize];
+    ["Offset of field: MorayCudaWriteKv::v"][::core::mem::offset_of!(MorayCudaWriteKv, v) - 312usize];
+    ["Offset of field: MorayCudaWriteKv::kv_stride"][::core::mem::offset_of!(MorayCudaWriteKv, kv_stride) - 328usize];
+    ["Offset of field: MorayCudaWriteKv::q"][::core::mem::offset_of!(MorayCudaWriteKv, q) - 336usize];
+    ["Offset of field: MorayCudaWriteKv::q_stride"][::core::mem::offset_of!(MorayCudaWriteKv, q_stride) - 352usize];
+    ["Offset of field: MorayCudaWriteKv::q_out"][::core::mem::offset_of!(MorayCudaWriteKv, q_out) - 360usize];
+    ["Offset of field: MorayCudaWriteKv::rope"][::core::mem::offset_of!(MorayCudaWriteKv, rope) - 376usize];
+    ["Offset of field: MorayCudaWriteKv::context"][::core::mem::offset_of!(MorayCudaWriteKv, context) - 392usize];
+};
+const _: () = {
+    ["Size of MorayCudaAttend"][::core::mem::size_of::<MorayCudaAttend>() - 344usize];
+    ["Alignment of MorayCudaAttend"][::core::mem::align_of::<MorayCudaAttend>() - 8usize];
+    ["Offset of field: MorayCudaAttend::struct_size"][::core::mem::offset_of!(MorayCudaAttend, struct_size) - 0usize];
+    ["Offset of field: MorayCudaAttend::out_dtype"][::core::mem::offset_of!(MorayCudaAttend, out_dtype) - 4usize];
+    ["Offset of field: MorayCudaAttend::kv"][::core::mem::offset_of!(MorayCudaAttend, kv) - 8usize];
+    ["Offset of field: MorayCudaAttend::spans"][::core::mem::offset_of!(MorayCudaAttend, spans) - 176usize];
+    ["Offset of field: MorayCudaAttend::max_spans"][::core::mem::offset_of!(MorayCudaAttend, max_spans) - 288usize];
+    ["Offset of field: MorayCudaAttend::q"][::core::mem::offset_of!(MorayCudaAttend, q) - 296usize];
+    ["Offset of field: MorayCudaAttend::out"][::core::mem::offset_of!(MorayCudaAttend, out) - 312usize];
+    ["Offset of field: MorayCudaAttend::workspace"][::core::mem::offset_of!(MorayCudaAttend, workspace) - 328usize];
+};
+const _: () = {
+    ["Size of MorayCudaSpan"][::core::mem::size_of::<MorayCudaSpan>() - 16usize];
+    ["Alignment of MorayCudaSpan"][::core::mem::align_of::<MorayCudaSpan>() - 4usize];
+    ["Offset of field: MorayCudaSpan::slot"][::core::mem::offset_of!(MorayCudaSpan, slot) - 0usize];
+    ["Offset of field: MorayCudaSpan::start"][::core::mem::offset_of!(MorayCudaSpan, start) - 4usize];
+    ["Offset of field: MorayCudaSpan::len"][::core::mem::offset_of!(MorayCudaSpan, len) - 8usize];
+    ["Offset of field: MorayCudaSpan::first_row"][::core::mem::offset_of!(MorayCudaSpan, first_row) - 12usize];
+};
 
 const _: () = {
     assert!(size_of::<MorayStatus>() == size_of::<core::ffi::c_uint>());
@@ -306,6 +442,10 @@ const _: () = {
     assert!(MORAY_SOURCE_PLAIN == 0);
     assert!(MORAY_SOURCE_RMS_NORM == 1);
     assert!(MORAY_SOURCE_GATED == 2);
+    assert!(MORAY_ROWS_F16 == 1);
+    assert!(MORAY_ROWS_BF16 == 2);
+    assert!(MORAY_ROWS_FOUR_BIT == 3);
+    assert!(MORAY_KV_KEEP == 3);
     assert!(MorayStatus::Ok as u32 == 0);
     assert!(MorayStatus::Length as u32 == 1);
     assert!(MorayStatus::Shape as u32 == 2);
@@ -628,6 +768,60 @@ mod header {
             call: *const MorayCudaRmsNorm,
         ) -> MorayStatus;
     }
+    unsafe extern "C" {
+        pub fn moray_cuda_mlp_sizes(mlp: *const MorayMlp, out: *mut MorayCudaMlpWeights) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_mlp_pack(mlp: *const MorayMlp, memory: *const MorayCudaMlpWeights) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_mlp_prepare(
+            cuda: *const MorayCuda,
+            call: *const MorayCudaMlp,
+            bytes: *mut usize,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_mlp(
+            cuda: *const MorayCuda,
+            stream: *mut CUstream_st,
+            call: *const MorayCudaMlp,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_by_input_prepare(cuda: *const MorayCuda, call: *const MorayCudaByInput) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_by_input(
+            cuda: *const MorayCuda,
+            stream: *mut CUstream_st,
+            call: *const MorayCudaByInput,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_write_kv_prepare(cuda: *const MorayCuda, call: *const MorayCudaWriteKv) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_write_kv(
+            cuda: *const MorayCuda,
+            stream: *mut CUstream_st,
+            call: *const MorayCudaWriteKv,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_attend_prepare(
+            cuda: *const MorayCuda,
+            call: *const MorayCudaAttend,
+            bytes: *mut usize,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_attend(
+            cuda: *const MorayCuda,
+            stream: *mut CUstream_st,
+            call: *const MorayCudaAttend,
+        ) -> MorayStatus;
+    }
 }
 
 #[test]
@@ -689,4 +883,14 @@ fn signatures_of_the_header_match_the_crate() {
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_linear, moray_cuda_linear];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_rms_norm_prepare, moray_cuda_rms_norm_prepare];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_rms_norm, moray_cuda_rms_norm];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_mlp_sizes, moray_cuda_mlp_sizes];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_mlp_pack, moray_cuda_mlp_pack];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_mlp_prepare, moray_cuda_mlp_prepare];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_mlp, moray_cuda_mlp];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_by_input_prepare, moray_cuda_by_input_prepare];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_by_input, moray_cuda_by_input];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_write_kv_prepare, moray_cuda_write_kv_prepare];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_write_kv, moray_cuda_write_kv];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_attend_prepare, moray_cuda_attend_prepare];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_attend, moray_cuda_attend];
 }

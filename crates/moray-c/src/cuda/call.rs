@@ -4,7 +4,7 @@ use super::lent::Lent;
 use super::{CUstream_st, MorayCuda};
 use crate::cpu::{MORAY_ARCH_CUDA, MorayArch};
 use crate::status::Outcome;
-use crate::supports::{MORAY_OP_LINEAR, MorayOp};
+use crate::supports::{MORAY_OP_ATTENTION, MORAY_OP_LINEAR, MORAY_OP_SPARSE_MLP, MorayOp};
 use moray::Error;
 use moray::device::{Device, RawCall};
 
@@ -46,6 +46,8 @@ pub(super) fn prepare<C: Fill>(cuda: &MorayCuda, arguments: &C) -> Outcome<usize
 pub(crate) fn place(op: MorayOp, arch: MorayArch) -> Result<String, String> {
     let (built, precision) = match op {
         MORAY_OP_LINEAR => (cfg!(feature = "cuda-w4a8"), "with the bits of a CPU"),
+        MORAY_OP_SPARSE_MLP => (cfg!(feature = "cuda-sparse-mlp"), "with an order of sums of their own"),
+        MORAY_OP_ATTENTION => (cfg!(feature = "cuda-attention"), "with an order of sums of their own"),
         _ => (false, ""),
     };
     if !built {

@@ -15,6 +15,8 @@ enum Extent {
     Whole,
     /// Buffers of the call's own arrangement, of so many bytes at least.
     AtLeast(usize),
+    /// A buffer of rows between which those of others of its kind may lie.
+    Interleaved,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +50,11 @@ impl Lent {
         self.enter(Piece { what, memory: memory.as_read(), access: Access::Write, extent: Extent::Whole })
     }
 
+    /// Memory that is written, or left out.
+    pub(super) fn optional_write<T>(&mut self, what: &'static str, memory: MorayBytesMut) -> Option<Address<T>> {
+        (!memory.as_read().is_none()).then(|| self.write(what, memory))
+    }
+
     /// Memory of at least so many bytes, in which the call arranges what it reads.
     pub(super) fn read_within(&mut self, what: &'static str, memory: MorayBytes, bytes: usize) -> Address {
         self.enter(Piece { what, memory, access: Access::Read, extent: Extent::AtLeast(bytes) })
@@ -57,6 +64,16 @@ impl Lent {
     pub(super) fn write_within(&mut self, what: &'static str, memory: MorayBytesMut, bytes: usize) -> Address {
         let extent = Extent::AtLeast(bytes);
         self.enter(Piece { what, memory: memory.as_read(), access: Access::Write, extent })
+    }
+
+    /// Rows that are read and need not be all of the memory.
+    pub(super) fn read_rows<T>(&mut self, what: &'static str, memory: MorayBytes) -> Address<T> {
+        self.enter(Piece { what, memory, access: Access::Read, extent: Extent::Interleaved })
+    }
+
+    /// Rows that are written and need not be all of the memory.
+    pub(super) fn write_rows<T>(&mut self, what: &'static str, memory: MorayBytesMut) -> Address<T> {
+        self.enter(Piece { what, memory: memory.as_read(), access: Access::Write, extent: Extent::Interleaved })
     }
 
     fn enter<T>(&mut self, piece: Piece) -> Address<T> {
@@ -125,9 +142,11 @@ impl Piece {
         address == range.start && !self.memory.is_none() || range.contains(&address)
     }
 
+    /// Whether what is written here may be what another piece has.
     fn disturbs(&self, other: &Piece) -> bool {
         let (a, b) = (self.memory.range(), other.memory.range());
-        a.start < b.end && b.start < a.end
+        let interleaved = self.extent == Extent::Interleaved && other.extent == Extent::Interleaved;
+        a.start < b.end && b.start < a.end && !(interleaved && other.is_written())
     }
 
     /// Whether a buffer that begins here is as large as the piece says.

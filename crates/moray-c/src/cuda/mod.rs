@@ -1,6 +1,8 @@
 //! A CUDA device: an engine's context, and the operations on its streams and its memory.
 
 mod activations;
+mod attention;
+mod by_input;
 #[cfg(feature = "cuda-device")]
 mod call;
 mod device;
@@ -10,16 +12,23 @@ mod fill;
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))] // one operation does not use all of it
 mod lent;
 mod linear;
+mod mlp;
 #[cfg(not(feature = "cuda-device"))]
 mod no_device;
 #[cfg(not(feature = "cuda"))]
+#[cfg_attr(feature = "cuda-device", allow(dead_code))] // operations that there are do not use it
 mod no_operation;
 mod norm;
+mod selection;
 
 pub use activations::*;
+pub use attention::*;
+pub use by_input::*;
 pub use device::*;
 pub use linear::*;
+pub use mlp::*;
 pub use norm::*;
+pub use selection::*;
 
 #[cfg(feature = "cuda-device")]
 pub(crate) use call::place;

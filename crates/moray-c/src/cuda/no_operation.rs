@@ -19,3 +19,16 @@ pub(super) unsafe fn launch<C>(_: &MorayCuda, _: *mut CUstream_st, _: &C) -> Out
 pub(super) fn prepare<C>(_: &MorayCuda, _: &C) -> Outcome<usize> {
     Err(NOT_BUILT.into())
 }
+
+/// As of an operation that there is.
+pub(super) fn sizes<W, M>(_: &W) -> Outcome<M> {
+    Err(NOT_BUILT.into())
+}
+
+/// As of an operation that there is.
+///
+/// # Safety
+/// None is needed.
+pub(super) unsafe fn pack<W, M>(_: &W, _: &M) -> Outcome {
+    Err(NOT_BUILT.into())
+}

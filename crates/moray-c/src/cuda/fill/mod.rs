@@ -1,5 +1,11 @@
 //! The arguments of C as raw calls of the library.
 
+#[cfg(feature = "cuda-attention")]
+mod attention;
+#[cfg(feature = "cuda-input-sparse")]
+mod by_input;
+#[cfg(feature = "cuda-sparse-mlp")]
+pub(super) mod mlp;
 #[cfg(feature = "cuda")]
 mod norm;
 #[cfg(feature = "cuda-w4a8")]

@@ -182,10 +182,10 @@ static void check_bad_input(void) {
     open_problem(&p, &FORMATS[3], 5, MORAY_ACT_SCALES_TOKEN);
     run(&p), check_y(&p);
     DRIVER(cuMemsetD8((uintptr_t)p.y.data, 0, p.y.bytes));
-#define WRONG(code, words, change)                              \
+#define WRONG(code, words, ...)                              \
     do {                                                        \
         MorayCudaLinear call = p.linear;                        \
-        change;                                                 \
+        __VA_ARGS__;                                             \
         REFUSED(code, words, moray_cuda_linear(cuda, stream, &call)); \
     } while (0)
     WRONG(MORAY_STATUS_LENGTH, "y: expected 400 elements, got 399", call.y.bytes -= 4);

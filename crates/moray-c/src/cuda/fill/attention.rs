@@ -1,0 +1,145 @@
+//! Attention and the writing of keys and values.
+
+use super::element;
+use crate::attention::*;
+use crate::cuda::call::Fill;
+use crate::cuda::lent::Lent;
+use crate::cuda::{MORAY_KV_KEEP, MorayCudaAttend, MorayCudaKv, MorayCudaSpans, MorayCudaWriteKv};
+use crate::dtype::{MORAY_BF16, MORAY_F16, MORAY_F32};
+use crate::status::{Fault, Outcome};
+use moray::attention::AttentionShape;
+use moray::attention::cuda::raw::{Attend, Heads, Kv, Queries, RopeTable, Skipped, Spans, WriteKv};
+use moray::attention::cuda::{KvFormat, Split};
+use moray::device::{Access, Address, Device};
+
+impl MorayCudaKv {
+    fn read(&self, n_kv_heads: usize, access: Access, lent: &mut Lent) -> Outcome<Kv> {
+        let format = match self.dtype {
+            MORAY_F32 => KvFormat::F32,
+            MORAY_F16 => KvFormat::F16,
+            MORAY_BF16 => KvFormat::Bf16,
+            MORAY_INT8 => KvFormat::Int8,
+            other => {
+                return Err(Fault::unsupported("kv.dtype", "MORAY_F32, MORAY_F16, MORAY_BF16 or MORAY_INT8", other));
+            }
+        };
+        let mut rows = |what, memory: crate::MorayBytesMut| match access {
+            Access::Read => lent.read_rows(what, memory.as_read()),
+            Access::Write => lent.write_rows(what, memory),
+        };
+        let (k, v) = (rows("kv.k", self.k), rows("kv.v", self.v));
+        let mut part = |what, memory: crate::MorayBytesMut| match access {
+            Access::Read => lent.optional(what, memory.as_read()),
+            Access::Write => lent.optional_write(what, memory),
+        };
+        let (k_scale, v_scale) = (part("kv.k_scale", self.k_scale), part("kv.v_scale", self.v_scale));
+        Ok(Kv {
+            format,
+            k,
+            v,
+            k_scale,
+            v_scale,
+            present: part("kv.present", self.present).map(Address::cast),
+            page_table: lent.optional("kv.page_table", self.page_table),
+            n_slots: self.n_slots,
+            n_pages: self.n_pages,
+            page_size: self.page_size,
+            max_pages: self.max_pages,
+            page_stride: self.page_stride,
+            head_stride: self.head_stride,
+            row_stride: self.row_stride,
+            capacity: self.capacity,
+            n_kv_heads,
+        })
+    }
+}
+
+impl MorayCudaSpans {
+    fn shape(&self) -> Outcome<AttentionShape> {
+        Ok(AttentionShape::new(self.n_q_heads, self.n_kv_heads, self.head_dim)?)
+    }
+
+    fn spans(&self, lent: &mut Lent) -> Spans {
+        let records = lent.read("spans.records", self.records);
+        Spans { records, n_spans: self.n_spans, longest: self.longest, rows: self.rows }
+    }
+
+    fn heads(&self, lent: &mut Lent) -> Outcome<Heads> {
+        let width = self.width;
+        let mut lists = || (lent.read("spans.list", self.list), lent.read("spans.counts", self.counts));
+        match self.heads {
+            MORAY_HEADS_ALL => Ok(Heads::All),
+            MORAY_HEADS_LIST => {
+                let (list, counts) = lists();
+                Ok(Heads::List { list, counts, width })
+            }
+            MORAY_HEADS_GROUPS => {
+                let (list, counts) = lists();
+                Ok(Heads::Groups { list, counts, width })
+            }
+            MORAY_HEADS_MASK => Ok(Heads::Mask { words: lent.read("spans.list", self.list) }),
+            other => Err(Fault::unsupported("spans.heads", "a MORAY_HEADS_ constant", other)),
+        }
+    }
+}
+
+impl Fill for MorayCudaWriteKv {
+    type Call = WriteKv;
+
+    fn fill(&self, _: &Device, lent: &mut Lent) -> Outcome<WriteKv> {
+        let skipped = match self.policy {
+            MORAY_KV_WRITE_ALL => Skipped::Write,
+            MORAY_KV_HOLE => Skipped::Hole,
+            MORAY_KV_ZERO => Skipped::Zero,
+            MORAY_KV_KEEP => Skipped::Keep,
+            other => return Err(Fault::unsupported("policy", "a MORAY_KV_ constant", other)),
+        };
+        let queries = (!self.q.is_none()).then(|| Queries {
+            q: lent.read_rows("q", self.q),
+            stride: self.q_stride,
+            out: lent.write("q_out", self.q_out),
+        });
+        let rope = lent.optional("rope", self.rope).map(|table| RopeTable { table, context: self.context });
+        Ok(WriteKv {
+            shape: self.spans.shape()?,
+            kv: self.kv.read(self.spans.n_kv_heads, Access::Write, lent)?,
+            heads: self.spans.heads(lent)?,
+            spans: self.spans.spans(lent),
+            skipped,
+            rope,
+            queries,
+            k: lent.read_rows("k", self.k),
+            v: lent.read_rows("v", self.v),
+            kv_stride: self.kv_stride,
+            element: element(self.dtype)?,
+        })
+    }
+}
+
+impl Fill for MorayCudaAttend {
+    type Call = Attend;
+
+    fn fill(&self, device: &Device, lent: &mut Lent) -> Outcome<Attend> {
+        let MorayCudaSpans { n_kv_heads, .. } = self.spans;
+        let multiprocessors = device.multiprocessors() as usize;
+        let mut call = Attend {
+            shape: self.spans.shape()?,
+            kv: self.kv.read(n_kv_heads, Access::Read, lent)?,
+            heads: self.spans.heads(lent)?,
+            spans: self.spans.spans(lent),
+            q: lent.read("q", self.q),
+            out: lent.write("out", self.out),
+            out_type: element(self.out_dtype)?,
+            split: Split::choose(n_kv_heads, self.max_spans, self.kv.capacity, multiprocessors),
+            workspace: Address::NULL,
+            workspace_bytes: 0,
+        };
+        call.workspace_bytes = call.workspace_bytes();
+        call.workspace = lent.write_within("workspace", self.workspace, call.workspace_bytes).cast();
+        Ok(call)
+    }
+
+    fn bytes(call: &Attend, _: &Device) -> usize {
+        call.workspace_bytes
+    }
+}

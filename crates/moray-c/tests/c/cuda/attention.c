@@ -1,0 +1,170 @@
+/* Keys, values and attention on a device, over pages that keys and values share: the CPU's results, graphs, bad input. */
+#include "device.h"
+#include <math.h>
+
+enum { Q_HEADS = 4, KV_HEADS = 2, DIM = 16, LEN = 70, SLOTS = 2, PAGE = 16, CAPACITY = 80, MAX_PAGES = CAPACITY / PAGE, PAGES = 2 * MAX_PAGES };
+enum { Q = Q_HEADS * DIM, KV = KV_HEADS * DIM };
+
+static float q[LEN * Q], k[LEN * KV], v[LEN * KV];
+static MorayCpu *cpu;
+static MorayAttention *attention;
+
+typedef struct {
+    MorayKvCache *cache;
+    MorayCudaWriteKv write;
+    MorayCudaAttend attend;
+    MorayBytesMut memory, scales, table, records, list, counts, k, v, q, out;
+} Problem;
+
+static size_t element_bytes(MorayDtype dtype) { return dtype == MORAY_F32 ? 4 : dtype == MORAY_INT8 ? 1 : 2; }
+
+static MorayBytesMut part(MorayBytesMut memory, size_t begin, size_t bytes) {
+    return (MorayBytesMut){past(memory.data, begin), bytes};
+}
+
+/* A page has PAGE keys and then PAGE values; a slot's pages are in no order. */
+static MorayCudaKv open_cache(Problem *p, MorayDtype dtype) {
+    const size_t element = element_bytes(dtype), page = 2 * PAGE * KV, scales = sizeof(float) * PAGES * KV_HEADS * PAGE;
+    uint32_t table[SLOTS * MAX_PAGES];
+    for (uint32_t i = 0; i < SLOTS * MAX_PAGES; i++) table[i] = i * 7 % PAGES;
+    p->memory = upload(NULL, PAGES * page * element);
+    p->table = upload(table, sizeof table);
+    p->scales = dtype == MORAY_INT8 ? upload(NULL, 2 * scales) : (MorayBytesMut){NULL, 0};
+    MorayCudaKv kv = {0};
+    kv.dtype = dtype;
+    kv.k = part(p->memory, 0, p->memory.bytes);
+    kv.v = part(p->memory, PAGE * KV * element, p->memory.bytes - PAGE * KV * element);
+    if (dtype == MORAY_INT8) kv.k_scale = part(p->scales, 0, scales), kv.v_scale = part(p->scales, scales, scales);
+    kv.page_table = lent(p->table);
+    kv.n_slots = SLOTS, kv.n_pages = PAGES, kv.page_size = PAGE, kv.max_pages = MAX_PAGES, kv.capacity = CAPACITY;
+    kv.page_stride = page, kv.head_stride = DIM, kv.row_stride = KV;
+    return kv;
+}
+
+static void open_problem(Problem *p, MorayDtype dtype) {
+    const MorayKvShape shape = {1, SLOTS, KV_HEADS, DIM, CAPACITY};
+    OK(moray_kv_cache_create(&shape, dtype, &p->cache));
+    const uint32_t list[] = {0, 3}, count = 2;
+    p->records = upload(NULL, sizeof(MorayCudaSpan)), p->list = upload(list, sizeof list), p->counts = upload(&count, 4);
+    p->k = upload(k, sizeof k), p->v = upload(v, sizeof v), p->q = upload(q, sizeof q), p->out = upload(NULL, sizeof q);
+    const MorayCudaKv kv = open_cache(p, dtype);
+    MorayCudaSpans spans = {0};
+    spans.records = lent(p->records), spans.n_spans = 1;
+    spans.n_q_heads = Q_HEADS, spans.n_kv_heads = KV_HEADS, spans.head_dim = DIM;
+    p->write = (MorayCudaWriteKv){.struct_size = sizeof p->write, .kv = kv, .spans = spans, .kv_stride = KV};
+    p->attend = (MorayCudaAttend){.struct_size = sizeof p->attend, .kv = kv, .spans = spans, .max_spans = SLOTS};
+}
+
+static void close_problem(Problem *p) {
+    release(p->memory), release(p->scales), release(p->table), release(p->records), release(p->list), release(p->counts);
+    release(p->k), release(p->v), release(p->q), release(p->out);
+    moray_kv_cache_destroy(p->cache);
+}
+
+/* The calls of so many tokens from a position on. */
+static void aim(Problem *p, uint32_t start, uint32_t len, MorayHeads heads) {
+    const MorayCudaSpan record = {1, start, len, 0};
+    fill(p->records, &record);
+    MorayCudaSpans *both[] = {&p->write.spans, &p->attend.spans};
+    for (int i = 0; i < 2; i++) {
+        both[i]->longest = both[i]->rows = len, both[i]->heads = heads, both[i]->width = 2;
+        both[i]->list = heads == MORAY_HEADS_LIST ? lent(p->list) : NONE;
+        both[i]->counts = heads == MORAY_HEADS_LIST ? lent(p->counts) : NONE;
+    }
+    p->write.k = lent(part(p->k, start * KV * 4, len * KV * 4));
+    p->write.v = lent(part(p->v, start * KV * 4, len * KV * 4));
+    p->attend.q = lent(part(p->q, start * Q * 4, len * Q * 4));
+    p->attend.out = part(p->out, start * Q * 4, len * Q * 4);
+    size_t bytes;
+    OK(moray_cuda_write_kv_prepare(cuda, &p->write));
+    OK(moray_cuda_attend_prepare(cuda, &p->attend, &bytes));
+    p->attend.workspace = upload(NULL, bytes);
+}
+
+static void run(void *problem) {
+    const Problem *p = problem;
+    OK(moray_cuda_write_kv(cuda, stream, &p->write));
+    OK(moray_cuda_attend(cuda, stream, &p->attend));
+}
+
+static void check_step(Problem *p, size_t start, size_t len, MorayHeads heads) {
+    const MoraySpan span = {1, start, len};
+    const uint32_t list[] = {0, 3}, counts[] = {2};
+    MorayAttend call = {sizeof call, heads, attention, p->cache, 0, &span, 1, NONE, NONE};
+    if (heads == MORAY_HEADS_LIST) call.list = BYTES(list), call.counts = BYTES(counts);
+    static float expected[LEN * Q], got[LEN * Q];
+    const size_t kv_bytes = len * KV * 4, q_bytes = len * Q * 4;
+    OK(moray_write_kv(cpu, &call, MORAY_KV_WRITE_ALL, (MorayBytes){k + start * KV, kv_bytes}, (MorayBytes){v + start * KV, kv_bytes}));
+    OK(moray_attend(cpu, &call, (MorayBytes){q + start * Q, q_bytes}, (MorayBytesMut){expected, q_bytes}));
+    download(got, p->attend.out);
+    /* the same stored numbers; q and weights have 11 bits on the matrix units: with numbers up to 1/2 a score moves by 16 / 4 / 4 of 2^-12,
+       a weight by twice that of its own and once for its rounding, and f32 adds less than as much again */
+    for (size_t i = 0; i < len * Q; i++) CHECK(fabs(got[i] - expected[i]) <= 0.5 * 4 / 4096);
+    int skipped = 0;
+    for (size_t i = DIM; i < 2 * DIM; i++) skipped += got[i] == 0;
+    CHECK((skipped == DIM) == (heads == MORAY_HEADS_LIST));
+    release(p->attend.workspace);
+}
+
+/* A prompt, then one token more: as a call, and as a graph. */
+static void check_type(MorayDtype dtype) {
+    Problem p;
+    open_problem(&p, dtype);
+    aim(&p, 0, LEN - 2, MORAY_HEADS_ALL), run(&p), check_step(&p, 0, LEN - 2, MORAY_HEADS_ALL);
+    aim(&p, LEN - 2, 1, MORAY_HEADS_LIST), run(&p), check_step(&p, LEN - 2, 1, MORAY_HEADS_LIST);
+    aim(&p, LEN - 1, 1, MORAY_HEADS_ALL), replay(run, &p), check_step(&p, LEN - 1, 1, MORAY_HEADS_ALL);
+    close_problem(&p);
+}
+
+static void check_bad_input(void) {
+    Problem p;
+    open_problem(&p, MORAY_INT8);
+    aim(&p, 0, LEN, MORAY_HEADS_LIST);
+#define WRONG(call, good, code, words, ...)         \
+    do {                                               \
+        __typeof__(good) wrong = good;                 \
+        __VA_ARGS__;                                      \
+        REFUSED(code, words, call(cuda, stream, &wrong)); \
+    } while (0)
+#define WRITE(code, words, ...) WRONG(moray_cuda_write_kv, p.write, code, words, __VA_ARGS__)
+#define ATTEND(code, words, ...) WRONG(moray_cuda_attend, p.attend, code, words, __VA_ARGS__)
+    WRITE(MORAY_STATUS_LENGTH, "kv.k: expected", wrong.kv.k.bytes /= 2);
+    WRITE(MORAY_STATUS_LENGTH, "k: expected 2240 elements", wrong.k.bytes -= 4);
+    WRITE(MORAY_STATUS_LENGTH, "kv.page_table: expected 10 elements, got 9", wrong.kv.page_table.bytes -= 4);
+    WRITE(MORAY_STATUS_LENGTH, "spans.counts", wrong.spans.counts.bytes += 4);
+    WRITE(MORAY_STATUS_OVERLAP, "", wrong.k = (MorayBytes){wrong.kv.k.data, wrong.k.bytes});
+    WRITE(MORAY_STATUS_MISALIGNED, "k_scale", wrong.kv.k_scale.data = past(wrong.kv.k_scale.data, 2));
+    WRITE(MORAY_STATUS_UNSUPPORTED, "kv policy", wrong.policy = MORAY_KV_HOLE);
+    WRITE(MORAY_STATUS_UNSUPPORTED, "policy: expected a MORAY_KV_ constant", wrong.policy = 9);
+    WRITE(MORAY_STATUS_SHAPE, "page_size", wrong.kv.page_size = 15);
+    WRITE(MORAY_STATUS_SHAPE, "stride", wrong.kv_stride = 3);
+    WRITE(MORAY_STATUS_UNSUPPORTED, "dtype", wrong.dtype = MORAY_INT8);
+    ATTEND(MORAY_STATUS_LENGTH, "out: expected 4480 elements, got 4479", wrong.out.bytes -= 4);
+    ATTEND(MORAY_STATUS_LENGTH, "out: expected 4480 elements, got 8960", wrong.out_dtype = MORAY_BF16);
+    ATTEND(MORAY_STATUS_OVERLAP, "out: expected memory of its own, got memory that overlaps q", wrong.out.data = p.q.data);
+    ATTEND(MORAY_STATUS_NULL, "kv.v", wrong.kv.v.data = NULL);
+    ATTEND(MORAY_STATUS_NULL, "head list", wrong.spans.list = NONE);
+    ATTEND(MORAY_STATUS_UNSUPPORTED, "spans.heads", wrong.spans.heads = 9);
+    ATTEND(MORAY_STATUS_UNSUPPORTED, "kv.dtype", wrong.kv.dtype = 9);
+    ATTEND(MORAY_STATUS_SHAPE, "n_q_heads", wrong.spans.n_q_heads = 3);
+    ATTEND(MORAY_STATUS_VERSION, "struct_size", wrong.struct_size += 8);
+    run(&p), check_step(&p, 0, LEN, MORAY_HEADS_LIST);
+    close_problem(&p);
+}
+
+int main(void) {
+    OK(moray_cpu_create(1, MORAY_ARCH_NATIVE, &cpu));
+    const MorayAttentionShape shape = {Q_HEADS, KV_HEADS, DIM, LEN, 2, CAPACITY};
+    OK(moray_attention_create(cpu, &shape, &attention));
+    for (size_t i = 0; i < LEN * Q; i++) q[i] = noise(i);
+    for (size_t i = 0; i < LEN * KV; i++) k[i] = noise(i + 9000), v[i] = noise(i + 18000);
+    open_device();
+    check_type(MORAY_F16);
+    check_type(MORAY_INT8);
+    check_bad_input();
+    close_device();
+    moray_attention_destroy(attention);
+    moray_cpu_destroy(cpu);
+    puts("cuda attention: ok");
+    return 0;
+}
