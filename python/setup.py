@@ -1,6 +1,7 @@
 """Builds the wheel: compiles the C ABI's library with cargo, and reads its header for Python."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -42,8 +43,12 @@ def write_abi(path: Path) -> None:
 
 
 def build_library() -> Path:
-    """Compiles the shared library and says where it is."""
+    """Compiles the shared library and says where it is: where `MORAY_LIBRARY` says, if that names one."""
+    if ready := os.environ.get("MORAY_LIBRARY"):
+        return Path(ready)
     command = ["cargo", "rustc", "--release", "--locked", "--package", "moray-c", "--crate-type", "cdylib"]
+    # of moray-c, as cuda, which needs nvcc
+    command += ["--features", os.environ.get("MORAY_FEATURES", "")]
     command += ["--message-format", "json-render-diagnostics", "--", "-C", "strip=symbols"]
     try:
         built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)

@@ -1,4 +1,4 @@
-"""W4A8 products with packed weights, sparse MLP and attention over heads that run, on the CPU.
+"""W4A8 products with packed weights, sparse MLP and attention over heads that run, on the CPU; :mod:`moray.cuda` has products on CUDA devices.
 
 Arrays are numpy's, or whatever has DLPack (torch's CPU tensors) or the buffer protocol; nothing is copied but where it is said. Every
 refusal is a :class:`MorayError` whose text names the argument, what was expected and what was found, and leaves every object usable.

@@ -1,4 +1,5 @@
-"""Arrays as callers have them, as addresses: numpy's, and what has DLPack or the buffer protocol. Nothing is copied."""
+"""Arrays as callers have them, as addresses: numpy's, and what has DLPack or the buffer protocol; of CUDA devices what has DLPack. Nothing is
+copied."""
 
 from __future__ import annotations
 
@@ -55,11 +56,27 @@ def view(what: str, array: Any, dtypes: Sequence[str], shape: Sequence[int | Non
         found = _of_dlpack(what, array)
     else:
         found = _of_numpy(what, _as_numpy(what, array), writable)
+    return _checked(what, found, dtypes, shape)
+
+
+def _checked(what: str, found: View, dtypes: Sequence[str], shape: Sequence[int | None]) -> View:
     if found.dtype not in dtypes:
         raise DtypeError(f"{what}: expected elements of {' or '.join(dtypes)}, got {found.dtype}")
     if shape:
         check_shape(what, found.shape, shape)
     return found
+
+
+def view_on_device(what: str, array: Any, dtypes: Sequence[str], stream: int, shape: Sequence[int | None] = ()) -> View:
+    """As :func:`view`, of an array in memory of a CUDA device; what its owner has put on other streams comes before what `stream` gets from
+    now on, -1 where that is so anyway.
+
+    Raises `DeviceError` for an array elsewhere, and as :func:`view`.
+    """
+    if not hasattr(array, "__dlpack__"):
+        raise DtypeError(f"{what}: expected an array with DLPack, got {type(array).__name__}")
+    # of the default stream DLPack has another number than the driver
+    return _checked(what, _of_dlpack(what, array, stream or 1), dtypes, shape)
 
 
 def optional(what: str, array: Any, dtypes: Sequence[str], shape: Sequence[int | None] = ()) -> View | None:
@@ -112,12 +129,18 @@ _capsule_pointer.restype = ctypes.c_void_p
 _capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
-def _of_dlpack(what: str, array: Any) -> View:
+# Devices as DLPack numbers them.
+_CPU, _CUDA = 1, 2
+
+
+def _of_dlpack(what: str, array: Any, stream: int | None = None) -> View:
+    """`stream` is given of an array of a CUDA device."""
     device, number = array.__dlpack_device__()
-    if device != 1:
-        raise DeviceError(f"{what}: expected memory of the CPU, got DLPack device {int(device)}:{number}")
+    if device != (_CPU if stream is None else _CUDA):
+        expected = "the CPU" if stream is None else "a CUDA device"
+        raise DeviceError(f"{what}: expected memory of {expected}, got DLPack device {int(device)}:{number}")
     try:
-        capsule = array.__dlpack__()
+        capsule = array.__dlpack__() if stream is None else array.__dlpack__(stream=stream)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise LayoutError(f"{what}: expected a tensor that can be lent by DLPack, got: {error}") from error
     # the capsule is not taken over: it gives the tensor back when the view ends

@@ -94,7 +94,7 @@ class LayoutError(MorayError, ValueError):
 
 
 class DeviceError(MorayError, ValueError):
-    """An array on another device than the CPU."""
+    """An array on another device than the call's, or no device to call."""
 
 
 def _exceptions() -> dict[int, type[MorayError]]:

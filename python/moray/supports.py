@@ -41,7 +41,7 @@ def supports(operation: str, format: Format | None = None, dtype: str = "f32", a
             type) or ``"attention"`` (type of the cache).
         format: None for weights that are not quantized.
         dtype: ``"f32"``, ``"f16"``, ``"bf16"``, for caches ``"int8"`` too.
-        arch: as of :class:`Cpu`.
+        arch: as of :class:`Cpu`, or a CUDA device's compute capability as ``"sm_86"``.
 
     Raises:
         UnsupportedError: for names that are none of these.
@@ -49,11 +49,18 @@ def supports(operation: str, format: Format | None = None, dtype: str = "f32", a
     number = constant("operation", OPERATIONS, operation)
     asked = (format.handle()[0] if format else (0, 0, 0, 0))
     query = ffi.new("MorayQuery *", (
-        ffi.sizeof("MorayQuery"), number, asked, constant("dtype", CACHE_DTYPES, dtype), constant("arch", ARCHITECTURES, arch),
+        ffi.sizeof("MorayQuery"), number, asked, constant("dtype", CACHE_DTYPES, dtype), _architecture(arch),
     ))  # fmt: skip
     out = ffi.new("MoraySupport *")
     check(lib.moray_supports(query, out))
     return Support(bool(out.supported), ffi.string(out.words).decode())
+
+
+def _architecture(arch: str) -> int:
+    capability = arch.removeprefix("sm_")
+    if capability != arch and capability.isdecimal():
+        return lib.MORAY_ARCH_CUDA + int(capability)
+    return constant("arch", ARCHITECTURES, arch)
 
 
 def _formats() -> list[Format]:

@@ -1,7 +1,7 @@
 //! `cargo xtask python`: builds the wheel as a user does, and tests what it installs in an environment of its own.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::{TaskResult, root, simcuda, toolkit};
@@ -15,33 +15,62 @@ pub fn run(arguments: &[String]) -> TaskResult {
     };
     let folder = simcuda::target_folder().join("python");
     let python = environment(&folder)?;
-    let tests = root().join("python/tests");
     let mut lists = vec!["requirements.txt"];
     if with_torch {
         lists.push("requirements-torch.txt");
     }
-    let files = lists.iter().flat_map(|list| ["-r".into(), tests.join(list)]);
+    let files = lists.iter().flat_map(|list| ["-r".into(), tests().join(list)]);
     succeed(pip(&python, "install").args(files))?;
-    let wheels = folder.join("wheels");
-    if wheels.exists() {
-        fs::remove_dir_all(&wheels)?;
-    }
-    // what the wheel is built with has been installed
-    let build = ["--no-deps", "--no-build-isolation", "--wheel-dir"];
-    succeed(pip(&python, "wheel").args(build).arg(&wheels).arg(root().join("python")))?;
-    let wheel = fs::read_dir(&wheels)?.next().ok_or("expected a wheel, got none")??.path();
+    let wheel = wheel(&python, &folder.join("wheels"), None)?;
     succeed(pip(&python, "install").args(["--no-deps", "--force-reinstall"]).arg(&wheel))?;
-    // from another folder than the sources, so that what is installed is imported
-    let mut pytest = Command::new(&python);
-    pytest.args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]).arg(&tests).current_dir(&folder);
+    let mut pytest = pytest(&python, &folder, &tests());
     if with_torch {
         pytest.env("MORAY_REQUIRE_TORCH", "1");
     }
     succeed(&mut pytest)
 }
 
+/// Tests what the package calls of a device on the simulated one, with the library that the device's own tests have been built with.
+pub fn on_the_simulated_device() -> TaskResult {
+    let folder = simcuda::target_folder().join("python");
+    let (python, packages) = (environment(&folder)?, folder.join("cuda"));
+    succeed(pip(&python, "install").arg("-r").arg(tests().join("requirements.txt")))?;
+    let library = simcuda::target_folder().join("debug/deps/libmoray_c.so");
+    let wheel = wheel(&python, &folder.join("wheels"), Some(&library))?;
+    succeed(pip(&python, "install").args(["--no-deps", "--upgrade", "--target"]).arg(&packages).arg(&wheel))?;
+    let mut pytest = pytest(&python, &folder, &tests().join("test_cuda.py"));
+    pytest.env("PYTHONPATH", &packages).env("MORAY_REQUIRE_CUDA", "1");
+    succeed(&mut simcuda::with_library(pytest)?)
+}
+
+fn tests() -> PathBuf {
+    root().join("python/tests")
+}
+
+/// Builds the wheel in an empty folder, around a library that is there or a new one.
+fn wheel(python: &Path, folder: &Path, library: Option<&Path>) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    let mut build = pip(python, "wheel");
+    // what the wheel is built with has been installed
+    build.args(["--no-deps", "--no-build-isolation", "--wheel-dir"]).arg(folder).arg(root().join("python"));
+    if let Some(library) = library {
+        build.env("MORAY_LIBRARY", library);
+    }
+    succeed(&mut build)?;
+    Ok(fs::read_dir(folder)?.next().ok_or("expected a wheel, got none")??.path())
+}
+
+/// Tests from another folder than the sources, so that what is installed is imported.
+fn pytest(python: &Path, folder: &Path, tests: &Path) -> Command {
+    let mut pytest = Command::new(python);
+    pytest.args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]).arg(tests).current_dir(folder);
+    pytest
+}
+
 /// An environment's interpreter; made where it is not.
-fn environment(folder: &Path) -> Result<std::path::PathBuf, Box<dyn std::error::Error>> {
+fn environment(folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let environment = folder.join("environment");
     let python = environment.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
     if !python.exists() {

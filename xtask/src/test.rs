@@ -40,6 +40,7 @@ fn on_the_simulated_device(arguments: &[String]) -> TaskResult {
         }
         check(simcuda::with_library(on_a_device(&nvcc, capability, &targets, arguments))?)?;
     }
+    python::on_the_simulated_device()?;
     check(simcuda::with_library(on_a_device(&nvcc, CAPABILITIES[0], &["--doc"], arguments))?)
 }
 

@@ -9,6 +9,7 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor
 
+from .. import cuda
 from .._library import check, constant, create, ffi, lib
 from .._memory import NONE
 from ..activations import SCALES, SCRATCH
@@ -24,20 +25,21 @@ _DTYPES = {torch.float32: lib.MORAY_F32, torch.float16: lib.MORAY_F16, torch.bfl
 
 
 _POINTER = ffi.typeof("void *")
+_CPU = torch.device("cpu")
 
 
 def _pointer(address: int) -> Any:
     return ffi.cast(_POINTER, address)
 
 
-def _memory(what: str, tensor: Tensor | None, dtype: torch.dtype) -> tuple[Any, int]:
-    """A tensor as a `MorayBytes`; it has to live until the call returns."""
+def _memory(what: str, tensor: Tensor | None, dtype: torch.dtype, device: torch.device = _CPU) -> tuple[Any, int]:
+    """A tensor as a `MorayBytes`; it has to live until the call returns, or the stream has passed it."""
     if tensor is None:
         return NONE
     if tensor.dtype != dtype:
         raise DtypeError(f"{what}: expected elements of {dtype}, got {tensor.dtype}")
-    if tensor.device.type != "cpu":
-        raise DeviceError(f"{what}: expected memory of the CPU, got {tensor.device}")
+    if tensor.device != device:
+        raise DeviceError(f"{what}: expected memory of {device}, got {tensor.device}")
     if not tensor.is_contiguous():
         raise LayoutError(f"{what}: expected contiguous elements, got shape {list(tensor.shape)} with strides {tensor.stride()}")
     return _pointer(tensor.data_ptr()), tensor.nbytes
@@ -114,6 +116,42 @@ def _w4a8_linear(x, codes, channel, group, offset, order, bias, n, k, format, ac
     return y
 
 
+# Zeros that products leave as zeros, by device and stream: calls on one stream do not run at once.
+_WORKSPACES: dict[tuple[int, int], Tensor] = {}
+
+
+def _workspace(device: torch.device, stream: int, size: int) -> Tensor:
+    """Zeros for a product on a stream. What a graph captures is the graph's own memory, and so are its zeros."""
+    if torch.cuda.is_current_stream_capturing():
+        return torch.zeros(size, dtype=torch.uint8, device=device)
+    found = _WORKSPACES.get((device.index, stream))
+    if found is None or found.nbytes < size:
+        found = _WORKSPACES[device.index, stream] = torch.zeros(size, dtype=torch.uint8, device=device)
+    return found
+
+
+@torch.library.impl("moray::w4a8_linear", "CUDA")
+def _w4a8_linear_on_cuda(x, codes, channel, group, offset, order, bias, n, k, format, act_scales):
+    x = _rows(x if order is None else x.index_select(-1, order), k)
+    y = x.new_empty((*x.shape[:-1], n))
+    if x.numel() == 0:
+        return y
+    dtype, m, scales = _DTYPES[x.dtype], x.numel() // k, constant("act_scales", SCALES, act_scales)
+    parts = [_memory(what, part, torch.uint8, x.device) for what, part in zip(PARTS, (codes, channel, group, offset))]
+    weight = cuda.weight_of(n, k, tuple(format), parts)
+    biases = _memory("bias", bias, torch.float32, x.device)
+    with torch.cuda.device(x.device):
+        device, stream = cuda.current(), torch.cuda.current_stream().cuda_stream
+        sizes = cuda.scratch(device, n, k, tuple(format), m, scales, dtype)
+        tokens = torch.empty(sizes.tokens, dtype=torch.uint8, device=x.device)
+        held = (m, k, scales, (_pointer(tokens.data_ptr()), tokens.nbytes))
+        cuda.quantize(device, stream, (_pointer(x.data_ptr()), x.nbytes), dtype, held)
+        zeros = _workspace(x.device, stream, sizes.workspace)
+        workspace = (_pointer(zeros.data_ptr()), zeros.nbytes) if sizes.workspace else NONE
+        cuda.multiply(device, stream, weight, held, dtype, (_pointer(y.data_ptr()), y.nbytes), workspace, biases, NONE)
+    return y
+
+
 @torch.library.register_fake("moray::w4a8_linear")
 def _(x, codes, channel, group, offset, order, bias, n, k, format, act_scales):
     torch._check(x.shape[-1] == k, lambda: f"x: expected {k} features in its last dimension, got shape {list(x.shape)}")
@@ -128,7 +166,8 @@ def w4a8_linear(
 
     Args:
         x: f32, f16 or bf16 [.., K]; copied if its elements do not follow one another.
-        codes, channel, group, offset: u8, the sections of the packed w[N, K], None for those that its format has not.
+        codes, channel, group, offset: u8, the sections of the packed w[N, K], None for those that its format has not; on x's device, a CPU or
+            a CUDA device.
         order: i32 [K] or None, the input of each column.
         bias: f32 [N] or None.
         format: bits, group_size, group_scale and offset as the C ABI has them.

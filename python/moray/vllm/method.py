@@ -86,7 +86,8 @@ class MorayLinearMethod(LinearMethodBase):
         )  # fmt: skip
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:
-        layer.moray = W4A8Linear(self.quantized(layer), None, self.act_scales)
+        device = getattr(layer, LAYOUTS[self.checkpoint.layout][0]).device
+        layer.moray = W4A8Linear(self.quantized(layer), None, self.act_scales).to(device)
         for name in (*LAYOUTS[self.checkpoint.layout][:3], "weight_shape"):
             if name and name in layer._parameters:
                 delattr(layer, name)
@@ -95,7 +96,7 @@ class MorayLinearMethod(LinearMethodBase):
         """The shard that has been loaded, with the codes and scales that it has."""
         found = self.checkpoint
         held = [getattr(layer, name, None) if name else None for name in LAYOUTS[found.layout][:3]]
-        codes, scales, zeros = (None if part is None else part.data.contiguous() for part in held)
+        codes, scales, zeros = (None if part is None else part.data.contiguous().cpu() for part in held)
         match found.layout:
             case "gptq":
                 # symmetric: every zero point is the middle of the codes
