@@ -3,6 +3,7 @@
 use super::kernels::MODULES;
 use super::{Module, call};
 use crate::error::{Error, Result};
+use cudarc::driver::result::ctx;
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute_enum, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction};
 use cudarc::nvrtc::Ptx;
@@ -145,6 +146,22 @@ pub(super) unsafe fn borrow(context: sys::CUcontext) -> Result<Arc<CudaContext>>
     let taken = taken.map_err(call("take a context"))?;
     borrowed.push((id, taken.clone()));
     Ok(taken)
+}
+
+/// Runs `work`, and leaves the thread the context that was current before. What is done with a device makes its context current; raw
+/// calls put the engine's back by themselves.
+///
+/// There is a driver: a device exists, or [`super::Device::probe`] has found one.
+pub fn keeping_current<R>(work: impl FnOnce() -> R) -> R {
+    let before = ctx::get_current();
+    let result = work();
+    if let (Ok(before), Ok(now)) = (before, ctx::get_current())
+        && before != now
+    {
+        // SAFETY: it was current, and nothing here destroys a context. A driver that refuses leaves the other one.
+        let _ = unsafe { ctx::set_current(before.unwrap_or(std::ptr::null_mut())) };
+    }
+    result
 }
 
 /// A panic while a lock is held leaves whole entries behind.

@@ -45,6 +45,7 @@ pub(crate) use address::or_null;
 pub(crate) use arguments::Arguments;
 pub use buffer::{Access, Buffer};
 pub(crate) use buffer::{product, strided};
+pub use context::keeping_current;
 #[cfg(feature = "cudarc-0_19")]
 pub use cudarc;
 #[cfg(feature = "cudarc-0_19")]

@@ -1,6 +1,6 @@
 //! Operations by addresses: what every raw call offers.
 
-use super::{Buffer, Device, Kernel, StreamHandle};
+use super::{Buffer, Device, Kernel, StreamHandle, keeping_current};
 use crate::error::Result;
 use cudarc::driver::sys::CUstream;
 
@@ -48,10 +48,10 @@ pub trait RawCall: Enqueue {
     /// Those of [`RawCall::check`] but for addresses, and those of loading a kernel.
     fn prepare(&self, device: &Device) -> Result<()> {
         self.check_sizes(device)?;
-        self.enqueue(&Queue { device, stream: None })
+        keeping_current(|| self.enqueue(&Queue { device, stream: None }))
     }
 
-    /// Puts the call's kernels on a stream.
+    /// Puts the call's kernels on a stream. The context that is current to the thread is so afterwards.
     ///
     /// # Errors
     /// Those of [`RawCall::check`], before any launch; [`crate::Error::Launch`] if the driver refuses a kernel.
@@ -62,7 +62,7 @@ pub trait RawCall: Enqueue {
     /// find in them (slots, rows, pages) name what is there, as the fields say.
     unsafe fn launch(&self, device: &Device, stream: StreamHandle) -> Result<()> {
         self.check(device)?;
-        self.enqueue(&Queue { device, stream: Some(stream.cast()) })
+        keeping_current(|| self.enqueue(&Queue { device, stream: Some(stream.cast()) }))
     }
 }
 

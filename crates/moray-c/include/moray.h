@@ -76,7 +76,8 @@ typedef struct MorayCpu MorayCpu;
 // Calls on it take addresses of memory of that context where others take memory of the process, and a stream of it, or null for its
 // default stream. They allocate nothing, wait for nothing, are done when the stream has passed them, and can be captured in a graph.
 // Addresses are multiples of 16 where nothing else is said. That there is memory of so many bytes at an address is the caller's
-// word; sizes are compared with what the call needs all the same. The context is current to the thread after a call.
+// word; sizes are compared with what the call needs all the same.
+// The context that is current to the thread stays so.
 typedef struct MorayCuda MorayCuda;
 
 // Keys and values of layers and sequences, in memory of the library's. One thread writes it at a time; any number may attend when none does.

@@ -1,12 +1,12 @@
 //! The handle of a CUDA device.
 
 #[cfg(not(feature = "cuda-device"))]
-use super::no_device::Device;
+use super::no_device::{Device, keeping_current};
 use crate::arguments::{borrow, check_out, create, destroy, give};
 use crate::cpu::{MORAY_ARCH_CUDA, MorayArch};
 use crate::status::{Fault, MorayStatus, guard};
 #[cfg(feature = "cuda-device")]
-use moray::Device;
+use moray::device::{Device, keeping_current};
 
 /// The driver's context: a `CUcontext` is a pointer to one.
 #[allow(non_camel_case_types)] // cuda.h's name
@@ -27,7 +27,8 @@ pub struct CUstream_st {
 /// Calls on it take addresses of memory of that context where others take memory of the process, and a stream of it, or null for its
 /// default stream. They allocate nothing, wait for nothing, are done when the stream has passed them, and can be captured in a graph.
 /// Addresses are multiples of 16 where nothing else is said. That there is memory of so many bytes at an address is the caller's
-/// word; sizes are compared with what the call needs all the same. The context is current to the thread after a call.
+/// word; sizes are compared with what the call needs all the same.
+/// The context that is current to the thread stays so.
 #[derive(Debug)]
 pub struct MorayCuda(pub(crate) Device);
 
@@ -45,15 +46,19 @@ pub unsafe extern "C" fn moray_cuda_create(context: *mut CUctx_st, out: *mut *mu
             return Err(Fault::Null { what: "context" });
         }
         // SAFETY: the caller's; calls name their stream themselves.
-        unsafe { create(out, || Ok(MorayCuda(Device::from_raw(context.cast(), std::ptr::null_mut())?))) }
+        let make = || Ok(MorayCuda(unsafe { Device::from_raw(context.cast(), std::ptr::null_mut())? }));
+        // SAFETY: the caller's.
+        keeping_current(|| unsafe { create(out, make) })
     })
 }
 
 /// Ends a device, and unloads its kernels if no other handle has the context; the context is still there. Null is none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn moray_cuda_destroy(cuda: *mut MorayCuda) {
-    // SAFETY: the caller's.
-    unsafe { destroy(cuda) }
+    if !cuda.is_null() {
+        // SAFETY: the caller's.
+        keeping_current(|| unsafe { destroy(cuda) })
+    }
 }
 
 /// Says which architecture a device has, as `moray_supports` takes it, and how many multiprocessors.
@@ -83,6 +88,7 @@ pub unsafe extern "C" fn moray_cuda_describe(
 pub unsafe extern "C" fn moray_cuda_load_kernels(cuda: *const MorayCuda) -> MorayStatus {
     guard(|| {
         // SAFETY: the caller's.
-        Ok(unsafe { &borrow("cuda", cuda)?.0 }.load_kernels()?)
+        let device = unsafe { &borrow("cuda", cuda)?.0 };
+        Ok(keeping_current(|| device.load_kernels())?)
     })
 }

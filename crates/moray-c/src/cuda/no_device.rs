@@ -36,6 +36,11 @@ impl Device {
     }
 }
 
+/// As of a device.
+pub(crate) fn keeping_current<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}
+
 /// Why an operation does not run on an architecture.
 pub(crate) fn place(_: MorayOp, _: MorayArch) -> std::result::Result<String, String> {
     Err("arch: expected a CPU, as this library is built without CUDA".into())

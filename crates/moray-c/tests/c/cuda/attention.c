@@ -106,6 +106,31 @@ static void check_step(Problem *p, size_t start, size_t len, MorayHeads heads) {
     release(p->attend.workspace);
 }
 
+/* The value of an f16. */
+static double widen(uint16_t half) {
+    const int exponent = half >> 10 & 31, fraction = half & 1023;
+    const double size = exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
+    return half >> 15 ? -size : size;
+}
+
+/* Keys and values are where pages and strides say, rounded as the CPU's cache has them. */
+static void check_rows(const Problem *p) {
+    static uint16_t memory[PAGES * 2 * PAGE * KV];
+    download(memory, p->memory);
+    for (size_t position = 0; position < LEN; position += 23) {
+        const size_t page = (MAX_PAGES + position / PAGE) * 7 % PAGES, kv_head = position % KV_HEADS;
+        const size_t row = page * 2 * PAGE * KV + position % PAGE * KV + kv_head * DIM;
+        float key[DIM], value[DIM];
+        uint32_t held;
+        MorayKvRow at = {0, 1, kv_head, position};
+        OK(moray_kv_cache_read(p->cache, &at, BYTES_MUT(key), BYTES_MUT(value), &held));
+        for (size_t i = 0; i < DIM; i++) {
+            CHECK(widen(memory[row + i]) == key[i]);
+            CHECK(widen(memory[row + PAGE * KV + i]) == value[i]);
+        }
+    }
+}
+
 /* A prompt, then one token more: as a call, and as a graph. */
 static void check_type(MorayDtype dtype) {
     Problem p;
@@ -113,6 +138,7 @@ static void check_type(MorayDtype dtype) {
     aim(&p, 0, LEN - 2, MORAY_HEADS_ALL), run(&p), check_step(&p, 0, LEN - 2, MORAY_HEADS_ALL);
     aim(&p, LEN - 2, 1, MORAY_HEADS_LIST), run(&p), check_step(&p, LEN - 2, 1, MORAY_HEADS_LIST);
     aim(&p, LEN - 1, 1, MORAY_HEADS_ALL), replay(run, &p), check_step(&p, LEN - 1, 1, MORAY_HEADS_ALL);
+    if (dtype == MORAY_F16) check_rows(&p);
     close_problem(&p);
 }
 

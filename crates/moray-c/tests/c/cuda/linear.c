@@ -1,6 +1,7 @@
 /* Quantization, multiplication and RMSNorm on a device: the CPU's bits, graphs, bad input. */
 #include "device.h"
 #include <math.h>
+#include <pthread.h>
 
 enum { N = 80, K = 192, MOST_M = 20 };
 
@@ -222,6 +223,38 @@ static void check_bad_input(void) {
     close_problem(&p);
 }
 
+/* A thread with a stream and memory of its own, in whose context nothing is current between its calls. */
+static void *worker(void *number) {
+    static const size_t CALLS = 20;
+    Problem *p = malloc(sizeof *p);
+    DRIVER(cuCtxSetCurrent(context));
+    open_problem(p, &FORMATS[(size_t)number % FORMAT_COUNT], 1 + (size_t)number % 5, MORAY_ACT_SCALES_TOKEN);
+    CUstream own;
+    DRIVER(cuStreamCreate(&own, CU_STREAM_NON_BLOCKING));
+    for (size_t i = 0; i < CALLS; i++) {
+        CUcontext now = context;
+        DRIVER(cuCtxSetCurrent(NULL));
+        OK(moray_cuda_quantize(cuda, own, &p->quantize));
+        OK(moray_cuda_linear(cuda, own, &p->linear));
+        DRIVER(cuCtxGetCurrent(&now));
+        CHECK(now == NULL);
+        DRIVER(cuCtxSetCurrent(context));
+        DRIVER(cuStreamSynchronize(own));
+        check_y(p);
+        DRIVER(cuMemsetD8((uintptr_t)p->y.data, 0, p->y.bytes));
+    }
+    DRIVER(cuStreamDestroy(own));
+    close_problem(p);
+    free(p);
+    return NULL;
+}
+
+static void check_threads(void) {
+    pthread_t threads[8];
+    for (size_t i = 0; i < 8; i++) CHECK(pthread_create(&threads[i], NULL, worker, (void *)i) == 0);
+    for (size_t i = 0; i < 8; i++) pthread_join(threads[i], NULL);
+}
+
 static void check_device(void) {
     MorayCuda *other;
     REFUSED(MORAY_STATUS_NULL, "context: expected an address, got null", moray_cuda_create(NULL, &other));
@@ -253,6 +286,7 @@ int main(void) {
     check_products();
     check_norm();
     check_bad_input();
+    check_threads();
     check_bf16();
     close_device();
     moray_cpu_destroy(cpu);
