@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from conftest import require
 
 import moray
 from moray import Format, Quantized, cuda
@@ -115,6 +116,34 @@ def test_types_of_halves_and_leading_dimensions_are_taken(stream):
     none = Tensor(np.zeros((0, 128), np.float32))
     cuda.linear(weight, none, out=Tensor(np.zeros((0, 48), np.float32)), tokens=None)
     assert none.streams == [1]
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_functions_of_tvm_ffi_have_the_bits_of_the_cpu(format, stream):
+    tvm_ffi = require("tvm_ffi")
+    library = tvm_ffi.load_module(moray.library_path())
+    host, weight, x = problem(format, 5)
+    numbers = format.bits, format.group_size, format.group_scale or "none", format.offset
+    lend = tvm_ffi.from_dlpack
+    sizes = np.zeros(2, np.int64)
+    library["moray_cuda_linear_scratch"](lend(sizes), 5, host.n, host.k, *numbers, "fine", 0)
+    tokens, workspace = Tensor(np.zeros(sizes[0], np.uint8)), Tensor(np.zeros(max(sizes[1], 1), np.uint8))
+    bias = RNG.standard_normal(48).astype(np.float32)
+    added, out, there = Tensor(bias), Tensor(np.zeros((5, 48), np.float32)), Tensor(x)
+    sections = {part: Tensor(section) for part, section in host.sections.items()}
+    parts = [lend(sections[part]) if part in sections else None for part in ("codes", "channel", "group", "offset")]
+
+    def call(given):
+        room = lend(tokens), lend(workspace), lend(added), None
+        library["moray_cuda_linear"](lend(out), given, *parts, *room, *numbers, "fine")
+
+    with tvm_ffi.use_raw_stream(tvm_ffi.device("cuda:0"), stream.value):
+        call(lend(there))
+        assert np.array_equal(out.fetch(stream), moray.linear(host, x, bias=bias, act_scales="fine"))
+        with pytest.raises(ValueError, match="x: expected memory of a CUDA device, got DLPack device 1:0"):
+            call(lend(x))
+        with pytest.raises(ValueError, match="y: expected memory of the CPU, got DLPack device 2:0"):
+            library["moray_linear"](lend(out), lend(x), *[None] * 7, *numbers, "fine", 1)
 
 
 def test_refusals_name_the_argument_and_leave_the_device_usable(stream):

@@ -9,7 +9,7 @@ use moray::Error;
 use moray::device::{Device, RawCall};
 
 /// Arguments of C that are a raw call of the library's.
-pub(super) trait Fill {
+pub(crate) trait Fill {
     /// The call.
     type Call: RawCall;
 
@@ -26,7 +26,7 @@ pub(super) trait Fill {
 ///
 /// # Safety
 /// As [`RawCall::launch`], for the memory that the arguments name.
-pub(super) unsafe fn launch<C: Fill>(cuda: &MorayCuda, stream: *mut CUstream_st, arguments: &C) -> Outcome {
+pub(crate) unsafe fn launch<C: Fill>(cuda: &MorayCuda, stream: *mut CUstream_st, arguments: &C) -> Outcome {
     let mut lent = Lent::default();
     let call = arguments.fill(&cuda.0, &mut lent)?;
     lent.check(&cuda.0, &call)?;
@@ -36,7 +36,7 @@ pub(super) unsafe fn launch<C: Fill>(cuda: &MorayCuda, stream: *mut CUstream_st,
 }
 
 /// Loads the kernels of a call, whose addresses are not looked at, and says how many bytes it needs besides its operands.
-pub(super) fn prepare<C: Fill>(cuda: &MorayCuda, arguments: &C) -> Outcome<usize> {
+pub(crate) fn prepare<C: Fill>(cuda: &MorayCuda, arguments: &C) -> Outcome<usize> {
     let call = arguments.fill(&cuda.0, &mut Lent::default())?;
     call.prepare(&cuda.0)?;
     Ok(C::bytes(&call, &cuda.0))

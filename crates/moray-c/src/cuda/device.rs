@@ -4,9 +4,11 @@
 use super::no_device::{Device, keeping_current};
 use crate::arguments::{borrow, check_out, create, destroy, give};
 use crate::cpu::{MORAY_ARCH_CUDA, MorayArch};
-use crate::status::{Fault, MorayStatus, guard};
+use crate::status::{Fault, MorayStatus, Outcome, guard};
 #[cfg(feature = "cuda-device")]
 use moray::device::{Device, keeping_current};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// The driver's context: a `CUcontext` is a pointer to one.
 #[allow(non_camel_case_types)] // cuda.h's name
@@ -50,6 +52,20 @@ pub unsafe extern "C" fn moray_cuda_create(context: *mut CUctx_st, out: *mut *mu
         // SAFETY: the caller's.
         keeping_current(|| unsafe { create(out, make) })
     })
+}
+
+/// The device of a number, in its primary context, which the process keeps from then on.
+#[cfg_attr(not(unix), allow(dead_code))] // TVM FFI's functions are not exported elsewhere
+pub(crate) fn of_number(number: usize) -> Outcome<&'static MorayCuda> {
+    static OPEN: Mutex<BTreeMap<usize, &'static MorayCuda>> = Mutex::new(BTreeMap::new());
+    Device::probe()?;
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(&found) = open.get(&number) {
+        return Ok(found);
+    }
+    let made: &'static MorayCuda = Box::leak(Box::new(MorayCuda(keeping_current(|| Device::new(number))?)));
+    open.insert(number, made);
+    Ok(made)
 }
 
 /// Ends a device, and unloads its kernels if no other handle has the context; the context is still there. Null is none.

@@ -29,7 +29,7 @@ struct Piece {
 
 /// The memory that a call's arguments name, to be compared with what the call's kernels touch.
 #[derive(Debug, Default)]
-pub(super) struct Lent {
+pub(crate) struct Lent {
     pieces: [Option<Piece>; MOST],
     count: usize,
 }

@@ -4,7 +4,7 @@ mod activations;
 mod attention;
 mod by_input;
 #[cfg(feature = "cuda-device")]
-mod call;
+pub(crate) mod call;
 mod device;
 #[cfg(feature = "cuda-device")]
 mod fill;
@@ -17,7 +17,7 @@ mod mlp;
 mod no_device;
 #[cfg(not(feature = "cuda"))]
 #[cfg_attr(feature = "cuda-device", allow(dead_code))] // operations that there are do not use it
-mod no_operation;
+pub(crate) mod no_operation;
 mod norm;
 mod selection;
 

@@ -11,12 +11,12 @@ const NOT_BUILT: moray::Error = moray::Error::KernelsNotBuilt {
 ///
 /// # Safety
 /// None is needed.
-pub(super) unsafe fn launch<C>(_: &MorayCuda, _: *mut CUstream_st, _: &C) -> Outcome {
+pub(crate) unsafe fn launch<C>(_: &MorayCuda, _: *mut CUstream_st, _: &C) -> Outcome {
     Err(NOT_BUILT.into())
 }
 
 /// As of an operation that there is.
-pub(super) fn prepare<C>(_: &MorayCuda, _: &C) -> Outcome<usize> {
+pub(crate) fn prepare<C>(_: &MorayCuda, _: &C) -> Outcome<usize> {
     Err(NOT_BUILT.into())
 }
 

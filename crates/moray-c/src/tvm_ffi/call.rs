@@ -1,23 +1,31 @@
 //! The arguments of a call, taken one after another.
 
-use super::tensor::Rows;
+use super::tensor::{CPU, Rows};
 use super::value::TvmFfiAny;
 use crate::arguments::{MorayBytes, MorayBytesMut};
 use crate::format::MorayFormat;
 use crate::status::{Fault, Outcome};
+use crate::{MORAY_ACT_SCALES_FINE, MORAY_ACT_SCALES_TOKEN, MorayActScales};
 use crate::{MORAY_GROUP_SCALE_F16, MORAY_GROUP_SCALE_INTEGER, MORAY_GROUP_SCALE_QQQ};
 use crate::{MORAY_OFFSET_F16, MORAY_OFFSET_NONE, MORAY_OFFSET_ZERO_POINT, MoraySections, MoraySectionsMut};
 
 /// What is left of a call's arguments.
 pub(super) struct Arguments<'a> {
     function: &'static str,
+    /// The kind of device that tensors are of.
+    device_type: i32,
     given: usize,
     left: std::slice::Iter<'a, TvmFfiAny>,
 }
 
 impl<'a> Arguments<'a> {
     pub(super) fn new(function: &'static str, values: &'a [TvmFfiAny]) -> Self {
-        Arguments { function, given: values.len(), left: values.iter() }
+        Arguments { function, device_type: CPU, given: values.len(), left: values.iter() }
+    }
+
+    /// Takes tensors of another kind of device from here on.
+    pub(super) fn expect_device(&mut self, device_type: i32) {
+        self.device_type = device_type;
     }
 
     fn next(&mut self, what: &'static str) -> Outcome<&'a TvmFfiAny> {
@@ -63,7 +71,7 @@ impl<'a> Arguments<'a> {
     /// As [`TvmFfiAny::tensor`].
     pub(super) unsafe fn tensor(&mut self, what: &'static str) -> Outcome<Rows> {
         // SAFETY: the caller's.
-        unsafe { self.next(what)?.tensor(what)?.rows(what) }
+        unsafe { self.next(what)?.tensor(what)?.rows(what, self.device_type) }
     }
 
     /// # Safety
@@ -77,6 +85,16 @@ impl<'a> Arguments<'a> {
             // SAFETY: the caller's.
             _ => unsafe { self.tensor(what) }.map(Some),
         }
+    }
+
+    /// How finely activations are scaled: "token" or "fine".
+    ///
+    /// # Safety
+    /// As [`TvmFfiAny::text`].
+    pub(super) unsafe fn act_scales(&mut self) -> Outcome<MorayActScales> {
+        let names = [("token", MORAY_ACT_SCALES_TOKEN), ("fine", MORAY_ACT_SCALES_FINE)];
+        // SAFETY: the caller's.
+        unsafe { self.name("act_scales", &names) }
     }
 
     /// Bits, group size, group scale ("none", "f16", "integer", "qqq") and offset ("none", "f16", "zero_point").

@@ -2,13 +2,13 @@
 
 use super::call::Arguments;
 use super::tensor::{F32, I32, I64};
+use crate::MORAY_ABI_VERSION;
 use crate::arguments::MorayBytes;
 use crate::dtype::with_dtype;
 use crate::status::{Fault, Outcome};
-use crate::{MORAY_ABI_VERSION, MORAY_ACT_SCALES_FINE, MORAY_ACT_SCALES_TOKEN};
 use moray::element::Element;
 use moray::sparse_mlp::{self, Activation, IndexList, Score, ScoreOn, Selection, Shape, Weights, Workspace};
-use moray::w4a8::{ActScales, Activations, Epilogue, PackedView, linear as multiply, pack_into, quantize};
+use moray::w4a8::{Activations, Epilogue, PackedView, linear as multiply, pack_into, quantize};
 use moray::{Cpu, Isa};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -36,7 +36,7 @@ fn cpu(threads: usize) -> Outcome<Arc<Cpu>> {
     Ok(cpu)
 }
 
-type Returned = Outcome<Option<i64>>;
+pub(super) type Returned = Outcome<Option<i64>>;
 
 /// `() -> int`
 pub(super) unsafe fn abi_version(arguments: &mut Arguments<'_>) -> Returned {
@@ -99,12 +99,8 @@ pub(super) unsafe fn linear(arguments: &mut Arguments<'_>) -> Returned {
     let residual = residual.map_or(MorayBytes::NONE, |rows| rows.read());
     // SAFETY: the caller's.
     let format = unsafe { arguments.format()? }.read()?;
-    let scales = [("token", MORAY_ACT_SCALES_TOKEN), ("fine", MORAY_ACT_SCALES_FINE)];
     // SAFETY: the caller's.
-    let scales = match unsafe { arguments.name("act_scales", &scales)? } {
-        MORAY_ACT_SCALES_TOKEN => ActScales::Token,
-        _ => ActScales::Fine,
-    };
+    let scales = crate::activations::scales(unsafe { arguments.act_scales()? })?;
     let cpu = cpu(arguments.size("threads")?)?;
     arguments.end()?;
     // SAFETY: the caller's.

@@ -5,7 +5,9 @@
 //! function that takes an error is looked up in the process, which has TVM FFI's library when it calls these.
 
 mod call;
+mod cuda;
 mod functions;
+mod process;
 mod raise;
 mod tensor;
 mod value;
@@ -19,23 +21,25 @@ use value::TvmFfiAny;
 
 /// Exports functions: by which symbol, and what is called with the arguments and gives an integer, or nothing.
 macro_rules! export {
-    ($($symbol:literal $name:ident),* $(,)?) => { $(
+    ($($symbol:literal $module:ident::$name:ident),* $(,)?) => { $(
         #[unsafe(export_name = $symbol)]
         unsafe extern "C" fn $name(_: *mut c_void, args: *const TvmFfiAny, count: i32, result: *mut TvmFfiAny) -> c_int {
             // SAFETY: the caller's, as TVM FFI's calling convention says.
-            unsafe { run(concat!("moray_", stringify!($name)), args, count, result, functions::$name) }
+            unsafe { run(concat!("moray_", stringify!($name)), args, count, result, $module::$name) }
         }
     )* };
 }
 
 export! {
-    "__tvm_ffi_moray_abi_version" abi_version,
-    "__tvm_ffi_moray_section_bytes" section_bytes,
-    "__tvm_ffi_moray_pack" pack,
-    "__tvm_ffi_moray_linear" linear,
-    "__tvm_ffi_moray_sparse_mlp_create" sparse_mlp_create,
-    "__tvm_ffi_moray_sparse_mlp" sparse_mlp,
-    "__tvm_ffi_moray_sparse_mlp_destroy" sparse_mlp_destroy,
+    "__tvm_ffi_moray_abi_version" functions::abi_version,
+    "__tvm_ffi_moray_section_bytes" functions::section_bytes,
+    "__tvm_ffi_moray_pack" functions::pack,
+    "__tvm_ffi_moray_linear" functions::linear,
+    "__tvm_ffi_moray_cuda_linear_scratch" cuda::cuda_linear_scratch,
+    "__tvm_ffi_moray_cuda_linear" cuda::cuda_linear,
+    "__tvm_ffi_moray_sparse_mlp_create" functions::sparse_mlp_create,
+    "__tvm_ffi_moray_sparse_mlp" functions::sparse_mlp,
+    "__tvm_ffi_moray_sparse_mlp_destroy" functions::sparse_mlp_destroy,
 }
 
 /// Runs a function on the arguments of a call; what it refuses is raised.

@@ -28,7 +28,7 @@ pub(super) struct DlDataType {
 }
 
 /// `kDLCPU`.
-const CPU: i32 = 1;
+pub(super) const CPU: i32 = 1;
 
 const fn kind(code: u8, bits: u8) -> DlDataType {
     DlDataType { code, bits, lanes: 1 }
@@ -41,11 +41,13 @@ pub(super) const F32: DlDataType = kind(2, 32);
 const F16: DlDataType = kind(2, 16);
 const BF16: DlDataType = kind(4, 16);
 
-/// A tensor of the CPU whose elements follow one another in row-major order.
+/// A tensor whose elements follow one another in row-major order.
 #[derive(Debug, Clone)]
 pub(super) struct Rows {
     pub(super) shape: Vec<usize>,
     pub(super) dtype: DlDataType,
+    /// Which of the devices of its kind.
+    pub(super) device_id: usize,
     data: *mut c_void,
     bytes: usize,
 }
@@ -55,10 +57,11 @@ impl DlTensor {
     ///
     /// # Safety
     /// Shape and strides are there for as many dimensions as stated.
-    pub(super) unsafe fn rows(&self, what: &'static str) -> Outcome<Rows> {
-        if self.device_type != CPU {
+    pub(super) unsafe fn rows(&self, what: &'static str, device_type: i32) -> Outcome<Rows> {
+        if self.device_type != device_type {
+            let expected = if device_type == CPU { "memory of the CPU" } else { "memory of a CUDA device" };
             let got = format!("DLPack device {}:{}", self.device_type, self.device_id);
-            return Err(Fault::unsupported(what, "memory of the CPU", got));
+            return Err(Fault::unsupported(what, expected, got));
         }
         if self.dtype.lanes != 1 || self.dtype.bits % 8 != 0 {
             return Err(Fault::unsupported(what, "elements of whole bytes", spell(self.dtype)));
@@ -82,7 +85,8 @@ impl DlTensor {
         }
         let data = self.data.wrapping_byte_add(self.byte_offset as usize);
         let bytes = count * usize::from(self.dtype.bits / 8);
-        Ok(Rows { shape, dtype: self.dtype, data, bytes })
+        let device_id = usize::try_from(self.device_id).unwrap_or(0);
+        Ok(Rows { shape, dtype: self.dtype, device_id, data, bytes })
     }
 }
 
