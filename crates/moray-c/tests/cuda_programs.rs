@@ -26,16 +26,27 @@ fn compiled(program: &Path, link: Link, driver: &[String]) -> tempfile::TempPath
     compile(program, link, &driver.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
+const PROGRAMS: [&str; 4] = ["linear.c", "mlp.c", "attention.c", "owners.cc"];
+
 #[test]
 fn programs_have_the_results_of_the_cpu() {
     let Some(driver) = driver() else { return };
-    for (program, link) in [
-        ("linear.c", Link::Shared),
-        ("mlp.c", Link::Shared),
-        ("attention.c", Link::Shared),
-        ("owners.cc", Link::Static),
-    ] {
-        run(&compiled(&folder().join(program), link, &driver));
+    for program in PROGRAMS {
+        run(&compiled(&folder().join(program), Link::Shared, &driver));
+    }
+}
+
+#[test]
+fn programs_neither_leak_nor_touch_what_is_not_theirs() {
+    let Some(mut driver) = driver() else { return };
+    driver.extend(["-fsanitize=address", "-g"].map(String::from));
+    let probe = compiler::source("int main(void) { return 0; }\n", Language::C);
+    if !compiler::accepts(probe.path(), &["-fsanitize=address"]) {
+        println!("skipped: the C compiler has no AddressSanitizer");
+        return;
+    }
+    for program in PROGRAMS {
+        run(&compiled(&folder().join(program), Link::Static, &driver));
     }
 }
 

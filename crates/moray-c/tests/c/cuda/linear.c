@@ -113,7 +113,8 @@ static void check_bf16(void) {
     static Problem p;
     static uint16_t y[MOST_M * N], residual16[MOST_M * N];
     open_problem(&p, &FORMATS[0], 5, MORAY_ACT_SCALES_TOKEN);
-    memset(residual, 0, sizeof residual), on_cpu(&p, MORAY_ACT_SCALES_TOKEN);
+    memset(residual, 0, sizeof residual);
+    moray_activations_destroy(p.activations), on_cpu(&p, MORAY_ACT_SCALES_TOKEN);
     p.linear.dtype = MORAY_BF16;
     MorayBytesMut out = upload(NULL, p.m * N * 2), zeros = upload(residual16, p.m * N * 2);
     p.linear.residual = lent(zeros);
