@@ -79,7 +79,7 @@ fn answer(query: &MorayQuery) -> Outcome<Result<String, String>> {
         MORAY_OP_ATTENTION => attention(query)?,
         other => return Err(Fault::unsupported("op", "a MORAY_OP_ constant", other)),
     };
-    let place = place(query.op, query.arch)?;
+    let place = place(query)?;
     Ok(arithmetic.and_then(|arithmetic| Ok(format!("{arithmetic}; {}", place?))))
 }
 
@@ -117,9 +117,10 @@ fn checked(format: Format) -> Result<Format, String> {
 }
 
 /// Which code runs on an architecture, or why none.
-fn place(op: MorayOp, arch: MorayArch) -> Outcome<Result<String, String>> {
+fn place(query: &MorayQuery) -> Outcome<Result<String, String>> {
+    let arch = query.arch;
     if arch >= MORAY_ARCH_CUDA {
-        return Ok(crate::cuda::place(op, arch));
+        return Ok(crate::cuda::place(query));
     }
     let isa = isa(arch)?;
     if arch != MORAY_ARCH_NATIVE && !isa.is_available() {

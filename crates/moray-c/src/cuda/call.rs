@@ -2,9 +2,10 @@
 
 use super::lent::Lent;
 use super::{CUstream_st, MorayCuda};
-use crate::cpu::{MORAY_ARCH_CUDA, MorayArch};
+use crate::cpu::MORAY_ARCH_CUDA;
+use crate::dtype::MORAY_F32;
 use crate::status::Outcome;
-use crate::supports::{MORAY_OP_ATTENTION, MORAY_OP_LINEAR, MORAY_OP_SPARSE_MLP, MorayOp};
+use crate::supports::{MORAY_OP_ATTENTION, MORAY_OP_LINEAR, MORAY_OP_SPARSE_MLP, MorayQuery};
 use moray::Error;
 use moray::device::{Device, RawCall};
 
@@ -42,9 +43,9 @@ pub(crate) fn prepare<C: Fill>(cuda: &MorayCuda, arguments: &C) -> Outcome<usize
     Ok(C::bytes(&call, &cuda.0))
 }
 
-/// Which code runs an operation on an architecture, or why none.
-pub(crate) fn place(op: MorayOp, arch: MorayArch) -> Result<String, String> {
-    let (built, precision) = match op {
+/// Which code answers a question about an architecture of CUDA's, or why none.
+pub(crate) fn place(query: &MorayQuery) -> Result<String, String> {
+    let (built, precision) = match query.op {
         MORAY_OP_LINEAR => (cfg!(feature = "cuda-w4a8"), "with the bits of a CPU"),
         MORAY_OP_SPARSE_MLP => (cfg!(feature = "cuda-sparse-mlp"), "with an order of sums of their own"),
         MORAY_OP_ATTENTION => (cfg!(feature = "cuda-attention"), "with an order of sums of their own"),
@@ -56,7 +57,10 @@ pub(crate) fn place(op: MorayOp, arch: MorayArch) -> Result<String, String> {
     if let Err(Error::KernelsNotBuilt { hint }) = Device::probe() {
         return Err(format!("arch: expected a CPU, as this library has no CUDA kernels ({hint})"));
     }
-    let capability = arch - MORAY_ARCH_CUDA;
+    if query.op == MORAY_OP_SPARSE_MLP && query.format.bits == 0 && query.dtype == MORAY_F32 {
+        return Err("dtype: expected f16, bf16 or 4-bit weights on a CUDA device, got f32".into());
+    }
+    let capability = query.arch - MORAY_ARCH_CUDA;
     let (major, minor) = (capability / 10, capability % 10);
     match capability < 80 {
         true => Err(format!("arch: expected compute capability 8.0 or later, got {major}.{minor}")),

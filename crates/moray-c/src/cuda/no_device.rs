@@ -1,7 +1,6 @@
 //! What stands for the device in a library that was built without it.
 
-use crate::cpu::MorayArch;
-use crate::supports::MorayOp;
+use crate::supports::MorayQuery;
 use moray::{Error, Result};
 use std::ffi::c_void;
 
@@ -45,7 +44,7 @@ pub(crate) fn keeping_current<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Why an operation does not run on an architecture.
-pub(crate) fn place(_: MorayOp, _: MorayArch) -> std::result::Result<String, String> {
+/// Why an operation does not run on a device.
+pub(crate) fn place(_: &MorayQuery) -> std::result::Result<String, String> {
     Err("arch: expected a CPU, as this library is built without CUDA".into())
 }

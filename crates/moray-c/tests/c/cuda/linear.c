@@ -270,6 +270,12 @@ static void check_device(void) {
     MoraySupport answer;
     OK(moray_supports(&query, &answer));
     CHECK(answer.supported == 1 && strstr(answer.words, "CUDA kernels"));
+    const MorayFormat none = {0, 0, 0, 0};
+    for (MorayDtype dtype = MORAY_F32; dtype <= MORAY_BF16; dtype++) {
+        const MorayQuery asked = {sizeof asked, MORAY_OP_SPARSE_MLP, none, dtype, arch};
+        OK(moray_supports(&asked, &answer));
+        CHECK(answer.supported == (dtype != MORAY_F32));
+    }
     query.arch = MORAY_ARCH_CUDA + 75;
     OK(moray_supports(&query, &answer));
     CHECK(answer.supported == 0 && strstr(answer.words, "7.5"));
