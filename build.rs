@@ -62,19 +62,19 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let kernels = Sources::list(&root.join("kernels"), is_wanted).expect("the crate's kernels are readable");
-    let (modules, hint) = match build(&out, &root, &kernels) {
-        Ok(modules) => (modules, String::new()),
-        Err(Problem::Skipped(hint)) => (kernels.without_images(), hint),
+    let ((modules, architectures), hint) = match build(&out, &root, &kernels) {
+        Ok(built) => (built, String::new()),
+        Err(Problem::Skipped(hint)) => ((kernels.without_images(), Vec::new()), hint),
         Err(Problem::NoCompiler(hint)) => {
             println!("cargo:warning=moray: the CUDA kernels are not built: {hint}");
-            (kernels.without_images(), hint)
+            ((kernels.without_images(), Vec::new()), hint)
         }
         Err(Problem::Failed(message)) => {
             eprintln!("{message}");
             std::process::exit(1);
         }
     };
-    fs::write(out.join("kernels.rs"), render(&modules, &hint)).expect("OUT_DIR is writable");
+    fs::write(out.join("kernels.rs"), render(&modules, &architectures, &hint)).expect("OUT_DIR is writable");
 }
 
 /// Says whether a feature asks for a folder of kernels.
@@ -92,7 +92,8 @@ enum Problem {
     Failed(String),
 }
 
-fn build(out: &Path, root: &Path, sources: &Sources) -> Result<Vec<Module>, Problem> {
+/// Compiles the sources, and says for which architectures, as nvcc names them.
+fn build(out: &Path, root: &Path, sources: &Sources) -> Result<(Vec<Module>, Vec<String>), Problem> {
     if env::var_os("DOCS_RS").is_some() {
         return Err(Problem::Skipped("documentation is built without kernels".into()));
     }
@@ -112,7 +113,7 @@ fn build(out: &Path, root: &Path, sources: &Sources) -> Result<Vec<Module>, Prob
     let compiled = compile::modules(sources, out, &nvcc, &targets, is_on("MORAY_CUDA_PLAIN"), ALLOWED_LOCAL_MEMORY)
         .map_err(Problem::Failed)?;
     report(&compiled.remarks, is_on("MORAY_CUDA_STRICT")).map_err(Problem::Failed)?;
-    Ok(compiled.modules)
+    Ok((compiled.modules, targets.into_iter().map(|(_, code)| code).collect()))
 }
 
 /// Says whether a variable of the environment is set to something other than nothing or 0.
@@ -135,14 +136,16 @@ fn report(remarks: &[String], strict: bool) -> Result<(), String> {
     Ok(())
 }
 
-fn render(modules: &[Module], hint: &str) -> String {
+fn render(modules: &[Module], architectures: &[String], hint: &str) -> String {
     let row = |Module { name, image, kernels }: &Module| {
         let bytes = image.as_ref().map_or_else(|| "&[]".into(), |image| format!("include_bytes!({image:?})"));
         let name = name.replace('/', "_").to_uppercase();
         format!("pub(crate) const {name}: Image = Image {{ bytes: {bytes}, reported: &{kernels:?} }};\n")
     };
     format!(
-        "{}\n/// Why nothing was built, if so.\npub(crate) static HINT: &str = {hint:?};\n",
+        "{}\n/// Why nothing was built, if so.\npub(crate) static HINT: &str = {hint:?};\n\n\
+         /// What was built for, as `sm_90a` (machine code) and `compute_80` (PTX).\n\
+         pub(crate) static ARCHITECTURES: &[&str] = &{architectures:?};\n",
         modules.iter().map(row).collect::<String>()
     )
 }

@@ -20,6 +20,7 @@
 //! ```
 
 mod address;
+mod architectures;
 #[cfg(feature = "cudarc-0_19")]
 mod arguments;
 mod buffer;

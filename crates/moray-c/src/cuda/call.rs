@@ -62,8 +62,10 @@ pub(crate) fn place(query: &MorayQuery) -> Result<String, String> {
     }
     let capability = query.arch - MORAY_ARCH_CUDA;
     let (major, minor) = (capability / 10, capability % 10);
-    match capability < 80 {
-        true => Err(format!("arch: expected compute capability 8.0 or later, got {major}.{minor}")),
-        false => Ok(format!("CUDA kernels for {major}.{minor}, {precision}")),
+    match Device::has_kernels_for((major, minor)) {
+        true => Ok(format!("CUDA kernels for {major}.{minor}, {precision}")),
+        false => {
+            Err(format!("arch: expected a compute capability that this library has kernels for, got {major}.{minor}"))
+        }
     }
 }
