@@ -44,6 +44,7 @@ const FILES_OF_C: &[&str] = &[
     "cuda/no_device.rs",
     "cuda/no_operation.rs",
     "cuda/norm.rs",
+    "cuda/select.rs",
     "format.rs",
     "import.rs",
     "linear.rs",

@@ -513,6 +513,46 @@ typedef struct {
   size_t y_stride;
 } MorayCudaRmsNorm;
 
+// Masks of what each token keeps of n values, such as a predictor's scores of neurons.
+typedef struct {
+  // `sizeof(MorayCudaSelect)`.
+  uint32_t struct_size;
+  // `MORAY_SELECT_THRESHOLD` or `MORAY_SELECT_TOP_K`.
+  MoraySelect kind;
+  // Threshold: finite, at least 0.
+  float threshold;
+  // Top-k: 1 to n; the lower index first where scores are equal.
+  size_t k;
+  // Tokens.
+  size_t tokens;
+  // Values of a token, 1 to 2^24.
+  size_t n;
+  // f32 [tokens, n], rows `stride` apart, or more; their size is the score, and what is NaN is not kept.
+  MorayBytes values;
+  // Elements from one token's values to the next's.
+  size_t stride;
+  // f32 [n] that scores are multiplied with, not negative; or left out.
+  MorayBytes channel_scale;
+  // u64 [tokens, ceil(n / 64)]: value i is bit i % 64 of word i / 64.
+  MorayBytesMut masks;
+} MorayCudaSelect;
+
+// The list of what any mask keeps.
+typedef struct {
+  // `sizeof(MorayCudaUnion)`.
+  uint32_t struct_size;
+  // Masks.
+  size_t tokens;
+  // Bits of a mask, 1 to 2^24; those past n are 0.
+  size_t n;
+  // u64 [tokens, ceil(n / 64)].
+  MorayBytes masks;
+  // u32 [n]: strictly increasing as far as the count goes.
+  MorayBytesMut list;
+  // u32 [1].
+  MorayBytesMut count;
+} MorayCudaUnion;
+
 // What the rows of neurons are stored as: one of the `MORAY_ROWS_..` constants.
 typedef uint32_t MorayRows;
 
@@ -1282,6 +1322,30 @@ MorayStatus moray_cuda_rms_norm_prepare(const MorayCuda *cuda, const MorayCudaRm
 MorayStatus moray_cuda_rms_norm(const MorayCuda *cuda,
                                 CUstream_st *stream,
                                 const MorayCudaRmsNorm *call);
+
+// Loads the kernel of a selection, whose addresses are not looked at.
+//
+// Fails as `moray_cuda_select`, and as `moray_cuda_load_kernels`.
+MorayStatus moray_cuda_select_prepare(const MorayCuda *cuda, const MorayCudaSelect *call);
+
+// Writes which values each token keeps: those above the threshold, or exactly k. The masks are those of `MORAY_SELECT_MASKS`.
+//
+// Fails with `MORAY_STATUS_SHAPE` for sizes and k, `MORAY_STATUS_VALUE` for the threshold, `MORAY_STATUS_UNSUPPORTED` for other kinds,
+// `MORAY_STATUS_LENGTH`, `MORAY_STATUS_NULL`, `MORAY_STATUS_MISALIGNED` and `MORAY_STATUS_OVERLAP` for memory, `MORAY_STATUS_LAUNCH` if
+// the driver does not start the kernel.
+MorayStatus moray_cuda_select(const MorayCuda *cuda,
+                              CUstream_st *stream,
+                              const MorayCudaSelect *call);
+
+// Loads the kernel of a union, whose addresses are not looked at.
+//
+// Fails as `moray_cuda_union`, and as `moray_cuda_load_kernels`.
+MorayStatus moray_cuda_union_prepare(const MorayCuda *cuda, const MorayCudaUnion *call);
+
+// Lists what any of the masks keeps, for `MORAY_SELECT_LIST` and `MORAY_SELECT_UNION`.
+//
+// Fails as `moray_cuda_select`.
+MorayStatus moray_cuda_union(const MorayCuda *cuda, CUstream_st *stream, const MorayCudaUnion *call);
 
 // Says how an MLP is stored for devices: everything of `MorayCudaMlpWeights` but addresses, which are null.
 //

@@ -25,6 +25,7 @@ const SOURCES: &[&str] = &[
     "cuda/linear",
     "cuda/norm",
     "cuda/selection",
+    "cuda/select",
     "cuda/mlp",
     "cuda/by_input",
     "cuda/attention",

@@ -250,6 +250,31 @@ const _: () = {
     ["Offset of field: MorayCudaRmsNorm::y_stride"][::core::mem::offset_of!(MorayCudaRmsNorm, y_stride) - 88usize];
 };
 const _: () = {
+    ["Size of MorayCudaSelect"][::core::mem::size_of::<MorayCudaSelect>() - 96usize];
+    ["Alignment of MorayCudaSelect"][::core::mem::align_of::<MorayCudaSelect>() - 8usize];
+    ["Offset of field: MorayCudaSelect::struct_size"][::core::mem::offset_of!(MorayCudaSelect, struct_size) - 0usize];
+    ["Offset of field: MorayCudaSelect::kind"][::core::mem::offset_of!(MorayCudaSelect, kind) - 4usize];
+    ["Offset of field: MorayCudaSelect::threshold"][::core::mem::offset_of!(MorayCudaSelect, threshold) - 8usize];
+    ["Offset of field: MorayCudaSelect::k"][::core::mem::offset_of!(MorayCudaSelect, k) - 16usize];
+    ["Offset of field: MorayCudaSelect::tokens"][::core::mem::offset_of!(MorayCudaSelect, tokens) - 24usize];
+    ["Offset of field: MorayCudaSelect::n"][::core::mem::offset_of!(MorayCudaSelect, n) - 32usize];
+    ["Offset of field: MorayCudaSelect::values"][::core::mem::offset_of!(MorayCudaSelect, values) - 40usize];
+    ["Offset of field: MorayCudaSelect::stride"][::core::mem::offset_of!(MorayCudaSelect, stride) - 56usize];
+    ["Offset of field: MorayCudaSelect::channel_scale"]
+        [::core::mem::offset_of!(MorayCudaSelect, channel_scale) - 64usize];
+    ["Offset of field: MorayCudaSelect::masks"][::core::mem::offset_of!(MorayCudaSelect, masks) - 80usize];
+};
+const _: () = {
+    ["Size of MorayCudaUnion"][::core::mem::size_of::<MorayCudaUnion>() - 72usize];
+    ["Alignment of MorayCudaUnion"][::core::mem::align_of::<MorayCudaUnion>() - 8usize];
+    ["Offset of field: MorayCudaUnion::struct_size"][::core::mem::offset_of!(MorayCudaUnion, struct_size) - 0usize];
+    ["Offset of field: MorayCudaUnion::tokens"][::core::mem::offset_of!(MorayCudaUnion, tokens) - 8usize];
+    ["Offset of field: MorayCudaUnion::n"][::core::mem::offset_of!(MorayCudaUnion, n) - 16usize];
+    ["Offset of field: MorayCudaUnion::masks"][::core::mem::offset_of!(MorayCudaUnion, masks) - 24usize];
+    ["Offset of field: MorayCudaUnion::list"][::core::mem::offset_of!(MorayCudaUnion, list) - 40usize];
+    ["Offset of field: MorayCudaUnion::count"][::core::mem::offset_of!(MorayCudaUnion, count) - 56usize];
+};
+const _: () = {
     ["Size of MorayCudaRows"][::core::mem::size_of::<MorayCudaRows>() - 56usize];
     ["Alignment of MorayCudaRows"][::core::mem::align_of::<MorayCudaRows>() - 8usize];
     ["Offset of field: MorayCudaRows::rows"][::core::mem::offset_of!(MorayCudaRows, rows) - 0usize];
@@ -769,6 +794,26 @@ mod header {
         ) -> MorayStatus;
     }
     unsafe extern "C" {
+        pub fn moray_cuda_select_prepare(cuda: *const MorayCuda, call: *const MorayCudaSelect) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_select(
+            cuda: *const MorayCuda,
+            stream: *mut CUstream_st,
+            call: *const MorayCudaSelect,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_union_prepare(cuda: *const MorayCuda, call: *const MorayCudaUnion) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_union(
+            cuda: *const MorayCuda,
+            stream: *mut CUstream_st,
+            call: *const MorayCudaUnion,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
         pub fn moray_cuda_mlp_sizes(mlp: *const MorayMlp, out: *mut MorayCudaMlpWeights) -> MorayStatus;
     }
     unsafe extern "C" {
@@ -883,6 +928,10 @@ fn signatures_of_the_header_match_the_crate() {
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_linear, moray_cuda_linear];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_rms_norm_prepare, moray_cuda_rms_norm_prepare];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_rms_norm, moray_cuda_rms_norm];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_select_prepare, moray_cuda_select_prepare];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_select, moray_cuda_select];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_union_prepare, moray_cuda_union_prepare];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_union, moray_cuda_union];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_mlp_sizes, moray_cuda_mlp_sizes];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_mlp_pack, moray_cuda_mlp_pack];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_mlp_prepare, moray_cuda_mlp_prepare];

@@ -19,6 +19,7 @@ mod no_device;
 #[cfg_attr(feature = "cuda-device", allow(dead_code))] // operations that there are do not use it
 pub(crate) mod no_operation;
 mod norm;
+mod select;
 mod selection;
 
 pub use activations::*;
@@ -28,6 +29,7 @@ pub use device::*;
 pub use linear::*;
 pub use mlp::*;
 pub use norm::*;
+pub use select::*;
 pub use selection::*;
 
 #[cfg(feature = "cuda-device")]

@@ -8,6 +8,8 @@ mod by_input;
 pub(super) mod mlp;
 #[cfg(feature = "cuda")]
 mod norm;
+#[cfg(feature = "cuda-sparse-mlp")]
+mod select;
 #[cfg(feature = "cuda-w4a8")]
 mod w4a8;
 

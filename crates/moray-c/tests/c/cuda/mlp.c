@@ -207,6 +207,64 @@ static void check_bad_input(void) {
     moray_mlp_destroy(wide);
 }
 
+/* Masks from scores and the list of their union, as a graph: a predictor's choice without the CPU. */
+typedef struct {
+    MorayCudaSelect select;
+    MorayCudaUnion all;
+} Choice;
+
+static void choose(void *choice) {
+    const Choice *c = choice;
+    OK(moray_cuda_select(cuda, stream, &c->select));
+    OK(moray_cuda_union(cuda, stream, &c->all));
+}
+
+static void check_choice(void) {
+    enum { TOKENS = 3, STRIDE = 100 };
+    float values[TOKENS * STRIDE], scale[D_FF];
+    for (size_t i = 0; i < TOKENS * STRIDE; i++) values[i] = noise(i);
+    for (size_t i = 0; i < D_FF; i++) scale[i] = 1 + noise(i + 9);
+    MorayBytesMut values_there = upload(values, sizeof values), scale_there = upload(scale, sizeof scale);
+    MorayBytesMut masks_there = upload(NULL, TOKENS * WORDS * 8), list_there = upload(NULL, 4 * D_FF), count_there = upload(NULL, 4);
+    Choice c = {{sizeof c.select, MORAY_SELECT_TOP_K, 0.3f, 11, TOKENS, D_FF, lent(values_there), STRIDE, lent(scale_there), masks_there},
+                {sizeof c.all, TOKENS, D_FF, lent(masks_there), list_there, count_there}};
+    OK(moray_cuda_select_prepare(cuda, &c.select));
+    OK(moray_cuda_union_prepare(cuda, &c.all));
+    for (int by_threshold = 0; by_threshold < 2; by_threshold++) {
+        uint64_t got[TOKENS * WORDS];
+        uint32_t got_list[D_FF], got_count, count = 0;
+        c.select.kind = by_threshold ? MORAY_SELECT_THRESHOLD : MORAY_SELECT_TOP_K;
+        replay(choose, &c);
+        download(got, masks_there), download(got_list, list_there), download(&got_count, count_there);
+        for (uint32_t j = 0; j < D_FF; j++) {
+            int any = 0;
+            for (size_t t = 0; t < TOKENS; t++) {
+                const float score = fabsf(values[t * STRIDE + j]) * scale[j];
+                size_t above = 0;
+                for (size_t i = 0; i < D_FF; i++) above += fabsf(values[t * STRIDE + i]) * scale[i] > score;
+                const int kept = by_threshold ? score > 0.3f : above < 11;
+                CHECK((int)(got[t * WORDS + j / 64] >> j % 64 & 1) == kept);
+                any |= kept;
+            }
+            if (any) CHECK(count < got_count && got_list[count++] == j);
+        }
+        CHECK(count == got_count);
+    }
+    c.select.kind = MORAY_SELECT_LIST;
+    REFUSED(MORAY_STATUS_UNSUPPORTED, "kind", moray_cuda_select(cuda, stream, &c.select));
+    c.select.kind = MORAY_SELECT_TOP_K, c.select.k = 0;
+    REFUSED(MORAY_STATUS_SHAPE, "k: expected", moray_cuda_select(cuda, stream, &c.select));
+    c.select.k = 11, c.select.stride = D_FF - 1;
+    REFUSED(MORAY_STATUS_SHAPE, "stride", moray_cuda_select(cuda, stream, &c.select));
+    c.select.stride = STRIDE, c.select.masks.bytes -= 8;
+    REFUSED(MORAY_STATUS_LENGTH, "masks: expected 12 elements, got 10", moray_cuda_select(cuda, stream, &c.select));
+    c.all.list.bytes -= 4;
+    REFUSED(MORAY_STATUS_LENGTH, "list: expected 96 elements, got 95", moray_cuda_union(cuda, stream, &c.all));
+    c.all.list.bytes += 4, c.all.count.data = list_there.data;
+    REFUSED(MORAY_STATUS_OVERLAP, "list", moray_cuda_union(cuda, stream, &c.all));
+    release(values_there), release(scale_there), release(masks_there), release(list_there), release(count_there);
+}
+
 /* y over the inputs above a threshold: 9 tokens against the definition, and each alone, bit for bit. */
 static void check_by_input(void) {
     enum { M = 9, N = 40, K = 70, ROW = 96 };
@@ -260,6 +318,7 @@ int main(void) {
     check_selections();
     check_four_bit();
     check_bad_input();
+    check_choice();
     check_by_input();
     close_device();
     moray_cpu_destroy(cpu);
