@@ -6,16 +6,22 @@ mod compiler;
 use compiler::{Language, Link, compile, run};
 use std::path::{Path, PathBuf};
 
+/// The driver where the linker looks for libraries.
+const SYSTEM: &str = "-l:libcuda.so.1";
+
 /// Options that compile with the driver's functions and link them, or nothing, and `skipped` is said, where there is no driver. With
 /// `MORAY_REQUIRE_CUDA=1` that fails.
 fn driver() -> Option<Vec<String>> {
     let paths = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let found = std::env::split_paths(&paths).map(|path| path.join("libcuda.so.1")).find(|path| path.exists());
+    let on_path = std::env::split_paths(&paths).map(|path| path.join("libcuda.so.1")).find(|path| path.exists());
+    let probe = compiler::source("int main(void) { return 0; }\n", Language::C);
+    let of_system = || compiler::accepts(probe.path(), &[SYSTEM]).then(|| SYSTEM.to_owned());
+    let found = on_path.map(|path| path.display().to_string()).or_else(of_system);
     if found.is_none() {
         assert!(std::env::var("MORAY_REQUIRE_CUDA").is_err(), "expected libcuda.so.1 on the library path, got none");
         println!("skipped: no CUDA driver");
     }
-    Some(vec!["-I".into(), folder().display().to_string(), found?.display().to_string()])
+    Some(vec!["-I".into(), folder().display().to_string(), found?])
 }
 
 fn folder() -> PathBuf {
