@@ -44,7 +44,7 @@ impl Tokens {
         self.memory.offset(self.parts().scale).cast()
     }
 
-    /// int32: the sums that go with weights of a format, see [`super::Linear::sums`].
+    /// int32: the sums that go with weights of a format, see the field of [`super::Linear`].
     pub fn sums(&self, format: Format) -> Address<i32> {
         let parts = self.parts();
         let level = sum_group(format, self.scales).map(|group| (group / SUM_GROUP).ilog2() as usize);
