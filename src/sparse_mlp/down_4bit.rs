@@ -70,17 +70,43 @@ impl<'a> Piece<'a> {
     }
 }
 
+/// One token's sums of a chunk in f32.
+#[derive(Clone, Copy)]
+struct Floats<S: Simd> {
+    /// Of the run of K at hand.
+    chain: [S::F; VECTORS],
+    /// Of those before it.
+    total: [S::F; VECTORS],
+}
+
+impl<S: Simd> Floats<S> {
+    #[inline(always)]
+    fn none(simd: S) -> Self {
+        Floats { chain: [simd.splat(0.0); VECTORS], total: [simd.splat(0.0); VECTORS] }
+    }
+
+    /// Adds the chain of a run to those before it.
+    #[inline(always)]
+    fn end_run(&mut self, simd: S) {
+        for v in 0..VECTORS {
+            self.total[v] = simd.add(self.total[v], self.chain[v]);
+            self.chain[v] = simd.splat(0.0);
+        }
+    }
+}
+
 /// One token's sums of a chunk.
 #[derive(Clone, Copy)]
 struct Sums<S: Simd> {
-    total: [S::F; VECTORS],
+    floats: Floats<S>,
     /// Of a piece, in lanes of 16 bits.
     short: [S::I; VECTORS / 2],
     /// Of a run that takes several pieces.
     acc: [S::I; VECTORS],
 }
 
-/// out\[t\]\[c\] = act_scale\[t\] · Σ_blocks (float(Σ_slots (code − zero) · a) · scale (+ Σ_slots a · offset)), blocks in order.
+/// out\[t\]\[c\] = act_scale\[t\] · Σ_blocks (float(Σ_slots (code − zero) · a) · scale (+ Σ_slots a · offset)), blocks in order, by
+/// runs of K as in [`crate::w4a8`]: one without a block adds nothing, as 0 would.
 pub(crate) struct FourBitDown<'a> {
     pub matrix: &'a DownMatrix,
     /// The neuron of each slot.
@@ -122,6 +148,23 @@ impl FourBitDown<'_> {
         Gather::new(segments, columns.d / SEGMENT, self.slots, (end - first) / SEGMENT)
     }
 
+    /// The block after the run of K that the first block is in.
+    #[inline(always)]
+    fn first_end(&self) -> usize {
+        self.runs.first().map_or(0, |run| self.matrix.run_end(run.block as usize))
+    }
+
+    /// Whether a block is past the run of K that ends at `end`, which is then that of its own.
+    #[inline(always)]
+    fn passes(&self, run: &Run, end: &mut usize) -> bool {
+        let block = run.block as usize;
+        let passes = block >= *end;
+        if passes {
+            *end = self.matrix.run_end(block);
+        }
+        passes
+    }
+
     /// Unpacks N segments of four slots.
     #[inline(always)]
     fn quad<S: Simd, const N: usize>(simd: S, rows: &Gather<'_, [u8; 16]>, slot: usize) -> [S::I; VECTORS] {
@@ -146,7 +189,7 @@ impl FourBitDown<'_> {
         (chunk, block): (usize, u32),
         (sum, shift): (i32, i32),
         acc: &[S::I; VECTORS],
-        total: &mut [S::F; VECTORS],
+        chain: &mut [S::F; VECTORS],
     ) {
         let m = self.matrix;
         let (d, start, len) = (m.columns.d, m.columns.start(chunk), VECTORS * 4 * N);
@@ -154,7 +197,7 @@ impl FourBitDown<'_> {
             let scales = &m.channel_scale[start..][..len];
             for v in 0..VECTORS {
                 let centred = simd.sub_i32(acc[v], simd.splat_i32(shift + 8 * sum));
-                total[v] = simd.fma(simd.to_f32(centred), load_first(simd, &scales[4 * N * v..][..4 * N]), total[v]);
+                chain[v] = simd.fma(simd.to_f32(centred), load_first(simd, &scales[4 * N * v..][..4 * N]), chain[v]);
             }
             return;
         }
@@ -164,19 +207,19 @@ impl FourBitDown<'_> {
         for v in 0..VECTORS {
             let scale = load_halves(simd, &scales[4 * N * v..][..4 * N]);
             let second = &seconds[4 * N * v..][..4 * N];
-            total[v] = match m.offset {
+            chain[v] = match m.offset {
                 Some(Offset::F16) => {
                     let codes = simd.to_f32(simd.sub_i32(acc[v], simd.splat_i32(shift)));
-                    simd.fma(simd.splat(sum as f32), load_halves(simd, second), simd.fma(codes, scale, total[v]))
+                    simd.fma(simd.splat(sum as f32), load_halves(simd, second), simd.fma(codes, scale, chain[v]))
                 }
                 Some(Offset::ZeroPoint) => {
                     let zero = simd.mul_i32(simd.load_u16(second), simd.splat_i32(sum));
                     let zero = simd.add_i32(zero, simd.splat_i32(shift));
-                    simd.fma(simd.to_f32(simd.sub_i32(acc[v], zero)), scale, total[v])
+                    simd.fma(simd.to_f32(simd.sub_i32(acc[v], zero)), scale, chain[v])
                 }
                 Some(Offset::None) | None => {
                     let zero = simd.splat_i32(shift + 8 * sum);
-                    simd.fma(simd.to_f32(simd.sub_i32(acc[v], zero)), scale, total[v])
+                    simd.fma(simd.to_f32(simd.sub_i32(acc[v], zero)), scale, chain[v])
                 }
             };
         }
@@ -254,7 +297,7 @@ impl FourBitDown<'_> {
             sums.acc = if piece.last { [simd.splat_i32(0); VECTORS] } else { acc };
         }
         if piece.last {
-            self.add_block::<S, N>(simd, (chunk, piece.block), piece.run, &acc, &mut sums.total);
+            self.add_block::<S, N>(simd, (chunk, piece.block), piece.run, &acc, &mut sums.floats.chain);
         }
     }
 
@@ -290,10 +333,14 @@ impl FourBitDown<'_> {
     fn one<S: Simd>(self, simd: S) {
         let columns = &self.matrix.columns;
         let (rows, zero) = (self.rows(), simd.splat_i32(0));
-        let zero = Sums::<S> { total: [simd.splat(0.0); VECTORS], short: [zero; VECTORS / 2], acc: [zero; VECTORS] };
+        let zero = Sums::<S> { floats: Floats::none(simd), short: [zero; VECTORS / 2], acc: [zero; VECTORS] };
         let mut sums = [zero; DOWN_CHUNKS];
         let sums = &mut sums[..self.chunks.len()];
+        let mut end = self.first_end();
         for (r, run) in self.runs.iter().enumerate() {
+            if self.passes(run, &mut end) {
+                sums.iter_mut().for_each(|sums| sums.floats.end_run(simd));
+            }
             let next = self.runs.get(r + 1);
             for piece in Piece::all(run, self.h.codes, self.h.sums[r]) {
                 self.add_piece(simd, &rows, &piece, sums);
@@ -310,8 +357,9 @@ impl FourBitDown<'_> {
                 }
             }
         }
-        for ((chunk, sums), out) in self.chunks.zip(&*sums).zip(self.out) {
-            Self::write(simd, &sums.total, self.h.scale[0], columns.segments_of(chunk), out);
+        for ((chunk, sums), out) in self.chunks.zip(sums).zip(self.out) {
+            sums.floats.end_run(simd);
+            Self::write(simd, &sums.floats.total, self.h.scale[0], columns.segments_of(chunk), out);
         }
     }
 
@@ -333,9 +381,13 @@ impl FourBitDown<'_> {
         let rows = self.rows();
         let zero = simd.splat_i32(0);
         let mut panel = [[zero; VECTORS]; PANEL];
-        let mut total = [[simd.splat(0.0); VECTORS]; DOWN_TOKENS];
+        let mut floats = [Floats::none(simd); DOWN_TOKENS];
         let mut acc = [[zero; VECTORS]; DOWN_TOKENS];
+        let mut end = self.first_end();
         for (r, run) in self.runs.iter().enumerate() {
+            if self.passes(run, &mut end) {
+                floats.iter_mut().take(self.out.len()).for_each(|floats| floats.end_run(simd));
+            }
             for start in (run.start as usize..run.end as usize).step_by(4 * PANEL) {
                 let end = (start + 4 * PANEL).min(run.end as usize);
                 for slot in (start..end).step_by(4) {
@@ -355,12 +407,13 @@ impl FourBitDown<'_> {
             }
             for (t, acc) in acc.iter_mut().enumerate().take(self.out.len()) {
                 let sum = self.h.sums[t * self.h.sum_stride + r];
-                self.add_block::<S, N>(simd, (chunk, run.block), (sum, 0), acc, &mut total[t]);
+                self.add_block::<S, N>(simd, (chunk, run.block), (sum, 0), acc, &mut floats[t].chain);
                 *acc = [zero; VECTORS];
             }
         }
-        for (total, (scale, out)) in total.iter().zip(self.h.scale.iter().zip(self.out)) {
-            Self::write(simd, total, *scale, N, out);
+        for (floats, (scale, out)) in floats.iter_mut().zip(self.h.scale.iter().zip(self.out)) {
+            floats.end_run(simd);
+            Self::write(simd, &floats.total, *scale, N, out);
         }
     }
 }

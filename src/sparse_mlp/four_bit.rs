@@ -15,7 +15,7 @@ pub(crate) use down::DownMatrix;
 use super::weights::Matrix;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
-use crate::w4a8::{Bits, Format, GroupScale, Offset, QuantizedWeight};
+use crate::w4a8::{Bits, Format, GroupScale, Offset, QuantizedWeight, run_end};
 use half::f16;
 
 /// Values in 16 bytes of codes.
@@ -73,6 +73,14 @@ impl RowMatrix {
     /// All records and at least 16 bytes more.
     pub(crate) fn records(&self) -> &[u8] {
         &self.records
+    }
+
+    /// The segment after the run of K that a segment is in: one of the channel's scale has one run.
+    pub(crate) fn run_end(&self, segment: usize) -> usize {
+        match self.offset {
+            None => self.d / SEGMENT,
+            Some(_) => run_end(self.d, segment * SEGMENT) / SEGMENT,
+        }
     }
 
     fn bytes(&self) -> usize {

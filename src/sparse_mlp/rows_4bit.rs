@@ -39,7 +39,8 @@ impl Codes<'_> {
     }
 }
 
-/// out\[t\]\[i\] = act_scale\[t\] · Σ_g (float(Σ_{k∈g} (code − zero) · a) · scale (+ Σ_{k∈g} a · offset)), groups in order.
+/// out\[t\]\[i\] = act_scale\[t\] · Σ_g (float(Σ_{k∈g} (code − zero) · a) · scale (+ Σ_{k∈g} a · offset)), groups in order, by runs of K as
+/// in [`crate::w4a8`].
 pub(crate) struct FourBitRows<'a> {
     pub matrix: &'a RowMatrix,
     /// 1 to 16 rows.
@@ -137,7 +138,7 @@ impl FourBitRows<'_> {
             }
         }
         let mut out = [0.0; BLOCK];
-        simd.store(&mut out, simd.mul(state.total, simd.splat(self.x.scale[0])));
+        simd.store(&mut out, simd.mul(state.total(), simd.splat(self.x.scale[0])));
         out
     }
 
@@ -177,11 +178,18 @@ impl FourBitRows<'_> {
         let (m, x) = (self.matrix, &self.x);
         let per_group = m.group_size / SEGMENT;
         let zero = simd.splat_i32(0);
-        let mut total = [simd.splat(0.0); ROW_TOKENS];
+        let (mut total, mut chain) = ([simd.splat(0.0); ROW_TOKENS], [simd.splat(0.0); ROW_TOKENS]);
+        let mut end = m.run_end(0);
         let (mut acc, mut sum) = ([zero; ROW_TOKENS], [0i32; ROW_TOKENS]);
         let mut params = [zero; 4];
         let (mut left, mut group) = (per_group, 0);
         for segment in 0..m.d / SEGMENT {
+            if segment == end {
+                for t in 0..tokens {
+                    (total[t], chain[t]) = (simd.add(total[t], chain[t]), simd.splat(0.0));
+                }
+                end = m.run_end(segment);
+            }
             let w = simd.load_rows(&rows, segment * 16);
             let (mut low, mut high) = ([zero; 4], [zero; 4]);
             for i in 0..4 {
@@ -209,13 +217,13 @@ impl FourBitRows<'_> {
                 params = simd.load_rows(&rows, m.d / 2 + 4 * dword);
             }
             for t in 0..tokens {
-                total[t] = add_group(simd, m.offset, group, params[dword % 4], acc[t], sum[t], total[t]);
+                chain[t] = add_group(simd, m.offset, group, params[dword % 4], acc[t], sum[t], chain[t]);
                 (acc[t], sum[t]) = (zero, 0);
             }
             (left, group) = (per_group, group + 1);
         }
         for (t, out) in self.out.iter_mut().enumerate() {
-            simd.store(out, simd.mul(total[t], simd.splat(x.scale[t])));
+            simd.store(out, simd.mul(simd.add(total[t], chain[t]), simd.splat(x.scale[t])));
         }
     }
 }
@@ -229,24 +237,24 @@ fn add_group<S: Simd>(
     param: S::I,
     acc: S::I,
     sum: i32,
-    total: S::F,
+    chain: S::F,
 ) -> S::F {
     match offset {
         None => {
             let centred = simd.sub_i32(acc, simd.splat_i32(8 * sum));
-            simd.fma(simd.to_f32(centred), simd.as_f32(param), total)
+            simd.fma(simd.to_f32(centred), simd.as_f32(param), chain)
         }
         Some(Offset::None) => {
             let scale = if group % 2 == 0 { simd.low_f16(param) } else { simd.high_f16(param) };
-            simd.fma(simd.to_f32(simd.sub_i32(acc, simd.splat_i32(8 * sum))), scale, total)
+            simd.fma(simd.to_f32(simd.sub_i32(acc, simd.splat_i32(8 * sum))), scale, chain)
         }
         Some(Offset::F16) => {
-            let total = simd.fma(simd.to_f32(acc), simd.low_f16(param), total);
-            simd.fma(simd.to_f32(simd.splat_i32(sum)), simd.high_f16(param), total)
+            let chain = simd.fma(simd.to_f32(acc), simd.low_f16(param), chain);
+            simd.fma(simd.to_f32(simd.splat_i32(sum)), simd.high_f16(param), chain)
         }
         Some(Offset::ZeroPoint) => {
             let zero = simd.mul_i32(simd.high_u16(param), simd.splat_i32(sum));
-            simd.fma(simd.to_f32(simd.sub_i32(acc, zero)), simd.low_f16(param), total)
+            simd.fma(simd.to_f32(simd.sub_i32(acc, zero)), simd.low_f16(param), chain)
         }
     }
 }

@@ -4,6 +4,7 @@ use super::activation::{ACT_BLOCK, ActScales, Activations};
 use super::dot::Dot;
 use super::pack::TILE_N;
 use super::packed_view::PackedView;
+use super::runs::runs;
 use super::tile::{Tokens, panel_bytes};
 use super::tile_kernels::{GEMV_TOKENS, TileKernels};
 use super::weight::QuantizedWeight;
@@ -197,10 +198,8 @@ pub fn linear_reference<E: Element>(
     check(weight.n(), weight.k(), x, &epilogue, y.len())?;
     for m in 0..x.m() {
         for n in 0..weight.n() {
-            let mut v = match x.scales() {
-                ActScales::Token => reference_sum(weight, x.token(m), n) * x.scale()[m],
-                ActScales::Fine => reference_fine_sum(weight, x, m, n),
-            };
+            let act_scale = if x.scales() == ActScales::Token { x.scale()[m] } else { 1.0 };
+            let mut v = reference_sum(weight, x, m, n) * act_scale;
             if let Some(bias) = epilogue.bias {
                 v += bias[n];
             }
@@ -213,74 +212,61 @@ pub fn linear_reference<E: Element>(
     Ok(())
 }
 
-/// One element before act_scale: exact integers inside a group, f32 over the groups in increasing order.
-fn reference_sum(weight: &QuantizedWeight, a: &[i8], n: usize) -> f32 {
-    let (mut total, mut acc) = (0i32, 0.0f32);
-    for range in groups(weight) {
-        match reference_group(weight, &a[range.clone()], n, range) {
-            Sum::Integer(sum) => total += sum,
-            Sum::Scaled { sum, scale, offset } => {
-                acc = (sum as f32).mul_add(scale, acc);
-                acc = offset.map_or(acc, |(token_sum, offset)| (token_sum as f32).mul_add(offset, acc));
-            }
-        }
+/// One element before act_scale of a token. Integers are exact inside a group, or inside 128 of K with fine scales; in f32 they make a
+/// chain for each run of K, in increasing order, and the chains are added to 0 in order.
+fn reference_sum(weight: &QuantizedWeight, x: &Activations, m: usize, n: usize) -> f32 {
+    let (k, fine, integer) = (weight.k(), x.scales() == ActScales::Fine, weight.format().stays_integer());
+    let total =
+        |columns| groups(weight, columns).map(|group| reference_group(weight, x.token(m), n, group).sum).sum::<i32>();
+    let channel = weight.scales().channel.as_ref().map_or(1.0, |channel| channel[n]);
+    if integer && !fine {
+        return total(0..k) as f32 * channel;
     }
-    match &weight.scales().channel {
-        Some(channel) => total as f32 * channel[n],
-        None => acc,
-    }
-}
-
-/// One element with fine scales: exact integers inside 128 of K or a smaller group, scaled and added in f32 in increasing order.
-fn reference_fine_sum(weight: &QuantizedWeight, x: &Activations, m: usize, n: usize) -> f32 {
-    let (k, a) = (weight.k(), x.token(m));
-    let act_scales = &x.scale()[m * k.div_ceil(ACT_BLOCK)..];
-    let mut acc = 0.0f32;
-    for (block, &act_scale) in (0..k).step_by(ACT_BLOCK).zip(act_scales) {
-        let mut total = 0i32;
-        for range in groups(weight) {
-            let range = range.start.max(block)..range.end.min(block + ACT_BLOCK).min(k);
-            if range.is_empty() {
+    let mut sum = 0.0;
+    for run in runs(k) {
+        let mut chain = 0.0;
+        for start in run.clone().step_by(ACT_BLOCK) {
+            let block = start..run.end.min(start + ACT_BLOCK);
+            let act_scale = if fine { x.scale()[m * k.div_ceil(ACT_BLOCK) + start / ACT_BLOCK] } else { 1.0 };
+            if integer {
+                chain = (total(block) as f32).mul_add(act_scale, chain);
                 continue;
             }
-            match reference_group(weight, &a[range.clone()], n, range) {
-                Sum::Integer(sum) => total += sum,
-                Sum::Scaled { sum, scale, offset } => {
-                    acc = (sum as f32 * act_scale).mul_add(scale, acc);
-                    let scaled = |sum: i32| sum as f32 * act_scale;
-                    acc = offset.map_or(acc, |(token_sum, offset)| scaled(token_sum).mul_add(offset, acc));
+            for group in groups(weight, block) {
+                let Group { sum, scale, added } = reference_group(weight, x.token(m), n, group);
+                chain = (sum as f32 * act_scale).mul_add(scale, chain);
+                if let Some((token_sum, offset)) = added {
+                    chain = (token_sum as f32 * act_scale).mul_add(offset, chain);
                 }
             }
         }
-        if weight.format().stays_integer() {
-            acc = (total as f32).mul_add(act_scale, acc);
-        }
+        sum += chain;
     }
-    weight.scales().channel.as_ref().map_or(acc, |channel| acc * channel[n])
+    sum * channel
 }
 
-/// The columns of each group of a row, which is one group where there are none.
-fn groups(weight: &QuantizedWeight) -> impl Iterator<Item = Range<usize>> {
-    let size = weight.format().group_size().unwrap_or(weight.k());
-    (0..weight.k() / size).map(move |g| g * size..(g + 1) * size)
+/// The columns of each group in a range of whole groups, or all of it where there are none.
+fn groups(weight: &QuantizedWeight, columns: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let size = weight.format().group_size().unwrap_or(columns.len());
+    columns.clone().step_by(size).map(move |start| start..columns.end.min(start + size))
 }
 
-/// Exact sums over columns of one group.
-enum Sum {
-    /// What the channel's scale multiplies.
-    Integer(i32),
-    /// What the group's scale multiplies, and Σ codes of the token with the offset that multiplies it.
-    Scaled { sum: i32, scale: f32, offset: Option<(i32, f32)> },
+/// One group of a row and a token.
+struct Group {
+    /// Exact.
+    sum: i32,
+    /// The group's, where it has one that is not in the sum.
+    scale: f32,
+    /// Σ codes of the token, and the offset that multiplies it.
+    added: Option<(i32, f32)>,
 }
 
-fn reference_group(weight: &QuantizedWeight, a: &[i8], n: usize, columns: Range<usize>) -> Sum {
+fn reference_group(weight: &QuantizedWeight, a: &[i8], n: usize, columns: Range<usize>) -> Group {
     let (k, format) = (weight.k(), weight.format());
     let scales = weight.scales().at(format, n, columns.start, k);
-    let codes = &weight.codes()[n * k..][columns];
+    let codes = &weight.codes()[n * k..][columns.clone()];
+    let a = &a[columns];
     let sum = codes.iter().zip(a).map(|(&code, &a)| format.integer(code, scales) * i32::from(a)).sum();
-    if format.stays_integer() {
-        return Sum::Integer(sum);
-    }
     let token_sum = a.iter().map(|&a| i32::from(a)).sum();
-    Sum::Scaled { sum, scale: format.scale(scales), offset: format.added(scales).map(|offset| (token_sum, offset)) }
+    Group { sum, scale: format.scale(scales), added: format.added(scales).map(|offset| (token_sum, offset)) }
 }

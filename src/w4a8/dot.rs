@@ -1,8 +1,9 @@
 //! Codes times activations, and what becomes of the integers: written once over the instruction sets.
 
-use super::activation::{ACT_BLOCK, ActScales};
+use super::activation::{ACT_BLOCK, ActScales, PAD_K};
 use super::format::Bits;
 use super::pack::TILE_N;
+use super::runs::runs;
 use super::tile::{Tile, TileValues, Tokens};
 use crate::simd::{Kernel, Simd};
 
@@ -108,7 +109,8 @@ impl<S: Simd, const M: usize, const BYTES: bool> Integers<S, M> for Panel<'_, M,
 ///
 /// With one act_scale a token: y = channel · Σ_K, or Σ_g group\[g\] · Σ_g (+ offset\[g\] · Σ_g a), which the caller multiplies with it.
 /// With one for each 128 of K, b: y = channel · Σ_b act_scale\[b\] · Σ_b, or the same over groups with act_scale · Σ_g in place of Σ_g.
-/// Each sum runs in increasing order, with one rounding for a product and its sum together.
+/// Each sum in f32 is a chain in increasing order for each run of K, with one rounding for a product and its sum together; the chains are
+/// added to 0 in order.
 #[inline(always)]
 pub(crate) fn combine<S: Simd, const M: usize>(
     simd: S,
@@ -118,48 +120,54 @@ pub(crate) fn combine<S: Simd, const M: usize>(
     out: &mut [[f32; TILE_N]],
 ) {
     let fine = tokens.scales == ActScales::Fine;
-    let mut sums = Sums::<S, M> { acc: [simd.splat(0.0); M], total: [simd.splat_i32(0); M] };
+    let mut sums =
+        Sums::<S, M> { total: [simd.splat_i32(0); M], chain: [simd.splat(0.0); M], runs: [simd.splat(0.0); M] };
     match tile.sum_scales() {
-        None => {
-            let block = if fine { ACT_BLOCK } else { tokens.stride };
-            for (b, start) in (0..tokens.stride).step_by(block).enumerate() {
-                let ints = integers.sum(simd, start, block.min(tokens.stride - start));
-                for m in 0..M {
-                    let zero = simd.splat_i32(tokens.sum(m, b).wrapping_mul(tile.zero));
-                    sums.total[m] = simd.sub_i32(ints[m], zero);
-                }
-                if fine {
+        None if fine => {
+            for run in runs(tokens.k) {
+                for start in run.clone().step_by(ACT_BLOCK) {
+                    let (b, end) = (start / ACT_BLOCK, run.end.next_multiple_of(PAD_K));
+                    let ints = integers.sum(simd, start, ACT_BLOCK.min(end - start));
+                    sums.set(simd, tile, tokens, b, &ints);
                     sums.end_block(simd, tokens, b);
                 }
+                sums.end_run(simd);
             }
         }
+        None => sums.set(simd, tile, tokens, 0, &integers.sum(simd, 0, tokens.stride)),
         Some((size, TileValues::U8(scale))) => {
-            for (g, scale) in scale.iter().enumerate() {
-                let ints = integers.sum(simd, g * size, size);
-                let scale = simd.load_u8(scale);
-                for m in 0..M {
-                    let centred = simd.sub_i32(ints[m], simd.splat_i32(tile.zero * tokens.sum(m, g)));
-                    sums.total[m] = simd.add_i32(sums.total[m], simd.mul_i32(centred, scale));
+            for run in runs(tokens.k) {
+                for g in run.start / size..run.end / size {
+                    let ints = integers.sum(simd, g * size, size);
+                    let scale = simd.load_u8(&scale[g]);
+                    for m in 0..M {
+                        let centred = simd.sub_i32(ints[m], simd.splat_i32(tile.zero * tokens.sum(m, g)));
+                        sums.total[m] = simd.add_i32(sums.total[m], simd.mul_i32(centred, scale));
+                    }
+                    if fine && ((g + 1) * size % ACT_BLOCK == 0 || (g + 1) * size >= tokens.k) {
+                        sums.end_block(simd, tokens, g * size / ACT_BLOCK);
+                    }
                 }
-                if fine && ((g + 1) * size % ACT_BLOCK == 0 || (g + 1) * size >= tokens.k) {
-                    sums.end_block(simd, tokens, g * size / ACT_BLOCK);
-                }
+                sums.end_run(simd);
             }
         }
         Some((size, TileValues::F16(scale))) => {
-            for (g, scale) in scale.iter().enumerate() {
-                let ints = integers.sum(simd, g * size, size);
-                sums.add_group(simd, tile, tokens, g, &ints, simd.load_f16(scale), size);
+            for run in runs(tokens.k) {
+                for g in run.start / size..run.end / size {
+                    let ints = integers.sum(simd, g * size, size);
+                    sums.add_group(simd, tile, tokens, g, &ints, simd.load_f16(&scale[g]), size);
+                }
+                sums.end_run(simd);
             }
         }
     }
     for m in 0..M {
         let y = match tile.channel {
             Some(scale) => {
-                let sum = if fine { sums.acc[m] } else { simd.to_f32(sums.total[m]) };
+                let sum = if fine { sums.runs[m] } else { simd.to_f32(sums.total[m]) };
                 simd.mul(sum, simd.load(scale))
             }
-            None => sums.acc[m],
+            None => sums.runs[m],
         };
         simd.store(&mut out[m], y);
     }
@@ -167,18 +175,39 @@ pub(crate) fn combine<S: Simd, const M: usize>(
 
 /// The sums of M tokens so far.
 struct Sums<S: Simd, const M: usize> {
-    acc: [S::F; M],
     /// Integers that have not been scaled yet.
     total: [S::I; M],
+    /// Of the run at hand.
+    chain: [S::F; M],
+    /// Of the runs before it.
+    runs: [S::F; M],
 }
 
 impl<S: Simd, const M: usize> Sums<S, M> {
+    /// Takes the integers over columns whose codes have sum `b`.
+    #[inline(always)]
+    fn set(&mut self, simd: S, tile: &Tile<'_>, tokens: Tokens<'_>, b: usize, ints: &[S::I; M]) {
+        for m in 0..M {
+            let zero = simd.splat_i32(tokens.sum(m, b).wrapping_mul(tile.zero));
+            self.total[m] = simd.sub_i32(ints[m], zero);
+        }
+    }
+
+    /// Adds the chain of a run to those before it.
+    #[inline(always)]
+    fn end_run(&mut self, simd: S) {
+        for m in 0..M {
+            self.runs[m] = simd.add(self.runs[m], self.chain[m]);
+            self.chain[m] = simd.splat(0.0);
+        }
+    }
+
     /// Adds the integers of block `b` of 128, scaled, and clears them.
     #[inline(always)]
     fn end_block(&mut self, simd: S, tokens: Tokens<'_>, b: usize) {
         for m in 0..M {
             let act_scale = simd.splat(tokens.act_scale(m, b));
-            self.acc[m] = simd.fma(simd.to_f32(self.total[m]), act_scale, self.acc[m]);
+            self.chain[m] = simd.fma(simd.to_f32(self.total[m]), act_scale, self.chain[m]);
             self.total[m] = simd.splat_i32(0);
         }
     }
@@ -215,10 +244,10 @@ impl<S: Simd, const M: usize> Sums<S, M> {
             if fine {
                 value = simd.mul(value, simd.splat(act_scale));
             }
-            self.acc[m] = simd.fma(value, scale, self.acc[m]);
+            self.chain[m] = simd.fma(value, scale, self.chain[m]);
             if let Some(offset) = offset {
                 let sum = if fine { sum as f32 * act_scale } else { sum as f32 };
-                self.acc[m] = simd.fma(simd.splat(sum), offset, self.acc[m]);
+                self.chain[m] = simd.fma(simd.splat(sum), offset, self.chain[m]);
             }
         }
     }

@@ -1,9 +1,10 @@
 //! W4A8 GEMM: 4-bit (or 8-bit) integer weights times 8-bit integer activations.
 //!
 //! y\[M, N\] = x\[M, K\] · w\[N, K\]ᵀ, with w\[n, k\] = scale · (code − zero_point) (+ offset) and
-//! x\[m, k\] ≈ act_scale\[m\] · a\[m, k\], or with fine scales act_scale\[m, k/128\] · a\[m, k\], a in int8. Products and sums are exact in int32 inside a group; groups are
-//! combined in f32 in increasing order, so the result is the same bit for bit for every number of tokens in a call, every
-//! instruction set and every number of threads.
+//! x\[m, k\] ≈ act_scale\[m\] · a\[m, k\], or with fine scales act_scale\[m, k/128\] · a\[m, k\], a in int8. Products and sums are exact in int32 inside a group; groups
+//! (and blocks with an act_scale of their own) are combined in f32: a chain of fused multiply-adds from 0 for each run of K, in increasing order,
+//! then 0 plus the runs' chains in order. K has R = ⌈K/1024⌉ runs, at most 8, and run r begins at column 256 · ⌊r · ⌈K/256⌉ / R⌋. So the result
+//! is the same bit for bit for every number of tokens in a call, every instruction set, every number of threads, and wherever K is cut between runs.
 //!
 //! The way of a weight: a checkpoint's numbers or blocks → [`QuantizedWeight`] (plain codes and [`Scales`] in a
 //! [`Format`], the definition) →
@@ -45,6 +46,7 @@ mod pack;
 mod packed_view;
 mod portable;
 mod quant;
+mod runs;
 mod scales;
 mod sections;
 #[cfg(target_arch = "x86_64")]
@@ -66,3 +68,5 @@ pub use quant::quantize;
 pub use scales::{Scales, Values};
 pub use sections::Sections;
 pub use weight::QuantizedWeight;
+
+pub(crate) use runs::run_end;

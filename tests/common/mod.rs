@@ -4,6 +4,7 @@
 use moray::{Cpu, Isa};
 
 /// A small generator with a fixed sequence for a seed (the finaliser of SplitMix64).
+#[derive(Clone)]
 pub struct Random(u64);
 
 impl Random {

@@ -58,7 +58,7 @@ proptest! {
 #[test]
 fn one_token_of_a_wide_matrix_matches() {
     let random = &mut Random::new(8);
-    for (n, k) in [(1024, 128), (2080, 64), (33, 2048)] {
+    for (n, k) in [(1024, 128), (2080, 64), (33, 2048), (100, 1056), (40, 9344)] {
         for kind in KINDS {
             let quantized = random_weight(random, kind, n, k);
             compare(random, &quantized, 1, 0.6);

@@ -28,7 +28,8 @@ fn dense_w4a8(w: &FourBit, x: &[f32], residual: &[f32], keep: impl Fn(usize, usi
 #[test]
 fn full_list_matches_dense_w4a8_bit_for_bit_on_every_kind_and_shape() {
     let mut random = Random::new(1);
-    for (d_model, d_ff) in [(32, 32), (96, 160), (64, 96), (160, 64), (576, 256), (256, 384)] {
+    for (d_model, d_ff) in [(32, 32), (96, 160), (64, 96), (160, 64), (576, 256), (256, 384), (1152, 128), (128, 2304)]
+    {
         for (kinds, group_size) in
             [([0; 3], 32), ([1; 3], 32), ([2; 3], 32), ([3; 3], 64), ([2, 1, 3], 128), ([1, 2, 0], 64), ([0, 3, 2], 32)]
         {
@@ -56,9 +57,12 @@ fn full_list_matches_dense_w4a8_bit_for_bit_on_every_kind_and_shape() {
 fn lists_and_masks_match_dense_w4a8_with_zeroed_neurons_bit_for_bit() {
     let mut random = Random::new(2);
     for (kind, group_size) in [(0, 32), (1, 64), (2, 32), (3, 128)] {
-        let (d_model, d_ff) = (160, 384);
-        let w = four_bit(&mut random, [kind; 3], group_size, shape(d_model, d_ff));
-        for (m, q) in [(1, 0.5), (1, 0.0), (1, 0.01), (3, 0.3), (40, 0.7), (5, 0.0)] {
+        for ((d_model, d_ff), (m, q)) in
+            [(1, 0.5), (1, 0.0), (1, 0.01), (3, 0.3), (40, 0.7), (5, 0.0), (1, 0.002), (2, 0.002)]
+                .into_iter()
+                .flat_map(|call| [((160, 384), call), ((32, 2304), call)])
+        {
+            let w = four_bit(&mut random, [kind; 3], group_size, shape(d_model, d_ff));
             let x = random.weights(m * d_model, 1.0);
             let residual = random.weights(m * d_model, 1.0);
             let list = subset(&mut random, d_ff, q);

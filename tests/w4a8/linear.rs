@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use moray::element::Element;
 use moray::w4a8::{
-    ACT_BLOCK, ActScales, Activations, Epilogue, Format, Offset, PackedWeight, QuantizedWeight, linear,
+    ACT_BLOCK, ActScales, Activations, Epilogue, Format, Offset, PackedWeight, QuantizedWeight, Scales, linear,
     linear_reference, quantize,
 };
 use moray::{Cpu, Error};
@@ -48,6 +48,57 @@ fn linear_matches_reference_bit_for_bit_where_k_is_no_multiple_of_a_tile() {
             for m in [1, 4, 6] {
                 compare_with_reference(&random_weight(&mut random, kind, 20, k), m, &mut Random::new(3));
             }
+        }
+    }
+}
+
+#[test]
+fn linear_matches_reference_bit_for_bit_where_k_has_several_runs() {
+    let mut random = Random::new(4);
+    for kind in 0..9 {
+        for k in [1024, 1056, 1152, 2080, 9344] {
+            for m in if kind == 8 && k % 128 > 0 { vec![] } else { vec![1, 2, 4, 13] } {
+                compare_with_reference(&random_weight(&mut random, kind, 17, k), m, &mut Random::new(5));
+            }
+        }
+    }
+}
+
+/// Groups of 32 with offsets over K columns, and codes of M tokens, cut to some columns; the token's scale is 1.
+fn product_over(random: &Random, (m, n, k): (usize, usize, usize), columns: std::ops::Range<usize>) -> Vec<f32> {
+    let (mut random, len) = (random.clone(), columns.len());
+    let cut = |row: usize, from: usize, size: usize| {
+        row * from / size + columns.start / size..row * from / size + columns.end / size
+    };
+    let codes: Vec<i8> = (0..n * k).map(|_| random.below(16) as i8).collect();
+    let mut halves = || (0..n * k / 32).map(|_| f16::from_f32(random.weight(0.01))).collect::<Vec<f16>>();
+    let (scale, offset) = (halves(), halves());
+    let a: Vec<i8> = (0..m * k).map(|_| random.below(255) as i8).collect();
+    let rows = |values: &[f16]| (0..n).flat_map(|row| values[cut(row, k, 32)].to_vec()).collect::<Vec<f16>>();
+    let rows_of =
+        |values: &[i8], count| (0..count).flat_map(|row| values[cut(row, k, 1)].to_vec()).collect::<Vec<i8>>();
+    let scales = Scales::per_group(rows(&scale), Some(rows(&offset).into()));
+    let weight = QuantizedWeight::new(n, len, Format::per_group(32, Offset::F16), rows_of(&codes, n), scales).unwrap();
+    let mut x = Activations::default();
+    x.set_codes(ActScales::Token, &rows_of(&a, m), &vec![1.0; m], m, len).unwrap();
+    let mut y = vec![0.0; m * n];
+    linear(&Cpu::detect(), &PackedWeight::pack(&weight), &x, Epilogue::default(), &mut y).unwrap();
+    y
+}
+
+#[test]
+fn a_product_is_the_sum_of_those_of_its_runs_in_order() {
+    let random = Random::new(6);
+    for (k, starts) in [(1056, vec![0, 512]), (2080, vec![0, 768, 1536]), (4096, vec![0, 1024, 2048, 3072])] {
+        for m in [1, 4, 7] {
+            let shape = (m, 20, k);
+            let ends = starts[1..].iter().chain([&k]);
+            let mut expected = vec![0.0f32; m * 20];
+            for (&start, &end) in starts.iter().zip(ends) {
+                let run = product_over(&random, shape, start..end);
+                expected.iter_mut().zip(run).for_each(|(sum, run)| *sum += run);
+            }
+            assert_eq!(bits(&product_over(&random, shape, 0..k)), bits(&expected), "{m} × {k}");
         }
     }
 }

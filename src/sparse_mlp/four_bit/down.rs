@@ -3,7 +3,7 @@
 use super::{RowScale, SEGMENT, SLACK, code_at, dequantize, form_of, pack_codes, scale_at};
 use crate::error::Result;
 use crate::memory::Memory;
-use crate::w4a8::{Offset, QuantizedWeight};
+use crate::w4a8::{Offset, QuantizedWeight, run_end};
 use half::f16;
 
 /// Where the columns of a down row are.
@@ -53,6 +53,8 @@ impl Columns {
 /// down.
 #[derive(Debug, Clone)]
 pub(crate) struct DownMatrix {
+    /// Inputs.
+    k: usize,
     pub columns: Columns,
     /// What groups have besides a scale; none for a scale of the channel.
     pub offset: Option<Offset>,
@@ -87,7 +89,12 @@ impl DownMatrix {
                 }
             }
         }
-        Ok(DownMatrix { columns, offset, group_size, codes, channel_scale, group_params })
+        Ok(DownMatrix { k: d_ff, columns, offset, group_size, codes, channel_scale, group_params })
+    }
+
+    /// The block of inputs after the run of K that a block is in; that of a channel's scale is all of K.
+    pub(crate) fn run_end(&self, block: usize) -> usize {
+        run_end(self.k, block * self.group_size).div_ceil(self.group_size)
     }
 
     /// Rows of scales for each block: 1, or 2 with offsets or zero points.

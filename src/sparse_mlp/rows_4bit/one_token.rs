@@ -12,7 +12,11 @@ pub(super) struct OneToken<'a, S: Simd, const FORM: usize> {
     matrix: &'a RowMatrix,
     rows: &'a ByteRows<'a, BLOCK>,
     sums: &'a [i32],
-    pub(super) total: S::F,
+    /// Of the runs of K before the one at hand.
+    total: S::F,
+    /// Of the run at hand, which ends before this segment.
+    chain: S::F,
+    end: usize,
     /// Of the group that is not complete.
     acc: S::I,
     sum: i32,
@@ -29,17 +33,31 @@ impl<'a, S: Simd, const FORM: usize> OneToken<'a, S, FORM> {
     #[inline(always)]
     pub(super) fn new(simd: S, call: &FourBitRows<'a>, rows: &'a ByteRows<'a, BLOCK>) -> Self {
         let matrix = call.matrix;
-        let (zero, total) = (simd.splat_i32(0), simd.splat(0.0));
-        let left = matrix.group_size / SEGMENT;
-        OneToken { simd, matrix, rows, sums: call.x.sums, total, acc: zero, sum: 0, left, group: 0, params: [zero; 4] }
+        let (zero, none) = (simd.splat_i32(0), simd.splat(0.0));
+        let (left, end) = (matrix.group_size / SEGMENT, matrix.run_end(0));
+        let sums = call.x.sums;
+        let (chain, total) = (none, none);
+        OneToken { simd, matrix, rows, sums, total, chain, end, acc: zero, sum: 0, left, group: 0, params: [zero; 4] }
     }
 
-    /// Adds the dot products of the segments from `first` on, a multiple of four.
+    /// The sums over all of K.
+    #[inline(always)]
+    pub(super) fn total(&self) -> S::F {
+        self.simd.add(self.total, self.chain)
+    }
+
+    /// Adds the dot products of up to four segments from `first` on, a multiple of four.
     #[inline(always)]
     pub(super) fn add(&mut self, dots: &[S::I], first: usize) {
-        if self.matrix.group_size == SEGMENT {
-            return self.add_groups(dots, first);
+        if first == self.end {
+            (self.total, self.chain) = (self.total(), self.simd.splat(0.0));
+            self.end = self.matrix.run_end(first);
         }
+        if self.matrix.group_size == SEGMENT { self.add_groups(dots, first) } else { self.add_segments(dots, first) }
+    }
+
+    #[inline(always)]
+    fn add_segments(&mut self, dots: &[S::I], first: usize) {
         let simd = self.simd;
         for (&dots, sum) in dots.iter().zip(&self.sums[first..][..dots.len()]) {
             self.acc = simd.add_i32(self.acc, dots);
@@ -54,20 +72,20 @@ impl<'a, S: Simd, const FORM: usize> OneToken<'a, S, FORM> {
                 self.params = simd.load_rows(self.rows, self.matrix.d / 2 + 4 * dword);
             }
             let param = self.params[dword % 4];
-            self.total = add_group(simd, Self::OFFSET, group, param, self.acc, self.sum, self.total);
+            self.chain = add_group(simd, Self::OFFSET, group, param, self.acc, self.sum, self.chain);
             (self.acc, self.sum) = (simd.splat_i32(0), 0);
             (self.left, self.group) = (self.matrix.group_size / SEGMENT, group + 1);
         }
     }
 
-    /// As `add` where every segment is a group.
+    /// As `add_segments` where every segment is a group.
     #[inline(always)]
     fn add_groups(&mut self, dots: &[S::I], first: usize) {
         let (simd, symmetric) = (self.simd, matches!(Self::OFFSET, Some(Offset::None)));
         let params = simd.load_rows(self.rows, self.matrix.d / 2 + if symmetric { 2 * first } else { 4 * first });
         for (q, (&dots, &sum)) in dots.iter().zip(&self.sums[first..][..dots.len()]).enumerate() {
             let param = params[if symmetric { q / 2 } else { q }];
-            self.total = add_group(simd, Self::OFFSET, q, param, dots, sum, self.total);
+            self.chain = add_group(simd, Self::OFFSET, q, param, dots, sum, self.chain);
         }
     }
 }
