@@ -18,12 +18,13 @@
 //
 // Weights are the A operand and tokens the N of 8, so every selected row is read once for TOKENS tokens, in whole sectors, and
 // a lane's gate and up sums are those of the same neuron and token. 16-bit rows: f32 sums in the order of k; each part of x
-// is a product of its own. 4-bit rows: integer sums of a group, f32 across groups in their order: the CPU's bits.
+// is a product of its own. 4-bit rows: integer sums of a group, f32 across groups in their order, by runs of K: the CPU's bits.
 // Source: neuron-major gathers as in Deja Vu (ICML 2023), weights as the A operand as in kernels/w4a8/gemm.cu.
 // Wrapper: src/sparse_mlp/cuda.
 #include "common/shared.cuh"
 #include "operand.cuh"
 #include "product.cuh"
+#include "w4a8/runs.cuh"
 
 namespace moray::sparse_mlp {
 
@@ -66,8 +67,23 @@ struct Work {
 // The bits of a lane's sums: [matrix][token tile], as mma leaves them.
 template <int TOKENS>
 struct Sums {
-    float total[2][TOKENS / TILE_TOKENS][4];
+    float total[2][TOKENS / TILE_TOKENS][4];   // 4 bits: of the runs of K before the one at hand
+    float chain[2][TOKENS / TILE_TOKENS][4];   // 4 bits: of that
     int32_t dots[2][TOKENS / TILE_TOKENS][4];  // 4 bits: of the group under way
+
+    __device__ __forceinline__ void end_run() {
+#pragma unroll
+        for (uint32_t m = 0; m < 2; m++) {
+#pragma unroll
+            for (uint32_t t = 0; t < TOKENS / TILE_TOKENS; t++) {
+#pragma unroll
+                for (uint32_t i = 0; i < 4; i++) {
+                    total[m][t][i] = __fadd_rn(total[m][t][i], chain[m][t][i]);
+                    chain[m][t][i] = 0.0f;
+                }
+            }
+        }
+    }
 };
 
 // Starts the copies of the sector of scales that a stage is the first to need, if it is.
@@ -210,8 +226,8 @@ __device__ __forceinline__ void add_groups(Sums<TOKENS>& sums, const char* smem,
         }
 #pragma unroll
         for (uint32_t i = 0; i < 4; i++) {
-            sums.total[which][t][i] =
-                add_group(scale[i / 2], sums.dots[which][t][i], i % 2 == 0 ? sum.x : sum.y, sums.total[which][t][i]);
+            sums.chain[which][t][i] =
+                add_group(scale[i / 2], sums.dots[which][t][i], i % 2 == 0 ? sum.x : sum.y, sums.chain[which][t][i]);
             sums.dots[which][t][i] = 0;
         }
     }
@@ -283,6 +299,7 @@ __device__ __forceinline__ void gate_up(const GateUpParams& p) {
     w.tiles = tiles_in_use(p.tokens, w.token0, S::TILES);
 
     Sums<TOKENS> sums = {};
+    uint32_t run = run_end(p.d_model, 0);  // where it ends
     const uint32_t stages = (p.d_model + S::K - 1) / S::K;
 #pragma unroll
     for (uint32_t i = 0; i < STAGES - 1; i++) {
@@ -304,6 +321,11 @@ __device__ __forceinline__ void gate_up(const GateUpParams& p) {
         const char* stage = smem + index % STAGES * S::BYTES;
         if constexpr (Rows::FOUR_BIT) {
             multiply_codes<TOKENS>(sums, smem, stage, p, w, index);
+            static_assert(RUN_STEP % S::K == 0, "no stage is of two runs");
+            if ((index + 1) * S::K >= run) {
+                sums.end_run();
+                run = run_end(p.d_model, run);
+            }
         } else {
             multiply<Rows, TOKENS>(sums, stage, p, w);
         }

@@ -21,7 +21,7 @@
 // Two ways through K. Where the sums are integers to the end, they stay in registers and every k-step of 32 adds to all of them;
 // a tile's K may then be cut anywhere, since the order of integers does not matter. Where blocks of K are combined in f32 (groups
 // with scales in f16, fine activation scales), the f32 sums stay in registers and a block's integers live as long as its k-steps:
-// a block of K is the CPU's unit of sums, in its order, and K is never cut.
+// a block of K is the CPU's unit of sums, in its order, and a tile's K may be cut between runs, see runs.cuh and `Chains`.
 // Source: offline fragment order as in Marlin (arXiv 2408.11743), the integer pipeline of QQQ (arXiv 2406.09904), group
 // scales inside int8 as in QServe (arXiv 2405.04532), shares of K over exactly the multiprocessors as in Stream-K (arXiv
 // 2301.03598); written anew. Wrapper: src/w4a8/cuda/linear.rs.
@@ -30,6 +30,7 @@
 #include "common/ptx.cuh"
 #include "common/shared.cuh"
 #include "w4a8/dequant.cuh"
+#include "w4a8/runs.cuh"
 
 namespace moray {
 
@@ -73,6 +74,7 @@ struct Gemm {
     // One stage in shared memory, in parts at byte offsets. In 8 bits a stage of half as long K has as many bytes, except where
     // blocks of K need 128.
     static constexpr uint32_t STAGE_K = W::BITS == 4 ? T::K : FLOATS && T::K / 2 < 128 ? 128 : T::K / 2;
+    static_assert(!FLOATS || RUN_STEP % STAGE_K == 0, "no stage is of two runs");
     static constexpr uint32_t STEPS = STAGE_K / 32, TILES = STEPS / STEPS_PER_TILE<W::BITS>;  // along K
     static constexpr uint32_t GROUPS = W::GROUPED ? STAGE_K / BLOCK_K : STAGE_K < W::MIN_GROUP ? 1 : STAGE_K / W::MIN_GROUP;
     static constexpr uint32_t WEIGHTS = 0;                                                 // (tile row, tile, lane32, byte16)
@@ -85,7 +87,8 @@ struct Gemm {
     static constexpr uint32_t ACT_SCALES = SUMS + (HAS_SUMS ? STAGE_K / BLOCK_K * T::TOKENS * 4 : 0);  // (128 of K, token)
     static constexpr uint32_t BYTES = ACT_SCALES + (FINE ? STAGE_K / ACT_BLOCK * T::TOKENS * 4 : 0);
     static_assert(BYTES % 16 == 0, "stages start where 16-byte copies may go");
-    static constexpr uint32_t STAGES = SHARED_BYTES / BYTES < T::MOST_STAGES ? SHARED_BYTES / BYTES : T::MOST_STAGES;
+    static constexpr uint32_t ROOM = SHARED_BYTES - (FLOATS ? 64 : 0);  // beside it a turn and what `arrived` says
+    static constexpr uint32_t STAGES = ROOM / BYTES < T::MOST_STAGES ? ROOM / BYTES : T::MOST_STAGES;
     static_assert(STAGES >= 2, "copies are under way while a stage is multiplied");
     static constexpr uint32_t ALL_BYTES = STAGES * BYTES;
 
@@ -100,6 +103,20 @@ struct Place {
     uint32_t tile_row;  // of 16 rows
     uint32_t m0;
 };
+
+// What a block does at a time: a tile, or a part of one. Of f32 it lies in shared memory, for sums need the registers.
+struct Turn {
+    Place at;
+    uint32_t cut;         // its number among those that are cut
+    uint32_t begin, end;  // stages of K, or runs of it where blocks of K are combined in f32
+    uint32_t sums;        // of f32: 0 while chains of earlier runs are not at hand, else 1 and how many runs another block had added
+};
+
+// What K is cut into: stages, or runs where blocks of K are combined in f32.
+template <typename G>
+__device__ __forceinline__ uint32_t pieces_of(const LinearParams& p) {
+    return G::FLOATS ? runs_of(p.k) : (p.k + G::STAGE_K - 1) / G::STAGE_K;
+}
 
 // Groups in so much of K; their size is a power of two.
 __device__ __forceinline__ uint32_t groups_of(const LinearParams& p, uint32_t k) { return k >> (31 - __clz(p.group_size)); }
@@ -397,6 +414,90 @@ __device__ __forceinline__ bool add_share(const LinearParams& p, char* smem, uin
     return true;
 }
 
+// The sums in f32 of a tile's part: runs of K one after the other, whose chains are added in order as far as all that come before them are
+// at hand. Those of a tile that is cut meet in `partial`, where a run has room of a tile's size: that of the first has the sum of as many
+// as one block had from the first on. `arrived` has a bit for each run that is there, and how many that sum is of.
+template <typename G>
+struct Chains {
+    using T = typename G::T;
+    using Values = float[T::ROW_TILES][T::TOKEN_TILES][4];
+    static constexpr uint32_t COLUMNS = T::TOKEN_TILES * 4, VALUES = T::ROW_TILES * COLUMNS;  // (value, thread)
+    static constexpr uint32_t COUNT = 8;  // bits of runs in `arrived`, below how many the first's room has
+
+    static __device__ __forceinline__ uint32_t before(uint32_t run) { return (1u << run) - 1; }
+    static __device__ __forceinline__ float& value(Values& of, uint32_t i) { return of[i / COLUMNS][i / 4 % T::TOKEN_TILES][i % 4]; }
+
+    static __device__ __forceinline__ float* room(const LinearParams& p, const Turn& turn, uint32_t run) {
+        const size_t tile = size_t(turn.cut) * runs_of(p.k) + run;
+        return reinterpret_cast<float*>(p.partial) + tile * T::ROWS * T::TOKENS + threadIdx.x;
+    }
+
+    static __device__ __forceinline__ void leave(const LinearParams& p, const Turn& turn, uint32_t run, Values& of) {
+        float* to = room(p, turn, run);
+#pragma unroll
+        for (uint32_t i = 0; i < VALUES; ++i) __stcg(to + i * T::THREADS, value(of, i));
+    }
+
+    // Adds what was left of runs up to `end`, of which `first` are in one room, and leaves zeros.
+    static __device__ __forceinline__ void collect(const LinearParams& p, const Turn& turn, uint32_t first, uint32_t end, Values& total) {
+        __threadfence();
+#pragma unroll 1
+        for (uint32_t run = 0; run < end; run = run == 0 ? first : run + 1) {
+            float* from = room(p, turn, run);
+#pragma unroll
+            for (uint32_t i = 0; i < VALUES; ++i) {
+                value(total, i) = __fadd_rn(value(total, i), __ldcg(from + i * T::THREADS));
+                __stcg(from + i * T::THREADS, 0.0f);
+            }
+        }
+    }
+
+    // Says to all threads what thread 0 has read or made of a tile's `arrived`.
+    static __device__ __forceinline__ uint32_t arrived(const LinearParams& p, const Turn& turn, uint32_t more) {
+        __shared__ uint32_t seen_smem;
+        __syncthreads();
+        if (threadIdx.x == 0) seen_smem = atomicAdd(p.arrived + turn.cut, more) + more;
+        __syncthreads();
+        return seen_smem;
+    }
+
+    // Ends run number `run` of a part: adds its chain to the sum of all before it, or leaves it.
+    static __device__ __forceinline__ void end_run(const LinearParams& p, Turn& turn, uint32_t run, Values& chain, Values& total) {
+        if (turn.sums == 0) {
+            const uint32_t seen = arrived(p, turn, 0), needed = before(turn.begin);
+            if ((seen & needed) == needed) {
+                if (threadIdx.x == 0) turn.sums = 1 + (seen >> COUNT);
+                collect(p, turn, seen >> COUNT, run, total);
+            }
+            __syncthreads();
+        }
+        if (turn.sums != 0) {
+#pragma unroll
+            for (uint32_t i = 0; i < VALUES; ++i) value(total, i) = __fadd_rn(value(total, i), value(chain, i));
+        } else leave(p, turn, run, chain);
+#pragma unroll
+        for (uint32_t i = 0; i < VALUES; ++i) value(chain, i) = 0.0f;
+    }
+
+    // Ends a part. Says whether the tile's sums are all there, and then gives them.
+    static __device__ __forceinline__ bool finish(const LinearParams& p, const Turn& turn, Values& total) {
+        const uint32_t runs = runs_of(p.k), sums = turn.sums;
+        if (turn.begin == 0 && turn.end == runs) return true;
+        if (sums == 0 || turn.end < runs) {
+            if (sums != 0) leave(p, turn, 0, total);
+            __threadfence();
+            const uint32_t more = before(turn.end) - before(turn.begin) + (sums == 0 ? 0 : (turn.end + 1 - sums) << COUNT);
+            const uint32_t seen = arrived(p, turn, more);
+            if ((seen & before(runs)) != before(runs)) return false;
+#pragma unroll
+            for (uint32_t i = 0; i < VALUES; ++i) value(total, i) = 0.0f;
+            collect(p, turn, seen >> COUNT, runs, total);
+        }
+        if (threadIdx.x == 0) p.arrived[turn.cut] = 0;  // for the next launch
+        return true;
+    }
+};
+
 // Brings the values through shared memory into the order of y, up to 32 tokens of a warp at a time, scales them and writes them.
 template <typename G>
 __device__ __forceinline__ void write_back(const LinearParams& p, const Place& at, char* smem,
@@ -436,16 +537,12 @@ __device__ __forceinline__ void write_back(const LinearParams& p, const Place& a
     }
 }
 
-// Multiplies stages `begin` to `end` of a tile's K, and writes it where that is all of K or the last share of it. `shared` is
-// where the shares of a cut tile meet.
-template <typename G>
-__device__ __forceinline__ void multiply_tile(const LinearParams& p, char* smem, const Place& at, uint32_t shared, uint32_t begin,
-                                              uint32_t end, uint32_t stages) {
-    const uint32_t base = shared_address(smem);
-    typename G::Value values[G::T::ROW_TILES][G::T::TOKEN_TILES][4] = {};
+// Copies stages `begin` to `end` of a tile's K, one after the other, and has each multiplied: `visit(slot, index)`.
+template <typename G, typename Visit>
+__device__ __forceinline__ void for_stages(const LinearParams& p, const Turn& turn, uint32_t base, uint32_t begin, uint32_t end, Visit visit) {
 #pragma unroll 1
     for (uint32_t i = 0; i < G::STAGES - 1; ++i) {
-        if (begin + i < end) load_stage<G>(p, at, base + i * G::BYTES, begin + i);
+        if (begin + i < end) load_stage<G>(p, turn.at, base + i * G::BYTES, begin + i);
         cp_async_commit();
     }
     uint32_t slot = 0;
@@ -453,41 +550,87 @@ __device__ __forceinline__ void multiply_tile(const LinearParams& p, char* smem,
         cp_async_wait<G::STAGES - 2>();
         __syncthreads();  // the stage is there for all, and all are done with the one before it, whose slot is next
         const uint32_t next = index + G::STAGES - 1, free = slot == 0 ? G::STAGES - 1 : slot - 1;
-        if (next < end) load_stage<G>(p, at, base + free * G::BYTES, next);
+        if (next < end) load_stage<G>(p, turn.at, base + free * G::BYTES, next);
         cp_async_commit();
-        multiply<G>(p, smem + slot * G::BYTES, base + slot * G::BYTES, index, values);
+        visit(slot * G::BYTES, index);
         slot = slot + 1 == G::STAGES ? 0 : slot + 1;
     }
     cp_async_wait<0>();
-    if constexpr (!G::FLOATS) {
-        if (end - begin < stages && !add_share<G>(p, smem, shared, end - begin, stages, values)) return;
-    }
-    __syncthreads();  // the stages are free
-    write_back<G>(p, at, smem, values);
 }
 
-// Takes whole tiles by turns, as often as there is one for every block, and then a share of the K of the rest.
+// Multiplies a part of a tile's K, and writes the tile where that is all of K or what was missing of it.
+template <typename G>
+__device__ __forceinline__ void multiply_tile(const LinearParams& p, char* smem, Turn& turn) {
+    const uint32_t base = shared_address(smem);
+    typename G::Value values[G::T::ROW_TILES][G::T::TOKEN_TILES][4] = {};
+    if constexpr (G::FLOATS) {
+        float total[G::T::ROW_TILES][G::T::TOKEN_TILES][4] = {};
+        uint32_t stop = run_start(p.k, turn.begin + 1);  // of the run
+        const uint32_t begin = run_start(p.k, turn.begin) / G::STAGE_K, end = (run_start(p.k, turn.end) + G::STAGE_K - 1) / G::STAGE_K;
+        for_stages<G>(p, turn, base, begin, end, [&](uint32_t slot, uint32_t index) {
+            multiply<G>(p, smem + slot, base + slot, index, values);
+            if ((index + 1) * G::STAGE_K < stop) return;
+            Chains<G>::end_run(p, turn, run_at(p.k, stop) - 1, values, total);
+            stop = run_end(p.k, stop);
+        });
+        if (!Chains<G>::finish(p, turn, total)) return;
+        __syncthreads();  // the stages are free
+        write_back<G>(p, turn.at, smem, total);
+    } else {
+        const uint32_t stages = pieces_of<G>(p);
+        for_stages<G>(p, turn, base, turn.begin, turn.end, [&](uint32_t slot, uint32_t index) {
+            multiply<G>(p, smem + slot, base + slot, index, values);
+        });
+        const uint32_t count = turn.end - turn.begin;
+        if (count < stages && !add_share<G>(p, smem, turn.cut, count, stages, values)) return;
+        __syncthreads();
+        write_back<G>(p, turn.at, smem, values);
+    }
+}
+
+// What a block does after `index` turns, if anything: whole tiles, as often as there is one for every block, and then its share of the
+// K of the rest, which is of two tiles at most. Of these the later one first, so that its beginning is there early for whom has its end.
+template <typename G>
+__device__ __forceinline__ bool take_turn(const LinearParams& p, uint32_t index, Turn& turn) {
+    const uint32_t columns = (p.n + G::T::ROWS - 1) / G::T::ROWS, rows = (p.m + G::T::TOKENS - 1) / G::T::TOKENS;
+    const uint32_t tiles = columns * rows, turns = tiles / gridDim.x, whole = turns * gridDim.x, pieces = pieces_of<G>(p);
+    uint32_t tile = blockIdx.x + index * gridDim.x;
+    turn.begin = 0, turn.end = pieces;
+    if (index >= turns) {
+        const uint64_t rest = uint64_t(tiles - whole) * pieces;  // that the blocks share
+        const uint64_t begin = blockIdx.x * rest / p.shares, end = (blockIdx.x + 1) * rest / p.shares;
+        const uint64_t middle = min(end, (begin / pieces + 1) * pieces);  // where the earlier tile ends
+        const bool later = index == turns && middle < end;
+        if (blockIdx.x >= p.shares || begin >= end || index > turns + (middle < end)) return false;
+        const uint64_t from = later ? middle : begin, to = later ? end : middle;
+        turn.cut = static_cast<uint32_t>(from / pieces);
+        turn.begin = static_cast<uint32_t>(from % pieces), turn.end = turn.begin + static_cast<uint32_t>(to - from);
+        tile = whole + turn.cut;
+    }
+    const uint32_t first = tile / (columns * BAND) * BAND, in_band = min(BAND, rows - first), of_band = tile - first * columns;
+    turn.at = {of_band / in_band * (G::T::ROWS / TILE_N), (first + of_band % in_band) * G::T::TOKENS};
+    turn.sums = turn.begin == 0;
+    return true;
+}
+
 template <typename G>
 __device__ __forceinline__ void gemm(const LinearParams& p) {
     extern __shared__ __align__(16) char smem[];
-    const uint32_t columns = (p.n + G::T::ROWS - 1) / G::T::ROWS, stages = (p.k + G::STAGE_K - 1) / G::STAGE_K;
-    const uint32_t rows = (p.m + G::T::TOKENS - 1) / G::T::TOKENS, tiles = columns * rows, whole = tiles - tiles % gridDim.x;
-    const uint64_t rest = uint64_t(tiles - whole) * stages;  // stages that the blocks share
-    uint64_t next = blockIdx.x * rest / p.shares;
-    const uint64_t end = blockIdx.x < p.shares ? (blockIdx.x + 1) * rest / p.shares : next;
-    for (uint32_t turn = blockIdx.x;; turn += gridDim.x) {
-        uint32_t tile = turn, begin = 0, until = stages;
-        if (turn >= whole) {
-            if (next >= end) return;
-            tile = whole + static_cast<uint32_t>(next / stages);
-            begin = static_cast<uint32_t>(next % stages);
-            until = min(uint64_t(stages), begin + (end - next));
-            next += until - begin;
+    if constexpr (G::FLOATS) {
+        __shared__ Turn turn;
+        for (uint32_t index = 0;; ++index) {
+            bool more = true;
+            if (threadIdx.x == 0) more = take_turn<G>(p, index, turn);
+            if (!__syncthreads_and(more)) return;
+            multiply_tile<G>(p, smem, turn);
+            __syncthreads();  // the values are out of shared memory
         }
-        const uint32_t first = tile / (columns * BAND) * BAND, in_band = min(BAND, rows - first), of_band = tile - first * columns;
-        const Place at = {of_band / in_band * (G::T::ROWS / TILE_N), (first + of_band % in_band) * G::T::TOKENS};
-        multiply_tile<G>(p, smem, at, tile - whole, begin, until, stages);
-        __syncthreads();  // the values are out of shared memory
+    } else {
+        Turn turn;
+        for (uint32_t index = 0; take_turn<G>(p, index, turn); ++index) {
+            multiply_tile<G>(p, smem, turn);
+            __syncthreads();
+        }
     }
 }
 

@@ -7,13 +7,14 @@
 //
 // Every warp takes 256 of each 2048 of K and keeps its next weights in registers while it multiplies, so about 2 KiB for each
 // warp are on their way. Tokens are the N of 8 of mma.m16n8k32: multiplying costs the same for 1 and 4, and less than dp4a.
-// The integers of a part, a group or what shares a fine scale, are left in shared memory and added in f32 in the parts' order: the
-// CPU's bits.
+// The integers of a part, a group or what shares a fine scale, are left in shared memory and added in f32 in the parts' order, by runs of
+// K: the CPU's bits.
 // Source: as gemm.cu. Wrapper: src/w4a8/cuda/linear.rs.
 
 #include "common/ptx.cuh"
 #include "common/reduce.cuh"
 #include "w4a8/dequant.cuh"
+#include "w4a8/runs.cuh"
 
 namespace moray {
 
@@ -112,15 +113,23 @@ __device__ __forceinline__ void multiply(const LinearParams& p, const Unit<W>& u
     }
 }
 
-// Adds the parts of one chunk of K to an output of this thread, in order.
+// An output of a thread: the chain of the run at hand, and those before it.
+struct Sum {
+    float chain, total;
+    uint32_t end;  // of the run
+
+    __device__ __forceinline__ void end_run(uint32_t k) { total = __fadd_rn(total, chain), chain = 0.0f, end = moray::run_end(k, end); }
+};
+
+// Adds parts `first` to `end`, of one run and of a chunk of K that begins with part `origin`, to a thread's output, in order.
 template <typename W, bool FINE>
-__device__ __forceinline__ float add_chunk(const LinearParams& p, uint32_t chunk, const int32_t* parts_smem, float acc) {
-    const uint32_t token = threadIdx.x / TILE_N, row = threadIdx.x % TILE_N, size = part_size<W>(p);
-    const uint32_t count = CHUNK_K / size, groups = (p.k + size - 1) / size, first = chunk * count, end = min(first + count, groups);
+__device__ __forceinline__ float add_parts(const LinearParams& p, uint32_t origin, uint32_t first, uint32_t end,
+                                           const int32_t* parts_smem, float acc) {
+    const uint32_t token = threadIdx.x / TILE_N, row = threadIdx.x % TILE_N, size = part_size<W>(p), groups = (p.k + size - 1) / size;
     const __half* scales = static_cast<const __half*>(p.group_scale);
 #pragma unroll (FINE && !W::GROUPED ? 2 : 4)
     for (uint32_t g = first; g < end; ++g) {
-        const int32_t dot = parts_smem[(g - first) * OUTPUTS + place(token, row)];
+        const int32_t dot = parts_smem[(g - origin) * OUTPUTS + place(token, row)];
         const int32_t sum = W::GROUPED || W::ZERO != 0 ? p.sums[size_t(g) * p.m + token] : 0;
         const float act_scale = FINE ? p.act_scale[size_t(g * size / ACT_BLOCK) * p.m + token] : 1.0f;
         if constexpr (!W::GROUPED) {
@@ -139,13 +148,25 @@ __device__ __forceinline__ float add_chunk(const LinearParams& p, uint32_t chunk
     return acc;
 }
 
+// Adds the parts of one chunk of K, run by run.
+template <typename W, bool FINE>
+__device__ __forceinline__ void add_chunk(const LinearParams& p, uint32_t chunk, const int32_t* parts_smem, Sum& sum) {
+    const uint32_t size = part_size<W>(p), begin = chunk * CHUNK_K, end = min(begin + CHUNK_K, p.k);
+    for (uint32_t k = begin; k < end;) {
+        const uint32_t until = min(end, sum.end);
+        sum.chain = add_parts<W, FINE>(p, begin / size, k / size, (until + size - 1) / size, parts_smem, sum.chain);
+        if (until == sum.end) sum.end_run(p.k);
+        k = until;
+    }
+}
+
 template <typename W, bool FINE>
 __device__ __forceinline__ void gemv(const LinearParams& p, int32_t* smem) {
     constexpr bool PARTS = W::GROUPED || FINE;
     const uint32_t warp = threadIdx.x / 32, chunks = (p.k + CHUNK_K - 1) / CHUNK_K;
     const bool writes = threadIdx.x < TILE_N * p.m;  // (token, row16)
     int32_t dots[4] = {};
-    float acc = 0.0f;
+    Sum sum = {0.0f, 0.0f, run_end(p.k, 0)};
     Unit<W> unit;
     unit.load(p, warp);
     for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
@@ -157,18 +178,19 @@ __device__ __forceinline__ void gemv(const LinearParams& p, int32_t* smem) {
         if constexpr (PARTS) {
             // with two slots, one barrier: a slot is written again only after the next chunk's
             __syncthreads();
-            if (writes) acc = add_chunk<W, FINE>(p, chunk, parts_smem, acc);
+            if (writes) add_chunk<W, FINE>(p, chunk, parts_smem, sum);
         }
     }
+    float acc = sum.total;
     if constexpr (!PARTS) {
         put(smem + warp * OUTPUTS, dots);
         __syncthreads();
         if (writes) {
-            int32_t sum = 0;
+            int32_t dot = 0;
 #pragma unroll
-            for (uint32_t w = 0; w < WARPS; ++w) sum += smem[w * OUTPUTS + place(threadIdx.x / TILE_N, threadIdx.x % TILE_N)];
-            if (W::ZERO != 0) sum -= W::ZERO * p.sums[threadIdx.x / TILE_N];
-            acc = __int2float_rn(sum);
+            for (uint32_t w = 0; w < WARPS; ++w) dot += smem[w * OUTPUTS + place(threadIdx.x / TILE_N, threadIdx.x % TILE_N)];
+            if (W::ZERO != 0) dot -= W::ZERO * p.sums[threadIdx.x / TILE_N];
+            acc = __int2float_rn(dot);
         }
     }
     if (!W::GROUPED && writes) acc = __fmul_rn(acc, p.scale[blockIdx.x * TILE_N + threadIdx.x % TILE_N]);

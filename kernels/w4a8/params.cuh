@@ -17,7 +17,7 @@ struct LinearParams {
     const float* bias;        // f32 [N], or null
     const void* residual;     // [M, N], or null
     void* y;                  // [M, N]
-    uint32_t* partial;        // [tiles that are cut][values of a block], as the threads hold them; zeros between launches
+    uint32_t* partial;        // [tiles that are cut][runs, of f32][values of a block], as the threads hold them; zeros between launches
     uint32_t* arrived;        // [tiles that are cut], zeros between launches
     uint32_t m;
     uint32_t n;

@@ -101,8 +101,8 @@ fn linear_matches_cpu(kind: usize) {
         let weight = random_weight(&mut random, kind, n, k);
         [1, 4, 5, 17, 65].into_iter().for_each(|m| compare(&mut random, &weight, m));
     }
-    // K that is no multiple of a tile or a stage, and long enough for two chunks of the GEMV
-    for k in [32, 64, 96, 576, 2336].map(|k: usize| if kind == 8 { 128 * k.div_ceil(128) } else { k }) {
+    // K that is no multiple of a tile, a stage or a run's step, of one run and of several, and long enough for two chunks of the GEMV
+    for k in [32, 64, 96, 576, 1024, 1056, 2336].map(|k: usize| if kind == 8 { 128 * k.div_ceil(128) } else { k }) {
         let weight = random_weight(&mut random, kind, 20, k);
         [2, 6].into_iter().for_each(|m| compare(&mut random, &weight, m));
     }
@@ -177,11 +177,37 @@ fn linear_matches_cpu_bit_for_bit_where_blocks_share_what_is_left_of_tiles() {
     }
 }
 
+/// Kinds whose groups are combined in f32, and one that is with fine scales.
+const IN_F32: [(usize, ActScales); 6] = [
+    (2, ActScales::Token),
+    (3, ActScales::Token),
+    (4, ActScales::Token),
+    (6, ActScales::Fine),
+    (0, ActScales::Fine),
+    (8, ActScales::Fine),
+];
+
+#[test]
+fn linear_matches_cpu_bit_for_bit_where_blocks_share_runs() {
+    let Some(device) = device() else { return };
+    let mut random = Random::new(23);
+    for (kind, scales) in IN_F32 {
+        // tiles of which a block has the end and the beginning, the middle, a run, or nothing
+        for (m, n, k, blocks) in [(7, 150, 4992, [2, 5, 40]), (65, 300, 4224, [3, 4, 7]), (33, 270, 9344, [3, 5, 13])] {
+            let weight = random_weight(&mut random, kind, n, k);
+            let case = Case::new(&mut random, &weight, scales, m);
+            for (tokens, blocks) in [16, 64, 128].into_iter().flat_map(|tokens| blocks.map(|blocks| (tokens, blocks))) {
+                case.compare::<f32>(&device, Some(Variant::Gemm { tokens, blocks }));
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
     fn linear_matches_cpu_bit_for_bit_on_random_shapes(
-        seed: u64, fine: bool, kind in 0..KINDS, n in 1usize..150, k32 in 1usize..20, m in 1usize..90,
+        seed: u64, fine: bool, kind in 0..KINDS, n in 1usize..150, k32 in 1usize..70, m in 1usize..90,
     ) {
         let Some(device) = device() else { return Ok(()) };
         let k = if kind == 8 { 128 * k32.div_ceil(4) } else { 32 * k32 };

@@ -24,7 +24,7 @@ fn multiply(device: &Device, kind: usize, m: usize, variant: Variant) {
 }
 
 /// (kind of weight, M, variant)
-const CASES: [(usize, usize, Variant); 9] = [
+const CASES: [(usize, usize, Variant); 10] = [
     (0, 1, Variant::Gemv),
     (4, 4, Variant::Gemv),
     (0, 16, Variant::Gemm { tokens: 16, blocks: 1 }),
@@ -33,6 +33,7 @@ const CASES: [(usize, usize, Variant); 9] = [
     (1, 64, Variant::Gemm { tokens: 64, blocks: 1 }),
     (7, 64, Variant::Gemm { tokens: 64, blocks: 1 }),
     (8, 64, Variant::Gemm { tokens: 128, blocks: 1 }),
+    (4, 64, Variant::Gemm { tokens: 64, blocks: 1 }),
     (4, 64, Variant::Gemm { tokens: 128, blocks: 2 }),
 ];
 

@@ -1,7 +1,7 @@
 //! The multiplication on the device: check, select, launch.
 
 use super::raw;
-use super::variant::{Architecture, CUT_TILE, Variant, sum_group};
+use super::variant::{Architecture, Variant, sum_group};
 use super::{Activations, Weight};
 use crate::device::{Address, Arguments, Device, DeviceElement};
 use crate::error::{Error, Result, check_len, product};
@@ -32,13 +32,13 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Allocates for a device: 128 KiB for each multiprocessor.
+    /// Allocates for a device: 342 KiB for each multiprocessor.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if it does not fit.
     pub fn new(device: &Device) -> Result<Self> {
-        let blocks = device.multiprocessors() as usize;
-        Self::with_words(device, blocks * CUT_TILE, blocks)
+        let (partial, arrived) = Variant::most_workspace_words(Architecture::of(device));
+        Self::with_words(device, partial, arrived)
     }
 
     /// Allocates for a variant of one's own, see [`Variant::workspace_words`].

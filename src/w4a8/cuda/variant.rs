@@ -3,6 +3,7 @@
 use super::mirror::LinearParams;
 use crate::device::{Device, Kernel, product};
 use crate::error::{Error, Result};
+use crate::w4a8::runs::runs;
 use crate::w4a8::{ACT_BLOCK, ActScales, Bits, Format, GroupScale};
 
 /// The group whose activation sums a kernel reads: all of K for what is not combined part by part.
@@ -83,8 +84,8 @@ pub enum Variant {
     Gemm {
         /// 16, 64 or 128.
         tokens: u32,
-        /// Blocks, which take tiles by turns. Where sums are integers to the end, tiles that are left after one for each block are
-        /// cut along K, so that all blocks have a share.
+        /// Blocks, which take tiles by turns. Tiles that are left after one for each block are cut along K where it pays, so that all
+        /// blocks have a share: anywhere where sums are integers to the end, else between runs.
         blocks: u32,
     },
 }
@@ -95,8 +96,11 @@ pub(super) const GEMV_TOKENS: usize = 4;
 /// Tokens of a GEMM's tile.
 const GEMM_TOKENS: [usize; 3] = [16, 64, 128];
 
-/// Words of the largest tile that is cut along K.
-pub(super) const CUT_TILE: usize = 256 * 128;
+/// Words of the largest tile.
+const TILE_WORDS: usize = 256 * 128;
+
+/// Runs of a K at most.
+const MOST_RUNS: usize = 8;
 
 /// Stages that are enough to fill the pipeline, so that a share is not all ramp.
 const MIN_STAGES: usize = 4;
@@ -110,12 +114,21 @@ fn is_integer(format: Format, act_scales: ActScales) -> bool {
     format.stays_integer() && act_scales == ActScales::Token
 }
 
-/// Features of a tile: few where K is not cut, so that there are blocks for all multiprocessors.
+/// Features of a tile: fewer where a run's sums in f32 are kept beside those of the runs before it.
 fn tile_features(format: Format, act_scales: ActScales, tokens: usize) -> usize {
+    match tokens {
+        _ if is_integer(format, act_scales) => 256,
+        ..=16 => 64,
+        17..=64 => 256,
+        _ => 128,
+    }
+}
+
+/// Parts that a tile's K may be cut into: stages of integers, runs of f32.
+fn pieces(format: Format, act_scales: ActScales, k: usize) -> usize {
     match is_integer(format, act_scales) {
-        true => 256,
-        false if tokens > 64 => 128,
-        false => 64,
+        true => k.div_ceil(stage_k(format)),
+        false => runs(k).count(),
     }
 }
 
@@ -139,7 +152,7 @@ struct Cut {
 
 impl Variant {
     /// Chooses for y\[M, N\] = x\[M, K\] · wᵀ: GEMV up to 4 tokens, then tiles of 16, 64 or 128 tokens, so that up to 64 every
-    /// weight is read once. Where bits do not change by it, exactly as many blocks as multiprocessors share all stages of K. Where blocks
+    /// weight is read once, on exactly as many blocks as multiprocessors (of the smallest tile in f32 on twice as many). Where blocks
     /// of K are combined in f32, a GEMV takes longer for them than for weights, and is chosen only if there are few tiles.
     pub fn choose(
         architecture: Architecture,
@@ -150,27 +163,22 @@ impl Variant {
         k: usize,
     ) -> Self {
         let multiprocessors = architecture.multiprocessors.max(1) as usize;
+        let integer = is_integer(format, act_scales);
         let tiles = |tokens: usize| product(tiles(format, act_scales, tokens, m, n));
-        if m <= GEMV_TOKENS && (is_integer(format, act_scales) || tiles(16) < multiprocessors / 2) {
+        if m <= GEMV_TOKENS && (integer || tiles(16) < multiprocessors / 2) {
             return Variant::Gemv;
         }
-        if is_integer(format, act_scales) {
-            let tokens = GEMM_TOKENS.into_iter().find(|&tokens| m <= tokens).unwrap_or(128);
-            let most = tiles(tokens).max(product([tiles(tokens), k.div_ceil(stage_k(format))]) / MIN_STAGES);
-            return Variant::Gemm { tokens: tokens as u32, blocks: multiprocessors.min(most) as u32 };
-        }
-        // by products of the busiest multiprocessor; a small tile, which moves more, takes half as long again for each
-        let time = |tokens: usize, each: usize| {
-            let rows = tile_features(format, act_scales, tokens) * tokens;
-            product([tiles(tokens).div_ceil(multiprocessors), rows, each])
-        };
         let tokens = match m {
             ..=16 => 16,
             17..=64 => 64,
-            _ if time(64, 6) < time(128, 4) => 64,
+            // the two tiles in f32 are of one size
+            _ if !integer && tiles(64) < tiles(128) => 64,
             _ => 128,
         };
-        Variant::Gemm { tokens: tokens as u32, blocks: tiles(tokens).min(u32::MAX as usize) as u32 }
+        let least = if integer { MIN_STAGES } else { 1 };
+        let most = tiles(tokens).max(product([tiles(tokens), pieces(format, act_scales, k)]) / least);
+        let resident = if integer || tokens > 16 { multiprocessors } else { 2 * multiprocessors };
+        Variant::Gemm { tokens: tokens as u32, blocks: resident.min(most) as u32 }
     }
 
     /// Checks that the kernel takes this shape.
@@ -205,19 +213,29 @@ impl Variant {
         let Variant::Gemm { tokens, blocks } = *self else { return whole };
         let (tokens, blocks) = (tokens.max(1) as usize, blocks.max(1) as usize);
         let tiles = product(tiles(format, act_scales, tokens, m, n)) % blocks;
-        if !is_integer(format, act_scales) || tiles == 0 {
+        if tiles == 0 {
             return whole;
         }
+        let pieces = pieces(format, act_scales, k);
+        let shares = blocks.min(product([tiles, pieces]));
         // what the busiest block saves of K must be more than what its additions take
-        if product([k, blocks - tiles]) <= product([CUT_COST, tokens, blocks]) {
-            return Cut { tiles: 0, shares: tiles };
-        }
-        Cut { tiles, shares: blocks.min(product([tiles, k.div_ceil(stage_k(format))])) }
+        let saved = pieces - product([tiles, pieces]).div_ceil(shares);
+        let pays = product([k, saved]) > product([CUT_COST, tokens, pieces]);
+        // the chains of runs have room each, which is not to be more than a workspace has
+        let fits = is_integer(format, act_scales) || 3 * tiles <= 2 * blocks;
+        if pays && fits { Cut { tiles, shares } } else { Cut { tiles: 0, shares: tiles } }
     }
 
     /// Blocks that share what is left after tiles by turns.
     pub(super) fn shares(&self, format: Format, act_scales: ActScales, m: usize, n: usize, k: usize) -> usize {
         self.cut(format, act_scales, m, n, k).shares
+    }
+
+    /// Words that are enough for every variant that [`Variant::choose`] gives.
+    pub(super) fn most_workspace_words(architecture: Architecture) -> (usize, usize) {
+        let blocks = architecture.multiprocessors as usize;
+        // of integers a tile for each block at most; of f32 two thirds of as many of half the size, with room for each run
+        (product([blocks, MOST_RUNS / 2, TILE_WORDS]).div_ceil(3) * 2, 2 * blocks)
     }
 
     /// Words of workspace: where the shares of a tile's K are added, and counters of those that were; `usize::MAX` if there are more
@@ -233,7 +251,8 @@ impl Variant {
         let Variant::Gemm { tokens, .. } = *self else { return (0, 0) };
         let Cut { tiles, .. } = self.cut(format, act_scales, m, n, k);
         let of_tile = tile_features(format, act_scales, tokens as usize) * tokens as usize;
-        (product([tiles, of_tile]), tiles)
+        let rooms = if is_integer(format, act_scales) { 1 } else { runs(k).count() };
+        (product([tiles, rooms, of_tile]), tiles)
     }
 
     pub(super) fn kernel(&self, format: Format, act_scales: ActScales) -> Kernel<LinearParams> {

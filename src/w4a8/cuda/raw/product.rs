@@ -3,7 +3,7 @@
 use super::{ALIGNMENT, Linear, Quantize, Source, Tokens, check_weight, name_sections};
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, product};
 use crate::error::{Error, Result};
-use crate::w4a8::cuda::variant::{Architecture, CUT_TILE, Variant};
+use crate::w4a8::cuda::variant::{Architecture, Variant};
 use crate::w4a8::{ActScales, Format, LAYOUT_VERSION, Sections};
 
 /// y = x · wᵀ + bias + residual with x in floating point: a [`Quantize`] and a [`Linear`] in scratch of the engine's. An engine that
@@ -113,9 +113,8 @@ impl Product {
     }
 
     fn scratch(&self, device: &Device) -> Scratch {
-        // of the most tiles that are cut along K by `Variant::choose`, whatever M is
-        let cut = self.format.stays_integer() && self.act_scales == ActScales::Token;
-        let tiles = if cut { device.multiprocessors() as usize } else { 0 };
+        // whatever M is
+        let (partial, arrived) = Variant::most_workspace_words(Architecture::of(device));
         let mut end = 0usize;
         let mut part = |bytes: usize| {
             let start = end;
@@ -123,8 +122,8 @@ impl Product {
             start
         };
         Scratch {
-            arrived: part(product([tiles, size_of::<u32>()])),
-            partial: part(product([tiles, CUT_TILE, size_of::<u32>()])),
+            arrived: part(product([arrived, size_of::<u32>()])),
+            partial: part(product([partial, size_of::<u32>()])),
             tokens: part(self.tokens(Address::NULL).bytes()),
             bytes: end,
         }
