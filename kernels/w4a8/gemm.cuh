@@ -598,7 +598,7 @@ __device__ __forceinline__ bool take_turn(const LinearParams& p, uint32_t index,
     turn.begin = 0, turn.end = pieces;
     if (index >= turns) {
         const uint64_t rest = uint64_t(tiles - whole) * pieces;  // that the blocks share
-        const uint64_t begin = blockIdx.x * rest / p.shares, end = (blockIdx.x + 1) * rest / p.shares;
+        const uint64_t begin = (blockIdx.x * rest + p.shares - 1) / p.shares, end = ((blockIdx.x + 1) * rest + p.shares - 1) / p.shares;
         const uint64_t middle = min(end, (begin / pieces + 1) * pieces);  // where the earlier tile ends
         const bool later = index == turns && middle < end;
         if (blockIdx.x >= p.shares || begin >= end || index > turns + (middle < end)) return false;

@@ -13,8 +13,8 @@
 //! every instruction set and every number of threads. [`linear_reference`] is the definition.
 //!
 //! With weights in 4 bits, x is quantized to int8 first, with one scale for each token over all of its inputs, so that codes are those
-//! of the dense product; those of dropped inputs are then 0. Products and sums are exact in int32 inside a group and combined in f32 in
-//! increasing order: the result is that of [`crate::w4a8::linear`] with the same codes, bit for bit, and a threshold of 0 changes nothing.
+//! of the dense product; those of dropped inputs are then 0. Products and sums are exact in int32 inside a group and combined in f32 by
+//! runs of K: the result is that of [`crate::w4a8::linear`] with the same codes, bit for bit, and a threshold of 0 changes nothing.
 //!
 //! # Source
 //! TEAL: training-free activation sparsity (arXiv 2408.14690).

@@ -23,8 +23,8 @@ const PARALLEL_ELEMENTS: usize = 16_384;
 /// | `y` | f32 \[tokens, d_model\] | overwritten |
 ///
 /// Only selected rows of the weights are read, each once for all tokens. With 4-bit weights x and the product are
-/// quantized to int8 per token (scale max|·|/127), sums are exact integers within a group and f32 across groups in
-/// increasing order. The result is the same bit for bit for every instruction set, every number of threads and every
+/// quantized to int8 per token (scale max|·|/127), sums are exact integers within a group and f32 across groups by
+/// runs of K, as in [`crate::w4a8`]. The result is the same bit for bit for every instruction set, every number of threads and every
 /// split of the tokens into calls; for a full selection it is that of the dense W4A8 matrix products. `workspace` then
 /// holds the intermediate activations.
 ///

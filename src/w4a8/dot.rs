@@ -1,9 +1,9 @@
 //! Codes times activations, and what becomes of the integers: written once over the instruction sets.
 
-use super::activation::{ACT_BLOCK, ActScales, PAD_K};
+use super::activation::{ACT_BLOCK, ActScales};
 use super::format::Bits;
 use super::pack::TILE_N;
-use super::runs::runs;
+use super::runs::run_end;
 use super::tile::{Tile, TileValues, Tokens};
 use crate::simd::{Kernel, Simd};
 
@@ -122,42 +122,41 @@ pub(crate) fn combine<S: Simd, const M: usize>(
     let fine = tokens.scales == ActScales::Fine;
     let mut sums =
         Sums::<S, M> { total: [simd.splat_i32(0); M], chain: [simd.splat(0.0); M], runs: [simd.splat(0.0); M] };
+    let mut end = run_end(tokens.k, 0);
     match tile.sum_scales() {
-        None if fine => {
-            for run in runs(tokens.k) {
-                for start in run.clone().step_by(ACT_BLOCK) {
-                    let (b, end) = (start / ACT_BLOCK, run.end.next_multiple_of(PAD_K));
-                    let ints = integers.sum(simd, start, ACT_BLOCK.min(end - start));
-                    sums.set(simd, tile, tokens, b, &ints);
-                    sums.end_block(simd, tokens, b);
+        None => {
+            let block = if fine { ACT_BLOCK } else { tokens.stride };
+            for (b, start) in (0..tokens.stride).step_by(block).enumerate() {
+                let ints = integers.sum(simd, start, block.min(tokens.stride - start));
+                for m in 0..M {
+                    let zero = simd.splat_i32(tokens.sum(m, b).wrapping_mul(tile.zero));
+                    sums.total[m] = simd.sub_i32(ints[m], zero);
                 }
-                sums.end_run(simd);
+                if fine {
+                    sums.end_block(simd, tokens, b);
+                    sums.pass(simd, tokens.k, start + block, &mut end);
+                }
             }
         }
-        None => sums.set(simd, tile, tokens, 0, &integers.sum(simd, 0, tokens.stride)),
         Some((size, TileValues::U8(scale))) => {
-            for run in runs(tokens.k) {
-                for g in run.start / size..run.end / size {
-                    let ints = integers.sum(simd, g * size, size);
-                    let scale = simd.load_u8(&scale[g]);
-                    for m in 0..M {
-                        let centred = simd.sub_i32(ints[m], simd.splat_i32(tile.zero * tokens.sum(m, g)));
-                        sums.total[m] = simd.add_i32(sums.total[m], simd.mul_i32(centred, scale));
-                    }
-                    if fine && ((g + 1) * size % ACT_BLOCK == 0 || (g + 1) * size >= tokens.k) {
-                        sums.end_block(simd, tokens, g * size / ACT_BLOCK);
-                    }
+            for (g, scale) in scale.iter().enumerate() {
+                let ints = integers.sum(simd, g * size, size);
+                let scale = simd.load_u8(scale);
+                for m in 0..M {
+                    let centred = simd.sub_i32(ints[m], simd.splat_i32(tile.zero * tokens.sum(m, g)));
+                    sums.total[m] = simd.add_i32(sums.total[m], simd.mul_i32(centred, scale));
                 }
-                sums.end_run(simd);
+                if fine && ((g + 1) * size % ACT_BLOCK == 0 || (g + 1) * size >= tokens.k) {
+                    sums.end_block(simd, tokens, g * size / ACT_BLOCK);
+                    sums.pass(simd, tokens.k, (g + 1) * size, &mut end);
+                }
             }
         }
         Some((size, TileValues::F16(scale))) => {
-            for run in runs(tokens.k) {
-                for g in run.start / size..run.end / size {
-                    let ints = integers.sum(simd, g * size, size);
-                    sums.add_group(simd, tile, tokens, g, &ints, simd.load_f16(&scale[g]), size);
-                }
-                sums.end_run(simd);
+            for (g, scale) in scale.iter().enumerate() {
+                let ints = integers.sum(simd, g * size, size);
+                sums.add_group(simd, tile, tokens, g, &ints, simd.load_f16(scale), size);
+                sums.pass(simd, tokens.k, (g + 1) * size, &mut end);
             }
         }
     }
@@ -184,18 +183,13 @@ struct Sums<S: Simd, const M: usize> {
 }
 
 impl<S: Simd, const M: usize> Sums<S, M> {
-    /// Takes the integers over columns whose codes have sum `b`.
+    /// Adds the chain of the run that ends at `end` to those before it, if the columns so far are all of it.
     #[inline(always)]
-    fn set(&mut self, simd: S, tile: &Tile<'_>, tokens: Tokens<'_>, b: usize, ints: &[S::I; M]) {
-        for m in 0..M {
-            let zero = simd.splat_i32(tokens.sum(m, b).wrapping_mul(tile.zero));
-            self.total[m] = simd.sub_i32(ints[m], zero);
+    fn pass(&mut self, simd: S, k: usize, columns: usize, end: &mut usize) {
+        if columns < *end {
+            return;
         }
-    }
-
-    /// Adds the chain of a run to those before it.
-    #[inline(always)]
-    fn end_run(&mut self, simd: S) {
+        *end = run_end(k, *end);
         for m in 0..M {
             self.runs[m] = simd.add(self.runs[m], self.chain[m]);
             self.chain[m] = simd.splat(0.0);

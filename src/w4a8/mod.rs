@@ -1,10 +1,11 @@
 //! W4A8 GEMM: 4-bit (or 8-bit) integer weights times 8-bit integer activations.
 //!
 //! y\[M, N\] = x\[M, K\] · w\[N, K\]ᵀ, with w\[n, k\] = scale · (code − zero_point) (+ offset) and
-//! x\[m, k\] ≈ act_scale\[m\] · a\[m, k\], or with fine scales act_scale\[m, k/128\] · a\[m, k\], a in int8. Products and sums are exact in int32 inside a group; groups
-//! (and blocks with an act_scale of their own) are combined in f32: a chain of fused multiply-adds from 0 for each run of K, in increasing order,
-//! then 0 plus the runs' chains in order. K has R = ⌈K/1024⌉ runs, at most 8, and run r begins at column 256 · ⌊r · ⌈K/256⌉ / R⌋. So the result
-//! is the same bit for bit for every number of tokens in a call, every instruction set, every number of threads, and wherever K is cut between runs.
+//! x\[m, k\] ≈ act_scale\[m\] · a\[m, k\], or with fine scales act_scale\[m, k/128\] · a\[m, k\], a in int8. Products and sums are
+//! exact in int32 inside a group; groups (and blocks with an act_scale of their own) are combined in f32 by runs of K. There are
+//! R = ⌈K/1024⌉, at most 8, of which run r begins at column 256 · ⌊r · ⌈K/256⌉ / R⌋. A run is a chain of fused multiply-adds from 0 over
+//! its groups in increasing order, and the chains are added to 0 in order. So the result is the same bit for bit for every number of
+//! tokens in a call, every instruction set, every number of threads, and wherever a device cuts K between runs.
 //!
 //! The way of a weight: a checkpoint's numbers or blocks → [`QuantizedWeight`] (plain codes and [`Scales`] in a
 //! [`Format`], the definition) →

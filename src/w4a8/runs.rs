@@ -19,7 +19,8 @@ pub(crate) fn runs(k: usize) -> impl Iterator<Item = Range<usize>> {
     (0..count).map(move |run| start(run)..start(run + 1))
 }
 
-/// Where the run of a column ends.
+/// Where the run of a column ends; K past the last.
+#[inline(never)] // called once in a thousand columns, of loops in many copies
 pub(crate) fn run_end(k: usize, column: usize) -> usize {
     runs(k).map(|run| run.end).find(|&end| column < end).unwrap_or(k)
 }

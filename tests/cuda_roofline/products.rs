@@ -46,10 +46,11 @@ fn launches(counter: &mut Counter, weight: &Weight, scales: ActScales, m: usize,
         let (mut y, epilogue) = (y.as_view_mut(), Epilogue::default());
         linear_with(device, variant, weight, &activations, epilogue, &mut y, &mut workspace).unwrap();
     });
-    // partial sums are written and read
+    // partial sums are written and read; of f32, where each run of K has room, those of a tile's beginning, for whom has its end
+    let rooms = if weight.format().stays_integer() && scales == ActScales::Token { 1 } else { k.div_ceil(1024).min(8) };
     let [columns, rows] = variant.tiles(weight.format(), scales, m, n);
     let tiles = [columns * rows.min(BAND), rows.div_ceil(BAND)];
-    let all = with_bytes(all, &[("w4a8", bytes(weight, scales, m) + 8 * partial, weight.bytes())]);
+    let all = with_bytes(all, &[("w4a8", bytes(weight, scales, m) + 8 * partial / rooms, weight.bytes())]);
     all.into_iter().map(|launch| launch.of_tiles(tiles)).collect()
 }
 

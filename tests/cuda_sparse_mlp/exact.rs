@@ -41,7 +41,7 @@ fn batch_matches_smaller_batches_bit_for_bit() {
     }
 }
 
-/// The integer sums of gate and up are added in the CPU's order, and so are those of down where the list is one part.
+/// The integer sums of gate and up are added in the CPU's order, and so are those of down where the list is one part and its neurons are of one run.
 #[test]
 fn four_bit_rows_on_matrix_units_match_the_cpu_bit_for_bit() {
     let Some(device) = device() else { return };
