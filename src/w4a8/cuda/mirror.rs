@@ -181,25 +181,25 @@ pub(super) const GEMM_FINE_PER_CHANNEL_128: Kernel<LinearParams> =
 pub(super) const GEMM_FINE_PER_CHANNEL_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_per_channel_16", 128, 75264, 128);
 pub(super) const GEMM_FINE_PER_CHANNEL_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_per_channel_64", 128, 76800, 128);
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_per_channel_64", 256, 75264, 128);
 pub(super) const GEMM_FINE_QQQ_128: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_qqq_128", 256, 76032, 128);
 pub(super) const GEMM_FINE_QQQ_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_qqq_16", 128, 76032, 128);
 pub(super) const GEMM_FINE_QQQ_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_qqq_64", 128, 76032, 128);
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_qqq_64", 256, 76032, 128);
 pub(super) const GEMM_FINE_TWO_LEVEL_128: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_two_level_128", 256, 76800, 128);
 pub(super) const GEMM_FINE_TWO_LEVEL_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_two_level_16", 128, 77568, 128);
 pub(super) const GEMM_FINE_TWO_LEVEL_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_two_level_64", 128, 76800, 128);
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_two_level_64", 256, 77568, 128);
 pub(super) const GEMM_FINE_W8_128: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_w8_128", 256, 99840, 128);
 pub(super) const GEMM_FINE_W8_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_w8_16", 128, 61824, 128);
 pub(super) const GEMM_FINE_W8_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_w8_64", 128, 99840, 128);
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_w8_64", 256, 82432, 128);
 
 static MODULE_GEMM_G128: Module = Module::new(
     "w4a8/gemm_g128",
@@ -225,25 +225,25 @@ pub(super) const GEMM_FINE_PER_GROUP8_G128_128: Kernel<LinearParams> =
 pub(super) const GEMM_FINE_PER_GROUP8_G128_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_fine_per_group8_g128_16", 128, 63744, 128);
 pub(super) const GEMM_FINE_PER_GROUP8_G128_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_fine_per_group8_g128_64", 128, 85760, 128);
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_fine_per_group8_g128_64", 256, 84992, 128);
 pub(super) const GEMM_FINE_PER_GROUP_G128_128: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_fine_per_group_g128_128", 256, 78336, 128);
 pub(super) const GEMM_FINE_PER_GROUP_G128_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_fine_per_group_g128_16", 128, 78336, 128);
 pub(super) const GEMM_FINE_PER_GROUP_G128_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_fine_per_group_g128_64", 128, 78336, 128);
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_fine_per_group_g128_64", 256, 78336, 128);
 pub(super) const GEMM_PER_GROUP8_G128_128: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group8_g128_128", 256, 101376, 128);
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group8_g128_128", 256, 67584, 128);
 pub(super) const GEMM_PER_GROUP8_G128_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group8_g128_16", 128, 63360, 128);
 pub(super) const GEMM_PER_GROUP8_G128_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group8_g128_64", 128, 101376, 128);
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group8_g128_64", 256, 84480, 128);
 pub(super) const GEMM_PER_GROUP_G128_128: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group_g128_128", 256, 76800, 128);
 pub(super) const GEMM_PER_GROUP_G128_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group_g128_16", 128, 77568, 128);
 pub(super) const GEMM_PER_GROUP_G128_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group_g128_64", 128, 76800, 128);
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group_g128_64", 256, 77568, 128);
 
 static MODULE_GEMM_G32: Module = Module::new(
     "w4a8/gemm_g32",
@@ -269,25 +269,25 @@ pub(super) const GEMM_FINE_PER_GROUP8_G32_128: Kernel<LinearParams> =
 pub(super) const GEMM_FINE_PER_GROUP8_G32_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_fine_per_group8_g32_16", 128, 69504, 128);
 pub(super) const GEMM_FINE_PER_GROUP8_G32_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_fine_per_group8_g32_64", 128, 93440, 128);
+    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_fine_per_group8_g32_64", 256, 92672, 128);
 pub(super) const GEMM_FINE_PER_GROUP_G32_128: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_fine_per_group_g32_128", 256, 87552, 128);
 pub(super) const GEMM_FINE_PER_GROUP_G32_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_fine_per_group_g32_16", 128, 89856, 128);
 pub(super) const GEMM_FINE_PER_GROUP_G32_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_fine_per_group_g32_64", 128, 87552, 128);
+    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_fine_per_group_g32_64", 256, 89856, 128);
 pub(super) const GEMM_PER_GROUP8_G32_128: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_per_group8_g32_128", 256, 73728, 128);
 pub(super) const GEMM_PER_GROUP8_G32_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_per_group8_g32_16", 128, 69120, 128);
 pub(super) const GEMM_PER_GROUP8_G32_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_per_group8_g32_64", 128, 92160, 128);
+    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_per_group8_g32_64", 256, 92160, 128);
 pub(super) const GEMM_PER_GROUP_G32_128: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_per_group_g32_128", 256, 86016, 128);
 pub(super) const GEMM_PER_GROUP_G32_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_per_group_g32_16", 128, 89088, 128);
 pub(super) const GEMM_PER_GROUP_G32_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_per_group_g32_64", 128, 86016, 128);
+    Kernel::new(&MODULE_GEMM_G32, "w4a8_gemm_per_group_g32_64", 256, 89088, 128);
 
 static MODULE_GEMM_G64: Module = Module::new(
     "w4a8/gemm_g64",
@@ -313,25 +313,25 @@ pub(super) const GEMM_FINE_PER_GROUP8_G64_128: Kernel<LinearParams> =
 pub(super) const GEMM_FINE_PER_GROUP8_G64_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_fine_per_group8_g64_16", 128, 65664, 128);
 pub(super) const GEMM_FINE_PER_GROUP8_G64_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_fine_per_group8_g64_64", 128, 88320, 128);
+    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_fine_per_group8_g64_64", 256, 87552, 128);
 pub(super) const GEMM_FINE_PER_GROUP_G64_128: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_fine_per_group_g64_128", 256, 81408, 128);
 pub(super) const GEMM_FINE_PER_GROUP_G64_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_fine_per_group_g64_16", 128, 82176, 128);
 pub(super) const GEMM_FINE_PER_GROUP_G64_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_fine_per_group_g64_64", 128, 81408, 128);
+    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_fine_per_group_g64_64", 256, 82176, 128);
 pub(super) const GEMM_PER_GROUP8_G64_128: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_per_group8_g64_128", 256, 69632, 128);
 pub(super) const GEMM_PER_GROUP8_G64_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_per_group8_g64_16", 128, 65280, 128);
 pub(super) const GEMM_PER_GROUP8_G64_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_per_group8_g64_64", 128, 87040, 128);
+    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_per_group8_g64_64", 256, 87040, 128);
 pub(super) const GEMM_PER_GROUP_G64_128: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_per_group_g64_128", 256, 79872, 128);
 pub(super) const GEMM_PER_GROUP_G64_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_per_group_g64_16", 128, 81408, 128);
 pub(super) const GEMM_PER_GROUP_G64_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_per_group_g64_64", 128, 79872, 128);
+    Kernel::new(&MODULE_GEMM_G64, "w4a8_gemm_per_group_g64_64", 256, 81408, 128);
 
 static MODULE_GEMV: Module = Module::new(
     "w4a8/gemv",
