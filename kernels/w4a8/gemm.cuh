@@ -357,28 +357,36 @@ __device__ __forceinline__ void multiply(const LinearParams& p, const char* stag
         }
 #pragma unroll
         for (uint32_t pair = 0; pair < T::TOKEN_TILES; pair += 2) {
-            uint32_t b[STEPS][4];
+            int32_t dots[2][T::ROW_TILES][4];
 #pragma unroll
-            for (uint32_t step = 0; step < STEPS; ++step) load_tokens<G>(stage_smem, pair, block * STEPS + step, b[step]);
+            for (uint32_t t = 0; t < 2; ++t) {
+                const TokenGroup tokens = token_group<G>(stage, pair + t, block);
 #pragma unroll
-            for (uint32_t t = pair; t < pair + 2; ++t) {
-                const TokenGroup tokens = token_group<G>(stage, t, block);
+                for (uint32_t r = 0; r < T::ROW_TILES; ++r)
 #pragma unroll
-                for (uint32_t r = 0; r < T::ROW_TILES; ++r) {
-                    int32_t dots[4];
+                    for (uint32_t i = 0; i < 4; ++i) dots[t][r][i] = rows[r].minus[i / 2] * tokens.sum[i % 2];
+            }
 #pragma unroll
-                    for (uint32_t i = 0; i < 4; ++i) dots[i] = rows[r].minus[i / 2] * tokens.sum[i % 2];
+            for (uint32_t step = 0; step < STEPS; ++step) {
+                uint32_t b[4];
+                load_tokens<G>(stage_smem, pair, block * STEPS + step, b);
 #pragma unroll
-                    for (uint32_t step = 0; step < STEPS; ++step)
-                        mma_s8(dots, a[r][step], b[step][t % 2 * 2], b[step][t % 2 * 2 + 1]);
+                for (uint32_t t = 0; t < 2; ++t)
+#pragma unroll
+                    for (uint32_t r = 0; r < T::ROW_TILES; ++r) mma_s8(dots[t][r], a[r][step], b[t * 2], b[t * 2 + 1]);
+            }
+#pragma unroll
+            for (uint32_t t = 0; t < 2; ++t) {
+                const TokenGroup tokens = token_group<G>(stage, pair + t, block);
+#pragma unroll
+                for (uint32_t r = 0; r < T::ROW_TILES; ++r)
 #pragma unroll
                     for (uint32_t i = 0; i < 4; ++i) {
-                        float& sum = sums[r][t][i];
+                        float& sum = sums[r][pair + t][i];
                         const float act_scale = tokens.act_scale[i % 2];
-                        if constexpr (G::W::GROUPED) sum = add_group<G::FINE>(sum, dots[i], act_scale, rows[r].scale[i / 2]);
-                        else sum = add_block(sum, dots[i], unless(past, act_scale));
+                        if constexpr (G::W::GROUPED) sum = add_group<G::FINE>(sum, dots[t][r][i], act_scale, rows[r].scale[i / 2]);
+                        else sum = add_block(sum, dots[t][r][i], unless(past, act_scale));
                     }
-                }
             }
         }
         if constexpr (G::HAS_OFFSETS) add_offsets<G>(stage, block, past, sums);

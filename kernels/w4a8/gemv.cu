@@ -37,7 +37,7 @@ constexpr uint32_t MAX_PARTS = CHUNK_K / (W::GROUPED ? 32 : ACT_BLOCK);
 
 // Blocks of a multiprocessor: what shared memory and the registers of its tiles leave room for.
 template <typename W>
-constexpr uint32_t MIN_BLOCKS = W::GROUPED || W::BITS == 8 ? 2 : 3;
+constexpr uint32_t MIN_BLOCKS = W::GROUPED || W::BITS == 8 ? 2 : W::SCALE_BYTES == 0 ? 4 : 3;
 
 // The weights of one warp's unit, as they lie in the tiles.
 template <typename W>

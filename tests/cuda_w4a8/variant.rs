@@ -67,7 +67,7 @@ fn choice_fits_the_workspace_of_its_device() {
                     let variant = Variant::choose(architecture, format, scales, m, n, k);
                     let (partial, arrived) = variant.workspace_words(format, scales, m, n, k);
                     let blocks = multiprocessors as usize;
-                    let limit = (blocks * 342 * 256, 2 * blocks);
+                    let limit = (blocks * 384 * 256, 2 * blocks);
                     assert!(partial <= limit.0 && arrived <= limit.1, "{multiprocessors}: {m} {n} {k}, {partial}");
                 }
             }

@@ -32,7 +32,7 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Allocates for a device: 342 KiB for each multiprocessor.
+    /// Allocates for a device: 384 KiB for each multiprocessor.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if it does not fit.

@@ -222,7 +222,7 @@ impl Variant {
         let saved = pieces - product([tiles, pieces]).div_ceil(shares);
         let pays = product([k, saved]) > product([CUT_COST, tokens, pieces]);
         // the chains of runs have room each, which is not to be more than a workspace has
-        let fits = is_integer(format, act_scales) || 3 * tiles <= 2 * blocks;
+        let fits = is_integer(format, act_scales) || 4 * tiles <= 3 * blocks;
         if pays && fits { Cut { tiles, shares } } else { Cut { tiles: 0, shares: tiles } }
     }
 
@@ -234,8 +234,8 @@ impl Variant {
     /// Words that are enough for every variant that [`Variant::choose`] gives.
     pub(super) fn most_workspace_words(architecture: Architecture) -> (usize, usize) {
         let blocks = architecture.multiprocessors as usize;
-        // of integers a tile for each block at most; of f32 two thirds of as many of half the size, with room for each run
-        (product([blocks, MOST_RUNS / 2, TILE_WORDS]).div_ceil(3) * 2, 2 * blocks)
+        // of integers a tile for each block at most; of f32 three quarters of as many of half the size, with room for each run
+        (product([blocks, MOST_RUNS / 2, TILE_WORDS]) / 4 * 3, 2 * blocks)
     }
 
     /// Words of workspace: where the shares of a tile's K are added, and counters of those that were; `usize::MAX` if there are more
