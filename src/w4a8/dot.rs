@@ -58,7 +58,10 @@ fn block<S: Simd, const M: usize, const BYTES: bool>(
     out: &mut [[f32; TILE_N]],
 ) -> usize {
     let lines = panel.as_chunks().0;
-    let codes = std::array::from_fn(|m| tokens.codes(m).as_chunks().0);
+    let mut codes: [&[[i8; 4]]; M] = [&[]; M];
+    for m in 0..M {
+        codes[m] = tokens.codes(m).as_chunks().0;
+    }
     combine::<S, M>(simd, tile, tokens, Panel::<M, BYTES> { lines, codes }, out);
     M
 }
@@ -78,28 +81,63 @@ struct Panel<'a, const M: usize, const BYTES: bool> {
     codes: [&'a [[i8; 4]]; M],
 }
 
+/// Words of the smallest group: K is a multiple of it, and in 16 bits its products can be summed.
+const WORDS: usize = 8;
+
 impl<S: Simd, const M: usize, const BYTES: bool> Integers<S, M> for Panel<'_, M, BYTES> {
     #[inline(always)]
     fn sum(&mut self, simd: S, start: usize, len: usize) -> [S::I; M] {
-        let (first, words) = (start / 4, len / 4);
-        // of one length, so that nothing is checked inside the loop
-        let lines = &self.lines[first..][..words];
-        let codes: [&[[i8; 4]]; M] = std::array::from_fn(|m| &self.codes[m][first..][..words]);
-        let mut acc = [simd.splat_i32(0); M];
-        // where products are summed in 16 bits first, so many of them fit
-        let run = if BYTES || S::SHORT == 0 { words } else { S::SHORT };
-        for start in (0..words).step_by(run.max(1)) {
-            let mut short = [simd.splat_i32(0); M];
-            for i in start..words.min(start + run) {
-                let w = simd.load_segments(lines[i].as_chunks().0);
-                for m in 0..M {
-                    let a = simd.splat_i32(i32::from_le_bytes(codes[m][i].map(|code| code as u8)));
-                    short[m] = if BYTES { simd.dot_bytes(short[m], w, a) } else { simd.dot_short(short[m], w, a) };
-                }
+        const { assert!(S::SHORT == 0 || S::SHORT >= WORDS) };
+        let (first, end) = (start / (4 * WORDS), (start + len) / (4 * WORDS));
+        let lines = &self.lines.as_chunks::<WORDS>().0[first..end];
+        let mut codes: [&[[[i8; 4]; WORDS]]; M] = [&[]; M];
+        for m in 0..M {
+            // of one length, so that nothing is checked inside the loop
+            codes[m] = &self.codes[m].as_chunks().0[first..][..lines.len()];
+        }
+        let zero = [simd.splat_i32(0); M];
+        if BYTES || S::SHORT == 0 {
+            let mut acc = zero;
+            for i in 0..lines.len() {
+                acc = Self::add(simd, acc, &lines[i], &codes, i);
             }
+            return acc;
+        }
+        if let [line] = lines {
+            return Self::widened(simd, zero, Self::add(simd, zero, line, &codes, 0));
+        }
+        let mut acc = zero;
+        for i in 0..lines.len() {
+            acc = Self::widened(simd, acc, Self::add(simd, zero, &lines[i], &codes, i));
+        }
+        acc
+    }
+}
+
+impl<const M: usize, const BYTES: bool> Panel<'_, M, BYTES> {
+    /// Adds the products with words `i` · 8 and the seven that follow.
+    #[inline(always)]
+    fn add<S: Simd>(
+        simd: S,
+        mut acc: [S::I; M],
+        lines: &[[u8; 4 * TILE_N]; WORDS],
+        codes: &[&[[[i8; 4]; WORDS]]; M],
+        i: usize,
+    ) -> [S::I; M] {
+        for word in 0..WORDS {
+            let w = simd.load_segments(lines[word].as_chunks().0);
             for m in 0..M {
-                acc[m] = if BYTES { simd.add_i32(acc[m], short[m]) } else { simd.add_short(acc[m], short[m]) };
+                let a = simd.splat_i32(i32::from_le_bytes(codes[m][i][word].map(|code| code as u8)));
+                acc[m] = if BYTES { simd.dot_bytes(acc[m], w, a) } else { simd.dot_short(acc[m], w, a) };
             }
+        }
+        acc
+    }
+
+    #[inline(always)]
+    fn widened<S: Simd>(simd: S, mut acc: [S::I; M], short: [S::I; M]) -> [S::I; M] {
+        for m in 0..M {
+            acc[m] = simd.add_short(acc[m], short[m]);
         }
         acc
     }
@@ -120,8 +158,8 @@ pub(crate) fn combine<S: Simd, const M: usize>(
     out: &mut [[f32; TILE_N]],
 ) {
     let fine = tokens.scales == ActScales::Fine;
-    let mut sums =
-        Sums::<S, M> { total: [simd.splat_i32(0); M], chain: [simd.splat(0.0); M], runs: [simd.splat(0.0); M] };
+    out[..M].fill([0.0; TILE_N]);
+    let mut sums = Sums::<S, M> { total: [simd.splat_i32(0); M], chain: [simd.splat(0.0); M] };
     let mut end = run_end(tokens.k, 0);
     match tile.sum_scales() {
         None => {
@@ -134,7 +172,7 @@ pub(crate) fn combine<S: Simd, const M: usize>(
                 }
                 if fine {
                     sums.end_block(simd, tokens, b);
-                    sums.pass(simd, tokens.k, start + block, &mut end);
+                    sums.pass(simd, tokens.k, start + block, &mut end, out);
                 }
             }
         }
@@ -148,7 +186,7 @@ pub(crate) fn combine<S: Simd, const M: usize>(
                 }
                 if fine && ((g + 1) * size % ACT_BLOCK == 0 || (g + 1) * size >= tokens.k) {
                     sums.end_block(simd, tokens, g * size / ACT_BLOCK);
-                    sums.pass(simd, tokens.k, (g + 1) * size, &mut end);
+                    sums.pass(simd, tokens.k, (g + 1) * size, &mut end, out);
                 }
             }
         }
@@ -156,42 +194,38 @@ pub(crate) fn combine<S: Simd, const M: usize>(
             for (g, scale) in scale.iter().enumerate() {
                 let ints = integers.sum(simd, g * size, size);
                 sums.add_group(simd, tile, tokens, g, &ints, simd.load_f16(scale), size);
-                sums.pass(simd, tokens.k, (g + 1) * size, &mut end);
+                sums.pass(simd, tokens.k, (g + 1) * size, &mut end, out);
             }
         }
     }
-    for m in 0..M {
-        let y = match tile.channel {
-            Some(scale) => {
-                let sum = if fine { sums.runs[m] } else { simd.to_f32(sums.total[m]) };
-                simd.mul(sum, simd.load(scale))
-            }
-            None => sums.runs[m],
-        };
-        simd.store(&mut out[m], y);
+    if let Some(scale) = tile.channel {
+        for m in 0..M {
+            let sum = if fine { simd.load(&out[m]) } else { simd.to_f32(sums.total[m]) };
+            let sum = simd.mul(sum, simd.load(scale));
+            simd.store(&mut out[m], sum);
+        }
     }
 }
 
-/// The sums of M tokens so far.
+/// The sums of M tokens that are not complete.
 struct Sums<S: Simd, const M: usize> {
     /// Integers that have not been scaled yet.
     total: [S::I; M],
     /// Of the run at hand.
     chain: [S::F; M],
-    /// Of the runs before it.
-    runs: [S::F; M],
 }
 
 impl<S: Simd, const M: usize> Sums<S, M> {
     /// Adds the chain of the run that ends at `end` to those before it, if the columns so far are all of it.
     #[inline(always)]
-    fn pass(&mut self, simd: S, k: usize, columns: usize, end: &mut usize) {
+    fn pass(&mut self, simd: S, k: usize, columns: usize, end: &mut usize, out: &mut [[f32; TILE_N]]) {
         if columns < *end {
             return;
         }
         *end = run_end(k, *end);
         for m in 0..M {
-            self.runs[m] = simd.add(self.runs[m], self.chain[m]);
+            let sum = simd.add(simd.load(&out[m]), self.chain[m]);
+            simd.store(&mut out[m], sum);
             self.chain[m] = simd.splat(0.0);
         }
     }
@@ -218,29 +252,42 @@ impl<S: Simd, const M: usize> Sums<S, M> {
         scale: S::F,
         size: usize,
     ) {
-        let fine = tokens.scales == ActScales::Fine;
-        let points = match tile.offset {
-            Some(TileValues::U8(points)) => Some(simd.load_u8(&points[g])),
-            _ => None,
-        };
-        let offset = match tile.offset {
-            Some(TileValues::F16(offset)) => Some(simd.load_f16(&offset[g])),
-            _ => None,
-        };
-        for m in 0..M {
-            let sum = tokens.sum(m, g);
-            let zero = match points {
-                Some(points) => simd.mul_i32(points, simd.splat_i32(sum)),
-                None => simd.splat_i32(tile.zero * sum),
-            };
-            let act_scale = if fine { tokens.act_scale(m, g * size / ACT_BLOCK) } else { 1.0 };
-            let mut value = simd.to_f32(simd.sub_i32(ints[m], zero));
-            if fine {
-                value = simd.mul(value, simd.splat(act_scale));
+        // what is asked once for a group is not asked for each token
+        let mut values = [simd.splat(0.0); M];
+        match tile.offset {
+            Some(TileValues::U8(points)) => {
+                let points = simd.load_u8(&points[g]);
+                for m in 0..M {
+                    let zero = simd.mul_i32(points, simd.splat_i32(tokens.sum(m, g)));
+                    values[m] = simd.to_f32(simd.sub_i32(ints[m], zero));
+                }
             }
-            self.chain[m] = simd.fma(value, scale, self.chain[m]);
-            if let Some(offset) = offset {
-                let sum = if fine { sum as f32 * act_scale } else { sum as f32 };
+            _ if tile.zero == 0 => {
+                for m in 0..M {
+                    values[m] = simd.to_f32(ints[m]);
+                }
+            }
+            _ => {
+                for m in 0..M {
+                    let zero = simd.splat_i32(tile.zero * tokens.sum(m, g));
+                    values[m] = simd.to_f32(simd.sub_i32(ints[m], zero));
+                }
+            }
+        }
+        if tokens.scales == ActScales::Fine {
+            for m in 0..M {
+                values[m] = simd.mul(values[m], simd.splat(tokens.act_scale(m, g * size / ACT_BLOCK)));
+            }
+        }
+        for m in 0..M {
+            self.chain[m] = simd.fma(values[m], scale, self.chain[m]);
+        }
+        if let Some(TileValues::F16(offset)) = tile.offset {
+            let offset = simd.load_f16(&offset[g]);
+            let fine = tokens.scales == ActScales::Fine;
+            for m in 0..M {
+                let act_scale = if fine { tokens.act_scale(m, g * size / ACT_BLOCK) } else { 1.0 };
+                let sum = tokens.sum(m, g) as f32 * act_scale;
                 self.chain[m] = simd.fma(simd.splat(sum), offset, self.chain[m]);
             }
         }

@@ -15,7 +15,12 @@ const MOST: usize = 8;
 /// The runs of K columns, in order: R = ⌈K/1024⌉, at most 8, of which run r begins at 256 · ⌊r · ⌈K/256⌉ / R⌋.
 pub(crate) fn runs(k: usize) -> impl Iterator<Item = Range<usize>> {
     let (steps, count) = (k.div_ceil(STEP), k.div_ceil(LEAST).clamp(1, MOST));
-    let start = move |run: usize| (run * steps / count * STEP).min(k);
+    // most matrices have one run, for which nothing is divided
+    let start = move |run: usize| match run {
+        0 => 0,
+        run if run == count => k,
+        run => run * steps / count * STEP,
+    };
     (0..count).map(move |run| start(run)..start(run + 1))
 }
 

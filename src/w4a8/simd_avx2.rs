@@ -203,6 +203,9 @@ impl<const VNNI: bool, const M: usize, const COLUMNS: usize> Integers<Avx2<VNNI>
     }
 }
 
+// The functions marked `unsafe` below are for code compiled with AVX2, into which they are inlined; they have no closures, which
+// would be code of no instruction set.
+
 /// Sums of 16 rows in lanes, for the pairs of rows that begin at r = 0 and 2. 4-bit codes: of rows 0–7, then of 8–15, each vector those
 /// of r, r + 1, r + 4 and r + 5 over the first and the second 32 columns. 8-bit codes: rows r, r + 8, r + 1, r + 9 and the same from
 /// r + 4 on; the others are not used.
@@ -210,183 +213,222 @@ type Words = [[__m256i; 2]; 2];
 
 impl<const M: usize, const COLUMNS: usize> Straight<'_, M, COLUMNS> {
     /// Adds a tile's sums for each token.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn add(&self, index: usize, words: &mut [Words; M]) {
-        let tile = &self.tiles[index];
-        let mut x = [[_mm256_setzero_si256(); 4]; M];
-        for m in 0..M {
-            let columns: &[u8] = bytemuck::cast_slice(&self.x[m][index]);
-            x[m] = if COLUMNS == 32 { spread(columns) } else { in_tile_order(columns) };
-        }
-        for pair in 0..2 {
-            if COLUMNS == 32 {
-                add_eight(tile, &x, pair, words);
-            } else {
-                add_four(tile, &x, pair, words);
+    #[inline(always)]
+    unsafe fn add(&self, index: usize, words: &mut [Words; M]) {
+        // SAFETY: the caller's: code compiled with AVX2; what is read is of fixed length.
+        unsafe {
+            let tile = &self.tiles[index];
+            let mut x = [[_mm256_setzero_si256(); 4]; M];
+            for m in 0..M {
+                let columns: &[u8] = bytemuck::cast_slice(&self.x[m][index]);
+                x[m] = if COLUMNS == 32 { spread(columns) } else { in_tile_order(columns) };
+            }
+            for pair in 0..2 {
+                if COLUMNS == 32 {
+                    add_eight(tile, &x, pair, words);
+                } else {
+                    add_four(tile, &x, pair, words);
+                }
             }
         }
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load(bytes: &[u8; 32]) -> __m256i {
-    // SAFETY: 32 readable bytes.
+#[inline(always)]
+unsafe fn load(bytes: &[u8; 32]) -> __m256i {
+    // SAFETY: the caller's: code compiled with AVX2; what is read is of fixed length.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }
 
 /// The lower parts of two vectors.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn lower(a: __m256i, b: __m256i) -> __m256i {
-    _mm256_permute2x128_si256::<0x20>(a, b)
+#[inline(always)]
+unsafe fn lower(a: __m256i, b: __m256i) -> __m256i {
+    // SAFETY: the caller's: code compiled with AVX2; what is read is of fixed length.
+    unsafe { _mm256_permute2x128_si256::<0x20>(a, b) }
 }
 
 /// The upper parts of two vectors.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn upper(a: __m256i, b: __m256i) -> __m256i {
-    _mm256_permute2x128_si256::<0x31>(a, b)
+#[inline(always)]
+unsafe fn upper(a: __m256i, b: __m256i) -> __m256i {
+    // SAFETY: the caller's: code compiled with AVX2; what is read is of fixed length.
+    unsafe { _mm256_permute2x128_si256::<0x31>(a, b) }
 }
 
 /// A token's words of four columns where lanes of a tile have theirs: word j of lane p is 8 · (j mod 2) + 4 · ⌊j / 2⌋ + p.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn in_tile_order(columns: &[u8]) -> [__m256i; 4] {
-    let [a, b] = [load(columns[..32].try_into().expect("32 of 64")), load(columns[32..].try_into().expect("32 of 64"))];
-    let order = |v| _mm256_permute4x64_epi64::<0b11_01_10_00>(v);
-    let zero = _mm256_setzero_si256();
-    [order(_mm256_unpacklo_epi32(a, b)), order(_mm256_unpackhi_epi32(a, b)), zero, zero]
+#[inline(always)]
+unsafe fn in_tile_order(columns: &[u8]) -> [__m256i; 4] {
+    // SAFETY: the caller's: code compiled with AVX2; what is read is of fixed length.
+    unsafe {
+        let a = load(columns[..32].try_into().expect("32 of 64"));
+        let b = load(columns[32..].try_into().expect("32 of 64"));
+        let (even, odd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+        let zero = _mm256_setzero_si256();
+        [_mm256_permute4x64_epi64::<0b11_01_10_00>(even), _mm256_permute4x64_epi64::<0b11_01_10_00>(odd), zero, zero]
+    }
 }
 
 /// A token's columns 4p.. for both rows of a tile's lane p, then 16 + 4p.., in 16 bits, for each p.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn spread(columns: &[u8]) -> [__m256i; 4] {
-    let columns = load(columns.try_into().expect("32 columns"));
-    let first = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(columns));
-    let second = _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(columns));
-    let lane = |first, second| _mm256_blend_epi32::<0xF0>(first, second);
-    [
-        lane(_mm256_permute4x64_epi64::<0x00>(first), _mm256_permute4x64_epi64::<0x00>(second)),
-        lane(_mm256_permute4x64_epi64::<0x55>(first), _mm256_permute4x64_epi64::<0x55>(second)),
-        lane(_mm256_permute4x64_epi64::<0xAA>(first), _mm256_permute4x64_epi64::<0xAA>(second)),
-        lane(_mm256_permute4x64_epi64::<0xFF>(first), _mm256_permute4x64_epi64::<0xFF>(second)),
-    ]
+#[inline(always)]
+unsafe fn spread(columns: &[u8]) -> [__m256i; 4] {
+    // SAFETY: the caller's: code compiled with AVX2; what is read is of fixed length.
+    unsafe {
+        let columns = load(columns.try_into().expect("32 columns"));
+        let first = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(columns));
+        let second = _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(columns));
+        [
+            _mm256_blend_epi32::<0xF0>(
+                _mm256_permute4x64_epi64::<0x00>(first),
+                _mm256_permute4x64_epi64::<0x00>(second),
+            ),
+            _mm256_blend_epi32::<0xF0>(
+                _mm256_permute4x64_epi64::<0x55>(first),
+                _mm256_permute4x64_epi64::<0x55>(second),
+            ),
+            _mm256_blend_epi32::<0xF0>(
+                _mm256_permute4x64_epi64::<0xAA>(first),
+                _mm256_permute4x64_epi64::<0xAA>(second),
+            ),
+            _mm256_blend_epi32::<0xF0>(
+                _mm256_permute4x64_epi64::<0xFF>(first),
+                _mm256_permute4x64_epi64::<0xFF>(second),
+            ),
+        ]
+    }
 }
 
 /// Adds what a tile of 4-bit codes has of the rows of a pair.
 ///
 /// Sums stay in 16 bits up to those over half of a row's columns: 32 · 15 · 128 spread over two lanes is below 2¹⁵.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn add_four<const M: usize>(tile: &[u8; TILE_BYTES], x: &[[__m256i; 4]; M], pair: usize, words: &mut [Words; M]) {
-    let (lines, mask) = (tile.as_chunks::<64>().0, _mm256_set1_epi8(15));
-    // of rows r and r + 4, r = 2 · pair and the next, by nibble
-    let mut rows = [[[_mm256_setzero_si256(); 2]; 2]; M];
-    for i in 0..2 {
-        let mut sums = [[[_mm256_setzero_si256(); 2]; 2]; M];
-        for far in 0..2 {
-            let line = lines[2 * pair + i + 4 * far].as_chunks::<32>().0;
-            for (side, codes) in line.iter().enumerate() {
-                let codes = load(codes);
-                let low = _mm256_and_si256(codes, mask);
-                let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), mask);
-                for m in 0..M {
-                    let low = _mm256_maddubs_epi16(low, x[m][side]);
-                    let high = _mm256_maddubs_epi16(high, x[m][side]);
-                    sums[m][far] = [_mm256_add_epi16(sums[m][far][0], low), _mm256_add_epi16(sums[m][far][1], high)];
+#[inline(always)]
+unsafe fn add_four<const M: usize>(
+    tile: &[u8; TILE_BYTES],
+    x: &[[__m256i; 4]; M],
+    pair: usize,
+    words: &mut [Words; M],
+) {
+    // SAFETY: the caller's: code compiled with AVX2; what is read is of fixed length.
+    unsafe {
+        let (lines, mask) = (tile.as_chunks::<64>().0, _mm256_set1_epi8(15));
+        // of rows r and r + 4, r = 2 · pair and the next, by nibble
+        let mut rows = [[[_mm256_setzero_si256(); 2]; 2]; M];
+        for i in 0..2 {
+            let mut sums = [[[_mm256_setzero_si256(); 2]; 2]; M];
+            for far in 0..2 {
+                let line = lines[2 * pair + i + 4 * far].as_chunks::<32>().0;
+                for (side, codes) in line.iter().enumerate() {
+                    let codes = load(codes);
+                    let low = _mm256_and_si256(codes, mask);
+                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), mask);
+                    for m in 0..M {
+                        let low = _mm256_maddubs_epi16(low, x[m][side]);
+                        let high = _mm256_maddubs_epi16(high, x[m][side]);
+                        sums[m][far] =
+                            [_mm256_add_epi16(sums[m][far][0], low), _mm256_add_epi16(sums[m][far][1], high)];
+                    }
+                }
+            }
+            for m in 0..M {
+                let [near, far] = sums[m];
+                for nibble in 0..2 {
+                    rows[m][i][nibble] =
+                        _mm256_add_epi16(lower(near[nibble], far[nibble]), upper(near[nibble], far[nibble]));
                 }
             }
         }
         for m in 0..M {
-            let [near, far] = sums[m];
+            let [a, b] = rows[m];
             for nibble in 0..2 {
-                rows[m][i][nibble] =
-                    _mm256_add_epi16(lower(near[nibble], far[nibble]), upper(near[nibble], far[nibble]));
+                let (a, b) = (a[nibble], b[nibble]);
+                let halves = _mm256_add_epi16(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+                let halves = _mm256_madd_epi16(halves, _mm256_set1_epi16(1));
+                words[m][nibble][pair] = _mm256_add_epi32(words[m][nibble][pair], halves);
             }
-        }
-    }
-    for m in 0..M {
-        let [a, b] = rows[m];
-        for nibble in 0..2 {
-            let (a, b) = (a[nibble], b[nibble]);
-            let halves = _mm256_add_epi16(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
-            let halves = _mm256_madd_epi16(halves, _mm256_set1_epi16(1));
-            words[m][nibble][pair] = _mm256_add_epi32(words[m][nibble][pair], halves);
         }
     }
 }
 
 /// Adds what a tile of 8-bit codes has of the rows of a pair.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn add_eight<const M: usize>(tile: &[u8; TILE_BYTES], x: &[[__m256i; 4]; M], pair: usize, words: &mut [Words; M]) {
-    let lines = tile.as_chunks::<64>().0;
-    let mut parts = [[_mm256_setzero_si256(); 2]; M];
-    for far in 0..2 {
-        let mut rows = [[_mm256_setzero_si256(); 2]; M];
-        for i in 0..2 {
-            for (p, lane) in lines[2 * pair + i + 4 * far].as_chunks::<16>().0.iter().enumerate() {
-                // SAFETY: 16 readable bytes.
-                let codes = _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(lane.as_ptr().cast()) });
-                for m in 0..M {
-                    rows[m][i] = _mm256_add_epi32(rows[m][i], _mm256_madd_epi16(codes, x[m][p]));
+#[inline(always)]
+unsafe fn add_eight<const M: usize>(
+    tile: &[u8; TILE_BYTES],
+    x: &[[__m256i; 4]; M],
+    pair: usize,
+    words: &mut [Words; M],
+) {
+    // SAFETY: the caller's: code compiled with AVX2; what is read is of fixed length.
+    unsafe {
+        let lines = tile.as_chunks::<64>().0;
+        let mut parts = [[_mm256_setzero_si256(); 2]; M];
+        for far in 0..2 {
+            let mut rows = [[_mm256_setzero_si256(); 2]; M];
+            for i in 0..2 {
+                for (p, lane) in lines[2 * pair + i + 4 * far].as_chunks::<16>().0.iter().enumerate() {
+                    let codes = _mm256_cvtepi8_epi16(_mm_loadu_si128(lane.as_ptr().cast()));
+                    for m in 0..M {
+                        rows[m][i] = _mm256_add_epi32(rows[m][i], _mm256_madd_epi16(codes, x[m][p]));
+                    }
                 }
+            }
+            for m in 0..M {
+                parts[m][far] = _mm256_hadd_epi32(rows[m][0], rows[m][1]);
             }
         }
         for m in 0..M {
-            parts[m][far] = _mm256_hadd_epi32(rows[m][0], rows[m][1]);
+            let [near, far] = parts[m];
+            let sums = _mm256_add_epi32(lower(near, far), upper(near, far));
+            words[m][0][pair] = _mm256_add_epi32(words[m][0][pair], sums);
         }
-    }
-    for m in 0..M {
-        let [near, far] = parts[m];
-        let sums = _mm256_add_epi32(lower(near, far), upper(near, far));
-        words[m][0][pair] = _mm256_add_epi32(words[m][0][pair], sums);
     }
 }
 
 /// Every other lane of two vectors, from lane `ODD` on, part by part.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn every_other<const ODD: bool>([a, b]: [__m256i; 2]) -> __m256i {
-    let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
-    _mm256_castps_si256(if ODD { _mm256_shuffle_ps::<0xDD>(a, b) } else { _mm256_shuffle_ps::<0x88>(a, b) })
+#[inline(always)]
+unsafe fn every_other<const ODD: bool>([a, b]: [__m256i; 2]) -> __m256i {
+    // SAFETY: the caller's: code compiled with AVX2; what is read is of fixed length.
+    unsafe {
+        let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
+        _mm256_castps_si256(if ODD { _mm256_shuffle_ps::<0xDD>(a, b) } else { _mm256_shuffle_ps::<0x88>(a, b) })
+    }
 }
 
 /// Sums of rows of 4-bit codes over the first and over the second half of tiles.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn halves<const M: usize>(words: &[Words; M]) -> [[[__m256i; 2]; M]; 2] {
-    let mut halves = [[[_mm256_setzero_si256(); 2]; M]; 2];
-    for m in 0..M {
-        for nibble in 0..2 {
-            halves[0][m][nibble] = every_other::<false>(words[m][nibble]);
-            halves[1][m][nibble] = every_other::<true>(words[m][nibble]);
+#[inline(always)]
+unsafe fn halves<const M: usize>(words: &[Words; M]) -> [[[__m256i; 2]; M]; 2] {
+    // SAFETY: the caller's: code compiled with AVX2; what is read is of fixed length.
+    unsafe {
+        let mut halves = [[[_mm256_setzero_si256(); 2]; M]; 2];
+        for m in 0..M {
+            for nibble in 0..2 {
+                halves[0][m][nibble] = every_other::<false>(words[m][nibble]);
+                halves[1][m][nibble] = every_other::<true>(words[m][nibble]);
+            }
         }
+        halves
     }
-    halves
 }
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn added<const M: usize>(mut first: [[__m256i; 2]; M], second: [[__m256i; 2]; M]) -> [[__m256i; 2]; M] {
-    for m in 0..M {
-        for v in 0..2 {
-            first[m][v] = _mm256_add_epi32(first[m][v], second[m][v]);
+#[inline(always)]
+unsafe fn added<const M: usize>(mut first: [[__m256i; 2]; M], second: [[__m256i; 2]; M]) -> [[__m256i; 2]; M] {
+    // SAFETY: the caller's: code compiled with AVX2; what is read is of fixed length.
+    unsafe {
+        for m in 0..M {
+            for v in 0..2 {
+                first[m][v] = _mm256_add_epi32(first[m][v], second[m][v]);
+            }
         }
+        first
     }
-    first
 }
 
 /// Sums of rows of 8-bit codes.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn eight_rows<const M: usize>(words: &[Words; M]) -> [[__m256i; 2]; M] {
-    let mut rows = [[_mm256_setzero_si256(); 2]; M];
-    for m in 0..M {
-        rows[m] = [every_other::<false>(words[m][0]), every_other::<true>(words[m][0])];
+#[inline(always)]
+unsafe fn eight_rows<const M: usize>(words: &[Words; M]) -> [[__m256i; 2]; M] {
+    // SAFETY: the caller's: code compiled with AVX2; what is read is of fixed length.
+    unsafe {
+        let mut rows = [[_mm256_setzero_si256(); 2]; M];
+        for m in 0..M {
+            rows[m] = [every_other::<false>(words[m][0]), every_other::<true>(words[m][0])];
+        }
+        rows
     }
-    rows
 }
