@@ -181,7 +181,7 @@ fn write_back<E: Element>(
             let residual = &residual[m * n + rows.start..m * n + rows.end];
             sums.iter_mut().zip(residual).for_each(|(sum, residual)| *sum += residual.to_f32());
         }
-        y.row(m).iter_mut().zip(sums).for_each(|(out, sum)| *out = E::from_f32(sum));
+        y.row(m).iter_mut().zip(&sums).for_each(|(out, &sum)| *out = E::from_f32(sum));
     }
 }
 

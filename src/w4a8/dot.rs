@@ -284,11 +284,12 @@ impl<S: Simd, const M: usize> Sums<S, M> {
         }
         if let Some(TileValues::F16(offset)) = tile.offset {
             let offset = simd.load_f16(&offset[g]);
-            let fine = tokens.scales == ActScales::Fine;
             for m in 0..M {
-                let act_scale = if fine { tokens.act_scale(m, g * size / ACT_BLOCK) } else { 1.0 };
-                let sum = tokens.sum(m, g) as f32 * act_scale;
-                self.chain[m] = simd.fma(simd.splat(sum), offset, self.chain[m]);
+                let mut sum = simd.to_f32(simd.splat_i32(tokens.sum(m, g)));
+                if tokens.scales == ActScales::Fine {
+                    sum = simd.mul(sum, simd.splat(tokens.act_scale(m, g * size / ACT_BLOCK)));
+                }
+                self.chain[m] = simd.fma(sum, offset, self.chain[m]);
             }
         }
     }
