@@ -30,7 +30,7 @@ def linear(
 ) -> Any:
     """Computes y[m, n] = act_scale · (codes · wᵀ) + bias[n] + residual[m, n], and returns y.
 
-    Products and sums are exact integers inside a group, groups are added in f32 in increasing order: the bits depend neither on threads
+    Products and sums are exact integers inside a group, groups are added in f32 in a fixed order: the bits depend neither on threads
     nor on M, on ranges or on the instruction set. Other Python threads run meanwhile.
 
     Args:

@@ -38,7 +38,7 @@ pub struct MorayLinear {
 
 /// Computes y[m, n] = act_scale * (codes * w^T) + bias[n] + residual[m, n] for the output features n from `row_begin` to `row_end`;
 /// others of `y` are neither read nor written. Products and sums are exact integers inside a group, groups are added in f32 in
-/// increasing order: the bits depend neither on threads nor on M, on ranges or on the instruction set.
+/// a fixed order: the bits depend neither on threads nor on M, on ranges or on the instruction set.
 ///
 /// Several threads may share one multiplication by ranges that do not overlap, each with the same `y` and a CPU device of one thread.
 /// A thread's first call makes its scratch of 16 * K bytes.
