@@ -422,6 +422,17 @@ __device__ __forceinline__ bool add_share(const LinearParams& p, char* smem, uin
     return true;
 }
 
+// What the sum of a tile's runs is held in. Many of them beside as many of a chain would leave no registers for what is under way: they are in
+// local memory, where they are asked for once a run.
+template <bool MANY>
+struct TotalOf {
+    using Value = float;
+};
+template <>
+struct TotalOf<true> {
+    using Value = volatile float;
+};
+
 // The sums in f32 of a tile's part: runs of K one after the other, whose chains are added in order as far as all that come before them are
 // at hand. Those of a tile that is cut meet in `partial`, where a run has room of a tile's size: that of the first has the sum of as many
 // as one block had from the first on. `arrived` has a bit for each run that is there, and how many that sum is of.
@@ -429,25 +440,28 @@ template <typename G>
 struct Chains {
     using T = typename G::T;
     using Values = float[T::ROW_TILES][T::TOKEN_TILES][4];
+    using Total = typename TotalOf<(T::ROW_TILES * T::TOKEN_TILES * 4 > 32)>::Value[T::ROW_TILES][T::TOKEN_TILES][4];
     static constexpr uint32_t COLUMNS = T::TOKEN_TILES * 4, VALUES = T::ROW_TILES * COLUMNS;  // (value, thread)
     static constexpr uint32_t COUNT = 8;  // bits of runs in `arrived`, below how many the first's room has
 
     static __device__ __forceinline__ uint32_t before(uint32_t run) { return (1u << run) - 1; }
-    static __device__ __forceinline__ float& value(Values& of, uint32_t i) { return of[i / COLUMNS][i / 4 % T::TOKEN_TILES][i % 4]; }
+    template <typename V>
+    static __device__ __forceinline__ auto& value(V& of, uint32_t i) { return of[i / COLUMNS][i / 4 % T::TOKEN_TILES][i % 4]; }
 
     static __device__ __forceinline__ float* room(const LinearParams& p, const Turn& turn, uint32_t run) {
         const size_t tile = size_t(turn.cut) * runs_of(p.k) + run;
         return reinterpret_cast<float*>(p.partial) + tile * T::ROWS * T::TOKENS + threadIdx.x;
     }
 
-    static __device__ __forceinline__ void leave(const LinearParams& p, const Turn& turn, uint32_t run, Values& of) {
+    template <typename V>
+    static __device__ __forceinline__ void leave(const LinearParams& p, const Turn& turn, uint32_t run, V& of) {
         float* to = room(p, turn, run);
 #pragma unroll
         for (uint32_t i = 0; i < VALUES; ++i) __stcg(to + i * T::THREADS, value(of, i));
     }
 
     // Adds what was left of runs up to `end`, of which `first` are in one room, and leaves zeros.
-    static __device__ __forceinline__ void collect(const LinearParams& p, const Turn& turn, uint32_t first, uint32_t end, Values& total) {
+    static __device__ __forceinline__ void collect(const LinearParams& p, const Turn& turn, uint32_t first, uint32_t end, Total& total) {
         __threadfence();
 #pragma unroll 1
         for (uint32_t run = 0; run < end; run = run == 0 ? first : run + 1) {
@@ -470,7 +484,7 @@ struct Chains {
     }
 
     // Ends run number `run` of a part: adds its chain to the sum of all before it, or leaves it.
-    static __device__ __forceinline__ void end_run(const LinearParams& p, Turn& turn, uint32_t run, Values& chain, Values& total) {
+    static __device__ __forceinline__ void end_run(const LinearParams& p, Turn& turn, uint32_t run, Values& chain, Total& total) {
         if (turn.sums == 0) {
             const uint32_t seen = arrived(p, turn, 0), needed = before(turn.begin);
             if ((seen & needed) == needed) {
@@ -488,7 +502,7 @@ struct Chains {
     }
 
     // Ends a part. Says whether the tile's sums are all there, and then gives them.
-    static __device__ __forceinline__ bool finish(const LinearParams& p, const Turn& turn, Values& total) {
+    static __device__ __forceinline__ bool finish(const LinearParams& p, const Turn& turn, Total& total) {
         const uint32_t runs = runs_of(p.k), sums = turn.sums;
         if (turn.begin == 0 && turn.end == runs) return true;
         if (sums == 0 || turn.end < runs) {
@@ -507,9 +521,9 @@ struct Chains {
 };
 
 // Brings the values through shared memory into the order of y, up to 32 tokens of a warp at a time, scales them and writes them.
-template <typename G>
+template <typename G, typename V>
 __device__ __forceinline__ void write_back(const LinearParams& p, const Place& at, char* smem,
-                                           typename G::Value (&values)[G::T::ROW_TILES][G::T::TOKEN_TILES][4]) {
+                                           V (&values)[G::T::ROW_TILES][G::T::TOKEN_TILES][4]) {
     using T = typename G::T;
     constexpr uint32_t STRIDE = T::WARP_ROWS + 4;  // words of a token: 4 tokens × 8 rows touch 32 banks
     constexpr uint32_t TOGETHER = T::TOKEN_TILES < 4 ? T::TOKEN_TILES : 4, PARTS = (T::WARP_ROWS + 31) / 32;
@@ -572,7 +586,7 @@ __device__ __forceinline__ void multiply_tile(const LinearParams& p, char* smem,
     const uint32_t base = shared_address(smem);
     typename G::Value values[G::T::ROW_TILES][G::T::TOKEN_TILES][4] = {};
     if constexpr (G::FLOATS) {
-        float total[G::T::ROW_TILES][G::T::TOKEN_TILES][4] = {};
+        typename Chains<G>::Total total = {};
         uint32_t stop = run_start(p.k, turn.begin + 1);  // of the run
         const uint32_t begin = run_start(p.k, turn.begin) / G::STAGE_K, end = (run_start(p.k, turn.end) + G::STAGE_K - 1) / G::STAGE_K;
         for_stages<G>(p, turn, base, begin, end, [&](uint32_t slot, uint32_t index) {
