@@ -494,8 +494,15 @@ struct Chains {
             __syncthreads();
         }
         if (turn.sums != 0) {
+            constexpr uint32_t TOGETHER = VALUES < 16 ? VALUES : 16;  // that are asked for before the first is there
 #pragma unroll
-            for (uint32_t i = 0; i < VALUES; ++i) value(total, i) = __fadd_rn(value(total, i), value(chain, i));
+            for (uint32_t first = 0; first < VALUES; first += TOGETHER) {
+                float before[TOGETHER];
+#pragma unroll
+                for (uint32_t i = 0; i < TOGETHER; ++i) before[i] = value(total, first + i);
+#pragma unroll
+                for (uint32_t i = 0; i < TOGETHER; ++i) value(total, first + i) = __fadd_rn(before[i], value(chain, first + i));
+            }
         } else leave(p, turn, run, chain);
 #pragma unroll
         for (uint32_t i = 0; i < VALUES; ++i) value(chain, i) = 0.0f;
@@ -559,26 +566,35 @@ __device__ __forceinline__ void write_back(const LinearParams& p, const Place& a
     }
 }
 
-// Copies stages `begin` to `end` of a tile's K, one after the other, and has each multiplied: `visit(slot, index)`.
-template <typename G, typename Visit>
-__device__ __forceinline__ void for_stages(const LinearParams& p, const Turn& turn, uint32_t base, uint32_t begin, uint32_t end, Visit visit) {
+// The stages of a tile's K up to `end`, which are copied one after the other while those before them are multiplied.
+template <typename G>
+struct Pipeline {
+    uint32_t index, end, base, slot = 0;
+
+    __device__ __forceinline__ Pipeline(const LinearParams& p, const Turn& turn, uint32_t base, uint32_t begin, uint32_t end)
+        : index(begin), end(end), base(base) {
 #pragma unroll 1
-    for (uint32_t i = 0; i < G::STAGES - 1; ++i) {
-        if (begin + i < end) load_stage<G>(p, turn.at, base + i * G::BYTES, begin + i);
-        cp_async_commit();
+        for (uint32_t i = 0; i < G::STAGES - 1; ++i) {
+            if (begin + i < end) load_stage<G>(p, turn.at, base + i * G::BYTES, begin + i);
+            cp_async_commit();
+        }
     }
-    uint32_t slot = 0;
-    for (uint32_t index = begin; index < end; ++index) {
-        cp_async_wait<G::STAGES - 2>();
-        __syncthreads();  // the stage is there for all, and all are done with the one before it, whose slot is next
-        const uint32_t next = index + G::STAGES - 1, free = slot == 0 ? G::STAGES - 1 : slot - 1;
-        if (next < end) load_stage<G>(p, turn.at, base + free * G::BYTES, next);
-        cp_async_commit();
-        visit(slot * G::BYTES, index);
-        slot = slot + 1 == G::STAGES ? 0 : slot + 1;
+
+    // Has the stages before `stop` multiplied: `visit(slot, index)`.
+    template <typename Visit>
+    __device__ __forceinline__ void until(const LinearParams& p, const Turn& turn, uint32_t stop, Visit visit) {
+#pragma unroll 1
+        for (; index < stop; ++index) {
+            cp_async_wait<G::STAGES - 2>();
+            __syncthreads();  // the stage is there for all, and all are done with the one before it, whose slot is next
+            const uint32_t next = index + G::STAGES - 1, free = slot == 0 ? G::STAGES - 1 : slot - 1;
+            if (next < end) load_stage<G>(p, turn.at, base + free * G::BYTES, next);
+            cp_async_commit();
+            visit(slot * G::BYTES, index);
+            slot = slot + 1 == G::STAGES ? 0 : slot + 1;
+        }
     }
-    cp_async_wait<0>();
-}
+};
 
 // Multiplies a part of a tile's K, and writes the tile where that is all of K or what was missing of it.
 template <typename G>
@@ -587,22 +603,25 @@ __device__ __forceinline__ void multiply_tile(const LinearParams& p, char* smem,
     typename G::Value values[G::T::ROW_TILES][G::T::TOKEN_TILES][4] = {};
     if constexpr (G::FLOATS) {
         typename Chains<G>::Total total = {};
-        uint32_t stop = run_start(p.k, turn.begin + 1);  // of the run
-        const uint32_t begin = run_start(p.k, turn.begin) / G::STAGE_K, end = (run_start(p.k, turn.end) + G::STAGE_K - 1) / G::STAGE_K;
-        for_stages<G>(p, turn, base, begin, end, [&](uint32_t slot, uint32_t index) {
-            multiply<G>(p, smem + slot, base + slot, index, values);
-            if ((index + 1) * G::STAGE_K < stop) return;
-            Chains<G>::end_run(p, turn, run_at(p.k, stop) - 1, values, total);
-            stop = run_end(p.k, stop);
-        });
+        const auto stage = [&](uint32_t run) { return (run_start(p.k, run) + G::STAGE_K - 1) / G::STAGE_K; };
+        Pipeline<G> pipeline(p, turn, base, stage(turn.begin), stage(turn.end));
+#pragma unroll 1
+        for (uint32_t run = turn.begin; run < turn.end; ++run) {
+            pipeline.until(p, turn, stage(run + 1), [&](uint32_t slot, uint32_t index) {
+                multiply<G>(p, smem + slot, base + slot, index, values);
+            });
+            Chains<G>::end_run(p, turn, run, values, total);
+        }
+        cp_async_wait<0>();
         if (!Chains<G>::finish(p, turn, total)) return;
         __syncthreads();  // the stages are free
         write_back<G>(p, turn.at, smem, total);
     } else {
         const uint32_t stages = pieces_of<G>(p);
-        for_stages<G>(p, turn, base, turn.begin, turn.end, [&](uint32_t slot, uint32_t index) {
+        Pipeline<G>(p, turn, base, turn.begin, turn.end).until(p, turn, turn.end, [&](uint32_t slot, uint32_t index) {
             multiply<G>(p, smem + slot, base + slot, index, values);
         });
+        cp_async_wait<0>();
         const uint32_t count = turn.end - turn.begin;
         if (count < stages && !add_share<G>(p, smem, turn.cut, count, stages, values)) return;
         __syncthreads();
