@@ -1,32 +1,14 @@
 //! A step of attention allocates nothing. A program without the test harness, whose own thread would be counted.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[path = "common/allocations.rs"]
+mod allocations;
 
+use std::sync::Arc;
+
+use allocations::{allocations, start_threads};
 use moray::Cpu;
 use moray::attention::*;
 use moray::policy::{HeadNorm, ModelSizes, Observed, PolicySet, Site, Sizes};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: the caller's.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 fn main() {
     steps_allocate_nothing_for_prompts_decoding_and_batches();
@@ -57,8 +39,8 @@ fn steps_allocate_nothing_for_prompts_decoding_and_batches() {
     let mut out = vec![0.0; 600 * 576];
     let slots = |start, len| [0, 1, 2].map(|slot| Span { slot, start, len });
     let steps = [slots(0, 200), slots(200, 200), slots(400, 1), slots(401, 1), slots(402, 1)];
-    cpu.team().run(|_| ()); // a thread that starts allocates
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    start_threads(&cpu);
+    let before = allocations();
     for (step, spans) in steps.iter().flat_map(|spans| [&spans[..], &spans[..1]]).enumerate() {
         let rows: usize = spans.iter().map(|span| span.len).sum();
         let heads = policy.select_heads(0, spans).unwrap();
@@ -78,5 +60,5 @@ fn steps_allocate_nothing_for_prompts_decoding_and_batches() {
             (0..3).for_each(|slot| policy.begin_generation(slot).unwrap());
         }
     }
-    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before);
+    assert_eq!(allocations(), before);
 }

@@ -1,14 +1,14 @@
 //! Generation allocates nothing after its first token. A program without the test harness, whose own thread would be
 //! counted.
 
+#[path = "common/allocations.rs"]
+mod allocations;
 #[path = "common/mod.rs"]
 mod common;
 #[path = "llama/plain.rs"]
 mod plain;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
+use allocations::{allocations, start_threads};
 use moray::Cpu;
 use moray::attention::KvPolicy;
 use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Settings};
@@ -16,33 +16,13 @@ use moray::policy::{Cats, Griffin, HeadNorm, Random, Site, TdaQuantile, TopK};
 use moray::w4a8::{Format, Offset};
 use plain::{D_FF, Kind, Plain, tokens};
 
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came; growing goes through alloc by default.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: the caller's.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 const PROMPT: usize = 30;
 /// Past two blocks of the KV cache.
 const CONTEXT: usize = 140;
 
 fn main() {
     let cpu = Cpu::detect();
-    cpu.team().run(|_| ()); // a thread that starts allocates
+    start_threads(&cpu);
     let plain = Plain::new(&Kind { heads: (4, 4, 16), biased: true, ..Kind::default() }, 1);
     let group = Format::per_group(32, Offset::F16);
     let dense = || Settings::dense(CONTEXT);
@@ -84,12 +64,12 @@ fn generate(cpu: &Cpu, name: &str, model: &Model<Cpu>, settings: Settings, sampl
     let mut token = sampler.sample(model.prefill(cpu, &mut session, 0, &prompt).unwrap()).unwrap();
     let mut counts = Vec::with_capacity(CONTEXT);
     for _ in PROMPT..CONTEXT {
-        counts.push(ALLOCATIONS.load(Ordering::Relaxed));
+        counts.push(allocations());
         let sequence = Sequence { slot: 0, tokens: &[token] };
         let logits = model.forward(cpu, &mut session, &[sequence], LogitRows::Last).unwrap();
         token = sampler.sample(logits).unwrap();
     }
     // the first generated token is allowed to; all later ones are not
-    let last = ALLOCATIONS.load(Ordering::Relaxed);
+    let last = allocations();
     assert_eq!(last, counts[1], "{name}, {sampling:?}: allocations before each token: {counts:?}");
 }
