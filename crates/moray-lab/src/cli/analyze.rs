@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use moray::policy::{Named, Site};
 
-use super::{LogitsSwitch, Run, Switches, eval, written};
+use super::{LeftOut, Run, Switches, eval, written};
 use crate::analyze::{Activations, Analysis, Inertia, cett, critical, decay, inertia, union};
 use crate::error::{Error, Result};
 use crate::fixture::SplitMix;
@@ -123,8 +123,7 @@ impl Kind {
 }
 
 fn load(arguments: &Arguments, mlp: Named) -> Result<Run> {
-    let (inputs, heads, logits) = (Named::EVERY_INPUT, Named::EVERY_HEAD, LogitsSwitch::default());
-    Switches { mlp, inputs, heads, logits, ..arguments.switches.clone() }.load()
+    Switches { mlp, left_out: LeftOut::NOTHING, heads: Named::EVERY_HEAD, ..arguments.switches.clone() }.load()
 }
 
 /// The first tokens of the text.

@@ -272,7 +272,7 @@ fn ways(arguments: &Arguments, file: &ModelFile) -> Result<(Vec<Way>, Option<Str
         }
         if arguments.device == Device::Cuda {
             // inputs are selected on the CPU only
-            ways.retain(|way: &Way| way.switches.inputs.chosen() == Chosen::Never);
+            ways.retain(|way: &Way| way.switches.left_out.inputs.chosen() == Chosen::Never);
         }
         // whole, by neuron and by input, beside the file and its own form twice
         let needed = file.dense_bytes.map(|bytes| 4 * bytes);

@@ -108,16 +108,18 @@ pub struct Demo {
 }
 
 /// Name, and switches.
-const WAYS: [(&str, &str); 11] = [
+const WAYS: [(&str, &str); 13] = [
     ("dense, 16 bits", "--weights dense"),
     ("W4A8, the file's own weights", "--weights as-file"),
     ("W4A8 per channel", "--weights per-channel"),
     ("W4A8 groups of 64", "--weights g64"),
     ("inputs, TEAL 0.7", "--weights dense --inputs teal:0.7"),
     ("inputs, TEAL 0.5", "--weights dense --inputs teal:0.5"),
+    ("sparse, auto", "--weights dense --sparse auto"),
     ("sparse, top-k 0.7", "--weights dense --mlp topk:0.7"),
     ("sparse, CATS 0.7", "--weights dense --mlp cats:0.7"),
     ("sparse, TDA 0.7", "--weights dense --mlp tda:0.7"),
+    ("W4A8 + auto", "--weights as-file --sparse auto"),
     ("W4A8 + top-k 0.7", "--weights as-file --mlp topk:0.7"),
     ("W4A8 + top-k 0.7 + heads 0.7", "--weights as-file --mlp topk:0.7 --heads norm:0.7 --kv hole"),
 ];
@@ -357,7 +359,7 @@ fn verdicts(rows: &[Row]) -> String {
 
 impl Demo {
     /// What the table's words mean, a line each.
-    fn terms(&self) -> [String; 9] {
+    fn terms(&self) -> [String; 10] {
         let Demo { tokens, context, rounds, decoded_tokens, .. } = self;
         [
             "W4A8: weights in 4 bits, multiplied with activations in 8.".into(),
@@ -365,6 +367,7 @@ impl Demo {
              gate exceeds a calibrated threshold, those that were most active over the prompt. TEAL K: the fraction K of the inputs of \
              every matrix is read, those above calibrated thresholds. heads K: the fraction K of the attention heads runs."
                 .into(),
+            "auto: TEAL 0.75 and an output layer whose 64 largest logits are exact, the others those of a copy in 4 bits.".into(),
             format!(
                 "tok/s: greedy decoding of {decoded_tokens} tokens, one sequence; median (quartiles) of {rounds} rounds in which every \
                  row has its turn."

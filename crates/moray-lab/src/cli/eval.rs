@@ -10,7 +10,7 @@ use moray::policy::{Chosen, Named};
 use serde::Serialize;
 
 use super::device::cuda;
-use super::{Device, LogitsSwitch, Run, Switches, against, progress_bar, written};
+use super::{Device, LeftOut, Run, Switches, against, progress_bar, written};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, Runner, Scored, Text, evaluate};
 use crate::tokenizer::Tokenizer;
@@ -172,8 +172,8 @@ pub(super) fn score_on<B: Backend>(
         weights: switches.weights.to_string(),
         activations: switches.activations.to_string(),
         mlp: switches.mlp.to_string(),
-        inputs: switches.inputs.to_string(),
-        logits: switches.logits.to_string(),
+        inputs: switches.left_out.inputs.to_string(),
+        logits: switches.left_out.logits.to_string(),
         heads: switches.heads.to_string(),
         kv: switches.kv.to_string(),
         text: arguments.text.clone(),
@@ -220,15 +220,14 @@ pub fn read_text(path: &Path) -> Result<String> {
 
 /// The switches of the same model, dense.
 fn all_of(switches: &Switches) -> Switches {
-    let (mlp, inputs, heads) = (Named::EVERY_NEURON, Named::EVERY_INPUT, Named::EVERY_HEAD);
-    let logits = LogitsSwitch::default();
-    Switches { weights: WeightScheme::Dense, mlp, inputs, heads, logits, ..switches.clone() }
+    let (mlp, left_out, heads) = (Named::EVERY_NEURON, LeftOut::NOTHING, Named::EVERY_HEAD);
+    Switches { weights: WeightScheme::Dense, mlp, left_out, heads, ..switches.clone() }
 }
 
 /// The switches of the dense model; none if these are.
 pub fn dense_switches(switches: &Switches) -> Option<Switches> {
     let dense = all_of(switches);
-    let of = |switches: &Switches| (switches.weights, switches.mlp, switches.inputs, switches.heads, switches.logits);
+    let of = |switches: &Switches| (switches.weights, switches.mlp, switches.left_out, switches.heads);
     let same = of(switches) == of(&dense);
     (!same).then_some(dense)
 }
@@ -242,13 +241,13 @@ pub fn scored_by(switches: &Switches) -> Scored {
 /// Says which tokens are sparse.
 fn sparse_tokens(switches: &Switches) -> String {
     let half = "the second half of each window, the half that is scored";
-    let policies = [("neurons", switches.mlp), ("inputs", switches.inputs), ("heads", switches.heads)];
+    let policies = [("neurons", switches.mlp), ("inputs", switches.left_out.inputs), ("heads", switches.heads)];
     let said = policies.into_iter().filter_map(|(site, policy)| match policy.chosen() {
         Chosen::Never => None,
         Chosen::ByPrompt => Some((site, half)),
         Chosen::Beforehand | Chosen::PerToken => Some((site, "every token")),
     });
-    let said: Vec<_> = said.chain(switches.logits.0.map(|_| ("logits", "every token"))).collect();
+    let said: Vec<_> = said.chain(switches.left_out.logits.0.map(|_| ("logits", "every token"))).collect();
     match said.first() {
         None => "no token".to_owned(),
         Some((_, first)) if said.iter().all(|(_, tokens)| tokens == first) => (*first).to_owned(),

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod eval;
 pub mod generate;
 pub mod help;
+mod left_out;
 mod logits;
 mod peer;
 pub mod quantize;
@@ -18,6 +19,7 @@ mod switches;
 mod turns;
 mod ways;
 
+pub use left_out::{LeftOut, Scheme};
 pub use logits::LogitsSwitch;
 pub use peer::Peer;
 pub use switches::{Device, KvSwitch, Run, Switches};

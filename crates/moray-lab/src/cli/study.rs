@@ -29,8 +29,9 @@ pub struct Arguments {
     /// are there already, of the same model, text, settings and machine, are not run again.
     #[arg(long, default_value = "study", allow_hyphen_values = true)]
     pub out: PathBuf,
-    /// Policies of neurons and of inputs: a name alone runs at each kept share, one with its argument as it is.
-    #[arg(long, value_delimiter = ',', default_value = "topk,cats,griffin,tda,static,random,teal")]
+    /// Policies of neurons and of inputs, and auto, the scheme of --sparse: a name alone runs at each kept share, one with its argument as it
+    /// is.
+    #[arg(long, value_delimiter = ',', default_value = "topk,cats,griffin,tda,static,random,teal,auto")]
     pub methods: Vec<Method>,
     /// Kept shares.
     #[arg(long, value_delimiter = ',', default_values_t = [0.9, 0.8, 0.7, 0.6, 0.5])]

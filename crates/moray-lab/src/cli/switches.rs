@@ -14,7 +14,7 @@ use moray::{Cpu, Isa};
 use serde::Serialize;
 
 use super::device::cuda;
-use super::{LogitsSwitch, progress_bar};
+use super::{LeftOut, progress_bar};
 use crate::activations::ActivationScheme;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -41,7 +41,7 @@ fn heads_help() -> String {
     format!("Heads that run, K the kept fraction: {known}")
 }
 
-fn inputs_help() -> String {
+pub(super) fn inputs_help() -> String {
     let known = moray::policy::help(Site::INPUTS[0]);
     format!(
         "Inputs of the layers' matrices that are read, K the kept fraction: {known}; matrices are then held by input"
@@ -66,13 +66,9 @@ pub struct Switches {
     /// Neurons that are computed.
     #[arg(long, default_value = "dense", value_parser = neurons, help = neurons_help())]
     pub mlp: Named,
-    /// Inputs that are read.
-    #[arg(long, default_value = "all", value_parser = inputs, help = inputs_help())]
-    pub inputs: Named,
-    /// Logits that are computed exactly: all, or preview:N, for each token the N largest by a copy of the output layer in 4 bits; the others
-    /// are that copy's.
-    #[arg(long, default_value = "all")]
-    pub logits: LogitsSwitch,
+    /// What of the matrices is not read for a token.
+    #[command(flatten)]
+    pub left_out: LeftOut,
     /// Text whose first 512 tokens set the policies that are calibrated and whose first 128 tell a preview which inputs are large; a short text of our own by default.
     #[arg(long, allow_hyphen_values = true)]
     pub calibration: Option<PathBuf>,
@@ -221,8 +217,8 @@ impl Switches {
     pub fn check_device(&self) -> Result<()> {
         match self.device {
             Device::Cpu => Ok(()),
-            Device::Cuda if self.logits.0.is_some() => {
-                let (expected, got) = ("--logits all on a CUDA device", self.logits.to_string());
+            Device::Cuda if self.left_out.logits.0.is_some() => {
+                let (expected, got) = ("--logits all on a CUDA device", self.left_out.logits.to_string());
                 Err(Error::Kernel(moray::Error::Unsupported { what: "logits", expected, got }))
             }
             Device::Cuda => cuda::check(),
@@ -234,7 +230,7 @@ impl Switches {
         LoadOptions {
             weights: self.weights,
             activations: self.activations,
-            form: match (self.mlp.chosen(), self.inputs.chosen()) {
+            form: match (self.mlp.chosen(), self.left_out.inputs.chosen()) {
                 (Chosen::Never, Chosen::Never) => Form::Whole,
                 (_, Chosen::Never) => Form::ByNeuron,
                 _ => Form::ByInput,
@@ -244,8 +240,8 @@ impl Switches {
 
     /// Says whether all of the model is computed.
     pub fn compute_all(&self) -> bool {
-        self.logits.0.is_none()
-            && [self.mlp, self.inputs, self.heads].iter().all(|policy| policy.chosen() == Chosen::Never)
+        self.left_out.logits.0.is_none()
+            && [self.mlp, self.left_out.inputs, self.heads].iter().all(|policy| policy.chosen() == Chosen::Never)
     }
 
     /// Opens and loads the model, on the CPU wherever it will run.
@@ -262,7 +258,7 @@ impl Switches {
         let model = load_cpu(&checkpoint, self.load_options(), |done, _| bar.set_position(done as u64))?;
         bar.finish_and_clear();
         let mut run = Run { cpu, checkpoint, tokenizer, model, load_seconds: 0.0 };
-        if let Some(exact) = self.logits.0 {
+        if let Some(exact) = self.left_out.logits.0 {
             let mut tokens = self.calibration_tokens(&run)?;
             tokens.truncate(OUTPUT_TOKENS);
             let sizes = run.model.output_input_sizes(&run.cpu, &tokens)?;
@@ -274,11 +270,11 @@ impl Switches {
 
     /// Refuses selections that no one form of the matrices serves.
     fn check_form(&self) -> Result<()> {
-        if self.mlp.chosen() == Chosen::Never || self.inputs.chosen() == Chosen::Never {
+        if self.mlp.chosen() == Chosen::Never || self.left_out.inputs.chosen() == Chosen::Never {
             return Ok(());
         }
         let expected = "--mlp dense with --inputs: a matrix is held by neuron or by input";
-        let got = format!("--mlp {} --inputs {}", self.mlp, self.inputs);
+        let got = format!("--mlp {} --inputs {}", self.mlp, self.left_out.inputs);
         Err(Error::Kernel(moray::Error::Unsupported { what: "selections", expected, got }))
     }
 
@@ -318,7 +314,7 @@ impl Switches {
         settings.slots = slots;
         settings.kv_dtype = self.kv_type.into();
         settings.kv = self.kv.0;
-        let policies = [self.heads, self.mlp, self.inputs];
+        let policies = [self.heads, self.mlp, self.left_out.inputs];
         let calibrated = policies.iter().any(Named::is_calibrated);
         let tokens = if calibrated { self.calibration_tokens(run)? } else { Vec::new() };
         let mut text = CalibrationText { cpu: &run.cpu, model: &run.model, tokens };

@@ -70,7 +70,7 @@ pub(super) struct Loaded {
 }
 
 fn held(switches: &Switches) -> Held {
-    (switches.load_options(), switches.logits.0.map(|exact| (exact, switches.calibration.clone())))
+    (switches.load_options(), switches.left_out.logits.0.map(|exact| (exact, switches.calibration.clone())))
 }
 
 impl Loaded {

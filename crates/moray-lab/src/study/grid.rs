@@ -2,11 +2,11 @@
 
 use std::str::FromStr;
 
-use moray::policy::{Chosen, Named, Site, TABLE};
+use moray::policy::{Chosen, Entry, Named, Site, TABLE};
 
-use crate::cli::LogitsSwitch;
+use crate::cli::{LogitsSwitch, Scheme};
 
-/// A method of `--methods`: a policy of neurons or inputs by its name alone, which runs at every kept share of the grid, or with its
+/// A method of `--methods`: a policy of neurons or inputs, or the scheme of `--sparse`, by its name alone, which runs at every kept share of the grid, or with its
 /// arguments.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Method {
@@ -14,12 +14,21 @@ pub struct Method {
     takes_shares: bool,
 }
 
-/// Where methods are looked for, and the switch that they are said with.
+/// Where policies are looked for, and the switch that they are said with.
 const SITES: [(Site, &str); 2] = [(Site::Neurons, "--mlp"), (Site::INPUTS[0], "--inputs")];
 
-/// Finds a policy of neurons or of inputs.
-fn named(text: &str) -> Option<(Named, &'static str)> {
-    SITES.iter().find_map(|&(site, switch)| Some((Named::parse(site, text).ok()?, switch)))
+/// The policies that a method can be.
+fn policies() -> impl Iterator<Item = &'static Entry> {
+    TABLE.iter().filter(|entry| SITES.iter().any(|(site, _)| entry.sites().contains(site)))
+}
+
+/// The switches that a method's text stands for, empty where nothing is left out; none of what is no method.
+fn switches(text: &str) -> Option<String> {
+    if let Ok(scheme) = text.parse::<Scheme>() {
+        return Some(format!(" --sparse {scheme}"));
+    }
+    let (policy, switch) = SITES.iter().find_map(|&(site, switch)| Some((Named::parse(site, text).ok()?, switch)))?;
+    Some(if policy.chosen() == Chosen::Never { String::new() } else { format!(" {switch} {policy}") })
 }
 
 impl FromStr for Method {
@@ -28,27 +37,42 @@ impl FromStr for Method {
     /// # Errors
     /// A sentence with what there is, for a name that no site knows.
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = || TABLE.iter().filter(|entry| SITES.iter().any(|(site, _)| entry.sites().contains(site)));
-        if named(text).is_some() {
-            return Ok(Method { text: text.to_owned(), takes_shares: false });
+        let entry = policies().find(|entry| entry.name() == text);
+        let takes_shares =
+            text == Scheme::NAME || entry.is_some_and(|entry| entry.syntax().starts_with(&format!("{text}:K")));
+        if takes_shares || switches(text).is_some() {
+            return Ok(Method { text: text.to_owned(), takes_shares });
         }
-        match known().find(|entry| entry.name() == text) {
-            Some(entry) if entry.syntax() == format!("{text}:K") => {
-                Ok(Method { text: text.to_owned(), takes_shares: true })
-            }
-            Some(entry) => Err(format!("expected {}, got {text}: its argument is no kept share", entry.syntax())),
+        Err(match entry {
+            Some(entry) => format!("expected {}, got {text}: its argument is no kept share", entry.syntax()),
             None => {
-                let all: Vec<&str> = known().map(|entry| entry.syntax()).collect();
-                Err(format!("expected one of {}, with its argument or without, got {text}", all.join(", ")))
+                let all: Vec<&str> = policies().map(Entry::syntax).chain([Scheme::SYNTAX]).collect();
+                format!("expected one of {}, with its argument or without, got {text}", all.join(", "))
             }
-        }
+        })
     }
 }
 
 impl Method {
-    /// Its policy's text, at a kept share where it takes one.
+    /// Its text at a kept share where it takes one.
     fn at(&self, share: f32) -> String {
         if self.takes_shares { format!("{}:{share}", self.text) } else { self.text.clone() }
+    }
+
+    /// Whether it says itself which logits are exact.
+    fn has_logits(&self) -> bool {
+        self.text.parse::<Scheme>().is_ok()
+    }
+
+    fn cell(&self, whole: &str, share: f32, besides: &str) -> Cell {
+        let text = self.at(share);
+        let switches = |text: &str| format!("{whole}{}", switches(text).unwrap_or_default());
+        Cell {
+            line: format!("{}{besides}", switches(&text)),
+            series: format!("{whole} {}{besides}", if self.takes_shares { &self.text } else { &text }),
+            whole: whole.to_owned(),
+            idle: self.takes_shares.then(|| switches(&self.at(1.0))),
+        }
     }
 }
 
@@ -90,7 +114,7 @@ impl Grid {
             let whole = format!("--weights {weights}");
             cells.push(Cell { line: whole.clone(), series: whole.clone(), whole: whole.clone(), idle: None });
             for method in &self.methods {
-                for besides in self.besides() {
+                for besides in self.besides(method) {
                     cells.extend(self.shares(method).map(|share| method.cell(&whole, share, &besides)));
                 }
             }
@@ -105,9 +129,11 @@ impl Grid {
         self.kept.iter().copied().chain([1.0]).take(count)
     }
 
-    /// Switches of heads and logits.
-    fn besides(&self) -> Vec<String> {
-        let logits = self.logits.iter().map(|logits| logits.0.map_or(String::new(), |_| format!(" --logits {logits}")));
+    /// Switches of heads and, unless the method has its own, logits.
+    fn besides(&self, method: &Method) -> Vec<String> {
+        let all = [LogitsSwitch::default()];
+        let logits = if method.has_logits() { &all[..] } else { &self.logits };
+        let logits = logits.iter().map(|logits| logits.0.map_or(String::new(), |_| format!(" --logits {logits}")));
         let heads = self.heads_with_kv();
         logits.flat_map(|logits| heads.iter().map(move |heads| format!("{heads}{logits}"))).collect()
     }
@@ -123,22 +149,6 @@ impl Grid {
             }
         }
         all
-    }
-}
-
-impl Method {
-    fn cell(&self, whole: &str, share: f32, besides: &str) -> Cell {
-        let text = self.at(share);
-        let switches = |text: &str| match named(text) {
-            Some((policy, switch)) if policy.chosen() != Chosen::Never => format!("{whole} {switch} {policy}"),
-            _ => whole.to_owned(),
-        };
-        Cell {
-            line: format!("{}{besides}", switches(&text)),
-            series: format!("{whole} {}{besides}", if self.takes_shares { &self.text } else { &text }),
-            whole: whole.to_owned(),
-            idle: self.takes_shares.then(|| switches(&self.at(1.0))),
-        }
     }
 }
 
@@ -186,6 +196,21 @@ mod tests {
         for line in ["--weights dense --logits preview:64", "--weights as-file --inputs teal:0.5 --logits preview:64"] {
             assert!(found.iter().any(|other| other == line), "{line}: {found:?}");
         }
+    }
+
+    #[test]
+    fn the_scheme_runs_at_every_share_with_the_logits_that_are_its_own() {
+        let grid = Grid {
+            logits: vec![LogitsSwitch(None), "preview:64".parse().unwrap()],
+            ..grid(&["auto", "auto:0.9"], &["all"])
+        };
+        let found: Vec<String> = grid.cells().into_iter().map(|cell| cell.line).collect();
+        let of = |weights: &str| {
+            ["", " --sparse auto:0.7", " --sparse auto:0.5", " --sparse auto:0.9"]
+                .map(|sparse| format!("--weights {weights}{sparse}"))
+        };
+        assert_eq!(found, [of("dense"), of("as-file")].concat());
+        assert_eq!(grid.cells()[1].idle.as_deref(), Some("--weights dense --sparse auto:1"));
     }
 
     #[test]

@@ -1,0 +1,153 @@
+//! `--sparse`, `--inputs` and `--logits`: what of the matrices is not read for a token, part by part or as one scheme.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+
+use clap::{ArgMatches, Args, Command, FromArgMatches};
+use moray::policy::{Named, Site};
+
+use super::LogitsSwitch;
+use super::switches::{inputs, inputs_help};
+
+/// Which inputs of the layers' matrices are read and which logits are computed exactly.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LeftOut {
+    /// Inputs that are read.
+    pub inputs: Named,
+    /// Logits that are computed exactly.
+    pub logits: LogitsSwitch,
+}
+
+impl LeftOut {
+    /// Everything is read.
+    pub const NOTHING: LeftOut = LeftOut { inputs: Named::EVERY_INPUT, logits: LogitsSwitch(None) };
+}
+
+/// A scheme of `--sparse` with the share of the inputs that it keeps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scheme {
+    kept: f32,
+}
+
+impl Scheme {
+    /// Its name.
+    pub const NAME: &'static str = "auto";
+
+    /// Its name and argument.
+    pub const SYNTAX: &'static str = "auto:K";
+
+    /// The kept share where none is stated: what costs about 2% of perplexity over 16-bit weights in results/study.md.
+    const KEPT: f32 = 0.75;
+
+    /// Logits of a token that are exact.
+    const LOGITS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
+
+    /// The parts that it stands for.
+    ///
+    /// # Errors
+    /// As [`Named::parse`].
+    pub fn parts(self) -> moray::Result<LeftOut> {
+        let inputs = Named::parse(Site::INPUTS[0], &format!("teal:{}", self.kept))?;
+        Ok(LeftOut { inputs, logits: LogitsSwitch(Some(Self::LOGITS)) })
+    }
+}
+
+impl FromStr for Scheme {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let stated = match text.strip_prefix(Self::NAME) {
+            Some("") => Some(Self::KEPT),
+            rest => rest.and_then(|rest| rest.strip_prefix(':')?.parse().ok()),
+        };
+        match stated.filter(|kept| *kept > 0.0 && *kept <= 1.0) {
+            Some(kept) => Ok(Scheme { kept }),
+            None => Err(format!("expected auto or auto:K, K the kept share of the inputs in (0, 1], got {text}")),
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", Self::NAME, self.kept)
+    }
+}
+
+/// The switches as they are stated.
+#[derive(Args)]
+struct Stated {
+    /// One scheme for all matrices: auto:K, which is --inputs teal:K --logits preview:64, K the kept share of the inputs, 0.75 for auto
+    /// alone; none by default. What it stands for cannot be stated besides.
+    #[arg(long, conflicts_with_all = ["inputs", "logits", "mlp"])]
+    sparse: Option<Scheme>,
+    /// Inputs that are read.
+    #[arg(long, default_value = "all", value_parser = inputs, help = inputs_help())]
+    inputs: Named,
+    /// Logits that are computed exactly: all, or preview:N, for each token the N largest by a copy of the output layer in 4 bits; the others
+    /// are that copy's.
+    #[arg(long, default_value = "all")]
+    logits: LogitsSwitch,
+}
+
+impl Stated {
+    fn left_out(self) -> Result<LeftOut, clap::Error> {
+        let Stated { sparse, inputs, logits } = self;
+        let refused = |error: moray::Error| clap::Error::raw(clap::error::ErrorKind::ValueValidation, error);
+        sparse.map_or(Ok(LeftOut { inputs, logits }), |scheme| scheme.parts().map_err(refused))
+    }
+}
+
+impl Args for LeftOut {
+    fn augment_args(command: Command) -> Command {
+        Stated::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Stated::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for LeftOut {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Stated::from_arg_matches(matches)?.left_out()
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Way;
+
+    #[test]
+    fn a_scheme_is_the_parts_that_it_stands_for() {
+        for (scheme, parts) in [
+            ("auto", "--inputs teal:0.75 --logits preview:64"),
+            ("auto:0.6", "--inputs teal:0.6 --logits preview:64"),
+            ("auto:1", "--inputs teal:1 --logits preview:64"),
+        ] {
+            let stated: Way = format!("--weights as-file --sparse {scheme}").parse().unwrap();
+            let written: Way = format!("--weights as-file {parts}").parse().unwrap();
+            assert_eq!(stated.switches.left_out, written.switches.left_out, "{scheme}");
+        }
+        assert_eq!("--weights dense".parse::<Way>().unwrap().switches.left_out, LeftOut::NOTHING);
+        assert_eq!("auto:0.5".parse::<Scheme>().unwrap().to_string(), "auto:0.5");
+    }
+
+    #[test]
+    fn what_a_scheme_stands_for_cannot_be_stated_besides() {
+        for besides in ["--inputs teal:0.7", "--inputs all", "--logits all", "--logits preview:2", "--mlp topk:0.5"] {
+            let refusal = format!("--sparse auto {besides}").parse::<Way>().unwrap_err();
+            let name = besides.split(' ').next().unwrap();
+            assert!(refusal.contains("--sparse") && refusal.contains(name), "{refusal}");
+        }
+        for text in ["", "auto:", "auto:0", "auto:1.5", "auto:nan", "automatic", "teal:0.7"] {
+            assert!(text.parse::<Scheme>().unwrap_err().contains("auto:K"), "{text}");
+        }
+    }
+}
