@@ -32,6 +32,7 @@ const FILES_OF_C: &[&str] = &[
     "activations.rs",
     "arguments.rs",
     "attention.rs",
+    "by_input.rs",
     "cpu.rs",
     "cuda/activations.rs",
     "cuda/attention.rs",

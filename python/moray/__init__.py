@@ -1,4 +1,4 @@
-"""W4A8 products with packed weights, sparse MLP and attention over heads that run, on the CPU; :mod:`moray.cuda` has products on CUDA devices.
+"""W4A8 products with packed weights, products by input, sparse MLP and attention over heads that run, on the CPU; :mod:`moray.cuda` has products on CUDA devices.
 
 Arrays are numpy's, or whatever has DLPack (torch's CPU tensors) or the buffer protocol; nothing is copied but where it is said. Every
 refusal is a :class:`MorayError` whose text names the argument, what was expected and what was found, and leaves every object usable.
@@ -10,6 +10,7 @@ from .attention import Attention, HeadLists, HeadMask, KvCache, Span
 from .cpu import Cpu
 from .errors import *  # noqa: F403
 from .format import Format
+from .input_sparse import InputSparse
 from .linear import linear
 from .quantized import Quantized
 from .selection import Indices, Masks, Selection, Threshold, TopK, Union
@@ -23,8 +24,8 @@ __version__: str = _ffi.string(_lib.moray_version()).decode()
 LAYOUT_VERSION: int = _lib.MORAY_LAYOUT_VERSION
 
 __all__ = [
-    "LAYOUT_VERSION", "Activations", "Attention", "Cpu", "Format", "HeadLists", "HeadMask", "Indices", "KvCache", "Masks", "Quantized",
-    "Row", "Selection", "Span", "SparseMlp", "Support", "Threshold", "TopK", "Union", "Weight", "__version__", "library_path", "linear",
+    "LAYOUT_VERSION", "Activations", "Attention", "Cpu", "Format", "HeadLists", "HeadMask", "Indices", "InputSparse", "KvCache", "Masks",
+    "Quantized", "Row", "Selection", "Span", "SparseMlp", "Support", "Threshold", "TopK", "Union", "Weight", "__version__", "library_path", "linear",
     "support_table", "supports",
 ]  # fmt: skip
 __all__ += errors.__all__  # type: ignore[name-defined]  # noqa: F405

@@ -8,6 +8,7 @@ import numpy as np
 
 from . import _memory, selection as selections
 from ._library import check, constant, constants, create, ffi, lib
+from ._workspaces import Workspaces
 from .cpu import Cpu, shared
 from .errors import DtypeError, LengthError
 from .quantized import DTYPES, Quantized
@@ -64,8 +65,8 @@ class SparseMlp:
             matrices = [found.memory for found in views.values()]
             dtype = DTYPES[views["gate"].dtype]
             self.handle = create(destroy, name, lib.moray_mlp_create, shape, dtype, *matrices, added)
-        # workspaces that no call has, and how many tokens each is for
-        self._free: list[tuple[int, Any]] = []
+        make, end = lib.moray_mlp_workspace_create, lib.moray_mlp_workspace_destroy
+        self._workspaces = Workspaces("MorayMlpWorkspace", make, end, self.handle)
 
     def _same_type(self, views: dict[str, _memory.View]) -> None:
         for name, shape in (("up", (self.d_ff, self.d_model)), ("down", (self.d_model, self.d_ff))):
@@ -111,31 +112,16 @@ class SparseMlp:
         y = _memory.view("out", out, ("f32",), found.shape, writable=True)
         added = _memory.optional("residual", residual, ("f32",), found.shape)
         chosen, _alive = selections.handle(selection)
-        tokens = max(found.bytes // (4 * self.d_model), 1)
-        free = self._take(tokens)
-        try:
+        with self._workspaces.take(found.bytes // (4 * self.d_model)) as workspace:
             call = ffi.new("MorayMlpForward *", (
-                ffi.sizeof("MorayMlpForward"), self.handle, free[1], chosen, found.memory, _memory.memory(added), y.memory,
+                ffi.sizeof("MorayMlpForward"), self.handle, workspace, chosen, found.memory, _memory.memory(added), y.memory,
             ))  # fmt: skip
             check(lib.moray_mlp_forward((cpu or shared()).handle, call))
             if kept is not None:
                 part = ffi.new("MorayBytes *")
-                check(lib.moray_mlp_kept(free[1], part))
+                check(lib.moray_mlp_kept(workspace, part))
                 kept.append(np.frombuffer(ffi.buffer(part.data, part.bytes), np.uint32).copy())
-        finally:
-            self._free.append(free)
         return out
-
-    def _take(self, tokens: int) -> tuple[int, Any]:
-        """A workspace for so many tokens that no other call has."""
-        try:
-            found = self._free.pop()
-        except IndexError:
-            found = (0, None)
-        if found[0] >= tokens:
-            return found
-        make = lib.moray_mlp_workspace_create
-        return tokens, create(lib.moray_mlp_workspace_destroy, "MorayMlpWorkspace", make, self.handle, tokens)
 
     def __repr__(self) -> str:
         return f"SparseMlp(d_model={self.d_model}, d_ff={self.d_ff})"

@@ -38,7 +38,7 @@ def supports(operation: str, format: Format | None = None, dtype: str = "f32", a
 
     Args:
         operation: ``"linear"`` (format of the weight, type of y), ``"sparse_mlp"`` (format of the three matrices, or without one their
-            type) or ``"attention"`` (type of the cache).
+            type), ``"by_input"`` (likewise of the matrix) or ``"attention"`` (type of the cache).
         format: None for weights that are not quantized.
         dtype: ``"f32"``, ``"f16"``, ``"bf16"``, for caches ``"int8"`` too.
         arch: as of :class:`Cpu`, or a CUDA device's compute capability as ``"sm_86"``.
@@ -74,7 +74,8 @@ def support_table(arch: str = "native") -> list[Row]:
     asked: list[tuple[str, Format | None, str]] = []
     for dtype in ("f32", "f16", "bf16"):
         asked += [("linear", format, dtype) for format in _formats()]
-    asked += [("sparse_mlp", format, "f32") for format in _formats()]
-    asked += [("sparse_mlp", None, dtype) for dtype in ("f32", "f16", "bf16")]
+    for operation in ("sparse_mlp", "by_input"):
+        asked += [(operation, format, "f32") for format in _formats()]
+        asked += [(operation, None, dtype) for dtype in ("f32", "f16", "bf16")]
     asked += [("attention", None, dtype) for dtype in CACHE_DTYPES]
     return [Row(*question, *supports(*question, arch)) for question in asked]

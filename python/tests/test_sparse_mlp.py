@@ -93,6 +93,7 @@ def test_bits_depend_neither_on_threads_nor_on_how_tokens_are_split():
         assert np.array_equal(mlp(X, TopK(9), cpu=cpu), expected)
     out = np.empty((1, TOKENS, D_MODEL), np.float32)
     assert mlp(X[None], TopK(9), out=out) is out and np.array_equal(out[0], expected)
+    assert mlp(X[:0], TopK(9)).shape == (0, D_MODEL)
 
 
 @pytest.mark.parametrize(

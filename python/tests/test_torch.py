@@ -10,7 +10,7 @@ import moray
 from moray import Format, Indices, Masks, Quantized, Threshold, TopK, Weight
 
 torch = require("torch")
-from moray.torch import SparseMlp, W4A8Linear, convert  # noqa: E402
+from moray.torch import InputSparseLinear, SparseMlp, W4A8Linear, convert  # noqa: E402
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 FORMATS = [Format.per_channel(), Format.w8(), Format.per_group(64, "f16"), Format.two_level(32)]
@@ -68,6 +68,7 @@ def test_compiled_equals_eager_without_a_graph_break(backend):
         W4A8Linear.from_linear(torch.nn.Linear(96, 64, bias=False), Format.per_channel(), "fine"),
         SparseMlp(torch.randn(96, 64), torch.randn(96, 64), torch.randn(64, 96), TopK(11)),
         SparseMlp(torch.randn(96, 64), torch.randn(96, 64), torch.randn(64, 96), Indices([1, 5, 90])),
+        InputSparseLinear.from_linear(torch.nn.Linear(64, 48), 0.5),
     )
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     for tokens in (1, 5, 6):
@@ -85,6 +86,9 @@ def test_operators_keep_torchs_contract():
     scale = torch.rand(96)
     for arguments in (("all", 0.0, "hidden", None, None), ("threshold", 0.5, "gate", scale, None)):
         torch.library.opcheck(torch.ops.moray.sparse_mlp.default, (torch.randn(3, 64), mlp.number, *arguments))
+    sparse = InputSparseLinear(torch.randn(40, 64), 0.5)
+    for bias in (None, torch.randn(40)):
+        torch.library.opcheck(torch.ops.moray.by_input.default, (torch.randn(2, 3, 64), sparse.number, 40, 0.5, bias))
 
 
 def test_refusals_name_the_argument():
@@ -101,8 +105,28 @@ def test_refusals_name_the_argument():
     del mlp
     with pytest.raises(moray.NullError, match="mlp: expected the number"):
         torch.ops.moray.sparse_mlp(torch.randn(1, 64), number, "all", 0.0, "hidden", None, None)
+    with pytest.raises(moray.NullError, match="weight: expected the number"):
+        torch.ops.moray.by_input(torch.randn(1, 64), number, 40, 0.5, None)
     with pytest.raises(moray.UnsupportedError, match="selection"):
         SparseMlp(torch.randn(96, 64), torch.randn(96, 64), torch.randn(64, 96), Masks(np.ones((1, 96), bool)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_by_input_equals_the_librarys_call(dtype):
+    plain = torch.nn.Linear(64, 40).to(dtype)
+    layer, x = InputSparseLinear.from_linear(plain, 0.5), torch.randn(2, 3, 64, dtype=dtype)
+    weight = moray.InputSparse(plain.weight.detach())
+    for threshold in (0.5, 0.0):
+        layer.threshold = threshold
+        expected = weight(x.float(), threshold, bias=plain.bias.detach().float())
+        assert torch.equal(layer(x), torch.from_numpy(expected).to(dtype)) and layer(x).dtype == dtype
+    assert layer(x[:0]).shape == (0, 3, 40)
+    kept = torch.where(x.float().abs() > 0.5, x.float(), 0.0)
+    layer.threshold = 0.5
+    assert torch.allclose(layer(x).float(), torch.nn.functional.linear(kept, plain.weight.float(), plain.bias.float()), rtol=2e-2, atol=2e-2)
+    other = copy.deepcopy(layer)
+    other.threshold = 9.0
+    assert torch.equal(other(x), plain.bias.detach().expand(2, 3, 40)) and layer.threshold == 0.5
 
 
 @pytest.mark.parametrize("selection", [None, Threshold(0.5), TopK(9), Indices([0, 7])], ids=str)

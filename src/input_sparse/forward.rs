@@ -58,6 +58,10 @@ pub fn linear_rows(
 ) -> Result<()> {
     check(weight, x, threshold, &epilogue, y)?;
     RowBlocks::new(rows, weight.n())?;
+    if x.is_empty() {
+        workspace.kept.clear();
+        return Ok(());
+    }
     let floats = match &weight.store {
         Store::Floats(floats) => floats,
         Store::FourBit(matrix) => {

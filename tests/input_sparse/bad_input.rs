@@ -1,7 +1,7 @@
 //! What is refused, before anything is written.
 
 use moray::input_sparse::{Weight, Workspace, linear, linear_rows};
-use moray::w4a8::Epilogue;
+use moray::w4a8::{Epilogue, Format, Offset, quantize};
 use moray::{Cpu, DenseType, Error};
 
 #[test]
@@ -30,6 +30,18 @@ fn sizes_and_thresholds_that_do_not_fit_are_refused() {
     };
     assert!(matches!(rows(&[0..5]), Error::Index { what: "rows", .. }));
     assert!(matches!(rows(&[2..3, 0..1]), Error::NotIncreasing { what: "rows", .. }));
+}
+
+#[test]
+fn no_tokens_are_no_work() {
+    let (cpu, mut workspace) = (Cpu::detect(), Workspace::default());
+    let floats = Weight::from_f32(&[1.0; 128], 4, 32, DenseType::F16).unwrap();
+    let quantized = quantize(&[1.0; 128], 4, 32, Format::per_group(32, Offset::None)).unwrap();
+    for weight in [floats, Weight::from_quantized(&quantized).unwrap()] {
+        linear(&cpu, &weight, &[1.0; 32], 0.5, Epilogue::default(), &mut [0.0; 4], &mut workspace).unwrap();
+        linear(&cpu, &weight, &[], 0.5, Epilogue::default(), &mut [], &mut workspace).unwrap();
+        assert!(workspace.kept().is_empty());
+    }
 }
 
 #[test]

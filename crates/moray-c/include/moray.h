@@ -80,6 +80,13 @@ typedef struct MorayCpu MorayCpu;
 // The context that is current to the thread stays so.
 typedef struct MorayCuda MorayCuda;
 
+// A matrix that is held by input, in memory of the library's: the weights of one input lie beside each other, so that those of an input
+// that no token keeps are not read. Never changes, so that any number of threads may use it.
+typedef struct MorayInputWeight MorayInputWeight;
+
+// What products by input work in; it grows to the largest call that it has seen. One thread uses it at a time.
+typedef struct MorayInputWorkspace MorayInputWorkspace;
+
 // Keys and values of layers and sequences, in memory of the library's. One thread writes it at a time; any number may attend when none does.
 typedef struct MorayKvCache MorayKvCache;
 
@@ -338,6 +345,26 @@ typedef struct {
   // f32 [tokens, d_model].
   MorayBytesMut y;
 } MorayMlpForward;
+
+// A product over the inputs above a threshold.
+typedef struct {
+  // `sizeof(MorayByInput)`.
+  uint32_t struct_size;
+  // Finite, at least 0: inputs that are not larger count as zero, and their weights are not read.
+  float threshold;
+  // w[N, K].
+  const MorayInputWeight *weight;
+  // What the call works in.
+  MorayInputWorkspace *workspace;
+  // f32 [M, K].
+  MorayBytes x;
+  // f32 [N], or left out.
+  MorayBytes bias;
+  // f32 [M, N], or left out; apart from `y`.
+  MorayBytes residual;
+  // f32 [M, N].
+  MorayBytesMut y;
+} MorayByInput;
 
 // The dimensions of a cache.
 typedef struct {
@@ -843,6 +870,9 @@ typedef struct {
 // `moray_attend`: type of the cache; its format has 0 bits.
 #define MORAY_OP_ATTENTION 3
 
+// `moray_by_input`: format of the weight, or its type where it is not quantized.
+#define MORAY_OP_BY_INPUT 4
+
 // 4 bits and a scale for 32 values: 18 bytes.
 #define MORAY_BLOCK_Q4_0 2
 
@@ -1202,6 +1232,46 @@ MorayStatus moray_mlp_forward(const MorayCpu *cpu,
 // rows of down that were read.
 MorayStatus moray_mlp_kept(const MorayMlpWorkspace *workspace,
                            MorayBytes *kept);
+
+// Copies a weight w[N, K], row-major in `dtype`.
+//
+// Fails with `MORAY_STATUS_SHAPE` for a size of 0, `MORAY_STATUS_LENGTH` for memory of another size, `MORAY_STATUS_VALUE` for a weight
+// that is not finite.
+MorayStatus moray_input_weight_create(MorayBytes w,
+                                      MorayDtype dtype,
+                                      size_t n,
+                                      size_t k,
+                                      MorayInputWeight **out);
+
+// Takes a 4-bit weight with the codes and scales it has. The plain weight is not needed any more then.
+//
+// Fails with `MORAY_STATUS_UNSUPPORTED` for 8-bit codes, for scales other than of channels or f16 of groups and for columns in another
+// order (`moray_quantized_order`).
+MorayStatus moray_input_weight_create_quantized(const MorayQuantized *weight,
+                                                MorayInputWeight **out);
+
+// Ends a weight; null is none.
+void moray_input_weight_destroy(MorayInputWeight *weight);
+
+// Makes what products of up to `max_tokens` tokens work in, for this weight and others of no more inputs.
+//
+// Fails with `MORAY_STATUS_OUT_OF_MEMORY`, and `MORAY_STATUS_SHAPE` for 0 tokens.
+MorayStatus moray_input_workspace_create(const MorayInputWeight *weight, size_t max_tokens, MorayInputWorkspace **out);
+
+// Ends a workspace; null is none.
+void moray_input_workspace_destroy(MorayInputWorkspace *workspace);
+
+// Computes y[m, n] = sum over k with |x[m, k]| > threshold of x[m, k] * w[n, k], + bias + residual. Up to 8 tokens read the weights of the
+// inputs that any of them keeps; more read all. With 4-bit weights, x is int8 with one scale for each token over all of its inputs, and a threshold of
+// 0 gives the bits of `moray_linear`. The bits depend neither on threads nor on the instruction set nor on how tokens are split into calls.
+//
+// Fails with `MORAY_STATUS_LENGTH` for a buffer of another size, `MORAY_STATUS_VALUE` for the threshold, `MORAY_STATUS_OVERLAP` if `y`
+// overlaps what is read, `MORAY_STATUS_BUSY` if another thread is using the workspace.
+MorayStatus moray_by_input(const MorayCpu *cpu,
+                           const MorayByInput *call);
+
+// Says which inputs a workspace's last call read: u32, strictly increasing, until the next call with it.
+MorayStatus moray_by_input_kept(const MorayInputWorkspace *workspace, MorayBytes *kept);
 
 // Makes a cache of element type `dtype` (`MORAY_INT8` too), empty.
 //

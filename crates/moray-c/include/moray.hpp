@@ -31,6 +31,8 @@ struct Destroy {
     void operator()(MorayActivations *handle) const { moray_activations_destroy(handle); }
     void operator()(MorayMlp *handle) const { moray_mlp_destroy(handle); }
     void operator()(MorayMlpWorkspace *handle) const { moray_mlp_workspace_destroy(handle); }
+    void operator()(MorayInputWeight *handle) const { moray_input_weight_destroy(handle); }
+    void operator()(MorayInputWorkspace *handle) const { moray_input_workspace_destroy(handle); }
     void operator()(MorayKvCache *handle) const { moray_kv_cache_destroy(handle); }
     void operator()(MorayAttention *handle) const { moray_attention_destroy(handle); }
     void operator()(MorayCuda *handle) const { moray_cuda_destroy(handle); }

@@ -18,6 +18,7 @@
 mod activations;
 mod arguments;
 mod attention;
+mod by_input;
 mod cpu;
 mod cuda;
 mod dtype;
@@ -38,6 +39,7 @@ mod weight;
 pub use activations::*;
 pub use arguments::*;
 pub use attention::*;
+pub use by_input::*;
 pub use cpu::*;
 pub use cuda::*;
 pub use dtype::*;

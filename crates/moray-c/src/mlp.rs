@@ -131,18 +131,9 @@ pub unsafe extern "C" fn moray_mlp_create_quantized(
         let shape = unsafe { borrow("shape", shape)? }.read()?;
         // SAFETY: the caller's.
         let [gate, up, down] = unsafe { [borrow("gate", gate)?, borrow("up", up)?, borrow("down", down)?] };
-        for (what, weight) in [("gate", gate), ("up", up), ("down", down)] {
-            if weight.order.is_some() {
-                return Err(Fault::unsupported(
-                    what,
-                    "columns in their own order",
-                    "columns in the order of their groups",
-                ));
-            }
-        }
+        let (gate, up, down) = (gate.in_own_order("gate")?, up.in_own_order("up")?, down.in_own_order("down")?);
         // SAFETY: the caller's.
-        let make =
-            || unsafe { with_biases(Weights::from_quantized(shape, &gate.weight, &up.weight, &down.weight)?, biases) };
+        let make = || unsafe { with_biases(Weights::from_quantized(shape, gate, up, down)?, biases) };
         // SAFETY: the caller's.
         unsafe { create(out, make) }
     })

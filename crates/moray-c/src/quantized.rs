@@ -4,7 +4,7 @@ use crate::arguments::{MorayBytes, MorayBytesMut, borrow, create, destroy, give}
 use crate::dtype::{MorayDtype, with_dtype};
 use crate::format::MorayFormat;
 use crate::sections::MoraySections;
-use crate::status::{MorayStatus, guard};
+use crate::status::{Fault, MorayStatus, Outcome, guard};
 use moray::element::Element;
 use moray::w4a8::{QuantizedWeight, quantize};
 
@@ -14,6 +14,19 @@ pub struct MorayQuantized {
     pub(crate) weight: QuantizedWeight,
     /// The input of each column, where that is not its own.
     pub(crate) order: Option<Vec<u32>>,
+}
+
+impl MorayQuantized {
+    /// The weight, for forms that have no place for an order of columns.
+    pub(crate) fn in_own_order(&self, what: &'static str) -> Outcome<&QuantizedWeight> {
+        match self.order {
+            None => Ok(&self.weight),
+            Some(_) => {
+                let got = "columns in the order of their groups";
+                Err(Fault::unsupported(what, "columns in their own order", got))
+            }
+        }
+    }
 }
 
 impl From<QuantizedWeight> for MorayQuantized {

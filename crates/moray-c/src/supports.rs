@@ -19,6 +19,8 @@ pub const MORAY_OP_LINEAR: MorayOp = 1;
 pub const MORAY_OP_SPARSE_MLP: MorayOp = 2;
 /// `moray_attend`: type of the cache; its format has 0 bits.
 pub const MORAY_OP_ATTENTION: MorayOp = 3;
+/// `moray_by_input`: format of the weight, or its type where it is not quantized.
+pub const MORAY_OP_BY_INPUT: MorayOp = 4;
 
 /// A question about an operation.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +77,10 @@ pub unsafe extern "C" fn moray_supports(query: *const MorayQuery, out: *mut Mora
 fn answer(query: &MorayQuery) -> Outcome<Result<String, String>> {
     let arithmetic = match query.op {
         MORAY_OP_LINEAR => linear(query)?,
-        MORAY_OP_SPARSE_MLP => sparse_mlp(query)?,
+        MORAY_OP_SPARSE_MLP => by_rows(query, "products and sums in f32 over fixed lanes")?,
+        MORAY_OP_BY_INPUT => {
+            by_rows(query, "products and sums in f32 by fma over quarters of K, kept inputs in order")?
+        }
         MORAY_OP_ATTENTION => attention(query)?,
         other => return Err(Fault::unsupported("op", "a MORAY_OP_ constant", other)),
     };
@@ -88,10 +93,11 @@ fn linear(query: &MorayQuery) -> Outcome<Result<String, String>> {
     Ok(checked(query.format.read()?).map(arithmetic))
 }
 
-fn sparse_mlp(query: &MorayQuery) -> Outcome<Result<String, String>> {
+/// Of weights whose rows are read one by one.
+fn by_rows(query: &MorayQuery, sums_of_floats: &str) -> Outcome<Result<String, String>> {
     let element = element(query.dtype)?;
     if query.format.bits == 0 {
-        return Ok(Ok(format!("weights in {element}, products and sums in f32 over fixed lanes")));
+        return Ok(Ok(format!("weights in {element}, {sums_of_floats}")));
     }
     let format = query.format.read()?;
     let rows = matches!(format.group_scale(), None | Some(GroupScale::F16)) && format.bits == Bits::Four;

@@ -19,6 +19,7 @@ const SOURCES: &[&str] = &[
     "linear",
     "selection",
     "mlp",
+    "by_input",
     "attention",
     "cuda/device",
     "cuda/activations",

@@ -138,6 +138,18 @@ const _: () = {
     ["Offset of field: MorayMlpForward::y"][::core::mem::offset_of!(MorayMlpForward, y) - 64usize];
 };
 const _: () = {
+    ["Size of MorayByInput"][::core::mem::size_of::<MorayByInput>() - 88usize];
+    ["Alignment of MorayByInput"][::core::mem::align_of::<MorayByInput>() - 8usize];
+    ["Offset of field: MorayByInput::struct_size"][::core::mem::offset_of!(MorayByInput, struct_size) - 0usize];
+    ["Offset of field: MorayByInput::threshold"][::core::mem::offset_of!(MorayByInput, threshold) - 4usize];
+    ["Offset of field: MorayByInput::weight"][::core::mem::offset_of!(MorayByInput, weight) - 8usize];
+    ["Offset of field: MorayByInput::workspace"][::core::mem::offset_of!(MorayByInput, workspace) - 16usize];
+    ["Offset of field: MorayByInput::x"][::core::mem::offset_of!(MorayByInput, x) - 24usize];
+    ["Offset of field: MorayByInput::bias"][::core::mem::offset_of!(MorayByInput, bias) - 40usize];
+    ["Offset of field: MorayByInput::residual"][::core::mem::offset_of!(MorayByInput, residual) - 56usize];
+    ["Offset of field: MorayByInput::y"][::core::mem::offset_of!(MorayByInput, y) - 72usize];
+};
+const _: () = {
     ["Size of MorayKvShape"][::core::mem::size_of::<MorayKvShape>() - 40usize];
     ["Alignment of MorayKvShape"][::core::mem::align_of::<MorayKvShape>() - 8usize];
     ["Offset of field: MorayKvShape::n_layers"][::core::mem::offset_of!(MorayKvShape, n_layers) - 0usize];
@@ -433,6 +445,7 @@ const _: () = {
     assert!(MORAY_OP_LINEAR == 1);
     assert!(MORAY_OP_SPARSE_MLP == 2);
     assert!(MORAY_OP_ATTENTION == 3);
+    assert!(MORAY_OP_BY_INPUT == 4);
     assert!(MORAY_BLOCK_Q4_0 == 2);
     assert!(MORAY_BLOCK_Q4_1 == 3);
     assert!(MORAY_BLOCK_Q5_0 == 6);
@@ -691,6 +704,40 @@ mod header {
         pub fn moray_mlp_kept(workspace: *const MorayMlpWorkspace, kept: *mut MorayBytes) -> MorayStatus;
     }
     unsafe extern "C" {
+        pub fn moray_input_weight_create(
+            w: MorayBytes,
+            dtype: MorayDtype,
+            n: usize,
+            k: usize,
+            out: *mut *mut MorayInputWeight,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_input_weight_create_quantized(
+            weight: *const MorayQuantized,
+            out: *mut *mut MorayInputWeight,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_input_weight_destroy(weight: *mut MorayInputWeight);
+    }
+    unsafe extern "C" {
+        pub fn moray_input_workspace_create(
+            weight: *const MorayInputWeight,
+            max_tokens: usize,
+            out: *mut *mut MorayInputWorkspace,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_input_workspace_destroy(workspace: *mut MorayInputWorkspace);
+    }
+    unsafe extern "C" {
+        pub fn moray_by_input(cpu: *const MorayCpu, call: *const MorayByInput) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_by_input_kept(workspace: *const MorayInputWorkspace, kept: *mut MorayBytes) -> MorayStatus;
+    }
+    unsafe extern "C" {
         pub fn moray_kv_cache_create(
             shape: *const MorayKvShape,
             dtype: MorayDtype,
@@ -910,6 +957,16 @@ fn signatures_of_the_header_match_the_crate() {
     let _: [unsafe extern "C" fn(_); 2] = [header::moray_mlp_workspace_destroy, moray_mlp_workspace_destroy];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_mlp_forward, moray_mlp_forward];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_mlp_kept, moray_mlp_kept];
+    let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] =
+        [header::moray_input_weight_create, moray_input_weight_create];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] =
+        [header::moray_input_weight_create_quantized, moray_input_weight_create_quantized];
+    let _: [unsafe extern "C" fn(_); 2] = [header::moray_input_weight_destroy, moray_input_weight_destroy];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] =
+        [header::moray_input_workspace_create, moray_input_workspace_create];
+    let _: [unsafe extern "C" fn(_); 2] = [header::moray_input_workspace_destroy, moray_input_workspace_destroy];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_by_input, moray_by_input];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_by_input_kept, moray_by_input_kept];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_kv_cache_create, moray_kv_cache_create];
     let _: [unsafe extern "C" fn(_); 2] = [header::moray_kv_cache_destroy, moray_kv_cache_destroy];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_kv_cache_truncate, moray_kv_cache_truncate];

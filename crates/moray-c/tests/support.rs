@@ -69,10 +69,15 @@ fn page() -> String {
     let mut text = HEAD.to_owned();
     let dense = MorayFormat { bits: 0, group_size: 0, group_scale: 0, offset: 0 };
     let types = [(MORAY_F32, "f32"), (MORAY_F16, "f16"), (MORAY_BF16, "bf16")];
-    for (op, title) in [(MORAY_OP_LINEAR, "W4A8 GEMM, y in f32, f16 or bf16"), (MORAY_OP_SPARSE_MLP, "Sparse MLP")] {
+    let operations = [
+        (MORAY_OP_LINEAR, "W4A8 GEMM, y in f32, f16 or bf16"),
+        (MORAY_OP_SPARSE_MLP, "Sparse MLP"),
+        (MORAY_OP_BY_INPUT, "Products by input"),
+    ];
+    for (op, title) in operations {
         text += &format!("\n## {title}\n\n| weights | | arithmetic, or why not |\n|---|---|---|\n");
         let mut found = Vec::new();
-        if op == MORAY_OP_SPARSE_MLP {
+        if op != MORAY_OP_LINEAR {
             found.extend(types.iter().map(|&(dtype, name)| (name.to_owned(), ask(op, dense, dtype))));
         }
         for (name, format) in formats() {

@@ -1,4 +1,4 @@
-"""The operators `moray::w4a8_linear` and `moray::sparse_mlp`."""
+"""The operators `moray::w4a8_linear`, `moray::sparse_mlp` and `moray::by_input`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..activations import SCALES, SCRATCH
 from ..cpu import shared
 from ..format import PARTS
 from ..errors import DeviceError, DtypeError, LayoutError, LengthError, NullError
+from ..input_sparse import InputSparse
 from ..selection import Indices, Threshold, TopK
 from ..sparse_mlp import SparseMlp
 
@@ -179,16 +180,23 @@ def w4a8_linear(
     return torch.ops.moray.w4a8_linear.default(x, codes, channel, group, offset, order, bias, n, k, format, act_scales)
 
 
-# The MLPs that operators can name. Weights neuron by neuron are the library's memory, which no tensor stands for.
-_LIVE: weakref.WeakValueDictionary[int, SparseMlp] = weakref.WeakValueDictionary()
+# What operators can name by number: weights by neuron or by input are the library's memory, which no tensor stands for.
+_LIVE: weakref.WeakValueDictionary[int, SparseMlp | InputSparse] = weakref.WeakValueDictionary()
 _NUMBERS = itertools.count(1)
 
 
-def number_of(mlp: SparseMlp) -> int:
-    """Makes an MLP known to the operator, for as long as it lives."""
+def number_of(weights: SparseMlp | InputSparse) -> int:
+    """Makes weights known to the operators, for as long as they live."""
     number = next(_NUMBERS)
-    _LIVE[number] = mlp
+    _LIVE[number] = weights
     return number
+
+
+def _live(what: str, kind: type, number: int) -> Any:
+    found = _LIVE.get(number)
+    if not isinstance(found, kind):
+        raise NullError(f"{what}: expected the number of weights that live, got {number}")
+    return found
 
 
 torch.library.define(
@@ -198,9 +206,7 @@ torch.library.define(
 
 @torch.library.impl("moray::sparse_mlp", "CPU")
 def _sparse_mlp(x, mlp, kind, value, score, channel_scale, indices):
-    found = _LIVE.get(mlp)
-    if found is None:
-        raise NullError(f"mlp: expected the number of an MLP that lives, got {mlp}")
+    found = _live("mlp", SparseMlp, mlp)
     plain = _rows(x, found.d_model).detach().to(torch.float32)
     y = torch.empty_like(plain)
     if x.numel():
@@ -238,3 +244,38 @@ def sparse_mlp(
         MorayError: for tensors of other types, sizes or devices, and for an MLP that does not live any more.
     """
     return torch.ops.moray.sparse_mlp.default(x, mlp, kind, value, score, channel_scale, indices)
+
+
+torch.library.define("moray::by_input", "(Tensor x, int weight, SymInt n, float threshold, Tensor? bias) -> Tensor")
+
+
+@torch.library.impl("moray::by_input", "CPU")
+def _by_input(x, weight, n, threshold, bias):
+    found = _live("weight", InputSparse, weight)
+    plain = _rows(x, found.k).detach().to(torch.float32)
+    y = plain.new_empty((*x.shape[:-1], found.n))
+    if x.numel():
+        biases = None if bias is None else bias.detach().to(torch.float32).numpy()
+        found(plain.numpy(), threshold, bias=biases, out=y.numpy(), cpu=shared(torch.get_num_threads()))
+    return y.to(x.dtype)
+
+
+@torch.library.register_fake("moray::by_input")
+def _(x, weight, n, threshold, bias):
+    return x.new_empty((*x.shape[:-1], n))
+
+
+def by_input(x: Tensor, weight: int, n: int, threshold: float, bias: Tensor | None) -> Tensor:
+    """Computes y = x · wᵀ + bias over the inputs that are larger than a threshold, as :class:`moray.InputSparse`: y [.., N] has x's type.
+
+    Args:
+        x: f32, f16 or bf16 [.., K]; it is computed with in f32.
+        weight: what :attr:`moray.torch.InputSparseLinear.number` says.
+        n: the weight's output features.
+        threshold: finite, at least 0.
+        bias: [N] or None.
+
+    Raises:
+        MorayError: for tensors of other types, sizes or devices, and for a weight that does not live any more.
+    """
+    return torch.ops.moray.by_input.default(x, weight, n, threshold, bias)

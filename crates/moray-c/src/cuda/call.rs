@@ -5,7 +5,7 @@ use super::{CUstream_st, MorayCuda};
 use crate::cpu::MORAY_ARCH_CUDA;
 use crate::dtype::MORAY_F32;
 use crate::status::Outcome;
-use crate::supports::{MORAY_OP_ATTENTION, MORAY_OP_LINEAR, MORAY_OP_SPARSE_MLP, MorayQuery};
+use crate::supports::{MORAY_OP_ATTENTION, MORAY_OP_BY_INPUT, MORAY_OP_LINEAR, MORAY_OP_SPARSE_MLP, MorayQuery};
 use moray::Error;
 use moray::device::{Device, RawCall};
 
@@ -49,6 +49,7 @@ pub(crate) fn place(query: &MorayQuery) -> Result<String, String> {
         MORAY_OP_LINEAR => (cfg!(feature = "cuda-w4a8"), "with the bits of a CPU"),
         MORAY_OP_SPARSE_MLP => (cfg!(feature = "cuda-sparse-mlp"), "with an order of sums of their own"),
         MORAY_OP_ATTENTION => (cfg!(feature = "cuda-attention"), "with an order of sums of their own"),
+        MORAY_OP_BY_INPUT => (cfg!(feature = "cuda-input-sparse"), "with the bits of a CPU"),
         _ => (false, ""),
     };
     if !built {
@@ -59,6 +60,9 @@ pub(crate) fn place(query: &MorayQuery) -> Result<String, String> {
     }
     if query.op == MORAY_OP_SPARSE_MLP && query.format.bits == 0 && query.dtype == MORAY_F32 {
         return Err("dtype: expected f16, bf16 or 4-bit weights on a CUDA device, got f32".into());
+    }
+    if query.op == MORAY_OP_BY_INPUT && query.format.bits != 0 {
+        return Err("format: expected weights in floating point on a CUDA device, got quantized ones".into());
     }
     let capability = query.arch - MORAY_ARCH_CUDA;
     let (major, minor) = (capability / 10, capability % 10);
