@@ -12,7 +12,7 @@ use allocations::{allocations, start_threads};
 use moray::Cpu;
 use moray::attention::KvPolicy;
 use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Settings};
-use moray::policy::{Cats, Griffin, HeadNorm, Random, Site, TdaQuantile, TopK};
+use moray::policy::{Cats, Griffin, HeadNorm, LowRank, Predicted, PredictedLayer, Random, Site, TdaQuantile, TopK};
 use moray::w4a8::{Format, Offset};
 use plain::{D_FF, Kind, Plain, tokens};
 
@@ -42,6 +42,7 @@ fn main() {
         ("w4a8 tda", plain.w4a8_by_neuron(Format::per_channel()), tda()),
         ("inputs", plain.by_input(), plain::with_thresholds(dense(), 2)),
         ("w4a8 inputs", plain.w4a8_by_input(group), plain::with_thresholds(dense(), 2)),
+        ("predicted", plain.by_neuron(), dense().with(predicted())),
         ("random", plain.by_neuron(), random()),
         ("heads, write-all", plain.dense(), heads(dense(), KvPolicy::WriteAll)),
         ("heads, hole", plain.w4a8(group), heads(dense(), KvPolicy::Hole)),
@@ -55,6 +56,14 @@ fn main() {
         }
         println!("test generation_allocates_nothing_after_its_first_token: {name} ... ok");
     }
+}
+
+/// Half of the neurons of both layers, predicted one layer ahead.
+fn predicted() -> Predicted {
+    let (d, numbers) = (64, |len: usize| (0..len).map(|i| (i * 37 % 101) as f32 / 101.0 - 0.5).collect::<Vec<_>>());
+    let predictor = LowRank::new(d, 8, numbers(d * 8), numbers(8 * D_FF), numbers(D_FF)).unwrap();
+    let layer = PredictedLayer { predictor, units: Vec::new() };
+    Predicted::new(vec![layer.clone(), layer], D_FF / 2, true).unwrap()
 }
 
 fn generate(cpu: &Cpu, name: &str, model: &Model<Cpu>, settings: Settings, sampling: Sampling) {

@@ -30,7 +30,7 @@ pub struct Layer<B: Backend> {
 pub struct Buffers<B: Backend> {
     /// \[M, d\]: the residual stream, and where its next value is written.
     pub x: B::Buffer,
-    next: B::Buffer,
+    pub(super) next: B::Buffer,
     /// \[M, q + 2·kv\].
     pub(super) qkv: B::Buffer,
     /// \[M, q\].

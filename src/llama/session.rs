@@ -1,6 +1,6 @@
 //! The sequences that a model is running.
 
-use super::backend::Backend;
+use super::backend::{Backend, Norm};
 use super::config::Config;
 use super::forward::Watch;
 use super::layer::{Buffers, Layer, Pass, Thresholds};
@@ -205,7 +205,14 @@ impl<B: Backend> Session<B> {
         layer: &Layer<B>,
         watch: Watch,
     ) -> Result<()> {
-        let Session { policies, work, buffers, spans, settings, .. } = self;
+        let Session { policies, work, buffers, spans, settings, host, .. } = self;
+        if policies.predicts() {
+            let d = config.d_model;
+            let m = spans.iter().map(|span| span.len).sum();
+            let Buffers { x, next, .. } = &mut *buffers;
+            backend.rms_norm(Norm { x, weight: &layer.mlp_norm, eps: config.rms_eps }, m, next)?;
+            policies.predict(index, spans, &Observed::new(backend.read(next, m * d, host)?, d, d))?;
+        }
         let down = policies.input_threshold(Projection::Down, index, spans)?;
         let thresholds = Thresholds { down, ..Thresholds::default() };
         let mlp_site = policies.mlp_site();

@@ -21,6 +21,14 @@ pub trait LayerRule: std::fmt::Debug + Send + Sync {
 
 /// Turns a whole prompt into the rule of its generation.
 pub trait PromptRule: std::fmt::Debug + Send + Sync {
+    /// What is added up over the prompt, before any token.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for no neurons.
+    fn statistic(&self, d_ff: usize) -> Result<PromptStatistic> {
+        PromptStatistic::new(d_ff)
+    }
+
     /// The rule after a prompt with these statistics, one for each layer.
     ///
     /// # Errors
@@ -44,8 +52,8 @@ enum Slot {
 }
 
 impl Slot {
-    fn new(n_layers: usize, d_ff: usize) -> Result<Self> {
-        Ok(Slot::Prompt((0..n_layers).map(|_| PromptStatistic::new(d_ff)).collect::<Result<_>>()?))
+    fn new(rule: &dyn PromptRule, n_layers: usize, d_ff: usize) -> Result<Self> {
+        Ok(Slot::Prompt((0..n_layers).map(|_| rule.statistic(d_ff)).collect::<Result<_>>()?))
     }
 
     fn is_dense(&self) -> bool {
@@ -73,7 +81,7 @@ impl ByPrompt {
         refresh.check()?;
         let (n_layers, d_ff) = (sizes.model.n_layers, sizes.model.d_ff);
         let words = if sizes.slots > 1 { sizes.max_tokens * d_ff.div_ceil(64) } else { 0 };
-        let slots = (0..sizes.slots).map(|_| Slot::new(n_layers, d_ff)).collect::<Result<_>>()?;
+        let slots = (0..sizes.slots).map(|_| Slot::new(&*rule, n_layers, d_ff)).collect::<Result<_>>()?;
         Ok(ByPrompt { rule, refresh, n_layers, d_ff, slots, masks: vec![0; words] })
     }
 
@@ -181,8 +189,8 @@ impl Policy for ByPrompt {
     }
 
     fn reset(&mut self, slot: usize) -> Result<()> {
-        let (n_layers, d_ff) = (self.n_layers, self.d_ff);
-        *self.slot_mut(slot)? = Slot::new(n_layers, d_ff)?;
+        let new = Slot::new(&*self.rule, self.n_layers, self.d_ff)?;
+        *self.slot_mut(slot)? = new;
         Ok(())
     }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::observed::tokens_of;
+use super::record::Record;
 use super::table::{Arguments, Context};
 use super::{
-    Calibrate, Calibration, Kept, Observed, Policy, PolicyConfig, Site, Sizes, Values, Wanted, check_activations,
-    check_fraction, check_layer,
+    Kept, Observed, Policy, PolicyConfig, Site, Sizes, Values, Wanted, check_activations, check_fraction, check_layer,
 };
 use crate::attention::Span;
 use crate::error::{Error, Result, check_len};
@@ -189,13 +189,9 @@ impl Cett {
     }
 
     pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
-        let model = context.model();
-        let calibrate = Calibrate::new(CettCalibrator::new(model.n_layers, model.d_ff));
-        context.run(vec![Arc::new(calibrate.clone())])?;
         let mut cett = Cett::new();
-        for layer in 0..model.n_layers {
-            let activations = calibrate.with(|calibrator| std::mem::take(&mut calibrator.layers[layer]));
-            cett.calibrate_layer(context.mlp(layer)?, &activations, arguments.fraction)?;
+        for (layer, activations) in Record::of(context, Values::Hidden, TOKENS)?.iter().enumerate() {
+            cett.calibrate_layer(context.mlp(layer)?, activations, arguments.fraction)?;
         }
         Ok(vec![Arc::new(cett)])
     }
@@ -248,32 +244,3 @@ impl Policy for Cett {
 
 /// Tokens whose activations are held for each layer: with d_ff 1536, a threshold is then one of 196 608 scores.
 const TOKENS: usize = 128;
-
-/// Holds A of the first tokens of a calibration text, for [`Cett::calibrate_layer`].
-#[derive(Debug)]
-struct CettCalibrator {
-    d_ff: usize,
-    /// f32 \[tokens, d_ff\], by layer.
-    layers: Vec<Vec<f32>>,
-}
-
-impl CettCalibrator {
-    fn new(n_layers: usize, d_ff: usize) -> Self {
-        CettCalibrator { d_ff, layers: vec![Vec::new(); n_layers] }
-    }
-}
-
-impl Calibration for CettCalibrator {
-    fn values(&self) -> Values {
-        Values::Hidden
-    }
-
-    fn observe(&mut self, layer: usize, hidden: &[f32]) -> Result<()> {
-        check_layer(layer, self.layers.len())?;
-        check_len("activations", self.d_ff, hidden.len())?;
-        if self.layers[layer].len() < TOKENS * self.d_ff {
-            self.layers[layer].extend_from_slice(hidden);
-        }
-        Ok(())
-    }
-}

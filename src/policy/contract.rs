@@ -19,6 +19,21 @@ pub trait Policy: std::fmt::Debug + Send {
     /// What it must be shown of a call with these spans; the same for every layer of the call.
     fn wants(&self, spans: &[Span]) -> Wanted;
 
+    /// Whether it must be shown the inputs of a layer's MLP before it selects of that layer, see [`Policy::predict`].
+    fn predicts(&self) -> bool {
+        false
+    }
+
+    /// Looks at the inputs \[d_model\] of a layer's MLP, of each token of a call, before it selects of that layer; in a session these are
+    /// copied to the host for it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Index`] for a layer that is not there, [`crate::Error::Length`] for inputs of another size.
+    fn predict(&mut self, layer: usize, spans: &[Span], inputs: &Observed<'_>) -> Result<()> {
+        let _ = (layer, spans, inputs);
+        Ok(())
+    }
+
     /// What is computed of a layer in a call with these spans. Of neurons and inputs, masks are one for each token; of heads,
     /// one for each span.
     ///

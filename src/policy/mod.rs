@@ -11,6 +11,8 @@
 //! | [`Cett`] | neurons | per token | \|act(g)·u\|·‖down‖ above a calibrated threshold | whole |
 //! | [`Griffin`] | neurons | per prompt | top-k of the prompt statistic | kept rows |
 //! | [`Tda`] | neurons | per prompt | prompt statistic above a threshold per layer | kept rows |
+//! | [`CoreInfer`] | neurons | per prompt | how often among tokens' largest | kept rows |
+//! | [`Predicted`] | neurons | per token | predictors or a router from the MLP's inputs | kept rows |
 //! | [`Refreshed`] | neurons | renews either as text goes on | prompt and recent tokens | kept rows |
 //! | [`HeadNorm`] | heads | per prompt | norms of head outputs | – |
 //! | [`Magnitude`] | both | beforehand | mean size over a calibration text | kept rows |
@@ -21,18 +23,24 @@
 //!
 //! [`TABLE`] names them for commands. A policy is added in a file of its own here, and a line in that table.
 
+mod by_prediction;
 mod by_prompt;
 mod calibrate;
 mod cats;
 mod cett;
 mod contract;
+mod core_infer;
+mod deja_vu;
 mod griffin;
 mod head_norm;
 mod lists;
+mod low_rank;
 mod magnitude;
+mod moefication;
 mod observed;
 mod quantiles;
 mod random;
+mod record;
 mod refresh;
 mod set;
 mod site;
@@ -42,16 +50,21 @@ mod tda;
 mod teal;
 mod top_k;
 
+pub use by_prediction::{Predicted, PredictedLayer};
 use by_prompt::ByPrompt;
 pub use by_prompt::{LayerRule, PromptRule};
 pub use calibrate::{Calibrate, Calibration};
 pub use cats::{Cats, CatsCalibrator};
 pub use cett::{Cett, cett_of_dropping, threshold_for_cett};
 pub use contract::{Policy, PolicyConfig};
+pub use core_infer::CoreInfer;
+pub use deja_vu::deja_vu;
 pub use griffin::Griffin;
 pub use head_norm::HeadNorm;
 pub use lists::Lists;
+pub use low_rank::LowRank;
 pub use magnitude::Magnitude;
+pub use moefication::balanced_clusters;
 pub use observed::{Kept, Observed, SiteUsage, Usage, Values, Wanted};
 pub use random::Random;
 pub use refresh::{Refresh, RefreshOptions, Refreshed};
@@ -80,6 +93,9 @@ pub const TABLE: &[Entry] = &[
     Entry::new("cett:T", NEURONS, Chosen::PerToken, "contributions whose rest is the error T", Cett::make).calibrated(),
     Entry::new("griffin:K", NEURONS, Chosen::ByPrompt, "the largest over the prompt, as many in each layer", Griffin::make),
     Entry::new("tda:K", NEURONS, Chosen::ByPrompt, "the largest over the prompt, in all layers together", TdaQuantile::make),
+    Entry::new("coreinfer:K", NEURONS, Chosen::ByPrompt, "those most often among the largest of the prompt's tokens", CoreInfer::make),
+    Entry::new("dejavu:K[:A]", NEURONS, Chosen::PerToken, "predicted from the MLP's inputs, or from those of A = 1 layer before", deja_vu::make).calibrated_on(deja_vu::TOKENS),
+    Entry::new("moefication:K", NEURONS, Chosen::PerToken, "clusters that a router chooses", moefication::make).calibrated_on(deja_vu::TOKENS),
     Entry::new("teal:K", &Site::INPUTS, Chosen::PerToken, "inputs above thresholds, calibrated for each layer and matrix", Teal::make).calibrated(),
     Entry::new("norm:K[:R]", HEADS, Chosen::ByPrompt, "the largest outputs over the prompt, chosen anew every R tokens", HeadNorm::make),
     Entry::new("static:K", BOTH, Chosen::Beforehand, "the largest over the calibration text", Magnitude::make).calibrated(),

@@ -94,7 +94,8 @@ impl Refresh {
         }
         options.check()?;
         let lists = prompt.iter().enumerate().map(|(l, s)| rule.list(l, s)).collect::<Result<_>>()?;
-        let recent = prompt.iter().map(|s| PromptStatistic::new(s.d_ff())).collect::<Result<_>>()?;
+        let mut recent = prompt.clone();
+        recent.iter_mut().for_each(PromptStatistic::clear);
         Ok(Refresh { rule, options, prompt, recent, lists, generated: 0, renewed: 0 })
     }
 

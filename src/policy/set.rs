@@ -77,6 +77,20 @@ impl PolicySet {
         if self.has(GATE_UP) { GATE_UP } else { Site::Neurons }
     }
 
+    /// Whether a policy is to see the inputs of an MLP before it selects.
+    pub fn predicts(&self) -> bool {
+        self.policies.iter().any(|(policy, _)| policy.predicts())
+    }
+
+    /// As [`Policy::predict`], of all that do.
+    ///
+    /// # Errors
+    /// As [`Policy::predict`].
+    pub fn predict(&mut self, layer: usize, spans: &[Span], inputs: &Observed<'_>) -> Result<()> {
+        let mut predicting = self.policies.iter_mut().filter(|(policy, _)| policy.predicts());
+        predicting.try_for_each(|(policy, _)| policy.predict(layer, spans, inputs))
+    }
+
     /// What is computed of a layer's MLP; all where there is no policy for it.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
-//! The prompt statistic of GRIFFIN and TDA.
+//! The prompt statistics: of GRIFFIN and TDA, and of CoreInfer.
 
-use super::check_activations;
+use super::{check_activations, check_fraction, kept_count};
 use crate::error::{Error, Result, check_len};
 
 /// Accumulates s_j = ‖R\[:, j\]‖₂ over tokens, R\[t, :\] = A\[t, :\] / ‖A\[t, :\]‖₂, A = act(x·gate) ⊙ (x·up).
@@ -26,6 +26,8 @@ pub struct PromptStatistic {
     /// Σ_t R\[t, j\]².
     squares: Vec<f64>,
     tokens: usize,
+    /// Share of a token's positive activations that count as its core; none where R are the activations themselves.
+    core: Option<f32>,
 }
 
 impl PromptStatistic {
@@ -37,7 +39,20 @@ impl PromptStatistic {
         if d_ff == 0 {
             return Err(Error::Shape { what: "d_ff", expected: "at least 1", got: 0 });
         }
-        Ok(PromptStatistic { squares: vec![0.0; d_ff], tokens: 0 })
+        Ok(PromptStatistic { squares: vec![0.0; d_ff], tokens: 0, core: None })
+    }
+
+    /// Starts with no tokens, for R\[t, j\] = 1 where A\[t, j\] is among the largest `core` of the token's positive activations, the lower
+    /// index first where equal, and 0 elsewhere: s_j² is how many tokens have neuron j in their core.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for no neurons, [`Error::Value`] for a share outside (0, 1].
+    ///
+    /// # Source
+    /// CoreInfer (arXiv 2410.18311).
+    pub fn of_cores(d_ff: usize, core: f32) -> Result<Self> {
+        check_fraction("share of a token's core", core)?;
+        Ok(PromptStatistic { core: Some(core), ..Self::new(d_ff)? })
     }
 
     /// Adds A, f32 \[tokens, d_ff\] row-major, any number of tokens.
@@ -47,11 +62,25 @@ impl PromptStatistic {
     pub fn observe(&mut self, activations: &[f32]) -> Result<()> {
         self.tokens += check_activations(activations, self.squares.len())?;
         for row in activations.chunks_exact(self.squares.len()) {
+            if let Some(core) = self.core {
+                self.count_core(row, core)?;
+                continue;
+            }
             let norm: f64 = row.iter().map(|&a| f64::from(a) * f64::from(a)).sum();
             if norm > 0.0 {
                 let square = |a: f32| f64::from(a) * f64::from(a) / norm;
                 self.squares.iter_mut().zip(row).for_each(|(s, &a)| *s += square(a));
             }
+        }
+        Ok(())
+    }
+
+    fn count_core(&mut self, row: &[f32], core: f32) -> Result<()> {
+        let mut positive: Vec<usize> = (0..row.len()).filter(|&j| row[j] > 0.0).collect();
+        if !positive.is_empty() {
+            let count = kept_count(core, positive.len())?;
+            positive.sort_unstable_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
+            positive[..count].iter().for_each(|&j| self.squares[j] += 1.0);
         }
         Ok(())
     }
@@ -103,7 +132,11 @@ impl PromptStatistic {
         let tokens = self.tokens + other.tokens;
         let (p, r) = (self.tokens.max(1) as f64, other.tokens.max(1) as f64);
         let mix = |(a, b): (&f64, &f64)| ((1.0 - weight) * a / p + weight * b / r) * tokens as f64;
-        Ok(PromptStatistic { squares: self.squares.iter().zip(&other.squares).map(mix).collect(), tokens })
+        Ok(PromptStatistic {
+            squares: self.squares.iter().zip(&other.squares).map(mix).collect(),
+            tokens,
+            core: self.core,
+        })
     }
 }
 

@@ -38,13 +38,16 @@ pub trait Context {
     fn run(&mut self, policies: Vec<Arc<dyn PolicyConfig>>) -> Result<()>;
 }
 
+/// Tokens of a calibration text that set thresholds and statistics.
+const CALIBRATION_TOKENS: usize = 512;
+
 /// The arguments of a policy's name.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Arguments {
     pub(super) site: Site,
     /// The kept fraction or the target, in (0, 1].
     pub(super) fraction: f32,
-    /// Tokens between choices; 0 for never.
+    /// Tokens between choices, or layers that are looked ahead; 0 for none.
     pub(super) tokens: usize,
 }
 
@@ -57,7 +60,8 @@ pub struct Entry {
     sites: &'static [Site],
     chosen: Chosen,
     help: &'static str,
-    is_calibrated: bool,
+    /// Tokens of a calibration text that set it; 0 for none.
+    calibration_tokens: usize,
     /// None where nothing is skipped.
     make: Option<Make>,
 }
@@ -70,16 +74,20 @@ impl Entry {
         help: &'static str,
         make: Make,
     ) -> Self {
-        Entry { syntax, sites, chosen, help, is_calibrated: false, make: Some(make) }
+        Entry { syntax, sites, chosen, help, calibration_tokens: 0, make: Some(make) }
     }
 
     /// An entry for all of a site.
     pub(super) const fn whole(name: &'static str, sites: &'static [Site], help: &'static str) -> Self {
-        Entry { syntax: name, sites, chosen: Chosen::Never, help, is_calibrated: false, make: None }
+        Entry { syntax: name, sites, chosen: Chosen::Never, help, calibration_tokens: 0, make: None }
     }
 
     pub(super) const fn calibrated(self) -> Self {
-        Entry { is_calibrated: true, ..self }
+        self.calibrated_on(CALIBRATION_TOKENS)
+    }
+
+    pub(super) const fn calibrated_on(self, tokens: usize) -> Self {
+        Entry { calibration_tokens: tokens, ..self }
     }
 
     /// Its name and arguments: `topk:K`. Brackets stand around what may be left out.
@@ -172,9 +180,9 @@ impl Named {
         self.entry.chosen
     }
 
-    /// Whether it is set by a calibration text.
-    pub fn is_calibrated(&self) -> bool {
-        self.entry.is_calibrated
+    /// Tokens of a calibration text that set it, from the beginning; 0 if none does.
+    pub fn calibration_tokens(&self) -> usize {
+        self.entry.calibration_tokens
     }
 
     /// Makes it, as a policy for each of its sites; none where nothing is skipped.

@@ -3,8 +3,13 @@
 use std::sync::Arc;
 
 use moray::attention::KvPolicy;
+use moray::attention::Span;
 use moray::llama::{LogitRows, Model, Sequence, Settings};
-use moray::policy::{Griffin, HeadNorm, PolicyConfig, Projection, Random, Site, TdaQuantile, Teal, TopK};
+use moray::policy::{
+    Griffin, HeadNorm, Kept, Lists, LowRank, Observed, Policy, PolicyConfig, Predicted, PredictedLayer, Projection,
+    Random, Site, Sizes, TdaQuantile, Teal, TopK, Values, Wanted,
+};
+use moray::sparse_mlp::{NeuronList, Selection};
 use moray::w4a8::{Format, Offset};
 use moray::{Cpu, Error};
 
@@ -225,4 +230,72 @@ fn thresholds_are_refused_where_the_form_of_the_weights_does_not_serve_them() {
         let error = refused.map(drop).unwrap_err();
         assert!(matches!(error, Error::Unsupported { .. }) && error.to_string().contains("by input"), "{error}");
     }
+}
+
+#[test]
+fn neurons_that_are_predicted_match_the_same_neurons_by_a_list() {
+    let (cpu, tokens) = (Cpu::detect(), tokens(17, LEN));
+    let plain = multi_head(2);
+    // scores that no input changes
+    let scores: Vec<f32> = (0..D_FF).map(|j| (j * 29 % 83) as f32).collect();
+    let predictor = LowRank::new(64, 1, vec![0.0; 64], vec![0.0; D_FF], scores.clone()).unwrap();
+    let layers = vec![PredictedLayer { predictor, units: Vec::new() }; 2];
+    let scores: Vec<f64> = scores.into_iter().map(f64::from).collect();
+    for k in [1, 63, D_FF] {
+        let lists = Lists::new(Site::Neurons, vec![NeuronList::of_largest(&scores, k); 2]);
+        for model in [plain.by_neuron(), plain.w4a8_by_neuron(Format::per_group(32, Offset::F16))] {
+            let expected = generation(&cpu, &model, &roomy(LEN).with(lists.clone()), &tokens);
+            for ahead in [false, true] {
+                let settings = roomy(LEN).with(Predicted::new(layers.clone(), k, ahead).unwrap());
+                assert_same(&generation(&cpu, &model, &settings, &tokens), &expected, (k, ahead));
+            }
+        }
+    }
+}
+
+/// Compares what it is shown before an MLP with what the MLP took in.
+#[derive(Debug, Clone, Default)]
+struct SeesInputs(Vec<f32>);
+
+impl PolicyConfig for SeesInputs {
+    fn policy(&self, _: &Sizes) -> moray::Result<Box<dyn Policy>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Policy for SeesInputs {
+    fn site(&self) -> Site {
+        Site::Neurons
+    }
+    fn wants(&self, _: &[Span]) -> Wanted {
+        Wanted::Copied(Values::Inputs(Projection::GateUp))
+    }
+    fn predicts(&self) -> bool {
+        true
+    }
+    fn predict(&mut self, _: usize, spans: &[Span], inputs: &Observed<'_>) -> moray::Result<()> {
+        self.0 = (0..spans[0].len).flat_map(|token| inputs.token(token).to_vec()).collect();
+        Ok(())
+    }
+    fn select(&mut self, _: usize, _: &[Span]) -> moray::Result<Selection<'_>> {
+        Ok(Selection::All)
+    }
+    fn observe(&mut self, layer: usize, spans: &[Span], observed: &Observed<'_>) -> moray::Result<Kept> {
+        let taken: Vec<f32> = (0..spans[0].len).flat_map(|token| observed.token(token).to_vec()).collect();
+        assert!(taken.len() == 64 * spans[0].len && bits(&taken) == bits(&self.0), "layer {layer}");
+        Ok(Kept::each(spans[0].len, 1, 1))
+    }
+    fn is_settled(&self, _: &[Span]) -> bool {
+        false
+    }
+}
+
+#[test]
+fn predictors_see_what_the_mlp_takes_in() {
+    let (cpu, tokens) = (Cpu::detect(), tokens(18, LEN));
+    let model = multi_head(2).by_neuron();
+    let mut session = model.session(&cpu, roomy(LEN).with(SeesInputs::default())).unwrap();
+    feed(&cpu, &model, &mut session, &tokens);
+    let usage = session.policies().usage();
+    assert_eq!(usage.site(Site::Neurons).unwrap().layers(), [Kept::each(LEN, 1, 1); 2]);
 }

@@ -6,6 +6,7 @@ mod common;
 mod beforehand;
 mod head_norm;
 mod neurons;
+mod predicted;
 mod set;
 mod table;
 

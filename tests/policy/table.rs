@@ -67,7 +67,7 @@ impl Known {
 
 /// An entry's syntax with arguments in place of names.
 fn example(syntax: &str) -> String {
-    syntax.replace("K", "0.5").replace("T", "0.25").replace("[:R]", ":32")
+    syntax.replace("K", "0.5").replace("T", "0.25").replace("[:R]", ":32").replace("[:A]", ":1")
 }
 
 #[test]
@@ -82,15 +82,19 @@ fn every_policy_is_made_from_its_name_and_displays_as_what_it_was_parsed_from() 
             let configs = named.make(&mut Known::new()).unwrap();
             assert_eq!(configs.is_empty(), named.chosen() == Chosen::Never, "{text}");
             let mut policies: Vec<_> = configs.iter().map(|config| config.policy(&sizes(2, D_FF)).unwrap()).collect();
+            for policy in policies.iter_mut().filter(|policy| policy.predicts()) {
+                policy.predict(1, &token(0, 0), &Observed::new(&[0.5; 32], 32, 32)).unwrap();
+            }
             assert!(policies.iter_mut().all(|policy| policy.select(1, &token(0, 0)).is_ok()));
             if let Some(policy) = policies.iter().find(|policy| policy.site() == site) {
-                assert!(policy.is_settled(&token(0, 0)) != (named.chosen() == Chosen::ByPrompt), "{text}");
+                let chosen_by_the_host = named.chosen() == Chosen::ByPrompt || policy.predicts();
+                assert!(policy.is_settled(&token(0, 0)) != chosen_by_the_host, "{text}");
                 made += 1;
             }
             assert!(help(site).contains(&format!("{} ({})", entry.syntax(), entry.help())));
         }
     }
-    assert_eq!(made, 14);
+    assert_eq!(made, 17);
     assert_eq!(Named::EVERY_NEURON, Named::parse(Site::Neurons, "dense").unwrap());
     assert_eq!(Named::EVERY_HEAD, Named::parse(Site::Heads, "all").unwrap());
     assert_eq!(Named::EVERY_INPUT, Named::parse(Site::INPUTS[0], "all").unwrap());
@@ -106,7 +110,7 @@ fn names_and_arguments_that_are_not_there_are_refused_with_what_is() {
         let error = Named::parse(Site::Neurons, text).unwrap_err();
         assert!(matches!(error, Error::Unsupported { what: "policy", .. }), "{text}");
         assert!(
-            error.to_string().contains("dense, topk:K, cats:K, cett:T, griffin:K, tda:K, static:K, random:K"),
+            error.to_string().contains("dense, topk:K, cats:K, cett:T, griffin:K, tda:K, coreinfer:K, dejavu:K[:A], moefication:K, static:K, random:K"),
             "{error}"
         );
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::config::ModelConfig;
+use crate::config::{Activation, ModelConfig};
 pub use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gguf::{self, Header, Vocabulary};
@@ -119,6 +119,18 @@ impl Checkpoint {
     /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Puts another activation into the MLPs, as a question of what would be: the weights were not trained for it. Says so in the notes.
+    pub fn with_activation(mut self, activation: Activation) -> Self {
+        if self.config.activation != activation {
+            let (swapped, own) = (activation.name(), self.config.activation.name());
+            self.notes.unusual(format!(
+                "the MLPs' activation is {swapped} in place of {own}, for which the model was trained"
+            ));
+            self.config.activation = activation;
+        }
+        self
     }
 
     /// What kind of file it is.

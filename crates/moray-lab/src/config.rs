@@ -6,13 +6,23 @@ use crate::error::{Error, Result};
 use crate::text_bounds::TextBounds;
 
 /// The gate's activation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 #[non_exhaustive]
 pub enum Activation {
     /// x · sigmoid(x).
     Silu,
     /// max(x, 0).
     Relu,
+}
+
+impl Activation {
+    /// Its name in a config.json and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Silu => "silu",
+            Activation::Relu => "relu",
+        }
+    }
 }
 
 /// How rotary frequencies θ^(−2i / head_dim) are adapted to long contexts.

@@ -1,7 +1,9 @@
 //! `moray analyze`: its numbers against plain definitions on made-up activations, and the command from its arguments to its files.
 
 use clap::Parser;
-use moray_lab::analyze::{Activations, Analysis, Inertia, decay, inertia, union};
+use moray_lab::analyze::{
+    Activations, Analysis, Histories, Inertia, Seen, decay, heads, histogram, inertia, uncertainty, union,
+};
 use moray_lab::cli::{Cli, run};
 use moray_lab::fixture::{Fixture, SplitMix};
 
@@ -100,6 +102,54 @@ fn unions_match_counts_of_sets() {
 }
 
 #[test]
+fn small_values_are_counted_beside_the_root_mean_square() {
+    // squares sum to 4 · 1.25: a root of 1.118…; below a tenth of it are 0 and 0.1, below 0.3 of it no more, below it the 1 too
+    let values = vec![0.0, 0.1, -1.0, (5.0f32 - 1.01).sqrt()];
+    let found = Activations::new(4, vec![values, vec![0.0; 4]]);
+    let analysis = histogram(&[("gates", &found)]);
+    let at = |row: &str, layer: &str| analysis.value(row, layer).unwrap();
+    assert_eq!((at("gates, 0", "0"), at("gates, 0", "1")), (0.25, 1.0));
+    let below = ["0.1", "0.3", "1"].map(|below| at(&format!("gates, below {below} of the root"), "0"));
+    assert_eq!(below, [0.5, 0.5, 0.75]);
+    assert!(analysis.says.contains("does not hold here. 62.5% of the gates are exactly 0"), "{}", analysis.says);
+}
+
+#[test]
+fn heads_that_stay_are_alike_and_heads_of_noise_are_not() {
+    let mut same = vec![0.1; 40 * 24];
+    same.chunks_mut(24).for_each(|token| token[3..6].fill(9.0));
+    let analysis = heads(&Activations::new(24, vec![same]), 8, 0.1);
+    assert_eq!(analysis.value("measured", "1"), Some(1.0));
+    assert!(analysis.says.contains("does not hold here") && analysis.says.contains("12.5% of the heads"));
+    let noise = heads(&Activations::new(24, vec![random(7, 200 * 24)]), 8, 0.5);
+    let (found, chance) = (noise.value("measured", "4").unwrap(), noise.value("by chance", "4").unwrap());
+    // about 200 similarities that differ by a quarter from one another
+    assert!((found - chance).abs() < 0.06 && noise.says.contains("token to token: holds here"), "{}", noise.says);
+}
+
+#[test]
+fn predictors_find_what_follows_the_inputs_and_not_what_follows_the_history() {
+    let (d, tokens) = (24, 300);
+    // neuron j puts out what input j is, or after another history input d − 1 − j
+    let seen = |seed: u64, turned: bool| {
+        let inputs = random(seed, tokens * d);
+        let hidden = inputs
+            .chunks(d)
+            .flat_map(|x| if turned { x.iter().rev().copied().collect::<Vec<_>>() } else { x.to_vec() })
+            .collect();
+        Seen { inputs: Activations::new(d, vec![inputs]), hidden: Activations::new(d, vec![hidden]) }
+    };
+    let found =
+        Histories { fitted: seen(1, false), same: seen(2, false), shuffled: seen(3, false), other: seen(4, true) };
+    let analysis = uncertainty(&found, &[vec![1.0; d]], 0.25).unwrap();
+    let at = |column: &str| analysis.value("same layer", column).unwrap();
+    // a predictor of 8 of 24 directions finds more than chance; what is turned round it does not
+    assert!(at("same history") > 0.4 && (at("same history") - at("shuffled")).abs() < 0.05, "{analysis:?}");
+    assert!((at("random") - 0.25).abs() < 0.06 && analysis.says.contains("after another: holds here"), "{analysis:?}");
+    assert_eq!(analysis.value("one layer ahead", "by chance"), Some(0.25));
+}
+
+#[test]
 fn the_command_says_whether_claims_hold_and_writes_numbers_and_pages() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -115,7 +165,7 @@ fn the_command_says_whether_claims_hold_and_writes_numbers_and_pages() {
         Ok::<_, String>(String::from_utf8(out).unwrap())
     };
     let printed = analyze(&["--tokens", "128"]).unwrap();
-    for name in ["inertia", "decay", "union", "cett"] {
+    for name in ["inertia", "decay", "union", "cett", "histogram", "uncertainty", "heads"] {
         let found: Analysis =
             serde_json::from_slice(&std::fs::read(path(&format!("out/{name}.json"))).unwrap()).unwrap();
         assert!(printed.contains(&found.says) && found.says.contains("hold"), "{name}: {printed}");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use moray::Cpu;
 use moray::llama::{LogitRows, Model, Sequence, Settings};
-use moray::policy::{Calibrate, Calibration, PromptStatistic, Values};
+use moray::policy::{Calibrate, Calibration, PromptStatistic, Site, Values};
 
 use super::Sets;
 use crate::error::Result;
@@ -12,16 +12,17 @@ use crate::error::Result;
 /// Sequences of a call where each token stands alone.
 const BATCH: usize = 64;
 
-/// A = act(x·gate) ⊙ (x·up) of every layer, f32 \[tokens, d_ff\] each.
+/// Values of every layer, f32 \[tokens, d_ff\] each: A = act(x·gate) ⊙ (x·up), or others of another width in its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Activations {
+    values: Values,
     d_ff: usize,
     layers: Vec<Vec<f32>>,
 }
 
 impl Calibration for Activations {
     fn values(&self) -> Values {
-        Values::Hidden
+        self.values
     }
 
     fn observe(&mut self, layer: usize, values: &[f32]) -> moray::Result<()> {
@@ -33,7 +34,7 @@ impl Calibration for Activations {
 impl Activations {
     /// Takes activations that are there.
     pub fn new(d_ff: usize, layers: Vec<Vec<f32>>) -> Self {
-        Activations { d_ff, layers }
+        Activations { values: Values::Hidden, d_ff, layers }
     }
 
     /// Runs tokens one after another in one sequence, through weights by neuron.
@@ -41,7 +42,15 @@ impl Activations {
     /// # Errors
     /// Those of the forward pass.
     pub fn in_sequence(cpu: &Cpu, model: &Model<Cpu>, tokens: &[u32]) -> Result<Self> {
-        Self::capture(model, |settings| {
+        Self::of(cpu, model, Values::Hidden, tokens)
+    }
+
+    /// As [`Activations::in_sequence`], of other values.
+    ///
+    /// # Errors
+    /// Those of the forward pass.
+    pub fn of(cpu: &Cpu, model: &Model<Cpu>, values: Values, tokens: &[u32]) -> Result<Self> {
+        Self::capture(model, values, |settings| {
             let mut session = model.session(cpu, Settings { policies: settings, ..Settings::dense(tokens.len()) })?;
             model.prefill(cpu, &mut session, 0, tokens)?;
             Ok(())
@@ -53,7 +62,7 @@ impl Activations {
     /// # Errors
     /// Those of the forward pass.
     pub fn alone(cpu: &Cpu, model: &Model<Cpu>, tokens: &[u32]) -> Result<Self> {
-        Self::capture(model, |policies| {
+        Self::capture(model, Values::Hidden, |policies| {
             let settings = Settings { slots: BATCH, max_tokens: BATCH, policies, ..Settings::dense(1) };
             let mut session = model.session(cpu, settings)?;
             for tokens in tokens.chunks(BATCH) {
@@ -68,12 +77,18 @@ impl Activations {
 
     fn capture(
         model: &Model<Cpu>,
+        values: Values,
         run: impl FnOnce(Vec<Arc<dyn moray::policy::PolicyConfig>>) -> Result<()>,
     ) -> Result<Self> {
-        let config = model.config();
-        let calibrate = Calibrate::new(Activations::new(config.d_ff, vec![Vec::new(); config.n_layers]));
+        let sizes = model.config().sizes();
+        let width = match values {
+            Values::Gate | Values::Hidden => sizes.d_ff,
+            Values::HeadOutputs => sizes.attention.q_elems(),
+            Values::Inputs(projection) => sizes.count(Site::Inputs(projection)),
+        };
+        let calibrate = Calibrate::new(Activations { values, d_ff: width, layers: vec![Vec::new(); sizes.n_layers] });
         run(vec![Arc::new(calibrate.clone())])?;
-        Ok(calibrate.with(|found| Activations::new(found.d_ff, std::mem::take(&mut found.layers))))
+        Ok(calibrate.with(|found| Activations { layers: std::mem::take(&mut found.layers), ..*found }))
     }
 
     /// Layers.
@@ -81,7 +96,7 @@ impl Activations {
         self.layers.len()
     }
 
-    /// Neurons of a layer.
+    /// Values of a token in a layer.
     pub fn d_ff(&self) -> usize {
         self.d_ff
     }
@@ -100,6 +115,12 @@ impl Activations {
     pub fn top(&self, k: usize) -> Sets {
         let token = |values: &[f32]| values.iter().map(|value| f64::from(value.abs())).collect::<Vec<_>>();
         Sets::new(self.d_ff, k, self.layers.iter().map(|layer| layer.chunks_exact(self.d_ff).map(token)))
+    }
+
+    /// Those of the tokens from `first` on.
+    pub fn after(&self, first: usize) -> Self {
+        let layers = self.layers.iter().map(|layer| layer[first * self.d_ff..].to_vec()).collect();
+        Activations { layers, ..*self }
     }
 
     /// The statistic of a layer over some of the tokens.

@@ -8,7 +8,7 @@ use crate::error::Result;
 const SKIPPED: usize = 4;
 
 /// Distances between tokens.
-const LAGS: [usize; 6] = [1, 2, 4, 8, 16, 32];
+pub(super) const LAGS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 
 /// Column of the similarity to the neurons that the first half of the tokens used most, over the second half.
 const TO_PROMPT: &str = "prompt's mask";

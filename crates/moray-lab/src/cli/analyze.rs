@@ -4,10 +4,15 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use moray::policy::{Named, Site};
+use moray::Cpu;
+use moray::llama::Model;
+use moray::policy::{Named, Projection, Site, Values};
 
 use super::{LeftOut, Run, Switches, eval, written};
-use crate::analyze::{Activations, Analysis, Inertia, cett, critical, decay, inertia, union};
+use crate::analyze::{
+    Activations, Analysis, Histories, Inertia, Seen, cett, critical, decay, heads, histogram, inertia, uncertainty,
+    union,
+};
 use crate::error::{Error, Result};
 use crate::fixture::SplitMix;
 
@@ -30,6 +35,12 @@ pub enum Kind {
     Cett,
     /// How much of each place of the MLPs the model bears to lose.
     Critical,
+    /// How many values of each place are small.
+    Histogram,
+    /// Whether neurons that are predicted after one history are predicted after another.
+    Uncertainty,
+    /// How few heads carry what attention puts out, and whether they stay the same.
+    Heads,
 }
 
 /// Arguments of `moray analyze`.
@@ -117,7 +128,7 @@ impl Kind {
     fn form(self) -> moray::Result<Named> {
         match self {
             Kind::Critical => Ok(Named::EVERY_NEURON),
-            Kind::Inertia | Kind::Decay | Kind::Union | Kind::Cett => Named::parse(Site::Neurons, "topk:1"),
+            _ => Named::parse(Site::Neurons, "topk:1"),
         }
     }
 }
@@ -163,6 +174,51 @@ fn analysis(kind: Kind, kept: f64, run: &Run, tokens: &[u32]) -> Result<Analysis
             Ok(union(&sequences.map(in_sequence).collect::<Result<Vec<_>>>()?, kept))
         }
         Kind::Critical => critical(cpu, model, tokens),
+        Kind::Histogram => {
+            let of = |values| Activations::of(cpu, model, values, tokens);
+            let inputs = |projection| of(Values::Inputs(projection));
+            let (qkv, output, gate_up) =
+                (inputs(Projection::Qkv)?, inputs(Projection::Output)?, inputs(Projection::GateUp)?);
+            let (gates, products) = (of(Values::Gate)?, of(Values::Hidden)?);
+            Ok(histogram(&[
+                ("inputs of attention", &qkv),
+                ("outputs of heads", &output),
+                ("inputs of the MLP", &gate_up),
+                ("gates", &gates),
+                ("products", &products),
+            ]))
+        }
+        Kind::Uncertainty => {
+            let norms = model.layers().iter().filter_map(|layer| Some(layer.mlp.neurons()?.down_norms()));
+            uncertainty(&histories(cpu, model, tokens)?, &norms.collect::<Vec<_>>(), kept)
+        }
+        Kind::Heads => {
+            let outputs = Activations::of(cpu, model, Values::HeadOutputs, tokens)?;
+            Ok(heads(&outputs, model.config().attention.n_q_heads, kept))
+        }
         Kind::Cett => cett(model, &in_sequence(&tokens[..CETT_TOKENS])?),
     }
+}
+
+/// The second half of the tokens after the first, after the first shuffled, and after random ones.
+fn histories(cpu: &Cpu, model: &Model<Cpu>, tokens: &[u32]) -> Result<Histories> {
+    let half = tokens.len() / 2;
+    let seen = |tokens: &[u32]| -> Result<Seen> {
+        let inputs = Activations::of(cpu, model, Values::Inputs(Projection::GateUp), tokens)?;
+        Ok(Seen { inputs, hidden: Activations::in_sequence(cpu, model, tokens)? })
+    };
+    let after = |history: Vec<u32>| -> Result<Seen> {
+        let Seen { inputs, hidden } = seen(&[&history, &tokens[half..]].concat())?;
+        Ok(Seen { inputs: inputs.after(half), hidden: hidden.after(half) })
+    };
+    let random = &mut SplitMix(2);
+    let mut shuffled = tokens[..half].to_vec();
+    (1..half).rev().for_each(|place| shuffled.swap(place, random.below(place + 1)));
+    let other = (0..half).map(|_| random.below(model.config().vocab) as u32).collect();
+    Ok(Histories {
+        fitted: seen(&tokens[..half])?,
+        same: after(tokens[..half].to_vec())?,
+        shuffled: after(shuffled)?,
+        other: after(other)?,
+    })
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::device::cuda;
 use super::{Device, LeftOut, Run, Switches, against, progress_bar, written};
+use crate::config::Activation;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, Runner, Scored, Text, evaluate};
 use crate::tokenizer::Tokenizer;
@@ -54,6 +55,9 @@ pub struct Report {
     pub weights: String,
     /// How the inputs of integer weights are held.
     pub activations: String,
+    /// The activation in place of the model's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation: Option<&'static str>,
     /// Which neurons are computed.
     pub mlp: String,
     /// Which inputs of the layers' matrices are read.
@@ -171,6 +175,7 @@ pub(super) fn score_on<B: Backend>(
         device: switches.device,
         weights: switches.weights.to_string(),
         activations: switches.activations.to_string(),
+        activation: switches.activation.map(Activation::name),
         mlp: switches.mlp.to_string(),
         inputs: switches.left_out.inputs.to_string(),
         logits: switches.left_out.logits.to_string(),
@@ -221,13 +226,14 @@ pub fn read_text(path: &Path) -> Result<String> {
 /// The switches of the same model, dense.
 fn all_of(switches: &Switches) -> Switches {
     let (mlp, left_out, heads) = (Named::EVERY_NEURON, LeftOut::NOTHING, Named::EVERY_HEAD);
-    Switches { weights: WeightScheme::Dense, mlp, left_out, heads, ..switches.clone() }
+    Switches { weights: WeightScheme::Dense, activation: None, mlp, left_out, heads, ..switches.clone() }
 }
 
 /// The switches of the dense model; none if these are.
 pub fn dense_switches(switches: &Switches) -> Option<Switches> {
     let dense = all_of(switches);
-    let of = |switches: &Switches| (switches.weights, switches.mlp, switches.left_out, switches.heads);
+    let of =
+        |switches: &Switches| (switches.weights, switches.activation, switches.mlp, switches.left_out, switches.heads);
     let same = of(switches) == of(&dense);
     (!same).then_some(dense)
 }

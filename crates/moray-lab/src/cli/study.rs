@@ -31,7 +31,11 @@ pub struct Arguments {
     pub out: PathBuf,
     /// Policies of neurons and of inputs, and auto, the scheme of --sparse: a name alone runs at each kept share, one with its argument as it
     /// is.
-    #[arg(long, value_delimiter = ',', default_value = "topk,cats,griffin,tda,static,random,teal,auto")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "topk,cats,griffin,tda,coreinfer,dejavu,moefication,static,random,teal,auto"
+    )]
     pub methods: Vec<Method>,
     /// Kept shares.
     #[arg(long, value_delimiter = ',', default_values_t = [0.9, 0.8, 0.7, 0.6, 0.5])]

@@ -17,13 +17,11 @@ use super::device::cuda;
 use super::{LeftOut, progress_bar};
 use crate::activations::ActivationScheme;
 use crate::checkpoint::Checkpoint;
+use crate::config::Activation;
 use crate::error::{Error, Result};
 use crate::load::{Form, LoadOptions, load_cpu};
 use crate::tokenizer::Tokenizer;
 use crate::weights::WeightScheme;
-
-/// Tokens of calibration text that are used.
-const CALIBRATION_TOKENS: usize = 512;
 
 /// Tokens of calibration text after which the inputs of the output layer are looked at.
 const OUTPUT_TOKENS: usize = 128;
@@ -63,13 +61,16 @@ pub struct Switches {
     /// in int8, the others in 16 bits.
     #[arg(long, default_value = "token")]
     pub activations: ActivationScheme,
+    /// The MLPs' activation, silu or relu, in place of the one that the model was trained for: what would be; by default the model's own.
+    #[arg(long, value_enum)]
+    pub activation: Option<Activation>,
     /// Neurons that are computed.
     #[arg(long, default_value = "dense", value_parser = neurons, help = neurons_help())]
     pub mlp: Named,
     /// What of the matrices is not read for a token.
     #[command(flatten)]
     pub left_out: LeftOut,
-    /// Text whose first 512 tokens set the policies that are calibrated and whose first 128 tell a preview which inputs are large; a short text of our own by default.
+    /// Text whose first 512 tokens set the policies that are calibrated (1024 those that predict), and whose first 128 tell a preview which inputs are large; a short text of our own by default.
     #[arg(long, allow_hyphen_values = true)]
     pub calibration: Option<PathBuf>,
     /// Heads that run.
@@ -238,9 +239,10 @@ impl Switches {
         }
     }
 
-    /// Says whether all of the model is computed.
+    /// Says whether all of the model is computed, as it was trained.
     pub fn compute_all(&self) -> bool {
-        self.left_out.logits.0.is_none()
+        self.activation.is_none()
+            && self.left_out.logits.0.is_none()
             && [self.mlp, self.left_out.inputs, self.heads].iter().all(|policy| policy.chosen() == Chosen::Never)
     }
 
@@ -253,14 +255,17 @@ impl Switches {
         let cpu = self.cpu()?;
         let start = std::time::Instant::now();
         let checkpoint = Checkpoint::open(&self.model)?;
+        let checkpoint = match self.activation {
+            Some(activation) => checkpoint.with_activation(activation),
+            None => checkpoint,
+        };
         let tokenizer = checkpoint.tokenizer()?;
         let bar = progress_bar(checkpoint.config().n_layers, "loading");
         let model = load_cpu(&checkpoint, self.load_options(), |done, _| bar.set_position(done as u64))?;
         bar.finish_and_clear();
         let mut run = Run { cpu, checkpoint, tokenizer, model, load_seconds: 0.0 };
         if let Some(exact) = self.left_out.logits.0 {
-            let mut tokens = self.calibration_tokens(&run)?;
-            tokens.truncate(OUTPUT_TOKENS);
+            let tokens = self.calibration_tokens(&run, OUTPUT_TOKENS)?;
             let sizes = run.model.output_input_sizes(&run.cpu, &tokens)?;
             run.model = run.model.with_preview(&sizes, exact)?;
         }
@@ -295,13 +300,13 @@ impl Switches {
     }
 
     /// The tokens of the calibration text: the start of `--calibration`, or of a text of our own.
-    fn calibration_tokens(&self, run: &Run) -> Result<Vec<u32>> {
+    fn calibration_tokens(&self, run: &Run, count: usize) -> Result<Vec<u32>> {
         let text = match &self.calibration {
             Some(path) => std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?,
             None => CALIBRATION_TEXT.to_owned(),
         };
         let mut tokens = run.tokenizer.encode(&text, run.checkpoint.config().add_bos)?;
-        tokens.truncate(CALIBRATION_TOKENS.min(run.checkpoint.config().context_length));
+        tokens.truncate(count.min(run.checkpoint.config().context_length));
         Ok(tokens)
     }
 
@@ -315,10 +320,12 @@ impl Switches {
         settings.kv_dtype = self.kv_type.into();
         settings.kv = self.kv.0;
         let policies = [self.heads, self.mlp, self.left_out.inputs];
-        let calibrated = policies.iter().any(Named::is_calibrated);
-        let tokens = if calibrated { self.calibration_tokens(run)? } else { Vec::new() };
-        let mut text = CalibrationText { cpu: &run.cpu, model: &run.model, tokens };
         for policy in policies {
+            let tokens = match policy.calibration_tokens() {
+                0 => Vec::new(),
+                count => self.calibration_tokens(run, count)?,
+            };
+            let mut text = CalibrationText { cpu: &run.cpu, model: &run.model, tokens };
             settings.policies.extend(policy.make(&mut text)?);
         }
         Ok(settings)

@@ -14,6 +14,7 @@ use super::device::cuda;
 use super::generate::{Decode, by_calls};
 use super::turns::{Rounds, Turn, in_turn};
 use super::{Device, Run, Switches};
+use crate::config::Activation;
 use crate::error::{Error, Result};
 use crate::load::LoadOptions;
 use crate::machine::read_bandwidth;
@@ -60,7 +61,7 @@ impl Way {
 }
 
 /// What ways share that share a model.
-type Held = (LoadOptions, Option<(NonZeroUsize, Option<PathBuf>)>);
+type Held = (LoadOptions, Option<Activation>, Option<(NonZeroUsize, Option<PathBuf>)>);
 
 /// Ways whose models are loaded, each model once however many ways share it.
 #[derive(Debug)]
@@ -70,7 +71,8 @@ pub(super) struct Loaded {
 }
 
 fn held(switches: &Switches) -> Held {
-    (switches.load_options(), switches.left_out.logits.0.map(|exact| (exact, switches.calibration.clone())))
+    let preview = switches.left_out.logits.0.map(|exact| (exact, switches.calibration.clone()));
+    (switches.load_options(), switches.activation, preview)
 }
 
 impl Loaded {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::checkpoint::LayerTensor;
-use crate::config::{Activation, ModelConfig, RopeScaling};
+use crate::config::{ModelConfig, RopeScaling};
 use crate::error::{Error, Result};
 use crate::packed::{LAYOUT_VERSION, QQQ_BLOCK, Quantization, StoredArray, own_tensors, qqq_tensors};
 use crate::quantize::options::{FormatName, Options};
@@ -136,7 +136,7 @@ pub(super) fn config_json(config: &ModelConfig, tied: bool, [attention_bias, mlp
         "max_position_embeddings": config.context_length,
         "rms_norm_eps": config.rms_eps,
         "rope_theta": config.rope_theta,
-        "hidden_act": match config.activation { Activation::Silu => "silu", Activation::Relu => "relu" },
+        "hidden_act": config.activation.name(),
         "attention_bias": attention_bias,
         "mlp_bias": mlp_bias,
         "tie_word_embeddings": tied,

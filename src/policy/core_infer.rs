@@ -1,0 +1,53 @@
+//! CoreInfer: the neurons that were most often among a prompt's most active ones.
+
+use std::sync::Arc;
+
+use super::statistic::check_seen;
+use super::table::{Arguments, Context};
+use super::{ByPrompt, Griffin, LayerRule, Policy, PolicyConfig, PromptRule, PromptStatistic, RefreshOptions, Sizes};
+use crate::error::Result;
+
+/// Share of a token's positive activations that are its core.
+const CORE: f32 = 0.4;
+
+/// Keeps the ⌈kept · d_ff⌉ neurons that were most often in the core of a prompt's tokens, the lower index first where equal, for a whole
+/// generation. A token's core are the largest 0.4 of its positive activations act(g_j)·u_j.
+///
+/// # Source
+/// CoreInfer: sentence-wise activation of core neurons (arXiv 2410.18311), guided by the stability of the prompt's own tokens, without
+/// its search for alike sentences.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CoreInfer {
+    largest: Griffin,
+}
+
+impl CoreInfer {
+    /// Takes the kept fraction.
+    ///
+    /// # Errors
+    /// [`crate::Error::Value`] outside (0, 1].
+    pub fn new(kept: f32) -> Result<Self> {
+        Ok(CoreInfer { largest: Griffin::new(kept)? })
+    }
+
+    pub(super) fn make(arguments: &Arguments, _: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+        Ok(vec![Arc::new(CoreInfer::new(arguments.fraction)?)])
+    }
+}
+
+impl PromptRule for CoreInfer {
+    fn statistic(&self, d_ff: usize) -> Result<PromptStatistic> {
+        PromptStatistic::of_cores(d_ff, CORE)
+    }
+
+    fn settle(&self, prompt: &[PromptStatistic]) -> Result<Arc<dyn LayerRule>> {
+        prompt.iter().try_for_each(check_seen)?;
+        Ok(Arc::new(self.largest))
+    }
+}
+
+impl PolicyConfig for CoreInfer {
+    fn policy(&self, sizes: &Sizes) -> Result<Box<dyn Policy>> {
+        Ok(Box::new(ByPrompt::new(Arc::new(*self), RefreshOptions::NEVER, sizes)?))
+    }
+}

@@ -1,0 +1,79 @@
+//! Deja Vu: neurons predicted by two small matrices from the inputs of an MLP.
+
+use std::sync::Arc;
+
+use super::record::Record;
+use super::table::{Arguments, Context};
+use super::{LowRank, PolicyConfig, Predicted, PredictedLayer, Projection, Values, kept_count};
+use crate::error::{Error, Result};
+
+/// Tokens of a calibration text that predictors are fitted to.
+pub(super) const TOKENS: usize = 1024;
+
+/// Inputs for each direction of a predictor.
+const INPUTS_A_DIRECTION: usize = 12;
+
+/// Fits a predictor of ⌈kept · d_ff⌉ neurons for each layer: of whether a neuron is among the token's largest |act(g_j)·u_j|·‖down_j‖, from
+/// the inputs of the same MLP, or `ahead` from those of the MLP before it. `inputs` are f32 \[tokens, d_model\] of each layer, `hidden` f32
+/// \[tokens, d_ff\], `norms` f32 \[d_ff\].
+///
+/// # Errors
+/// As [`LowRank::fit`], and [`Error::Value`] for a fraction outside (0, 1].
+///
+/// # Source
+/// Deja Vu (ICML 2023): two linear maps without a function between them, here the best of their rank under a ridge in closed form instead
+/// of ones trained by gradients, a twelfth of d_model wide.
+pub fn deja_vu(
+    inputs: &[Vec<f32>],
+    hidden: &[Vec<f32>],
+    norms: &[Vec<f32>],
+    (kept, ahead): (f32, bool),
+) -> Result<Predicted> {
+    let mut layers = Vec::with_capacity(hidden.len());
+    let mut k = 1;
+    for (layer, (hidden, norms)) in hidden.iter().zip(norms).enumerate() {
+        let d_ff = norms.len();
+        k = kept_count(kept, d_ff)?;
+        let x = &inputs[layer.saturating_sub(usize::from(ahead))];
+        let d = x.len() / (hidden.len() / d_ff).max(1);
+        let labels = labels(hidden, norms, k);
+        let predictor = LowRank::fit(x, &labels, (d, d_ff), (d / INPUTS_A_DIRECTION).max(8))?;
+        layers.push(PredictedLayer { predictor, units: Vec::new() });
+    }
+    Predicted::new(layers, k, ahead)
+}
+
+/// 1 for the `k` neurons of each token that add most to the MLP's output, 0 for the others.
+fn labels(hidden: &[f32], norms: &[f32], k: usize) -> Vec<f32> {
+    let mut labels = vec![0.0; hidden.len()];
+    for (row, labels) in hidden.chunks_exact(norms.len()).zip(labels.chunks_exact_mut(norms.len())) {
+        let score = |j: u32| row[j as usize].abs() * norms[j as usize];
+        let mut order: Vec<u32> = (0..norms.len() as u32).collect();
+        if k < order.len() {
+            order.select_nth_unstable_by(k, |&a, &b| score(b).total_cmp(&score(a)).then(a.cmp(&b)));
+        }
+        order[..k].iter().for_each(|&j| labels[j as usize] = 1.0);
+    }
+    labels
+}
+
+/// Makes the policy that a command names.
+pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+    if arguments.tokens > 1 {
+        let (what, expected) = ("layers that are looked ahead", "0 or 1");
+        return Err(Error::Shape { what, expected, got: arguments.tokens });
+    }
+    let (inputs, hidden, norms) = recorded(context)?;
+    let ahead = arguments.tokens == 1;
+    Ok(vec![Arc::new(deja_vu(&inputs, &hidden, &norms, (arguments.fraction, ahead))?)])
+}
+
+/// Inputs and products of each layer's MLP over the calibration text, and the norms of down.
+pub(super) fn recorded(context: &mut dyn Context) -> Result<(Vec<Vec<f32>>, Vec<Vec<f32>>, Vec<Vec<f32>>)> {
+    // one call shows one kind of values of an MLP
+    let inputs = Record::of(context, Values::Inputs(Projection::GateUp), TOKENS)?;
+    let hidden = Record::of(context, Values::Hidden, TOKENS)?;
+    let norms =
+        (0..context.model().n_layers).map(|layer| Ok(context.mlp(layer)?.down_norms())).collect::<Result<_>>()?;
+    Ok((inputs, hidden, norms))
+}
