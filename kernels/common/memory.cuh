@@ -40,6 +40,15 @@ __device__ __forceinline__ void load_4(float (&v)[4], const T* p) {
     }
 }
 
+// The same of elements from a multiple of 4 on.
+__device__ __forceinline__ void load_4(float (&v)[4], const void* p, size_t index, Element type) {
+    switch (type) {
+        case Element::f16: return load_4(v, static_cast<const __half*>(p) + index);
+        case Element::bf16: return load_4(v, static_cast<const __nv_bfloat16*>(p) + index);
+        default: return load_4(v, static_cast<const float*>(p) + index);
+    }
+}
+
 __device__ __forceinline__ float load_element(const void* p, size_t index, Element type) {
     switch (type) {
         case Element::f16: return to_float(static_cast<const __half*>(p)[index]);

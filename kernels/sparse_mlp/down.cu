@@ -6,9 +6,10 @@
 // |-------------|---------------------|---------------------------|--------------------------------------------------|
 // | down        | f16, bf16 or 4 bits | [d_ff, d_model]           | transposed, row-major, see DownParams            |
 // | list, count | u32                 | [d_ff], [1]               | read on the device; null: all neurons            |
-// | hidden      | f32                 | [tokens, stride]          | by position, for 16-bit rows                     |
-// | hidden_int8 | int8, f32           | [tokens, stride]          | codes by position, scale per token: 4-bit rows   |
+// | hidden      | f32                 | [tokens, stride]          | by position; quantized here for 4-bit rows       |
+// | maxima      | u32                 | [tokens, n_maxima]        | bits of |hidden| that have a token's largest     |
 // | partial     | f32                 | [splits, tokens, d_model] | sums of one part of the list each                |
+// | arrived     | u32                 | [tokens / T, tiles]       | 0 before                                         |
 // | y, residual | f32, f16, bf16      | [tokens, d_model]         | row-major                                        |
 //
 // Requires d_model % 8 == 0 (4 bits: % 32), rows aligned to 16 bytes, list strictly increasing.
@@ -18,11 +19,13 @@
 //
 // A lane takes 16 bytes of a row (codes for several tokens: 4), a warp neighbouring ones and an eighth of the split's positions. The
 // lanes of a warp hold 32 of its positions, the next 32 are on their way; of the rows eight are (codes: twelve; for several tokens
-// four and eight): 4 KiB a warp, 32 KiB a block, so memory binds. The warps' sums are added in order, then the splits' in order: no atomics, and a result
-// depends on the list, not on the batch.
+// four and eight): 4 KiB a warp, 32 KiB a block, so memory binds. The warps' sums are added in order, then the splits' in order by the
+// block of a tile that comes last: a result depends on the list, neither on the batch nor on which block that is.
 // 4-bit rows: the codes of four positions are turned into four of a column, so that a dp4a multiplies them; products of a block of
 // group_size neurons are added in integers as long as a warp stays in the block, whose scales are on their way meanwhile.
 // Source: neuron-major gathers as in Deja Vu (ICML 2023), without its atomic adds. Wrapper: src/sparse_mlp/cuda.
+#include "output.cuh"
+#include "quantize.cuh"
 #include "rows.cuh"
 
 namespace moray::sparse_mlp {
@@ -118,12 +121,48 @@ __device__ __forceinline__ void add_rows(float (&total)[T][8], const DownParams&
     }
 }
 
-// 32 positions of the list, one a lane: their neurons and blocks; of lanes below 8 the codes of activations of positions 4 lane to
-// 4 lane + 3. `starts` has a bit for each position whose block is not that of the one before it.
+// What turns a block's tokens into codes and back; what is finite.
 template <int T>
-struct Quads {
+struct Quantizers {
+    float scale[T], inverse[T];
+
+    // By all warps of the block, to be followed by a barrier.
+    __device__ __forceinline__ void find(const DownParams& p, uint32_t token0) {
+        for (uint32_t t = threadIdx.x / 32; t < T && token0 + t < p.tokens; t += WARPS) {
+            const uint32_t* maxima = p.maxima + static_cast<size_t>(token0 + t) * p.n_maxima;
+            uint32_t largest = 0;
+            for (uint32_t i = threadIdx.x % 32; i < p.n_maxima; i += 32) {
+                largest = max(largest, maxima[i]);
+            }
+            const Quantizer of(__reduce_max_sync(FULL_WARP, largest));
+            if (threadIdx.x % 32 == 0) {
+                scale[t] = of.scale, inverse[t] = of.inverse;
+            }
+        }
+    }
+};
+
+// The codes of activations of 32 positions: of lanes below 8 those of positions 4 lane to 4 lane + 3.
+template <int T>
+__device__ __forceinline__ void quantize(uint32_t (&h)[T], const DownParams& p, const Part& part, const Quantizers<T>& quantizers,
+                                         uint32_t base) {
+    const uint32_t lane = threadIdx.x % 32, quad = base + 4 * lane, there = quad < part.end ? min(part.end - quad, 4u) : 0;
+    const uint32_t mask = there == 4 ? 0xffffffffu : (1u << (8 * there)) - 1;
+#pragma unroll
+    for (int t = 0; t < T; t++) {
+        h[t] = 0;
+        if (lane < 8 && there > 0 && part.token0 + t < p.tokens) {
+            float values[4];
+            load_4(values, p.hidden + static_cast<size_t>(part.token0 + t) * p.stride + quad);
+            h[t] = codes_of(values, quantizers.inverse[t]) & mask;
+        }
+    }
+}
+
+// 32 positions of the list, one a lane: their neurons and blocks. `starts` has a bit for each position whose block is not that of the
+// one before it.
+struct Positions {
     uint32_t neuron, block, starts;
-    uint32_t h[T];
 
     __device__ __forceinline__ void load(const DownParams& p, const Part& part, uint32_t base, uint32_t before) {
         const uint32_t lane = threadIdx.x % 32, position = base + lane;
@@ -131,14 +170,6 @@ struct Quads {
         block = position < part.end ? neuron / p.group_size : 0;
         const uint32_t left = __shfl_up_sync(FULL_WARP, block, 1);
         starts = __ballot_sync(FULL_WARP, position < part.end && block != (lane == 0 ? before : left));
-        const uint32_t quad = base + 4 * lane, there = quad < part.end ? min(part.end - quad, 4u) : 0;
-        const uint32_t mask = there == 4 ? 0xffffffffu : (1u << (8 * there)) - 1;
-#pragma unroll
-        for (int t = 0; t < T; t++) {
-            const size_t row = static_cast<size_t>(part.token0 + t) * p.stride;
-            const bool reads = lane < 8 && there > 0 && part.token0 + t < p.tokens;
-            h[t] = reads ? *reinterpret_cast<const uint32_t*>(p.hidden_int8.codes + row + quad) & mask : 0;
-        }
     }
 };
 
@@ -291,16 +322,17 @@ __device__ __forceinline__ uint32_t bytes_between(uint32_t from, uint32_t to) {
 }
 
 template <int T>
-__device__ __forceinline__ void add_codes(float (&total)[T][Columns<FourBitRows, T>::OF_LANE], const DownParams& p, const Part& part) {
+__device__ __forceinline__ void add_codes(float (&total)[T][Columns<FourBitRows, T>::OF_LANE], const DownParams& p, const Part& part,
+                                          const Quantizers<T>& quantizers) {
     constexpr uint32_t NONE = 0xffffffffu, AHEAD = T == 1 ? 3 : 2;  // quads of rows that are on their way
     BlockSums<T> sums;
     sums.clear();
     BlockScales<T> scales = {};
     uint32_t block = NONE;
-    Quads<T> next;
+    Positions next;
     next.load(p, part, part.begin, NONE);
     for (uint32_t base = part.begin; base < part.end; base += 32) {
-        const Quads<T> of = next;
+        const Positions of = next;
         next.load(p, part, base + 32, __shfl_sync(FULL_WARP, of.block, 31));
         const uint32_t count = min(part.end - base, 32u);
         Rows4<T> ahead[AHEAD];
@@ -308,6 +340,8 @@ __device__ __forceinline__ void add_codes(float (&total)[T][Columns<FourBitRows,
         for (uint32_t i = 0; i < AHEAD; i++) {
             ahead[i].load(p, part, of.neuron, 4 * i, count);
         }
+        uint32_t codes[T];
+        quantize<T>(codes, p, part, quantizers, base);
 #pragma unroll 1
         for (uint32_t at = 0; at < count; at += 4) {
             uint32_t columns[Columns<FourBitRows, T>::SIDE];
@@ -324,7 +358,7 @@ __device__ __forceinline__ void add_codes(float (&total)[T][Columns<FourBitRows,
                 uint32_t h[T];
 #pragma unroll
                 for (int t = 0; t < T; t++) {
-                    h[t] = __shfl_sync(FULL_WARP, of.h[t], at / 4) & mask;
+                    h[t] = __shfl_sync(FULL_WARP, codes[t], at / 4) & mask;
                 }
                 sums.add(columns, h);
                 if (to == 4) {
@@ -345,24 +379,12 @@ __device__ __forceinline__ void add_codes(float (&total)[T][Columns<FourBitRows,
     }
 }
 
+// Leaves a block's sums of its part of the list in `partial`: those of its warps in order.
 template <class Rows, int T>
-__device__ __forceinline__ void down(const DownParams& p) {
+__device__ __forceinline__ void leave(const DownParams& p, const Part& part, const float (&total)[T][Columns<Rows, T>::OF_LANE]) {
     using Lanes = Columns<Rows, T>;
     __shared__ float totals[WARPS][Lanes::OF_LANE * Lanes::STRIDE];  // (warp, column of a lane, lane) of one token
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, count = count_of(p.neurons), tile = blockIdx.x * Lanes::TILE;
-    const uint32_t parts = gridDim.y * WARPS, share = ((count + parts - 1) / parts + 3) / 4 * 4;
-    Part part;
-    part.begin = min((blockIdx.y * WARPS + warp) * share, count);
-    part.end = min(part.begin + share, count);
-    part.token0 = blockIdx.z * T;
-    part.first = tile + Lanes::first(lane);
-    part.valid = part.first < p.d_model;
-    float total[T][Lanes::OF_LANE] = {};
-    if constexpr (Rows::FOUR_BIT) {
-        add_codes<T>(total, p, part);
-    } else {
-        add_rows<Rows, T>(total, p, part);
-    }
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, tile = blockIdx.x * Lanes::TILE;
 #pragma unroll
     for (int t = 0; t < T; t++) {
         if (part.token0 + t >= p.tokens) {
@@ -385,6 +407,72 @@ __device__ __forceinline__ void down(const DownParams& p) {
     }
 }
 
+// Whether what every other block of these columns and tokens has left is there.
+__device__ __forceinline__ bool is_last(const DownParams& p) {
+    __shared__ bool last_smem;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last_smem = atomicAdd(p.arrived + blockIdx.z * gridDim.x + blockIdx.x, 1) + 1 == gridDim.y;
+    }
+    __syncthreads();
+    __threadfence();
+    return last_smem;
+}
+
+// Makes y of the splits' sums of a token, added in order.
+template <uint32_t TILE>
+__device__ __forceinline__ void add_splits(const DownParams& p, uint32_t token, float scale) {
+    constexpr uint32_t COLUMNS = TILE / THREADS;  // of a thread, THREADS apart
+    const uint32_t first = blockIdx.x * TILE + threadIdx.x;
+    const size_t at = static_cast<size_t>(token) * p.d_model, stride = static_cast<size_t>(p.tokens) * p.d_model;
+    float sum[COLUMNS] = {};
+#pragma unroll 12
+    for (uint32_t split = 0; split < gridDim.y; split++) {
+#pragma unroll
+        for (uint32_t c = 0; c < COLUMNS; c++) {
+            const uint32_t column = first + c * THREADS;
+            sum[c] += column < p.d_model ? __ldcg(p.partial + split * stride + at + column) : 0.0f;
+        }
+    }
+#pragma unroll
+    for (uint32_t c = 0; c < COLUMNS; c++) {
+        const uint32_t column = first + c * THREADS;
+        if (column < p.d_model) {
+            write_output(p.output, at + column, column, sum[c], scale);
+        }
+    }
+}
+
+template <class Rows, int T>
+__device__ __forceinline__ void down(const DownParams& p) {
+    using Lanes = Columns<Rows, T>;
+    __shared__ Quantizers<T> quantizers;
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, count = count_of(p.neurons), tile = blockIdx.x * Lanes::TILE;
+    const uint32_t parts = gridDim.y * WARPS, share = ((count + parts - 1) / parts + 3) / 4 * 4;
+    Part part;
+    part.begin = min((blockIdx.y * WARPS + warp) * share, count);
+    part.end = min(part.begin + share, count);
+    part.token0 = blockIdx.z * T;
+    part.first = tile + Lanes::first(lane);
+    part.valid = part.first < p.d_model;
+    float total[T][Lanes::OF_LANE] = {};
+    if constexpr (Rows::FOUR_BIT) {
+        quantizers.find(p, part.token0);
+        __syncthreads();
+        add_codes<T>(total, p, part, quantizers);
+    } else {
+        add_rows<Rows, T>(total, p, part);
+    }
+    leave<Rows, T>(p, part, total);
+    if (!is_last(p)) {
+        return;
+    }
+    for (uint32_t t = 0; t < T && part.token0 + t < p.tokens; t++) {
+        add_splits<Lanes::TILE>(p, part.token0 + t, Rows::FOUR_BIT ? quantizers.scale[t] : 1.0f);
+    }
+}
+
 }  // namespace moray::sparse_mlp
 
 using namespace moray;
@@ -402,7 +490,7 @@ MORAY_DOWN(bf16_8, Bf16Rows, 8)
 MORAY_DOWN(int4_1, FourBitRows, 1)
 MORAY_DOWN(int4_8, FourBitRows, 8)
 
-// y = the splits' sums in order (* act_scale) (+ bias) (+ residual).
+// The same for many tokens: y = the splits' sums in order (* act_scale) (+ bias) (+ residual).
 extern "C" __global__ void __launch_bounds__(THREADS) sparse_mlp_combine(const __grid_constant__ CombineParams p) {
     const uint32_t column = blockIdx.x * THREADS + threadIdx.x, token = blockIdx.y;
     if (column >= p.d_model) {
@@ -413,14 +501,5 @@ extern "C" __global__ void __launch_bounds__(THREADS) sparse_mlp_combine(const _
     for (uint32_t split = 0; split < p.n_splits; split++) {
         sum += p.partial[static_cast<size_t>(split) * p.tokens * p.d_model + at];
     }
-    if (p.act_scale != nullptr) {
-        sum *= p.act_scale[token];
-    }
-    if (p.bias != nullptr) {
-        sum += p.bias[column];
-    }
-    if (p.residual != nullptr) {
-        sum += load_element(p.residual, at, p.dtype);
-    }
-    store_element(p.y, at, p.dtype, sum);
+    write_output(p.output, at, column, sum, p.act_scale != nullptr ? p.act_scale[token] : 1.0f);
 }

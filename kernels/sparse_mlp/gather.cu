@@ -8,10 +8,12 @@
 // | gate, up    | f16, bf16 or 4 bits | [d_ff, d_model]   | row-major, see MatrixView; either may be null                |
 // | list, count | u32                 | [d_ff], [1]       | read on the device; null: all neurons                        |
 // | masks       | u32                 | [tokens, words]   | bit per neuron; null: none                                   |
-// | x           | f32                 | [tokens, d_model] | for 16-bit rows                                              |
-// | x_int8      | int8, i32, f32      | [tokens, d_model] | codes, sums of 32, scale per token: for 4-bit rows           |
+// | x           | f32, f16 or bf16    | [tokens, d_model] | for 16-bit rows, and for 4-bit rows where there is one token |
+// | x_int8      | int8, i32, f32      | [tokens, d_model] | codes, sums of 32, scale per token: 4-bit rows, more tokens  |
 // | gate_values | f32                 | [tokens, stride]  | by position; read by neuron where gate is null               |
 // | hidden      | f32                 | [tokens, stride]  | by position; positions past the count are left as they are   |
+// | maxima      | u32                 | [tokens, blocks]  | bits of a block's largest |hidden|, for 4-bit rows; or null  |
+// | arrived     | u32                 | [n_arrived]       | cleared: what down counts in                                 |
 //
 // Requires d_model % 8 == 0 (4 bits: % 32), rows aligned to 16 bytes, list strictly increasing.
 // Grid (blocks, ceil(tokens / T)): one block a multiprocessor, which takes positions by turns; Block 512: a warp one neuron; where
@@ -21,9 +23,11 @@
 // tokens. Eight such loads of a lane are on their way together: 64 KiB a multiprocessor, where a busy memory of 4.3 TB/s needs 33;
 // memory is what binds. The next neuron's number is there before it is needed. 16-bit rows: f32 sums per lane in the order of k.
 // 4-bit rows: integer sums of 32 products, f32 across. Lanes are added by the fixed tree of warp_sum: a result depends on nothing
-// but its row and its token.
+// but its row and its token. x of one token is quantized for 4-bit rows by every block, which takes less time than a launch before
+// this one.
 // Source: neuron-major gathers as in Deja Vu (ICML 2023) and CATS (arXiv 2404.08763). Wrapper: src/sparse_mlp/cuda.
 #include "product.cuh"
+#include "quantize.cuh"
 #include "rows.cuh"
 
 namespace moray::sparse_mlp {
@@ -45,6 +49,10 @@ constexpr int PIECE = (Rows::FOUR_BIT ? 4 : 1) * (T == 1 ? 8192 : 1024);
 template <class Rows>
 constexpr uint32_t CHUNK = Rows::FOUR_BIT ? 32 : 8;
 
+// Whether a block quantizes x itself.
+template <class Rows, int T>
+constexpr bool QUANTIZES = Rows::FOUR_BIT && T == 1;
+
 // x of the block's tokens, zeros from the end of a row to a whole turn of a warp. A lane's 32 bytes of x lie in two planes of 16, so
 // that neighbouring lanes read neighbouring 16 bytes; the second plane begins 64 bytes off the first's banks, so that the two
 // halves of four chunks are written at once.
@@ -53,6 +61,7 @@ struct Inputs {
     static constexpr int CHUNKS = PIECE<Rows, T> / CHUNK<Rows>;
     uint4 plane[2][T * CHUNKS + 4];  // (half, token x CHUNKS + lane's chunk)
     int32_t sums[T][Rows::FOUR_BIT ? CHUNKS : 1];
+    float scale[T];  // of codes
 };
 
 // Chunks of a piece that begins at k0.
@@ -61,19 +70,64 @@ __device__ __forceinline__ uint32_t chunks_of(const GateUpParams& p, uint32_t k0
     return min(static_cast<uint32_t>(PIECE<Rows, T>), p.d_model - k0) / CHUNK<Rows>;
 }
 
+// The largest size_bits of x of one token, in every thread of the block.
+__device__ __forceinline__ uint32_t largest_input(const GateUpParams& p) {
+    __shared__ uint32_t scratch_smem[32];
+    uint32_t largest = 0;
+    for (uint32_t k = 4 * threadIdx.x; k < p.d_model; k += 4 * blockDim.x) {
+        float x[4];
+        load_4(x, p.x, k, p.x_dtype);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            largest = max(largest, size_bits(x[i]));
+        }
+    }
+    return block_max(largest, scratch_smem);
+}
+
+// Quantizes `chunks` chunks of one token's x from k0 on; zeros up to `padded`, a multiple of 256.
+template <int T>
+__device__ __forceinline__ void quantize_inputs(Inputs<FourBitRows, T>& inputs, const GateUpParams& p, float inverse, uint32_t k0,
+                                                uint32_t chunks, uint32_t padded) {
+    for (uint32_t i = threadIdx.x; i < 8 * padded; i += 32 * WARPS<T>) {
+        const uint32_t chunk = i / 8, word = i % 8;
+        uint32_t codes = 0;
+        if (chunk < chunks) {
+            float x[4];
+            load_4(x, p.x, k0 + 4 * i, p.x_dtype);
+            codes = codes_of(x, inverse);
+        }
+        reinterpret_cast<uint32_t*>(&inputs.plane[word / 4][chunk])[word % 4] = codes;
+        const int32_t sum = warp_sum<8>(__dp4a(static_cast<int>(codes), 0x01010101, 0));
+        if (word == 0) {
+            inputs.sums[0][chunk] = sum;
+        }
+    }
+}
+
+// Four floats, or sixteen codes.
+template <class Rows>
+__device__ __forceinline__ uint4 load_words(const GateUpParams& p, size_t index) {
+    if constexpr (Rows::FOUR_BIT) {
+        return *reinterpret_cast<const uint4*>(p.x_int8.codes + index);
+    } else {
+        float x[4];
+        load_4(x, p.x, index, p.x_dtype);
+        return {__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]), __float_as_uint(x[3])};
+    }
+}
+
+// Copies `chunks` chunks of x from k0 on; zeros up to `padded`.
 template <class Rows, int T>
-__device__ __forceinline__ void load_inputs(Inputs<Rows, T>& inputs, const GateUpParams& p, uint32_t token0, uint32_t k0) {
-    constexpr uint32_t TURN = 32 * LOADS;
+__device__ __forceinline__ void copy_inputs(Inputs<Rows, T>& inputs, const GateUpParams& p, uint32_t token0, uint32_t k0, uint32_t chunks,
+                                            uint32_t padded) {
     constexpr uint32_t CHUNKS = Inputs<Rows, T>::CHUNKS;
-    const uint32_t chunks = chunks_of<Rows, T>(p, k0), padded = min((chunks + TURN - 1) / TURN * TURN, CHUNKS);
     for (uint32_t i = threadIdx.x; i < T * 2 * padded; i += 32 * WARPS<T>) {
         const uint32_t token = i / (2 * padded), chunk = i % (2 * padded) / 2, half = i % 2;
         uint4 words = {0, 0, 0, 0};
         if (token0 + token < p.tokens && chunk < chunks) {
             const size_t row = static_cast<size_t>(token0 + token) * p.d_model + k0;
-            const void* from = Rows::FOUR_BIT ? static_cast<const void*>(p.x_int8.codes + row + chunk * 32 + half * 16)
-                                              : static_cast<const void*>(p.x + row + chunk * 8 + half * 4);
-            words = *static_cast<const uint4*>(from);
+            words = load_words<Rows>(p, row + (2 * chunk + half) * (CHUNK<Rows> / 2));
         }
         inputs.plane[half][token * CHUNKS + chunk] = words;
     }
@@ -219,17 +273,48 @@ struct Turn {
     }
 };
 
-// The neurons of the positions of a block, with R / NEURONS<T> matrices.
+template <class Rows, int T>
+__device__ __forceinline__ void load_inputs(Inputs<Rows, T>& inputs, const GateUpParams& p, float inverse, uint32_t token0, uint32_t k0) {
+    constexpr uint32_t TURN = 32 * LOADS, CHUNKS = Inputs<Rows, T>::CHUNKS;
+    const uint32_t chunks = chunks_of<Rows, T>(p, k0), padded = min((chunks + TURN - 1) / TURN * TURN, CHUNKS);
+    if constexpr (QUANTIZES<Rows, T>) {
+        quantize_inputs(inputs, p, inverse, k0, chunks, padded);
+    } else {
+        copy_inputs<Rows, T>(inputs, p, token0, k0, chunks, padded);
+    }
+}
+
+// Has the scales of codes in `inputs`. Gives what quantizes them where the block does.
+template <class Rows, int T>
+__device__ __forceinline__ float find_scales(Inputs<Rows, T>& inputs, const GateUpParams& p, uint32_t token0) {
+    if constexpr (QUANTIZES<Rows, T>) {
+        const Quantizer quantizer(largest_input(p));
+        if (threadIdx.x == 0) {
+            inputs.scale[0] = quantizer.scale;
+        }
+        return quantizer.inverse;
+    } else if constexpr (Rows::FOUR_BIT) {
+        if (threadIdx.x < T && token0 + threadIdx.x < p.tokens) {
+            inputs.scale[threadIdx.x] = p.x_int8.scale[token0 + threadIdx.x];
+        }
+    }
+    return 0.0f;
+}
+
+// The neurons of the positions of a block, with R / NEURONS<T> matrices. Gives lane t the largest size_bits of what its warp leaves in
+// `hidden` of token t.
 template <class Rows, int T, int R>
-__device__ __forceinline__ void multiply_neurons(const GateUpParams& p, const MatrixView& even, const MatrixView& odd,
-                                                 Inputs<Rows, T>& inputs) {
+__device__ __forceinline__ uint32_t multiply_neurons(const GateUpParams& p, const MatrixView& even, const MatrixView& odd,
+                                                     Inputs<Rows, T>& inputs) {
     constexpr int N = NEURONS<T>, MATRICES = R / N, STEP = 32 * Turn<Rows, R>::CHUNKS;
     const uint32_t count = count_of(p.neurons), lane = threadIdx.x % 32, token0 = blockIdx.y * T;
     // neighbours in the list go to different multiprocessors
     const uint32_t stride = gridDim.x * WARPS<T> * N, mine = (threadIdx.x / 32 * gridDim.x + blockIdx.x) * N;
+    uint32_t largest = 0;
     if (blockIdx.x * N >= count) {
-        return;
+        return largest;
     }
+    const float inverse = find_scales(inputs, p, token0);
     const Matrix matrices[2] = {Matrix(even), Matrix(odd)};
     uint32_t next[N];
 #pragma unroll
@@ -253,7 +338,7 @@ __device__ __forceinline__ void multiply_neurons(const GateUpParams& p, const Ma
         for (uint32_t k0 = 0; k0 < p.d_model; k0 += PIECE<Rows, T>) {
             if (round == 0 || p.d_model > PIECE<Rows, T>) {
                 __syncthreads();
-                load_inputs<Rows, T>(inputs, p, token0, k0);
+                load_inputs<Rows, T>(inputs, p, inverse, token0, k0);
                 __syncthreads();
             }
             const uint32_t chunk0 = k0 / CHUNK<Rows>, chunks = chunks_of<Rows, T>(p, k0);
@@ -269,24 +354,52 @@ __device__ __forceinline__ void multiply_neurons(const GateUpParams& p, const Ma
                 float gate = warp_sum(acc[n * MATRICES][t]), up = warp_sum(acc[n * MATRICES + MATRICES - 1][t]);
                 if (lane == t && position + n < count && token0 + t < p.tokens) {
                     if constexpr (Rows::FOUR_BIT) {
-                        gate *= p.x_int8.scale[token0 + t];
-                        up *= p.x_int8.scale[token0 + t];
+                        gate *= inputs.scale[t];
+                        up *= inputs.scale[t];
                     }
-                    write_back(p, token0 + t, position + n, neuron[n], gate, up);
+                    largest = max(largest, size_bits(write_back(p, token0 + t, position + n, neuron[n], gate, up)));
                 }
             }
         }
+    }
+    return largest;
+}
+
+// Writes the maxima of a block's tokens, of which lane t of every warp has a part.
+template <int T>
+__device__ __forceinline__ void write_maxima(const GateUpParams& p, uint32_t largest) {
+    __shared__ uint32_t largest_smem[WARPS<T>][T];
+    const uint32_t lane = threadIdx.x % 32, token = blockIdx.y * T + threadIdx.x;
+    if (lane < T) {
+        largest_smem[threadIdx.x / 32][lane] = largest;
+    }
+    __syncthreads();
+    if (threadIdx.x < T && token < p.tokens) {
+#pragma unroll
+        for (int warp = 1; warp < WARPS<T>; warp++) {
+            largest = max(largest, largest_smem[warp][threadIdx.x]);
+        }
+        p.maxima[token * gridDim.x + blockIdx.x] = largest;
     }
 }
 
 template <class Rows, int T>
 __device__ __forceinline__ void gate_up(const GateUpParams& p) {
     __shared__ Inputs<Rows, T> inputs;
+    if (blockIdx.x == 0 && blockIdx.y == 0) {
+        for (uint32_t i = threadIdx.x; i < p.n_arrived; i += blockDim.x) {
+            p.arrived[i] = 0;
+        }
+    }
+    uint32_t largest;
     if (p.gate.rows != nullptr && p.up.rows != nullptr) {
-        multiply_neurons<Rows, T, 2 * NEURONS<T>>(p, p.gate, p.up, inputs);
+        largest = multiply_neurons<Rows, T, 2 * NEURONS<T>>(p, p.gate, p.up, inputs);
     } else {
         const MatrixView& only = p.gate.rows != nullptr ? p.gate : p.up;
-        multiply_neurons<Rows, T, NEURONS<T>>(p, only, only, inputs);
+        largest = multiply_neurons<Rows, T, NEURONS<T>>(p, only, only, inputs);
+    }
+    if (Rows::FOUR_BIT && p.maxima != nullptr) {
+        write_maxima<T>(p, largest);
     }
 }
 

@@ -12,17 +12,18 @@
 // Values past the count up to a whole span are zeros; what lies beyond is left as it is.
 // Wrapper: src/sparse_mlp/cuda/raw/fill_operand.rs.
 #include "operand.cuh"
+#include "quantize.cuh"
 
 namespace moray::sparse_mlp {
 
 constexpr uint32_t THREADS = 1024;
 
-// The bits of the largest |x|, whose order is that of the numbers, NaN above all.
+// The bits of the largest |x|.
 __device__ __forceinline__ uint32_t largest_bits(const float* row, uint32_t used) {
     __shared__ uint32_t scratch_smem[32];
     uint32_t largest = 0;
     for (uint32_t i = threadIdx.x; i < used; i += THREADS) {
-        largest = max(largest, __float_as_uint(row[i]) & 0x7fffffffu);
+        largest = max(largest, size_bits(row[i]));
     }
     return block_max(largest, scratch_smem);
 }
@@ -159,12 +160,9 @@ __device__ __forceinline__ void quantize(const OperandParams& p) {
     constexpr uint32_t SPAN = OperandOf<FourBitRows>::SPAN;
     const uint32_t token = blockIdx.x, used = p.count == nullptr ? p.n : min(*p.count, p.n);
     const float* row = p.x + size_t(token) * p.stride;
-    const uint32_t largest = largest_bits(row, used);
-    const float scale = largest < 0x7f800000u ? __fdiv_rn(__uint_as_float(largest), 127.0f) : NAN;
-    float inverse = scale > 0.0f ? __fdiv_rn(1.0f, scale) : 0.0f;
-    inverse = isfinite(inverse) ? inverse : 0.0f;
+    const Quantizer quantizer(largest_bits(row, used));
     if (threadIdx.x == 0) {
-        p.scale[token] = scale;
+        p.scale[token] = quantizer.scale;
         if (p.sums != nullptr) {
             p.sums[token] = 0;
         }
@@ -173,10 +171,7 @@ __device__ __forceinline__ void quantize(const OperandParams& p) {
     int32_t before = 0;
     for (uint32_t first = 0; first < padded; first += THREADS) {
         const uint32_t k = first + threadIdx.x;
-        int32_t code = 0;
-        if (k < used) {
-            code = __float2int_rn(fminf(fmaxf(__fmul_rn(row[k], inverse), -127.0f), 127.0f));
-        }
+        const int32_t code = k < used ? code_of(row[k], quantizer.inverse) : 0;
         if (k < padded) {
             const uint32_t step = k % SPAN / 32, half = k % 32 / 16, j = k % 16 / 4, byte = k % 4;
             operand_tile(p, 0, token, k / SPAN)[(step * 32 + lane_of(token, j)) * 8 + half * 4 + byte] = static_cast<char>(code);

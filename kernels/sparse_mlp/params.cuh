@@ -32,7 +32,7 @@ static_assert(sizeof(Neurons) == 32);
 // int8 activations: x = scale * code.
 struct Codes {
     const int8_t* codes;  // [tokens, stride]
-    const int32_t* sums;  // [tokens, stride / 32] of 32 codes each; null where not needed
+    const int32_t* sums;  // [tokens, stride / 32] of 32 codes each
     const float* scale;   // [tokens]
 };
 static_assert(sizeof(Codes) == 24);
@@ -65,48 +65,64 @@ struct GateUpParams {
     MatrixView gate;
     MatrixView up;
     Neurons neurons;
-    const float* x;  // f32 [tokens, d_model], for 16-bit rows
-    Codes x_int8;    // for 4-bit rows
+    const void* x;   // x_dtype [tokens, d_model], for 16-bit rows and for one token
+    Codes x_int8;    // of several tokens, for 4-bit rows
     Operand operand;  // of x, for many tokens
     float* gate_values;  // f32 [tokens, stride]: act(gate x) by position, written where gate is computed, read where not (by neuron)
     float* hidden;       // f32 [tokens, stride] by position: act(gate x) * (up x), 0 where masked; written where up is computed
+    uint32_t* maxima;    // [tokens, blocks]: the bits of the largest |hidden| of each block's positions; null: not wanted
+    uint32_t* arrived;   // [n_arrived] of down, which it finds cleared; null: none. Not for many tokens
+    uint32_t n_arrived;
+    Element x_dtype;
     uint32_t tokens;
     uint32_t d_model;
     uint32_t stride;
     Activation activation;
 };
-static_assert(sizeof(GateUpParams) == 208);
+static_assert(sizeof(GateUpParams) == 232);
+
+// What is made of the sums of down.
+struct Output {
+    const float* bias;     // f32 [d_model] or null
+    const void* residual;  // dtype [tokens, d_model] or null
+    void* y;               // dtype [tokens, d_model]
+    Element dtype;
+    uint32_t reserved;
+};
+static_assert(sizeof(Output) == 32);
 
 struct DownParams {
     const void* rows;        // [d_ff, d_model]: f16, bf16, or codes as in MatrixView with features instead of inputs
     const void* scales;      // 4 bits: f32 [d_model], or u16 [blocks of group_size neurons, 1 or 2, d_model]: f16 scales, then
                              // f16 offsets or u16 zero points
     Neurons neurons;         // masks unused: hidden is 0 there
-    const float* hidden;     // f32 [tokens, stride] by position, for 16-bit rows
-    Codes hidden_int8;       // by position, for 4-bit rows
+    const float* hidden;     // f32 [tokens, stride] by position
+    const uint32_t* maxima;  // [tokens, n_maxima], the largest of which are the bits of max|hidden| of a token: for 4-bit rows
     Operand operand;         // of hidden by position, for many tokens
     float* partial;          // f32 [splits, tokens, d_model]
+    uint32_t* arrived;       // [blocks of columns and tokens]: how many of the splits are there, 0 before; not for many tokens
+    Output output;           // not for many tokens
+    uint32_t n_maxima;
     uint32_t tokens;
     uint32_t d_model;
     uint32_t stride;
     GroupScale group_scale;  // none: a scale of the column; or f16
     uint32_t group_size;     // neurons
     Offset offset;           // of a group
+    uint32_t reserved;
 };
-static_assert(sizeof(DownParams) == 144);
+static_assert(sizeof(DownParams) == 176);
 
 struct CombineParams {
     const float* partial;    // f32 [splits, tokens, d_model]
     const float* act_scale;  // f32 [tokens] or null
-    const float* bias;       // f32 [d_model] or null
-    const void* residual;    // dtype [tokens, d_model] or null
-    void* y;                 // dtype [tokens, d_model]
+    Output output;
     uint32_t n_splits;
     uint32_t tokens;
     uint32_t d_model;
-    Element dtype;
+    uint32_t reserved;
 };
-static_assert(sizeof(CombineParams) == 56);
+static_assert(sizeof(CombineParams) == 64);
 
 struct MaskParams {
     const void* values;          // f32 [tokens, stride], or f64 [n]
@@ -134,21 +150,21 @@ struct KeepParams {
     Neurons neurons;
     const void* values;  // dtype [tokens, stride]
     float* out;          // f32 [tokens, stride] by position
+    uint32_t* maxima;    // [tokens, blocks]: the bits of the largest |out| of each block's positions; null: not wanted
     uint32_t stride;
     Element dtype;
 };
-static_assert(sizeof(KeepParams) == 56);
+static_assert(sizeof(KeepParams) == 64);
 
 struct QuantizeParams {
     const float* x;         // f32 [tokens, stride]
-    const uint32_t* count;  // values of each token; null: n
     int8_t* codes;          // [tokens, stride]
-    int32_t* sums;          // [tokens, stride / 32] of 32 codes each; null: not wanted
+    int32_t* sums;          // [tokens, stride / 32] of 32 codes each
     float* scales;          // [tokens]
     uint32_t n;
     uint32_t stride;
 };
-static_assert(sizeof(QuantizeParams) == 48);
+static_assert(sizeof(QuantizeParams) == 40);
 
 struct StatisticParams {
     const float* hidden;  // f32 [tokens, stride]

@@ -6,9 +6,9 @@
 
 namespace moray::sparse_mlp {
 
-// The sums of one neuron and token are complete: nonlinearity, product, mask.
-__device__ __forceinline__ void write_back(const GateUpParams& p, uint32_t token, uint32_t position, uint32_t neuron, float gate,
-                                           float up) {
+// The sums of one neuron and token are complete: nonlinearity, product, mask. Gives what it writes to `hidden`, 0 without.
+__device__ __forceinline__ float write_back(const GateUpParams& p, uint32_t token, uint32_t position, uint32_t neuron, float gate,
+                                            float up) {
     const size_t row = static_cast<size_t>(token) * p.stride;
     float activated;
     if (p.gate.rows != nullptr) {
@@ -20,10 +20,13 @@ __device__ __forceinline__ void write_back(const GateUpParams& p, uint32_t token
     } else {
         activated = p.gate_values[row + neuron];
     }
+    float hidden = 0.0f;
     if (p.up.rows != nullptr) {
         up = p.up.bias == nullptr ? up : up + p.up.bias[neuron];
-        p.hidden[row + position] = keeps(p.neurons, token, neuron) ? activated * up : 0.0f;
+        hidden = keeps(p.neurons, token, neuron) ? activated * up : 0.0f;
+        p.hidden[row + position] = hidden;
     }
+    return hidden;
 }
 
 }  // namespace moray::sparse_mlp

@@ -2,7 +2,7 @@
 //
 //   mask:      bit i of token t = (s > threshold), or s is among the k highest of t; s[t, i] = |v[t, i]| (* channel_scale[i])
 //   union:     list = neurons that any token keeps, increasing; count = how many
-//   keep:      out[t, i] = bit j of token t ? v[t, j] : 0,  j = list[i] or i
+//   keep:      out[t, i] = bit j of token t ? v[t, j] : 0,  j = list[i] or i, and the largest |out| of each block
 //   quantize:  code = x / scale to nearest even, scale = max|x| / 127, and the sums of every 32 codes
 //   norms:     norm[t] = sum_j a[t, j]^2 in f64, in the order of j
 //   observe:   squares[j] += a[t, j]^2 / norm[t] in f64, in the order of t (the prompt statistic of GRIFFIN and TDA)
@@ -23,6 +23,7 @@
 #include "common/memory.cuh"
 #include "common/reduce.cuh"
 #include "neurons.cuh"
+#include "quantize.cuh"
 
 namespace moray::sparse_mlp {
 
@@ -208,39 +209,43 @@ sparse_mlp_union(const __grid_constant__ UnionParams p) {
 extern "C" __global__ void __launch_bounds__(256)
 sparse_mlp_keep(const __grid_constant__ KeepParams p) {
     const uint32_t position = blockIdx.x * 256 + threadIdx.x, token = blockIdx.y;
+    float out = 0.0f;
     if (position < count_of(p.neurons)) {
         const uint32_t neuron = neuron_of(p.neurons, position);
         const size_t row = static_cast<size_t>(token) * p.stride;
-        p.out[row + position] = keeps(p.neurons, token, neuron) ? load_element(p.values, row + neuron, p.dtype) : 0.0f;
+        out = keeps(p.neurons, token, neuron) ? load_element(p.values, row + neuron, p.dtype) : 0.0f;
+        p.out[row + position] = out;
+    }
+    if (p.maxima != nullptr) {
+        __shared__ uint32_t scratch_smem[32];
+        const uint32_t largest = block_max(size_bits(out), scratch_smem);
+        if (threadIdx.x == 0) {
+            p.maxima[static_cast<size_t>(token) * gridDim.x + blockIdx.x] = largest;
+        }
     }
 }
 
-// count null: n values of each token. sums null: not wanted. A value that is not finite makes the scale NaN and the codes 0.
 extern "C" __global__ void __launch_bounds__(THREADS)
 sparse_mlp_quantize(const __grid_constant__ QuantizeParams p) {
     __shared__ uint32_t scratch_smem[32];
-    const uint32_t used = p.count == nullptr ? p.n : min(*p.count, p.n);
     const size_t row = static_cast<size_t>(blockIdx.x) * p.stride;
-    uint32_t largest = 0;  // of the bits of |x|, whose order is that of the numbers, NaN above all
-    for (uint32_t i = threadIdx.x; i < used; i += THREADS) {
-        largest = max(largest, __float_as_uint(p.x[row + i]) & 0x7fffffffu);
+    uint32_t largest = 0;
+    for (uint32_t i = threadIdx.x; i < p.n; i += THREADS) {
+        largest = max(largest, size_bits(p.x[row + i]));
     }
-    largest = block_max(largest, scratch_smem);
-    const float scale = largest < 0x7f800000u ? __fdiv_rn(__uint_as_float(largest), 127.0f) : NAN;
-    float inverse = scale > 0.0f ? __fdiv_rn(1.0f, scale) : 0.0f;
-    inverse = isfinite(inverse) ? inverse : 0.0f;
+    const Quantizer quantizer(block_max(largest, scratch_smem));
     if (threadIdx.x == 0) {
-        p.scales[blockIdx.x] = scale;
+        p.scales[blockIdx.x] = quantizer.scale;
     }
-    for (uint32_t first = 0; first < used; first += THREADS) {
+    for (uint32_t first = 0; first < p.n; first += THREADS) {
         const uint32_t i = first + threadIdx.x;
         int32_t code = 0;
-        if (i < used) {
-            code = __float2int_rn(fminf(fmaxf(__fmul_rn(p.x[row + i], inverse), -127.0f), 127.0f));
+        if (i < p.n) {
+            code = code_of(p.x[row + i], quantizer.inverse);
             p.codes[row + i] = static_cast<int8_t>(code);
         }
         const int32_t sum = warp_sum(code);
-        if (p.sums != nullptr && threadIdx.x % 32 == 0 && i < used) {
+        if (threadIdx.x % 32 == 0 && i < p.n) {
             p.sums[(row + i) / 32] = sum;
         }
     }

@@ -41,6 +41,23 @@ fn batch_matches_smaller_batches_bit_for_bit() {
     }
 }
 
+/// Rows of which shared memory has a piece at a time, quantized by each block for one token and before the call for several; more
+/// neurons than blocks, so that a block goes through the pieces again.
+#[test]
+fn one_token_of_rows_wider_than_shared_memory_matches_several_bit_for_bit() {
+    let Some(device) = device() else { return };
+    let mut random = Random::new(36);
+    let (d_model, d_ff) = (32_768 + 1056, 160);
+    let model = Model::four_bit(&device, &mut random, [2, 1, 0], 32, shape(d_model, d_ff));
+    let x = random.weights(2 * d_model, 1.0);
+    let both = call(&device, &model.device, &x, &Selection::All, None);
+    for (token, x) in x.chunks_exact(d_model).enumerate() {
+        let alone = call(&device, &model.device, x, &Selection::All, None);
+        assert_eq!(bits(&alone.hidden[..d_ff]), bits(&both.hidden[token * both.stride..][..d_ff]), "hidden of {token}");
+        assert_eq!(bits(&alone.y), bits(&both.y[token * d_model..][..d_model]), "y of {token}");
+    }
+}
+
 /// The integer sums of gate and up are added in the CPU's order, and so are those of down where the list is one part and its neurons are of one run.
 #[test]
 fn four_bit_rows_on_matrix_units_match_the_cpu_bit_for_bit() {

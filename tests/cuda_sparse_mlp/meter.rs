@@ -1,7 +1,8 @@
 //! What the gathers read, as the simulated driver counts it.
 
+use half::f16;
 use moray::sparse_mlp::IndexList;
-use moray::sparse_mlp::cuda::{NeuronList, Selection};
+use moray::sparse_mlp::cuda::{NeuronList, Selection, Workspace, forward};
 
 use crate::common::Random;
 use crate::device::metered;
@@ -33,7 +34,7 @@ fn gathers_read_the_selected_rows_once_in_whole_sectors() {
         launch.count("global_load_sectors")
     };
     let (columns, row16, row4) = (d_model as u64, d_model as u64 * 2 / 32, d_model as u64 / 2 / 32);
-    // a block a row; x once for a block: f32, or codes and sums; every warp reads the count and two list entries
+    // a block a row; x in f32 once for a block, and again where it is quantized; every warp reads the count and two list entries
     let others = |x_bytes: u64| rows * (x_bytes / 32 + 16 * 3 + 1);
     let check = |kernel: &str, ideal: u64, others: u64| {
         let read = sectors(kernel);
@@ -43,9 +44,10 @@ fn gathers_read_the_selected_rows_once_in_whole_sectors() {
     };
     check("sparse_mlp_gate_up_f16_1", rows * 2 * row16, others(4 * columns));
     // 16 groups of 32: a sector of f16 scales for each row
-    check("sparse_mlp_gate_up_int4_1", rows * 2 * (row4 + 1), others(columns + columns / 8));
-    // the list and its activations once for each of 2 tiles of 256 columns, and the count for each warp of 6 splits
-    check("sparse_mlp_down_f16_1", rows * row16, 2 * 2 * (rows / 4) + 2 * 6 * 8);
+    check("sparse_mlp_gate_up_int4_1", rows * 2 * (row4 + 1), others(2 * 4 * columns));
+    // the list and its activations once for each of 2 tiles of 256 columns, the count for each warp of 6 splits, whose sums are read
+    // by the last of them
+    check("sparse_mlp_down_f16_1", rows * row16, 2 * 2 * (rows / 4) + 2 * 6 * 8 + 6 * columns / 8);
 }
 
 /// Every third neuron of 1536: a warp reads the scales of a block of 32 neurons once, however many of its rows the list has.
@@ -70,8 +72,9 @@ fn down_reads_the_scales_of_a_block_once_for_each_warps_part() {
     let parts = 128;
     let codes = rows * d_model as u64 / 2 / 32;
     let scales = |times: u64| times * d_model as u64 * 2 / 32;
-    // four list entries and their activations for each part, a count for each of 48 splits of 8 warps
-    let others = 2 * parts + 48 * 8;
+    // four list entries and their activations for each part, a count for each of 48 splits of 8 warps; each split's sums of 256
+    // columns and the maxima of at most as many blocks as there are rows
+    let others = 2 * parts + 48 * 8 + 48 * (256 + rows) / 8;
     let read = launch.count("global_load_sectors");
     // a lane reads a sector of its scales in two halves, of which the first-level cache has the second
     let limit = codes + 2 * scales(parts + blocks) + others;
@@ -157,8 +160,41 @@ fn no_neurons_read_no_rows() {
     };
     for kernel in ["sparse_mlp_gate_up_f16_1", "sparse_mlp_down_f16_1"] {
         let launch = all.iter().find(|launch| launch.kernel() == kernel).expect("the kernel has run");
-        // each warp reads the count
-        assert!(launch.count("global_load_bytes") <= 4 * 32 * 16 * 16, "{launch:?}");
-        assert_eq!(launch.count("global_store_sectors") > 0, kernel.contains("down"), "{launch:?}");
+        // each warp reads the count, and the last blocks of down the sums of six parts
+        let (sums, stores) = if kernel.contains("down") { (4 * 512 * 6, 7 * 512 / 8 + 2) } else { (0, 1) };
+        assert!(launch.count("global_load_bytes") <= 4 * 32 * 16 * 16 + sums, "{launch:?}");
+        assert!((1..=stores).contains(&launch.count("global_store_sectors")), "{launch:?}");
     }
+}
+
+/// What a call of few tokens starts, whatever type its inputs have.
+#[test]
+fn few_tokens_take_two_launches_after_several_are_quantized_for_4_bits() {
+    const NAME: &str = "meter::few_tokens_take_two_launches_after_several_are_quantized_for_4_bits";
+    let (d_model, d_ff) = (64, 96);
+    let Some(all) = metered(NAME, |device| {
+        let mut random = Random::new(45);
+        for model in [
+            Model::f16(device, &mut random, shape(d_model, d_ff)),
+            Model::four_bit(device, &mut random, [1; 3], 32, shape(d_model, d_ff)),
+        ] {
+            for tokens in [1, 8] {
+                let x = device.zeros::<f16>(tokens * d_model).unwrap();
+                let mut y = device.zeros::<f16>(tokens * d_model).unwrap();
+                let mut workspace = Workspace::new(device, &model.device, tokens).unwrap();
+                forward(device, &model.device, &x, tokens, &Selection::All, None, &mut y, &mut workspace).unwrap();
+            }
+        }
+    }) else {
+        return;
+    };
+    let kernels: Vec<&str> = all.iter().map(|launch| launch.kernel().trim_start_matches("sparse_mlp_")).collect();
+    let expected = [
+        ["gate_up_f16_1", "down_f16_1"].as_slice(),
+        &["gate_up_f16_8", "down_f16_8"],
+        &["gate_up_int4_1", "down_int4_1"],
+        // 16-bit inputs of several tokens are widened first
+        &["keep", "quantize", "gate_up_int4_8", "down_int4_8"],
+    ];
+    assert_eq!(kernels, expected.concat());
 }

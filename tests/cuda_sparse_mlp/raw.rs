@@ -4,7 +4,8 @@ use half::{bf16, f16};
 use moray::device::cudarc::driver::{CudaSlice, DevicePtr};
 use moray::device::{Address, DeviceElement, ElementKind, RawCall};
 use moray::sparse_mlp::cuda::raw::{
-    Activations, Combine, Down, DownMatrix, GateUp, List, Matrix, Mlp, Neurons, Plan, Score, Selection, Union, Weights,
+    Activations, Arrivals, Down, DownMatrix, GateUp, List, Matrix, Maxima, Mlp, Neurons, Output, Plan, Score,
+    Selection, Union, Weights,
 };
 use moray::sparse_mlp::cuda::{self, NeuronList, PackedRows, PackedWeights, RowFormat, mask_words};
 use moray::sparse_mlp::{IndexList, ScoreOn, TokenMasks};
@@ -171,7 +172,7 @@ fn sixteen_bit_inputs_match_widened_ones_bit_for_bit() {
     }
     let Some(device) = device() else { return };
     let mut random = Random::new(72);
-    for (model, tokens) in models(&device, &mut random).iter().flat_map(|model| [(model, 2), (model, 11)]) {
+    for (model, tokens) in models(&device, &mut random).iter().flat_map(|model| [(model, 1), (model, 2), (model, 11)]) {
         let x = random.weights(tokens * model.host.shape().d_model, 1.0);
         let on_input = cuda::Score { on: ScoreOn::Input, channel_scale: None };
         for selection in [cuda::Selection::All, cuda::Selection::TopK { score: on_input, k: 20 }] {
@@ -186,20 +187,34 @@ fn sixteen_bit_inputs_match_widened_ones_bit_for_bit() {
 fn parts_one_by_one_match_the_whole_call() {
     let Some(device) = device() else { return };
     let mut random = Random::new(73);
-    let model = Model::f16(&device, &mut random, shape(64, 100));
-    let x = random.weights(3 * 64, 1.0);
-    let mut engine = Engine { device: &device, slices: Vec::new() };
-    let masks: Vec<u32> = (0..3 * mask_words(100)).map(|i| if i % 4 == 3 { 0xf } else { 0x5a5a_3c3c }).collect();
+    let sixteen_bits = Model::f16(&device, &mut random, shape(64, 100));
+    let four_bits = Model::four_bit(&device, &mut random, [2, 1, 3], 32, shape(64, 128));
+    for (model, tokens) in [(&sixteen_bits, 3), (&four_bits, 1)] {
+        parts_one_by_one(&device, model, &random.weights(tokens * 64, 1.0));
+    }
+}
+
+fn parts_one_by_one(device: &Device, model: &Model, x: &[f32]) {
+    let mut engine = Engine { device, slices: Vec::new() };
+    let limit = model.host.shape().d_ff;
+    let words = x.len() / 64 * mask_words(limit);
+    let masks: Vec<u32> = (0..words).map(|i| if i % 4 == 3 { 0xf } else { 0x5a5a_3c3c }).collect();
     let masks = engine.hold(&masks);
-    let whole = engine.call(&model, &x, Selection::Masks(masks));
+    let whole = engine.call(model, x, Selection::Masks(masks));
     engine.run(&whole);
 
-    let Mlp { plan, weights, tokens, kept, .. } = engine.call(&model, &x, Selection::All);
+    let Mlp { plan, weights, tokens, kept, .. } = engine.call(model, x, Selection::All);
     let (format, shape, stride) = (plan.format(), plan.shape(), plan.stride());
-    engine.run(&Union { masks, tokens, limit: 100, list: kept });
-    let neurons = Neurons { list: Some(kept), masks: Some(masks), limit: 100 };
-    let (gate_values, hidden) = (engine.hold(&vec![0f32; 3 * stride]), engine.hold(&vec![0f32; 3 * stride]));
-    let x_address = engine.hold(&x);
+    engine.run(&Union { masks, tokens, limit, list: kept });
+    let neurons = Neurons { list: Some(kept), masks: Some(masks), limit };
+    let mut floats = || engine.hold(&vec![0f32; tokens * stride]);
+    let (gate_values, hidden) = (floats(), floats());
+    let x_address = engine.hold(x).cast();
+    // the engine's own number of blocks, of which some find no neurons
+    let count = 97;
+    let maxima = Maxima { bits: engine.hold(&vec![u32::MAX; tokens * count]), count };
+    let maxima = (format == RowFormat::FourBit).then_some(maxima);
+    let arrivals = Some(Arrivals { counters: engine.hold(&[u32::MAX; 9]), count: 9 });
     engine.run(&GateUp {
         format,
         shape,
@@ -207,26 +222,31 @@ fn parts_one_by_one_match_the_whole_call() {
         up: Some(weights.up),
         neurons,
         tokens,
-        x: Activations::Floats(x_address),
+        x: Activations::Floats(x_address, ElementKind::F32),
         gate_values,
         hidden: Some(hidden),
         stride,
+        maxima,
+        arrivals,
     });
     let (splits, matrix) = (plan.splits(tokens), weights.down);
     let partial = engine.hold(&vec![0f32; splits * x.len()]);
-    let hidden = Activations::Floats(hidden);
-    engine.run(&Down { format, shape, matrix, neurons, tokens, hidden, stride, splits, partial });
+    let hidden = Activations::Floats(hidden.cast(), ElementKind::F32);
     let y = engine.hold(&vec![f32::NAN; x.len()]);
-    engine.run(&Combine {
-        partial,
-        splits,
-        act_scale: None,
-        bias: matrix.bias,
-        residual: whole.residual,
-        y: y.cast(),
-        y_type: ElementKind::F32,
+    let output = Output { bias: matrix.bias, residual: whole.residual, y: y.cast(), y_type: ElementKind::F32 };
+    engine.run(&Down {
+        format,
+        shape,
+        matrix,
+        neurons,
         tokens,
-        d_model: 64,
+        hidden,
+        maxima,
+        stride,
+        splits,
+        partial,
+        arrivals,
+        output,
     });
     assert_eq!(bits(&engine.read(y, x.len())), bits(&engine.read(whole.y.cast(), x.len())));
 }

@@ -68,10 +68,24 @@ pub(super) struct GateUpParams {
     pub(super) operand: Operand,
     pub(super) gate_values: u64,
     pub(super) hidden: u64,
+    pub(super) maxima: u64,
+    pub(super) arrived: u64,
+    pub(super) n_arrived: u32,
+    pub(super) x_dtype: u32,
     pub(super) tokens: u32,
     pub(super) d_model: u32,
     pub(super) stride: u32,
     pub(super) activation: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(super) struct Output {
+    pub(super) bias: u64,
+    pub(super) residual: u64,
+    pub(super) y: u64,
+    pub(super) dtype: u32,
+    pub(super) reserved: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -81,15 +95,19 @@ pub(super) struct DownParams {
     pub(super) scales: u64,
     pub(super) neurons: Neurons,
     pub(super) hidden: u64,
-    pub(super) hidden_int8: Codes,
+    pub(super) maxima: u64,
     pub(super) operand: Operand,
     pub(super) partial: u64,
+    pub(super) arrived: u64,
+    pub(super) output: Output,
+    pub(super) n_maxima: u32,
     pub(super) tokens: u32,
     pub(super) d_model: u32,
     pub(super) stride: u32,
     pub(super) group_scale: u32,
     pub(super) group_size: u32,
     pub(super) offset: u32,
+    pub(super) reserved: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -97,13 +115,11 @@ pub(super) struct DownParams {
 pub(super) struct CombineParams {
     pub(super) partial: u64,
     pub(super) act_scale: u64,
-    pub(super) bias: u64,
-    pub(super) residual: u64,
-    pub(super) y: u64,
+    pub(super) output: Output,
     pub(super) n_splits: u32,
     pub(super) tokens: u32,
     pub(super) d_model: u32,
-    pub(super) dtype: u32,
+    pub(super) reserved: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -136,6 +152,7 @@ pub(super) struct KeepParams {
     pub(super) neurons: Neurons,
     pub(super) values: u64,
     pub(super) out: u64,
+    pub(super) maxima: u64,
     pub(super) stride: u32,
     pub(super) dtype: u32,
 }
@@ -144,7 +161,6 @@ pub(super) struct KeepParams {
 #[repr(C)]
 pub(super) struct QuantizeParams {
     pub(super) x: u64,
-    pub(super) count: u64,
     pub(super) codes: u64,
     pub(super) sums: u64,
     pub(super) scales: u64,
@@ -193,7 +209,7 @@ layout!(
 );
 layout!(
     GateUpParams,
-    208,
+    232,
     gate = 0,
     up = 40,
     neurons = 80,
@@ -202,40 +218,47 @@ layout!(
     operand = 144,
     gate_values = 176,
     hidden = 184,
-    tokens = 192,
-    d_model = 196,
-    stride = 200,
-    activation = 204
+    maxima = 192,
+    arrived = 200,
+    n_arrived = 208,
+    x_dtype = 212,
+    tokens = 216,
+    d_model = 220,
+    stride = 224,
+    activation = 228
 );
+layout!(Output, 32, bias = 0, residual = 8, y = 16, dtype = 24, reserved = 28);
 layout!(
     DownParams,
-    144,
+    176,
     rows = 0,
     scales = 8,
     neurons = 16,
     hidden = 48,
-    hidden_int8 = 56,
-    operand = 80,
-    partial = 112,
-    tokens = 120,
-    d_model = 124,
-    stride = 128,
-    group_scale = 132,
-    group_size = 136,
-    offset = 140
+    maxima = 56,
+    operand = 64,
+    partial = 96,
+    arrived = 104,
+    output = 112,
+    n_maxima = 144,
+    tokens = 148,
+    d_model = 152,
+    stride = 156,
+    group_scale = 160,
+    group_size = 164,
+    offset = 168,
+    reserved = 172
 );
 layout!(
     CombineParams,
-    56,
+    64,
     partial = 0,
     act_scale = 8,
-    bias = 16,
-    residual = 24,
-    y = 32,
-    n_splits = 40,
-    tokens = 44,
-    d_model = 48,
-    dtype = 52
+    output = 16,
+    n_splits = 48,
+    tokens = 52,
+    d_model = 56,
+    reserved = 60
 );
 layout!(
     MaskParams,
@@ -251,8 +274,8 @@ layout!(
     k = 52
 );
 layout!(UnionParams, 32, masks = 0, list = 8, count = 16, tokens = 24, words = 28);
-layout!(KeepParams, 56, neurons = 0, values = 32, out = 40, stride = 48, dtype = 52);
-layout!(QuantizeParams, 48, x = 0, count = 8, codes = 16, sums = 24, scales = 32, n = 40, stride = 44);
+layout!(KeepParams, 64, neurons = 0, values = 32, out = 40, maxima = 48, stride = 56, dtype = 60);
+layout!(QuantizeParams, 40, x = 0, codes = 8, sums = 16, scales = 24, n = 32, stride = 36);
 layout!(StatisticParams, 40, hidden = 0, norms = 8, squares = 16, n = 24, stride = 28, tokens = 32, reserved = 36);
 
 static MODULE_DOWN: Module = Module::new(
@@ -269,13 +292,13 @@ static MODULE_DOWN: Module = Module::new(
     ],
 );
 
-pub(super) const COMBINE: Kernel<CombineParams> = Kernel::new(&MODULE_DOWN, "sparse_mlp_combine", 256, 0, 56);
-pub(super) const DOWN_BF16_1: Kernel<DownParams> = Kernel::new(&MODULE_DOWN, "sparse_mlp_down_bf16_1", 256, 0, 144);
-pub(super) const DOWN_BF16_8: Kernel<DownParams> = Kernel::new(&MODULE_DOWN, "sparse_mlp_down_bf16_8", 256, 0, 144);
-pub(super) const DOWN_F16_1: Kernel<DownParams> = Kernel::new(&MODULE_DOWN, "sparse_mlp_down_f16_1", 256, 0, 144);
-pub(super) const DOWN_F16_8: Kernel<DownParams> = Kernel::new(&MODULE_DOWN, "sparse_mlp_down_f16_8", 256, 0, 144);
-pub(super) const DOWN_INT4_1: Kernel<DownParams> = Kernel::new(&MODULE_DOWN, "sparse_mlp_down_int4_1", 256, 0, 144);
-pub(super) const DOWN_INT4_8: Kernel<DownParams> = Kernel::new(&MODULE_DOWN, "sparse_mlp_down_int4_8", 256, 0, 144);
+pub(super) const COMBINE: Kernel<CombineParams> = Kernel::new(&MODULE_DOWN, "sparse_mlp_combine", 256, 0, 64);
+pub(super) const DOWN_BF16_1: Kernel<DownParams> = Kernel::new(&MODULE_DOWN, "sparse_mlp_down_bf16_1", 256, 0, 176);
+pub(super) const DOWN_BF16_8: Kernel<DownParams> = Kernel::new(&MODULE_DOWN, "sparse_mlp_down_bf16_8", 256, 0, 176);
+pub(super) const DOWN_F16_1: Kernel<DownParams> = Kernel::new(&MODULE_DOWN, "sparse_mlp_down_f16_1", 256, 0, 176);
+pub(super) const DOWN_F16_8: Kernel<DownParams> = Kernel::new(&MODULE_DOWN, "sparse_mlp_down_f16_8", 256, 0, 176);
+pub(super) const DOWN_INT4_1: Kernel<DownParams> = Kernel::new(&MODULE_DOWN, "sparse_mlp_down_int4_1", 256, 0, 176);
+pub(super) const DOWN_INT4_8: Kernel<DownParams> = Kernel::new(&MODULE_DOWN, "sparse_mlp_down_int4_8", 256, 0, 176);
 
 static MODULE_DOWN_TILES: Module = Module::new(
     "sparse_mlp/down_tiles",
@@ -291,17 +314,17 @@ static MODULE_DOWN_TILES: Module = Module::new(
 );
 
 pub(super) const DOWN_TILES_BF16_16: Kernel<DownParams> =
-    Kernel::new(&MODULE_DOWN_TILES, "sparse_mlp_down_tiles_bf16_16", 64, 29696, 144);
+    Kernel::new(&MODULE_DOWN_TILES, "sparse_mlp_down_tiles_bf16_16", 64, 29696, 176);
 pub(super) const DOWN_TILES_BF16_64: Kernel<DownParams> =
-    Kernel::new(&MODULE_DOWN_TILES, "sparse_mlp_down_tiles_bf16_64", 128, 82944, 144);
+    Kernel::new(&MODULE_DOWN_TILES, "sparse_mlp_down_tiles_bf16_64", 128, 82944, 176);
 pub(super) const DOWN_TILES_F16_16: Kernel<DownParams> =
-    Kernel::new(&MODULE_DOWN_TILES, "sparse_mlp_down_tiles_f16_16", 64, 25600, 144);
+    Kernel::new(&MODULE_DOWN_TILES, "sparse_mlp_down_tiles_f16_16", 64, 25600, 176);
 pub(super) const DOWN_TILES_F16_64: Kernel<DownParams> =
-    Kernel::new(&MODULE_DOWN_TILES, "sparse_mlp_down_tiles_f16_64", 128, 66560, 144);
+    Kernel::new(&MODULE_DOWN_TILES, "sparse_mlp_down_tiles_f16_64", 128, 66560, 176);
 pub(super) const DOWN_TILES_INT4_16: Kernel<DownParams> =
-    Kernel::new(&MODULE_DOWN_TILES, "sparse_mlp_down_tiles_int4_16", 128, 22528, 144);
+    Kernel::new(&MODULE_DOWN_TILES, "sparse_mlp_down_tiles_int4_16", 128, 22528, 176);
 pub(super) const DOWN_TILES_INT4_64: Kernel<DownParams> =
-    Kernel::new(&MODULE_DOWN_TILES, "sparse_mlp_down_tiles_int4_64", 256, 51200, 144);
+    Kernel::new(&MODULE_DOWN_TILES, "sparse_mlp_down_tiles_int4_64", 256, 51200, 176);
 
 static MODULE_GATHER: Module = Module::new(
     "sparse_mlp/gather",
@@ -317,17 +340,17 @@ static MODULE_GATHER: Module = Module::new(
 );
 
 pub(super) const GATE_UP_BF16_1: Kernel<GateUpParams> =
-    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_bf16_1", 512, 0, 208);
+    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_bf16_1", 512, 0, 232);
 pub(super) const GATE_UP_BF16_8: Kernel<GateUpParams> =
-    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_bf16_8", 256, 0, 208);
+    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_bf16_8", 256, 0, 232);
 pub(super) const GATE_UP_F16_1: Kernel<GateUpParams> =
-    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_f16_1", 512, 0, 208);
+    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_f16_1", 512, 0, 232);
 pub(super) const GATE_UP_F16_8: Kernel<GateUpParams> =
-    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_f16_8", 256, 0, 208);
+    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_f16_8", 256, 0, 232);
 pub(super) const GATE_UP_INT4_1: Kernel<GateUpParams> =
-    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_int4_1", 512, 0, 208);
+    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_int4_1", 512, 0, 232);
 pub(super) const GATE_UP_INT4_8: Kernel<GateUpParams> =
-    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_int4_8", 256, 0, 208);
+    Kernel::new(&MODULE_GATHER, "sparse_mlp_gate_up_int4_8", 256, 0, 232);
 
 static MODULE_GATHER_TILES: Module = Module::new(
     "sparse_mlp/gather_tiles",
@@ -343,17 +366,17 @@ static MODULE_GATHER_TILES: Module = Module::new(
 );
 
 pub(super) const GATE_UP_TILES_BF16_16: Kernel<GateUpParams> =
-    Kernel::new(&MODULE_GATHER_TILES, "sparse_mlp_gate_up_tiles_bf16_16", 64, 57344, 208);
+    Kernel::new(&MODULE_GATHER_TILES, "sparse_mlp_gate_up_tiles_bf16_16", 64, 57344, 232);
 pub(super) const GATE_UP_TILES_BF16_64: Kernel<GateUpParams> =
-    Kernel::new(&MODULE_GATHER_TILES, "sparse_mlp_gate_up_tiles_bf16_64", 128, 81920, 208);
+    Kernel::new(&MODULE_GATHER_TILES, "sparse_mlp_gate_up_tiles_bf16_64", 128, 81920, 232);
 pub(super) const GATE_UP_TILES_F16_16: Kernel<GateUpParams> =
-    Kernel::new(&MODULE_GATHER_TILES, "sparse_mlp_gate_up_tiles_f16_16", 64, 49152, 208);
+    Kernel::new(&MODULE_GATHER_TILES, "sparse_mlp_gate_up_tiles_f16_16", 64, 49152, 232);
 pub(super) const GATE_UP_TILES_F16_64: Kernel<GateUpParams> =
-    Kernel::new(&MODULE_GATHER_TILES, "sparse_mlp_gate_up_tiles_f16_64", 128, 65536, 208);
+    Kernel::new(&MODULE_GATHER_TILES, "sparse_mlp_gate_up_tiles_f16_64", 128, 65536, 232);
 pub(super) const GATE_UP_TILES_INT4_16: Kernel<GateUpParams> =
-    Kernel::new(&MODULE_GATHER_TILES, "sparse_mlp_gate_up_tiles_int4_16", 64, 34048, 208);
+    Kernel::new(&MODULE_GATHER_TILES, "sparse_mlp_gate_up_tiles_int4_16", 64, 34048, 232);
 pub(super) const GATE_UP_TILES_INT4_64: Kernel<GateUpParams> =
-    Kernel::new(&MODULE_GATHER_TILES, "sparse_mlp_gate_up_tiles_int4_64", 128, 87040, 208);
+    Kernel::new(&MODULE_GATHER_TILES, "sparse_mlp_gate_up_tiles_int4_64", 128, 87040, 232);
 
 static MODULE_OPERAND: Module = Module::new(
     "sparse_mlp/operand",
@@ -382,13 +405,13 @@ static MODULE_SELECT: Module = Module::new(
     ],
 );
 
-pub(super) const KEEP: Kernel<KeepParams> = Kernel::new(&MODULE_SELECT, "sparse_mlp_keep", 256, 0, 56);
+pub(super) const KEEP: Kernel<KeepParams> = Kernel::new(&MODULE_SELECT, "sparse_mlp_keep", 256, 0, 64);
 pub(super) const MASK: Kernel<MaskParams> = Kernel::new(&MODULE_SELECT, "sparse_mlp_mask", 1024, 0, 56);
 pub(super) const MASK_STATISTIC: Kernel<MaskParams> =
     Kernel::new(&MODULE_SELECT, "sparse_mlp_mask_statistic", 1024, 0, 56);
 pub(super) const NORMS: Kernel<StatisticParams> = Kernel::new(&MODULE_SELECT, "sparse_mlp_norms", 32, 0, 40);
 pub(super) const OBSERVE: Kernel<StatisticParams> = Kernel::new(&MODULE_SELECT, "sparse_mlp_observe", 256, 0, 40);
-pub(super) const QUANTIZE: Kernel<QuantizeParams> = Kernel::new(&MODULE_SELECT, "sparse_mlp_quantize", 1024, 0, 48);
+pub(super) const QUANTIZE: Kernel<QuantizeParams> = Kernel::new(&MODULE_SELECT, "sparse_mlp_quantize", 1024, 0, 40);
 pub(super) const UNION: Kernel<UnionParams> = Kernel::new(&MODULE_SELECT, "sparse_mlp_union", 1024, 0, 32);
 
 /// Every compiled source.

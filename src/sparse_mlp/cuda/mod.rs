@@ -7,7 +7,7 @@
 //! # Precision and determinism
 //! Selections have the CPU's bits for the same values, and so has the prompt statistic. Projections are f32 sums of products
 //! of 16-bit weights and f32 activations, or exact integer sums within 32 products of 4-bit weights and int8 activations;
-//! their order is fixed, without atomics, and differs from the CPU's. Calls of more than 8 tokens run on the matrix units: there
+//! their order is fixed, whichever block comes last, and differs from the CPU's. Calls of more than 8 tokens run on the matrix units: there
 //! an activation is two f16 (or three bf16) whose sum it is to 23 bits, and the integer sums of gate and up have the CPU's order.
 //! A token's result does not depend on the other tokens, except through a list that they share and through which of the two
 //! ways their number takes.

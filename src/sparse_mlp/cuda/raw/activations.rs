@@ -1,6 +1,6 @@
 //! Activations in the forms that kernels take.
 
-use crate::device::{Access, Address, Buffer, or_null, product};
+use crate::device::{Access, Address, Buffer, ElementKind, or_null, product};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::cuda::variant::{is_tiled, operand_of};
 use crate::sparse_mlp::cuda::{RowFormat, mirror};
@@ -11,13 +11,13 @@ const TILE_TOKENS: usize = 8;
 /// Bytes of a tile: 8 tokens by one span of k.
 const TILE_BYTES: usize = 512;
 
-/// int8 activations of up to 8 tokens: x = scale · code.
+/// int8 activations of 2 to 8 tokens: x = scale · code.
 #[derive(Debug, Clone, Copy)]
 pub struct Codes {
     /// int8 \[tokens, stride\], aligned to 16 bytes.
     pub codes: Address<i8>,
-    /// int32 \[tokens, stride / 32\]: sums of 32 codes each. Of x, not of products.
-    pub sums: Option<Address<i32>>,
+    /// int32 \[tokens, stride / 32\]: sums of 32 codes each.
+    pub sums: Address<i32>,
     /// f32 \[tokens\].
     pub scale: Address<f32>,
 }
@@ -26,14 +26,12 @@ impl Codes {
     pub(super) fn name_buffers(&self, tokens: usize, stride: usize, access: Access, show: &mut dyn FnMut(Buffer)) {
         let codes = Buffer::read("codes", self.codes, product([tokens, stride])).aligned(16);
         show(Buffer { access, ..codes });
-        if let Some(sums) = self.sums {
-            show(Buffer { access, ..Buffer::read("sums", sums, product([tokens, stride.div_ceil(32)])) });
-        }
+        show(Buffer { access, ..Buffer::read("sums", self.sums, product([tokens, stride.div_ceil(32)])) });
         show(Buffer { access, ..Buffer::read("act_scale", self.scale, tokens) });
     }
 
-    pub(super) fn params(&self) -> mirror::Codes {
-        mirror::Codes { codes: self.codes.get(), sums: or_null(self.sums), scale: self.scale.get() }
+    fn params(&self) -> mirror::Codes {
+        mirror::Codes { codes: self.codes.get(), sums: self.sums.get(), scale: self.scale.get() }
     }
 }
 
@@ -86,41 +84,56 @@ impl Operand {
 /// The activations of a projection: which form is a matter of the rows and of how many tokens there are.
 #[derive(Debug, Clone, Copy)]
 pub enum Activations {
-    /// f32 \[tokens, stride\] as they are, aligned to 16 bytes: up to 8 tokens, 16-bit rows.
-    Floats(Address<f32>),
-    /// Up to 8 tokens, 4-bit rows.
+    /// \[tokens, stride\] as they are, aligned to 16 bytes: up to 8 tokens; of gate and up, 4-bit rows take those of one.
+    Floats(Address, ElementKind),
+    /// 2 to 8 tokens of gate and up, 4-bit rows.
     Codes(Codes),
     /// More than 8 tokens.
     Operand(Operand),
 }
 
+/// Whether gate and up take so many tokens' inputs as codes.
+pub(super) fn takes_codes(format: RowFormat, tokens: usize) -> bool {
+    format == RowFormat::FourBit && tokens > 1 && !is_tiled(tokens)
+}
+
 impl Activations {
-    /// Checks that it is the form that the kernels of the format and the tokens take, with room for n values and, if they are
-    /// used, sums.
-    pub(super) fn check(
-        &self,
-        what: &'static str,
-        format: RowFormat,
-        tokens: usize,
-        n: usize,
-        with_sums: bool,
-    ) -> Result<()> {
-        let sums = match (self, is_tiled(tokens), format) {
-            (Activations::Floats(_), false, RowFormat::F16 | RowFormat::Bf16) => return Ok(()),
-            (Activations::Codes(codes), false, RowFormat::FourBit) => codes.sums,
-            (Activations::Operand(operand), true, _) if operand.width < n => {
-                return Err(Error::Shape { what, expected: "an operand with room for a row", got: operand.width });
-            }
-            (Activations::Operand(operand), true, _) => operand.sums,
-            _ => {
-                let (expected, got) = ("the form that these rows and tokens take", format!("{self:?}"));
-                return Err(Error::Unsupported { what, expected, got });
-            }
-        };
-        match with_sums && format == RowFormat::FourBit && sums.is_none() {
-            true => Err(Error::Misaligned { what: "sums", expected: 4, got: 0 }),
-            false => Ok(()),
+    /// Checks that they are the form that gate and up take, with d_model values.
+    pub(super) fn check_inputs(&self, format: RowFormat, tokens: usize, d_model: usize) -> Result<()> {
+        match self {
+            Activations::Codes(_) if takes_codes(format, tokens) => Ok(()),
+            Activations::Floats(..) if takes_codes(format, tokens) => self.refuse("x"),
+            _ => self.check("x", format, tokens, d_model),
         }
+    }
+
+    /// Checks that they are the form that down takes, with d_ff values.
+    pub(super) fn check_hidden(&self, format: RowFormat, tokens: usize, d_ff: usize) -> Result<()> {
+        match self {
+            Activations::Floats(_, ElementKind::F16 | ElementKind::Bf16) => self.refuse("hidden"),
+            _ => self.check("hidden", format, tokens, d_ff),
+        }
+    }
+
+    fn check(&self, what: &'static str, format: RowFormat, tokens: usize, n: usize) -> Result<()> {
+        match self {
+            Activations::Floats(..) if !is_tiled(tokens) => Ok(()),
+            Activations::Operand(operand) if is_tiled(tokens) && operand.width < n => {
+                Err(Error::Shape { what, expected: "an operand with room for a row", got: operand.width })
+            }
+            Activations::Operand(operand) if is_tiled(tokens) => {
+                match what == "x" && format == RowFormat::FourBit && operand.sums.is_none() {
+                    true => Err(Error::Misaligned { what: "sums", expected: 4, got: 0 }),
+                    false => Ok(()),
+                }
+            }
+            _ => self.refuse(what),
+        }
+    }
+
+    fn refuse(&self, what: &'static str) -> Result<()> {
+        let (expected, got) = ("the form that these rows and tokens take", format!("{self:?}"));
+        Err(Error::Unsupported { what, expected, got })
     }
 
     pub(super) fn name_buffers(
@@ -131,19 +144,21 @@ impl Activations {
         show: &mut dyn FnMut(Buffer),
     ) {
         match self {
-            Activations::Floats(x) => show(Buffer::read(what, *x, product([tokens, stride])).aligned(16)),
+            Activations::Floats(x, kind) => {
+                show(Buffer::read(what, *x, product([tokens, stride])).of_bytes(kind.bytes()).aligned(16));
+            }
             Activations::Codes(codes) => codes.name_buffers(tokens, stride, Access::Read, show),
             Activations::Operand(operand) => operand.name_buffers(format, tokens, Access::Read, show),
         }
     }
 
-    /// Floats, codes and operand as kernels take them, of which one is there.
-    pub(super) fn params(&self, format: RowFormat, tokens: usize) -> (u64, mirror::Codes, mirror::Operand) {
+    /// Floats, their type, codes and operand as kernels take them, of which one form is there.
+    pub(super) fn params(&self, format: RowFormat, tokens: usize) -> (u64, u32, mirror::Codes, mirror::Operand) {
         let (codes, operand) = (mirror::Codes::default(), mirror::Operand::default());
         match self {
-            Activations::Floats(x) => (x.get(), codes, operand),
-            Activations::Codes(codes) => (0, codes.params(), operand),
-            Activations::Operand(operand) => (0, codes, operand.params(format, tokens)),
+            Activations::Floats(x, kind) => (x.get(), *kind as u32, codes, operand),
+            Activations::Codes(codes) => (0, 0, codes.params(), operand),
+            Activations::Operand(operand) => (0, 0, codes, operand.params(format, tokens)),
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Gathered gate and up rows.
 
-use super::{Activations, Matrix, Neurons, check_tokens, check_width};
+use super::{Activations, Arrivals, Matrix, Maxima, Neurons, check_tokens, check_width};
 use crate::device::{Access, Address, Buffer, Device, Enqueue, Queue, or_null, product};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::cuda::RowFormat;
 use crate::sparse_mlp::cuda::mirror::GateUpParams;
-use crate::sparse_mlp::cuda::variant::{self, Variant};
+use crate::sparse_mlp::cuda::variant::{self, Variant, is_tiled};
 use crate::sparse_mlp::{Activation, Shape};
 
 /// gate_values\[t, i\] = act(gate\[j\] · x\[t\] + bias) and hidden\[t, i\] = gate_values\[t, i\] · (up\[j\] · x\[t\] + bias) for the
@@ -32,6 +32,11 @@ pub struct GateUp {
     pub hidden: Option<Address<f32>>,
     /// Elements from one token's values to the next's: at least d_ff.
     pub stride: usize,
+    /// Where the largest sizes in `hidden` go, and how many blocks compute it; for 4-bit rows of up to 8 tokens, None where they are
+    /// not wanted.
+    pub maxima: Option<Maxima>,
+    /// What the [`super::Down`] that follows counts in: cleared. For up to 8 tokens.
+    pub arrivals: Option<Arrivals>,
 }
 
 impl Enqueue for GateUp {
@@ -44,7 +49,14 @@ impl Enqueue for GateUp {
         }
         crate::error::check_len("neurons", self.shape.d_ff, self.neurons.limit)?;
         [self.gate, self.up].iter().flatten().try_for_each(|matrix| matrix.check(self.format, self.shape.d_model))?;
-        self.x.check("x", self.format, self.tokens, self.shape.d_model, true)?;
+        self.x.check_inputs(self.format, self.tokens, self.shape.d_model)?;
+        if let Some(Maxima { count, .. }) = self.maxima.filter(|maxima| !(1..=1 << 20).contains(&maxima.count)) {
+            return Err(Error::Shape { what: "maxima", expected: "1 to 2^20", got: count });
+        }
+        if self.maxima.is_some() && self.format != RowFormat::FourBit || self.for_few() && is_tiled(self.tokens) {
+            let (expected, got) = ("none for these rows and tokens", "some".into());
+            return Err(Error::Unsupported { what: "maxima and arrivals", expected, got });
+        }
         match self.up.is_some() && self.hidden.is_none() {
             true => Err(Error::Misaligned { what: "hidden", expected: 4, got: 0 }),
             false => Ok(()),
@@ -62,6 +74,12 @@ impl Enqueue for GateUp {
         if let (Some(hidden), Some(_)) = (self.hidden, self.up) {
             show(Buffer::write("hidden", hidden, elems));
         }
+        if let Some(maxima) = self.maxima {
+            maxima.name_buffers(self.tokens, Access::Write, show);
+        }
+        if let Some(arrivals) = self.arrivals {
+            arrivals.name_buffers(show);
+        }
     }
 
     fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
@@ -70,7 +88,7 @@ impl Enqueue for GateUp {
         }
         let Shape { d_model, d_ff, activation } = self.shape;
         let matrix = |matrix: Option<Matrix>| matrix.map(|m| m.params(self.format, d_model)).unwrap_or_default();
-        let (x, x_int8, operand) = self.x.params(self.format, self.tokens);
+        let (x, x_dtype, x_int8, operand) = self.x.params(self.format, self.tokens);
         let params = GateUpParams {
             gate: matrix(self.gate),
             up: matrix(self.up),
@@ -80,6 +98,10 @@ impl Enqueue for GateUp {
             operand,
             gate_values: self.gate_values.get(),
             hidden: or_null(self.hidden),
+            maxima: or_null(self.maxima.map(|maxima| maxima.bits)),
+            arrived: or_null(self.arrivals.map(|arrivals| arrivals.counters)),
+            n_arrived: self.arrivals.map_or(0, |arrivals| arrivals.count as u32),
+            x_dtype,
             tokens: self.tokens as u32,
             d_model: d_model as u32,
             stride: self.stride as u32,
@@ -90,6 +112,14 @@ impl Enqueue for GateUp {
         };
         let multiprocessors = queue.device().multiprocessors() as usize;
         let Variant { kernel, grid } = variant::gate_up(self.format, self.tokens, d_ff, multiprocessors);
-        queue.launch(kernel, [grid[0], grid[1], 1], params)
+        let blocks = self.maxima.map_or(grid[0], |maxima| maxima.count as u32);
+        queue.launch(kernel, [blocks, grid[1], 1], params)
+    }
+}
+
+impl GateUp {
+    /// Whether it has what only few tokens may have.
+    fn for_few(&self) -> bool {
+        self.maxima.is_some() || self.arrivals.is_some()
     }
 }

@@ -1,7 +1,7 @@
 //! Values where a mask keeps them.
 
-use super::{Neurons, check_width};
-use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, product};
+use super::{Maxima, Neurons, check_width};
+use crate::device::{Access, Address, Buffer, Device, ElementKind, Enqueue, Queue, or_null, product};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::cuda::mirror::{KEEP, KeepParams};
 
@@ -16,15 +16,26 @@ pub struct MaskValues {
     pub neurons: Neurons,
     /// f32 \[tokens, stride\] by position; may be `values` where there is no list and they are f32.
     pub out: Address<f32>,
+    /// Where the largest sizes in `out` go, [`MaskValues::maxima_of`] for each token; None where they are not wanted.
+    pub maxima: Option<Maxima>,
     /// Elements from one token's values to the next's.
     pub stride: usize,
     /// Tokens, at most 65535.
     pub tokens: usize,
 }
 
+impl MaskValues {
+    /// Maxima of each token of so many neurons.
+    pub fn maxima_of(limit: usize) -> usize {
+        limit.div_ceil(KEEP.threads as usize)
+    }
+}
+
 impl Enqueue for MaskValues {
     fn check_sizes(&self, _: &Device) -> Result<()> {
         check_width("neurons", self.neurons.limit, self.stride)?;
+        let maxima = MaskValues::maxima_of(self.neurons.limit);
+        self.maxima.map_or(Ok(()), |of| crate::error::check_len("maxima", maxima, of.count))?;
         match self.tokens > 0xffff {
             true => Err(Error::Shape { what: "tokens", expected: "at most 65535", got: self.tokens }),
             false => Ok(()),
@@ -36,6 +47,9 @@ impl Enqueue for MaskValues {
         show(Buffer::read("values", self.values, elems).of_bytes(self.values_type.bytes()));
         self.neurons.name_buffers(self.tokens, show);
         show(Buffer::write("out", self.out, elems));
+        if let Some(maxima) = self.maxima {
+            maxima.name_buffers(self.tokens, Access::Write, show);
+        }
     }
 
     fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
@@ -46,10 +60,11 @@ impl Enqueue for MaskValues {
             neurons: self.neurons.params(),
             values: self.values.get(),
             out: self.out.get(),
+            maxima: or_null(self.maxima.map(|maxima| maxima.bits)),
             stride: self.stride as u32,
             dtype: self.values_type as u32,
         };
-        let grid = [(self.neurons.limit as u32).div_ceil(256), self.tokens as u32, 1];
+        let grid = [MaskValues::maxima_of(self.neurons.limit) as u32, self.tokens as u32, 1];
         queue.launch(KEEP, grid, params)
     }
 }

@@ -1,13 +1,14 @@
 //! A whole call: its parts, one after the other.
 
+use super::activations::takes_codes;
 use super::{
-    Activations, Combine, Down, FillOperand, GateUp, List, MaskValues, Matrix, Neurons, Plan, QuantizeRows, Score,
-    Sections, SelectMask, Selection, Union, Weights,
+    Activations, Down, FillOperand, GateUp, List, MaskValues, Matrix, Maxima, Neurons, Output, Plan, QuantizeRows,
+    Score, Sections, SelectMask, Selection, Union, Weights,
 };
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, product};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::cuda::variant::is_tiled;
-use crate::sparse_mlp::cuda::{Keep, RowFormat, mask_words};
+use crate::sparse_mlp::cuda::{Keep, mask_words};
 use crate::sparse_mlp::{ScoreOn, Shape};
 
 /// y = down(act(gate·x) ⊙ (up·x)) over the selected neurons of each token (+ residual): [`crate::sparse_mlp::cuda::forward`] by
@@ -22,7 +23,7 @@ pub struct Mlp {
     pub tokens: usize,
     /// \[tokens, d_model\], already normalised, aligned to 16 bytes.
     pub x: Address,
-    /// Of x; f16 and bf16 are widened first.
+    /// Of x.
     pub x_type: ElementKind,
     /// Which neurons.
     pub selection: Selection,
@@ -49,11 +50,11 @@ impl Mlp {
     fn each_part(&self, visit: Visit<'_>) -> Result<()> {
         let sections = self.plan.sections(self.workspace);
         let x = self.prepare_inputs(&sections, visit)?;
-        let neurons = self.compute_hidden(&sections, x, visit)?;
-        self.down(&sections, neurons, visit)
+        let (neurons, maxima) = self.compute_hidden(&sections, x, visit)?;
+        self.down(&sections, neurons, maxima, visit)
     }
 
-    /// Widens inputs, zeroes those that score too low if the selection is on inputs, and brings them into the kernels' form.
+    /// Zeroes inputs that score too low if the selection is on inputs, and brings them into the kernels' form.
     fn prepare_inputs(&self, s: &Sections, visit: Visit<'_>) -> Result<Activations> {
         let (d, tokens) = (self.plan.shape().d_model, self.tokens);
         let values = |values, values_type, masks| MaskValues {
@@ -61,34 +62,38 @@ impl Mlp {
             values_type,
             neurons: Neurons { masks, ..Neurons::all(d) },
             out: s.x,
+            maxima: None,
             stride: d,
             tokens,
         };
+        let (format, by_input) = (self.plan.format(), self.score().filter(|(score, _)| score.on == ScoreOn::Input));
+        let takes_floats = !is_tiled(tokens) && !takes_codes(format, tokens);
+        if takes_floats && by_input.is_none() {
+            return Ok(Activations::Floats(self.x, self.x_type));
+        }
         let mut x = self.x.cast();
         if self.x_type != ElementKind::F32 {
             visit(&values(self.x, self.x_type, None))?;
             x = s.x;
         }
-        if let Some((score, keep)) = self.score().filter(|(score, _)| score.on == ScoreOn::Input) {
+        if let Some((score, keep)) = by_input {
             visit(&self.select(s, (x, d, d), score, keep))?;
             visit(&values(x.cast(), ElementKind::F32, Some(s.masks)))?;
             x = s.x;
         }
-        match (is_tiled(tokens), self.plan.format()) {
-            (true, format) => {
-                visit(&FillOperand { format, x, count: None, to: s.x_operand, n: d, stride: d, tokens })?;
-                Ok(Activations::Operand(s.x_operand))
-            }
-            (false, RowFormat::FourBit) => {
-                visit(&QuantizeRows { x, count: None, codes: s.x_codes, n: d, stride: d, tokens })?;
-                Ok(Activations::Codes(s.x_codes))
-            }
-            (false, _) => Ok(Activations::Floats(x)),
+        if takes_floats {
+            return Ok(Activations::Floats(x.cast(), ElementKind::F32));
         }
+        if is_tiled(tokens) {
+            visit(&FillOperand { format, x, count: None, to: s.x_operand, n: d, stride: d, tokens })?;
+            return Ok(Activations::Operand(s.x_operand));
+        }
+        visit(&QuantizeRows { x, codes: s.x_codes, n: d, stride: d, tokens })?;
+        Ok(Activations::Codes(s.x_codes))
     }
 
-    /// Fills the gate and the products and returns the positions of the products.
-    fn compute_hidden(&self, s: &Sections, x: Activations, visit: Visit<'_>) -> Result<Neurons> {
+    /// Fills the gate and the products and returns the positions of the products, and their maxima where down takes them.
+    fn compute_hidden(&self, s: &Sections, x: Activations, visit: Visit<'_>) -> Result<(Neurons, Option<Maxima>)> {
         let all = Neurons::all(self.plan.shape().d_ff);
         let neurons = match self.selection {
             Selection::List(list) => Neurons { list: Some(list), ..all },
@@ -105,8 +110,9 @@ impl Mlp {
             },
         };
         let Weights { gate, up, .. } = self.weights;
-        visit(&self.gather(s, x, neurons, Some(gate), Some((up, s.hidden))))?;
-        Ok(neurons)
+        let gather = self.gather(s, x, neurons, Some(gate), Some((up, s.hidden)));
+        visit(&gather)?;
+        Ok((neurons, gather.maxima))
     }
 
     /// Rows of every gate (and up, for a score on the product), then the selection, then the rest of what is kept.
@@ -117,7 +123,7 @@ impl Mlp {
         score: Score,
         keep: Keep,
         visit: Visit<'_>,
-    ) -> Result<Neurons> {
+    ) -> Result<(Neurons, Option<Maxima>)> {
         let (Weights { gate, up, .. }, d_ff, stride) = (self.weights, self.plan.shape().d_ff, self.plan.stride());
         let all = Neurons::all(d_ff);
         let kept = Neurons { list: Some(self.kept), masks: Some(s.masks), limit: d_ff };
@@ -125,56 +131,51 @@ impl Mlp {
             visit(&self.gather(s, x, all, Some(gate), None))?;
             visit(&self.select(s, (s.gate, d_ff, stride), score, keep))?;
             visit(&self.union_of(s.masks))?;
-            visit(&self.gather(s, x, kept, None, Some((up, s.hidden))))?;
+            let gather = self.gather(s, x, kept, None, Some((up, s.hidden)));
+            visit(&gather)?;
+            Ok((kept, gather.maxima))
         } else {
             visit(&self.gather(s, x, all, Some(gate), Some((up, s.products))))?;
             visit(&self.select(s, (s.products, d_ff, stride), score, keep))?;
             visit(&self.union_of(s.masks))?;
+            let maxima = self.plan.maxima(s, self.tokens, MaskValues::maxima_of(d_ff));
             visit(&MaskValues {
                 values: s.products.cast(),
                 values_type: ElementKind::F32,
                 neurons: kept,
                 out: s.hidden,
+                maxima,
                 stride,
                 tokens: self.tokens,
             })?;
+            Ok((kept, maxima))
         }
-        Ok(kept)
     }
 
-    /// Rows of down in parts, and their sum.
-    fn down(&self, s: &Sections, neurons: Neurons, visit: Visit<'_>) -> Result<()> {
+    /// Rows of down.
+    fn down(&self, s: &Sections, neurons: Neurons, maxima: Option<Maxima>, visit: Visit<'_>) -> Result<()> {
         let (format, shape, stride, tokens) = (self.plan.format(), self.plan.shape(), self.plan.stride(), self.tokens);
-        let (count, n) = (neurons.list.map(|list| list.count), shape.d_ff);
-        let hidden = match (is_tiled(tokens), format) {
-            (true, format) => {
-                let to = s.hidden_operand;
-                visit(&FillOperand { format, x: s.hidden, count, to, n, stride, tokens })?;
-                Activations::Operand(to)
-            }
-            (false, RowFormat::FourBit) => {
-                visit(&QuantizeRows { x: s.hidden, count, codes: s.hidden_codes, n, stride, tokens })?;
-                Activations::Codes(s.hidden_codes)
-            }
-            (false, _) => Activations::Floats(s.hidden),
+        let hidden = if is_tiled(tokens) {
+            let (to, count) = (s.hidden_operand, neurons.list.map(|list| list.count));
+            visit(&FillOperand { format, x: s.hidden, count, to, n: shape.d_ff, stride, tokens })?;
+            Activations::Operand(to)
+        } else {
+            Activations::Floats(s.hidden.cast(), ElementKind::F32)
         };
-        let act_scale = match (hidden, format) {
-            (Activations::Codes(codes), _) => Some(codes.scale),
-            (Activations::Operand(operand), RowFormat::F16 | RowFormat::FourBit) => Some(operand.scale),
-            _ => None,
-        };
-        let (splits, matrix) = (self.plan.splits(tokens), self.weights.down);
-        visit(&Down { format, shape, matrix, neurons, tokens, hidden, stride, splits, partial: s.partial })?;
-        visit(&Combine {
-            partial: s.partial,
-            splits,
-            act_scale,
-            bias: matrix.bias,
-            residual: self.residual,
-            y: self.y,
-            y_type: self.y_type,
+        let matrix = self.weights.down;
+        visit(&Down {
+            format,
+            shape,
+            matrix,
+            neurons,
             tokens,
-            d_model: shape.d_model,
+            hidden,
+            maxima,
+            stride,
+            splits: self.plan.splits(tokens),
+            partial: s.partial,
+            arrivals: self.plan.arrivals(s, tokens),
+            output: Output { bias: matrix.bias, residual: self.residual, y: self.y, y_type: self.y_type },
         })
     }
 
@@ -197,6 +198,8 @@ impl Mlp {
             gate_values: s.gate,
             hidden: up.map(|(_, hidden)| hidden),
             stride: self.plan.stride(),
+            maxima: up.and_then(|_| self.plan.maxima(s, self.tokens, self.plan.gate_blocks(self.tokens))),
+            arrivals: self.plan.arrivals(s, self.tokens),
         }
     }
 

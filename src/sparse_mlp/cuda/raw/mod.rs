@@ -11,8 +11,7 @@
 //! | [`MaskValues`] | values where a mask keeps them and zeros elsewhere; widens f16 and bf16 |
 //! | [`QuantizeRows`], [`FillOperand`] | activations as the kernels of few, and of many, tokens take them |
 //! | [`GateUp`] | act(gate·x) and its product with up·x, for the neurons of a list |
-//! | [`Down`] | rows of down times the products, in parts |
-//! | [`Combine`] | the parts' sum, scaled, with bias and residual |
+//! | [`Down`] | rows of down times the products, with bias and residual |
 //! | [`ObserveStatistic`], [`SelectStatistic`] | the prompt statistic of GRIFFIN and TDA, and masks from it |
 //!
 //! Lists, counts and masks are read by the kernels, so a captured call replays with others; kernels stay inside the weights
@@ -58,6 +57,7 @@
 //! ```
 
 mod activations;
+mod arrivals;
 mod combine;
 mod down;
 mod fill_operand;
@@ -65,9 +65,11 @@ mod gate_up;
 mod list;
 mod mask_values;
 mod matrix;
+mod maxima;
 mod mlp;
 mod neurons;
 mod observe;
+mod output;
 mod plan;
 mod quantize;
 mod select;
@@ -75,16 +77,18 @@ mod selection;
 mod union;
 
 pub use activations::{Activations, Codes, Operand};
-pub use combine::Combine;
+pub use arrivals::Arrivals;
 pub use down::Down;
 pub use fill_operand::FillOperand;
 pub use gate_up::GateUp;
 pub use list::List;
 pub use mask_values::MaskValues;
 pub use matrix::{DownMatrix, Matrix, Weights};
+pub use maxima::Maxima;
 pub use mlp::Mlp;
 pub use neurons::Neurons;
 pub use observe::ObserveStatistic;
+pub use output::Output;
 pub use plan::{Plan, Sections};
 pub use quantize::QuantizeRows;
 pub use select::{SelectMask, SelectStatistic};

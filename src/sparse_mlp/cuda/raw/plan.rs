@@ -1,10 +1,10 @@
 //! How a call is cut, and where its scratch lies.
 
-use super::{Codes, MAX_WIDTH, Operand};
+use super::{Arrivals, Codes, Down, MAX_WIDTH, MaskValues, Maxima, Operand};
 use crate::device::{Address, product};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::Shape;
-use crate::sparse_mlp::cuda::variant::{FEW_TOKENS, down_splits, is_tiled};
+use crate::sparse_mlp::cuda::variant::{FEW_TOKENS, down_splits, gate_up, is_tiled};
 use crate::sparse_mlp::cuda::{MAX_TOKENS, RowFormat, mask_words};
 
 /// What calls of up to a number of tokens need, for all layers of one shape. Results depend on it through the parts of down.
@@ -16,6 +16,7 @@ pub struct Plan {
     /// Parts of the list that down is cut into for few tokens, and for many.
     splits: usize,
     tile_splits: usize,
+    multiprocessors: usize,
 }
 
 /// Scratch of a call in one region, by what lies where.
@@ -32,10 +33,12 @@ pub struct Sections {
     pub masks: Address<u32>,
     /// f32 \[max_tokens, d_model\]: inputs with those that score too low zeroed, or widened.
     pub x: Address<f32>,
-    /// x of up to 8 tokens as int8, for 4-bit rows.
+    /// x of 2 to 8 tokens as int8, for 4-bit rows.
     pub x_codes: Codes,
-    /// The products of up to 8 tokens as int8, for 4-bit rows.
-    pub hidden_codes: Codes,
+    /// u32 \[tokens up to 8, blocks\]: the largest sizes of products of up to 8 tokens, for 4-bit rows.
+    pub maxima: Address<u32>,
+    /// u32: what the blocks of down count in, for up to 8 tokens.
+    pub arrivals: Address<u32>,
     /// x of more tokens.
     pub x_operand: Operand,
     /// The products of more tokens.
@@ -79,7 +82,7 @@ impl Plan {
         let cut = |tokens| down_splits(format, d_model, d_ff, tokens, multiprocessors);
         let (splits, tile_splits) =
             (cut(max_tokens.min(FEW_TOKENS)), if is_tiled(max_tokens) { cut(max_tokens) } else { 0 });
-        Ok(Plan { format, shape, max_tokens, splits, tile_splits })
+        Ok(Plan { format, shape, max_tokens, splits, tile_splits, multiprocessors: multiprocessors.max(1) })
     }
 
     /// What rows are stored as.
@@ -107,6 +110,22 @@ impl Plan {
         if is_tiled(tokens) { self.tile_splits } else { self.splits }
     }
 
+    /// Blocks of gate and up.
+    pub(super) fn gate_blocks(&self, tokens: usize) -> usize {
+        gate_up(self.format, tokens, self.shape.d_ff, self.multiprocessors).grid[0] as usize
+    }
+
+    /// Room for `count` maxima of each token, where down takes them.
+    pub(super) fn maxima(&self, s: &Sections, tokens: usize, count: usize) -> Option<Maxima> {
+        (self.format == RowFormat::FourBit && !is_tiled(tokens)).then_some(Maxima { bits: s.maxima, count })
+    }
+
+    /// What down counts in, where it does.
+    pub(super) fn arrivals(&self, s: &Sections, tokens: usize) -> Option<Arrivals> {
+        let count = Down::arrivals(self.format, self.shape.d_model);
+        (!is_tiled(tokens)).then_some(Arrivals { counters: s.arrivals, count })
+    }
+
     /// Bytes of scratch, at a multiple of 16 bytes.
     pub fn workspace_bytes(&self) -> usize {
         product([self.cut(Address::NULL).1, size_of::<f32>()])
@@ -127,9 +146,10 @@ impl Plan {
         };
         let mut region = Region { base, floats: 0 };
         let partial = (self.splits * few).max(self.tile_splits * max);
-        let codes = |region: &mut Region, width: usize, sums: bool| Codes {
-            codes: region.take(product([int8, width])),
-            sums: sums.then(|| region.take(product([int8, width.div_ceil(32)]))),
+        let maxima = self.multiprocessors.min(d_ff).max(MaskValues::maxima_of(d_ff));
+        let codes = |region: &mut Region| Codes {
+            codes: region.take(product([int8, d_model])),
+            sums: region.take(product([int8, d_model.div_ceil(32)])),
             scale: region.take(int8),
         };
         let operand = |region: &mut Region, width: usize, sums: bool| Operand {
@@ -144,8 +164,9 @@ impl Plan {
             products: region.take(product([max, stride])),
             masks: region.take(product([max, mask_words(d_ff.max(d_model))])),
             x: region.take(product([max, d_model])),
-            x_codes: codes(&mut region, d_model, true),
-            hidden_codes: codes(&mut region, stride, false),
+            x_codes: codes(&mut region),
+            maxima: region.take(product([int8, maxima])),
+            arrivals: region.take(Down::arrivals(self.format, d_model)),
             x_operand: operand(&mut region, d_model, self.format == RowFormat::FourBit),
             hidden_operand: operand(&mut region, stride, false),
             partial: region.take(product([partial, d_model])),
@@ -174,11 +195,13 @@ mod tests {
                     s.masks.get(),
                     s.x.get(),
                     s.x_codes.codes.get(),
-                    s.hidden_codes.codes.get(),
+                    s.maxima.get(),
+                    s.arrivals.get(),
                     s.x_operand.tiles.get(),
                     s.hidden_operand.tiles.get(),
                     s.partial.get(),
                 ];
+                let partial = starts[10];
                 assert_eq!(starts[0], base);
                 assert!(starts.is_sorted() && starts.iter().all(|start| start % 256 == 0), "{starts:?}");
                 assert_eq!(starts[1] - starts[0], (max_tokens as u64 * 128 * 4).next_multiple_of(256));
@@ -187,7 +210,7 @@ mod tests {
                 } else {
                     0
                 });
-                let end = starts[9] + (parts as u64 * 64 * 4).next_multiple_of(256);
+                let end = partial + (parts as u64 * 64 * 4).next_multiple_of(256);
                 assert_eq!(end - base, plan.workspace_bytes() as u64);
             }
         }

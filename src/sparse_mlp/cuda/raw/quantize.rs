@@ -1,7 +1,7 @@
-//! Activations of few tokens as int8.
+//! Inputs of few tokens as int8.
 
 use super::{Codes, check_tokens, check_width};
-use crate::device::{Access, Address, Buffer, Device, Enqueue, Queue, or_null, product};
+use crate::device::{Access, Address, Buffer, Device, Enqueue, Queue, product};
 use crate::error::Result;
 use crate::sparse_mlp::cuda::mirror::{QUANTIZE, QuantizeParams};
 
@@ -11,9 +11,7 @@ use crate::sparse_mlp::cuda::mirror::{QUANTIZE, QuantizeParams};
 pub struct QuantizeRows {
     /// f32 \[tokens, stride\].
     pub x: Address<f32>,
-    /// u32 \[1\]: values of each token, at most n. None: n.
-    pub count: Option<Address<u32>>,
-    /// Where the codes go; without sums where they are of no use.
+    /// Where the codes go.
     pub codes: Codes,
     /// Values of a token at most.
     pub n: usize,
@@ -31,9 +29,6 @@ impl Enqueue for QuantizeRows {
 
     fn name_buffers(&self, _: &Device, show: &mut dyn FnMut(Buffer)) {
         show(Buffer::read("x", self.x, product([self.tokens, self.stride])));
-        if let Some(count) = self.count {
-            show(Buffer::read("count", count, 1));
-        }
         self.codes.name_buffers(self.tokens, self.stride, Access::Write, show);
     }
 
@@ -43,9 +38,8 @@ impl Enqueue for QuantizeRows {
         }
         let params = QuantizeParams {
             x: self.x.get(),
-            count: or_null(self.count),
             codes: self.codes.codes.get(),
-            sums: or_null(self.codes.sums),
+            sums: self.codes.sums.get(),
             scales: self.codes.scale.get(),
             n: self.n as u32,
             stride: self.stride as u32,
