@@ -13,7 +13,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use half::f16;
 use moray::llama::DenseWeight;
 use moray::sparse_mlp::{
-    Activation, IndexList, Score, ScoreOn, Selection, Shape, Weights, Workspace, activate_product, bytes_read, forward,
+    Activation, Gathered, IndexList, Score, ScoreOn, Selection, Shape, Weights, Workspace, activate_product,
+    bytes_read, forward,
 };
 use moray::w4a8::{Activations, Epilogue, Format, Offset, PackedWeight, linear, quantize};
 use moray::{Cpu, DenseType};
@@ -138,6 +139,21 @@ fn touch(cpu: &Cpu, shape: Shape, layer: &[u8], list: &[u32]) {
     });
 }
 
+/// Copies of a list's neurons, which give what the list gives.
+fn gathered(cpu: &Cpu, layer: &Weights, list: &[u32]) -> Gathered {
+    let list = IndexList::new(list, layer.shape().d_ff).expect("a sorted list");
+    let mut gathered = Gathered::with_capacity(layer, list.indices().len()).expect("all neurons");
+    gathered.gather(cpu, layer, list).expect("the same weights");
+    let (x, mut workspace) = (numbers(layer.shape().d_model, 5), Workspace::new(layer, 1).expect("at least one token"));
+    let mut run = |weights: &Weights, selection| {
+        let mut y = vec![0.0; x.len()];
+        forward(cpu, weights, &x, &selection, None, &mut y, &mut workspace).expect("matching sizes");
+        y
+    };
+    assert_eq!(run(gathered.weights(), Selection::All), run(layer, Selection::List(list)));
+    gathered
+}
+
 /// Prints how long each selection takes beside the whole layer, and how many bytes it reads.
 fn ratios(name: &str, shape: Shape, rounds: usize) {
     let cpu = Cpu::detect();
@@ -161,7 +177,8 @@ fn ratios(name: &str, shape: Shape, rounds: usize) {
         ("top-k by gate 0.5", top(ScoreOn::Gate)),
         ("top-k by product 0.5", top(ScoreOn::Hidden)),
     ];
-    let others = ["all, packed matrices", "lines of all", "lines of list 0.5"];
+    let others = ["list 0.5, gathered", "all, packed matrices", "lines of all", "lines of list 0.5"];
+    let gathered: Vec<Gathered> = layers.iter().map(|layer| gathered(&cpu, layer, &lists[0])).collect();
     let (x, mut y) = (numbers(shape.d_model, 5), vec![0.0; shape.d_model]);
     let mut workspace = Workspace::new(&layers[0], 1).expect("at least one token");
     let (mut rows, mut int8) = (vec![0.0; 2 * shape.d_ff], Activations::with_capacity(1, shape.d_ff));
@@ -178,12 +195,16 @@ fn ratios(name: &str, shape: Shape, rounds: usize) {
         }
         let at = round % packed.len();
         let start = Instant::now();
-        packed[at].forward(&cpu, &x, &mut y, &mut rows, &mut int8);
+        forward(&cpu, gathered[at].weights(), &x, &Selection::All, None, &mut y, &mut workspace)
+            .expect("the same sizes");
         times[forms.len()].push(start.elapsed());
+        let start = Instant::now();
+        packed[at].forward(&cpu, &x, &mut y, &mut rows, &mut int8);
+        times[forms.len() + 1].push(start.elapsed());
         for (i, list) in [&every, &lists[0]].into_iter().enumerate() {
             let start = Instant::now();
             touch(&cpu, shape, raw[(2 * round + i) % raw.len()].data(), list);
-            times[forms.len() + 1 + i].push(start.elapsed());
+            times[forms.len() + 2 + i].push(start.elapsed());
         }
     }
     let quartile = |times: &mut Vec<Duration>| {

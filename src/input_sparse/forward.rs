@@ -112,7 +112,8 @@ impl Call<'_> {
 
     /// A few tokens: whole rows, each read once.
     fn few<T: SimdElement>(&self, rows: &Rows<'_, T>, y: &mut [f32], split: &mut SplitSums) {
-        let kept = Kept { k: self.k, list: self.kept, x: self.x, stride: self.kept.len() };
+        let splits = splits_of(self.kept, self.k);
+        let kept = Kept { splits: &splits, list: self.kept, x: self.x, stride: self.kept.len() };
         split.run(self.cpu, (rows, kept), (y, self.n), self.rows, |token, column, y| {
             self.finish(token, column, y);
         });

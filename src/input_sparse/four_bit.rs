@@ -28,7 +28,7 @@ pub(super) fn multiply(
     ws.slots.reserve(k);
     ws.runs.clear();
     ws.runs.reserve(k.div_ceil(GROUP));
-    cut_runs(&ws.kept, matrix.group_size, &mut ws.slots, &mut ws.runs);
+    cut_runs((&ws.kept, &ws.kept), matrix.group_size, &mut ws.slots, &mut ws.runs);
     spread(cpu, matrix.group_size, (x, k, threshold), ws);
     let (sum_stride, scale) = (k.div_ceil(GROUP), ws.int8.scale());
     let h = Codes { codes: &ws.slot_codes, stride: k, sums: &ws.sums, sum_stride, scale };

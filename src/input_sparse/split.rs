@@ -37,9 +37,8 @@ pub(crate) fn splits_of(list: &[u32], k: usize) -> [Range<usize>; SPLITS] {
 /// The rows that a few tokens sum, and what each is multiplied with.
 #[derive(Clone, Copy)]
 pub(crate) struct Kept<'a> {
-    /// Of this many rows.
-    pub k: usize,
-    /// Increasing.
+    /// Where each split's rows stand in `list`.
+    pub splits: &'a [Range<usize>; SPLITS],
     pub list: &'a [u32],
     /// f32 \[tokens, stride\], the first `list.len()` of each used.
     pub x: &'a [f32],
@@ -83,9 +82,8 @@ impl SplitSums {
         let (strips, piece) = (&self.strips, tokens * width);
         self.sums.resize(self.sums.len().max(SPLITS * strips.len() * piece), 0.0);
         let sums = &mut self.sums[..SPLITS * strips.len() * piece];
-        let splits = splits_of(kept.list, kept.k);
         cpu.team().for_parts(Pieces::new(sums, piece), 1, |unit, sums| {
-            let (split, strip) = (splits[unit / strips.len()].clone(), strips[unit % strips.len()].clone());
+            let (split, strip) = (kept.splits[unit / strips.len()].clone(), strips[unit % strips.len()].clone());
             let (list, x) = (&kept.list[split.clone()], &kept.x[split.start..]);
             let vectors = strip.len().div_ceil(16);
             cpu.simd().run(Few { rows, kept: list, x, stride: kept.stride, column: strip.start, vectors, sums, width });

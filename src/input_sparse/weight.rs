@@ -165,7 +165,7 @@ impl Weight {
             Store::FourBit(matrix) => {
                 let mut row = vec![0.0; n + 1];
                 for (input, out) in out.iter_mut().enumerate() {
-                    matrix.row(input, &mut row);
+                    matrix.row(input, input, &mut row);
                     *out = row[n];
                 }
             }

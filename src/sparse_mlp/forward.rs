@@ -1,7 +1,6 @@
 //! The phases of a call on the CPU: inputs, gate and up, selection, quantization, down.
 
-use super::elementwise::{Keep, MaskScores, Quantize, all_finite};
-use super::four_bit::SEGMENT;
+use super::elementwise::{Keep, MaskScores, all_finite};
 use super::project::{project_down, project_gate, project_up, quantize_hidden};
 use super::select::{Score, ScoreOn, Selection, union_into};
 use super::weights::{Shape, Weights};
@@ -72,15 +71,16 @@ pub fn forward(
     check_len("y", x.len(), y.len())?;
     residual.map_or(Ok(()), |residual| check_len("residual", x.len(), residual.len()))?;
     selection.check(tokens, d_model, d_ff)?;
+    weights.check_selection(selection)?;
     workspace.check(weights, tokens)?;
 
-    workspace.tokens = tokens;
+    (workspace.tokens, workspace.neurons) = (tokens, d_ff);
     if tokens == 0 {
         workspace.kept.clear();
         return Ok(());
     }
     let masked = std::mem::take(&mut workspace.x);
-    let (masked, use_masked) = prepare_inputs(cpu, weights, x, selection, workspace, masked);
+    let (masked, use_masked) = prepare_inputs(cpu, weights, x, selection, workspace, masked)?;
     let inputs = if use_masked { &masked[..x.len()] } else { x };
     compute_hidden(cpu, weights, inputs, selection, workspace);
     workspace.x = masked;
@@ -108,7 +108,7 @@ fn prepare_inputs(
     selection: &Selection<'_>,
     ws: &mut Workspace,
     mut masked: Vec<f32>,
-) -> (Vec<f32>, bool) {
+) -> Result<(Vec<f32>, bool)> {
     let d = ws.shape.d_model;
     let scored = selection.score().filter(|score| score.on == ScoreOn::Input);
     if let Some(score) = scored {
@@ -120,19 +120,10 @@ fn prepare_inputs(
         }
     }
     if weights.is_four_bit() {
-        let inputs = if scored.is_some() { &masked[..] } else { x };
-        for_tokens(cpu, d, ws.x_int8.parts(ws.tokens), |t, (codes, scale, sums)| {
-            cpu.simd().run(Quantize { x: &inputs[t * d..(t + 1) * d], codes, scale: &mut scale[0] });
-            sum_codes(codes, sums);
-        });
+        let inputs = if scored.is_some() { &masked[..x.len()] } else { x };
+        ws.x_int8.quantize(cpu, inputs, ws.tokens, d)?;
     }
-    (masked, scored.is_some())
-}
-
-fn sum_codes(codes: &[i8], sums: &mut [i32]) {
-    for (codes, sum) in codes.chunks_exact(SEGMENT).zip(sums) {
-        *sum = codes.iter().map(|&c| i32::from(c)).sum();
-    }
+    Ok((masked, scored.is_some()))
 }
 
 /// Fills `ws.masks` with what each token keeps of `values` \[tokens, stride\], the first `n` of each.
@@ -160,7 +151,7 @@ fn mask_scores(
 
 /// Fills `kept`, `gate` and `hidden`.
 fn compute_hidden(cpu: &Cpu, weights: &Weights, x: &[f32], selection: &Selection<'_>, ws: &mut Workspace) {
-    let d_ff = ws.shape.d_ff;
+    let d_ff = ws.neurons;
     let words = d_ff.div_ceil(64);
     let on = selection.score().map(|score| score.on);
     ws.gate_by_neuron = on.is_some() || matches!(selection, Selection::All);
@@ -170,7 +161,8 @@ fn compute_hidden(cpu: &Cpu, weights: &Weights, x: &[f32], selection: &Selection
             ws.kept.extend_from_slice(list.indices());
         }
         Selection::Masks(masks) => union_into(masks.words(), words, &mut ws.kept),
-        _ if ws.kept.len() != d_ff => {
+        // an increasing list that long and that high is of all
+        _ if ws.kept.len() != d_ff || ws.kept.last().is_some_and(|&last| last as usize + 1 != d_ff) => {
             ws.kept.clear();
             ws.kept.extend(0..d_ff as u32);
         }
@@ -203,7 +195,7 @@ fn compute_hidden(cpu: &Cpu, weights: &Weights, x: &[f32], selection: &Selection
 
 /// Sets what a token's mask leaves out to 0.
 fn zero_unselected(ws: &mut Workspace, masks: &[u64]) {
-    let words = ws.shape.d_ff.div_ceil(64);
+    let words = ws.neurons.div_ceil(64);
     for (t, hidden) in ws.hidden.chunks_exact_mut(ws.stride).take(ws.tokens).enumerate() {
         let mask = &masks[t * words..(t + 1) * words];
         for (hidden, &j) in hidden.iter_mut().zip(&ws.kept) {

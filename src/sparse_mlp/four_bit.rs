@@ -7,12 +7,19 @@
 //! down: codes as above with features instead of inputs; scales apart, since a group is a block of `group_size`
 //! neurons that share one scale for each feature: a row of d_model scales (and one of offsets or zero points) for each
 //! block. Their order is the one in which unpacked codes arrive, see [`Columns`].
+//!
+//! Where all neurons are computed, gate and up may be packed instead, see [`RowForm`].
 
 mod down;
+mod gather;
+mod row_form;
 
 pub(crate) use down::DownMatrix;
+pub(crate) use gather::copy_rows;
+pub(crate) use row_form::RowForm;
 
 use super::weights::Matrix;
+use crate::Cpu;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::w4a8::{Bits, Format, GroupScale, Offset, QuantizedWeight, run_end};
@@ -87,9 +94,13 @@ impl RowMatrix {
         self.records.len() - SLACK
     }
 
+    /// A neuron's codes and what is beside them.
+    fn record(&self, j: usize) -> (&[u8], &[u8]) {
+        self.records()[j * self.stride..(j + 1) * self.stride].split_at(self.d / 2)
+    }
+
     fn row(&self, j: usize, row: &mut [f32]) {
-        let record = &self.records()[j * self.stride..(j + 1) * self.stride];
-        let (codes, scales) = record.split_at(self.d / 2);
+        let (codes, scales) = self.record(j);
         let half = |at: usize| u16::from_le_bytes([scales[at], scales[at + 1]]);
         for (k, out) in row.iter_mut().enumerate() {
             let g = k / self.group_size;
@@ -106,8 +117,8 @@ impl RowMatrix {
 /// The three 4-bit matrices.
 #[derive(Debug, Clone)]
 pub(crate) struct FourBit {
-    pub gate: RowMatrix,
-    pub up: RowMatrix,
+    pub gate: RowForm,
+    pub up: RowForm,
     pub down: DownMatrix,
 }
 
@@ -132,8 +143,8 @@ impl FourBit {
             return Err(Error::Shape { what: "d_model", expected: "a multiple of 32", got: d_model });
         }
         Ok(FourBit {
-            gate: RowMatrix::new("gate", gate)?,
-            up: RowMatrix::new("up", up)?,
+            gate: RowForm::ByNeuron(RowMatrix::new("gate", gate)?),
+            up: RowForm::ByNeuron(RowMatrix::new("up", up)?),
             down: DownMatrix::new("down", down)?,
         })
     }
@@ -142,14 +153,38 @@ impl FourBit {
         self.gate.bytes() + self.up.bytes() + self.down.bytes()
     }
 
-    pub(crate) fn row(&self, matrix: Matrix, j: usize, row: &mut [f32]) {
+    /// Row `j` of a matrix, which is that of neuron `number`.
+    pub(crate) fn row(&self, matrix: Matrix, j: usize, number: usize, row: &mut [f32]) {
         match matrix {
             Matrix::Gate => self.gate.row(j, row),
             Matrix::Up => self.up.row(j, row),
-            Matrix::Down => self.down.row(j, row),
+            Matrix::Down => self.down.row(j, number, row),
         }
     }
 
+    /// Room for `n` neurons of its own, one after another.
+    pub(crate) fn room(&self, n: usize) -> Result<Self> {
+        let packed = |form: &RowForm| match form {
+            RowForm::ByNeuron(matrix) => matrix.packed_room(n),
+            RowForm::Packed(_) => Err(unsupported("weights to gather", "packed ones")),
+        };
+        Ok(FourBit { gate: packed(&self.gate)?, up: packed(&self.up)?, down: self.down.room(n) })
+    }
+
+    /// Copies the neurons of a list into `to`, which has room for them.
+    pub(crate) fn gather(&self, cpu: &Cpu, list: &[u32], to: &mut Self) -> Result<()> {
+        for (from, to) in [(&self.gate, &mut to.gate), (&self.up, &mut to.up)] {
+            match (from, to) {
+                (RowForm::ByNeuron(from), RowForm::Packed(to)) if (to.k(), to.format()) == (from.d, from.format()) => {
+                    from.pack(cpu, list, to);
+                }
+                _ => return Err(unsupported("weights to gather", "others than there is room for")),
+            }
+        }
+        self.down.gather(cpu, list, &mut to.down)
+    }
+
+    /// Bytes that a call reads of so many rows of gate and up and of the `down` neurons' rows.
     pub(crate) fn row_bytes(&self, gate: usize, up: usize, down: &[u32]) -> usize {
         let d = self.down.columns.d;
         let mut blocks = 0;
@@ -160,7 +195,7 @@ impl FourBit {
             last = Some(block);
         }
         let scales = blocks * if self.down.offset.is_none() { 4 * d } else { 2 * d * self.down.parts() };
-        gate * self.gate.stride + up * self.up.stride + down.len() * d / 2 + scales
+        self.gate.bytes_of(gate) + self.up.bytes_of(up) + down.len() * d / 2 + scales
     }
 }
 

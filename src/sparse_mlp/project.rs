@@ -3,15 +3,16 @@
 use super::down_4bit::{DOWN_CHUNKS, DOWN_TOKENS, FourBitDown, Run};
 use super::elementwise::{Activate, Quantize};
 use super::forward::for_tokens;
-use super::four_bit::{DownMatrix, RowMatrix};
+use super::four_bit::{DownMatrix, RowForm};
 use super::rows::{BLOCK, CHUNK, DENSE_CHUNK, Down, Rows};
 use super::rows_4bit::{Codes, FourBitRows, ROW_TOKENS};
 use super::weights::{Dense, Matrix, Store, Weights};
-use super::workspace::{Quantized, Workspace};
+use super::workspace::Workspace;
 use crate::Cpu;
 use crate::input_sparse::{self, Kept, splits_of};
 use crate::simd::{Available, SimdElement};
 use crate::threads::{Fresh, Parts, Pieces, Tiles, Window};
+use crate::w4a8::{Activations, TILE_N, multiply_rows};
 
 /// Ranges that each thread gets on average, so that unequal ones balance.
 const RANGES_PER_THREAD: usize = 4;
@@ -24,7 +25,7 @@ struct Tile<'a> {
     simd: Available,
     weights: &'a Weights,
     x: &'a [f32],
-    x_int8: &'a Quantized,
+    x_int8: &'a Activations,
     first_token: usize,
     rows: &'a [u32],
     /// The neurons of the block after this one.
@@ -56,9 +57,20 @@ impl Tile<'_> {
         self.simd.run(Rows { matrix, d, rows, next, x: &self.x[self.first_token * d..], out });
     }
 
-    fn multiply_4bit(&self, matrix: &RowMatrix, out: &mut [[f32; BLOCK]]) {
-        let x = self.x_int8.at_token(self.first_token);
-        self.simd.run(FourBitRows { matrix, rows: self.rows, next: self.next, x, out });
+    fn multiply_4bit(&self, form: &RowForm, out: &mut [[f32; BLOCK]]) {
+        const { assert!(BLOCK == TILE_N) };
+        let (rows, next) = (self.rows, self.next);
+        match form {
+            RowForm::ByNeuron(matrix) => {
+                let x = Codes::of(self.x_int8).at_token(self.first_token);
+                self.simd.run(FourBitRows { matrix, rows, next, x, out });
+            }
+            // whoever has packed rows computes all of them, block after block
+            RowForm::Packed(weight) => {
+                let tile = rows[0] as usize / TILE_N;
+                multiply_rows(self.simd, &weight.view(), tile, self.x_int8, self.first_token, out);
+            }
+        }
     }
 }
 
@@ -72,7 +84,7 @@ fn store(out: &[[f32; BLOCK]], mut window: Window<'_, f32>) {
 struct Inputs<'a> {
     weights: &'a Weights,
     x: &'a [f32],
-    x_int8: &'a Quantized,
+    x_int8: &'a Activations,
     kept: &'a [u32],
     tokens: usize,
 }
@@ -158,19 +170,21 @@ pub(crate) fn project_up(cpu: &Cpu, weights: &Weights, x: &[f32], ws: &mut Works
 /// overflowed is NaN.
 pub(crate) fn quantize_hidden(cpu: &Cpu, weights: &Weights, ws: &mut Workspace) {
     let Store::FourBit(w) = &weights.store else { return };
-    cut_runs(&ws.kept, w.down.group_size, &mut ws.slots, &mut ws.runs);
-    let Workspace { hidden, hidden_int8: q, codes, kept, runs, stride, tokens, .. } = ws;
-    let (stride, tokens, n) = (*stride, *tokens, kept.len());
+    let numbers = weights.numbers(&ws.kept);
+    cut_runs((numbers, &ws.kept), w.down.group_size, &mut ws.slots, &mut ws.runs);
+    let Workspace { hidden, hidden_int8: q, codes, runs, stride, tokens, .. } = ws;
+    let (stride, tokens, n) = (*stride, *tokens, numbers.len());
     let parts = (Pieces::new(&mut codes[..tokens * stride], stride), q.parts(tokens));
     for_tokens(cpu, 2 * n, parts, |t, (codes, (slots, scale, sums))| {
         let codes = &mut codes[..n];
         cpu.simd().run(Quantize { x: &hidden[t * stride..][..n], codes, scale: &mut scale[0] });
-        spread_codes(codes, kept, w.down.group_size, runs, slots, sums);
+        spread_codes(codes, numbers, w.down.group_size, runs, slots, sums);
     });
 }
 
-/// Lists the blocks of `group_size` neurons that `kept` touches, and pads each to whole quads with its last neuron.
-pub(crate) fn cut_runs(kept: &[u32], group_size: usize, slots: &mut Vec<u32>, runs: &mut Vec<Run>) {
+/// Lists the blocks of `group_size` neurons that `kept` touches, and the row of each neuron; a block is padded to whole quads with its
+/// last row.
+pub(crate) fn cut_runs((kept, rows): (&[u32], &[u32]), group_size: usize, slots: &mut Vec<u32>, runs: &mut Vec<Run>) {
     slots.clear();
     runs.clear();
     let mut at = 0;
@@ -179,8 +193,8 @@ pub(crate) fn cut_runs(kept: &[u32], group_size: usize, slots: &mut Vec<u32>, ru
         let end = ((block + 1) * group_size) as u32;
         let start = slots.len();
         let count = kept[at..kept.len().min(at + group_size)].partition_point(|&j| j < end);
-        slots.extend_from_slice(&kept[at..at + count]);
-        let last = kept[at + count - 1];
+        slots.extend_from_slice(&rows[at..at + count]);
+        let last = rows[at + count - 1];
         slots.resize(start + count.next_multiple_of(4), last);
         runs.push(Run { block: block as u32, start: start as u32, end: slots.len() as u32 });
         at += count;
@@ -215,9 +229,9 @@ pub(crate) fn project_down(cpu: &Cpu, weights: &Weights, ws: &mut Workspace, res
     let bias = weights.biases.as_ref().map(|b| b.down.as_slice()).filter(|b| !b.is_empty());
     let added = Added { d: weights.shape().d_model, bias, residual };
     match &weights.store {
-        Store::F32(w) => down_dense(cpu, &w.down, ws, &added, y),
-        Store::F16(w) => down_dense(cpu, &w.down, ws, &added, y),
-        Store::Bf16(w) => down_dense(cpu, &w.down, ws, &added, y),
+        Store::F32(w) => down_dense(cpu, (weights, &w.down), ws, &added, y),
+        Store::F16(w) => down_dense(cpu, (weights, &w.down), ws, &added, y),
+        Store::Bf16(w) => down_dense(cpu, (weights, &w.down), ws, &added, y),
         Store::FourBit(w) => {
             let h = ws.hidden_int8.at_token(0);
             down_4bit(cpu, &w.down, &Slots { slots: &ws.slots, runs: &ws.runs, h }, &added, y);
@@ -261,17 +275,23 @@ impl Added<'_> {
 }
 
 /// Whole rows for a few tokens if rows are whole vectors, else chunks of columns by tiles of tokens.
-fn down_dense<T: SimdElement>(cpu: &Cpu, matrix: &[T], ws: &mut Workspace, added: &Added<'_>, y: &mut [f32]) {
+fn down_dense<T: SimdElement>(
+    cpu: &Cpu,
+    (weights, matrix): (&Weights, &[T]),
+    ws: &mut Workspace,
+    added: &Added<'_>,
+    y: &mut [f32],
+) {
     let (d, stride, list) = (added.d, ws.stride, &ws.kept);
+    let splits = &splits_of(weights.numbers(list), weights.all_neurons());
     if y.len() <= FEW_TOKENS * d && d % 16 == 0 {
         let rows = input_sparse::Rows { elements: matrix, stride: d };
-        let kept = Kept { k: ws.shape.d_ff, list, x: &ws.hidden, stride };
+        let kept = Kept { splits, list, x: &ws.hidden, stride };
         let all = 0..d;
         let finish = |token, column, y: &mut [f32]| added.add(token, column, y);
         return ws.split.run(cpu, (&rows, kept), (y, d), std::slice::from_ref(&all), finish);
     }
     let chunks = d.div_ceil(DENSE_CHUNK);
-    let splits = &splits_of(list, ws.shape.d_ff);
     let tiles = Tiles::new(y, d, d, DOWN_TOKENS, DENSE_CHUNK);
     cpu.team().for_parts_with(tiles, 1, Fresh(|| [[0.0f32; CHUNK]; DOWN_TOKENS]), |sums, unit, mut y| {
         let (first, column) = (unit / chunks * DOWN_TOKENS, unit % chunks * DENSE_CHUNK);

@@ -6,7 +6,7 @@ use self::one_token::OneToken;
 use super::four_bit::{RowMatrix, SEGMENT};
 use super::rows::BLOCK;
 use crate::simd::{ByteRows, Kernel, Simd};
-use crate::w4a8::Offset;
+use crate::w4a8::{Activations, Offset};
 
 /// Tokens that one unit of the gate and up projections covers at most.
 pub(crate) const ROW_TOKENS: usize = 64;
@@ -25,6 +25,14 @@ pub(crate) struct Codes<'a> {
     pub sum_stride: usize,
     /// \[tokens\].
     pub scale: &'a [f32],
+}
+
+impl<'a> Codes<'a> {
+    /// Activations with a scale for each token.
+    pub(crate) fn of(x: &'a Activations) -> Self {
+        let (sums, sum_stride) = x.group_sums(Some(SEGMENT));
+        Codes { codes: x.codes(), stride: x.padded_k(), sums, sum_stride, scale: x.scale() }
+    }
 }
 
 impl Codes<'_> {

@@ -2,6 +2,7 @@
 
 use super::elementwise::Activation;
 use super::four_bit::FourBit;
+use super::select::{NeuronList, ScoreOn, Selection};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::memory::Memory;
@@ -97,9 +98,11 @@ mod sealed {
 /// The three matrices (and biases, if any) of a gated MLP, stored so that a neuron is three contiguous rows.
 #[derive(Debug, Clone)]
 pub struct Weights {
-    shape: Shape,
+    pub(super) shape: Shape,
     pub(crate) store: Store,
     pub(crate) biases: Option<Biases>,
+    /// The neurons that these are of others' that they were gathered from; all of their own if none.
+    pub(super) neurons: Option<NeuronList>,
 }
 
 /// f32 biases; an empty one is absent.
@@ -135,7 +138,7 @@ impl Weights {
             row.iter_mut().enumerate().for_each(|(n, w)| *w = down[n * d_ff + j]);
         }
         let dense = Dense { gate: gate.into(), up: up.into(), down: transposed };
-        Ok(Weights { shape, store: T::wrap(dense), biases: None })
+        Ok(Weights { shape, store: T::wrap(dense), biases: None, neurons: None })
     }
 
     /// Stores 4-bit weights neuron-major with the codes and scales they have: gate, up \[d_ff, d_model\] and down
@@ -152,7 +155,7 @@ impl Weights {
     ) -> Result<Self> {
         shape.check()?;
         let store = Store::FourBit(FourBit::new(shape.d_model, shape.d_ff, gate, up, down)?);
-        Ok(Weights { shape, store, biases: None })
+        Ok(Weights { shape, store, biases: None, neurons: None })
     }
 
     /// Adds biases: gate and up f32 \[d_ff\], down f32 \[d_model\]; an empty one is absent.
@@ -176,6 +179,37 @@ impl Weights {
     /// The sizes and the nonlinearity.
     pub fn shape(&self) -> Shape {
         self.shape
+    }
+
+    /// The neurons that rows are of: their numbers among all that these were gathered from, of which every call computes all.
+    pub(crate) fn numbers<'a>(&'a self, rows: &'a [u32]) -> &'a [u32] {
+        self.neurons.as_ref().map_or(rows, NeuronList::indices)
+    }
+
+    /// The neurons that [`Weights::numbers`] are of.
+    pub(crate) fn all_neurons(&self) -> usize {
+        self.neurons.as_ref().map_or(self.shape.d_ff, |list| list.view().limit())
+    }
+
+    /// Checks that a selection is one that these rows serve.
+    pub(super) fn check_selection(&self, selection: &Selection<'_>) -> Result<()> {
+        let of_all = |score: super::Score<'_>| score.on == ScoreOn::Input;
+        if self.neurons.is_none() || *selection == Selection::All || selection.score().is_some_and(of_all) {
+            return Ok(());
+        }
+        let (expected, got) = ("all neurons of weights that were gathered", "some of them".into());
+        Err(Error::Unsupported { what: "selection", expected, got })
+    }
+
+    /// Checks that these are not neurons of others'.
+    pub(super) fn check_whole(&self) -> Result<()> {
+        match self.neurons {
+            None => Ok(()),
+            Some(_) => {
+                let (expected, got) = ("weights with all neurons", "gathered ones".into());
+                Err(Error::Unsupported { what: "weights to gather", expected, got })
+            }
+        }
     }
 
     /// Whether activations are quantized to int8 for them.
@@ -207,7 +241,7 @@ impl Weights {
             Store::F32(w) => dense_row(w, matrix, j, row),
             Store::F16(w) => dense_row(w, matrix, j, row),
             Store::Bf16(w) => dense_row(w, matrix, j, row),
-            Store::FourBit(w) => w.row(matrix, j, row),
+            Store::FourBit(w) => w.row(matrix, j, self.neurons.as_ref().map_or(j, |n| n.indices()[j] as usize), row),
         }
         Ok(())
     }
@@ -229,7 +263,7 @@ impl Weights {
         match &self.store {
             Store::F32(_) => rows * 4,
             Store::F16(_) | Store::Bf16(_) => rows * 2,
-            Store::FourBit(w) => w.row_bytes(gate, up, down),
+            Store::FourBit(w) => w.row_bytes(gate, up, self.numbers(down)),
         }
     }
 }

@@ -9,6 +9,7 @@ use super::weights::{Shape, Weights};
 use crate::error::{Error, Result};
 use crate::input_sparse::SplitSums;
 use crate::threads::Pieces;
+use crate::w4a8::Activations;
 
 /// int8 activations and their scales and sums.
 #[derive(Debug, Clone, Default)]
@@ -63,6 +64,8 @@ pub struct Workspace {
     pub(crate) stride: usize,
     pub(crate) gate: Vec<f32>,
     pub(crate) hidden: Vec<f32>,
+    /// Neurons of the weights of the last call.
+    pub(crate) neurons: usize,
     /// Neurons that any token keeps.
     pub(crate) kept: Vec<u32>,
     /// Whether `gate` is by neuron rather than by position in `kept`.
@@ -71,7 +74,7 @@ pub struct Workspace {
     pub(crate) masks: Vec<u64>,
     /// Inputs with those below a threshold zeroed.
     pub(crate) x: Vec<f32>,
-    pub(crate) x_int8: Quantized,
+    pub(crate) x_int8: Activations,
     /// Codes of `hidden` by position.
     pub(crate) codes: Vec<i8>,
     /// Codes of `hidden` by slot.
@@ -83,7 +86,7 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Allocates for `weights` (or others of the same shape and kind) and up to `max_tokens` tokens a call.
+    /// Allocates for `weights` (or others of the same kind and sizes, or neurons gathered from such) and up to `max_tokens` tokens a call.
     ///
     /// # Errors
     /// [`Error::Shape`] unless `max_tokens` is at least 1.
@@ -91,7 +94,8 @@ impl Workspace {
         if max_tokens == 0 {
             return Err(Error::Shape { what: "max_tokens", expected: "at least 1", got: 0 });
         }
-        let shape = weights.shape();
+        // gathered neurons are in as many blocks as all
+        let shape = Shape { d_ff: weights.all_neurons(), ..weights.shape() };
         let Shape { d_model, d_ff, .. } = shape;
         let stride = d_ff.next_multiple_of(BLOCK);
         let int8_tokens = if weights.is_four_bit() { max_tokens } else { 0 };
@@ -103,11 +107,16 @@ impl Workspace {
             stride,
             gate: vec![0.0; max_tokens * stride],
             hidden: vec![0.0; max_tokens * stride],
+            neurons: 0,
             kept: Vec::with_capacity(d_ff),
             gate_by_neuron: false,
             masks: vec![0; max_tokens * words],
             x: vec![0.0; max_tokens * d_model],
-            x_int8: Quantized::new(int8_tokens, d_model),
+            x_int8: if int8_tokens > 0 {
+                Activations::with_capacity(max_tokens, d_model)
+            } else {
+                Activations::default()
+            },
             codes: vec![0; int8_tokens * stride],
             hidden_int8: Quantized::new(int8_tokens, d_ff),
             slots: Vec::with_capacity(if int8_tokens > 0 { d_ff } else { 0 }),
@@ -122,7 +131,7 @@ impl Workspace {
         4 * (self.gate.len() + self.hidden.len() + self.x.len() + self.kept.capacity() + self.slots.capacity())
             + 8 * self.masks.len()
             + self.codes.len()
-            + int8(&self.x_int8)
+            + self.x_int8.bytes()
             + int8(&self.hidden_int8)
             + size_of::<Run>() * self.runs.capacity()
             + self.split.bytes()
@@ -132,7 +141,7 @@ impl Workspace {
         let shape = weights.shape();
         for (what, expected, got) in [
             ("workspace's d_model", shape.d_model, self.shape.d_model),
-            ("workspace's d_ff", shape.d_ff, self.shape.d_ff),
+            ("workspace's d_ff", weights.all_neurons(), self.shape.d_ff),
         ] {
             crate::error::check_len(what, expected, got)?;
         }
@@ -140,7 +149,7 @@ impl Workspace {
             let expected = "at most the workspace's max_tokens";
             return Err(Error::Shape { what: "tokens", expected, got: tokens });
         }
-        if weights.is_four_bit() && self.x_int8.scale.is_empty() {
+        if weights.is_four_bit() && self.hidden_int8.scale.is_empty() {
             let expected = "one made for 4-bit weights";
             return Err(Error::Unsupported { what: "workspace", expected, got: "one for 16-bit weights".into() });
         }
@@ -174,7 +183,7 @@ impl Workspace {
     /// If `token` is not below [`Workspace::tokens`].
     pub fn gate(&self, token: usize) -> &[f32] {
         assert!(token < self.tokens, "token: expected an index below {}, got {token}", self.tokens);
-        let n = if self.gate_by_neuron { self.shape.d_ff } else { self.kept.len() };
+        let n = if self.gate_by_neuron { self.neurons } else { self.kept.len() };
         &self.gate[token * self.stride..][..n]
     }
 }

@@ -94,6 +94,12 @@ impl Activations {
         self.totals.resize(grow(self.totals.len(), m), 0);
     }
 
+    /// Bytes that it has room for.
+    pub(crate) fn bytes(&self) -> usize {
+        let sums: usize = self.sums.iter().map(Vec::len).sum();
+        self.codes.len() + 4 * (self.scale.len() + sums + self.totals.len() + self.ordered.capacity())
+    }
+
     /// Quantizes x \[M, K\] row-major, replacing what was held.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use super::dot::Dot;
 use super::pack::TILE_N;
 use super::packed_view::PackedView;
 use super::runs::runs;
-use super::tile::{Tokens, panel_bytes};
+use super::tile::{Tile, Tokens, panel_bytes};
 use super::tile_kernels::{GEMV_TOKENS, TileKernels};
 use super::weight::QuantizedWeight;
 use crate::cpu::Cpu;
@@ -141,23 +141,62 @@ fn multiply_tile<E: Element>(
 ) {
     let tile = weight.tile(rows.start / TILE_N);
     let tokens = Tokens::new(x, tile.integer_group());
+    tile_sums(simd, &tile, tokens, |tokens, sums| {
+        write_back(x, tokens, rows.clone(), weight.n(), sums, epilogue, y);
+    });
+}
+
+/// Multiplies the rows of a tile with tokens, and hands `each` the sums of some of them after others.
+fn tile_sums(
+    simd: impl TileKernels,
+    tile: &Tile<'_>,
+    tokens: Tokens<'_>,
+    mut each: impl FnMut(Range<usize>, &[[f32; TILE_N]]),
+) {
     if tokens.count <= GEMV_TOKENS && tile.inner_scales().is_none() {
         let mut sums = [[0.0f32; TILE_N]; GEMV_TOKENS];
-        if simd.gemv(&tile, tokens, &mut sums) {
-            write_back(x, 0..tokens.count, rows, weight.n(), &sums, epilogue, y);
-            return;
+        if simd.gemv(tile, tokens, &mut sums) {
+            return each(0..tokens.count, &sums);
         }
     }
     let mut sums = [[0.0f32; TILE_N]; TOKEN_BLOCK];
-    with_panel(weight.k(), |panel| {
-        simd.unpack(&tile, panel);
+    with_panel(tokens.k, |panel| {
+        simd.unpack(tile, panel);
         for start in (0..tokens.count).step_by(TOKEN_BLOCK) {
             let count = TOKEN_BLOCK.min(tokens.count - start);
-            let (tile, tokens) = (&tile, tokens.range(start, count));
+            let tokens = tokens.range(start, count);
             simd.run(Dot { panel, tile, tokens, out: &mut sums });
-            write_back(x, start..start + count, rows.clone(), weight.n(), &sums, epilogue, y);
+            each(start..start + count, &sums);
         }
     });
+}
+
+/// out\[m\]\[row\] = what [`linear`] gives for the 16 rows of a tile, before an epilogue, for tokens of `x` from `first` on that have a scale
+/// each; rows past N are 0.
+pub(crate) fn multiply_rows(
+    simd: Available,
+    weight: &PackedView<'_>,
+    tile: usize,
+    x: &Activations,
+    first: usize,
+    out: &mut [[f32; TILE_N]],
+) {
+    let tile = weight.tile(tile);
+    let tokens = Tokens::new(x, tile.integer_group()).range(first, out.len());
+    let each = |tokens: Range<usize>, sums: &[[f32; TILE_N]]| {
+        for (m, sums) in tokens.zip(sums) {
+            out[m] = sums.map(|sum| sum * x.scale()[first + m]);
+        }
+    };
+    match simd {
+        Available::Portable(simd) => tile_sums(simd, &tile, tokens, each),
+        #[cfg(target_arch = "x86_64")]
+        Available::Avx2(simd) => tile_sums(simd, &tile, tokens, each),
+        #[cfg(target_arch = "x86_64")]
+        Available::AvxVnni(simd) => tile_sums(simd, &tile, tokens, each),
+        #[cfg(target_arch = "x86_64")]
+        Available::Avx512(simd) => tile_sums(simd, &tile, tokens, each),
+    }
 }
 
 #[inline(always)]

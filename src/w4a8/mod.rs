@@ -70,4 +70,6 @@ pub use scales::{Scales, Values};
 pub use sections::Sections;
 pub use weight::QuantizedWeight;
 
+pub(crate) use cpu::multiply_rows;
+pub(crate) use pack::pack_half;
 pub(crate) use runs::run_end;

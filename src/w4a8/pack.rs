@@ -101,6 +101,21 @@ impl PackedWeight {
         PackedWeight { n, k, format, sections }
     }
 
+    /// Room for N rows of a format that goes with K: of codes 0 and scales 0.
+    pub(crate) fn zeroed(n: usize, k: usize, format: Format) -> Result<Self> {
+        let sections = match n {
+            0 => Sections::default(),
+            n => format.section_bytes(n, k)?,
+        };
+        Ok(PackedWeight { n, k, format, sections: sections.map(Memory::zeroed) })
+    }
+
+    /// Makes it the N rows that are written to its sections then; there is room for as many.
+    pub(crate) fn rows_mut(&mut self, n: usize) -> Sections<&mut [u8]> {
+        self.n = n;
+        self.sections.as_mut().map(|section| &mut **section)
+    }
+
     /// The sections, borrowed.
     pub fn view(&self) -> PackedView<'_> {
         PackedView::of(self.n, self.k, self.format, self.sections.as_ref().map(|section| &**section))
@@ -211,6 +226,20 @@ fn packed_entry(row: usize, index: usize, per_row: usize) -> usize {
 /// Tiles along K, K rounded up to 64.
 pub(crate) const fn k_tiles(k: usize, bits: Bits) -> usize {
     k.next_multiple_of(PAD_K) / tile_k(bits)
+}
+
+/// Adds 32 columns of a row, the first or second half of a tile of 4-bit codes, to the tile, whose codes of them are 0: byte i of `codes`
+/// holds column i low and column i + 16 high.
+pub(crate) fn pack_half(tile: &mut [u8; TILE_BYTES], row: usize, half: usize, codes: &[u8; 16]) {
+    const NIBBLES: u32 = 0x0F0F_0F0F;
+    let words: &mut [[u8; 4]] = tile.as_chunks_mut().0;
+    for (column, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
+        let codes = u32::from_le_bytes(*codes);
+        for (later, codes) in [codes & NIBBLES, codes >> 4 & NIBBLES].into_iter().enumerate() {
+            let word = &mut words[4 * (4 * (row % 8) + column) + 2 * later + half];
+            *word = (u32::from_le_bytes(*word) | codes << (4 * (row / 8))).to_le_bytes();
+        }
+    }
 }
 
 fn pack_row(bits: Bits, bytes: &mut [u8], row: usize, values: &[i8]) {

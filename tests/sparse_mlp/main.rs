@@ -7,6 +7,7 @@ mod bad_input;
 mod case;
 mod dense;
 mod exact;
+mod gathered;
 mod oracle;
 mod selection;
 mod stored;

@@ -3,7 +3,7 @@
 use super::raw::Matrix;
 use super::row_format::RowFormat;
 use crate::error::{Error, Result};
-use crate::sparse_mlp::four_bit::{DownMatrix, FourBit, RowMatrix};
+use crate::sparse_mlp::four_bit::{DownMatrix, FourBit, RowForm, RowMatrix};
 use crate::sparse_mlp::weights::{Dense, Store};
 use crate::sparse_mlp::{Shape, Weights};
 use crate::w4a8::{Group, GroupScale, Offset};
@@ -57,8 +57,14 @@ impl<'a> PackedWeights<'a> {
             Store::F16(w) => (RowFormat::F16, dense(w)),
             Store::Bf16(w) => (RowFormat::Bf16, dense(w)),
             Store::FourBit(FourBit { gate, up, down }) => {
-                let rows = |matrix: &RowMatrix| four_bit_rows(matrix, shape.d_ff);
-                (RowFormat::FourBit, [rows(gate), rows(up), four_bit_down(down, shape.d_ff)])
+                let rows = |form: &RowForm| match form {
+                    RowForm::ByNeuron(matrix) => Ok(four_bit_rows(matrix, shape.d_ff)),
+                    RowForm::Packed(_) => {
+                        let (expected, got) = ("rows by neuron on a CUDA device", "packed ones".into());
+                        Err(Error::Unsupported { what: "weights", expected, got })
+                    }
+                };
+                (RowFormat::FourBit, [rows(gate)?, rows(up)?, four_bit_down(down, shape.d_ff)])
             }
         };
         if let Some(biases) = &host.biases {

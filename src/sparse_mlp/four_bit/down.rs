@@ -1,10 +1,13 @@
 //! down: rows of codes by neuron, scales by blocks of neurons.
 
-use super::{RowScale, SEGMENT, SLACK, code_at, dequantize, form_of, pack_codes, scale_at};
+use super::gather::{code_room, copy_rows};
+use super::{RowScale, SEGMENT, SLACK, code_at, dequantize, form_of, pack_codes, scale_at, unsupported};
+use crate::Cpu;
 use crate::error::Result;
 use crate::memory::Memory;
 use crate::w4a8::{Offset, QuantizedWeight, run_end};
 use half::f16;
+use std::sync::Arc;
 
 /// Where the columns of a down row are.
 ///
@@ -61,9 +64,9 @@ pub(crate) struct DownMatrix {
     pub group_size: usize,
     codes: Memory<u8>,
     /// f32 \[d\] per channel, empty otherwise.
-    pub channel_scale: Memory<f32>,
+    pub channel_scale: Arc<Memory<f32>>,
     /// u16 \[blocks, 1 or 2, d\]: f16 scales, then f16 offsets or zero points.
-    pub group_params: Memory<u16>,
+    pub group_params: Arc<Memory<u16>>,
 }
 
 impl DownMatrix {
@@ -72,7 +75,7 @@ impl DownMatrix {
         let (offset, group_size) = form_of(what, w.format(), w.k())?;
         let (d, d_ff) = (w.n().next_multiple_of(SEGMENT), w.k());
         let columns = Columns::new(d);
-        let mut codes = Memory::zeroed(d_ff * d / 2 + SLACK);
+        let mut codes = code_room(d_ff, d);
         for (j, row) in codes.chunks_exact_mut(d / 2).take(d_ff).enumerate() {
             pack_codes(|n| if n < w.n() { w.codes()[n * d_ff + j] } else { 0 }, row);
         }
@@ -89,7 +92,25 @@ impl DownMatrix {
                 }
             }
         }
+        let (channel_scale, group_params) = (Arc::new(channel_scale), Arc::new(group_params));
         Ok(DownMatrix { k: d_ff, columns, offset, group_size, codes, channel_scale, group_params })
+    }
+
+    /// Room for the codes of `n` of its inputs; scales are shared.
+    pub(super) fn room(&self, n: usize) -> Self {
+        let (channel_scale, group_params) = (Arc::clone(&self.channel_scale), Arc::clone(&self.group_params));
+        DownMatrix { codes: code_room(n, self.columns.d), channel_scale, group_params, ..*self }
+    }
+
+    /// Copies the codes of the inputs of a list into `to`, which has room for them.
+    pub(super) fn gather(&self, cpu: &Cpu, list: &[u32], to: &mut Self) -> Result<()> {
+        let form = |m: &DownMatrix| (m.k, m.columns.d, m.offset, m.group_size);
+        if form(self) != form(to) {
+            return Err(unsupported("weights to gather", "others than there is room for"));
+        }
+        copy_rows(cpu, &self.codes, self.columns.d / 2, list, &mut to.codes);
+        (to.channel_scale, to.group_params) = (Arc::clone(&self.channel_scale), Arc::clone(&self.group_params));
+        Ok(())
     }
 
     /// The block of inputs after the run of K that a block is in; that of a channel's scale is all of K.
@@ -121,11 +142,11 @@ impl DownMatrix {
         self.channel_scale.len() * 4 + self.group_params.len() * 2
     }
 
-    /// The numbers of input `j`, f32 of the first `row.len()` outputs.
-    pub(crate) fn row(&self, j: usize, row: &mut [f32]) {
+    /// The numbers of row `j`, which is that of input `number`, f32 of the first `row.len()` outputs.
+    pub(crate) fn row(&self, j: usize, number: usize, row: &mut [f32]) {
         let d = self.columns.d;
         let codes = &self.codes()[j * d / 2..(j + 1) * d / 2];
-        let params = j / self.group_size * self.parts() * d;
+        let params = number / self.group_size * self.parts() * d;
         for (n, out) in row.iter_mut().enumerate() {
             let at = self.columns.position(n);
             let (scale, second) = match self.offset {

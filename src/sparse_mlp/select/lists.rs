@@ -61,8 +61,8 @@ fn check_indices(what: &'static str, indices: &[u32], limit: usize) -> Result<()
 /// An owned list, as a policy that looks at a whole prompt produces it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NeuronList {
-    pub(super) indices: Vec<u32>,
-    pub(super) limit: usize,
+    pub(in crate::sparse_mlp) indices: Vec<u32>,
+    pub(in crate::sparse_mlp) limit: usize,
 }
 
 impl NeuronList {

@@ -1,0 +1,93 @@
+//! Neurons copied out of their records, into tiles for gate and up and one after another for down. Codes and scales move, no number
+//! changes.
+
+use super::{RowForm, RowMatrix, SEGMENT, SLACK};
+use crate::Cpu;
+use crate::error::Result;
+use crate::memory::Memory;
+use crate::threads::Pieces;
+use crate::w4a8::{Format, Offset, PackedWeight, Sections, TILE_BYTES, TILE_N, pack_half};
+
+/// Tiles that a member copies at a time.
+const TILES: usize = 4;
+
+/// Rows of down that a member copies at a time.
+const ROWS: usize = 64;
+
+impl RowMatrix {
+    /// How the codes of its records become numbers.
+    pub(crate) fn format(&self) -> Format {
+        self.offset.map_or(Format::per_channel(), |offset| Format::per_group(self.group_size, offset))
+    }
+
+    /// Room for `n` of its neurons, packed.
+    pub(crate) fn packed_room(&self, n: usize) -> Result<RowForm> {
+        Ok(RowForm::Packed(PackedWeight::zeroed(n, self.d, self.format())?))
+    }
+
+    /// Packs the neurons of a list into `to`, which has room for them.
+    pub(crate) fn pack(&self, cpu: &Cpu, list: &[u32], to: &mut PackedWeight) {
+        let tiles = list.len().div_ceil(TILE_N);
+        let columns = self.d.div_ceil(2 * SEGMENT);
+        let [_, group, offset] = self.format().row_entries(self.d);
+        let [channel_bytes, group_bytes, offset_bytes] = self.format().entry_bytes();
+        let Sections { codes, channel, group: scales, offset: seconds } = to.rows_mut(list.len());
+        let parts = (
+            pieces(codes, columns * TILE_BYTES, tiles),
+            pieces(channel, TILE_N * channel_bytes, tiles),
+            pieces(scales, TILE_N * group * group_bytes, tiles),
+            pieces(seconds, TILE_N * offset * offset_bytes, tiles),
+        );
+        cpu.team().for_parts(parts, TILES, |tile, (codes, channel, scales, seconds)| {
+            let neurons = &list[tile * TILE_N..list.len().min((tile + 1) * TILE_N)];
+            let tiles: &mut [[u8; TILE_BYTES]] = codes.as_chunks_mut().0;
+            tiles.as_flattened_mut().fill(0);
+            for section in [&mut *channel, &mut *scales, &mut *seconds] {
+                section.fill(0);
+            }
+            for (row, &j) in neurons.iter().enumerate() {
+                let (codes, numbers) = self.record(j as usize);
+                for (segment, codes) in codes.as_chunks().0.iter().enumerate() {
+                    pack_half(&mut tiles[segment / 2], row, segment % 2, codes);
+                }
+                self.pack_scales(row, numbers, channel, scales, seconds);
+            }
+        });
+    }
+
+    /// Puts the numbers beside a neuron's codes where row `row` of a tile has them.
+    fn pack_scales(&self, row: usize, numbers: &[u8], channel: &mut [u8], scales: &mut [u8], seconds: &mut [u8]) {
+        let Some(offset) = self.offset else {
+            return channel[4 * row..][..4].copy_from_slice(&numbers[..4]);
+        };
+        let step = if offset == Offset::None { 2 } else { 4 };
+        for (group, numbers) in numbers.chunks_exact(step).take(self.d / self.group_size).enumerate() {
+            let at = group * TILE_N + row;
+            scales[2 * at..][..2].copy_from_slice(&numbers[..2]);
+            match offset {
+                Offset::None => {}
+                Offset::F16 => seconds[2 * at..][..2].copy_from_slice(&numbers[2..]),
+                Offset::ZeroPoint => seconds[at] = numbers[2],
+            }
+        }
+    }
+}
+
+/// Copies rows of `d` elements of a list, one after another.
+pub(crate) fn copy_rows<T: bytemuck::Pod + Send + Sync>(cpu: &Cpu, from: &[T], d: usize, list: &[u32], to: &mut [T]) {
+    cpu.team().for_parts(Pieces::new(&mut to[..list.len() * d], ROWS * d), 1, |piece, rows| {
+        for (row, &j) in rows.chunks_exact_mut(d).zip(&list[piece * ROWS..]) {
+            row.copy_from_slice(&from[j as usize * d..][..d]);
+        }
+    });
+}
+
+/// Room for `n` rows of `d` codes of 4 bits.
+pub(super) fn code_room(n: usize, d: usize) -> Memory<u8> {
+    Memory::zeroed(n * d / 2 + SLACK)
+}
+
+/// The first `count` pieces of so many bytes, perhaps of none.
+fn pieces(bytes: &mut [u8], each: usize, count: usize) -> Pieces<'_, u8> {
+    Pieces::shares(&mut bytes[..count * each], each, count)
+}

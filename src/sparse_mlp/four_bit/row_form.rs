@@ -1,0 +1,40 @@
+//! gate or up in one of its forms.
+
+use super::RowMatrix;
+use crate::w4a8::PackedWeight;
+
+/// gate or up: each is held in one form.
+#[derive(Debug, Clone)]
+pub(crate) enum RowForm {
+    /// A record for each neuron, for those that a call names.
+    ByNeuron(RowMatrix),
+    /// Tiles of 16 neurons, for calls that compute all.
+    Packed(PackedWeight),
+}
+
+impl RowForm {
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            RowForm::ByNeuron(matrix) => matrix.bytes(),
+            RowForm::Packed(weight) => weight.bytes(),
+        }
+    }
+
+    /// Bytes that so many neurons take of it: packed, it is read whole.
+    pub(crate) fn bytes_of(&self, neurons: usize) -> usize {
+        match self {
+            RowForm::ByNeuron(matrix) => neurons * matrix.stride,
+            RowForm::Packed(_) if neurons == 0 => 0,
+            RowForm::Packed(weight) => weight.bytes(),
+        }
+    }
+
+    /// Writes neuron `j`'s weights, of which there are as many as `row` has elements.
+    pub(crate) fn row(&self, j: usize, row: &mut [f32]) {
+        match self {
+            RowForm::ByNeuron(matrix) => matrix.row(j, row),
+            // j and the length are the caller's, who has checked them
+            RowForm::Packed(weight) => drop(weight.dequantize_row(j, row)),
+        }
+    }
+}
