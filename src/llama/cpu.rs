@@ -2,6 +2,7 @@
 
 use super::backend::{Backend, Input, LinearCall, MlpCall, Norm};
 use super::config::Config;
+use super::gathers::Gathers;
 use super::linear::Linear;
 use super::norm::rms_norm;
 use super::preview::PreviewRoom;
@@ -14,7 +15,7 @@ use crate::cpu::Cpu;
 use crate::error::{Error, Result, check_len};
 use crate::input_sparse;
 use crate::policy::{Observed, Projection, Values, Wanted};
-use crate::sparse_mlp::{self, Activation, activate_product};
+use crate::sparse_mlp::{self, Activation, Selection, activate_product};
 use crate::threads::Pieces;
 
 /// Neurons that are worth a barrier.
@@ -33,6 +34,10 @@ pub struct CpuWork {
     rope: Rope,
     attention: Workspace,
     sparse: Option<sparse_mlp::Workspace>,
+    /// None where lists are read in place.
+    gathers: Option<Gathers>,
+    /// Of the current call's first token.
+    slot: usize,
     linear: input_sparse::Workspace,
     preview: PreviewRoom,
     d: usize,
@@ -65,6 +70,8 @@ impl CpuWork {
             rope: Rope::new(shape.head_dim, config.rope_theta, &config.rope_scaling, context)?,
             attention: Workspace::new(cpu, shape, settings.attention_limits())?,
             sparse: neurons.map(|neurons| sparse_mlp::Workspace::new(neurons, max_tokens)).transpose()?,
+            gathers: settings.gather_lists.then(|| Gathers::new(slots, config.n_layers)),
+            slot: 0,
             linear: input_sparse::Workspace::with_capacity(max_tokens, d.max(d_ff).max(shape.q_elems())),
             preview: PreviewRoom::default(),
             d,
@@ -111,7 +118,8 @@ impl Backend for Cpu {
         work.cache.memory_bytes()
     }
 
-    fn begin(&self, work: &mut CpuWork, tokens: &[u32], _: &[Span], rows: &[usize]) -> Result<()> {
+    fn begin(&self, work: &mut CpuWork, tokens: &[u32], spans: &[Span], rows: &[usize]) -> Result<()> {
+        work.slot = spans.first().map_or(0, |span| span.slot);
         work.tokens.clear();
         work.tokens.extend_from_slice(tokens);
         work.rows.clear();
@@ -211,17 +219,21 @@ impl Backend for Cpu {
     }
 
     fn mlp(&self, work: &mut CpuWork, call: MlpCall<'_, Cpu>, y: &mut Vec<f32>) -> Result<()> {
-        let MlpCall { neurons, m, norm, selection, .. } = call;
+        let MlpCall { neurons, layer, m, norm, selection, .. } = call;
         let used = m * norm.weight.len();
         let (x, normed) = (&norm.x[..used], &mut work.normed[..used]);
         rms_norm(self, x, norm.weight, norm.eps, normed)?;
-        match &mut work.sparse {
-            Some(sparse) => sparse_mlp::forward(self, neurons, normed, selection, Some(x), &mut y[..used], sparse),
-            None => {
-                let (expected, got) = ("layers of one kind", "one by neuron after whole ones".into());
-                Err(Error::Unsupported { what: "mlp", expected, got })
+        let Some(sparse) = &mut work.sparse else {
+            let (expected, got) = ("layers of one kind", "one by neuron after whole ones".into());
+            return Err(Error::Unsupported { what: "mlp", expected, got });
+        };
+        let (neurons, selection) = match (&mut work.gathers, selection) {
+            (Some(gathers), Selection::List(list)) => {
+                (gathers.neurons(self, (work.slot, layer), neurons, *list)?, &Selection::All)
             }
-        }
+            _ => (neurons, selection),
+        };
+        sparse_mlp::forward(self, neurons, normed, selection, Some(x), &mut y[..used], sparse)
     }
 
     fn seen(work: &CpuWork, wanted: Wanted) -> Observed<'_> {
@@ -230,7 +242,7 @@ impl Backend for Cpu {
             (Values::Inputs(Projection::Qkv | Projection::GateUp), _) => Observed::new(&work.normed, work.d, work.d),
             (Values::Inputs(Projection::Down), None) => Observed::new(&work.gated, work.d_ff, work.d_ff),
             (Values::Gate, Some(sparse)) => {
-                let width = if sparse.gate_by_neuron { sparse.shape.d_ff } else { sparse.kept.len() };
+                let width = if sparse.gate_by_neuron { sparse.neurons } else { sparse.kept.len() };
                 Observed::new(&sparse.gate, sparse.stride, width)
             }
             (Values::Hidden, Some(sparse)) => Observed::new(&sparse.hidden, sparse.stride, sparse.kept.len()),

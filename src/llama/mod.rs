@@ -16,6 +16,7 @@ mod cpu;
 pub mod cuda;
 mod dense;
 mod forward;
+mod gathers;
 mod layer;
 mod linear;
 mod mlp;

@@ -7,7 +7,7 @@ use crate::attention::{KvDtype, KvPolicy, KvShape, Limits};
 use crate::error::{Error, Result};
 use crate::policy::PolicyConfig;
 
-/// Sizes and policies of a session. All memory is taken when it is made.
+/// Sizes and policies of a session. All memory is taken when it is made, but for that of [`Settings::gather_lists`].
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Sequences that are held at a time.
@@ -24,6 +24,9 @@ pub struct Settings {
     pub policies: Vec<Arc<dyn PolicyConfig>>,
     /// What is stored for heads that do not run.
     pub kv: KvPolicy,
+    /// Whether the CPU copies the neurons of a list out of the weights, for each slot and layer when the list is first computed, so that
+    /// decoding reads them one after another. A copy takes as much memory as its neurons; results are the same bits.
+    pub gather_lists: bool,
 }
 
 impl Settings {
@@ -37,6 +40,7 @@ impl Settings {
             kv_dtype: KvDtype::F16,
             policies: Vec::new(),
             kv: KvPolicy::WriteAll,
+            gather_lists: true,
         }
     }
 

@@ -7,7 +7,7 @@ use moray::attention::Span;
 use moray::llama::{LogitRows, Model, Sequence, Settings};
 use moray::policy::{
     Griffin, HeadNorm, Kept, Lists, LowRank, Observed, Policy, PolicyConfig, Predicted, PredictedLayer, Projection,
-    Random, Site, Sizes, TdaQuantile, Teal, TopK, Values, Wanted,
+    Random, RefreshOptions, Refreshed, Site, Sizes, TdaQuantile, Teal, TopK, Values, Wanted,
 };
 use moray::sparse_mlp::{NeuronList, Selection};
 use moray::w4a8::{Format, Offset};
@@ -158,6 +158,40 @@ fn sequences_with_lists_of_their_own_match_one_by_one() {
             for (slot, row) in [2, 0, 1].into_iter().zip(rows.chunks(VOCAB)) {
                 assert_eq!(bits(row), alone[slot][at[slot]], "slot {slot} at {}", at[slot]);
             }
+        }
+    }
+}
+
+#[test]
+fn gathered_lists_match_lists_in_place_as_they_are_renewed_and_slots_are_used_again() {
+    let cpu = Cpu::detect();
+    let renewed = RefreshOptions { every: 4, window: 2, recent_weight: 0.9, drift: None };
+    let policies: [Arc<dyn PolicyConfig>; 4] = [
+        Arc::new(Griffin::new(0.3).unwrap()),
+        Arc::new(Refreshed::new(Griffin::new(0.4).unwrap(), renewed).unwrap()),
+        Arc::new(Refreshed::new(TdaQuantile::new(0.2).unwrap(), renewed).unwrap()),
+        Arc::new(Random::new(Site::Neurons, 0.5).unwrap()),
+    ];
+    let plain = multi_head(2);
+    for model in [plain.by_neuron(), plain.w4a8_by_neuron(Format::per_group(32, Offset::F16))] {
+        for policy in &policies {
+            let run = |gather_lists| {
+                let settings = Settings { slots: 2, gather_lists, policies: vec![policy.clone()], ..roomy(LEN) };
+                let mut session = model.session(&cpu, settings).unwrap();
+                let mut rows = Vec::new();
+                // the first slot's third text comes where its first was
+                for (slot, seed) in [(0, 14), (1, 15), (0, 16)] {
+                    model.truncate(&cpu, &mut session, slot, 0).unwrap();
+                    let text = tokens(seed, LEN);
+                    model.prefill(&cpu, &mut session, slot, &text[..PROMPT]).unwrap();
+                    for token in text[PROMPT..].chunks(1) {
+                        let sequence = Sequence { slot, tokens: token };
+                        rows.push(bits(model.forward(&cpu, &mut session, &[sequence], LogitRows::Last).unwrap()));
+                    }
+                }
+                rows
+            };
+            assert_same(&run(true), &run(false), policy);
         }
     }
 }

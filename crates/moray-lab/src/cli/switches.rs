@@ -67,6 +67,10 @@ pub struct Switches {
     /// Neurons that are computed.
     #[arg(long, default_value = "dense", value_parser = neurons, help = neurons_help())]
     pub mlp: Named,
+    /// Read the neurons of a list where they lie among the others, and not from a copy. The copy of a list that a prompt or a calibration
+    /// fixes takes K of the MLPs' memory for each sequence on the CPU, and is faster to decode with.
+    #[arg(long)]
+    pub lists_in_place: bool,
     /// What of the matrices is not read for a token.
     #[command(flatten)]
     pub left_out: LeftOut,
@@ -319,6 +323,7 @@ impl Switches {
         settings.slots = slots;
         settings.kv_dtype = self.kv_type.into();
         settings.kv = self.kv.0;
+        settings.gather_lists = !self.lists_in_place;
         let policies = [self.heads, self.mlp, self.left_out.inputs];
         for policy in policies {
             let tokens = match policy.calibration_tokens() {
