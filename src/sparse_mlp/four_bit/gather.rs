@@ -82,9 +82,9 @@ pub(crate) fn copy_rows<T: bytemuck::Pod + Send + Sync>(cpu: &Cpu, from: &[T], d
     });
 }
 
-/// Room for `n` rows of `d` codes of 4 bits.
+/// Room for `n` rows of `d` codes of 4 bits; where there are none, calls still say which columns they would read.
 pub(super) fn code_room(n: usize, d: usize) -> Memory<u8> {
-    Memory::zeroed(n * d / 2 + SLACK)
+    Memory::zeroed(n.max(1) * d / 2 + SLACK)
 }
 
 /// The first `count` pieces of so many bytes, perhaps of none.
