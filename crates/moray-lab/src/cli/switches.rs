@@ -67,8 +67,8 @@ pub struct Switches {
     /// Neurons that are computed.
     #[arg(long, default_value = "dense", value_parser = neurons, help = neurons_help())]
     pub mlp: Named,
-    /// Read the neurons of a list where they lie among the others, and not from a copy. The copy of a list that a prompt or a calibration
-    /// fixes takes K of the MLPs' memory for each sequence on the CPU, and is faster to decode with.
+    /// Read the neurons of a list where they lie among the others. Otherwise those that a prompt or a calibration fixes are read one after
+    /// another from a copy, which takes K of the MLPs' memory for each sequence on the CPU.
     #[arg(long)]
     pub lists_in_place: bool,
     /// What of the matrices is not read for a token.
