@@ -12,7 +12,9 @@ use allocations::{allocations, start_threads};
 use moray::Cpu;
 use moray::attention::KvPolicy;
 use moray::llama::{LogitRows, Model, Sampler, Sampling, Sequence, Settings};
-use moray::policy::{Cats, Griffin, HeadNorm, LowRank, Predicted, PredictedLayer, Random, Site, TdaQuantile, TopK};
+use moray::policy::{
+    Cats, Griffin, HeadNorm, LowRank, Predicted, PredictedLayer, Projection, Random, Site, TdaQuantile, TopK, Wina,
+};
 use moray::w4a8::{Format, Offset};
 use plain::{D_FF, Kind, Plain, tokens};
 
@@ -42,6 +44,7 @@ fn main() {
         ("w4a8 tda", plain.w4a8_by_neuron(Format::per_channel()), tda()),
         ("inputs", plain.by_input(), plain::with_thresholds(dense(), 2)),
         ("w4a8 inputs", plain.w4a8_by_input(group), plain::with_thresholds(dense(), 2)),
+        ("w4a8 wina", plain.w4a8_by_input(group), dense().with(wina())),
         ("predicted", plain.by_neuron(), dense().with(predicted())),
         ("random", plain.by_neuron(), random()),
         ("heads, write-all", plain.dense(), heads(dense(), KvPolicy::WriteAll)),
@@ -56,6 +59,11 @@ fn main() {
         }
         println!("test generation_allocates_nothing_after_its_first_token: {name} ... ok");
     }
+}
+
+/// Half of the inputs of gate and up.
+fn wina() -> Wina {
+    Wina::exact(Projection::GateUp, 0.5, vec![(0..64).map(|k| (k % 5) as f32).collect(); 2]).unwrap()
 }
 
 /// Half of the neurons of both layers, predicted one layer ahead.

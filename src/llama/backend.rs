@@ -72,7 +72,7 @@ pub trait Backend: Sized {
     ///
     /// # Errors
     /// [`crate::Error::Value`] for inputs that are not finite where they have to be quantized, [`crate::Error::Unsupported`] for a
-    /// threshold above 0 where the device or the form of the weights takes none.
+    /// selection of inputs that the device or the form of the weights does not take.
     fn linear(
         &self,
         work: &mut Self::Work,
@@ -212,8 +212,8 @@ pub struct LinearCall<'a, B: Backend> {
     pub m: usize,
     /// The output features that are needed; all if none are given.
     pub rows: Option<&'a [Range<usize>]>,
-    /// Inputs of at most this size count as 0, and their weights need not be read; at 0 nothing is left out that counts.
-    pub threshold: f32,
+    /// Inputs that are kept, by their scores; the others count as 0, and their weights need not be read.
+    pub inputs: Selection<'a>,
 }
 
 /// One MLP by neuron.

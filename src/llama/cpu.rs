@@ -3,6 +3,7 @@
 use super::backend::{Backend, Input, LinearCall, MlpCall, Norm};
 use super::config::Config;
 use super::gathers::Gathers;
+use super::kept_inputs::KeptInputs;
 use super::linear::Linear;
 use super::norm::rms_norm;
 use super::preview::PreviewRoom;
@@ -40,6 +41,7 @@ pub struct CpuWork {
     slot: usize,
     linear: input_sparse::Workspace,
     preview: PreviewRoom,
+    kept: KeptInputs,
     d: usize,
     d_ff: usize,
     /// \[M, d\]: what was normed last.
@@ -74,6 +76,7 @@ impl CpuWork {
             slot: 0,
             linear: input_sparse::Workspace::with_capacity(max_tokens, d.max(d_ff).max(shape.q_elems())),
             preview: PreviewRoom::default(),
+            kept: KeptInputs::default(),
             d,
             d_ff,
             normed: vec![0.0; max_tokens * d],
@@ -139,10 +142,17 @@ impl Backend for Cpu {
         residual: Option<&Vec<f32>>,
         y: &mut Vec<f32>,
     ) -> Result<()> {
-        let LinearCall { weight, input, m, rows, threshold } = call;
+        let LinearCall { weight, input, m, rows, inputs } = call;
         let outputs = m * weight.n();
         let room = if matches!(input, Input::SwiGlu { .. }) { &mut work.gated } else { &mut work.normed };
         let x = input.plain(self, m, weight.k(), room)?;
+        let (x, threshold) = match inputs.input_threshold() {
+            Some(threshold) => (x, threshold),
+            None => {
+                weight.check_by_input()?;
+                (work.kept.keep(&inputs, x, weight.k())?, 0.0)
+            }
+        };
         let residual = residual.map(|residual| &residual[..outputs]);
         if let (Some(preview), None, None) = (weight.preview(), rows, residual) {
             return preview.multiply(self, weight, x, &mut y[..outputs], (&mut work.preview, &mut work.linear));

@@ -7,6 +7,7 @@ use super::session::Session;
 use super::settings::Settings;
 use crate::attention::Span;
 use crate::error::{Error, Result};
+use crate::sparse_mlp::Selection;
 
 /// A LLaMA model on a device.
 #[derive(Debug)]
@@ -197,7 +198,8 @@ impl<B: Backend> Model<B> {
         let Session { work, buffers, normed, logits, .. } = session;
         let norm = Norm { x: &buffers.x, weight: &self.final_norm, eps: self.config.rms_eps };
         backend.rms_norm_rows(work, norm, normed)?;
-        let call = LinearCall { weight: self.lm_head(), input: Input::Plain(normed), m, rows: None, threshold: 0.0 };
+        let call =
+            LinearCall { weight: self.lm_head(), input: Input::Plain(normed), m, rows: None, inputs: Selection::All };
         backend.linear(work, call, None, logits)
     }
 

@@ -63,15 +63,22 @@ impl<B: Backend> Buffers<B> {
     }
 }
 
-/// The largest sizes of inputs that count as 0, by matrix; nothing is left out that counts where they are 0.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Thresholds {
+/// Inputs that are kept, by matrix.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MatrixInputs<'a> {
     /// Of query, key and value.
-    pub qkv: f32,
+    pub qkv: Selection<'a>,
     /// Of the output projection.
-    pub output: f32,
+    pub output: Selection<'a>,
     /// Of down.
-    pub down: f32,
+    pub down: Selection<'a>,
+}
+
+impl Default for MatrixInputs<'_> {
+    /// All of them.
+    fn default() -> Self {
+        MatrixInputs { qkv: Selection::All, output: Selection::All, down: Selection::All }
+    }
 }
 
 /// A call's way through the layers.
@@ -85,8 +92,8 @@ pub struct Pass<'a, B: Backend> {
     pub spans: &'a [Span],
     /// What is stored for heads that do not run.
     pub kv: KvPolicy,
-    /// What of the inputs counts as 0, where the selection of the MLP does not say it.
-    pub thresholds: Thresholds,
+    /// Which inputs are kept, where the selection of the MLP does not say it.
+    pub inputs: MatrixInputs<'a>,
     /// What the layers pass on.
     pub buffers: &'a mut Buffers<B>,
     /// What the device keeps besides.
@@ -133,24 +140,24 @@ impl<B: Backend> Layer<B> {
     ) -> Result<()> {
         let (shape, m) = (pass.config.attention, pass.tokens());
         let call = Call { shape, layer: index, spans: pass.spans, heads };
-        let Pass { backend, config, kv, buffers, work, thresholds, .. } = pass;
+        let Pass { backend, config, kv, buffers, work, inputs, .. } = pass;
         let Buffers { x, next, qkv, q, out, rows, .. } = &mut **buffers;
         let norm = Norm { x: &*x, weight: &self.attn_norm, eps: config.rms_eps };
         let input = match recompute {
             None => Input::RmsNorm(norm),
             Some(recompute) => {
                 // before the new inputs take the oldest ones' places
-                recompute.fill(*backend, work, (&self.qkv, thresholds.qkv), &call, qkv)?;
+                recompute.fill(*backend, work, (&self.qkv, inputs.qkv), &call, qkv)?;
                 Input::Plain(recompute.keep(*backend, work, &call, norm)?)
             }
         };
         let rows = needed_rows(&call, *kv, rows);
-        let projection = LinearCall { weight: &self.qkv, input, m, rows, threshold: thresholds.qkv };
+        let projection = LinearCall { weight: &self.qkv, input, m, rows, inputs: inputs.qkv };
         backend.linear(work, projection, None, qkv)?;
         backend.write_kv(work, &call, *kv, qkv, q)?;
         backend.attend(work, &call, q, out)?;
         let input = Input::Plain(out);
-        let o = LinearCall { weight: &self.o, input, m, rows: None, threshold: thresholds.output };
+        let o = LinearCall { weight: &self.o, input, m, rows: None, inputs: inputs.output };
         backend.linear(work, o, Some(x), next)?;
         std::mem::swap(x, next);
         Ok(())
@@ -163,18 +170,19 @@ impl<B: Backend> Layer<B> {
     /// [`Error::Unsupported`] for a selection that the form of the weights does not serve, [`Error::Value`] for activations that are not finite.
     pub fn mlp(&self, pass: &mut Pass<'_, B>, index: usize, selection: &Selection<'_>, wanted: Wanted) -> Result<()> {
         let m = pass.tokens();
-        let Pass { backend, config, buffers, work, thresholds, .. } = pass;
+        let Pass { backend, config, buffers, work, inputs, .. } = pass;
         let Buffers { x, next, gate_up: rows, .. } = &mut **buffers;
         let norm = Norm { x: &*x, weight: &self.mlp_norm, eps: config.rms_eps };
-        match (&self.mlp, rows, selection.input_threshold()) {
-            (Mlp::Whole { gate_up, down }, Some(gated), Some(threshold)) => {
-                let call = LinearCall { weight: gate_up, input: Input::RmsNorm(norm), m, rows: None, threshold };
+        match (&self.mlp, rows, selection.is_of_inputs()) {
+            (Mlp::Whole { gate_up, down }, Some(gated), true) => {
+                let call =
+                    LinearCall { weight: gate_up, input: Input::RmsNorm(norm), m, rows: None, inputs: *selection };
                 backend.linear(work, call, None, gated)?;
                 let input = Input::SwiGlu { gate_up: gated, activation: config.activation };
-                let call = LinearCall { weight: down, input, m, rows: None, threshold: thresholds.down };
+                let call = LinearCall { weight: down, input, m, rows: None, inputs: inputs.down };
                 backend.linear(work, call, Some(x), next)?;
             }
-            (Mlp::ByNeuron(neurons), ..) if thresholds.down == 0.0 => {
+            (Mlp::ByNeuron(neurons), ..) if inputs.down.input_threshold() == Some(0.0) => {
                 backend.mlp(work, MlpCall { neurons, layer: index, m, norm, selection, wanted }, next)?;
             }
             (Mlp::ByNeuron(_), ..) => {

@@ -237,6 +237,15 @@ impl Linear {
         }
     }
 
+    /// Checks that its weights are read input by input.
+    pub(super) fn check_by_input(&self) -> Result<()> {
+        if matches!(self.weight, Weight::ByInput(_)) {
+            return Ok(());
+        }
+        let (expected, got) = ("weights by input for a selection of inputs", "weights by output".into());
+        Err(Error::Unsupported { what: "linear", expected, got })
+    }
+
     /// Multiplies: y\[M, N\] = x\[M, K\] · wᵀ + bias + residual, then normalises heads if it has norms. Inputs of at most
     /// `threshold` count as 0.
     ///
@@ -279,10 +288,7 @@ impl Linear {
                     workspace.int8.check_finite()?;
                 }
             }
-            _ if threshold > 0.0 => {
-                let (expected, got) = ("weights by input for a threshold on inputs", "weights by output".into());
-                return Err(Error::Unsupported { what: "linear", expected, got });
-            }
+            _ if threshold > 0.0 => self.check_by_input()?,
             Weight::Dense(weight) => weight.linear_rows(cpu, rows, x, epilogue, y)?,
             Weight::W4a8(weight) => {
                 let int8 = &mut workspace.int8;

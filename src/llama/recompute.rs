@@ -6,6 +6,7 @@ use super::config::Config;
 use super::settings::Settings;
 use crate::attention::{Call, InputRing, KvRow};
 use crate::error::Result;
+use crate::sparse_mlp::Selection;
 use std::ops::Range;
 
 /// The normed inputs of every layer's attention for the last tokens of each slot, and which KV heads' rows the cache has of
@@ -48,7 +49,7 @@ impl<B: Backend> Recompute<B> {
         &mut self,
         backend: &B,
         work: &mut B::Work,
-        (weight, threshold): (&B::Linear, f32),
+        (weight, inputs): (&B::Linear, Selection<'_>),
         call: &Call<'_>,
         qkv: &mut B::Buffer,
     ) -> Result<()> {
@@ -66,7 +67,7 @@ impl<B: Backend> Recompute<B> {
             features(call, rows, &mut self.features);
             backend.kept_inputs(work, &self.from, &mut self.normed)?;
             let (input, m) = (Input::Plain(&self.normed), self.from.len());
-            let projection = LinearCall { weight, input, m, rows: Some(&self.features), threshold };
+            let projection = LinearCall { weight, input, m, rows: Some(&self.features), inputs };
             backend.linear(work, projection, None, qkv)?;
             backend.write_rows(work, call.layer, rows, qkv)?;
             rows.iter().for_each(|&row| self.ring.mark(call.layer, row));

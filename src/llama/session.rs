@@ -3,7 +3,7 @@
 use super::backend::{Backend, Norm};
 use super::config::Config;
 use super::forward::Watch;
-use super::layer::{Buffers, Layer, Pass, Thresholds};
+use super::layer::{Buffers, Layer, MatrixInputs, Pass};
 use super::mlp::Mlp;
 use super::recompute::Recompute;
 use super::settings::Settings;
@@ -172,13 +172,10 @@ impl<B: Backend> Session<B> {
         let Session { policies, recompute, work, buffers, spans, settings, host, .. } = self;
         // under the one choice of a captured pass, a head that was skipped is never asked for again
         let mut recompute = recompute.as_mut().filter(|_| watch == Watch::Policies);
-        let thresholds = Thresholds {
-            qkv: policies.input_threshold(Projection::Qkv, index, spans)?,
-            output: policies.input_threshold(Projection::Output, index, spans)?,
-            ..Thresholds::default()
-        };
-        let mut pass = Pass { backend, config, spans, kv: settings.kv, thresholds, buffers, work };
-        layer.attention(&mut pass, index, policies.select_heads(index, spans)?, recompute.as_deref_mut())?;
+        let (heads, [qkv, output]) = policies.select_attention(index, spans)?;
+        let inputs = MatrixInputs { qkv, output, ..MatrixInputs::default() };
+        let mut pass = Pass { backend, config, spans, kv: settings.kv, inputs, buffers, work };
+        layer.attention(&mut pass, index, heads, recompute.as_deref_mut())?;
         let tokens: usize = spans.iter().map(|span| span.len).sum();
         let width = config.attention.q_elems();
         for (site, width) in [(QKV, config.d_model), (OUTPUT, width), (Site::Heads, width)] {
@@ -213,12 +210,12 @@ impl<B: Backend> Session<B> {
             backend.rms_norm(Norm { x, weight: &layer.mlp_norm, eps: config.rms_eps }, m, next)?;
             policies.predict(index, spans, &Observed::new(backend.read(next, m * d, host)?, d, d))?;
         }
-        let down = policies.input_threshold(Projection::Down, index, spans)?;
-        let thresholds = Thresholds { down, ..Thresholds::default() };
         let mlp_site = policies.mlp_site();
         let wanted = wants::<B>(policies, mlp_site, spans, watch);
-        let mut pass = Pass { backend, config, spans, kv: settings.kv, thresholds, buffers, work };
-        layer.mlp(&mut pass, index, &policies.select_mlp(index, spans)?, wanted)?;
+        let [mlp, down] = policies.select_mlp(index, spans)?;
+        let inputs = MatrixInputs { down, ..MatrixInputs::default() };
+        let mut pass = Pass { backend, config, spans, kv: settings.kv, inputs, buffers, work };
+        layer.mlp(&mut pass, index, &mlp, wanted)?;
         for site in [mlp_site, DOWN] {
             let by_neuron = matches!(layer.mlp, Mlp::ByNeuron(_));
             match wants::<B>(policies, site, spans, watch) {

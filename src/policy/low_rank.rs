@@ -121,10 +121,13 @@ fn less(rows: &[f32], mean: &[f32]) -> Vec<f32> {
     rows.chunks_exact(mean.len()).flat_map(|row| row.iter().zip(mean).map(|(v, mean)| v - mean)).collect()
 }
 
-/// XᵀY \[d, n\], four tokens at a time.
+/// Tokens of which a row of sums takes in one after another while it is in the nearest cache.
+const TOKENS: usize = 16;
+
+/// XᵀY \[d, n\], in the order of the tokens.
 fn products(x: &[f32], y: &[f32], d: usize, n: usize) -> Vec<f32> {
     let mut sums = vec![0.0; d * n];
-    for (x, y) in x.chunks(4 * d).zip(y.chunks(4 * n)) {
+    for (x, y) in x.chunks(TOKENS * d).zip(y.chunks(TOKENS * n)) {
         for (k, row) in sums.chunks_exact_mut(n).enumerate() {
             x.chunks_exact(d).zip(y.chunks_exact(n)).for_each(|(x, y)| add(row, x[k], y));
         }

@@ -17,6 +17,7 @@
 //! | [`HeadNorm`] | heads | per prompt | norms of head outputs | – |
 //! | [`Magnitude`] | both | beforehand | mean size over a calibration text | kept rows |
 //! | [`Teal`] | inputs of a matrix | per token | \|x\| above a calibrated threshold | – |
+//! | [`Wina`] | inputs of a matrix | per token | \|x\|·‖column‖, exactly top-k or above a calibrated threshold | – |
 //! | [`Random`] | both | beforehand | a fixed seed | kept rows |
 //! | [`Lists`] | both | beforehand | given | kept rows |
 //! | [`Calibrate`] | both | keeps all | shows a calibration what it sees | whole |
@@ -49,6 +50,7 @@ mod table;
 mod tda;
 mod teal;
 mod top_k;
+mod wina;
 
 pub use by_prediction::{Predicted, PredictedLayer};
 use by_prompt::ByPrompt;
@@ -75,6 +77,7 @@ pub use table::{Chosen, Context, Entry, Named, help};
 pub use tda::{Tda, TdaQuantile};
 pub use teal::{Teal, TealCalibrator};
 pub use top_k::TopK;
+pub use wina::Wina;
 
 use crate::error::{Error, Result};
 
@@ -97,6 +100,8 @@ pub const TABLE: &[Entry] = &[
     Entry::new("dejavu:K[:A]", NEURONS, Chosen::PerToken, "predicted from the MLP's inputs, or from those of A = 1 layer before", deja_vu::make).calibrated_on(deja_vu::TOKENS),
     Entry::new("moefication:K", NEURONS, Chosen::PerToken, "clusters that a router chooses", moefication::make).calibrated_on(deja_vu::TOKENS),
     Entry::new("teal:K", &Site::INPUTS, Chosen::PerToken, "inputs above thresholds, calibrated for each layer and matrix", Teal::make).calibrated(),
+    Entry::new("wina:K", &Site::INPUTS, Chosen::PerToken, "as many of the inputs for each token, by their sizes times the norms of their columns", Wina::make_exact),
+    Entry::new("wina-threshold:K", &Site::INPUTS, Chosen::PerToken, "inputs whose sizes times the norms of their columns are above calibrated thresholds", Wina::make_above).calibrated(),
     Entry::new("norm:K[:R]", HEADS, Chosen::ByPrompt, "the largest outputs over the prompt, chosen anew every R tokens", HeadNorm::make),
     Entry::new("static:K", BOTH, Chosen::Beforehand, "the largest over the calibration text", Magnitude::make).calibrated(),
     Entry::new("random:K", BOTH, Chosen::Beforehand, "drawn for each layer from a fixed seed", Random::make),

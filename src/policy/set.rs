@@ -8,6 +8,8 @@ use crate::error::{Error, Result, check_len};
 use crate::sparse_mlp::{ScoreOn, Selection};
 
 const GATE_UP: Site = Site::Inputs(Projection::GateUp);
+const DOWN: Site = Site::Inputs(Projection::Down);
+const ATTENTION_INPUTS: [Site; 2] = [Site::Inputs(Projection::Qkv), Site::Inputs(Projection::Output)];
 
 /// The policies of a session, one at most for each site, and what tokens kept under them. A site without one is computed whole.
 #[derive(Debug)]
@@ -91,48 +93,63 @@ impl PolicySet {
         predicting.try_for_each(|(policy, _)| policy.predict(layer, spans, inputs))
     }
 
-    /// What is computed of a layer's MLP; all where there is no policy for it.
+    /// What is computed of a layer's MLP, and which inputs of down are kept; all where there is no policy.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a selection of the other site; otherwise as [`Policy::select`].
-    pub fn select_mlp(&mut self, layer: usize, spans: &[Span]) -> Result<Selection<'_>> {
+    /// [`Error::Unsupported`] for a selection of the other site, or one of inputs that is not by their scores; otherwise as
+    /// [`Policy::select`].
+    pub fn select_mlp(&mut self, layer: usize, spans: &[Span]) -> Result<[Selection<'_>; 2]> {
         let site = self.mlp_site();
-        let selection = self.select(site, layer, spans)?;
-        let of_inputs = selection.score().is_some_and(|score| score.on == ScoreOn::Input);
-        if selection != Selection::All && of_inputs != (site == GATE_UP) {
+        let mut found = [Selection::All; 2];
+        for (policy, usage) in &mut self.policies {
+            let place = [site, DOWN].iter().position(|other| *other == policy.site());
+            let Some(place) = place else { continue };
+            found[place] = policy.select(layer, spans)?;
+            usage.selected(&found[place]);
+        }
+        let of_inputs = found[0].score().is_some_and(|score| score.on == ScoreOn::Input);
+        if found[0] != Selection::All && of_inputs != (site == GATE_UP) {
             let expected = "inputs by their score, or neurons, as the policy's site says";
             return Err(Error::Unsupported { what: "selection of the mlp", expected, got: "the other".into() });
         }
-        Ok(selection)
+        check_inputs(DOWN, &found[1])?;
+        Ok(found)
     }
 
-    /// The threshold on the inputs of a matrix; 0 where there is no policy for it.
+    /// The query heads that run in a layer, and the inputs of the joint projection and of the output projection that are kept; all where
+    /// there is no policy.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for another form of selection; otherwise as [`Policy::select`].
-    pub fn input_threshold(&mut self, projection: Projection, layer: usize, spans: &[Span]) -> Result<f32> {
-        let site = Site::Inputs(projection);
-        self.select(site, layer, spans)?.input_threshold().ok_or_else(|| {
-            let (expected, got) = ("one threshold on the sizes of inputs", format!("another for the {}", site.name()));
-            Error::Unsupported { what: "selection of inputs", expected, got }
-        })
+    /// [`Error::Unsupported`] for a selection of heads that depends on values, or one of inputs that is not by their scores,
+    /// [`Error::Length`] for one of another number of heads or spans; otherwise as [`Policy::select`].
+    pub fn select_attention(&mut self, layer: usize, spans: &[Span]) -> Result<(Heads<'_>, [Selection<'_>; 2])> {
+        let PolicySet { policies, n_q_heads, head_words } = self;
+        let (mut heads, mut inputs) = (None, [Selection::All; 2]);
+        for (policy, usage) in policies {
+            let site = policy.site();
+            if let Some(place) = ATTENTION_INPUTS.iter().position(|other| *other == site) {
+                inputs[place] = policy.select(layer, spans)?;
+                usage.selected(&inputs[place]);
+                check_inputs(site, &inputs[place])?;
+            } else if site == Site::Heads {
+                let used = spans.len() * n_q_heads.div_ceil(32);
+                let Some(words) = head_words.get_mut(..used) else {
+                    let expected = "no more than the session's slots";
+                    return Err(Error::Shape { what: "spans", expected, got: spans.len() });
+                };
+                write_heads(&policy.select(layer, spans)?, *n_q_heads, words)?;
+                heads = Some(used);
+            }
+        }
+        Ok((heads.map_or(Heads::All, |used| Heads::Mask { words: &head_words[..used] }), inputs))
     }
 
     /// The query heads that run in a layer; all where there is no policy for heads.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a selection that depends on values, [`Error::Length`] for one of another number of heads or
-    /// spans; otherwise as [`Policy::select`].
+    /// As [`PolicySet::select_attention`].
     pub fn select_heads(&mut self, layer: usize, spans: &[Span]) -> Result<Heads<'_>> {
-        let Some((policy, _)) = self.policies.iter_mut().find(|(policy, _)| policy.site() == Site::Heads) else {
-            return Ok(Heads::All);
-        };
-        let width = self.n_q_heads.div_ceil(32);
-        let Some(words) = self.head_words.get_mut(..spans.len() * width) else {
-            return Err(Error::Shape { what: "spans", expected: "no more than the session's slots", got: spans.len() });
-        };
-        write_heads(&policy.select(layer, spans)?, self.n_q_heads, words)?;
-        Ok(Heads::Mask { words })
+        Ok(self.select_attention(layer, spans)?.0)
     }
 
     /// As [`Policy::observe`]; what was kept is added up.
@@ -184,6 +201,14 @@ impl PolicySet {
     pub fn usage(&self) -> Usage {
         self.policies.iter().map(|(_, usage)| usage.clone()).collect()
     }
+}
+
+fn check_inputs(site: Site, selection: &Selection<'_>) -> Result<()> {
+    if selection.is_of_inputs() {
+        return Ok(());
+    }
+    let (expected, got) = ("inputs by their scores", format!("another for the {}", site.name()));
+    Err(Error::Unsupported { what: "selection of inputs", expected, got })
 }
 
 /// Writes a selection in the form of [`Heads::Mask`], u32 \[spans, ⌈n_q_heads/32⌉\].

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{ModelSizes, PolicyConfig, Site, TABLE};
+use super::{ModelSizes, PolicyConfig, Projection, Site, TABLE};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::Weights;
 
@@ -30,6 +30,12 @@ pub trait Context {
     /// # Errors
     /// [`Error::Index`] for a layer that is not there, [`Error::Unsupported`] if its weights are not held by neuron.
     fn mlp(&self, layer: usize) -> Result<&Weights>;
+
+    /// ‖W\[:, k\]‖₂ of the inputs k of a layer's matrix, over the rows of all that share the input, f32 \[K\].
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a layer that is not there, [`Error::Unsupported`] if its matrices are not at hand.
+    fn column_norms(&self, projection: Projection, layer: usize) -> Result<Vec<f32>>;
 
     /// Runs the calibration text through the whole model under policies that look at it.
     ///

@@ -90,6 +90,11 @@ impl Selection<'_> {
         }
     }
 
+    /// Whether it says of inputs which are kept.
+    pub(crate) fn is_of_inputs(&self) -> bool {
+        *self == Selection::All || self.score().is_some_and(|score| score.on == ScoreOn::Input)
+    }
+
     /// Checks it against the sizes of a call.
     pub(crate) fn check(&self, tokens: usize, d_model: usize, d_ff: usize) -> Result<()> {
         let list = |list: &IndexList<'_>| check_len("selection list's limit", d_ff, list.limit());

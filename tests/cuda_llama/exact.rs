@@ -5,8 +5,8 @@ use crate::device::device;
 use crate::plain::{D_FF, Kind, Plain, VOCAB, roomy, tokens};
 use moray::attention::{KvDtype, KvPolicy, Span};
 use moray::llama::{
-    Backend, Buffers, DenseType, DenseWeight, Input, Linear, LinearCall, Mlp, Model, Norm, Pass, Settings, Thresholds,
-    cuda,
+    Backend, Buffers, DenseType, DenseWeight, Input, Linear, LinearCall, MatrixInputs, Mlp, Model, Norm, Pass,
+    Settings, cuda,
 };
 use moray::policy::Wanted;
 use moray::sparse_mlp::{Score, ScoreOn, Selection};
@@ -26,18 +26,18 @@ fn logits<B: Backend>(backend: &B, model: &Model<B>, tokens: &[u32], mlp: Option
     backend.begin(&mut work, tokens, &spans, rows).unwrap();
     backend.embed(&mut work, model.embedding(), &mut buffers.x).unwrap();
     if let Some(threshold) = mlp {
+        let selection = match threshold > 0.0 {
+            true => Selection::Threshold { score: Score::plain(ScoreOn::Input), threshold },
+            false => Selection::All,
+        };
         let mut pass = Pass {
             backend,
             config,
             spans: &spans,
             kv,
-            thresholds: Thresholds { down: threshold, ..Thresholds::default() },
+            inputs: MatrixInputs { down: selection, ..MatrixInputs::default() },
             buffers: &mut buffers,
             work: &mut work,
-        };
-        let selection = match threshold > 0.0 {
-            true => Selection::Threshold { score: Score::plain(ScoreOn::Input), threshold },
-            false => Selection::All,
         };
         layer.mlp(&mut pass, 0, &selection, Wanted::Nothing).unwrap();
     }
@@ -45,8 +45,13 @@ fn logits<B: Backend>(backend: &B, model: &Model<B>, tokens: &[u32], mlp: Option
     let mut logits = backend.zeros(rows.len() * config.vocab).unwrap();
     let norm = Norm { x: &buffers.x, weight: model.final_norm(), eps: config.rms_eps };
     backend.rms_norm_rows(&mut work, norm, &mut normed).unwrap();
-    let call =
-        LinearCall { weight: model.lm_head(), input: Input::Plain(&normed), m: rows.len(), rows: None, threshold: 0.0 };
+    let call = LinearCall {
+        weight: model.lm_head(),
+        input: Input::Plain(&normed),
+        m: rows.len(),
+        rows: None,
+        inputs: Selection::All,
+    };
     backend.linear(&mut work, call, None, &mut logits).unwrap();
     bits(backend.read(&logits, rows.len() * config.vocab, &mut Vec::new()).unwrap())
 }

@@ -7,7 +7,7 @@ use moray::attention::Span;
 use moray::llama::{LogitRows, Model, Sequence, Settings};
 use moray::policy::{
     Griffin, HeadNorm, Kept, Lists, LowRank, Observed, Policy, PolicyConfig, Predicted, PredictedLayer, Projection,
-    Random, RefreshOptions, Refreshed, Site, Sizes, TdaQuantile, Teal, TopK, Values, Wanted,
+    Random, RefreshOptions, Refreshed, Site, Sizes, TdaQuantile, Teal, TopK, Values, Wanted, Wina,
 };
 use moray::sparse_mlp::{NeuronList, Selection};
 use moray::w4a8::{Format, Offset};
@@ -15,7 +15,7 @@ use moray::{Cpu, Error};
 
 use crate::above_inputs::AboveInputs;
 use crate::common::bits;
-use crate::plain::{D_FF, Kind, Plain, VOCAB, feed, roomy, tokens, whole, with_thresholds};
+use crate::plain::{D_FF, Kind, Plain, THRESHOLDS, VOCAB, feed, roomy, tokens, whole, with_thresholds};
 
 const PROMPT: usize = 20;
 const LEN: usize = 40;
@@ -246,6 +246,47 @@ fn thresholds_on_the_inputs_of_every_matrix_are_counted_and_hold_for_recomputed_
         // quotients of the same counts: a few roundings of f64 apart
         assert!((session.policies().usage().fraction(&Site::INPUTS).unwrap() - all).abs() < 8.0 * f64::EPSILON);
     }
+}
+
+#[test]
+fn scores_of_inputs_by_norms_of_columns_match_plain_thresholds_where_norms_are_1() {
+    let (cpu, tokens) = (Cpu::detect(), tokens(16, LEN));
+    let plain = multi_head(2);
+    let group = Format::per_group(32, Offset::F16);
+    let every = |settings: Settings, make: &dyn Fn(Projection, f32, usize) -> Wina| {
+        let projections = [Projection::Qkv, Projection::Output, Projection::GateUp, Projection::Down];
+        let with = |settings: Settings, (projection, threshold)| {
+            let k = if projection == Projection::Down { D_FF } else { 64 };
+            settings.with(make(projection, threshold, k))
+        };
+        projections.into_iter().zip(THRESHOLDS).fold(settings, with)
+    };
+    for model in [plain.by_input(), plain.w4a8_by_input(group)] {
+        let ones =
+            |projection, threshold, k| Wina::above(projection, vec![threshold; 2], vec![vec![1.0; k]; 2]).unwrap();
+        let expected = generation(&cpu, &model, &with_thresholds(roomy(LEN), 2), &tokens);
+        assert_same(&generation(&cpu, &model, &every(roomy(LEN), &ones), &tokens), &expected, "norms of 1");
+        let twice = |projection, threshold, k| {
+            Wina::above(projection, vec![2.0 * threshold; 2], vec![vec![2.0; k]; 2]).unwrap()
+        };
+        assert_same(&generation(&cpu, &model, &every(roomy(LEN), &twice), &tokens), &expected, "norms of 2");
+        let all = |projection, _, k| Wina::exact(projection, 1.0, vec![vec![3.0; k]; 2]).unwrap();
+        let dense = dense(&cpu, &model, &tokens);
+        assert_same(&generation(&cpu, &model, &every(roomy(LEN), &all), &tokens), &dense, "all of them");
+        let half = |projection, _, k| Wina::exact(projection, 0.5, vec![vec![1.0; k]; 2]).unwrap();
+        let settings = every(roomy(LEN), &half);
+        assert!(generation(&cpu, &model, &settings, &tokens) != dense);
+        let mut session = model.session(&cpu, settings).unwrap();
+        feed(&cpu, &model, &mut session, &tokens);
+        assert_eq!(session.policies().usage().fraction(&Site::INPUTS), Some(0.5));
+    }
+    let refused = |model: Model<Cpu>| {
+        let settings = roomy(LEN).with(Wina::exact(Projection::Qkv, 0.5, vec![vec![1.0; 64]; 2]).unwrap());
+        let mut session = model.session(&cpu, settings).unwrap();
+        let sequence = Sequence { slot: 0, tokens: &tokens };
+        model.forward(&cpu, &mut session, &[sequence], LogitRows::All).map(drop).unwrap_err().to_string()
+    };
+    assert!(refused(plain.dense()).contains("by input"), "{}", refused(plain.dense()));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod neurons;
 mod predicted;
 mod set;
 mod table;
+mod wina;
 
 use moray::attention::{AttentionShape, Span};
 use moray::policy::{ModelSizes, Sizes};

@@ -135,9 +135,9 @@ fn inputs_of_gate_and_up_have_a_policy_of_their_own_instead_of_neurons() {
     let gate_up = Site::Inputs(Projection::GateUp);
     let mut inputs = set(&[Arc::new(above(gate_up))]);
     assert_eq!(inputs.mlp_site(), gate_up);
-    let selection = inputs.select_mlp(0, &token(0, 0)).unwrap();
+    let selection = inputs.select_mlp(0, &token(0, 0)).unwrap()[0];
     assert!(matches!(selection, Selection::Threshold { threshold: 0.5, .. }));
-    assert_eq!(set(&[]).select_mlp(0, &token(0, 0)).unwrap(), Selection::All);
+    assert_eq!(set(&[]).select_mlp(0, &token(0, 0)).unwrap(), [Selection::All; 2]);
     // what is selected has to be of the site
     let wrong = set(&[Arc::new(above(Site::Neurons))]).select_mlp(0, &token(0, 0)).map(drop);
     assert!(matches!(wrong, Err(Error::Unsupported { what: "selection of the mlp", .. })));
@@ -152,14 +152,15 @@ fn inputs_of_gate_and_up_have_a_policy_of_their_own_instead_of_neurons() {
 fn each_matrix_has_a_threshold_of_its_own_and_what_is_kept_is_counted_over_all() {
     let configs = Site::INPUTS.map(|site| AboveInputs { site, threshold: site_threshold(site) });
     let mut inputs = set(&configs.map(|config| Arc::new(config) as Arc<dyn PolicyConfig>));
-    for site in Site::INPUTS {
-        let Site::Inputs(projection) = site else { panic!("an input") };
-        assert_eq!(inputs.input_threshold(projection, 0, &token(0, 0)).unwrap(), site_threshold(site));
-        assert_eq!(set(&[]).input_threshold(projection, 0, &token(0, 0)).unwrap(), 0.0);
+    {
+        let [qkv, output] = inputs.select_attention(0, &token(0, 0)).unwrap().1.map(threshold);
+        let [gate_up, down] = inputs.select_mlp(0, &token(0, 0)).unwrap().map(threshold);
+        assert_eq!([qkv, output, gate_up, down], Site::INPUTS.map(site_threshold));
     }
     assert_eq!(inputs.usage().fraction(&Site::INPUTS), None);
     let qkv = Site::Inputs(Projection::Qkv);
-    let wrong = set(&[Arc::new(Random::new(qkv, 0.5).unwrap())]).input_threshold(Projection::Qkv, 0, &token(0, 0));
+    assert_eq!(set(&[]).select_attention(0, &token(0, 0)).unwrap(), (Heads::All, [Selection::All; 2]));
+    let wrong = set(&[Arc::new(Random::new(qkv, 0.5).unwrap())]).select_attention(0, &token(0, 0)).map(drop);
     assert!(matches!(wrong, Err(Error::Unsupported { what: "selection of inputs", .. })));
     // 1 of 4 of one matrix and 3 of 4 of another
     let teal = |projection| Arc::new(Teal::new(projection, vec![0.5; 2]).unwrap()) as Arc<dyn PolicyConfig>;
@@ -169,6 +170,11 @@ fn each_matrix_has_a_threshold_of_its_own_and_what_is_kept_is_counted_over_all()
         .observe(Site::Inputs(Projection::Down), 1, &token(0, 0), &Observed::new(&[0.7, -0.6, 0.1, 9.0], 4, 4))
         .unwrap();
     assert_eq!((inputs.usage().fraction(&[qkv]), inputs.usage().fraction(&Site::INPUTS)), (Some(0.25), Some(0.5)));
+}
+
+fn threshold(selection: Selection<'_>) -> f32 {
+    let Selection::Threshold { threshold, .. } = selection else { panic!("{selection:?}") };
+    threshold
 }
 
 fn site_threshold(site: Site) -> f32 {

@@ -75,7 +75,11 @@ impl Backend for Device {
         residual: Option<&CudaSlice<f32>>,
         y: &mut CudaSlice<f32>,
     ) -> Result<()> {
-        let LinearCall { weight, input, m, threshold, .. } = call;
+        let LinearCall { weight, input, m, inputs, .. } = call;
+        let threshold = inputs.input_threshold().ok_or_else(|| {
+            let (expected, got) = ("one threshold on the sizes of inputs", "another".into());
+            Error::Unsupported { what: "selection of inputs on a CUDA device", expected, got }
+        })?;
         let outputs = m * weight.n();
         let residual = residual.map(|residual| residual.slice(..outputs));
         let mut y = y.slice_mut(..outputs);

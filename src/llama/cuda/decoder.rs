@@ -138,7 +138,7 @@ fn prepare(
     device.begin(work, tokens, spans, rows)?;
     for layer in 0..n_layers {
         work.prepare_heads(device, layer, &policies.select_heads(layer, spans)?)?;
-        work.prepare_neurons(device, layer, &policies.select_mlp(layer, spans)?)?;
+        work.prepare_neurons(device, layer, &policies.select_mlp(layer, spans)?[0])?;
     }
     // the residual stream is what a pass touches last: in order with it, the graph comes after passes on other streams
     device.clear(&mut session.buffers.x)?;

@@ -197,7 +197,7 @@ impl<'l> Backend for Masked<'l> {
         residual: Option<&Vec<f32>>,
         y: &mut Vec<f32>,
     ) -> Result<()> {
-        let LinearCall { weight: Matrix { linear, is_gate_up }, input, m, rows, threshold } = call;
+        let LinearCall { weight: Matrix { linear, is_gate_up }, input, m, rows, inputs } = call;
         let made = match &input {
             Input::SwiGlu { gate_up, activation } => Some(self.products(gate_up, *activation, m, linear.k())?),
             Input::RmsNorm(norm) if *is_gate_up && self.place == Place::Inputs => {
@@ -214,7 +214,7 @@ impl<'l> Backend for Masked<'l> {
             (None, Input::RmsNorm(norm)) => Input::RmsNorm(on_cpu(norm)),
             (None, Input::SwiGlu { gate_up, activation }) => Input::SwiGlu { gate_up, activation },
         };
-        self.cpu.linear(work, LinearCall { weight: linear, input, m, rows, threshold }, residual, y)
+        self.cpu.linear(work, LinearCall { weight: linear, input, m, rows, inputs }, residual, y)
     }
 
     fn rms_norm(&self, norm: Norm<'_, Self>, m: usize, y: &mut Vec<f32>) -> Result<()> {
@@ -288,6 +288,7 @@ mod tests {
     use moray::DenseType;
     use moray::attention::{AttentionShape, RopeScaling};
     use moray::llama::DenseWeight;
+    use moray::sparse_mlp::Selection;
 
     fn numbers(seed: u64, len: usize) -> Vec<f32> {
         let mut random = SplitMix(seed);
@@ -348,10 +349,10 @@ mod tests {
             let (down, gate_up) =
                 (Matrix { linear: &down, is_gate_up: false }, Matrix { linear: &gate_up, is_gate_up: true });
             let input = Input::SwiGlu { gate_up: &gated, activation: Activation::Relu };
-            let call = LinearCall { weight: &down, input, m, rows: None, threshold: 0.0 };
+            let call = LinearCall { weight: &down, input, m, rows: None, inputs: Selection::All };
             masked.linear(&mut work, call, None, &mut y).unwrap();
             let input = Input::RmsNorm(Norm { x: &x, weight: &ones, eps: 0.0 });
-            let call = LinearCall { weight: &gate_up, input, m, rows: None, threshold: 0.0 };
+            let call = LinearCall { weight: &gate_up, input, m, rows: None, inputs: Selection::All };
             masked.linear(&mut work, call, None, &mut z).unwrap();
             for t in 0..m {
                 let (gate, up) = gated[t * 2 * d_ff..(t + 1) * 2 * d_ff].split_at(d_ff);

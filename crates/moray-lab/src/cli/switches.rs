@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use moray::attention::{KvDtype, KvPolicy};
 use moray::llama::{Mlp, Model, Settings};
-use moray::policy::{Chosen, Context, ModelSizes, Named, PolicyConfig, Site, Usage};
+use moray::policy::{Chosen, Context, ModelSizes, Named, PolicyConfig, Projection, Site, Usage};
 use moray::sparse_mlp::Weights;
 use moray::{Cpu, Isa};
 use serde::Serialize;
@@ -359,6 +359,29 @@ impl Context for CalibrationText<'_> {
             }
             None => Err(moray::Error::Index { what: "layer", limit: layers.len(), got: layer }),
         }
+    }
+
+    fn column_norms(&self, projection: Projection, layer: usize) -> moray::Result<Vec<f32>> {
+        let layers = self.model.layers();
+        let Some(layer) = layers.get(layer) else {
+            return Err(moray::Error::Index { what: "layer", limit: layers.len(), got: layer });
+        };
+        let matrix = match (projection, &layer.mlp) {
+            (Projection::Qkv, _) => &layer.qkv,
+            (Projection::Output, _) => &layer.o,
+            (Projection::GateUp, Mlp::Whole { gate_up, .. }) => gate_up,
+            (Projection::Down, Mlp::Whole { down, .. }) => down,
+            _ => {
+                let expected = "matrices of an MLP by input";
+                return Err(moray::Error::Unsupported { what: "mlp", expected, got: "an MLP by neuron".into() });
+            }
+        };
+        let (mut squares, mut row) = (vec![0.0f64; matrix.k()], vec![0.0; matrix.k()]);
+        for n in 0..matrix.n() {
+            matrix.row(n, &mut row)?;
+            squares.iter_mut().zip(&row).for_each(|(sum, &w)| *sum += f64::from(w) * f64::from(w));
+        }
+        Ok(squares.into_iter().map(|sum| sum.sqrt() as f32).collect())
     }
 
     fn run(&mut self, policies: Vec<Arc<dyn PolicyConfig>>) -> moray::Result<()> {

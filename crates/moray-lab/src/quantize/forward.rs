@@ -67,7 +67,7 @@ impl<'a> Pass<'a> {
             config,
             spans: &spans,
             kv,
-            thresholds: llama::Thresholds::default(),
+            inputs: llama::MatrixInputs::default(),
             buffers: &mut buffers,
             work: &mut work,
         };
