@@ -27,14 +27,20 @@ const DOCUMENTS: [&str; 11] = [
 ];
 
 /// What a document's words stand for here.
-const NAMES: [(&str, &str); 6] = [
+const NAMES: [(&str, &str); 7] = [
     ("M", "models/SmolLM2-135M-Instruct.Q4_1.gguf"),
     ("FILE", "models/lee_background.cor"),
     ("TEXT", "models/lee_background.cor"),
     ("OTHER", "models/lee_background.cor"),
+    ("QUESTIONS", "questions.jsonl"),
     ("DIR", "out"),
     ("URL", "file://CLONE"),
 ];
+
+/// What a reader would ask.
+const QUESTIONS: &str = r#"{"question": "The capital of France is", "choices": ["Paris", "a square"], "answer": 0}
+{"question": "The sky is", "choices": ["seven", "blue"], "answer": 1}
+"#;
 
 /// What no clone brings.
 const ELSEWHERE: [&str; 4] = ["PYTHON", "cargo publish", "cargo install", "-F cuda"];
@@ -88,6 +94,7 @@ fn follow(clone: &Path, is_long: bool) -> TaskResult {
     if !status.success() {
         return Err(format!("expected cargo to make a crate, got {status}").into());
     }
+    fs::write(clone.join("questions.jsonl"), QUESTIONS)?;
     let (mut followed, mut left) = (0, Vec::new());
     for document in DOCUMENTS {
         for step in steps(&fs::read_to_string(clone.join(document))?) {
