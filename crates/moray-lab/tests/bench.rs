@@ -109,6 +109,7 @@ fn the_demo_says_of_every_row_whether_it_gains() {
     let report = output(&[&arguments[..], &["--html", &page]].concat()).unwrap();
     let page = std::fs::read_to_string(page).unwrap();
     assert!(page.contains("<svg") && demo.rows.iter().all(|row| page.contains(&row.name)), "{page}");
+    assert!(report.contains("auto is not here"), "{report}");
     let said = report.find("Faster on this machine").expect("a verdict");
     for row in &demo.rows[1..] {
         assert!(report[said..].contains(&format!("{} ", row.name)), "{}: {report}", row.name);

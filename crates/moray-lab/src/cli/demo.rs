@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -150,17 +150,11 @@ pub fn demo(arguments: &Arguments) -> Result<Demo> {
         return Err(Error::Kernel(moray::Error::Shape { what: what.0, expected: "at least 1", got: 0 }));
     }
     let text = eval::read_text(&arguments.text)?;
-    let mut ways = Vec::with_capacity(WAYS.len());
-    for (_, line) in WAYS {
-        let way: Way =
-            line.parse().map_err(|error: String| Error::malformed(&arguments.model, line, "switches", error))?;
-        ways.push(way.on(&arguments.model));
-    }
     let bar = progress_bar((3 + arguments.repeats) * WAYS.len(), "running");
-    let loaded = Loaded::new(ways, || bar.inc(1))?;
+    let (names, loaded) = load(&arguments.model, || bar.inc(1))?;
     let run = loaded.run(&loaded.ways[0]);
     let tokens = eval::tokens_of(&run.tokenizer, &arguments.text, &text, Some(arguments.tokens))?;
-    let mut found = Vec::with_capacity(WAYS.len());
+    let mut found = Vec::with_capacity(names.len());
     for way in &loaded.ways {
         let run = loaded.run(way);
         let generated =
@@ -182,8 +176,26 @@ pub fn demo(arguments: &Arguments) -> Result<Demo> {
         context: arguments.context,
         rounds: plan.rounds,
         decoded_tokens: plan.n,
-        rows: rows(&loaded, found, &measured),
+        rows: rows(&names, &loaded, found, &measured),
     })
+}
+
+/// Every way that the model has, and its name: all, but those with a preview where it would spare nothing of the output layer.
+fn load(model: &Path, mut tick: impl FnMut()) -> Result<(Vec<&'static str>, Loaded)> {
+    let mut ways = Vec::with_capacity(WAYS.len());
+    for (name, line) in WAYS {
+        let way: Way = line.parse().map_err(|error: String| Error::malformed(model, line, "switches", error))?;
+        ways.push((name, way.on(model)));
+    }
+    let (names, all) = ways.iter().cloned().unzip();
+    match Loaded::new(all, &mut tick) {
+        Err(Error::Kernel(moray::Error::Unsupported { what: "logits", .. })) => {
+            ways.retain(|(_, way)| way.switches.left_out.logits.0.is_none());
+            let (names, rest) = ways.into_iter().unzip();
+            Ok((names, Loaded::new(rest, tick)?))
+        }
+        loaded => Ok((names, loaded?)),
+    }
 }
 
 fn evaluation(arguments: &Arguments, switches: &Switches, run: &Run, tokens: &[u32]) -> Result<Evaluation> {
@@ -196,7 +208,7 @@ fn evaluation(arguments: &Arguments, switches: &Switches, run: &Run, tokens: &[u
     evaluate(&run.cpu, &text, config.context_length, &runner, None, &mut |_| ())
 }
 
-fn rows(loaded: &Loaded, found: Vec<(Report, Evaluation)>, measured: &Measured) -> Vec<Row> {
+fn rows(names: &[&str], loaded: &Loaded, found: Vec<(Report, Evaluation)>, measured: &Measured) -> Vec<Row> {
     let perplexities: Vec<f64> = found.iter().map(|(_, evaluation)| evaluation.perplexity).collect();
     let row = |(index, (generated, evaluation)): (usize, (Report, Evaluation))| {
         let base = Way::baseline(&loaded.ways, index);
@@ -204,7 +216,7 @@ fn rows(loaded: &Loaded, found: Vec<(Report, Evaluation)>, measured: &Measured) 
         let speed = measured.rounds.figure(index, 0)?;
         let bytes = loaded.run(&loaded.ways[index]).model.bytes_read(&evaluation.usage);
         Some(Row {
-            name: WAYS[index].0.to_owned(),
+            name: names[index].to_owned(),
             switches: loaded.ways[index].line.clone(),
             perplexity: evaluation.perplexity,
             perplexity_se: evaluation.perplexity_se,
@@ -213,7 +225,7 @@ fn rows(loaded: &Loaded, found: Vec<(Report, Evaluation)>, measured: &Measured) 
             bytes_per_token: bytes,
             bandwidth_percent: 100.0 * speed.median * bytes as f64 / measured.bandwidth,
             over: speed_up.map(|speed_up| Over {
-                name: WAYS[base].0.to_owned(),
+                name: names[base].to_owned(),
                 speed_up,
                 perplexity_percent: 100.0 * (perplexities[index] / perplexities[base] - 1.0),
             }),
@@ -367,7 +379,12 @@ impl Demo {
              gate exceeds a calibrated threshold, those that were most active over the prompt. TEAL K: the fraction K of the inputs of \
              every matrix is read, those above calibrated thresholds. heads K: the fraction K of the attention heads runs."
                 .into(),
-            "auto: TEAL 0.75 and an output layer whose 64 largest logits are exact, the others those of a copy in 4 bits.".into(),
+            if self.rows.iter().any(|row| row.name.ends_with("auto")) {
+                "auto: TEAL 0.75 and an output layer whose 64 largest logits are exact, the others those of a copy in 4 bits."
+            } else {
+                "auto is not here: of so small an output layer a copy in 4 bits spares nothing."
+            }
+            .into(),
             format!(
                 "tok/s: greedy decoding of {decoded_tokens} tokens, one sequence; median (quartiles) of {rounds} rounds in which every \
                  row has its turn."
