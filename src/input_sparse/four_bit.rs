@@ -4,7 +4,7 @@ use super::kept::{PARALLEL_ELEMENTS, is_kept, list};
 use super::workspace::Workspace;
 use crate::cpu::Cpu;
 use crate::error::Result;
-use crate::sparse_mlp::{Added, Codes, DownMatrix, Slots, cut_runs, down_4bit, spread_codes};
+use crate::sparse_mlp::{Added, Codes, DownMatrix, SlotLayout, Slots, down_4bit};
 use crate::threads::Pieces;
 use crate::w4a8::{ActScales, Epilogue};
 
@@ -28,17 +28,18 @@ pub(super) fn multiply(
     ws.slots.reserve(k);
     ws.runs.clear();
     ws.runs.reserve(k.div_ceil(GROUP));
-    cut_runs((&ws.kept, &ws.kept), matrix.group_size, &mut ws.slots, &mut ws.runs);
-    spread(cpu, matrix.group_size, (x, k, threshold), ws);
+    let layout = SlotLayout::of(matrix, true, &ws.kept, m);
+    layout.cut((&ws.kept, &ws.kept), &mut ws.slots, &mut ws.runs);
+    spread(cpu, layout, (x, k, threshold), ws);
     let (sum_stride, scale) = (k.div_ceil(GROUP), ws.int8.scale());
     let h = Codes { codes: &ws.slot_codes, stride: k, sums: &ws.sums, sum_stride, scale };
     let added = Added { d: n, bias: epilogue.bias, residual: epilogue.residual };
-    down_4bit(cpu, matrix, &Slots { slots: &ws.slots, runs: &ws.runs, h }, &added, y);
+    down_4bit(cpu, matrix, &Slots { layout, slots: &ws.slots, runs: &ws.runs, h }, &added, y);
     Ok(())
 }
 
 /// Puts each token's kept codes into the slots, 0 for what it drops.
-fn spread(cpu: &Cpu, group_size: usize, (x, k, threshold): (&[f32], usize, f32), ws: &mut Workspace) {
+fn spread(cpu: &Cpu, layout: SlotLayout, (x, k, threshold): (&[f32], usize, f32), ws: &mut Workspace) {
     let (m, groups) = (x.len() / k, k.div_ceil(GROUP));
     let Workspace { kept, codes, slot_codes, sums, slots, runs, int8, .. } = ws;
     let grow = |len: usize, need: usize| len.max(need);
@@ -57,6 +58,6 @@ fn spread(cpu: &Cpu, group_size: usize, (x, k, threshold): (&[f32], usize, f32),
         for (code, &i) in codes.iter_mut().zip(&*kept) {
             *code = if is_kept(x[i as usize], threshold) { all[i as usize] } else { 0 };
         }
-        spread_codes(codes, kept, group_size, runs, &mut slot_codes[..used], sums);
+        layout.spread(codes, kept, runs, &mut slot_codes[..used], sums);
     });
 }

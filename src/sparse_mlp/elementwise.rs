@@ -235,6 +235,47 @@ impl MaskScores<'_> {
     }
 }
 
+/// hidden\[i\] ← 0 where the mask leaves out neuron kept\[i\].
+pub(crate) struct ZeroUnselected<'a> {
+    /// Increasing.
+    pub kept: &'a [u32],
+    /// Bit i of word w is neuron 64w + i.
+    pub mask: &'a [u64],
+    /// At least as many as `kept`, a multiple of 16.
+    pub hidden: &'a mut [f32],
+}
+
+impl Kernel for ZeroUnselected<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let blocks: &mut [[f32; BLOCK]] = self.hidden.as_chunks_mut().0;
+        for (kept, hidden) in self.kept.chunks(BLOCK).zip(blocks) {
+            let bits = bits_of(self.mask, kept);
+            simd.store(hidden, simd.select(bits, simd.load(hidden), simd.splat(0.0)));
+        }
+    }
+}
+
+/// The bits of up to 16 increasing neurons, those past them 1.
+#[inline(always)]
+fn bits_of(mask: &[u64], kept: &[u32]) -> u16 {
+    let (first, last) = (kept[0] as usize, kept[kept.len() - 1] as usize);
+    let (word, shift) = (first / 64, first % 64);
+    if kept.len() == BLOCK && last - first == BLOCK - 1 {
+        // neighbours: in one word, or at the end of one and the start of the next
+        let next = mask.get(word + 1).copied().unwrap_or_default();
+        return ((u128::from(next) << 64 | u128::from(mask[word])) >> shift) as u16;
+    }
+    let mut bits = u16::MAX;
+    for (lane, &j) in kept.iter().enumerate() {
+        let kept = mask[j as usize / 64] >> (j % 64) & 1;
+        bits &= !(u16::from(kept == 0) << lane);
+    }
+    bits
+}
+
 /// Whether no value is NaN or infinite.
 pub(crate) fn all_finite(values: &[f32]) -> bool {
     const INFINITY: u32 = 0x7F80_0000;

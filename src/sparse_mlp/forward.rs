@@ -1,6 +1,6 @@
 //! The phases of a call on the CPU: inputs, gate and up, selection, quantization, down.
 
-use super::elementwise::{Keep, MaskScores, all_finite};
+use super::elementwise::{Keep, MaskScores, ZeroUnselected, all_finite};
 use super::project::{project_down, project_gate, project_up, quantize_hidden};
 use super::select::{Score, ScoreOn, Selection, union_into};
 use super::weights::{Shape, Weights};
@@ -170,7 +170,7 @@ fn compute_hidden(cpu: &Cpu, weights: &Weights, x: &[f32], selection: &Selection
     }
     project_gate(cpu, weights, x, ws, on != Some(ScoreOn::Gate));
     match selection {
-        Selection::Masks(masks) | Selection::Union { masks, .. } => zero_unselected(ws, masks.words()),
+        Selection::Masks(masks) | Selection::Union { masks, .. } => zero_unselected(cpu, ws, masks.words()),
         _ => {}
     }
     let Some(score) = selection.score().filter(|score| score.on != ScoreOn::Input) else { return };
@@ -188,22 +188,18 @@ fn compute_hidden(cpu: &Cpu, weights: &Weights, x: &[f32], selection: &Selection
     }
     if ws.tokens > 1 {
         let masks = std::mem::take(&mut ws.masks);
-        zero_unselected(ws, &masks);
+        zero_unselected(cpu, ws, &masks);
         ws.masks = masks;
     }
 }
 
 /// Sets what a token's mask leaves out to 0.
-fn zero_unselected(ws: &mut Workspace, masks: &[u64]) {
-    let words = ws.neurons.div_ceil(64);
-    for (t, hidden) in ws.hidden.chunks_exact_mut(ws.stride).take(ws.tokens).enumerate() {
-        let mask = &masks[t * words..(t + 1) * words];
-        for (hidden, &j) in hidden.iter_mut().zip(&ws.kept) {
-            if mask[j as usize / 64] >> (j % 64) & 1 == 0 {
-                *hidden = 0.0;
-            }
-        }
-    }
+fn zero_unselected(cpu: &Cpu, ws: &mut Workspace, masks: &[u64]) {
+    let (words, kept) = (ws.neurons.div_ceil(64), &ws.kept);
+    let tokens = Pieces::new(&mut ws.hidden[..ws.tokens * ws.stride], ws.stride);
+    for_tokens(cpu, kept.len(), tokens, |t, hidden| {
+        cpu.simd().run(ZeroUnselected { kept, mask: &masks[t * words..][..words], hidden });
+    });
 }
 
 /// Counts the bytes of weights that a call reads.

@@ -12,6 +12,7 @@
 
 mod down;
 mod gather;
+mod panel;
 mod row_form;
 
 pub(crate) use down::DownMatrix;
@@ -213,6 +214,11 @@ fn form_of(what: &'static str, format: Format, k: usize) -> Result<(Option<Offse
             scale => Err(unsupported(what, scale.name())),
         },
     }
+}
+
+/// What [`form_of`] takes apart.
+fn format_of(offset: Option<Offset>, group_size: usize) -> Format {
+    offset.map_or(Format::per_channel(), |offset| Format::per_group(group_size, offset))
 }
 
 /// The numbers beside the codes of one group of a row.

@@ -31,7 +31,7 @@ pub use elementwise::{Activation, activate_product};
 pub use forward::{bytes_read, forward};
 pub(crate) use four_bit::DownMatrix;
 pub use gathered::Gathered;
-pub(crate) use project::{Added, Slots, cut_runs, down_4bit, spread_codes};
+pub(crate) use project::{Added, SlotLayout, Slots, down_4bit};
 pub(crate) use rows_4bit::Codes;
 pub use select::{IndexList, NeuronList, Score, ScoreOn, Selection, TokenMasks, list_from_mask, mask_from_list};
 pub use weights::{Matrix, Shape, WeightElement, Weights};

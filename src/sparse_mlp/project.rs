@@ -3,7 +3,7 @@
 use super::down_4bit::{DOWN_CHUNKS, DOWN_TOKENS, FourBitDown, Run};
 use super::elementwise::{Activate, Quantize};
 use super::forward::for_tokens;
-use super::four_bit::{DownMatrix, RowForm};
+use super::four_bit::{DownMatrix, FourBit, RowForm, SEGMENT};
 use super::rows::{BLOCK, CHUNK, DENSE_CHUNK, Down, Rows};
 use super::rows_4bit::{Codes, FourBitRows, ROW_TOKENS};
 use super::weights::{Dense, Matrix, Store, Weights};
@@ -12,13 +12,20 @@ use crate::Cpu;
 use crate::input_sparse::{self, Kept, splits_of};
 use crate::simd::{Available, SimdElement};
 use crate::threads::{Fresh, Parts, Pieces, Tiles, Window};
-use crate::w4a8::{Activations, TILE_N, multiply_rows};
+use crate::w4a8::{Activations, TILE_N, TOKEN_BLOCK, Tokens, multiply_rows};
+use std::ops::Range;
 
 /// Ranges that each thread gets on average, so that unequal ones balance.
 const RANGES_PER_THREAD: usize = 4;
 
 /// Tokens whose sums of whole rows of down are kept beside each other.
 pub(crate) const FEW_TOKENS: usize = 8;
+
+/// Tokens for which 16 rows of 4 bits are turned into a panel once, before they are multiplied.
+const PANEL_TOKENS: usize = 16;
+
+/// Tokens for which panels of down are made once.
+const TILE_TOKENS: usize = 256;
 
 /// A block of 16 kept neurons for a tile of tokens.
 struct Tile<'a> {
@@ -41,8 +48,7 @@ impl Tile<'_> {
             Store::Bf16(w) => self.multiply_dense(w, matrix, out),
             Store::FourBit(w) => self.multiply_4bit(if matrix == Matrix::Gate { &w.gate } else { &w.up }, out),
         }
-        let Some(biases) = &self.weights.biases else { return };
-        let bias = if matrix == Matrix::Gate { &biases.gate } else { &biases.up };
+        let bias = self.weights.bias(matrix);
         if !bias.is_empty() {
             for out in out {
                 self.rows.iter().zip(out).for_each(|(&j, out)| *out += bias[j as usize]);
@@ -89,11 +95,28 @@ struct Inputs<'a> {
     tokens: usize,
 }
 
-impl Inputs<'_> {
+impl<'a> Inputs<'a> {
     /// Data \[tokens, stride\] in blocks of kept neurons by tiles of tokens.
     fn cut<'d>(&self, data: &'d mut [f32], stride: usize) -> Tiles<'d, f32> {
         let columns = self.kept.len().next_multiple_of(BLOCK);
-        Tiles::new(&mut data[..self.tokens * stride], stride, columns, ROW_TOKENS, BLOCK)
+        let height = if self.by_panels().is_some() { self.tokens } else { ROW_TOKENS };
+        Tiles::new(&mut data[..self.tokens * stride], stride, columns, height, BLOCK)
+    }
+
+    /// The rows of 4 bits, if tokens are as many as make panels of them pay.
+    fn by_panels(&self) -> Option<&'a FourBit> {
+        match &self.weights.store {
+            Store::FourBit(w) if self.tokens >= PANEL_TOKENS => Some(w),
+            _ => None,
+        }
+    }
+
+    /// Calls `f` on every block of `kept` and all tokens.
+    fn for_blocks<P: Parts>(self, cpu: &Cpu, parts: P, f: impl Fn(&Block<'_>, P::Part) + Sync) {
+        cpu.team().for_parts(parts, 1, |block, part| {
+            let rows = &self.kept[block * BLOCK..self.kept.len().min((block + 1) * BLOCK)];
+            f(&Block { simd: cpu.simd(), inputs: self, rows }, part);
+        });
     }
 
     /// Calls `f` on every block of `kept` and tile of tokens, with room for two results.
@@ -133,11 +156,57 @@ impl Inputs<'_> {
     }
 }
 
+/// A block of 16 kept neurons for all tokens.
+struct Block<'a> {
+    simd: Available,
+    inputs: Inputs<'a>,
+    rows: &'a [u32],
+}
+
+impl Block<'_> {
+    /// Hands `each` the rows of a matrix times some tokens (+ bias), and those after them.
+    fn multiply(&self, (w, matrix): (&FourBit, Matrix), mut each: impl FnMut(Range<usize>, &mut [[f32; BLOCK]])) {
+        let form = if matrix == Matrix::Gate { &w.gate } else { &w.up };
+        let x = self.inputs.x_int8;
+        let bias = self.inputs.weights.bias(matrix);
+        let mut out = [[0.0f32; BLOCK]; TOKEN_BLOCK];
+        form.multiply(self.simd, self.rows, x, |tokens, sums| {
+            let out = &mut out[..sums.len()];
+            for ((out, sums), scale) in out.iter_mut().zip(sums).zip(&x.scale()[tokens.clone()]) {
+                // 0 and not −0, as a sum over groups that begins at 0 is
+                *out = sums.map(|sum| (0.0 + sum) * scale);
+            }
+            if !bias.is_empty() {
+                for out in &mut *out {
+                    self.rows.iter().zip(out).for_each(|(&j, out)| *out += bias[j as usize]);
+                }
+            }
+            each(tokens, out);
+        });
+    }
+}
+
 /// gate ← act(gate·x) for the neurons in `kept`, and hidden ← gate ⊙ (up·x) if asked for.
 pub(crate) fn project_gate(cpu: &Cpu, weights: &Weights, x: &[f32], ws: &mut Workspace, with_up: bool) {
     let (stride, activation) = (ws.stride, ws.shape.activation);
     let inputs = Inputs { weights, x, x_int8: &ws.x_int8, kept: &ws.kept, tokens: ws.tokens };
     let parts = (inputs.cut(&mut ws.gate, stride), inputs.cut(&mut ws.hidden, stride));
+    if let Some(w) = inputs.by_panels() {
+        return inputs.for_blocks(cpu, parts, |block, (mut gate, mut hidden)| {
+            block.multiply((w, Matrix::Gate), |tokens, a| {
+                block.simd.run(Activate { activation, gate: a, up: &mut [] });
+                tokens.zip(a).for_each(|(t, a)| gate.row(t).copy_from_slice(a));
+            });
+            if with_up {
+                block.multiply((w, Matrix::Up), |tokens, b| {
+                    for (t, b) in tokens.zip(b) {
+                        let rows = gate.row(t).iter().zip(b).zip(hidden.row(t));
+                        rows.for_each(|((a, b), hidden)| *hidden = a * *b);
+                    }
+                });
+            }
+        });
+    }
     inputs.for_tiles(cpu, parts, |tile, a, b, (gate, hidden)| {
         tile.multiply(Matrix::Gate, a);
         if with_up {
@@ -156,14 +225,34 @@ pub(crate) fn project_up(cpu: &Cpu, weights: &Weights, x: &[f32], ws: &mut Works
     let (stride, gate) = (ws.stride, &ws.gate);
     let inputs = Inputs { weights, x, x_int8: &ws.x_int8, kept: &ws.kept, tokens: ws.tokens };
     let hidden = inputs.cut(&mut ws.hidden, stride);
+    if let Some(w) = inputs.by_panels() {
+        return inputs.for_blocks(cpu, hidden, |block, mut hidden| {
+            block.multiply((w, Matrix::Up), |tokens, b| {
+                for (t, b) in tokens.zip(b) {
+                    multiply_gates(&gate[t * stride..][..stride], block.rows, b);
+                    hidden.row(t).copy_from_slice(b);
+                }
+            });
+        });
+    }
     inputs.for_tiles(cpu, hidden, |tile, _, b, hidden| {
         tile.multiply(Matrix::Up, b);
         for (t, b) in b.iter_mut().enumerate() {
-            let gate = &gate[(tile.first_token + t) * stride..];
-            tile.rows.iter().zip(b).for_each(|(&j, b)| *b *= gate[j as usize]);
+            multiply_gates(&gate[(tile.first_token + t) * stride..][..stride], tile.rows, b);
         }
         store(b, hidden);
     });
+}
+
+/// b\[i\] ← b\[i\] · gate\[rows\[i\]\], the rows increasing.
+fn multiply_gates(gate: &[f32], rows: &[u32], b: &mut [f32; BLOCK]) {
+    let first = rows[0] as usize;
+    match gate[first..].first_chunk::<BLOCK>() {
+        Some(gate) if rows.len() == BLOCK && rows[BLOCK - 1] as usize - first == BLOCK - 1 => {
+            b.iter_mut().zip(gate).for_each(|(b, gate)| *b *= gate);
+        }
+        _ => rows.iter().zip(b).for_each(|(&j, b)| *b *= gate[j as usize]),
+    }
 }
 
 /// Cuts the kept neurons into runs of blocks and quantizes `hidden` to int8 by slot; the scale of a token whose product has
@@ -171,62 +260,95 @@ pub(crate) fn project_up(cpu: &Cpu, weights: &Weights, x: &[f32], ws: &mut Works
 pub(crate) fn quantize_hidden(cpu: &Cpu, weights: &Weights, ws: &mut Workspace) {
     let Store::FourBit(w) = &weights.store else { return };
     let numbers = weights.numbers(&ws.kept);
-    cut_runs((numbers, &ws.kept), w.down.group_size, &mut ws.slots, &mut ws.runs);
+    let layout = SlotLayout::of(&w.down, weights.neurons.is_none(), &ws.kept, ws.tokens);
+    layout.cut((numbers, &ws.kept), &mut ws.slots, &mut ws.runs);
     let Workspace { hidden, hidden_int8: q, codes, runs, stride, tokens, .. } = ws;
     let (stride, tokens, n) = (*stride, *tokens, numbers.len());
     let parts = (Pieces::new(&mut codes[..tokens * stride], stride), q.parts(tokens));
     for_tokens(cpu, 2 * n, parts, |t, (codes, (slots, scale, sums))| {
         let codes = &mut codes[..n];
         cpu.simd().run(Quantize { x: &hidden[t * stride..][..n], codes, scale: &mut scale[0] });
-        spread_codes(codes, numbers, w.down.group_size, runs, slots, sums);
+        layout.spread(codes, numbers, runs, slots, sums);
     });
 }
 
-/// Lists the blocks of `group_size` neurons that `kept` touches, and the row of each neuron; a block is padded to whole quads with its
-/// last row.
-pub(crate) fn cut_runs((kept, rows): (&[u32], &[u32]), group_size: usize, slots: &mut Vec<u32>, runs: &mut Vec<Run>) {
-    slots.clear();
-    runs.clear();
-    let mut at = 0;
-    while at < kept.len() {
-        let block = kept[at] as usize / group_size;
-        let end = ((block + 1) * group_size) as u32;
-        let start = slots.len();
-        let count = kept[at..kept.len().min(at + group_size)].partition_point(|&j| j < end);
-        slots.extend_from_slice(&rows[at..at + count]);
-        let last = rows[at + count - 1];
-        slots.resize(start + count.next_multiple_of(4), last);
-        runs.push(Run { block: block as u32, start: start as u32, end: slots.len() as u32 });
-        at += count;
-    }
+/// Which slots a call's rows of down are in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SlotLayout {
+    group_size: usize,
+    /// All K inputs, whether any token keeps them or not.
+    whole: Option<usize>,
 }
 
-/// Moves codes from positions to slots, with zeros in the padding, and sums each run.
-pub(crate) fn spread_codes(
-    codes: &[i8],
-    kept: &[u32],
-    group_size: usize,
-    runs: &[Run],
-    slots: &mut [i8],
-    sums: &mut [i32],
-) {
-    let mut at = 0;
-    for (run, sum) in runs.iter().zip(sums) {
-        let slots = &mut slots[run.start as usize..run.end as usize];
-        let end = ((run.block as usize + 1) * group_size) as u32;
-        // a run is padded by at most three slots
-        let least = slots.len() - 3;
-        let count = least + kept[at + least..].iter().take(3).take_while(|&&j| j < end).count();
-        slots[count..].fill(0);
-        slots[..count].copy_from_slice(&codes[at..at + count]);
-        *sum = slots.iter().map(|&c| i32::from(c)).sum();
-        at += count;
+impl SlotLayout {
+    /// Takes all rows where many tokens leave out few of the K inputs, if `matrix` has them all: they are then multiplied as those of packed
+    /// weights are.
+    pub(crate) fn of(matrix: &DownMatrix, has_all: bool, kept: &[u32], tokens: usize) -> Self {
+        let k = matrix.k();
+        let is_whole = has_all && tokens >= PANEL_TOKENS && 4 * kept.len() >= 3 * k && k % SEGMENT == 0;
+        SlotLayout { group_size: matrix.group_size, whole: is_whole.then_some(k) }
+    }
+
+    /// Lists the blocks of `group_size` neurons that `kept` touches, and the row of each neuron; a block is padded to whole quads with
+    /// its last row.
+    pub(crate) fn cut(&self, (kept, rows): (&[u32], &[u32]), slots: &mut Vec<u32>, runs: &mut Vec<Run>) {
+        slots.clear();
+        runs.clear();
+        if let Some(k) = self.whole {
+            slots.extend(0..k as u32);
+            runs.extend((0..k / self.group_size).map(|block| {
+                let start = block * self.group_size;
+                Run { block: block as u32, start: start as u32, end: (start + self.group_size) as u32 }
+            }));
+            return;
+        }
+        let mut at = 0;
+        while at < kept.len() {
+            let block = kept[at] as usize / self.group_size;
+            let end = ((block + 1) * self.group_size) as u32;
+            let start = slots.len();
+            let count = kept[at..kept.len().min(at + self.group_size)].partition_point(|&j| j < end);
+            slots.extend_from_slice(&rows[at..at + count]);
+            let last = rows[at + count - 1];
+            slots.resize(start + count.next_multiple_of(4), last);
+            runs.push(Run { block: block as u32, start: start as u32, end: slots.len() as u32 });
+            at += count;
+        }
+    }
+
+    /// Moves codes from positions in `kept` to slots, with zeros in those that nobody keeps, and sums each run.
+    pub(crate) fn spread(&self, codes: &[i8], kept: &[u32], runs: &[Run], slots: &mut [i8], sums: &mut [i32]) {
+        if let Some(k) = self.whole {
+            let slots = &mut slots[..k];
+            if kept.len() == k {
+                slots.copy_from_slice(codes);
+            } else {
+                slots.fill(0);
+                kept.iter().zip(codes).for_each(|(&j, &code)| slots[j as usize] = code);
+            }
+            for (run, sum) in slots.chunks_exact(self.group_size).zip(sums) {
+                *sum = run.iter().map(|&c| i32::from(c)).sum();
+            }
+            return;
+        }
+        let mut at = 0;
+        for (run, sum) in runs.iter().zip(sums) {
+            let slots = &mut slots[run.start as usize..run.end as usize];
+            let end = ((run.block as usize + 1) * self.group_size) as u32;
+            // a run is padded by at most three slots
+            let least = slots.len() - 3;
+            let count = least + kept[at + least..].iter().take(3).take_while(|&&j| j < end).count();
+            slots[count..].fill(0);
+            slots[..count].copy_from_slice(&codes[at..at + count]);
+            *sum = slots.iter().map(|&c| i32::from(c)).sum();
+            at += count;
+        }
     }
 }
 
 /// y ← down·hidden (+ bias) (+ residual).
 pub(crate) fn project_down(cpu: &Cpu, weights: &Weights, ws: &mut Workspace, residual: Option<&[f32]>, y: &mut [f32]) {
-    let bias = weights.biases.as_ref().map(|b| b.down.as_slice()).filter(|b| !b.is_empty());
+    let bias = Some(weights.bias(Matrix::Down)).filter(|bias| !bias.is_empty());
     let added = Added { d: weights.shape().d_model, bias, residual };
     match &weights.store {
         Store::F32(w) => down_dense(cpu, (weights, &w.down), ws, &added, y),
@@ -234,7 +356,8 @@ pub(crate) fn project_down(cpu: &Cpu, weights: &Weights, ws: &mut Workspace, res
         Store::Bf16(w) => down_dense(cpu, (weights, &w.down), ws, &added, y),
         Store::FourBit(w) => {
             let h = ws.hidden_int8.at_token(0);
-            down_4bit(cpu, &w.down, &Slots { slots: &ws.slots, runs: &ws.runs, h }, &added, y);
+            let layout = SlotLayout::of(&w.down, weights.neurons.is_none(), &ws.kept, ws.tokens);
+            down_4bit(cpu, &w.down, &Slots { layout, slots: &ws.slots, runs: &ws.runs, h }, &added, y);
         }
     }
 }
@@ -249,6 +372,7 @@ pub(crate) struct Added<'a> {
 
 /// The rows of 4-bit codes that a call sums, and what each is multiplied with.
 pub(crate) struct Slots<'a> {
+    pub layout: SlotLayout,
     pub slots: &'a [u32],
     pub runs: &'a [Run],
     /// By slot; sums by run.
@@ -307,6 +431,8 @@ fn down_dense<T: SimdElement>(
 pub(crate) fn down_4bit(cpu: &Cpu, matrix: &DownMatrix, input: &Slots<'_>, added: &Added<'_>, y: &mut [f32]) {
     if y.len() == added.d {
         down_4bit_one(cpu, matrix, input, added, y);
+    } else if input.layout.whole.is_some() {
+        down_4bit_panels(cpu, matrix, input, added, y);
     } else {
         down_4bit_many(cpu, matrix, input, added, y);
     }
@@ -322,7 +448,7 @@ fn down_4bit_one(cpu: &Cpu, matrix: &DownMatrix, input: &Slots<'_>, added: &Adde
         let chunks = unit * chunks / units..(unit + 1) * chunks / units;
         let mut sums = [[0.0f32; CHUNK]; DOWN_CHUNKS];
         let sums = &mut sums[..chunks.len()];
-        let Slots { slots, runs, h } = *input;
+        let Slots { slots, runs, h, .. } = *input;
         cpu.simd().run(FourBitDown { matrix, slots, runs, h, tokens: 1, chunks: chunks.clone(), out: sums });
         for ((chunk, sums), y) in chunks.zip(sums).zip(y.chunks_mut(width)) {
             added.write(0, columns.start(chunk), sums, y);
@@ -341,5 +467,31 @@ fn down_4bit_many(cpu: &Cpu, matrix: &DownMatrix, input: &Slots<'_>, added: &Add
         let (tokens, slots, runs, sums) = (y.rows(), input.slots, input.runs, &mut sums[..y.rows()]);
         cpu.simd().run(FourBitDown { matrix, slots, runs, h, tokens, chunks: chunk..chunk + 1, out: sums });
         sums.iter().enumerate().for_each(|(t, sums)| added.write(first + t, columns.start(chunk), sums, y.row(t)));
+    });
+}
+
+/// Chunks of columns by tiles of many tokens, for which each chunk is turned into panels.
+fn down_4bit_panels(cpu: &Cpu, matrix: &DownMatrix, input: &Slots<'_>, added: &Added<'_>, y: &mut [f32]) {
+    let columns = &matrix.columns;
+    let (chunks, d) = (columns.chunks(), added.d);
+    let tiles = Tiles::new(y, d, d, TILE_TOKENS, columns.start(1));
+    cpu.team().for_parts(tiles, 1, |unit, mut y| {
+        let (first, chunk) = (unit / chunks * TILE_TOKENS, unit % chunks);
+        let Codes { codes, stride, sums, sum_stride, scale } = input.h.at_token(first);
+        let scale = &scale[..y.rows()];
+        let tokens = Tokens::of_codes((codes, stride), (sums, sum_stride), scale);
+        let start = columns.start(chunk);
+        matrix.multiply_panels(cpu.simd(), (input.slots, chunk), tokens, |column, tokens, sums| {
+            for (t, sums) in tokens.zip(sums) {
+                let (y, sums) = (y.row(t), sums.map(|sum| (0.0 + sum) * scale[t]));
+                for (q, sums) in sums.as_chunks::<4>().0.iter().enumerate() {
+                    let at = column + SEGMENT * q;
+                    let end = y.len().min(at + 4);
+                    if at < end {
+                        added.write(first + t, start + at, sums, &mut y[at..end]);
+                    }
+                }
+            }
+        });
     });
 }

@@ -181,6 +181,15 @@ impl Weights {
         self.shape
     }
 
+    /// The biases of a matrix, none where it has none.
+    pub(super) fn bias(&self, matrix: Matrix) -> &[f32] {
+        self.biases.as_ref().map_or(&[], |biases| match matrix {
+            Matrix::Gate => &biases.gate,
+            Matrix::Up => &biases.up,
+            Matrix::Down => &biases.down,
+        })
+    }
+
     /// The neurons that rows are of: their numbers among all that these were gathered from, of which every call computes all.
     pub(crate) fn numbers<'a>(&'a self, rows: &'a [u32]) -> &'a [u32] {
         self.neurons.as_ref().map_or(rows, NeuronList::indices)

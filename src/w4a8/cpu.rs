@@ -114,7 +114,7 @@ fn check<E: Element>(n: usize, k: usize, x: &Activations, epilogue: &Epilogue<'_
 }
 
 /// Tokens between two epilogues: their f32 sums stay in the first-level cache.
-const TOKEN_BLOCK: usize = 48;
+pub(crate) const TOKEN_BLOCK: usize = 48;
 
 thread_local! {
     static PANEL: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
@@ -159,16 +159,38 @@ fn tile_sums(
             return each(0..tokens.count, &sums);
         }
     }
-    let mut sums = [[0.0f32; TILE_N]; TOKEN_BLOCK];
     with_panel(tokens.k, |panel| {
         simd.unpack(tile, panel);
-        for start in (0..tokens.count).step_by(TOKEN_BLOCK) {
-            let count = TOKEN_BLOCK.min(tokens.count - start);
-            let tokens = tokens.range(start, count);
-            simd.run(Dot { panel, tile, tokens, out: &mut sums });
-            each(start..start + count, &sums);
-        }
+        panel_sums(|dot| simd.run(dot), panel, tile, tokens, each);
     });
+}
+
+/// Multiplies the rows of a panel, whose scales a tile has, with tokens, and hands `each` the sums of some of them after others.
+fn panel_sums(
+    run: impl Fn(Dot<'_>),
+    panel: &[u8],
+    tile: &Tile<'_>,
+    tokens: Tokens<'_>,
+    mut each: impl FnMut(Range<usize>, &[[f32; TILE_N]]),
+) {
+    let mut sums = [[0.0f32; TILE_N]; TOKEN_BLOCK];
+    for start in (0..tokens.count).step_by(TOKEN_BLOCK) {
+        let count = TOKEN_BLOCK.min(tokens.count - start);
+        run(Dot { panel, tile, tokens: tokens.range(start, count), out: &mut sums });
+        each(start..start + count, &sums[..count]);
+    }
+}
+
+/// Multiplies a panel that a caller has unpacked: `each` gets the sums of some tokens after others, which have not been multiplied with the
+/// tokens' scales.
+pub(crate) fn multiply_panel(
+    simd: Available,
+    panel: &[u8],
+    tile: &Tile<'_>,
+    tokens: Tokens<'_>,
+    each: impl FnMut(Range<usize>, &[[f32; TILE_N]]),
+) {
+    panel_sums(|dot| simd.run(dot), panel, tile, tokens, each);
 }
 
 /// out\[m\]\[row\] = what [`linear`] gives for the 16 rows of a tile, before an epilogue, for tokens of `x` from `first` on that have a scale
@@ -181,13 +203,26 @@ pub(crate) fn multiply_rows(
     first: usize,
     out: &mut [[f32; TILE_N]],
 ) {
-    let tile = weight.tile(tile);
-    let tokens = Tokens::new(x, tile.integer_group()).range(first, out.len());
-    let each = |tokens: Range<usize>, sums: &[[f32; TILE_N]]| {
+    multiply_tile_of(simd, weight, tile, x, first..first + out.len(), |tokens, sums| {
         for (m, sums) in tokens.zip(sums) {
-            out[m] = sums.map(|sum| sum * x.scale()[first + m]);
+            // 0 and not −0, as a sum over groups that begins at 0 is
+            out[m] = sums.map(|sum| (0.0 + sum) * x.scale()[first + m]);
         }
-    };
+    });
+}
+
+/// Multiplies the 16 rows of a tile with some tokens of `x`: `each` gets the sums of some of these after others, counted from the first,
+/// which have not been multiplied with the tokens' scales.
+pub(crate) fn multiply_tile_of(
+    simd: Available,
+    weight: &PackedView<'_>,
+    tile: usize,
+    x: &Activations,
+    tokens: Range<usize>,
+    each: impl FnMut(Range<usize>, &[[f32; TILE_N]]),
+) {
+    let tile = weight.tile(tile);
+    let tokens = Tokens::new(x, tile.integer_group()).range(tokens.start, tokens.len());
     match simd {
         Available::Portable(simd) => tile_sums(simd, &tile, tokens, each),
         #[cfg(target_arch = "x86_64")]

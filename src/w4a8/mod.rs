@@ -70,6 +70,7 @@ pub use scales::{Scales, Values};
 pub use sections::Sections;
 pub use weight::QuantizedWeight;
 
-pub(crate) use cpu::multiply_rows;
+pub(crate) use cpu::{TOKEN_BLOCK, multiply_panel, multiply_rows, multiply_tile_of, with_panel};
 pub(crate) use pack::pack_half;
 pub(crate) use runs::run_end;
+pub(crate) use tile::{Tile, Tokens};

@@ -54,8 +54,8 @@ impl<'a> PackedView<'a> {
         Ok(Self::of(n, k, format, sections))
     }
 
-    /// Takes sections that are as they should be.
-    pub(super) fn of(n: usize, k: usize, format: Format, sections: Sections<&'a [u8]>) -> Self {
+    /// Takes sections that are as they should be; those of a matrix whose codes are elsewhere have none.
+    pub(crate) fn of(n: usize, k: usize, format: Format, sections: Sections<&'a [u8]>) -> Self {
         PackedView { n, k, format, sections }
     }
 
@@ -121,8 +121,8 @@ impl<'a> PackedView<'a> {
         let [_, group_bytes, offset_bytes] = format.entry_bytes();
         Tile {
             format,
-            codes: &self.sections.codes[tile * bytes..(tile + 1) * bytes],
-            ahead: &self.sections.codes[tile * bytes..],
+            codes: self.sections.codes.get(tile * bytes..(tile + 1) * bytes).unwrap_or_default(),
+            ahead: self.sections.codes.get(tile * bytes..).unwrap_or_default(),
             channel: format.stays_integer().then(channel),
             group: TileValues::of(self.sections.group, group_bytes, tile, groups),
             offset: TileValues::of(self.sections.offset, offset_bytes, tile, groups),

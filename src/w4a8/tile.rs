@@ -90,7 +90,7 @@ pub(crate) fn qqq_table(group_scale: f16) -> [u8; 16] {
 #[derive(Clone, Copy)]
 pub(crate) struct Tokens<'a> {
     pub(crate) count: usize,
-    /// K rounded up to 64.
+    /// K rounded up to 64, or K if it is whole groups of 32.
     pub(crate) stride: usize,
     /// int8 \[count, stride\].
     pub(crate) codes: &'a [i8],
@@ -110,6 +110,16 @@ impl<'a> Tokens<'a> {
         let (scales, act_scales) = (x.scales(), x.scale());
         let (sums, groups) = x.group_sums(group_size.or((scales == ActScales::Fine).then_some(ACT_BLOCK)));
         Tokens { count: x.m(), stride: x.padded_k(), codes: x.codes(), groups, sums, k: x.k(), scales, act_scales }
+    }
+
+    /// Tokens with a scale each, int8 \[count, K\] with `groups` sums each.
+    pub(crate) fn of_codes(
+        (codes, k): (&'a [i8], usize),
+        (sums, groups): (&'a [i32], usize),
+        act_scales: &'a [f32],
+    ) -> Self {
+        let count = act_scales.len();
+        Tokens { count, stride: k, codes, groups, sums, k, scales: ActScales::Token, act_scales }
     }
 
     pub(crate) fn range(self, start: usize, count: usize) -> Self {

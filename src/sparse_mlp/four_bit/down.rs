@@ -1,11 +1,11 @@
 //! down: rows of codes by neuron, scales by blocks of neurons.
 
 use super::gather::{code_room, copy_rows};
-use super::{RowScale, SEGMENT, SLACK, code_at, dequantize, form_of, pack_codes, scale_at, unsupported};
+use super::{RowScale, SEGMENT, SLACK, code_at, dequantize, form_of, format_of, pack_codes, scale_at, unsupported};
 use crate::Cpu;
 use crate::error::Result;
 use crate::memory::Memory;
-use crate::w4a8::{Offset, QuantizedWeight, run_end};
+use crate::w4a8::{Format, Offset, QuantizedWeight, run_end};
 use half::f16;
 use std::sync::Arc;
 
@@ -116,6 +116,16 @@ impl DownMatrix {
     /// The block of inputs after the run of K that a block is in; that of a channel's scale is all of K.
     pub(crate) fn run_end(&self, block: usize) -> usize {
         run_end(self.k, block * self.group_size).div_ceil(self.group_size)
+    }
+
+    /// Inputs K.
+    pub(crate) fn k(&self) -> usize {
+        self.k
+    }
+
+    /// How the codes of its rows become numbers.
+    pub(super) fn format(&self) -> Format {
+        format_of(self.offset, self.group_size)
     }
 
     /// Rows of scales for each block: 1, or 2 with offsets or zero points.

@@ -1,7 +1,7 @@
 //! Neurons copied out of their records, into tiles for gate and up and one after another for down. Codes and scales move, no number
 //! changes.
 
-use super::{RowForm, RowMatrix, SEGMENT, SLACK};
+use super::{RowForm, RowMatrix, SEGMENT, SLACK, format_of};
 use crate::Cpu;
 use crate::error::Result;
 use crate::memory::Memory;
@@ -17,7 +17,7 @@ const ROWS: usize = 64;
 impl RowMatrix {
     /// How the codes of its records become numbers.
     pub(crate) fn format(&self) -> Format {
-        self.offset.map_or(Format::per_channel(), |offset| Format::per_group(self.group_size, offset))
+        format_of(self.offset, self.group_size)
     }
 
     /// Room for `n` of its neurons, packed.
@@ -42,21 +42,29 @@ impl RowMatrix {
             let neurons = &list[tile * TILE_N..list.len().min((tile + 1) * TILE_N)];
             let tiles: &mut [[u8; TILE_BYTES]] = codes.as_chunks_mut().0;
             tiles.as_flattened_mut().fill(0);
-            for section in [&mut *channel, &mut *scales, &mut *seconds] {
-                section.fill(0);
-            }
             for (row, &j) in neurons.iter().enumerate() {
-                let (codes, numbers) = self.record(j as usize);
-                for (segment, codes) in codes.as_chunks().0.iter().enumerate() {
+                for (segment, codes) in self.record(j as usize).0.as_chunks().0.iter().enumerate() {
                     pack_half(&mut tiles[segment / 2], row, segment % 2, codes);
                 }
-                self.pack_scales(row, numbers, channel, scales, seconds);
             }
+            self.pack_scales(neurons, channel, scales, seconds);
         });
     }
 
+    /// Puts the numbers beside up to 16 neurons' codes where a tile has them; rows past the neurons have 0.
+    pub(super) fn pack_scales(&self, neurons: &[u32], channel: &mut [u8], scales: &mut [u8], seconds: &mut [u8]) {
+        if neurons.len() < TILE_N {
+            for section in [&mut *channel, &mut *scales, &mut *seconds] {
+                section.fill(0);
+            }
+        }
+        for (row, &j) in neurons.iter().enumerate() {
+            self.pack_row_scales(row, self.record(j as usize).1, channel, scales, seconds);
+        }
+    }
+
     /// Puts the numbers beside a neuron's codes where row `row` of a tile has them.
-    fn pack_scales(&self, row: usize, numbers: &[u8], channel: &mut [u8], scales: &mut [u8], seconds: &mut [u8]) {
+    fn pack_row_scales(&self, row: usize, numbers: &[u8], channel: &mut [u8], scales: &mut [u8], seconds: &mut [u8]) {
         let Some(offset) = self.offset else {
             return channel[4 * row..][..4].copy_from_slice(&numbers[..4]);
         };

@@ -1,7 +1,9 @@
 //! gate or up in one of its forms.
 
 use super::RowMatrix;
-use crate::w4a8::PackedWeight;
+use crate::simd::Available;
+use crate::w4a8::{Activations, PackedWeight, TILE_N, multiply_tile_of};
+use std::ops::Range;
 
 /// gate or up: each is held in one form.
 #[derive(Debug, Clone)]
@@ -26,6 +28,23 @@ impl RowForm {
             RowForm::ByNeuron(matrix) => neurons * matrix.stride,
             RowForm::Packed(_) if neurons == 0 => 0,
             RowForm::Packed(weight) => weight.bytes(),
+        }
+    }
+
+    /// Multiplies up to 16 neurons with every token of `x`: `each` gets the sums of some tokens after others, which have not been
+    /// multiplied with the tokens' scales. Packed rows are those of one tile.
+    pub(crate) fn multiply(
+        &self,
+        simd: Available,
+        neurons: &[u32],
+        x: &Activations,
+        each: impl FnMut(Range<usize>, &[[f32; TILE_N]]),
+    ) {
+        match self {
+            RowForm::ByNeuron(matrix) => matrix.multiply_panel(simd, neurons, x, each),
+            RowForm::Packed(weight) => {
+                multiply_tile_of(simd, &weight.view(), neurons[0] as usize / TILE_N, x, 0..x.m(), each);
+            }
         }
     }
 
