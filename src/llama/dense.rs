@@ -19,6 +19,12 @@ const ROWS: usize = RowBlocks::HEIGHT;
 /// Tokens between two write-backs.
 const TOKEN_BLOCK: usize = 48;
 
+/// Tokens that wait for memory: what they read next is asked for.
+const FEW_TOKENS: usize = 4;
+
+/// Bytes from the weights at hand to those that are asked for meanwhile.
+const AHEAD_BYTES: usize = 4096;
+
 /// A weight matrix w\[N, K\] in floating point, stored \[N/16\]\[K\]\[16\] so that 16 rows are the lanes of a vector.
 ///
 /// Every output is four chains of fused multiply-adds, over k ≡ 0, 1, 2, 3 (mod 4), added as (0 + 1) + (2 + 3): the result
@@ -172,13 +178,13 @@ impl DenseWeight {
     ) {
         let (n, k, m) = (self.n, self.k, x.len() / self.k);
         let rows: &[T] = &bytemuck::cast_slice(&self.data)[..n.div_ceil(ROWS) * ROWS * k];
-        let grain = if m <= 4 { (8192 / k).clamp(1, 8) } else { 1 };
+        let grain = if m <= FEW_TOKENS { (8192 / k).clamp(1, 8) } else { 1 };
         cpu.team().for_parts(BlockColumns::new(y, n, blocks), grain, |_, (columns, mut y)| {
             let first = columns.start;
-            let block = &rows[first * k..(first + ROWS) * k];
+            let rows = &rows[first * k..];
             for (index, x) in x.chunks(TOKEN_BLOCK * k).enumerate() {
                 let mut sums = [[0.0f32; ROWS]; TOKEN_BLOCK];
-                cpu.simd().run(Multiply { rows: block, x, k, sums: &mut sums });
+                cpu.simd().run(Multiply { rows, x, k, few: m <= FEW_TOKENS, sums: &mut sums });
                 for (sums, m) in sums.iter().zip(index * TOKEN_BLOCK..).take(x.len() / k) {
                     for (i, (out, sum)) in y.row(m).iter_mut().zip(sums).enumerate() {
                         let bias = epilogue.bias.map_or(0.0, |bias| bias[first + i]);
@@ -206,11 +212,13 @@ fn fetch<T: Element>(data: &[T], row: usize, out: &mut [f32]) {
 
 /// One block of 16 rows times up to [`TOKEN_BLOCK`] tokens.
 struct Multiply<'a, T> {
-    /// \[K\]\[16\].
+    /// \[K\]\[16\] and the blocks after it.
     rows: &'a [T],
     /// \[tokens, K\].
     x: &'a [f32],
     k: usize,
+    /// Whether memory is waited for.
+    few: bool,
     sums: &'a mut [[f32; ROWS]; TOKEN_BLOCK],
 }
 
@@ -229,10 +237,11 @@ impl<T: SimdElement> Kernel for Multiply<'_, T> {
                 _ => 1,
             };
             let (sums, later) = rest.split_at_mut(count);
-            match count {
-                4 => multiply_tokens::<S, T, 4>(simd, rows, x, self.k, sums),
-                2 => multiply_tokens::<S, T, 2>(simd, rows, x, self.k, sums),
-                _ => multiply_tokens::<S, T, 1>(simd, rows, x, self.k, sums),
+            match (count, self.few) {
+                (4, true) => multiply_tokens::<S, T, 4, true>(simd, rows, x, self.k, sums),
+                (4, false) => multiply_tokens::<S, T, 4, false>(simd, rows, x, self.k, sums),
+                (2, _) => multiply_tokens::<S, T, 2, true>(simd, rows, x, self.k, sums),
+                _ => multiply_tokens::<S, T, 1, true>(simd, rows, x, self.k, sums),
             }
             rest = later;
             x = &x[count * self.k..];
@@ -240,9 +249,9 @@ impl<T: SimdElement> Kernel for Multiply<'_, T> {
     }
 }
 
-/// `rows` is \[K\]\[16\], `x` at least \[M, K\] and `sums` M.
+/// `rows` is at least \[K\]\[16\], `x` at least \[M, K\] and `sums` M. `AHEAD` asks for the rows [`AHEAD_BYTES`] further.
 #[inline(always)]
-fn multiply_tokens<S: Simd, T: SimdElement, const M: usize>(
+fn multiply_tokens<S: Simd, T: SimdElement, const M: usize, const AHEAD: bool>(
     simd: S,
     rows: &[[T; ROWS]],
     x: &[f32],
@@ -253,7 +262,11 @@ fn multiply_tokens<S: Simd, T: SimdElement, const M: usize>(
     let x: [&[f32]; M] = std::array::from_fn(|m| &x[m * k..][..k]);
     let (quads, rest) = rows[..k].as_chunks::<4>();
     let x_quads: [&[[f32; 4]]; M] = std::array::from_fn(|m| &x[m].as_chunks().0[..quads.len()]);
+    let lead = AHEAD_BYTES / size_of::<[T; ROWS]>();
     for (i, quad) in quads.iter().enumerate() {
+        if AHEAD && let Some(later) = rows.get(4 * i + lead..4 * i + lead + 4) {
+            simd.prefetch(later.as_flattened());
+        }
         for phase in 0..4 {
             let w = T::load(simd, &quad[phase]);
             for m in 0..M {
