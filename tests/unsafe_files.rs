@@ -39,6 +39,7 @@ const FILES_OF_C: &[&str] = &[
     "cuda/by_input.rs",
     "cuda/call.rs",
     "cuda/device.rs",
+    "cuda/fill/by_input.rs",
     "cuda/fill/mlp.rs",
     "cuda/linear.rs",
     "cuda/mlp.rs",

@@ -8,6 +8,12 @@ namespace moray::sparse_mlp {
 // The bits of |x|, whose order is that of the numbers, NaN above all.
 __device__ __forceinline__ uint32_t size_bits(float x) { return __float_as_uint(x) & 0x7fffffffu; }
 
+// What values are multiplied with, 0 where the scale has none.
+__device__ __forceinline__ float inverse_of(float scale) {
+    const float inverse = scale > 0.0f ? __fdiv_rn(1.0f, scale) : 0.0f;
+    return isfinite(inverse) ? inverse : 0.0f;
+}
+
 // How the values of a token are quantized. One that is not finite makes the scale NaN.
 struct Quantizer {
     float scale, inverse;
@@ -15,8 +21,7 @@ struct Quantizer {
     // Of the largest size_bits of the values.
     __device__ __forceinline__ explicit Quantizer(uint32_t largest) {
         scale = largest < 0x7f800000u ? __fdiv_rn(__uint_as_float(largest), 127.0f) : NAN;
-        inverse = scale > 0.0f ? __fdiv_rn(1.0f, scale) : 0.0f;
-        inverse = isfinite(inverse) ? inverse : 0.0f;
+        inverse = inverse_of(scale);
     }
 };
 

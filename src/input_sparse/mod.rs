@@ -33,6 +33,8 @@ mod workspace;
 pub use forward::{linear, linear_rows};
 pub use reference::linear_reference;
 pub(crate) use split::{Kept, SPLITS, SplitSums, splits_of};
+#[cfg(feature = "cuda-input-sparse")]
+pub use weight::FourBitRows;
 pub(crate) use weight::Rows;
 pub use weight::Weight;
 pub use workspace::Workspace;

@@ -5,6 +5,8 @@ use crate::error::{Error, Result, check_len, product};
 use crate::memory::{LINE_BYTES, Memory};
 use crate::simd::SimdElement;
 use crate::sparse_mlp::DownMatrix;
+#[cfg(feature = "cuda-input-sparse")]
+use crate::w4a8::Group;
 use crate::w4a8::QuantizedWeight;
 use half::{bf16, f16};
 
@@ -52,6 +54,29 @@ pub(super) struct Floats {
 pub(crate) struct Rows<'a, T> {
     pub(crate) elements: &'a [T],
     pub(crate) stride: usize,
+}
+
+/// The parts of a [`Weight`] in 4 bits, as [`super::cuda::raw::FourBit`] names them: bytes to be copied to device memory.
+#[cfg(feature = "cuda-input-sparse")]
+#[derive(Debug, Clone)]
+pub struct FourBitRows<'a> {
+    /// \[K, d/2\], d = N rounded up to 32.
+    pub rows: &'a [u8],
+    /// f32 \[d\], or u16 \[groups, parts, d\].
+    pub scales: Vec<u8>,
+    /// The groups of K; none where channels have the scales.
+    pub group: Option<Group>,
+}
+
+#[cfg(feature = "cuda-input-sparse")]
+impl<'a> FourBitRows<'a> {
+    pub(super) fn of(matrix: &'a DownMatrix) -> Self {
+        FourBitRows {
+            rows: &matrix.codes()[..matrix.code_bytes()],
+            scales: matrix.scales_by_column(),
+            group: matrix.group(),
+        }
+    }
 }
 
 impl Weight {
@@ -131,8 +156,18 @@ impl Weight {
     /// for weights in 4 bits. For engines that place weights themselves.
     pub fn rows_in_memory(&self) -> Option<(DenseType, usize, &[u8])> {
         match &self.store {
-            Store::Floats(floats) => Some((floats.dtype, floats.stride * LINE_BYTES, &floats.data[..])),
+            Store::Floats(floats) => Some(floats.in_memory()),
             Store::FourBit(_) => None,
+        }
+    }
+
+    /// The codes as they lie in memory and the scales as kernels of a device read them; None for weights in floating point. For engines
+    /// that place weights themselves.
+    #[cfg(feature = "cuda-input-sparse")]
+    pub fn four_bit_rows(&self) -> Option<FourBitRows<'_>> {
+        match &self.store {
+            Store::Floats(_) => None,
+            Store::FourBit(matrix) => Some(FourBitRows::of(matrix)),
         }
     }
 
@@ -175,6 +210,11 @@ impl Weight {
 }
 
 impl Floats {
+    /// The type, the bytes from one row to the next, and the rows.
+    pub(super) fn in_memory(&self) -> (DenseType, usize, &[u8]) {
+        (self.dtype, self.stride * LINE_BYTES, &self.data[..])
+    }
+
     /// Writes outputs' weights, \[…, K\] row-major, from output `first` on.
     fn place<T: Element>(&mut self, k: usize, first: usize, rows: &[f32]) {
         let stride = self.stride * (LINE_BYTES / size_of::<T>());

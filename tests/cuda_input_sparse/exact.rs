@@ -3,7 +3,7 @@
 use moray::device::cudarc::driver::sys::{
     CUgraphInstantiate_flags as InstantiateFlags, CUstreamCaptureMode as CaptureMode,
 };
-use moray::input_sparse::cuda::{Weight, linear};
+use moray::input_sparse::cuda::{Weight, Workspace as Room, linear};
 use moray::input_sparse::{self as host, Workspace};
 use moray::{Cpu, DenseType, Device};
 
@@ -18,13 +18,14 @@ const TYPES: [DenseType; 3] = [DenseType::F32, DenseType::F16, DenseType::Bf16];
 const SHAPES: [(usize, usize); 9] =
     [(1, 1), (5, 3), (31, 34), (32, 128), (33, 383), (63, 385), (100, 515), (8, 1029), (40, 4100)];
 
-fn run(device: &Device, weight: &Weight, call: &Call, epilogue: bool) -> Vec<f32> {
+pub fn run(device: &Device, weight: &Weight, call: &Call, epilogue: bool) -> Vec<f32> {
     let x = device.upload(&call.x).unwrap();
     let (bias, residual) = (device.upload(&call.bias).unwrap(), device.upload(&call.residual).unwrap());
     let (bias, residual) = (bias.as_view(), residual.as_view());
     let mut y = device.upload(&vec![f32::NAN; call.residual.len()]).unwrap();
     let (bias, residual) = (epilogue.then_some(&bias), epilogue.then_some(&residual));
-    linear(device, weight, &x.as_view(), call.threshold, bias, residual, &mut y.as_view_mut()).unwrap();
+    let mut room = Room::with_capacity(device, call.x.len() / weight.k(), weight.n(), weight.k()).unwrap();
+    linear(device, weight, &x.as_view(), call.threshold, bias, residual, &mut y.as_view_mut(), &mut room).unwrap();
     device.download(&y).unwrap()
 }
 
@@ -89,9 +90,10 @@ fn replayed_graph_matches_single_calls_with_other_inputs() {
     let weight = host::Weight::from_f32(&random.weights(n * k, 0.2), n, k, DenseType::F16).unwrap();
     let weight = Weight::upload(&device, &weight).unwrap();
     let (mut x, mut y) = (device.zeros::<f32>(m * k).unwrap(), device.zeros::<f32>(m * n).unwrap());
+    let mut room = Room::with_capacity(&device, m, n, k).unwrap();
     device.synchronize().unwrap();
     device.stream().begin_capture(CaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
-    linear(&device, &weight, &x.as_view(), 0.9, None, None, &mut y.as_view_mut()).unwrap();
+    linear(&device, &weight, &x.as_view(), 0.9, None, None, &mut y.as_view_mut(), &mut room).unwrap();
     let flags = InstantiateFlags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
     let graph = device.stream().end_capture(flags).unwrap().expect("a graph");
     for _ in 0..3 {

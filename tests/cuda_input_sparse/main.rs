@@ -9,4 +9,7 @@ mod common;
 #[path = "../common/device.rs"]
 mod device;
 mod exact;
+mod four_bit;
 mod meter;
+#[path = "../common/w4a8.rs"]
+mod w4a8;

@@ -1,7 +1,7 @@
 //! What the kernels read, as the simulated driver counts it.
 
 use moray::DenseType;
-use moray::input_sparse::cuda::{Weight, linear};
+use moray::input_sparse::cuda::{Weight, Workspace, linear};
 use moray::input_sparse::{self as host};
 
 use crate::device::metered;
@@ -20,7 +20,8 @@ fn kept_rows_are_read_once_in_whole_sectors_for_up_to_8_tokens() {
                 let keeps = |at: usize| at % k % every == 0 && at % k / every % m == at / k;
                 let x: Vec<f32> = (0..m * k).map(|at| if keeps(at) { 1.0 } else { 0.1 }).collect();
                 let (x, mut y) = (device.upload(&x).unwrap(), device.zeros::<f32>(m * n).unwrap());
-                linear(device, &weight, &x.as_view(), 0.5, None, None, &mut y.as_view_mut()).unwrap();
+                let mut room = Workspace::with_capacity(device, m, n, k).unwrap();
+                linear(device, &weight, &x.as_view(), 0.5, None, None, &mut y.as_view_mut(), &mut room).unwrap();
             }
         }
     }) else {

@@ -1,7 +1,7 @@
 //! Greedy decoding as a captured graph.
 
 use crate::device::device;
-use crate::plain::{D_FF, Kind, Plain, roomy, tokens};
+use crate::plain::{D_FF, Kind, Plain, roomy, tokens, with_thresholds};
 use moray::attention::KvDtype;
 use moray::llama::cuda::{self, Decoder, NO_TOKEN, argmax};
 use moray::llama::{Backend, LogitRows, Model, Sampler, Sampling, Sequence, Session, Settings};
@@ -81,6 +81,18 @@ fn replayed_steps_match_single_calls_for_one_and_more_slots() {
         let model = cuda::upload(&device, &model).unwrap();
         compare(&device, &model, settings(), &[1]);
         compare(&device, &model, settings(), &[2, 0, 1]);
+    }
+}
+
+#[test]
+fn replayed_steps_match_single_calls_with_thresholds_on_inputs() {
+    let Some(device) = device() else { return };
+    let plain = Plain::new(&Kind { heads: (8, 2, 32), ..Kind::default() }, 27);
+    for model in [plain.by_input(), plain.w4a8_by_input(Format::per_group(32, Offset::F16))] {
+        let model = cuda::upload(&device, &model).unwrap();
+        for slots in [&[1][..], &[2, 0, 1]] {
+            compare(&device, &model, with_thresholds(settings(), 2), slots);
+        }
     }
 }
 

@@ -124,6 +124,13 @@ fn whole_mlp_by_input_matches_cpu_bit_for_bit_above_a_threshold() {
         for threshold in [0.0, 0.05, 0.5] {
             compare(&device, &cpu, &model, Some(threshold), &format!("{kind:?}, above {threshold}"));
         }
+        for format in [Format::per_channel(), Format::per_group(32, Offset::F16)] {
+            let model = Plain::new(kind, seed as u64).w4a8_by_input(format);
+            for threshold in [0.0, 0.05] {
+                let what = format!("{kind:?}, {format:?}, above {threshold}");
+                compare(&device, &cpu, &model, Some(threshold), &what);
+            }
+        }
     }
 }
 

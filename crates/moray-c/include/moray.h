@@ -690,6 +690,49 @@ typedef struct {
   MorayBytesMut y;
 } MorayCudaByInput;
 
+// A weight w[N, K] of 4 bits that is held by input, in memory of the caller's, as devices read it.
+typedef struct {
+  // Output features.
+  size_t n;
+  // Input features.
+  size_t k;
+  // [K, d / 2], d = N rounded up to 32: an input's codes, 16 bytes for each 32 outputs, byte i of them holding output i low and i + 16
+  // high; aligned to 16 bytes.
+  MorayBytesMut rows;
+  // f32 [d] where channels have the scales; else u16 [K / group_size, parts, d]: f16 scales, then f16 offsets or zero points if there are
+  // any. Aligned to 16 bytes.
+  MorayBytesMut scales;
+  // Inputs that share a scale of f16; 0 for scales of channels.
+  uint32_t group_size;
+  // What a group has besides its scale.
+  MorayOffset offset;
+} MorayCudaInputRows;
+
+// A product over the inputs above a threshold with a weight of 4 bits.
+typedef struct {
+  // `sizeof(MorayCudaByInputFourBit)`.
+  uint32_t struct_size;
+  // Finite, at least 0: inputs that are not larger count as zero, and their weights are not read.
+  float threshold;
+  // Tokens M, up to 524280.
+  size_t m;
+  // w[N, K].
+  MorayCudaInputRows weight;
+  // f32 [M, K], aligned to 16 bytes.
+  MorayBytes x;
+  // f32 [N], or left out.
+  MorayBytes bias;
+  // f32 [M, N], or left out; apart from `y`.
+  MorayBytes residual;
+  // f32 [M, N].
+  MorayBytesMut y;
+  // As many bytes as `moray_cuda_by_input_four_bit_prepare` says, or more, of anything; calls that may run at once have one each.
+  MorayBytesMut workspace;
+  // u32 [(N + 127) / 128], or more: zeros before the first call with it, and left so by every call that runs to its end; calls that may
+  // run at once have one each.
+  MorayBytesMut counters;
+} MorayCudaByInputFourBit;
+
 // One layer of a KV cache in memory of the caller's. Row `position` of a KV head begins at page * page_stride + kv_head * head_stride +
 // row * row_stride elements: page and row are the slot and the position without a page table, else the slot's entry for
 // position / page_size and position % page_size. K and V may lie in one allocation, and rows may be padded.
@@ -1459,6 +1502,38 @@ MorayStatus moray_cuda_by_input_prepare(const MorayCuda *cuda, const MorayCudaBy
 MorayStatus moray_cuda_by_input(const MorayCuda *cuda,
                                 CUstream_st *stream,
                                 const MorayCudaByInput *call);
+
+// Says how a 4-bit weight by input is stored for devices: everything of `MorayCudaInputRows` but addresses, which are null.
+//
+// Fails with `MORAY_STATUS_UNSUPPORTED` for weights in floating point, `MORAY_STATUS_KERNELS_NOT_BUILT` in a library without the
+// operation's CUDA kernels.
+MorayStatus moray_cuda_input_rows_sizes(const MorayInputWeight *weight,
+                                        MorayCudaInputRows *out);
+
+// Writes a 4-bit weight by input as devices read it into memory of the process, whose sizes `moray_cuda_input_rows_sizes` says: to be
+// copied to a device.
+//
+// Fails as `moray_cuda_input_rows_sizes`, with `MORAY_STATUS_LENGTH` for memory of another size.
+MorayStatus moray_cuda_input_rows_pack(const MorayInputWeight *weight,
+                                       const MorayCudaInputRows *memory);
+
+// Loads the kernels of a product, whose addresses are not looked at, and says how many bytes `workspace` needs; 0 where it may be left
+// out. Another M may need another kernel and more.
+//
+// Fails as `moray_cuda_by_input_four_bit`, and as `moray_cuda_load_kernels`.
+MorayStatus moray_cuda_by_input_four_bit_prepare(const MorayCuda *cuda,
+                                                 const MorayCudaByInputFourBit *call,
+                                                 size_t *bytes);
+
+// Computes what `moray_by_input` does with a weight of 4 bits, with the same bits. Up to 8 tokens read the weights of the inputs that any
+// of them keeps; more go by eights.
+//
+// Fails with `MORAY_STATUS_SHAPE` for sizes, `MORAY_STATUS_VALUE` for the threshold, `MORAY_STATUS_UNSUPPORTED` for an offset that is
+// none of the constants, `MORAY_STATUS_LENGTH`, `MORAY_STATUS_NULL`, `MORAY_STATUS_MISALIGNED` and `MORAY_STATUS_OVERLAP` for memory,
+// `MORAY_STATUS_LAUNCH` if the driver does not start a kernel.
+MorayStatus moray_cuda_by_input_four_bit(const MorayCuda *cuda,
+                                         CUstream_st *stream,
+                                         const MorayCudaByInputFourBit *call);
 
 // Loads the kernel of a call, whose addresses are not looked at.
 //

@@ -18,7 +18,7 @@ const ROWS: usize = 64;
 /// A matrix that is held by input, in memory of the library's: the weights of one input lie beside each other, so that those of an input
 /// that no token keeps are not read. Never changes, so that any number of threads may use it.
 #[derive(Debug)]
-pub struct MorayInputWeight(Weight);
+pub struct MorayInputWeight(pub(crate) Weight);
 
 /// What products by input work in; it grows to the largest call that it has seen. One thread uses it at a time.
 #[derive(Debug)]

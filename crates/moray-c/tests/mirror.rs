@@ -352,6 +352,38 @@ const _: () = {
     ["Offset of field: MorayCudaByInput::y"][::core::mem::offset_of!(MorayCudaByInput, y) - 112usize];
 };
 const _: () = {
+    ["Size of MorayCudaInputRows"][::core::mem::size_of::<MorayCudaInputRows>() - 56usize];
+    ["Alignment of MorayCudaInputRows"][::core::mem::align_of::<MorayCudaInputRows>() - 8usize];
+    ["Offset of field: MorayCudaInputRows::n"][::core::mem::offset_of!(MorayCudaInputRows, n) - 0usize];
+    ["Offset of field: MorayCudaInputRows::k"][::core::mem::offset_of!(MorayCudaInputRows, k) - 8usize];
+    ["Offset of field: MorayCudaInputRows::rows"][::core::mem::offset_of!(MorayCudaInputRows, rows) - 16usize];
+    ["Offset of field: MorayCudaInputRows::scales"][::core::mem::offset_of!(MorayCudaInputRows, scales) - 32usize];
+    ["Offset of field: MorayCudaInputRows::group_size"]
+        [::core::mem::offset_of!(MorayCudaInputRows, group_size) - 48usize];
+    ["Offset of field: MorayCudaInputRows::offset"][::core::mem::offset_of!(MorayCudaInputRows, offset) - 52usize];
+};
+const _: () = {
+    ["Size of MorayCudaByInputFourBit"][::core::mem::size_of::<MorayCudaByInputFourBit>() - 168usize];
+    ["Alignment of MorayCudaByInputFourBit"][::core::mem::align_of::<MorayCudaByInputFourBit>() - 8usize];
+    ["Offset of field: MorayCudaByInputFourBit::struct_size"]
+        [::core::mem::offset_of!(MorayCudaByInputFourBit, struct_size) - 0usize];
+    ["Offset of field: MorayCudaByInputFourBit::threshold"]
+        [::core::mem::offset_of!(MorayCudaByInputFourBit, threshold) - 4usize];
+    ["Offset of field: MorayCudaByInputFourBit::m"][::core::mem::offset_of!(MorayCudaByInputFourBit, m) - 8usize];
+    ["Offset of field: MorayCudaByInputFourBit::weight"]
+        [::core::mem::offset_of!(MorayCudaByInputFourBit, weight) - 16usize];
+    ["Offset of field: MorayCudaByInputFourBit::x"][::core::mem::offset_of!(MorayCudaByInputFourBit, x) - 72usize];
+    ["Offset of field: MorayCudaByInputFourBit::bias"]
+        [::core::mem::offset_of!(MorayCudaByInputFourBit, bias) - 88usize];
+    ["Offset of field: MorayCudaByInputFourBit::residual"]
+        [::core::mem::offset_of!(MorayCudaByInputFourBit, residual) - 104usize];
+    ["Offset of field: MorayCudaByInputFourBit::y"][::core::mem::offset_of!(MorayCudaByInputFourBit, y) - 120usize];
+    ["Offset of field: MorayCudaByInputFourBit::workspace"]
+        [::core::mem::offset_of!(MorayCudaByInputFourBit, workspace) - 136usize];
+    ["Offset of field: MorayCudaByInputFourBit::counters"]
+        [::core::mem::offset_of!(MorayCudaByInputFourBit, counters) - 152usize];
+};
+const _: () = {
     ["Size of MorayCudaKv"][::core::mem::size_of::<MorayCudaKv>() - 168usize];
     ["Alignment of MorayCudaKv"][::core::mem::align_of::<MorayCudaKv>() - 8usize];
     ["Offset of field: MorayCudaKv::dtype"][::core::mem::offset_of!(MorayCudaKv, dtype) - 0usize];
@@ -891,6 +923,32 @@ mod header {
         ) -> MorayStatus;
     }
     unsafe extern "C" {
+        pub fn moray_cuda_input_rows_sizes(
+            weight: *const MorayInputWeight,
+            out: *mut MorayCudaInputRows,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_input_rows_pack(
+            weight: *const MorayInputWeight,
+            memory: *const MorayCudaInputRows,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_by_input_four_bit_prepare(
+            cuda: *const MorayCuda,
+            call: *const MorayCudaByInputFourBit,
+            bytes: *mut usize,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_by_input_four_bit(
+            cuda: *const MorayCuda,
+            stream: *mut CUstream_st,
+            call: *const MorayCudaByInputFourBit,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
         pub fn moray_cuda_write_kv_prepare(cuda: *const MorayCuda, call: *const MorayCudaWriteKv) -> MorayStatus;
     }
     unsafe extern "C" {
@@ -995,6 +1053,12 @@ fn signatures_of_the_header_match_the_crate() {
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_mlp, moray_cuda_mlp];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_by_input_prepare, moray_cuda_by_input_prepare];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_by_input, moray_cuda_by_input];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_input_rows_sizes, moray_cuda_input_rows_sizes];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_input_rows_pack, moray_cuda_input_rows_pack];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] =
+        [header::moray_cuda_by_input_four_bit_prepare, moray_cuda_by_input_four_bit_prepare];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] =
+        [header::moray_cuda_by_input_four_bit, moray_cuda_by_input_four_bit];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_write_kv_prepare, moray_cuda_write_kv_prepare];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_write_kv, moray_cuda_write_kv];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_attend_prepare, moray_cuda_attend_prepare];

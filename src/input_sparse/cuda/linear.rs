@@ -1,7 +1,8 @@
 //! A call on the device: check, fill in, launch.
 
 use super::raw;
-use super::weight::Weight;
+use super::weight::{Numbers, Weight};
+use super::workspace::Workspace;
 use crate::device::{Arguments, Device};
 use crate::error::{Result, check_len, product};
 use cudarc::driver::{CudaView, CudaViewMut};
@@ -11,7 +12,7 @@ use cudarc::driver::{CudaView, CudaViewMut};
 ///
 /// | argument | shape | type |
 /// |---|---|---|
-/// | `weight` | \[N, K\] | f32, f16 or bf16 by input |
+/// | `weight` | \[N, K\] | f32, f16, bf16 or 4 bits by input |
 /// | `x` | \[M, K\] row-major | f32 |
 /// | `threshold` | one | f32, finite, at least 0 |
 /// | `bias` | \[N\] | f32 |
@@ -19,11 +20,13 @@ use cudarc::driver::{CudaView, CudaViewMut};
 /// | `y` | \[M, N\] row-major | f32 |
 ///
 /// # Errors
-/// [`crate::Error::Length`] for a buffer of another size, [`crate::Error::Value`] for another threshold, [`crate::Error::Shape`] for
-/// more than 524280 tokens, [`crate::Error::Launch`] if the kernel cannot be started.
+/// [`crate::Error::Length`] for a buffer of another size and for too small a workspace, [`crate::Error::Value`] for another threshold,
+/// [`crate::Error::Shape`] for more than 524280 tokens, [`crate::Error::Misaligned`] for an x of 4-bit weights that does not start at a
+/// multiple of 16 bytes, [`crate::Error::Launch`] if a kernel cannot be started.
 ///
 /// # Example
 /// See [`crate::input_sparse::cuda`].
+#[allow(clippy::too_many_arguments)]
 pub fn linear(
     device: &Device,
     weight: &Weight,
@@ -32,8 +35,9 @@ pub fn linear(
     bias: Option<&CudaView<'_, f32>>,
     residual: Option<&CudaView<'_, f32>>,
     y: &mut CudaViewMut<'_, f32>,
+    workspace: &mut Workspace,
 ) -> Result<()> {
-    let Weight { n, k, element, row_bytes, .. } = *weight;
+    let Weight { n, k, .. } = *weight;
     let m = x.len() / k;
     let outputs = product("m", &[m, n])?;
     check_len("x", m * k, x.len())?;
@@ -41,18 +45,24 @@ pub fn linear(
     bias.map_or(Ok(()), |bias| check_len("bias", n, bias.len()))?;
     residual.map_or(Ok(()), |residual| check_len("residual", outputs, residual.len()))?;
     let mut arguments = Arguments::new(device);
-    let linear = raw::Linear {
-        w: arguments.read("weight", &weight.data)?.cast(),
-        element,
-        row_bytes,
-        x: arguments.read("x", x)?,
-        threshold,
-        bias: bias.map(|bias| arguments.read("bias", bias)).transpose()?,
-        residual: residual.map(|residual| arguments.read("residual", residual)).transpose()?,
-        y: arguments.write("y", y)?,
-        m,
-        n,
-        k,
-    };
-    arguments.launch(&linear)
+    let w = arguments.read("weight", &weight.rows)?.cast();
+    let x = arguments.read("x", x)?;
+    let bias = bias.map(|bias| arguments.read("bias", bias)).transpose()?;
+    let residual = residual.map(|residual| arguments.read("residual", residual)).transpose()?;
+    let y = arguments.write("y", y)?;
+    match &weight.numbers {
+        Numbers::Floats { element, row_bytes } => {
+            let (element, row_bytes) = (*element, *row_bytes);
+            arguments.launch(&raw::Linear { w, element, row_bytes, x, threshold, bias, residual, y, m, n, k })
+        }
+        Numbers::FourBit { scales, group } => {
+            let scales = arguments.read("weight", scales)?.cast();
+            let counters = arguments.write("workspace", &mut workspace.counters)?;
+            let workspace = arguments.write("workspace", &mut workspace.words)?;
+            let group = *group;
+            let call =
+                raw::FourBit { rows: w, scales, group, x, threshold, bias, residual, y, m, n, k, workspace, counters };
+            arguments.launch(&call)
+        }
+    }
 }

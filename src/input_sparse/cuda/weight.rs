@@ -2,37 +2,53 @@
 
 use crate::device::{Device, ElementKind};
 use crate::element::DenseType;
-use crate::error::{Error, Result};
-use crate::input_sparse;
+use crate::error::Result;
+use crate::input_sparse::weight::Store;
+use crate::input_sparse::{self, FourBitRows};
+use crate::w4a8::Group;
 use cudarc::driver::CudaSlice;
 
-/// A weight matrix w\[N, K\] in floating point, held by input, in device memory.
+/// A weight matrix w\[N, K\] held by input, in floating point or 4 bits, in device memory.
 #[derive(Debug, Clone)]
 pub struct Weight {
     pub(super) n: usize,
     pub(super) k: usize,
-    pub(super) element: ElementKind,
-    pub(super) row_bytes: usize,
-    pub(super) data: CudaSlice<u8>,
+    /// Of inputs.
+    pub(super) rows: CudaSlice<u8>,
+    pub(super) numbers: Numbers,
+}
+
+/// How the rows become numbers.
+#[derive(Debug, Clone)]
+pub(super) enum Numbers {
+    Floats { element: ElementKind, row_bytes: usize },
+    FourBit { scales: CudaSlice<u8>, group: Option<Group> },
 }
 
 impl Weight {
     /// Copies a matrix to the device.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for weights in 4 bits, [`Error::OutOfMemory`] if there is no room.
+    /// [`crate::Error::OutOfMemory`] if there is no room.
     pub fn upload(device: &Device, weight: &input_sparse::Weight) -> Result<Self> {
-        let Some((dtype, row_bytes, rows)) = weight.rows_in_memory() else {
-            let (expected, got) = ("weights by input in floating point on a CUDA device", "4 bits".into());
-            return Err(Error::Unsupported { what: "weights", expected, got });
-        };
         device.prepare(super::MODULES)?;
-        let element = match dtype {
-            DenseType::F32 => ElementKind::F32,
-            DenseType::F16 => ElementKind::F16,
-            DenseType::Bf16 => ElementKind::Bf16,
+        let (n, k) = (weight.n(), weight.k());
+        let (rows, numbers) = match &weight.store {
+            Store::Floats(floats) => {
+                let (dtype, row_bytes, rows) = floats.in_memory();
+                let element = match dtype {
+                    DenseType::F32 => ElementKind::F32,
+                    DenseType::F16 => ElementKind::F16,
+                    DenseType::Bf16 => ElementKind::Bf16,
+                };
+                (rows, Numbers::Floats { element, row_bytes })
+            }
+            Store::FourBit(matrix) => {
+                let FourBitRows { rows, scales, group } = FourBitRows::of(matrix);
+                (rows, Numbers::FourBit { scales: device.upload(&scales)?, group })
+            }
         };
-        Ok(Weight { n: weight.n(), k: weight.k(), element, row_bytes, data: device.upload(rows)? })
+        Ok(Weight { n, k, rows: device.upload(rows)?, numbers })
     }
 
     /// Output features N.
@@ -45,8 +61,16 @@ impl Weight {
         self.k
     }
 
-    /// Bytes of all rows.
+    /// Whether inputs are multiplied in int8.
+    pub fn is_integer(&self) -> bool {
+        matches!(self.numbers, Numbers::FourBit { .. })
+    }
+
+    /// Bytes of all rows, and of their scales.
     pub fn bytes(&self) -> usize {
-        self.n * self.k * self.element.bytes()
+        match &self.numbers {
+            Numbers::Floats { element, .. } => self.n * self.k * element.bytes(),
+            Numbers::FourBit { scales, .. } => self.rows.len() + scales.len(),
+        }
     }
 }

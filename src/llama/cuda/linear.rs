@@ -19,7 +19,7 @@ pub enum Weight {
     Dense(DenseWeight),
     /// 4- or 8-bit integers, multiplied with int8 activations.
     W4a8(w4a8::Weight),
-    /// Floating point by input, read where an input is above a threshold.
+    /// Floating point or 4 bits by input, read where an input is above a threshold.
     ByInput(input_sparse::Weight),
 }
 
@@ -77,16 +77,18 @@ impl QkNorm {
 pub(super) struct Scratch {
     pub(super) int8: Activations,
     pub(super) workspace: Workspace,
+    pub(super) by_input: input_sparse::Workspace,
     /// f32 \[M, K\]: inputs of dense matrices after what is done to them.
     pub(super) plain: CudaSlice<f32>,
 }
 
 impl Scratch {
-    /// Allocates for up to M tokens of K features.
-    pub(super) fn new(device: &Device, m: usize, k: usize) -> Result<Self> {
+    /// Allocates for up to M tokens, N outputs and K features.
+    pub(super) fn new(device: &Device, m: usize, n: usize, k: usize) -> Result<Self> {
         Ok(Scratch {
             int8: Activations::with_capacity(device, m, k)?,
             workspace: Workspace::new(device)?,
+            by_input: input_sparse::Workspace::with_capacity(device, m, n, k)?,
             plain: device.zeros(m * k)?,
         })
     }
@@ -96,7 +98,7 @@ impl Linear {
     /// Copies a matrix to the device.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if it does not fit, [`Error::Unsupported`] for another order of its inputs, weights by input and a preview.
+    /// [`Error::OutOfMemory`] if it does not fit, [`Error::Unsupported`] for another order of its inputs and a preview.
     pub fn upload(device: &Device, linear: &llama::Linear) -> Result<Self> {
         if linear.input_order().is_some() {
             let (expected, got) = ("columns in the order of the inputs on a CUDA device", "another order".into());
@@ -197,7 +199,8 @@ impl Linear {
         match &self.weight {
             Weight::ByInput(weight) => {
                 let (x, bias) = (self.plain(device, (input, m), &mut scratch.plain)?, bias.map(|bias| bias.as_view()));
-                input_sparse::linear(device, weight, &x, threshold, bias.as_ref(), residual, y)?;
+                let room = &mut scratch.by_input;
+                input_sparse::linear(device, weight, &x, threshold, bias.as_ref(), residual, y, room)?;
             }
             _ if threshold > 0.0 => {
                 let (expected, got) = ("weights by input for a threshold on inputs", "weights by output".into());

@@ -81,6 +81,8 @@ impl Work {
         let words = slots * shape.n_q_heads.div_ceil(32);
         let rope = attention::Rope::new(shape.head_dim, config.rope_theta, &config.rope_scaling, context)?;
         let widest = [d, shape.q_elems(), config.d_ff].into_iter().max().unwrap_or(d);
+        let qkv = shape.q_elems() + 2 * shape.kv_elems();
+        let most = [d, qkv, 2 * config.d_ff, config.vocab].into_iter().max().unwrap_or(d);
         let neurons = neurons.map(|weights| Neurons::new(device, weights, config.n_layers, max_tokens, slots));
         Ok(Work {
             shape,
@@ -91,7 +93,7 @@ impl Work {
             attention: Workspace::new(device, shape, settings.attention_limits())?,
             head_masks: HeadMasks::new(device, config.n_layers, words)?,
             neurons: neurons.transpose()?,
-            scratch: Scratch::new(device, max_tokens.max(max_logits), widest)?,
+            scratch: Scratch::new(device, max_tokens.max(max_logits), most, widest)?,
             m: 0,
             tokens: device.zeros(max_tokens)?,
             rows: device.zeros(max_logits)?,

@@ -106,13 +106,6 @@ fn four_bit_rows(matrix: &RowMatrix, d_ff: usize) -> PackedRows<'static> {
 
 /// Brings the scales of each block of neurons into the order of the columns.
 fn four_bit_down(matrix: &DownMatrix, d_ff: usize) -> PackedRows<'_> {
-    let d = matrix.columns.d;
-    let order = |at: usize| at / d * d + matrix.columns.position(at % d);
-    let scales: Vec<u8> = if matrix.offset.is_none() {
-        (0..d).flat_map(|n| matrix.channel_scale[order(n)].to_le_bytes()).collect()
-    } else {
-        (0..matrix.group_params.len()).flat_map(|at| matrix.group_params[order(at)].to_le_bytes()).collect()
-    };
-    let rows = Cow::Borrowed(&matrix.codes()[..d_ff * d / 2]);
-    PackedRows { rows, scales, group: group_of(matrix.offset, matrix.group_size), bias: &[] }
+    let rows = Cow::Borrowed(&matrix.codes()[..matrix.columns.d * d_ff / 2]);
+    PackedRows { rows, scales: matrix.scales_by_column(), group: matrix.group(), bias: &[] }
 }

@@ -6,6 +6,8 @@ use crate::Cpu;
 use crate::error::Result;
 use crate::memory::Memory;
 use crate::w4a8::{Format, Offset, QuantizedWeight, run_end};
+#[cfg(any(feature = "cuda-sparse-mlp", feature = "cuda-input-sparse"))]
+use crate::w4a8::{Group, GroupScale};
 use half::f16;
 use std::sync::Arc;
 
@@ -150,6 +152,23 @@ impl DownMatrix {
     /// Bytes of the scales and what is beside them.
     pub(crate) fn scale_bytes(&self) -> usize {
         self.channel_scale.len() * 4 + self.group_params.len() * 2
+    }
+
+    /// The scales, and what is beside them, in the order of the columns: f32 \[d\], or u16 \[blocks, parts, d\].
+    #[cfg(any(feature = "cuda-sparse-mlp", feature = "cuda-input-sparse"))]
+    pub(crate) fn scales_by_column(&self) -> Vec<u8> {
+        let d = self.columns.d;
+        let order = |at: usize| at / d * d + self.columns.position(at % d);
+        match self.offset {
+            None => (0..d).flat_map(|n| self.channel_scale[order(n)].to_le_bytes()).collect(),
+            Some(_) => (0..self.group_params.len()).flat_map(|at| self.group_params[order(at)].to_le_bytes()).collect(),
+        }
+    }
+
+    /// The groups of inputs, of f16 scales; none where channels have the scales.
+    #[cfg(any(feature = "cuda-sparse-mlp", feature = "cuda-input-sparse"))]
+    pub(crate) fn group(&self) -> Option<Group> {
+        self.offset.map(|offset| Group { size: self.group_size, scale: GroupScale::F16, offset })
     }
 
     /// The numbers of row `j`, which is that of input `number`, f32 of the first `row.len()` outputs.

@@ -61,9 +61,6 @@ pub(crate) fn place(query: &MorayQuery) -> Result<String, String> {
     if query.op == MORAY_OP_SPARSE_MLP && query.format.bits == 0 && query.dtype == MORAY_F32 {
         return Err("dtype: expected f16, bf16 or 4-bit weights on a CUDA device, got f32".into());
     }
-    if query.op == MORAY_OP_BY_INPUT && query.format.bits != 0 {
-        return Err("format: expected weights in floating point on a CUDA device, got quantized ones".into());
-    }
     let capability = query.arch - MORAY_ARCH_CUDA;
     let (major, minor) = (capability / 10, capability % 10);
     match Device::has_kernels_for((major, minor)) {

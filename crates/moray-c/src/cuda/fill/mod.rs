@@ -3,7 +3,7 @@
 #[cfg(feature = "cuda-attention")]
 mod attention;
 #[cfg(feature = "cuda-input-sparse")]
-mod by_input;
+pub(super) mod by_input;
 #[cfg(feature = "cuda-sparse-mlp")]
 pub(super) mod mlp;
 #[cfg(feature = "cuda")]

@@ -306,6 +306,75 @@ static void check_by_input(void) {
     release(w_there), release(x_there), release(bias_there), release(y_there);
 }
 
+/* 4 bits: 9 tokens with the bits of the CPU, and each alone. */
+static void check_by_input_four_bit(void) {
+    enum { M = 9, N = 40, K = 1056 };
+    static float w[N * K], in[M * K], bias[N], added[M * N], y[M * N], one[N], expected[M * N];
+    for (size_t i = 0; i < N * K; i++) w[i] = noise(i + 7);
+    for (size_t i = 0; i < M * K; i++) in[i] = noise(i + 77);
+    for (size_t i = 0; i < N; i++) bias[i] = noise(i + 777);
+    for (size_t i = 0; i < M * N; i++) added[i] = noise(i + 7777);
+    MorayFormat format = {4, 32, MORAY_GROUP_SCALE_F16, MORAY_OFFSET_F16};
+    MorayQuantized *plain;
+    MorayInputWeight *weight, *floats;
+    MorayInputWorkspace *room;
+    OK(moray_quantize((MorayBytes){w, sizeof w}, MORAY_F32, N, K, &format, &plain));
+    OK(moray_input_weight_create_quantized(plain, &weight));
+    OK(moray_input_weight_create((MorayBytes){w, sizeof w}, MORAY_F32, N, K, &floats));
+    OK(moray_input_workspace_create(weight, M, &room));
+    MorayByInput host = {sizeof host, 0.2f, weight, room, {in, sizeof in}, {bias, sizeof bias}, {added, sizeof added}, {expected, sizeof expected}};
+    OK(moray_by_input(cpu, &host));
+    MorayCudaInputRows sizes;
+    OK(moray_cuda_input_rows_sizes(weight, &sizes));
+    CHECK(sizes.n == N && sizes.k == K && sizes.group_size == 32 && sizes.offset == MORAY_OFFSET_F16);
+    CHECK(sizes.rows.bytes == K * 64 / 2 && sizes.scales.bytes == K / 32 * 2 * 64 * 2);
+    MorayCudaInputRows packed = sizes;
+    packed.rows.data = malloc(sizes.rows.bytes), packed.scales.data = malloc(sizes.scales.bytes);
+    OK(moray_cuda_input_rows_pack(weight, &packed));
+    MorayCudaInputRows there = sizes;
+    there.rows = upload(packed.rows.data, packed.rows.bytes), there.scales = upload(packed.scales.data, packed.scales.bytes);
+    MorayBytesMut x_there = upload(in, sizeof in), bias_there = upload(bias, sizeof bias), added_there = upload(added, sizeof added), y_there = upload(NULL, sizeof y);
+    MorayCudaByInputFourBit call = {sizeof call, 0.2f, M, there, lent(x_there), lent(bias_there), lent(added_there), y_there, {NULL, 0}, upload(NULL, 4)};
+    size_t bytes, least;
+    OK(moray_cuda_by_input_four_bit_prepare(cuda, &call, &least));
+    call.m = 8;
+    OK(moray_cuda_by_input_four_bit_prepare(cuda, &call, &bytes));
+    call.m = M;
+    CHECK(least > 0 && bytes > least);
+    call.workspace = upload(NULL, bytes);
+    OK(moray_cuda_by_input_four_bit(cuda, stream, &call));
+    download(y, y_there);
+    CHECK(memcmp(y, expected, sizeof y) == 0);
+    for (size_t m = 0; m < M; m++) {
+        call.m = 1;
+        call.x = (MorayBytes){past(x_there.data, m * K * 4), K * 4};
+        call.residual = (MorayBytes){past(added_there.data, m * N * 4), N * 4};
+        call.y = (MorayBytesMut){y_there.data, sizeof one};
+        OK(moray_cuda_by_input_four_bit_prepare(cuda, &call, &bytes));
+        OK(moray_cuda_by_input_four_bit(cuda, stream, &call));
+        download(one, call.y);
+        CHECK(memcmp(one, expected + m * N, sizeof one) == 0);
+    }
+    call.weight.offset = 9;
+    REFUSED(MORAY_STATUS_UNSUPPORTED, "offset", moray_cuda_by_input_four_bit(cuda, stream, &call));
+    call.weight.offset = there.offset, call.weight.group_size = 96;
+    REFUSED(MORAY_STATUS_SHAPE, "group_size", moray_cuda_by_input_four_bit(cuda, stream, &call));
+    size_t whole = call.workspace.bytes;
+    call.weight.group_size = there.group_size, call.workspace.bytes = 8;
+    REFUSED(MORAY_STATUS_LENGTH, "workspace", moray_cuda_by_input_four_bit(cuda, stream, &call));
+    call.workspace.bytes = whole, call.weight.rows.bytes -= 16;
+    REFUSED(MORAY_STATUS_LENGTH, "rows", moray_cuda_by_input_four_bit(cuda, stream, &call));
+    REFUSED(MORAY_STATUS_UNSUPPORTED, "weight: expected one of 4 bits", moray_cuda_input_rows_sizes(floats, &sizes));
+    packed.rows.bytes -= 1;
+    REFUSED(MORAY_STATUS_LENGTH, "rows", moray_cuda_input_rows_pack(weight, &packed));
+    release(there.rows), release(there.scales), release(x_there), release(bias_there), release(added_there), release(y_there);
+    release(call.workspace), release(call.counters);
+    free(packed.rows.data), free(packed.scales.data);
+    moray_input_workspace_destroy(room);
+    moray_input_weight_destroy(weight), moray_input_weight_destroy(floats);
+    moray_quantized_destroy(plain);
+}
+
 int main(void) {
     for (size_t i = 0; i < D_FF * D_MODEL; i++) {
         gate[i] = narrow(whole(i)), up[i] = narrow(whole(i + 100000)), down[i] = narrow(whole(i + 200000));
@@ -320,6 +389,7 @@ int main(void) {
     check_bad_input();
     check_choice();
     check_by_input();
+    check_by_input_four_bit();
     close_device();
     moray_cpu_destroy(cpu);
     puts("cuda mlp: ok");

@@ -1,42 +1,13 @@
-//! Products by input by addresses, for engines that own their memory and their stream: what the safe function of [`super`] fills in.
-//!
-//! # Example
-//! ```no_run
-//! use moray::Device;
-//! use moray::device::{Address, ElementKind, RawCall};
-//! use moray::input_sparse::cuda::raw::Linear;
-//!
-//! # fn main() -> moray::Result<()> {
-//! let device = Device::new(0)?;
-//! let call = Linear {
-//!     w: Address::new(0x7f00_0000_0000), // bf16 [k, n]
-//!     element: ElementKind::Bf16,
-//!     row_bytes: 2 * 11008,
-//!     x: Address::new(0x7f10_0000_0000),
-//!     threshold: 0.25,
-//!     bias: None,
-//!     residual: None,
-//!     y: Address::new(0x7f10_0010_0000),
-//!     m: 1,
-//!     n: 11008,
-//!     k: 4096,
-//! };
-//! // SAFETY: the engine has this memory, and its stream is of the device's context.
-//! unsafe { call.launch(&device, device.raw_stream())? };
-//! # Ok(())
-//! # }
-//! ```
+//! Weights in floating point.
 
-use super::mirror::{self, ByInputParams};
+use super::{TOKENS, check_call};
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, or_null, product, strided};
 use crate::error::{Error, Result};
+use crate::input_sparse::cuda::mirror::{self, ByInputParams};
 
 /// Columns of a block, and the bytes that rows are copied by: kernels/input_sparse/linear.cu.
 const COLUMNS: usize = 32;
 const COPY_BYTES: usize = 16;
-
-/// Tokens that read the union of what they keep.
-const TOKENS: usize = 8;
 
 /// y\[m, n\] = Σ x\[m, k\] · w\[k, n\] over the k with |x\[m, k\]| above `threshold`, + bias + residual, in f32, with the bits of
 /// [`crate::input_sparse::linear`]. Up to 8 tokens read each row of w that any of them keeps once, more by eights.
@@ -68,23 +39,13 @@ pub struct Linear {
 
 impl Enqueue for Linear {
     fn check_sizes(&self, _: &Device) -> Result<()> {
-        if self.m > TOKENS * 0xffff {
-            return Err(Error::Shape { what: "m", expected: "0 to 524280", got: self.m });
-        }
-        for (what, got) in [("n", self.n), ("k", self.k)] {
-            if !(1..=1 << 30).contains(&got) {
-                return Err(Error::Shape { what, expected: "1 to 2^30", got });
-            }
-        }
+        check_call((self.m, self.n, self.k), self.threshold)?;
         let least = product([self.n, self.element.bytes()]);
         if self.row_bytes < least || self.row_bytes % COPY_BYTES != 0 || self.row_bytes > u32::MAX as usize {
             let expected = "a multiple of 16 below 2^32, at least the n elements of a row";
             return Err(Error::Shape { what: "row_bytes", expected, got: self.row_bytes });
         }
-        if self.threshold.is_finite() && self.threshold >= 0.0 {
-            return Ok(());
-        }
-        Err(Error::Value { what: "threshold", expected: "a finite number of at least 0", got: self.threshold })
+        Ok(())
     }
 
     fn name_buffers(&self, _: &Device, show: &mut dyn FnMut(Buffer)) {
