@@ -16,7 +16,8 @@
 // even; int8 code = x / scale to nearest even, scale = max|x| / 127 of the row.
 //
 // Requires head_dim % 8 == 0, head_dim <= 256, positions below the capacity and the rope table (others are left out).
-// attention_write_*: Grid (tokens of the longest span, spans); Block 128, a warp a head: q heads first, then KV heads; Smem none.
+// attention_write_*: Grid (tokens of the longest span, spans, parts of the heads); Block 128, a warp a head: q heads first, then KV heads;
+// Smem none.
 // attention_advance: Grid (ceil(spans / 128)); Block 128.
 // Source: RoFormer (arXiv 2104.09864), half-split pairing. Wrapper: src/attention/cuda.
 #include "heads.cuh"
@@ -162,7 +163,7 @@ __device__ inline void write_token(const WriteParams& p) {
         return;
     }
     const uint32_t q_heads = p.q == nullptr ? 0 : p.n_q_heads;
-    for (uint32_t item = threadIdx.x / 32; item < q_heads + p.kv.n_kv_heads; item += WARPS) {
+    for (uint32_t item = blockIdx.z * WARPS + threadIdx.x / 32; item < q_heads + p.kv.n_kv_heads; item += gridDim.z * WARPS) {
         if (item >= q_heads) {
             write_key_value<Kv>(p, span, blockIdx.y, row, position, item - q_heads);
         } else if (head_runs(p.heads, blockIdx.y, item, p.n_q_heads / p.kv.n_kv_heads)) {

@@ -80,6 +80,13 @@ impl WriteKv {
     }
 }
 
+/// Blocks that share a token's heads: of few tokens each warp has one head, so that none waits for the loads of another.
+fn parts_of_heads(tokens: u32, heads: u32) -> u32 {
+    const WARPS: u32 = 4; // of a block
+    const BLOCKS: u32 = 512; // two or more for each multiprocessor
+    (BLOCKS / tokens.max(1)).clamp(1, heads.div_ceil(WARPS))
+}
+
 impl Enqueue for WriteKv {
     fn check_sizes(&self, _: &Device) -> Result<()> {
         check_shape(&self.shape, &self.kv)?;
@@ -144,7 +151,12 @@ impl Enqueue for WriteKv {
             KvFormat::Bf16 => mirror::WRITE_BF16,
             KvFormat::Int8 => mirror::WRITE_INT8,
         };
-        let grid = [self.spans.longest as u32, self.spans.n_spans as u32, 1];
+        let (longest, n_spans) = (self.spans.longest as u32, self.spans.n_spans as u32);
+        let grid = [
+            longest,
+            n_spans,
+            parts_of_heads(longest.saturating_mul(n_spans), params.n_q_heads + self.kv.n_kv_heads as u32),
+        ];
         queue.launch(kernel, grid, params)
     }
 }
