@@ -22,6 +22,7 @@ constexpr uint32_t WARPS = 8, THREADS = 32 * WARPS;
 constexpr uint32_t TOKENS = 4;
 constexpr uint32_t UNIT_K = 256;  // of a warp at a time
 constexpr uint32_t UNIT_STEPS = UNIT_K / 32;
+constexpr uint32_t X_STEPS = 4;  // whose inputs are loaded together
 constexpr uint32_t CHUNK_K = WARPS * UNIT_K;
 constexpr uint32_t OUTPUTS = TILE_N * TOKENS;  // of a block: (token4, row16)
 
@@ -82,6 +83,15 @@ __device__ __forceinline__ void put(int32_t* out_smem, const int32_t (&dots)[4])
     for (uint32_t i = 0; i < 4; ++i) out_smem[place(token + i % 2, row + i / 2 * 8)] = dots[i];
 }
 
+// Loads a lane's inputs of a few steps, on their way together: (k 4·(lane mod 4).., token ⌊lane/4⌋) and the same 16 further.
+__device__ __forceinline__ void load_x(uint32_t (&b)[X_STEPS][2], const uint32_t* x, uint32_t step, uint32_t end) {
+#pragma unroll
+    for (uint32_t i = 0; i < X_STEPS; ++i) {
+        const bool there = step + i < end;
+        b[i][0] = there ? x[8 * (step + i)] : 0, b[i][1] = there ? x[8 * (step + i) + 4] : 0;
+    }
+}
+
 // Multiplies a unit. With parts, leaves each one's integers in `parts_smem`, from the unit's first on, and clears them.
 template <typename W, bool PARTS>
 __device__ __forceinline__ void multiply(const LinearParams& p, const Unit<W>& unit, uint32_t index, int32_t (&dots)[4],
@@ -91,18 +101,18 @@ __device__ __forceinline__ void multiply(const LinearParams& p, const Unit<W>& u
     const uint32_t* x = reinterpret_cast<const uint32_t*>(p.x + size_t(token) * pad_k) + lane % 4;
     const uint32_t part_steps = part_size<W>(p) / 32;
     RowScales scales = {0, 0};
+    uint32_t b[X_STEPS][2];
 #pragma unroll
     for (uint32_t i = 0; i < UNIT_STEPS; ++i) {
         const uint32_t step = index * UNIT_STEPS + i;
         if (step >= steps) break;
-        // (k 4·(lane mod 4).., token ⌊lane/4⌋) and the same 16 further
-        const uint32_t b0 = token < p.m ? x[8 * step] : 0, b1 = token < p.m ? x[8 * step + 4] : 0;
+        if (i % X_STEPS == 0) load_x(b, x, step, token < p.m ? steps : 0);
         if constexpr (W::SCALE_BYTES > 0 && !W::GROUPED) {
             if (i == 0 || step % group_steps == 0) scales = group_scales<W>(p, groups, step / group_steps);
         }
         uint32_t a[4];
         W::fragment(a, unit.tiles[i / STEPS_PER_TILE<W::BITS>], i % STEPS_PER_TILE<W::BITS>, scales);
-        mma_s8(dots, a, b0, b1);
+        mma_s8(dots, a, b[i % X_STEPS][0], b[i % X_STEPS][1]);
         if constexpr (PARTS) {
             // only a fine scale's last part may be short
             if ((i + 1) % part_steps == 0 || step + 1 == steps) {

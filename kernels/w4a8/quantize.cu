@@ -15,7 +15,7 @@
 // | sums[level] | int32               | [groups, M]        | groups = ⌈padded K / (32 << level)⌉               |
 // | totals      | int32               | [M]                |                                                   |
 //
-// Requires: K a multiple of 32. Grid: M blocks. Block: 256 threads. Shared memory: 16.2 KiB (rms_norm), 0.2 KiB.
+// Requires: K a multiple of 32. Grid: M blocks. Block: 512 threads. Shared memory: 16.2 KiB (rms_norm), 0.2 KiB.
 // Every number has the CPU's bits: RMSNorm adds squares in 32 chains, as two 16-lane vectors do, in one warp.
 // Source: per-token quantization as in QQQ (arXiv 2406.09904); RMSNorm (arXiv 1910.07467); SwiGLU (arXiv 2002.05202).
 // Wrapper: src/w4a8/cuda/activation.rs.
@@ -28,11 +28,13 @@
 
 namespace moray {
 
-constexpr int THREADS = 256;
+constexpr int THREADS = 512;
 
-// The values of one token as they are.
+// The values of one token as they are. A thread holds KEPT times four of them, enough for the layers of a 7B model; what is past them is
+// loaded, and made, twice.
 template <typename T>
 struct Plain {
+    static constexpr uint32_t KEPT = 2;
     const T* x;
 
     __device__ Plain(const QuantizeParams& p) : x(static_cast<const T*>(p.x) + size_t(blockIdx.x) * p.k) {}
@@ -42,6 +44,7 @@ struct Plain {
 // The values of one token, normalised.
 template <typename T>
 struct RmsNorm {
+    static constexpr uint32_t KEPT = 2;
     const T* x;
     const float* weight;
     float inverse;
@@ -63,6 +66,7 @@ struct RmsNorm {
 // The values of one token, gate and up multiplied.
 template <typename T>
 struct SwiGlu {
+    static constexpr uint32_t KEPT = 6;
     const T* gate;
     const T* up;
     Activation activation;
@@ -78,16 +82,11 @@ struct SwiGlu {
     }
 };
 
-// The largest magnitude's bits, which order as the numbers do; those of infinities and NaN are above all others.
-template <typename Values>
-__device__ uint32_t largest_bits(const Values& values, uint32_t k_end) {
+// The largest magnitude's bits of four values, which order as the numbers do; those of infinities and NaN are above all others.
+__device__ __forceinline__ uint32_t largest_bits(const float (&v)[4]) {
     uint32_t largest = 0;
-    for (uint32_t k = 4 * threadIdx.x; k < k_end; k += 4 * THREADS) {
-        float v[4];
-        values.load(v, k);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) largest = max(largest, __float_as_uint(v[i]) & 0x7fffffffu);
-    }
+    for (int i = 0; i < 4; ++i) largest = max(largest, __float_as_uint(v[i]) & 0x7fffffffu);
     return largest;
 }
 
@@ -118,26 +117,37 @@ struct Scale {
 
 template <typename Values>
 __device__ void quantize(const QuantizeParams& p) {
+    constexpr uint32_t STRIDE = 4 * THREADS, KEPT = Values::KEPT;
     __shared__ uint32_t scratch_smem[32];
     __shared__ int32_t total_smem;
     if (threadIdx.x == 0) total_smem = 0;
     const Values values(p);
+    // (thread, i4) -> k 4·thread + i of each STRIDE values, of which the first are loaded once
+    float kept[KEPT][4];
+    uint32_t largest = 0;
+#pragma unroll
+    for (uint32_t piece = 0; piece < KEPT; ++piece) {
+        const uint32_t k = piece * STRIDE + 4 * threadIdx.x;
+        if (k < p.k) values.load(kept[piece], k);
+        else kept[piece][0] = kept[piece][1] = kept[piece][2] = kept[piece][3] = 0.0f;
+        largest = max(largest, largest_bits(kept[piece]));
+    }
     if (p.fine) __syncthreads();  // the total is 0 for all, as it is after a maximum
-    Scale scale(p.fine ? 0 : block_max(largest_bits(values, p.k), scratch_smem));
+    else {
+        for (uint32_t k = KEPT * STRIDE + 4 * threadIdx.x; k < p.k; k += STRIDE) {
+            float v[4];
+            values.load(v, k);
+            largest = max(largest, largest_bits(v));
+        }
+    }
+    Scale scale(p.fine ? 0 : block_max(largest, scratch_smem));
 
     const uint32_t m = blockIdx.x, padded_k = padded(p.k), lane = threadIdx.x % 32;
     uint32_t* codes = reinterpret_cast<uint32_t*>(p.codes + size_t(m) * padded_k);
-    // A warp takes 128 values at a time, a block of a fine scale: (lane32, i4) -> k 4·lane + i, so 8 lanes share a sum of the
-    // finest level.
-    for (uint32_t start = ACT_BLOCK * (threadIdx.x / 32); start < padded_k; start += 4 * THREADS) {
-        const uint32_t k = start + 4 * lane;
-        float v[4] = {};
-        if (k < p.k) values.load(v, k);
+    // A warp takes 128 values at a time, a block of a fine scale: 8 lanes share a sum of the finest level.
+    const auto put = [&](uint32_t k, const float (&v)[4]) {
         if (p.fine) {
-            uint32_t largest = 0;
-#pragma unroll
-            for (int i = 0; i < 4; ++i) largest = max(largest, __float_as_uint(v[i]) & 0x7fffffffu);
-            scale = Scale(__reduce_max_sync(FULL_WARP, largest));
+            scale = Scale(__reduce_max_sync(FULL_WARP, largest_bits(v)));
             if (lane == 0) p.scale[size_t(k / ACT_BLOCK) * p.m + m] = scale.scale;
         }
         const uint32_t word = scale.finite ? pack_codes(v, scale.inverse) : 0;
@@ -152,6 +162,16 @@ __device__ void quantize(const QuantizeParams& p) {
             p.sums[2][size_t(k / 128) * p.m + m] = sum;
             atomicAdd(&total_smem, sum);  // integers: the order does not matter
         }
+    };
+    uint32_t start = ACT_BLOCK * (threadIdx.x / 32);
+#pragma unroll
+    for (uint32_t piece = 0; piece < KEPT; ++piece, start += STRIDE) {
+        if (start < padded_k) put(start + 4 * lane, kept[piece]);
+    }
+    for (; start < padded_k; start += STRIDE) {
+        float v[4] = {};
+        if (start + 4 * lane < p.k) values.load(v, start + 4 * lane);
+        put(start + 4 * lane, v);
     }
     __syncthreads();
     if (threadIdx.x == 0) {

@@ -371,21 +371,21 @@ static MODULE_QUANTIZE: Module = Module::new(
 );
 
 pub(super) const QUANTIZE_BF16: Kernel<QuantizeParams> =
-    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_bf16", 256, 0, 88);
-pub(super) const QUANTIZE_F16: Kernel<QuantizeParams> = Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_f16", 256, 0, 88);
-pub(super) const QUANTIZE_F32: Kernel<QuantizeParams> = Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_f32", 256, 0, 88);
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_bf16", 512, 0, 88);
+pub(super) const QUANTIZE_F16: Kernel<QuantizeParams> = Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_f16", 512, 0, 88);
+pub(super) const QUANTIZE_F32: Kernel<QuantizeParams> = Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_f32", 512, 0, 88);
 pub(super) const QUANTIZE_RMS_NORM_BF16: Kernel<QuantizeParams> =
-    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_rms_norm_bf16", 256, 0, 88);
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_rms_norm_bf16", 512, 0, 88);
 pub(super) const QUANTIZE_RMS_NORM_F16: Kernel<QuantizeParams> =
-    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_rms_norm_f16", 256, 0, 88);
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_rms_norm_f16", 512, 0, 88);
 pub(super) const QUANTIZE_RMS_NORM_F32: Kernel<QuantizeParams> =
-    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_rms_norm_f32", 256, 0, 88);
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_rms_norm_f32", 512, 0, 88);
 pub(super) const QUANTIZE_SWIGLU_BF16: Kernel<QuantizeParams> =
-    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_swiglu_bf16", 256, 0, 88);
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_swiglu_bf16", 512, 0, 88);
 pub(super) const QUANTIZE_SWIGLU_F16: Kernel<QuantizeParams> =
-    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_swiglu_f16", 256, 0, 88);
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_swiglu_f16", 512, 0, 88);
 pub(super) const QUANTIZE_SWIGLU_F32: Kernel<QuantizeParams> =
-    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_swiglu_f32", 256, 0, 88);
+    Kernel::new(&MODULE_QUANTIZE, "w4a8_quantize_swiglu_f32", 512, 0, 88);
 
 static MODULE_ROWS: Module = Module::new("w4a8/rows", images::W4A8_ROWS, &["w4a8_rows"]);
 
