@@ -30,12 +30,13 @@ const PREDICTIONS: &str = "results/roofline/predictions.json";
 /// What a row may lose against the committed predictions before the task refuses it.
 const SLOWER: f64 = 1.05;
 
-/// Runs the task: counts and writes; `table` takes the committed counts, `--check` compares, `--accept` writes slower rows too.
+/// Runs the task: counts and writes; `table` takes the committed counts, `code` these and the machine code as it is now, `--check` compares,
+/// `--accept` writes slower rows too.
 pub fn run(arguments: &[String]) -> TaskResult {
     let mut words = BTreeSet::new();
     for argument in arguments {
-        if !["table", "--check", "--accept"].contains(&argument.as_str()) {
-            return Err(format!("roofline: expected table, --check or --accept, got {argument}").into());
+        if !["table", "code", "--check", "--accept"].contains(&argument.as_str()) {
+            return Err(format!("roofline: expected table, code, --check or --accept, got {argument}").into());
         }
         words.insert(argument.as_str());
     }
@@ -43,7 +44,9 @@ pub fn run(arguments: &[String]) -> TaskResult {
         return check();
     }
     if !words.contains("table") {
-        count()?;
+        if !words.contains("code") {
+            count()?;
+        }
         let kernels = counts::read()?.into_iter().flat_map(|row| row.launches).map(|launch| launch.kernel).collect();
         code::write(&kernels)?;
     }

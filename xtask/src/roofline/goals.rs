@@ -71,10 +71,13 @@ fn goals() -> Vec<Goal> {
                 goals.push(Goal { work, machine, measure, goal });
             }
         }
-        for (kept, goal) in [(70, 1.12), (50, 1.15)] {
-            let work = format!("products by input, LLaMA-2-7B layer, M=1, bf16, {kept}% kept, over the bytes' ideal");
-            let measure = Measure::OverIdeal(format!("input_sparse/bf16/llama-2-7b/kept-{kept}/m1"));
-            goals.push(Goal { work, machine, measure, goal });
+        for weights in ["bf16", "q4-g128"] {
+            for (kept, goal) in [(70, 1.12), (50, 1.15)] {
+                let work =
+                    format!("products by input, LLaMA-2-7B layer, M=1, {weights}, {kept}% kept, over the bytes' ideal");
+                let measure = Measure::OverIdeal(format!("input_sparse/{weights}/llama-2-7b/kept-{kept}/m1"));
+                goals.push(Goal { work, machine, measure, goal });
+            }
         }
         for (context, goal) in [(4096, 1.6), (32768, 1.9)] {
             let row = |groups: &str| format!("attention/f16/llama-3-8b/decode-{context}-{groups}-groups");
