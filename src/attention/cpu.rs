@@ -8,8 +8,9 @@ use super::storage::with_element;
 use super::workspace::{Division, Scratch, Unit, Workspace, cut_scratch, scratch_elems, state_elems};
 use super::{AttentionShape, BLOCK, Call, SEGMENT, heads};
 use crate::cpu::Cpu;
-use crate::error::{Result, check_len, product};
-use crate::threads::{AreaWindows, Pieces, Window};
+use crate::error::{Error, Result, check_len, product};
+use crate::threads::{AreaWindows, Pieces, SharedSlice, Tiles, Window};
+use std::ops::Range;
 
 /// Computes attention of a call's tokens over what the cache holds for their slots, positions ≤ their own.
 ///
@@ -59,11 +60,38 @@ pub fn attend(
     out: &mut [f32],
     workspace: &mut Workspace,
 ) -> Result<()> {
+    let all = (0..call.spans.len(), 0..call.shape.n_kv_heads);
+    attend_range(cpu, call, all.0, all.1, q, cache, out, workspace)
+}
+
+/// Computes as [`attend`], only for some spans and the query heads of some KV heads; the rest of `out` is neither read nor written. Threads of
+/// an engine's own can share one call by ranges that do not overlap: each with the same `out` as a [`SharedSlice`] and a workspace of its
+/// own, on a [`Cpu`] of one thread, which any number of them can use. A range is not divided along the context.
+///
+/// # Errors
+/// As [`attend`]; [`crate::Error::Index`] for spans or KV heads past the last.
+#[allow(clippy::too_many_arguments)]
+pub fn attend_range<'o>(
+    cpu: &Cpu,
+    call: &Call<'_>,
+    spans: Range<usize>,
+    kv_heads: Range<usize>,
+    q: &[f32],
+    cache: &KvCache,
+    out: impl Into<SharedSlice<'o, f32>>,
+    workspace: &mut Workspace,
+) -> Result<()> {
+    let out = out.into();
     let rows = call.check(cache.shape())?;
     check_len("q", product("q", &[rows, call.shape.q_elems()])?, q.len())?;
     check_len("out", q.len(), out.len())?;
+    for (what, range, count) in [("spans", &spans, call.spans.len()), ("kv_heads", &kv_heads, call.shape.n_kv_heads)] {
+        if range.start > range.end || range.end > count {
+            return Err(Error::Index { what, limit: count + 1, got: range.start.max(range.end) });
+        }
+    }
     workspace.check(cpu, call, rows)?;
-    let division = workspace.divide(cpu, call, rows);
+    let division = workspace.divide(cpu, call, rows, (spans, kv_heads));
     with_element!(cache.dtype(), E => Job::<E> { cpu, call, q, cache, element: std::marker::PhantomData }
         .run(division, out, workspace));
     Ok(())
@@ -99,7 +127,7 @@ struct Job<'a, E> {
 }
 
 impl<E: KvElement> Job<'_, E> {
-    fn run(&self, division: Division, out: &mut [f32], workspace: &mut Workspace) {
+    fn run(&self, division: Division, out: SharedSlice<'_, f32>, workspace: &mut Workspace) {
         let Workspace { scratch, partials, units, .. } = workspace;
         let (shape, team) = (&self.call.shape, self.cpu.team());
         let (strip, q_elems) = (shape.group_size() * shape.head_dim, shape.q_elems());
@@ -114,17 +142,17 @@ impl<E: KvElement> Job<'_, E> {
         let rows = out.len() / q_elems;
         let row_elems = shape.n_q_heads * state_elems(shape.head_dim);
         let partials = &mut partials[..segments * rows * row_elems];
-        let units = AreaWindows::new(partials, row_elems, row_elems / shape.n_kv_heads, units);
+        let units = AreaWindows::new(&mut *partials, row_elems, row_elems / shape.n_kv_heads, units);
         let own = Pieces::new(scratch, scratch_elems(shape));
         team.for_parts_with(units, 1, own, |scratch, _, (unit, states)| {
             self.segment(unit, &mut cut_scratch(shape, scratch), states);
         });
         // a token's heads of one group, one after another
-        let groups = Pieces::new(out, strip);
+        let groups = Tiles::new(out, q_elems, 0..q_elems, 1, strip);
         let own = Pieces::new(scratch, scratch_elems(shape));
-        team.for_parts_with(groups, STATES_PER_RANGE.div_ceil(shape.group_size()), own, |scratch, index, out| {
+        team.for_parts_with(groups, STATES_PER_RANGE.div_ceil(shape.group_size()), own, |scratch, index, mut out| {
             let (token, kv_head) = (index / shape.n_kv_heads, index % shape.n_kv_heads);
-            self.merge(token, kv_head, partials, cut_scratch(shape, scratch).total, out);
+            self.merge(token, kv_head, partials, cut_scratch(shape, scratch).total, out.row(0));
         });
     }
 

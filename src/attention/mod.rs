@@ -34,7 +34,7 @@ mod storage;
 mod workspace;
 mod write;
 
-pub use cpu::{attend, bytes_read};
+pub use cpu::{attend, attend_range, bytes_read};
 pub use heads::Heads;
 pub use kv_cache::{KvCache, KvRow, KvShape};
 pub use kv_policy::KvPolicy;

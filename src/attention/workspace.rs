@@ -4,6 +4,7 @@ use super::{AttentionShape, BLOCK, Call, SEGMENT};
 use crate::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::threads::{Area, Areas};
+use std::ops::Range;
 
 /// Query rows (positions × heads of a group) that share a pass over K and V: eight tiles of six rows.
 const TILE_ROWS: usize = 48;
@@ -109,8 +110,15 @@ impl Workspace {
         Ok(())
     }
 
-    /// Fills `units`; threads take the last first, since late tokens have the longest contexts.
-    pub(super) fn divide(&mut self, cpu: &Cpu, call: &Call<'_>, rows: usize) -> Division {
+    /// Fills `units` for some spans and KV heads; threads take the last first, since late tokens have the longest contexts.
+    pub(super) fn divide(
+        &mut self,
+        cpu: &Cpu,
+        call: &Call<'_>,
+        rows: usize,
+        (spans, kv_heads): (Range<usize>, Range<usize>),
+    ) -> Division {
+        let whole = spans.len() == call.spans.len() && kv_heads.len() == self.shape.n_kv_heads;
         let longest = call.spans.iter().map(|span| span.end()).max().unwrap_or(0);
         let segments = longest.div_ceil(SEGMENT);
         let tiles: usize = (0..call.spans.len())
@@ -120,17 +128,18 @@ impl Workspace {
             .sum();
         let room = self.partials.len() / state_elems(self.shape.head_dim);
         let fits = rows.saturating_mul(self.shape.n_q_heads).saturating_mul(segments) <= room;
-        let division = if cpu.threads() > 1 && segments > 1 && tiles < 4 * cpu.threads() && fits {
+        let division = if whole && cpu.threads() > 1 && segments > 1 && tiles < 4 * cpu.threads() && fits {
             Division::Segments { segments }
         } else {
             Division::Tiles
         };
         self.units.clear();
         let segments = if division == Division::Tiles { 1 } else { segments };
-        for kv_head in 0..self.shape.n_kv_heads {
+        let before: usize = call.spans[..spans.start].iter().map(|span| span.len).sum();
+        for kv_head in kv_heads {
             for segment in 0..segments {
-                let mut first_row = 0;
-                for span in 0..call.spans.len() {
+                let mut first_row = before;
+                for span in spans.clone() {
                     let at =
                         Unit { span, row: first_row, position: call.spans[span].start, tokens: 0, kv_head, segment };
                     self.divide_span(call, division, at, segment * rows);

@@ -3,14 +3,14 @@
 use super::float::{Many, TILE_COLUMNS, TILE_TOKENS};
 use super::four_bit;
 use super::kept::{UNION_TOKENS, gather};
-use super::split::{Kept, SplitSums, splits_of};
+use super::split::{Kept, SplitSums, hull, splits_of};
 use super::weight::{Rows, Store, Weight};
 use super::workspace::Workspace;
 use crate::cpu::Cpu;
 use crate::element::DenseType;
 use crate::error::{Error, Result, check_len, product};
 use crate::simd::SimdElement;
-use crate::threads::{Fresh, RowBlocks, Tiles};
+use crate::threads::{Fresh, RowBlocks, SharedSlice, Tiles};
 use crate::w4a8::Epilogue;
 use half::{bf16, f16};
 use std::ops::Range;
@@ -40,23 +40,26 @@ pub fn linear(
     linear_rows(cpu, weight, &[0..weight.n()], x, threshold, epilogue, y, workspace)
 }
 
-/// Multiplies as [`linear`], only for the output features in `rows` (increasing ranges) and perhaps neighbours of them; the others
-/// of `y` are left as they are.
+/// Multiplies as [`linear`], only for the output features in `rows` (increasing ranges) and perhaps others between the first and the last
+/// of them; the rest of `y` is neither read nor written. Threads of an engine's own can share one multiplication by ranges that do not
+/// overlap: each with the same `y` as a [`SharedSlice`] and a workspace of its own, on a [`Cpu`] of one thread, which any number of them
+/// can use. Each lists what is kept for itself.
 ///
 /// # Errors
 /// As [`linear`]; [`Error::Index`] for a range past N, [`Error::NotIncreasing`] for ranges out of order.
 #[allow(clippy::too_many_arguments)]
-pub fn linear_rows(
+pub fn linear_rows<'y>(
     cpu: &Cpu,
     weight: &Weight,
     rows: &[Range<usize>],
     x: &[f32],
     threshold: f32,
     epilogue: Epilogue<'_, f32>,
-    y: &mut [f32],
+    y: impl Into<SharedSlice<'y, f32>>,
     workspace: &mut Workspace,
 ) -> Result<()> {
-    check(weight, x, threshold, &epilogue, y)?;
+    let y = y.into();
+    check(weight, x, threshold, &epilogue, y.len())?;
     RowBlocks::new(rows, weight.n())?;
     if x.is_empty() {
         workspace.kept.clear();
@@ -66,7 +69,7 @@ pub fn linear_rows(
         Store::Floats(floats) => floats,
         Store::FourBit(matrix) => {
             let input = (x, weight.k(), threshold);
-            return four_bit::multiply(cpu, matrix, input, (epilogue, weight.n()), y, workspace);
+            return four_bit::multiply(cpu, matrix, input, (epilogue, weight.n()), (y, hull(rows)), workspace);
         }
     };
     gather(cpu, x, weight.k(), threshold, workspace);
@@ -80,11 +83,11 @@ pub fn linear_rows(
     Ok(())
 }
 
-pub(super) fn check(weight: &Weight, x: &[f32], threshold: f32, epilogue: &Epilogue<'_, f32>, y: &[f32]) -> Result<()> {
+pub(super) fn check(weight: &Weight, x: &[f32], threshold: f32, epilogue: &Epilogue<'_, f32>, y: usize) -> Result<()> {
     let m = x.len() / weight.k();
     check_len("x", m * weight.k(), x.len())?;
     let outputs = product("m", &[m, weight.n()])?;
-    check_len("y", outputs, y.len())?;
+    check_len("y", outputs, y)?;
     epilogue.bias.map_or(Ok(()), |bias| check_len("bias", weight.n(), bias.len()))?;
     epilogue.residual.map_or(Ok(()), |residual| check_len("residual", outputs, residual.len()))?;
     if threshold.is_finite() && threshold >= 0.0 {
@@ -106,12 +109,12 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn multiply<T: SimdElement>(&self, weight: &Rows<'_, T>, y: &mut [f32], split: &mut SplitSums) {
+    fn multiply<T: SimdElement>(&self, weight: &Rows<'_, T>, y: SharedSlice<'_, f32>, split: &mut SplitSums) {
         if y.len() <= UNION_TOKENS * self.n { self.few(weight, y, split) } else { self.many(weight, y) }
     }
 
     /// A few tokens: whole rows, each read once.
-    fn few<T: SimdElement>(&self, rows: &Rows<'_, T>, y: &mut [f32], split: &mut SplitSums) {
+    fn few<T: SimdElement>(&self, rows: &Rows<'_, T>, y: SharedSlice<'_, f32>, split: &mut SplitSums) {
         let splits = splits_of(self.kept, self.k);
         let kept = Kept { splits: &splits, list: self.kept, x: self.x, stride: self.kept.len() };
         split.run(self.cpu, (rows, kept), (y, self.n), self.rows, |token, column, y| {
@@ -120,14 +123,14 @@ impl Call<'_> {
     }
 
     /// Several tokens: tiles of columns, whose weights are unpacked once for a block of tokens.
-    fn many<T: SimdElement>(&self, rows: &Rows<'_, T>, y: &mut [f32]) {
+    fn many<T: SimdElement>(&self, rows: &Rows<'_, T>, y: SharedSlice<'_, f32>) {
         let n = self.n;
-        let across = n.div_ceil(TILE_COLUMNS);
-        let tiles = Tiles::new(y, n, n, TILE_TOKENS, TILE_COLUMNS);
+        let tiles = Tiles::new(y, n, hull(self.rows), TILE_TOKENS, TILE_COLUMNS);
+        let grid = tiles.grid();
         let scratch = Fresh(|| [[[[0.0f32; 16]; TILE_COLUMNS / 16]; TILE_TOKENS]; 2]);
         let splits = &splits_of(self.kept, self.k);
         self.cpu.team().for_parts_with(tiles, 1, scratch, |[sums, part], unit, mut y| {
-            let (token, column) = (unit / across * TILE_TOKENS, unit % across * TILE_COLUMNS);
+            let (token, column, skip) = grid.at(unit);
             let width = TILE_COLUMNS.min(n - column);
             if self.asks_for(column..column + width) {
                 let (sums, part) = (&mut sums[..y.rows()], &mut part[..y.rows()]);
@@ -135,8 +138,8 @@ impl Call<'_> {
                 self.cpu.simd().run(Many { rows, kept: self.kept, splits, x, column, width, sums, part });
                 for (row, sums) in sums.iter().enumerate() {
                     let y = y.row(row);
-                    y.copy_from_slice(&sums.as_flattened()[..y.len()]);
-                    self.finish(token + row, column, y);
+                    y.copy_from_slice(&sums.as_flattened()[skip..][..y.len()]);
+                    self.finish(token + row, column + skip, y);
                 }
             }
         });

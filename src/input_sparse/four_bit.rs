@@ -5,19 +5,20 @@ use super::workspace::Workspace;
 use crate::cpu::Cpu;
 use crate::error::Result;
 use crate::sparse_mlp::{Added, Codes, DownMatrix, SlotLayout, Slots, down_4bit};
-use crate::threads::Pieces;
+use crate::threads::{Pieces, SharedSlice};
 use crate::w4a8::{ActScales, Epilogue};
+use std::ops::Range;
 
 /// Inputs of the finest group.
 const GROUP: usize = 32;
 
-/// Multiplies x \[M, K\], all of which sets the scales and the codes, over the kept inputs whose codes are not 0.
+/// Multiplies x \[M, K\], all of which sets the scales and the codes, over the kept inputs whose codes are not 0, for some columns of y.
 pub(super) fn multiply(
     cpu: &Cpu,
     matrix: &DownMatrix,
     (x, k, threshold): (&[f32], usize, f32),
     (epilogue, n): (Epilogue<'_, f32>, usize),
-    y: &mut [f32],
+    (y, columns): (SharedSlice<'_, f32>, Range<usize>),
     ws: &mut Workspace,
 ) -> Result<()> {
     let m = x.len() / k;
@@ -34,7 +35,7 @@ pub(super) fn multiply(
     let (sum_stride, scale) = (k.div_ceil(GROUP), ws.int8.scale());
     let h = Codes { codes: &ws.slot_codes, stride: k, sums: &ws.sums, sum_stride, scale };
     let added = Added { d: n, bias: epilogue.bias, residual: epilogue.residual };
-    down_4bit(cpu, matrix, &Slots { layout, slots: &ws.slots, runs: &ws.runs, h }, &added, y);
+    down_4bit(cpu, matrix, &Slots { layout, slots: &ws.slots, runs: &ws.runs, h }, &added, (y, columns));
     Ok(())
 }
 

@@ -24,7 +24,7 @@ pub fn linear_reference(
         let (expected, got) = ("weights in floating point", "4 bits".into());
         return Err(Error::Unsupported { what: "weight", expected, got });
     }
-    check(weight, x, threshold, &epilogue, y)?;
+    check(weight, x, threshold, &epilogue, y.len())?;
     let (n, k) = (weight.n(), weight.k());
     let mut row = vec![0.0; k];
     for feature in 0..n {

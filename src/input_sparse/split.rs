@@ -6,7 +6,7 @@ use super::float::Few;
 use super::weight::Rows;
 use crate::cpu::Cpu;
 use crate::simd::SimdElement;
-use crate::threads::Pieces;
+use crate::threads::{Pieces, SharedSlice, Tiles};
 use std::ops::Range;
 
 /// Ranges that the rows are cut into, whatever the number of threads; the sums of each are added in order.
@@ -67,17 +67,18 @@ impl SplitSums {
     }
 
     /// Sums the rows of `kept`, each times its input, for the tokens of y \[M, N\] and the columns in `asked` (increasing ranges) and
-    /// perhaps neighbours of them, and hands each token's sums of a strip in y to `finish` with the token and the strip's first column.
-    /// Rows have whole vectors of 16 columns, of which N are used.
+    /// perhaps others between the first and the last of them, and hands each token's sums of a strip in y to `finish` with the token and
+    /// the first column. Rows have whole vectors of 16 columns, of which N are used.
     pub(crate) fn run<T: SimdElement>(
         &mut self,
         cpu: &Cpu,
         (rows, kept): (&Rows<'_, T>, Kept<'_>),
-        (y, n): (&mut [f32], usize),
+        (y, n): (SharedSlice<'_, f32>, usize),
         asked: &[Range<usize>],
         finish: impl Fn(usize, usize, &mut [f32]) + Sync,
     ) {
         let tokens = y.len() / n;
+        let hull = hull(asked);
         let width = self.cut(asked, (n, tokens), cpu.threads());
         let (strips, piece) = (&self.strips, tokens * width);
         self.sums.resize(self.sums.len().max(SPLITS * strips.len() * piece), 0.0);
@@ -89,15 +90,17 @@ impl SplitSums {
             cpu.simd().run(Few { rows, kept: list, x, stride: kept.stride, column: strip.start, vectors, sums, width });
         });
         let (sums, split) = (&*sums, strips.len() * piece);
-        cpu.team().for_parts(Pieces::new(y, n), 1, |token, y| {
+        let tiles = Tiles::new(y, n, hull.clone(), 1, n);
+        cpu.team().for_parts(tiles, 1, |token, mut y| {
             for (index, strip) in strips.iter().enumerate() {
-                let y = &mut y[strip.clone()];
-                let at = index * piece + token * width;
+                let columns = strip.start.max(hull.start)..strip.end.min(hull.end);
+                let y = &mut y.row(0)[columns.start - hull.start..columns.end - hull.start];
+                let at = index * piece + token * width + columns.start - strip.start;
                 y.copy_from_slice(&sums[at..][..y.len()]);
                 for part in sums[at..].chunks(split).skip(1) {
                     y.iter_mut().zip(part).for_each(|(y, part)| *y += part);
                 }
-                finish(token, strip.start, y);
+                finish(token, columns.start, y);
             }
         });
     }
@@ -126,6 +129,12 @@ impl SplitSums {
         }
         width
     }
+}
+
+/// The columns from the first that is asked for to the last.
+pub(crate) fn hull(asked: &[Range<usize>]) -> Range<usize> {
+    let mut asked = asked.iter().filter(|range| !range.is_empty());
+    asked.next().map_or(0..0, |first| first.start..asked.next_back().unwrap_or(first).end)
 }
 
 #[cfg(test)]

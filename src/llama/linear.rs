@@ -283,7 +283,7 @@ impl Linear {
                 return Err(Error::Unsupported { what: "activations", expected, got });
             }
             Weight::ByInput(weight) => {
-                input_sparse::linear_rows(cpu, weight, rows, x, threshold, epilogue, y, workspace)?;
+                input_sparse::linear_rows(cpu, weight, rows, x, threshold, epilogue, &mut *y, workspace)?;
                 if weight.is_integer() {
                     workspace.int8.check_finite()?;
                 }

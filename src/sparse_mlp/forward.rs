@@ -84,10 +84,9 @@ pub fn forward(
     let inputs = if use_masked { &masked[..x.len()] } else { x };
     compute_hidden(cpu, weights, inputs, selection, workspace);
     workspace.x = masked;
-    if weights.is_four_bit() {
-        quantize_hidden(cpu, weights, workspace);
-    }
-    project_down(cpu, weights, workspace, residual, y);
+    let (products, mut work) = workspace.down();
+    quantize_hidden(cpu, weights, products, &mut work);
+    project_down(cpu, weights, (products, &mut work), residual, ((&mut *y).into(), 0..d_model));
     if !all_finite(x) {
         let rows = x.chunks_exact(d_model).zip(y.chunks_exact_mut(d_model));
         rows.filter(|(x, _)| !all_finite(x)).for_each(|(_, y)| y.fill(f32::NAN));

@@ -8,6 +8,8 @@
 //! where it depends on values → product, quantized again → rows of down, a chunk of columns at a time. At most three
 //! barriers, and one more for each token-parallel step of a large batch.
 //!
+//! [`gate_up`], [`select`] and [`down`] are that way's parts, for engines that put something between them or have threads of their own.
+//!
 //! # Source
 //! Dynamic activation: TDA (arXiv 2408.11393), GRIFFIN, CATS, TEAL, WINA; W4A8: the group forms of [`crate::w4a8`].
 
@@ -18,6 +20,7 @@ mod elementwise;
 mod forward;
 mod four_bit;
 mod gathered;
+mod parts;
 mod project;
 mod rows;
 mod rows_4bit;
@@ -31,6 +34,7 @@ pub use elementwise::{Activation, activate_product};
 pub use forward::{bytes_read, forward};
 pub(crate) use four_bit::DownMatrix;
 pub use gathered::Gathered;
+pub use parts::{Gate, Input, down, gate_up, select};
 pub(crate) use project::{Added, SlotLayout, Slots, down_4bit};
 pub(crate) use rows_4bit::Codes;
 pub use select::{IndexList, NeuronList, Score, ScoreOn, Selection, TokenMasks, list_from_mask, mask_from_list};

@@ -7,11 +7,11 @@ use super::four_bit::{DownMatrix, FourBit, RowForm, SEGMENT};
 use super::rows::{BLOCK, CHUNK, DENSE_CHUNK, Down, Rows};
 use super::rows_4bit::{Codes, FourBitRows, ROW_TOKENS};
 use super::weights::{Dense, Matrix, Store, Weights};
-use super::workspace::Workspace;
+use super::workspace::{Quantized, Workspace};
 use crate::Cpu;
-use crate::input_sparse::{self, Kept, splits_of};
+use crate::input_sparse::{self, Kept, SplitSums, splits_of};
 use crate::simd::{Available, SimdElement};
-use crate::threads::{Fresh, Parts, Pieces, Tiles, Window};
+use crate::threads::{Fresh, Parts, Pieces, SharedSlice, Tiles, Window};
 use crate::w4a8::{Activations, TILE_N, TOKEN_BLOCK, Tokens, multiply_rows};
 use std::ops::Range;
 
@@ -28,20 +28,22 @@ const PANEL_TOKENS: usize = 16;
 const TILE_TOKENS: usize = 256;
 
 /// A block of 16 kept neurons for a tile of tokens.
-struct Tile<'a> {
-    simd: Available,
+pub(super) struct Tile<'a> {
+    pub simd: Available,
     weights: &'a Weights,
     x: &'a [f32],
     x_int8: &'a Activations,
-    first_token: usize,
-    rows: &'a [u32],
+    pub first_token: usize,
+    /// Where the first neuron is among the kept ones.
+    pub first: usize,
+    pub rows: &'a [u32],
     /// The neurons of the block after this one.
     next: &'a [u32],
 }
 
 impl Tile<'_> {
     /// out\[t\]\[i\] ← row i of a matrix times token t (+ bias).
-    fn multiply(&self, matrix: Matrix, out: &mut [[f32; BLOCK]]) {
+    pub(super) fn multiply(&self, matrix: Matrix, out: &mut [[f32; BLOCK]]) {
         match &self.weights.store {
             Store::F32(w) => self.multiply_dense(w, matrix, out),
             Store::F16(w) => self.multiply_dense(w, matrix, out),
@@ -80,25 +82,28 @@ impl Tile<'_> {
     }
 }
 
-/// Writes a block's lanes of each token.
-fn store(out: &[[f32; BLOCK]], mut window: Window<'_, f32>) {
-    out.iter().enumerate().for_each(|(t, out)| window.row(t).copy_from_slice(out));
+/// Writes a block's lanes of each token, as many as there is room for.
+pub(super) fn store(out: &[[f32; BLOCK]], mut window: Window<'_, f32>) {
+    for (t, out) in out.iter().enumerate() {
+        let row = window.row(t);
+        row.copy_from_slice(&out[..row.len()]);
+    }
 }
 
 /// What the projections of gate and up read.
 #[derive(Clone, Copy)]
-struct Inputs<'a> {
-    weights: &'a Weights,
-    x: &'a [f32],
-    x_int8: &'a Activations,
-    kept: &'a [u32],
-    tokens: usize,
+pub(super) struct Inputs<'a> {
+    pub weights: &'a Weights,
+    pub x: &'a [f32],
+    pub x_int8: &'a Activations,
+    pub kept: &'a [u32],
+    pub tokens: usize,
 }
 
 impl<'a> Inputs<'a> {
     /// Data \[tokens, stride\] in blocks of kept neurons by tiles of tokens.
     fn cut<'d>(&self, data: &'d mut [f32], stride: usize) -> Tiles<'d, f32> {
-        let columns = self.kept.len().next_multiple_of(BLOCK);
+        let columns = 0..self.kept.len().next_multiple_of(BLOCK);
         let height = if self.by_panels().is_some() { self.tokens } else { ROW_TOKENS };
         Tiles::new(&mut data[..self.tokens * stride], stride, columns, height, BLOCK)
     }
@@ -120,7 +125,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// Calls `f` on every block of `kept` and tile of tokens, with room for two results.
-    fn for_tiles<P: Parts>(
+    pub(super) fn for_tiles<P: Parts>(
         self,
         cpu: &Cpu,
         parts: P,
@@ -150,7 +155,8 @@ impl<'a> Inputs<'a> {
             let first_token = tile * ROW_TOKENS;
             let n = (tokens - first_token).min(N);
             let (rows, next) = (block_of(block), block_of(block + 1));
-            let tile = Tile { simd: cpu.simd(), weights, x, x_int8, first_token, rows, next };
+            let first = block * BLOCK;
+            let tile = Tile { simd: cpu.simd(), weights, x, x_int8, first_token, first, rows, next };
             f(&tile, &mut a[..n], &mut b[..n], part);
         });
     }
@@ -255,20 +261,52 @@ fn multiply_gates(gate: &[f32], rows: &[u32], b: &mut [f32; BLOCK]) {
     }
 }
 
+/// The products of a call's kept neurons, f32 \[tokens, stride\] by position in `kept`.
+#[derive(Clone, Copy)]
+pub(super) struct Products<'a> {
+    pub hidden: &'a [f32],
+    pub stride: usize,
+    pub tokens: usize,
+    pub kept: &'a [u32],
+}
+
+/// What down works in.
+pub(super) struct DownWork<'a> {
+    /// Codes by position, \[tokens, stride\].
+    codes: (&'a mut [i8], usize),
+    hidden_int8: &'a mut Quantized,
+    slots: &'a mut Vec<u32>,
+    runs: &'a mut Vec<Run>,
+    split: &'a mut SplitSums,
+}
+
+impl Workspace {
+    /// The last call's products, and what down works in.
+    pub(super) fn down(&mut self) -> (Products<'_>, DownWork<'_>) {
+        let Workspace { hidden, stride, tokens, kept, codes, hidden_int8, slots, runs, split, .. } = self;
+        let codes = (codes.as_mut_slice(), *stride);
+        (
+            Products { hidden, stride: *stride, tokens: *tokens, kept },
+            DownWork { codes, hidden_int8, slots, runs, split },
+        )
+    }
+}
+
 /// Cuts the kept neurons into runs of blocks and quantizes `hidden` to int8 by slot; the scale of a token whose product has
 /// overflowed is NaN.
-pub(crate) fn quantize_hidden(cpu: &Cpu, weights: &Weights, ws: &mut Workspace) {
+pub(super) fn quantize_hidden(cpu: &Cpu, weights: &Weights, products: Products<'_>, work: &mut DownWork<'_>) {
     let Store::FourBit(w) = &weights.store else { return };
-    let numbers = weights.numbers(&ws.kept);
-    let layout = SlotLayout::of(&w.down, weights.neurons.is_none(), &ws.kept, ws.tokens);
-    layout.cut((numbers, &ws.kept), &mut ws.slots, &mut ws.runs);
-    let Workspace { hidden, hidden_int8: q, codes, runs, stride, tokens, .. } = ws;
-    let (stride, tokens, n) = (*stride, *tokens, numbers.len());
-    let parts = (Pieces::new(&mut codes[..tokens * stride], stride), q.parts(tokens));
+    let Products { hidden, stride, tokens, kept } = products;
+    let numbers = weights.numbers(kept);
+    let layout = SlotLayout::of(&w.down, weights.neurons.is_none(), kept, tokens);
+    layout.cut((numbers, kept), work.slots, work.runs);
+    let n = numbers.len();
+    let (codes, width) = (&mut *work.codes.0, work.codes.1);
+    let parts = (Pieces::new(&mut codes[..tokens * width], width), work.hidden_int8.parts(tokens));
     for_tokens(cpu, 2 * n, parts, |t, (codes, (slots, scale, sums))| {
         let codes = &mut codes[..n];
         cpu.simd().run(Quantize { x: &hidden[t * stride..][..n], codes, scale: &mut scale[0] });
-        layout.spread(codes, numbers, runs, slots, sums);
+        layout.spread(codes, numbers, work.runs, slots, sums);
     });
 }
 
@@ -346,18 +384,25 @@ impl SlotLayout {
     }
 }
 
-/// y ← down·hidden (+ bias) (+ residual).
-pub(crate) fn project_down(cpu: &Cpu, weights: &Weights, ws: &mut Workspace, residual: Option<&[f32]>, y: &mut [f32]) {
+/// y ← down·hidden (+ bias) (+ residual), for some columns of y; with 4-bit weights, of what [`quantize_hidden`] has left.
+pub(super) fn project_down(
+    cpu: &Cpu,
+    weights: &Weights,
+    (products, work): (Products<'_>, &mut DownWork<'_>),
+    residual: Option<&[f32]>,
+    y: (SharedSlice<'_, f32>, Range<usize>),
+) {
     let bias = Some(weights.bias(Matrix::Down)).filter(|bias| !bias.is_empty());
     let added = Added { d: weights.shape().d_model, bias, residual };
+    let call = (products, &mut *work.split);
     match &weights.store {
-        Store::F32(w) => down_dense(cpu, (weights, &w.down), ws, &added, y),
-        Store::F16(w) => down_dense(cpu, (weights, &w.down), ws, &added, y),
-        Store::Bf16(w) => down_dense(cpu, (weights, &w.down), ws, &added, y),
+        Store::F32(w) => down_dense(cpu, (weights, &w.down), call, &added, y),
+        Store::F16(w) => down_dense(cpu, (weights, &w.down), call, &added, y),
+        Store::Bf16(w) => down_dense(cpu, (weights, &w.down), call, &added, y),
         Store::FourBit(w) => {
-            let h = ws.hidden_int8.at_token(0);
-            let layout = SlotLayout::of(&w.down, weights.neurons.is_none(), &ws.kept, ws.tokens);
-            down_4bit(cpu, &w.down, &Slots { layout, slots: &ws.slots, runs: &ws.runs, h }, &added, y);
+            let h = work.hidden_int8.at_token(0);
+            let layout = SlotLayout::of(&w.down, weights.neurons.is_none(), products.kept, products.tokens);
+            down_4bit(cpu, &w.down, &Slots { layout, slots: work.slots, runs: work.runs, h }, &added, y);
         }
     }
 }
@@ -402,93 +447,123 @@ impl Added<'_> {
 fn down_dense<T: SimdElement>(
     cpu: &Cpu,
     (weights, matrix): (&Weights, &[T]),
-    ws: &mut Workspace,
+    (products, split): (Products<'_>, &mut SplitSums),
     added: &Added<'_>,
-    y: &mut [f32],
+    (y, columns): (SharedSlice<'_, f32>, Range<usize>),
 ) {
-    let (d, stride, list) = (added.d, ws.stride, &ws.kept);
+    let Products { hidden, stride, kept: list, .. } = products;
+    let d = added.d;
     let splits = &splits_of(weights.numbers(list), weights.all_neurons());
     if y.len() <= FEW_TOKENS * d && d % 16 == 0 {
         let rows = input_sparse::Rows { elements: matrix, stride: d };
-        let kept = Kept { splits, list, x: &ws.hidden, stride };
-        let all = 0..d;
+        let kept = Kept { splits, list, x: hidden, stride };
         let finish = |token, column, y: &mut [f32]| added.add(token, column, y);
-        return ws.split.run(cpu, (&rows, kept), (y, d), std::slice::from_ref(&all), finish);
+        return split.run(cpu, (&rows, kept), (y, d), std::slice::from_ref(&columns), finish);
     }
-    let chunks = d.div_ceil(DENSE_CHUNK);
-    let tiles = Tiles::new(y, d, d, DOWN_TOKENS, DENSE_CHUNK);
+    let tiles = Tiles::new(y, d, columns, DOWN_TOKENS, DENSE_CHUNK);
+    let grid = tiles.grid();
     cpu.team().for_parts_with(tiles, 1, Fresh(|| [[0.0f32; CHUNK]; DOWN_TOKENS]), |sums, unit, mut y| {
-        let (first, column) = (unit / chunks * DOWN_TOKENS, unit % chunks * DENSE_CHUNK);
+        let (first, column, skip) = grid.at(unit);
         let sums = &mut sums[..y.rows()];
         let width = (d - column).min(DENSE_CHUNK);
-        let h = &ws.hidden[first * stride..];
+        let h = &hidden[first * stride..];
         cpu.simd().run(Down { matrix, d, list, splits, h, stride, column, width, out: sums });
-        sums.iter().enumerate().for_each(|(t, sums)| added.write(first + t, column, sums, y.row(t)));
+        sums.iter().enumerate().for_each(|(t, sums)| added.write(first + t, column + skip, &sums[skip..], y.row(t)));
     });
 }
 
-/// y ← rows of codes times what is in their slots (+ bias) (+ residual).
-pub(crate) fn down_4bit(cpu: &Cpu, matrix: &DownMatrix, input: &Slots<'_>, added: &Added<'_>, y: &mut [f32]) {
+/// y ← rows of codes times what is in their slots (+ bias) (+ residual), for some columns of y.
+pub(crate) fn down_4bit(
+    cpu: &Cpu,
+    matrix: &DownMatrix,
+    input: &Slots<'_>,
+    added: &Added<'_>,
+    (y, columns): (SharedSlice<'_, f32>, Range<usize>),
+) {
     if y.len() == added.d {
-        down_4bit_one(cpu, matrix, input, added, y);
+        down_4bit_one(cpu, matrix, input, added, (y, columns));
     } else if input.layout.whole.is_some() {
-        down_4bit_panels(cpu, matrix, input, added, y);
+        down_4bit_panels(cpu, matrix, input, added, (y, columns));
     } else {
-        down_4bit_many(cpu, matrix, input, added, y);
+        down_4bit_many(cpu, matrix, input, added, (y, columns));
     }
 }
 
 /// One token: neighbouring chunks together, so that each thread reads as long a piece of a row as there is.
-fn down_4bit_one(cpu: &Cpu, matrix: &DownMatrix, input: &Slots<'_>, added: &Added<'_>, y: &mut [f32]) {
+fn down_4bit_one(
+    cpu: &Cpu,
+    matrix: &DownMatrix,
+    input: &Slots<'_>,
+    added: &Added<'_>,
+    (y, asked): (SharedSlice<'_, f32>, Range<usize>),
+) {
     let columns = &matrix.columns;
-    let chunks = columns.chunks();
-    let units = chunks.div_ceil(DOWN_CHUNKS).next_multiple_of(cpu.threads()).min(chunks);
     let width = columns.start(1);
-    cpu.team().for_parts(Pieces::shares(y, width, units), 1, |unit, y| {
-        let chunks = unit * chunks / units..(unit + 1) * chunks / units;
+    let (first, end) = (asked.start / width, asked.end.div_ceil(width));
+    let count = end - first;
+    let units = count.div_ceil(DOWN_CHUNKS).next_multiple_of(cpu.threads()).min(count);
+    let parts = Pieces::shares(y, asked.clone(), width, units);
+    cpu.team().for_parts(parts, 1, |unit, mut y| {
+        let chunks = first + unit * count / units..first + (unit + 1) * count / units;
         let mut sums = [[0.0f32; CHUNK]; DOWN_CHUNKS];
         let sums = &mut sums[..chunks.len()];
         let Slots { slots, runs, h, .. } = *input;
         cpu.simd().run(FourBitDown { matrix, slots, runs, h, tokens: 1, chunks: chunks.clone(), out: sums });
-        for ((chunk, sums), y) in chunks.zip(sums).zip(y.chunks_mut(width)) {
-            added.write(0, columns.start(chunk), sums, y);
+        for (chunk, sums) in chunks.zip(sums) {
+            let start = columns.start(chunk);
+            let skip = asked.start.saturating_sub(start);
+            let (part, rest) = y.split_at_mut(y.len().min(width - skip));
+            added.write(0, start + skip, &sums[skip..], part);
+            y = rest;
         }
     });
 }
 
 /// Chunks of columns by tiles of tokens.
-fn down_4bit_many(cpu: &Cpu, matrix: &DownMatrix, input: &Slots<'_>, added: &Added<'_>, y: &mut [f32]) {
-    let columns = &matrix.columns;
-    let (chunks, d) = (columns.chunks(), added.d);
-    let tiles = Tiles::new(y, d, d, DOWN_TOKENS, columns.start(1));
+fn down_4bit_many(
+    cpu: &Cpu,
+    matrix: &DownMatrix,
+    input: &Slots<'_>,
+    added: &Added<'_>,
+    (y, columns): (SharedSlice<'_, f32>, Range<usize>),
+) {
+    let width = matrix.columns.start(1);
+    let tiles = Tiles::new(y, added.d, columns, DOWN_TOKENS, width);
+    let grid = tiles.grid();
     cpu.team().for_parts_with(tiles, 1, Fresh(|| [[0.0f32; CHUNK]; DOWN_TOKENS]), |sums, unit, mut y| {
-        let (first, chunk) = (unit / chunks * DOWN_TOKENS, unit % chunks);
-        let h = input.h.at_token(first);
+        let (first, column, skip) = grid.at(unit);
+        let (chunk, h) = (column / width, input.h.at_token(first));
         let (tokens, slots, runs, sums) = (y.rows(), input.slots, input.runs, &mut sums[..y.rows()]);
         cpu.simd().run(FourBitDown { matrix, slots, runs, h, tokens, chunks: chunk..chunk + 1, out: sums });
-        sums.iter().enumerate().for_each(|(t, sums)| added.write(first + t, columns.start(chunk), sums, y.row(t)));
+        sums.iter().enumerate().for_each(|(t, sums)| added.write(first + t, column + skip, &sums[skip..], y.row(t)));
     });
 }
 
 /// Chunks of columns by tiles of many tokens, for which each chunk is turned into panels.
-fn down_4bit_panels(cpu: &Cpu, matrix: &DownMatrix, input: &Slots<'_>, added: &Added<'_>, y: &mut [f32]) {
-    let columns = &matrix.columns;
-    let (chunks, d) = (columns.chunks(), added.d);
-    let tiles = Tiles::new(y, d, d, TILE_TOKENS, columns.start(1));
+fn down_4bit_panels(
+    cpu: &Cpu,
+    matrix: &DownMatrix,
+    input: &Slots<'_>,
+    added: &Added<'_>,
+    (y, columns): (SharedSlice<'_, f32>, Range<usize>),
+) {
+    let width = matrix.columns.start(1);
+    let tiles = Tiles::new(y, added.d, columns, TILE_TOKENS, width);
+    let grid = tiles.grid();
     cpu.team().for_parts(tiles, 1, |unit, mut y| {
-        let (first, chunk) = (unit / chunks * TILE_TOKENS, unit % chunks);
+        let (first, start, skip) = grid.at(unit);
         let Codes { codes, stride, sums, sum_stride, scale } = input.h.at_token(first);
         let scale = &scale[..y.rows()];
         let tokens = Tokens::of_codes((codes, stride), (sums, sum_stride), scale);
-        let start = columns.start(chunk);
-        matrix.multiply_panels(cpu.simd(), (input.slots, chunk), tokens, |column, tokens, sums| {
+        matrix.multiply_panels(cpu.simd(), (input.slots, start / width), tokens, |column, tokens, sums| {
             for (t, sums) in tokens.zip(sums) {
                 let (y, sums) = (y.row(t), sums.map(|sum| (0.0 + sum) * scale[t]));
                 for (q, sums) in sums.as_chunks::<4>().0.iter().enumerate() {
+                    // of the chunk's columns those that are asked for
                     let at = column + SEGMENT * q;
-                    let end = y.len().min(at + 4);
-                    if at < end {
-                        added.write(first + t, start + at, sums, &mut y[at..end]);
+                    let (from, to) = (at.max(skip), (at + 4).min(skip + y.len()));
+                    if from < to {
+                        added.write(first + t, start + from, &sums[from - at..], &mut y[from - skip..to - skip]);
                     }
                 }
             }

@@ -51,6 +51,12 @@ impl<'a, T> From<&'a mut Vec<T>> for SharedSlice<'a, T> {
     }
 }
 
+impl<'a, T, const N: usize> From<&'a mut [T; N]> for SharedSlice<'a, T> {
+    fn from(data: &'a mut [T; N]) -> Self {
+        data.as_mut_slice().into()
+    }
+}
+
 impl<'a, T> SharedSlice<'a, T> {
     /// Takes memory of which the call that gets it uses only what it says that it writes.
     ///
@@ -81,35 +87,40 @@ impl<'a, T> SharedSlice<'a, T> {
     }
 }
 
-/// A slice in consecutive pieces, such as the rows of a matrix.
+/// A slice, or a range of it, in consecutive pieces, such as the rows of a matrix.
 pub(crate) struct Pieces<'a, T> {
     data: SharedSlice<'a, T>,
+    range: Range<usize>,
     step: usize,
-    steps: usize,
     count: usize,
 }
 
 impl<'a, T> Pieces<'a, T> {
     /// Pieces of `piece` elements, the last shorter if need be.
     pub(crate) fn new(data: &'a mut [T], piece: usize) -> Self {
-        let steps = data.len().div_ceil(piece.max(1));
-        Self::shares(data, piece, steps)
+        let (range, steps) = (0..data.len(), data.len().div_ceil(piece.max(1)));
+        Self::shares(data, range, piece, steps)
     }
 
-    /// `count` pieces as equal as whole steps of `step` elements allow: piece i ends before step (i + 1) · steps / count.
-    pub(crate) fn shares(data: &'a mut [T], step: usize, count: usize) -> Self {
-        let step = step.max(1);
-        Pieces { steps: data.len().div_ceil(step), data: SharedSlice::from(data), step, count }
+    /// `count` pieces of a range as equal as whole steps of `step` elements allow, which are counted from the slice's beginning: of the
+    /// steps that the range touches, piece i ends before number (i + 1) · steps / count.
+    pub(crate) fn shares(data: impl Into<SharedSlice<'a, T>>, range: Range<usize>, step: usize, count: usize) -> Self {
+        let data = data.into();
+        assert!(
+            range.start <= range.end && range.end <= data.len(),
+            "range: expected one of {}, got {range:?}",
+            data.len()
+        );
+        Pieces { data, range, step: step.max(1), count }
     }
 
     /// Where piece `index` starts and the one before it ends.
     fn start(&self, index: usize) -> usize {
-        let step = if self.steps == self.count {
-            index
-        } else {
-            (index as u128 * self.steps as u128 / self.count as u128) as usize
-        };
-        step.saturating_mul(self.step).min(self.data.len)
+        let first = self.range.start / self.step;
+        let steps = self.range.end.div_ceil(self.step) - first;
+        let step =
+            if steps == self.count { index } else { (index as u128 * steps as u128 / self.count as u128) as usize };
+        (first + step).saturating_mul(self.step).clamp(self.range.start, self.range.end)
     }
 }
 
@@ -183,25 +194,59 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// The first columns of a matrix in equal tiles: tile number `i · across + j` holds the i-th rows and j-th columns.
+/// Some columns of a matrix in the tiles of a grid, which begins at the first column whatever columns are asked for: tile number
+/// `i · across + j` holds the i-th rows and what is asked for of the j-th of the grid's columns that are.
 pub(crate) struct Tiles<'a, T> {
     matrix: Matrix<'a, T>,
-    columns: usize,
+    grid: Grid,
+}
+
+/// Where tiles begin.
+#[derive(Debug, Clone)]
+pub(crate) struct Grid {
+    columns: Range<usize>,
     height: usize,
     width: usize,
 }
 
-impl<'a, T> Tiles<'a, T> {
-    /// Tiles of `height` rows and `width` columns, those at the lower and right edge smaller if need be.
-    pub(crate) fn new(data: &'a mut [T], stride: usize, columns: usize, height: usize, width: usize) -> Self {
-        let matrix = Matrix::new(data, stride);
-        assert!(columns <= matrix.stride, "columns: expected at most {stride}, got {columns}");
-        Tiles { matrix, columns, height: height.max(1), width: width.max(1) }
+impl Grid {
+    /// The first tile's number among all from the first column on.
+    fn first(&self) -> usize {
+        self.columns.start / self.width
     }
 
     /// Tiles side by side.
-    fn across(&self) -> usize {
-        self.columns.div_ceil(self.width)
+    pub(crate) fn across(&self) -> usize {
+        self.columns.end.div_ceil(self.width) - self.first()
+    }
+
+    /// The first row and column of a tile, and how many of its columns come before those that are asked for.
+    pub(crate) fn at(&self, index: usize) -> (usize, usize, usize) {
+        let column = (self.first() + index % self.across()) * self.width;
+        (index / self.across() * self.height, column, self.columns.start.saturating_sub(column))
+    }
+}
+
+impl<'a, T> Tiles<'a, T> {
+    /// Tiles of `height` rows and `width` columns, those at the edges smaller if need be.
+    pub(crate) fn new(
+        data: impl Into<SharedSlice<'a, T>>,
+        stride: usize,
+        columns: Range<usize>,
+        height: usize,
+        width: usize,
+    ) -> Self {
+        let matrix = Matrix::new(data, stride);
+        let Range { start, end } = columns;
+        assert!(start <= end && end <= matrix.stride, "columns: expected some of {stride}, got {start} to {end}");
+        // no column is in no tile
+        let columns = if start == end { 0..0 } else { columns };
+        Tiles { matrix, grid: Grid { columns, height: height.max(1), width: width.max(1) } }
+    }
+
+    /// Where they begin.
+    pub(crate) fn grid(&self) -> Grid {
+        self.grid.clone()
     }
 }
 
@@ -210,14 +255,15 @@ unsafe impl<'a, T: Send> Parts for Tiles<'a, T> {
     type Part = Window<'a, T>;
 
     fn count(&self) -> usize {
-        self.matrix.rows.div_ceil(self.height) * self.across()
+        self.matrix.rows.div_ceil(self.grid.height) * self.grid.across()
     }
 
     unsafe fn part(&self, index: usize) -> Window<'a, T> {
-        let (row, column) = (index / self.across() * self.height, index % self.across() * self.width);
-        let rows = row..(row + self.height).min(self.matrix.rows);
+        let Grid { columns, height, width } = &self.grid;
+        let (row, column, skip) = self.grid.at(index);
+        let rows = row..(row + height).min(self.matrix.rows);
         // SAFETY: as above; each tile is given out once by the caller.
-        unsafe { self.matrix.window(rows, column..(column + self.width).min(self.columns)) }
+        unsafe { self.matrix.window(rows, column + skip..(column + width).min(columns.end)) }
     }
 }
 
@@ -260,7 +306,7 @@ pub(crate) struct AreaWindows<'a, 'b, T, U> {
 
 impl<'a, 'b, T, U> AreaWindows<'a, 'b, T, U> {
     /// The areas of `data` \[rows, stride\].
-    pub(crate) fn new(data: &'a mut [T], stride: usize, width: usize, areas: &'b Areas<U>) -> Self {
+    pub(crate) fn new(data: impl Into<SharedSlice<'a, T>>, stride: usize, width: usize, areas: &'b Areas<U>) -> Self {
         AreaWindows { matrix: Matrix::new(data, stride), width, areas }
     }
 }

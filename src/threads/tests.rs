@@ -173,26 +173,48 @@ fn pieces_and_shares_cover_each_element_once_in_order() {
             });
             assert!(data.iter().all(|&n| n == 1), "{len} in pieces of {step}");
             let steps = len.div_ceil(step);
-            team.for_parts(Pieces::shares(&mut data, step, shares), 1, |index, share| {
+            team.for_parts(Pieces::shares(&mut data, 0..len, step, shares), 1, |index, share| {
                 let ends = [index, index + 1].map(|i| (i * steps / shares * step).min(len));
                 assert_eq!(share.len(), ends[1] - ends[0]);
                 count(share);
             });
             assert!(data.iter().all(|&n| n == 2), "{len} in {shares} shares of steps of {step}");
+            let range = len / 3..len - len / 5;
+            let (first, steps) = (range.start / step, range.end.div_ceil(step) - range.start / step);
+            team.for_parts(Pieces::shares(&mut data, range.clone(), step, shares), 1, |index, share| {
+                let cut = |i: usize| ((first + i * steps / shares) * step).clamp(range.start, range.end);
+                assert_eq!(share.len(), cut(index + 1) - cut(index));
+                count(share);
+            });
+            assert!(data.iter().enumerate().all(|(at, &n)| n == 2 + u8::from(range.contains(&at))));
         }
     }
 }
 
 #[test]
-fn tiles_cover_the_first_columns_once() {
-    for (rows, stride, columns, height, width) in
-        [(1, 1, 1, 1, 1), (7, 10, 9, 3, 4), (64, 48, 48, 32, 16), (5, 3, 0, 2, 2), (0, 8, 8, 4, 4)]
-    {
+fn tiles_cover_the_columns_asked_for_once() {
+    for (rows, stride, columns, height, width) in [
+        (1, 1, 0..1, 1, 1),
+        (7, 10, 0..9, 3, 4),
+        (7, 10, 2..9, 3, 4),
+        (7, 10, 5..6, 3, 4),
+        (64, 48, 16..48, 32, 16),
+        (5, 3, 0..0, 2, 2),
+        (5, 3, 3..3, 2, 2),
+        (0, 8, 0..8, 4, 4),
+    ] {
         let mut data = vec![0u8; rows * stride];
-        let tiles = Tiles::new(&mut data, stride, columns, height, width);
-        Team::new(3).for_parts(tiles, 1, |_, window| count_window(window));
+        let tiles = Tiles::new(&mut data, stride, columns.clone(), height, width);
+        let grid = tiles.grid();
+        Team::new(3).for_parts(tiles, 1, |unit, mut window| {
+            let (row, column, skip) = grid.at(unit);
+            assert!(row % height == 0 && column % width == 0 && column + skip >= columns.start);
+            let end = (column + width).min(columns.end);
+            assert_eq!((window.rows(), window.row(0).len()), (height.min(rows - row), end - column - skip));
+            count_window(window);
+        });
         for (at, &n) in data.iter().enumerate() {
-            assert_eq!(n, u8::from(at % stride < columns), "element {at} of [{rows}, {stride}]");
+            assert_eq!(n, u8::from(columns.contains(&(at % stride))), "element {at} of [{rows}, {stride}]");
         }
     }
 }

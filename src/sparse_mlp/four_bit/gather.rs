@@ -97,5 +97,5 @@ pub(super) fn code_room(n: usize, d: usize) -> Memory<u8> {
 
 /// The first `count` pieces of so many bytes, perhaps of none.
 fn pieces(bytes: &mut [u8], each: usize, count: usize) -> Pieces<'_, u8> {
-    Pieces::shares(&mut bytes[..count * each], each, count)
+    Pieces::shares(&mut bytes[..count * each], 0..count * each, each, count)
 }
