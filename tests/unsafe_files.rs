@@ -51,6 +51,7 @@ const FILES_OF_C: &[&str] = &[
     "import.rs",
     "linear.rs",
     "mlp.rs",
+    "mlp_parts.rs",
     "quantized.rs",
     "sections.rs",
     "selection.rs",

@@ -346,6 +346,68 @@ typedef struct {
   MorayBytesMut y;
 } MorayMlpForward;
 
+// The gate and the products of listed neurons. L is how many are listed.
+typedef struct {
+  // `sizeof(MorayMlpGateUp)`.
+  uint32_t struct_size;
+  // 1 if `gate` is read, 0 if it is written.
+  uint32_t gate_is_given;
+  // The weights.
+  const MorayMlp *mlp;
+  // f32 [tokens, d_model]; left out for 4-bit weights.
+  MorayBytes x;
+  // The inputs in int8 with one scale for each token, for 4-bit weights; else null.
+  const MorayActivations *activations;
+  // u32 [L], strictly increasing, below d_ff: the neurons of the whole call.
+  MorayBytes list;
+  // f32 [tokens, L]: act(gate * x), read or written; it may be left out where `hidden` is not and the gate is not given.
+  MorayBytesMut gate;
+  // f32 [tokens, L]: act(gate * x) * (up * x); left out for the gate alone.
+  MorayBytesMut hidden;
+  // The first position in the list that is computed, a multiple of 16.
+  size_t begin;
+  // One past the last, a multiple of 16 or L; 0 stands for L.
+  size_t end;
+} MorayMlpGateUp;
+
+// A choice among values, such as the gate of all neurons.
+typedef struct {
+  // `sizeof(MorayMlpSelect)`.
+  uint32_t struct_size;
+  // By a threshold or top-k; what it says is scored is not looked at.
+  const MoraySelection *selection;
+  // Values of a token.
+  size_t n;
+  // f32 [tokens, n].
+  MorayBytes values;
+  // u64 [tokens, ceil(n / 64)].
+  MorayBytesMut masks;
+  // u32 [n], of which the first are written: what any token keeps; or left out.
+  MorayBytesMut list;
+} MorayMlpSelect;
+
+// The down projection of products that have been computed. L is how many neurons are listed.
+typedef struct {
+  // `sizeof(MorayMlpDown)`.
+  uint32_t struct_size;
+  // The weights.
+  const MorayMlp *mlp;
+  // What the call works in.
+  MorayMlpWorkspace *workspace;
+  // u32 [L], strictly increasing, below d_ff.
+  MorayBytes list;
+  // f32 [tokens, L], 0 for neurons that a token does not keep.
+  MorayBytes hidden;
+  // f32 [tokens, d_model], or left out; apart from `y`.
+  MorayBytes residual;
+  // f32 [tokens, d_model].
+  MorayBytesMut y;
+  // The first column of y that is computed.
+  size_t column_begin;
+  // One past the last; 0 stands for d_model.
+  size_t column_end;
+} MorayMlpDown;
+
 // A product over the inputs above a threshold.
 typedef struct {
   // `sizeof(MorayByInput)`.
@@ -364,6 +426,10 @@ typedef struct {
   MorayBytes residual;
   // f32 [M, N].
   MorayBytesMut y;
+  // The first output feature that is computed.
+  size_t row_begin;
+  // One past the last; 0 stands for N.
+  size_t row_end;
 } MorayByInput;
 
 // The dimensions of a cache.
@@ -441,6 +507,14 @@ typedef struct {
   MorayBytes list;
   // u32 [n_spans]: the lengths of lists; left out for all heads and masks.
   MorayBytes counts;
+  // `moray_attend`: the first span that is computed.
+  size_t span_begin;
+  // `moray_attend`: one past the last; 0 stands for `n_spans`.
+  size_t span_end;
+  // `moray_attend`: the first KV head whose query heads are computed.
+  size_t kv_head_begin;
+  // `moray_attend`: one past the last; 0 stands for `n_kv_heads`.
+  size_t kv_head_end;
 } MorayAttend;
 
 // What is stored of K and V of a head that no query head reads: one of the `MORAY_KV_..` constants.
@@ -1276,6 +1350,42 @@ MorayStatus moray_mlp_forward(const MorayCpu *cpu,
 MorayStatus moray_mlp_kept(const MorayMlpWorkspace *workspace,
                            MorayBytes *kept);
 
+// Computes act(gate * x) and its product with up * x for the neurons at the positions `begin` to `end` of a list: the first part of
+// `moray_mlp_forward`, with its bits. Other columns of `gate` and `hidden` are neither read nor written, and only the rows of these
+// neurons are read.
+//
+// Several threads may share one call by ranges that do not overlap, each with the same buffers and a CPU device of one thread.
+// A selection by scores is: the gate of all neurons, `moray_mlp_select`, then `hidden` of the list that was chosen with the gate given.
+//
+// Fails with `MORAY_STATUS_LENGTH` for a buffer of another size, `MORAY_STATUS_SHAPE` for positions inside a block of 16 and activations
+// of another K, `MORAY_STATUS_INDEX` for positions past L, `MORAY_STATUS_INDEX` and `MORAY_STATUS_NOT_INCREASING` for the list,
+// `MORAY_STATUS_UNSUPPORTED` for inputs that are not the weights' kind and where nothing would be written, `MORAY_STATUS_OVERLAP` if what
+// is written overlaps anything else, `MORAY_STATUS_BUSY` while another thread writes the activations.
+MorayStatus moray_mlp_gate_up(const MorayCpu *cpu,
+                              const MorayMlpGateUp *call);
+
+// Writes which values each token keeps, those whose size times the channel's scale is above the threshold or the k highest, and lists
+// what any token keeps: what `moray_mlp_forward` does between its parts. `count` is how many are listed; null with no list.
+//
+// Fails with `MORAY_STATUS_LENGTH` for a buffer of another size, `MORAY_STATUS_VALUE` and `MORAY_STATUS_SHAPE` for threshold, scales and k,
+// `MORAY_STATUS_UNSUPPORTED` for other selections, `MORAY_STATUS_OVERLAP` if what is written overlaps anything else.
+MorayStatus moray_mlp_select(const MorayCpu *cpu,
+                             const MorayMlpSelect *call,
+                             size_t *count);
+
+// Computes y = down * hidden (+ its bias) + residual for the columns from `column_begin` to `column_end`: the last part of
+// `moray_mlp_forward`, with its bits. Other columns of `y` are neither read nor written. Of a token whose inputs are not finite the parts give
+// what the sums give, where `moray_mlp_forward` makes all of y NaN.
+//
+// Several threads may share one call by ranges that do not overlap, each with the same `y`, a workspace of its own and a CPU device of
+// one thread. With 4-bit weights each quantizes all of `hidden` for itself.
+//
+// Fails with `MORAY_STATUS_LENGTH` for a buffer of another size, `MORAY_STATUS_SHAPE` for more tokens than the workspace was made for,
+// `MORAY_STATUS_INDEX` for columns past d_model, `MORAY_STATUS_INDEX` and `MORAY_STATUS_NOT_INCREASING` for the list,
+// `MORAY_STATUS_OVERLAP` if `y` overlaps what is read, `MORAY_STATUS_BUSY` if another thread is using the workspace.
+MorayStatus moray_mlp_down(const MorayCpu *cpu,
+                           const MorayMlpDown *call);
+
 // Copies a weight w[N, K], row-major in `dtype`.
 //
 // Fails with `MORAY_STATUS_SHAPE` for a size of 0, `MORAY_STATUS_LENGTH` for memory of another size, `MORAY_STATUS_VALUE` for a weight
@@ -1304,12 +1414,16 @@ MorayStatus moray_input_workspace_create(const MorayInputWeight *weight, size_t 
 // Ends a workspace; null is none.
 void moray_input_workspace_destroy(MorayInputWorkspace *workspace);
 
-// Computes y[m, n] = sum over k with |x[m, k]| > threshold of x[m, k] * w[n, k], + bias + residual. Up to 8 tokens read the weights of the
+// Computes y[m, n] = sum over k with |x[m, k]| > threshold of x[m, k] * w[n, k], + bias + residual, for the output features n from
+// `row_begin` to `row_end`; others of `y` are neither read nor written. Up to 8 tokens read the weights of the
 // inputs that any of them keeps; more read all. With 4-bit weights, x is int8 with one scale for each token over all of its inputs, and a threshold of
 // 0 gives the bits of `moray_linear`. The bits depend neither on threads nor on the instruction set nor on how tokens are split into calls.
 //
-// Fails with `MORAY_STATUS_LENGTH` for a buffer of another size, `MORAY_STATUS_VALUE` for the threshold, `MORAY_STATUS_OVERLAP` if `y`
-// overlaps what is read, `MORAY_STATUS_BUSY` if another thread is using the workspace.
+// Several threads may share one product by ranges that do not overlap (multiples of 64 waste nothing), each with the same `y`, a
+// workspace of its own and a CPU device of one thread. Each lists what is kept for itself.
+//
+// Fails with `MORAY_STATUS_LENGTH` for a buffer of another size, `MORAY_STATUS_VALUE` for the threshold, `MORAY_STATUS_INDEX` for a range
+// past N, `MORAY_STATUS_OVERLAP` if `y` overlaps what is read, `MORAY_STATUS_BUSY` if another thread is using the workspace.
 MorayStatus moray_by_input(const MorayCpu *cpu,
                            const MorayByInput *call);
 
@@ -1361,10 +1475,14 @@ MorayStatus moray_write_kv(const MorayCpu *cpu,
 
 // Computes out[t, h] = sum over j of softmax_j(q[t, h] * k[j] / sqrt(head_dim)) * v[j] over the positions j up to t's own that the
 // cache holds, for the heads that run; others give zeros. q and out are f32 [M, n_q_heads, head_dim], q turned by the rotary
-// embedding; the call's own tokens have been written. `cpu` is the one that `attention` was made with.
+// embedding; the call's own tokens have been written. `cpu` is the one that `attention` was made with, or another of no more threads.
+// Of `out`, what is not of the call's ranges of spans and KV heads is neither read nor written.
+//
+// Several threads may share one call by ranges that do not overlap, each with the same `out` and `cache`, an `attention` of its own and a
+// CPU device of one thread, once one of them has written the call's tokens. A range is not divided along the context.
 //
 // Fails as `moray_write_kv`, with `MORAY_STATUS_NOT_INCREASING` for a list with duplicates, `MORAY_STATUS_OVERLAP` if `out` overlaps
-// `q`.
+// `q`, `MORAY_STATUS_INDEX` for ranges past the last span or KV head.
 MorayStatus moray_attend(const MorayCpu *cpu,
                          const MorayAttend *call,
                          MorayBytes q,

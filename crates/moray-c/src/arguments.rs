@@ -2,6 +2,7 @@
 
 use crate::status::{Fault, Outcome};
 use bytemuck::Pod;
+use moray::threads::SharedSlice;
 use std::ffi::c_void;
 use std::ops::Range;
 
@@ -84,9 +85,22 @@ impl MorayBytesMut {
         Ok(unsafe { std::slice::from_raw_parts_mut(self.data.cast(), len) })
     }
 
-    /// Where the elements are and how many, for writing some of them.
-    pub(crate) fn raw<T: Pod>(self, what: &'static str) -> Outcome<(*mut T, usize)> {
-        Ok((self.data.cast(), elements::<T>(what, self.data.addr(), self.bytes)?))
+    /// The elements, of which a call writes some, and others that share the memory other ones at the same time.
+    ///
+    /// # Safety
+    /// `data` is null or points to `bytes` bytes, of which nothing else uses during `'a` what the call writes.
+    pub(crate) unsafe fn shared<'a, T: Pod>(self, what: &'static str) -> Outcome<SharedSlice<'a, T>> {
+        if self.bytes == 0 {
+            return Ok((&mut [][..]).into());
+        }
+        let len = elements::<T>(what, self.data.addr(), self.bytes)?;
+        // SAFETY: checked for null, alignment and size; every bit pattern is a `T`; the rest is the caller's.
+        Ok(unsafe { SharedSlice::from_raw_parts(self.data.cast(), len) })
+    }
+
+    /// Whether there is nothing.
+    pub(crate) fn is_none(self) -> bool {
+        self.as_read().is_none()
     }
 
     /// Checks that it is apart from what else the call uses.

@@ -6,7 +6,8 @@ use crate::cpu::MorayCpu;
 use crate::dtype::{MORAY_BF16, MORAY_F16, MORAY_F32, MorayDtype};
 use crate::status::{Fault, MorayStatus, Outcome, guard};
 use moray::attention::{
-    AttentionShape, Call, Heads, KvCache, KvDtype, KvPolicy, KvRow, KvShape, Limits, Span, Workspace, attend, write_kv,
+    AttentionShape, Call, Heads, KvCache, KvDtype, KvPolicy, KvRow, KvShape, Limits, Span, Workspace, attend_range,
+    write_kv,
 };
 use std::sync::{Mutex, RwLock};
 
@@ -234,6 +235,14 @@ pub struct MorayAttend {
     pub list: MorayBytes,
     /// u32 [n_spans]: the lengths of lists; left out for all heads and masks.
     pub counts: MorayBytes,
+    /// `moray_attend`: the first span that is computed.
+    pub span_begin: usize,
+    /// `moray_attend`: one past the last; 0 stands for `n_spans`.
+    pub span_end: usize,
+    /// `moray_attend`: the first KV head whose query heads are computed.
+    pub kv_head_begin: usize,
+    /// `moray_attend`: one past the last; 0 stands for `n_kv_heads`.
+    pub kv_head_end: usize,
 }
 
 impl MorayAttend {
@@ -299,10 +308,14 @@ pub unsafe extern "C" fn moray_write_kv(
 
 /// Computes out[t, h] = sum over j of softmax_j(q[t, h] * k[j] / sqrt(head_dim)) * v[j] over the positions j up to t's own that the
 /// cache holds, for the heads that run; others give zeros. q and out are f32 [M, n_q_heads, head_dim], q turned by the rotary
-/// embedding; the call's own tokens have been written. `cpu` is the one that `attention` was made with.
+/// embedding; the call's own tokens have been written. `cpu` is the one that `attention` was made with, or another of no more threads.
+/// Of `out`, what is not of the call's ranges of spans and KV heads is neither read nor written.
+///
+/// Several threads may share one call by ranges that do not overlap, each with the same `out` and `cache`, an `attention` of its own and a
+/// CPU device of one thread, once one of them has written the call's tokens. A range is not divided along the context.
 ///
 /// Fails as `moray_write_kv`, with `MORAY_STATUS_NOT_INCREASING` for a list with duplicates, `MORAY_STATUS_OVERLAP` if `out` overlaps
-/// `q`.
+/// `q`, `MORAY_STATUS_INDEX` for ranges past the last span or KV head.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn moray_attend(
     cpu: *const MorayCpu,
@@ -314,12 +327,15 @@ pub unsafe extern "C" fn moray_attend(
         // SAFETY: the caller's.
         let (cpu, call) = unsafe { (&borrow("cpu", cpu)?.0, sized("call", call)?) };
         out.check_apart("out", &[("q", q.range())])?;
-        // SAFETY: the caller's.
-        let (q, out) = unsafe { (q.read("q")?, out.write("out")?) };
+        // SAFETY: the memory is the caller's, apart from what is read; other calls that share it write other rows and heads.
+        let (q, out) = unsafe { (q.read("q")?, out.shared("out")?) };
+        let (spans, heads) = ((call.span_begin, call.span_end), (call.kv_head_begin, call.kv_head_end));
         let compute = |call: &Call<'_>, attention: &MorayAttention, cache: &MorayKvCache| {
             let mut workspace = unless_busy("attention", attention.workspace.try_lock())?;
             let cache = unless_busy("cache", cache.0.try_read())?;
-            Ok(attend(cpu, call, q, &cache, out, &mut workspace)?)
+            let range = |(begin, end): (usize, usize), all: usize| begin..if end == 0 { all } else { end };
+            let (spans, heads) = (range(spans, call.spans.len()), range(heads, attention.shape.n_kv_heads));
+            Ok(attend_range(cpu, call, spans, heads, q, &cache, out, &mut workspace)?)
         };
         // SAFETY: the caller's.
         unsafe { call.with(compute) }

@@ -8,7 +8,7 @@ use crate::quantized::MorayQuantized;
 use crate::status::{MorayStatus, Outcome, guard};
 use moray::DenseType;
 use moray::element::Element;
-use moray::input_sparse::{Weight, Workspace, linear};
+use moray::input_sparse::{Weight, Workspace, linear_rows};
 use moray::w4a8::Epilogue;
 use std::sync::Mutex;
 
@@ -144,14 +144,22 @@ pub struct MorayByInput {
     pub residual: MorayBytes,
     /// f32 [M, N].
     pub y: MorayBytesMut,
+    /// The first output feature that is computed.
+    pub row_begin: usize,
+    /// One past the last; 0 stands for N.
+    pub row_end: usize,
 }
 
-/// Computes y[m, n] = sum over k with |x[m, k]| > threshold of x[m, k] * w[n, k], + bias + residual. Up to 8 tokens read the weights of the
+/// Computes y[m, n] = sum over k with |x[m, k]| > threshold of x[m, k] * w[n, k], + bias + residual, for the output features n from
+/// `row_begin` to `row_end`; others of `y` are neither read nor written. Up to 8 tokens read the weights of the
 /// inputs that any of them keeps; more read all. With 4-bit weights, x is int8 with one scale for each token over all of its inputs, and a threshold of
 /// 0 gives the bits of `moray_linear`. The bits depend neither on threads nor on the instruction set nor on how tokens are split into calls.
 ///
-/// Fails with `MORAY_STATUS_LENGTH` for a buffer of another size, `MORAY_STATUS_VALUE` for the threshold, `MORAY_STATUS_OVERLAP` if `y`
-/// overlaps what is read, `MORAY_STATUS_BUSY` if another thread is using the workspace.
+/// Several threads may share one product by ranges that do not overlap (multiples of 64 waste nothing), each with the same `y`, a
+/// workspace of its own and a CPU device of one thread. Each lists what is kept for itself.
+///
+/// Fails with `MORAY_STATUS_LENGTH` for a buffer of another size, `MORAY_STATUS_VALUE` for the threshold, `MORAY_STATUS_INDEX` for a range
+/// past N, `MORAY_STATUS_OVERLAP` if `y` overlaps what is read, `MORAY_STATUS_BUSY` if another thread is using the workspace.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn moray_by_input(cpu: *const MorayCpu, call: *const MorayByInput) -> MorayStatus {
     guard(|| {
@@ -167,9 +175,11 @@ pub unsafe extern "C" fn moray_by_input(cpu: *const MorayCpu, call: *const Moray
             unsafe { (call.x.read("x")?, call.bias.optional("bias")?, call.residual.optional("residual")?) };
         let read = [("x", call.x), ("bias", call.bias), ("residual", call.residual)];
         call.y.check_apart("y", &read.map(|(what, bytes)| (what, bytes.range())))?;
-        // SAFETY: the caller's.
-        let y = unsafe { call.y.write("y")? };
-        Ok(linear(cpu, weight, x, call.threshold, Epilogue { bias, residual }, y, &mut workspace)?)
+        // SAFETY: the memory is the caller's, apart from what is read; other calls that share it write other columns.
+        let y = unsafe { call.y.shared("y")? };
+        let rows = call.row_begin..if call.row_end == 0 { weight.n() } else { call.row_end };
+        let epilogue = Epilogue { bias, residual };
+        Ok(linear_rows(cpu, weight, &[rows], x, call.threshold, epilogue, y, &mut workspace)?)
     })
 }
 

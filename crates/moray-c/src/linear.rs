@@ -8,7 +8,6 @@ use crate::status::{MorayStatus, Outcome, guard};
 use crate::weight::MorayWeight;
 use moray::Cpu;
 use moray::element::Element;
-use moray::threads::SharedSlice;
 use moray::w4a8::{Epilogue, TILE_N, linear_rows};
 use std::ops::Range;
 
@@ -64,7 +63,6 @@ unsafe fn linear<E: Element>(cpu: &Cpu, call: &MorayLinear) -> Outcome {
     let x = unsafe { borrow("x", call.x)? }.read("x")?;
     // SAFETY: the caller's.
     let (bias, residual) = unsafe { (call.bias.optional("bias")?, call.residual.optional::<E>("residual")?) };
-    let (y, len) = call.y.raw::<E>("y")?;
     let read = |what, bytes: MorayBytes| (what, bytes.range());
     let [codes, channel, group, offset] =
         weight.sections().into_array().map(|bytes| read("weight", MorayBytes::of(bytes)));
@@ -73,7 +71,7 @@ unsafe fn linear<E: Element>(cpu: &Cpu, call: &MorayLinear) -> Outcome {
     call.y.check_apart("y", &others)?;
     let rows = rows(call, weight.n())?;
     // SAFETY: the memory is the caller's, apart from what is read; other calls that share it write other columns.
-    let y = unsafe { SharedSlice::from_raw_parts(y, len) };
+    let y = unsafe { call.y.shared::<E>("y")? };
     Ok(linear_rows(cpu, weight, &[rows], &x, Epilogue { bias, residual }, y)?)
 }
 

@@ -24,7 +24,7 @@ pub struct MorayMlp(pub(crate) Weights);
 
 /// What a call of the sparse MLP works in, made once. One thread uses it at a time.
 #[derive(Debug)]
-pub struct MorayMlpWorkspace(Mutex<Workspace>);
+pub struct MorayMlpWorkspace(pub(crate) Mutex<Workspace>);
 
 /// The sizes and the nonlinearity of an MLP.
 #[derive(Debug, Clone, Copy)]

@@ -19,6 +19,7 @@ const SOURCES: &[&str] = &[
     "linear",
     "selection",
     "mlp",
+    "mlp_parts",
     "by_input",
     "attention",
     "cuda/device",

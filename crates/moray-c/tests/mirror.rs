@@ -138,7 +138,44 @@ const _: () = {
     ["Offset of field: MorayMlpForward::y"][::core::mem::offset_of!(MorayMlpForward, y) - 64usize];
 };
 const _: () = {
-    ["Size of MorayByInput"][::core::mem::size_of::<MorayByInput>() - 88usize];
+    ["Size of MorayMlpGateUp"][::core::mem::size_of::<MorayMlpGateUp>() - 104usize];
+    ["Alignment of MorayMlpGateUp"][::core::mem::align_of::<MorayMlpGateUp>() - 8usize];
+    ["Offset of field: MorayMlpGateUp::struct_size"][::core::mem::offset_of!(MorayMlpGateUp, struct_size) - 0usize];
+    ["Offset of field: MorayMlpGateUp::gate_is_given"][::core::mem::offset_of!(MorayMlpGateUp, gate_is_given) - 4usize];
+    ["Offset of field: MorayMlpGateUp::mlp"][::core::mem::offset_of!(MorayMlpGateUp, mlp) - 8usize];
+    ["Offset of field: MorayMlpGateUp::x"][::core::mem::offset_of!(MorayMlpGateUp, x) - 16usize];
+    ["Offset of field: MorayMlpGateUp::activations"][::core::mem::offset_of!(MorayMlpGateUp, activations) - 32usize];
+    ["Offset of field: MorayMlpGateUp::list"][::core::mem::offset_of!(MorayMlpGateUp, list) - 40usize];
+    ["Offset of field: MorayMlpGateUp::gate"][::core::mem::offset_of!(MorayMlpGateUp, gate) - 56usize];
+    ["Offset of field: MorayMlpGateUp::hidden"][::core::mem::offset_of!(MorayMlpGateUp, hidden) - 72usize];
+    ["Offset of field: MorayMlpGateUp::begin"][::core::mem::offset_of!(MorayMlpGateUp, begin) - 88usize];
+    ["Offset of field: MorayMlpGateUp::end"][::core::mem::offset_of!(MorayMlpGateUp, end) - 96usize];
+};
+const _: () = {
+    ["Size of MorayMlpSelect"][::core::mem::size_of::<MorayMlpSelect>() - 72usize];
+    ["Alignment of MorayMlpSelect"][::core::mem::align_of::<MorayMlpSelect>() - 8usize];
+    ["Offset of field: MorayMlpSelect::struct_size"][::core::mem::offset_of!(MorayMlpSelect, struct_size) - 0usize];
+    ["Offset of field: MorayMlpSelect::selection"][::core::mem::offset_of!(MorayMlpSelect, selection) - 8usize];
+    ["Offset of field: MorayMlpSelect::n"][::core::mem::offset_of!(MorayMlpSelect, n) - 16usize];
+    ["Offset of field: MorayMlpSelect::values"][::core::mem::offset_of!(MorayMlpSelect, values) - 24usize];
+    ["Offset of field: MorayMlpSelect::masks"][::core::mem::offset_of!(MorayMlpSelect, masks) - 40usize];
+    ["Offset of field: MorayMlpSelect::list"][::core::mem::offset_of!(MorayMlpSelect, list) - 56usize];
+};
+const _: () = {
+    ["Size of MorayMlpDown"][::core::mem::size_of::<MorayMlpDown>() - 104usize];
+    ["Alignment of MorayMlpDown"][::core::mem::align_of::<MorayMlpDown>() - 8usize];
+    ["Offset of field: MorayMlpDown::struct_size"][::core::mem::offset_of!(MorayMlpDown, struct_size) - 0usize];
+    ["Offset of field: MorayMlpDown::mlp"][::core::mem::offset_of!(MorayMlpDown, mlp) - 8usize];
+    ["Offset of field: MorayMlpDown::workspace"][::core::mem::offset_of!(MorayMlpDown, workspace) - 16usize];
+    ["Offset of field: MorayMlpDown::list"][::core::mem::offset_of!(MorayMlpDown, list) - 24usize];
+    ["Offset of field: MorayMlpDown::hidden"][::core::mem::offset_of!(MorayMlpDown, hidden) - 40usize];
+    ["Offset of field: MorayMlpDown::residual"][::core::mem::offset_of!(MorayMlpDown, residual) - 56usize];
+    ["Offset of field: MorayMlpDown::y"][::core::mem::offset_of!(MorayMlpDown, y) - 72usize];
+    ["Offset of field: MorayMlpDown::column_begin"][::core::mem::offset_of!(MorayMlpDown, column_begin) - 88usize];
+    ["Offset of field: MorayMlpDown::column_end"][::core::mem::offset_of!(MorayMlpDown, column_end) - 96usize];
+};
+const _: () = {
+    ["Size of MorayByInput"][::core::mem::size_of::<MorayByInput>() - 104usize];
     ["Alignment of MorayByInput"][::core::mem::align_of::<MorayByInput>() - 8usize];
     ["Offset of field: MorayByInput::struct_size"][::core::mem::offset_of!(MorayByInput, struct_size) - 0usize];
     ["Offset of field: MorayByInput::threshold"][::core::mem::offset_of!(MorayByInput, threshold) - 4usize];
@@ -148,6 +185,8 @@ const _: () = {
     ["Offset of field: MorayByInput::bias"][::core::mem::offset_of!(MorayByInput, bias) - 40usize];
     ["Offset of field: MorayByInput::residual"][::core::mem::offset_of!(MorayByInput, residual) - 56usize];
     ["Offset of field: MorayByInput::y"][::core::mem::offset_of!(MorayByInput, y) - 72usize];
+    ["Offset of field: MorayByInput::row_begin"][::core::mem::offset_of!(MorayByInput, row_begin) - 88usize];
+    ["Offset of field: MorayByInput::row_end"][::core::mem::offset_of!(MorayByInput, row_end) - 96usize];
 };
 const _: () = {
     ["Size of MorayKvShape"][::core::mem::size_of::<MorayKvShape>() - 40usize];
@@ -190,7 +229,7 @@ const _: () = {
     ["Offset of field: MoraySpan::len"][::core::mem::offset_of!(MoraySpan, len) - 16usize];
 };
 const _: () = {
-    ["Size of MorayAttend"][::core::mem::size_of::<MorayAttend>() - 80usize];
+    ["Size of MorayAttend"][::core::mem::size_of::<MorayAttend>() - 112usize];
     ["Alignment of MorayAttend"][::core::mem::align_of::<MorayAttend>() - 8usize];
     ["Offset of field: MorayAttend::struct_size"][::core::mem::offset_of!(MorayAttend, struct_size) - 0usize];
     ["Offset of field: MorayAttend::heads"][::core::mem::offset_of!(MorayAttend, heads) - 4usize];
@@ -201,6 +240,10 @@ const _: () = {
     ["Offset of field: MorayAttend::n_spans"][::core::mem::offset_of!(MorayAttend, n_spans) - 40usize];
     ["Offset of field: MorayAttend::list"][::core::mem::offset_of!(MorayAttend, list) - 48usize];
     ["Offset of field: MorayAttend::counts"][::core::mem::offset_of!(MorayAttend, counts) - 64usize];
+    ["Offset of field: MorayAttend::span_begin"][::core::mem::offset_of!(MorayAttend, span_begin) - 80usize];
+    ["Offset of field: MorayAttend::span_end"][::core::mem::offset_of!(MorayAttend, span_end) - 88usize];
+    ["Offset of field: MorayAttend::kv_head_begin"][::core::mem::offset_of!(MorayAttend, kv_head_begin) - 96usize];
+    ["Offset of field: MorayAttend::kv_head_end"][::core::mem::offset_of!(MorayAttend, kv_head_end) - 104usize];
 };
 const _: () = {
     ["Size of MorayCudaActivations"][::core::mem::size_of::<MorayCudaActivations>() - 40usize];
@@ -736,6 +779,15 @@ mod header {
         pub fn moray_mlp_kept(workspace: *const MorayMlpWorkspace, kept: *mut MorayBytes) -> MorayStatus;
     }
     unsafe extern "C" {
+        pub fn moray_mlp_gate_up(cpu: *const MorayCpu, call: *const MorayMlpGateUp) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_mlp_select(cpu: *const MorayCpu, call: *const MorayMlpSelect, count: *mut usize) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_mlp_down(cpu: *const MorayCpu, call: *const MorayMlpDown) -> MorayStatus;
+    }
+    unsafe extern "C" {
         pub fn moray_input_weight_create(
             w: MorayBytes,
             dtype: MorayDtype,
@@ -1015,6 +1067,9 @@ fn signatures_of_the_header_match_the_crate() {
     let _: [unsafe extern "C" fn(_); 2] = [header::moray_mlp_workspace_destroy, moray_mlp_workspace_destroy];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_mlp_forward, moray_mlp_forward];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_mlp_kept, moray_mlp_kept];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_mlp_gate_up, moray_mlp_gate_up];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_mlp_select, moray_mlp_select];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_mlp_down, moray_mlp_down];
     let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] =
         [header::moray_input_weight_create, moray_input_weight_create];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] =

@@ -19,10 +19,27 @@ static int runs(const MorayAttend *call, uint32_t head) {
     return 0;
 }
 
+/* Calls of one KV head after the other write what the whole call has written, and nothing beside. */
+static void check_ranges(MorayAttend call) {
+    static float parts[LEN * Q_HEADS * DIM];
+    enum { GROUP = Q_HEADS / KV_HEADS * DIM };
+    for (size_t i = 0; i < LEN * Q_HEADS * DIM; i++) parts[i] = 1e6f;
+    call.span_end = 1;
+    for (size_t head = 0; head < KV_HEADS; head++) {
+        call.kv_head_begin = head, call.kv_head_end = head + 1;
+        OK(moray_attend(cpu, &call, BYTES(q), BYTES_MUT(parts)));
+        for (size_t i = 0; i < LEN * Q_HEADS * DIM; i++) CHECK(parts[i] == (i % (Q_HEADS * DIM) / GROUP <= head ? out[i] : 1e6f));
+    }
+    call.span_begin = 1;
+    OK(moray_attend(cpu, &call, BYTES(q), BYTES_MUT(parts)));
+    CHECK(memcmp(parts, out, sizeof out) == 0);
+}
+
 /* `tolerance`: how far a stored number may be from the one given, as a part of the largest of its row. */
 static void check_call(MorayAttend *call, double tolerance) {
     OK(moray_write_kv(cpu, call, MORAY_KV_WRITE_ALL, BYTES(k), BYTES(v)));
     OK(moray_attend(cpu, call, BYTES(q), BYTES_MUT(out)));
+    check_ranges(*call);
     for (size_t t = 0; t < LEN; t++)
         for (uint32_t h = 0; h < Q_HEADS; h++) {
             const float *query = q + (t * Q_HEADS + h) * DIM, *got = out + (t * Q_HEADS + h) * DIM;
@@ -46,7 +63,7 @@ static void check_type(MorayDtype dtype, double tolerance) {
     const MorayKvShape shape = {1, SLOTS, KV_HEADS, DIM, LEN + 10};
     MorayKvCache *cache;
     OK(moray_kv_cache_create(&shape, dtype, &cache));
-    MorayAttend call = {sizeof call, MORAY_HEADS_ALL, attention, cache, 0, SPANS, 1, NONE, NONE};
+    MorayAttend call = {sizeof call, MORAY_HEADS_ALL, attention, cache, 0, SPANS, 1, NONE, NONE, 0, 0, 0, 0};
     check_call(&call, tolerance);
     uint32_t list[] = {0, 3}, counts[] = {2}, group[] = {1}, one[] = {1}, mask[] = {6};
     call.heads = MORAY_HEADS_LIST, call.list = BYTES(list), call.counts = BYTES(counts);
@@ -84,7 +101,7 @@ static void check_bad_input(void) {
     REFUSED(MORAY_STATUS_SHAPE, "n_q_heads: expected", moray_attention_create(cpu, &three, &none));
     CHECK(cache == NULL && none == NULL);
     OK(moray_kv_cache_create(&shape, MORAY_F16, &cache));
-    const MorayAttend good = {sizeof good, MORAY_HEADS_ALL, attention, cache, 0, SPANS, 1, NONE, NONE};
+    const MorayAttend good = {sizeof good, MORAY_HEADS_ALL, attention, cache, 0, SPANS, 1, NONE, NONE, 0, 0, 0, 0};
     MorayAttend call = good;
     call.layer = 1;
     REFUSED(MORAY_STATUS_INDEX, "layer: expected an index below 1", moray_write_kv(cpu, &call, 0, BYTES(k), BYTES(v)));
@@ -105,6 +122,10 @@ static void check_bad_input(void) {
     REFUSED(MORAY_STATUS_UNSUPPORTED, "heads: expected", moray_attend(cpu, &call, BYTES(q), BYTES_MUT(out)));
     call = good, call.heads = MORAY_HEADS_LIST;
     REFUSED(MORAY_STATUS_LENGTH, "head counts: expected 1 elements, got 0", moray_attend(cpu, &call, BYTES(q), BYTES_MUT(out)));
+    call = good, call.span_end = 2;
+    REFUSED(MORAY_STATUS_INDEX, "spans: expected an index below 2, got 2", moray_attend(cpu, &call, BYTES(q), BYTES_MUT(out)));
+    call = good, call.kv_head_begin = 2, call.kv_head_end = 1;
+    REFUSED(MORAY_STATUS_INDEX, "kv_heads: expected an index below 3, got 2", moray_attend(cpu, &call, BYTES(q), BYTES_MUT(out)));
     REFUSED(MORAY_STATUS_LENGTH, "k: expected", moray_write_kv(cpu, &good, 0, (MorayBytes){k, 4}, BYTES(v)));
     REFUSED(MORAY_STATUS_UNSUPPORTED, "policy: expected", moray_write_kv(cpu, &good, 9, BYTES(k), BYTES(v)));
     REFUSED(MORAY_STATUS_OVERLAP, "out: expected", moray_attend(cpu, &good, BYTES(q), BYTES_MUT(q)));

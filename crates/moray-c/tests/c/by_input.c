@@ -14,6 +14,20 @@ static float wide(uint16_t bf16) {
     return value;
 }
 
+/* Calls of ranges write what the whole call writes, and nothing beside. */
+static void check_ranges(MorayByInput call, const float *whole) {
+    static const size_t CUTS[] = {0, 16, 21, 32, N};
+    float y[M * N], before[M * N];
+    for (size_t i = 0; i < M * N; i++) before[i] = y[i] = 1e6f + (float)i;
+    call.y = BYTES_MUT(y);
+    for (size_t i = 4; i-- > 0;) {
+        call.row_begin = CUTS[i], call.row_end = CUTS[i + 1];
+        OK(moray_by_input(cpu, &call));
+        for (size_t at = 0; at < M * N; at++) CHECK(y[at] == (at % N < CUTS[i] ? before : whole)[at]);
+    }
+    CHECK(memcmp(y, whole, sizeof y) == 0);
+}
+
 /* y by the definition; the kept inputs are those that any token keeps. */
 static void check_floats(MorayDtype dtype, MorayBytes weights, float threshold) {
     float y[M * N];
@@ -21,7 +35,7 @@ static void check_floats(MorayDtype dtype, MorayBytes weights, float threshold) 
     MorayInputWorkspace *workspace;
     OK(moray_input_weight_create(weights, dtype, N, K, &weight));
     OK(moray_input_workspace_create(weight, M, &workspace));
-    MorayByInput call = {sizeof call, threshold, weight, workspace, BYTES(x), BYTES(bias), BYTES(residual), BYTES_MUT(y)};
+    MorayByInput call = {sizeof call, threshold, weight, workspace, BYTES(x), BYTES(bias), BYTES(residual), BYTES_MUT(y), 0, 0};
     OK(moray_by_input(cpu, &call));
     for (size_t m = 0; m < M; m++)
         for (size_t n = 0; n < N; n++) {
@@ -39,6 +53,7 @@ static void check_floats(MorayDtype dtype, MorayBytes weights, float threshold) 
         if (any) CHECK(count < kept.bytes / 4 && ((const uint32_t *)kept.data)[count++] == k);
     }
     CHECK(kept.bytes == 4 * count);
+    check_ranges(call, y);
     /* a token alone has the same bits, with a workspace of more */
     float alone[N];
     call.x = (MorayBytes){x + K, K * sizeof *x}, call.residual = (MorayBytes){residual + N, N * sizeof *residual}, call.y = BYTES_MUT(alone);
@@ -66,12 +81,13 @@ static void check_four_bits(void) {
     OK(moray_activations_quantize(cpu, a, BYTES(x), MORAY_F32, M, K, NONE));
     MorayLinear linear = {sizeof linear, MORAY_F32, packed, a, BYTES(bias), BYTES(residual), BYTES_MUT(dense), 0, 0};
     OK(moray_linear(cpu, &linear));
-    MorayByInput call = {sizeof call, 0, weight, workspace, BYTES(x), BYTES(bias), BYTES(residual), BYTES_MUT(y)};
+    MorayByInput call = {sizeof call, 0, weight, workspace, BYTES(x), BYTES(bias), BYTES(residual), BYTES_MUT(y), 0, 0};
     OK(moray_by_input(cpu, &call));
     CHECK(memcmp(y, dense, sizeof y) == 0);
     call.threshold = 0.5f;
     OK(moray_by_input(cpu, &call));
     CHECK(memcmp(y, dense, sizeof y) != 0);
+    check_ranges(call, y);
     moray_activations_destroy(a);
     moray_weight_destroy(packed);
     moray_input_workspace_destroy(workspace);
@@ -101,7 +117,7 @@ static void check_bad_input(void) {
     REFUSED(MORAY_STATUS_SHAPE, "max_tokens: expected at least 1, got 0", moray_input_workspace_create(weight, 0, &workspace));
     REFUSED(MORAY_STATUS_OUT_OF_MEMORY, "workspace", moray_input_workspace_create(weight, (size_t)1 << 60, &workspace));
     OK(moray_input_workspace_create(weight, M, &workspace));
-    const MorayByInput good = {sizeof good, 0.25f, weight, workspace, BYTES(x), NONE, NONE, BYTES_MUT(y)};
+    const MorayByInput good = {sizeof good, 0.25f, weight, workspace, BYTES(x), NONE, NONE, BYTES_MUT(y), 0, 0};
     MorayByInput call = good;
     call.threshold = NAN;
     REFUSED(MORAY_STATUS_VALUE, "threshold: expected", moray_by_input(cpu, &call));
@@ -117,6 +133,10 @@ static void check_bad_input(void) {
     REFUSED(MORAY_STATUS_OVERLAP, "y", moray_by_input(cpu, &call));
     call = good, call.weight = NULL;
     REFUSED(MORAY_STATUS_NULL, "weight", moray_by_input(cpu, &call));
+    call = good, call.row_begin = 8, call.row_end = N + 1;
+    REFUSED(MORAY_STATUS_INDEX, "rows: expected an index below 41, got 41", moray_by_input(cpu, &call));
+    call = good, call.row_begin = 9, call.row_end = 8;
+    REFUSED(MORAY_STATUS_NOT_INCREASING, "rows: expected", moray_by_input(cpu, &call));
     call = good, call.struct_size = 4;
     REFUSED(MORAY_STATUS_VERSION, "struct_size", moray_by_input(cpu, &call));
     OK(moray_by_input(cpu, &good));

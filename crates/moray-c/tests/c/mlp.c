@@ -79,6 +79,114 @@ static MoraySelection select_by(MoraySelect kind, MorayScore score) {
     return selection;
 }
 
+/* The call of a list by parts, each by ranges, which write what the whole call does and nothing beside. */
+static void check_parts(const MorayMlp *mlp, MorayMlpWorkspace *workspace, const MorayActivations *activations) {
+    enum { L = D_FF / 2 };
+    static const size_t POSITIONS[] = {0, 16, L}, COLUMNS[] = {0, 5, 32, D_MODEL};
+    float whole[TOKENS * D_MODEL], y[TOKENS * D_MODEL], a[TOKENS * L], hidden[TOKENS * L], again[TOKENS * L];
+    MoraySelection listed = select_by(MORAY_SELECT_LIST, 0);
+    MorayMlpForward call = {sizeof call, mlp, workspace, &listed, BYTES(x), BYTES(residual), BYTES_MUT(whole)};
+    OK(moray_mlp_forward(cpu, &call));
+    const MorayBytes floats = activations ? NONE : BYTES(x);
+    for (size_t i = 0; i < TOKENS * L; i++) a[i] = hidden[i] = again[i] = 1e6f;
+    for (size_t i = 2; i-- > 0;) {
+        MorayMlpGateUp part = {sizeof part, 0, mlp, floats, activations, BYTES(list), BYTES_MUT(a), BYTES_MUT(hidden), POSITIONS[i], POSITIONS[i + 1]};
+        OK(moray_mlp_gate_up(cpu, &part));
+        for (size_t at = 0; at < TOKENS * L; at++) CHECK((hidden[at] == 1e6f) == (at % L < POSITIONS[i]) && (a[at] == 1e6f) == (at % L < POSITIONS[i]));
+        /* the gate is given, and so the products are the same */
+        part.gate_is_given = 1, part.hidden = BYTES_MUT(again);
+        OK(moray_mlp_gate_up(cpu, &part));
+    }
+    CHECK(memcmp(hidden, again, sizeof hidden) == 0);
+    for (size_t i = 0; i < TOKENS * D_MODEL; i++) y[i] = 1e6f;
+    for (size_t i = 3; i-- > 0;) {
+        MorayMlpDown part = {sizeof part, mlp, workspace, BYTES(list), BYTES(hidden), BYTES(residual), BYTES_MUT(y), COLUMNS[i], COLUMNS[i + 1]};
+        OK(moray_mlp_down(cpu, &part));
+        for (size_t at = 0; at < TOKENS * D_MODEL; at++) CHECK(y[at] == (at % D_MODEL < COLUMNS[i] ? 1e6f : whole[at]));
+    }
+    CHECK(memcmp(y, whole, sizeof y) == 0);
+}
+
+/* A selection by the gate's size, made of the parts, has the whole call's bits. */
+static void check_select(const MorayMlp *mlp, MorayMlpWorkspace *workspace) {
+    uint32_t all[D_FF], kept[D_FF];
+    uint64_t chosen[TOKENS * WORDS];
+    float a[TOKENS * D_FF], of_kept[TOKENS * D_FF], hidden[TOKENS * D_FF], y[TOKENS * D_MODEL], whole[TOKENS * D_MODEL];
+    for (uint32_t j = 0; j < D_FF; j++) all[j] = j;
+    MoraySelection selection = select_by(MORAY_SELECT_TOP_K, MORAY_SCORE_GATE);
+    MorayMlpForward call = {sizeof call, mlp, workspace, &selection, BYTES(x), NONE, BYTES_MUT(whole)};
+    OK(moray_mlp_forward(cpu, &call));
+    MorayMlpGateUp gate_call = {sizeof gate_call, 0, mlp, BYTES(x), NULL, BYTES(all), BYTES_MUT(a), {NULL, 0}, 0, 0};
+    OK(moray_mlp_gate_up(cpu, &gate_call));
+    MorayMlpSelect choice = {sizeof choice, &selection, D_FF, BYTES(a), BYTES_MUT(chosen), BYTES_MUT(kept)};
+    size_t count = 0;
+    OK(moray_mlp_select(cpu, &choice, &count));
+    CHECK(count >= selection.k && count < D_FF);
+    for (size_t t = 0; t < TOKENS; t++)
+        for (size_t i = 0; i < count; i++) of_kept[t * count + i] = a[t * D_FF + kept[i]];
+    const MorayBytes ours = {kept, count * sizeof *kept}, products = {hidden, TOKENS * count * sizeof *hidden};
+    MorayMlpGateUp up_call = {sizeof up_call, 1, mlp, BYTES(x), NULL, ours, {of_kept, products.bytes}, {hidden, products.bytes}, 0, 0};
+    OK(moray_mlp_gate_up(cpu, &up_call));
+    for (size_t t = 0; t < TOKENS; t++)
+        for (size_t i = 0; i < count; i++)
+            if (!(chosen[t * WORDS + kept[i] / 64] >> (kept[i] % 64) & 1)) hidden[t * count + i] = 0;
+    MorayMlpDown last = {sizeof last, mlp, workspace, ours, products, NONE, BYTES_MUT(y), 0, 0};
+    OK(moray_mlp_down(cpu, &last));
+    CHECK(memcmp(y, whole, sizeof y) == 0);
+
+    REFUSED(MORAY_STATUS_NULL, "count", moray_mlp_select(cpu, &choice, NULL));
+    MorayMlpSelect bad = choice;
+    bad.masks.bytes -= 8;
+    REFUSED(MORAY_STATUS_LENGTH, "masks: expected 4 elements, got 3", moray_mlp_select(cpu, &bad, &count));
+    bad = choice, bad.list.bytes -= 4;
+    REFUSED(MORAY_STATUS_LENGTH, "list: expected 96 elements, got 95", moray_mlp_select(cpu, &bad, &count));
+    bad = choice, bad.n = D_FF - 1, bad.list = (MorayBytesMut){NULL, 0};
+    REFUSED(MORAY_STATUS_SHAPE, "values: expected a multiple of n", moray_mlp_select(cpu, &bad, &count));
+    bad = choice, bad.list = (MorayBytesMut){a, D_FF * sizeof *kept};
+    REFUSED(MORAY_STATUS_OVERLAP, "list: expected", moray_mlp_select(cpu, &bad, &count));
+    bad = choice, bad.selection = NULL;
+    REFUSED(MORAY_STATUS_NULL, "selection: expected", moray_mlp_select(cpu, &bad, &count));
+    MoraySelection listed = select_by(MORAY_SELECT_ALL, 0);
+    bad = choice, bad.selection = &listed;
+    REFUSED(MORAY_STATUS_UNSUPPORTED, "selection: expected a threshold", moray_mlp_select(cpu, &bad, &count));
+
+    MorayMlpGateUp part = gate_call;
+    part.gate = (MorayBytesMut){NULL, 0};
+    REFUSED(MORAY_STATUS_UNSUPPORTED, "outputs: expected", moray_mlp_gate_up(cpu, &part));
+    part = gate_call, part.gate = (MorayBytesMut){x, sizeof a};
+    REFUSED(MORAY_STATUS_OVERLAP, "gate: expected", moray_mlp_gate_up(cpu, &part));
+    part = gate_call, part.hidden = BYTES_MUT(a);
+    REFUSED(MORAY_STATUS_OVERLAP, "hidden: expected", moray_mlp_gate_up(cpu, &part));
+    part = gate_call, part.gate.bytes -= 4;
+    REFUSED(MORAY_STATUS_LENGTH, "gate: expected 192 elements, got 191", moray_mlp_gate_up(cpu, &part));
+    part = gate_call, part.x = NONE;
+    REFUSED(MORAY_STATUS_NULL, "x: expected", moray_mlp_gate_up(cpu, &part));
+    part = gate_call, part.gate_is_given = 2;
+    REFUSED(MORAY_STATUS_UNSUPPORTED, "gate_is_given: expected", moray_mlp_gate_up(cpu, &part));
+    part = gate_call, part.begin = 8;
+    REFUSED(MORAY_STATUS_SHAPE, "positions: expected multiples of 16", moray_mlp_gate_up(cpu, &part));
+    part = gate_call, part.end = D_FF + 16;
+    REFUSED(MORAY_STATUS_INDEX, "positions: expected an index below 97, got 112", moray_mlp_gate_up(cpu, &part));
+    part = gate_call, part.mlp = NULL;
+    REFUSED(MORAY_STATUS_NULL, "mlp: expected", moray_mlp_gate_up(cpu, &part));
+    part = gate_call, part.struct_size = 8;
+    REFUSED(MORAY_STATUS_VERSION, "struct_size: expected", moray_mlp_gate_up(cpu, &part));
+
+    MorayMlpDown end = last;
+    end.column_end = D_MODEL + 1;
+    REFUSED(MORAY_STATUS_INDEX, "columns: expected an index below 65, got 65", moray_mlp_down(cpu, &end));
+    end = last, end.y = (MorayBytesMut){hidden, sizeof y};
+    REFUSED(MORAY_STATUS_OVERLAP, "y: expected", moray_mlp_down(cpu, &end));
+    end = last, end.hidden.bytes -= 4;
+    REFUSED(MORAY_STATUS_LENGTH, "hidden: expected", moray_mlp_down(cpu, &end));
+    end = last, end.y.bytes -= 4;
+    REFUSED(MORAY_STATUS_SHAPE, "y: expected a multiple of d_model", moray_mlp_down(cpu, &end));
+    end = last, end.workspace = NULL;
+    REFUSED(MORAY_STATUS_NULL, "workspace: expected", moray_mlp_down(cpu, &end));
+    end = last, end.struct_size = 8;
+    REFUSED(MORAY_STATUS_VERSION, "struct_size: expected", moray_mlp_down(cpu, &end));
+}
+
 /* 4-bit weights: the whole selection is near the 16-bit result, a list is the masked whole bit for bit. */
 static void check_four_bit(void) {
     const MorayFormat format = {4, 32, MORAY_GROUP_SCALE_F16, MORAY_OFFSET_F16};
@@ -102,6 +210,11 @@ static void check_four_bit(void) {
         OK(moray_mlp_forward(cpu, &call));
     }
     CHECK(memcmp(y[0], y[1], sizeof y[0]) == 0 && y[0][0] != 0);
+    MorayActivations *a;
+    OK(moray_activations_create(TOKENS, D_MODEL, MORAY_ACT_SCALES_TOKEN, &a));
+    OK(moray_activations_quantize(cpu, a, BYTES(x), MORAY_F32, TOKENS, D_MODEL, NONE));
+    check_parts(mlp, workspace, a);
+    moray_activations_destroy(a);
     moray_mlp_workspace_destroy(workspace);
     moray_mlp_destroy(mlp);
 }
@@ -174,6 +287,8 @@ int main(void) {
         select_by(MORAY_SELECT_TOP_K, MORAY_SCORE_GATE),     select_by(MORAY_SELECT_TOP_K, MORAY_SCORE_HIDDEN),
     };
     for (size_t i = 0; i < sizeof selections / sizeof selections[0]; i++) check_selection(mlp, workspace, &selections[i]);
+    check_parts(mlp, workspace, NULL);
+    check_select(mlp, workspace);
     check_bad_input(mlp, workspace);
     check_four_bit();
     moray_mlp_workspace_destroy(workspace);
