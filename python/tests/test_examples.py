@@ -21,7 +21,7 @@ def run(example, *arguments):
 
 def test_overhead_prints_a_line_for_each_door():
     said = run("overhead.py")
-    assert said.count(" ns\n") >= 3 and "moray.linear of Activations" in said
+    assert said.count(" ns\n") >= 6 and "`moray.linear` of Activations" in said
 
 
 def test_a_real_model_runs_in_transformers_with_the_blocks_of_its_file():

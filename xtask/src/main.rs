@@ -1,6 +1,7 @@
 //! Maintainers' tasks: `cargo xtask <task>`.
 
 mod activations;
+mod api;
 mod demo;
 mod dependencies;
 mod engines;
@@ -8,9 +9,11 @@ mod fetch;
 mod fuzz;
 mod gains;
 mod gpu_bundle;
+mod hub_kernel;
 mod mirror;
 mod oldest;
 mod outside;
+mod overhead;
 mod packages;
 mod python;
 mod quality;
@@ -80,6 +83,17 @@ const TASKS: &[Task] = &[
         help: "build the Python wheel and test it; torch: with torch and transformers",
         run: python::run,
     },
+    Task {
+        name: "overhead",
+        help: "measure what a call costs through each door: [--python FILE] [--candle]",
+        run: overhead::run,
+    },
+    Task {
+        name: "hub-kernel",
+        help: "write the kernel that the Hugging Face kernels library loads: [folder]",
+        run: hub_kernel::run,
+    },
+    Task { name: "api", help: "write docs/api.txt, the library's public items; --check compares", run: api::run },
     Task {
         name: "simcuda",
         help: "path | run <command>: the simulated driver; kernels: its test kernels",
