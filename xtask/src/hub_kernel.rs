@@ -12,13 +12,18 @@ pub fn run(arguments: &[String]) -> TaskResult {
         [folder] => PathBuf::from(folder),
         _ => return Err(format!("hub-kernel: expected a folder or nothing, got {}", arguments.join(" ")).into()),
     };
+    let library = library()?;
+    succeed(Command::new(toolkit::python()?).arg(root().join("python/hub/build.py")).arg(library).arg(out))
+}
+
+/// Compiles the C ABI's shared library as it is given away, and says where it is.
+pub fn library() -> Result<PathBuf, Box<dyn std::error::Error>> {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["rustc", "--release", "--locked", "--package", "moray-c", "--crate-type", "cdylib"]);
+    cargo.args(["rustc", "--quiet", "--release", "--locked", "--package", "moray-c", "--crate-type", "cdylib"]);
     cargo.args(["--", "-C", "strip=symbols"]).current_dir(root());
     succeed(&mut cargo)?;
     let name = format!("{}moray_c{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    let library = simcuda::target_folder().join("release").join(name);
-    succeed(Command::new(toolkit::python()?).arg(root().join("python/hub/build.py")).arg(library).arg(out))
+    Ok(simcuda::target_folder().join("release").join(name))
 }
 
 fn succeed(command: &mut Command) -> TaskResult {
