@@ -54,46 +54,34 @@ fn table() -> Result<String> {
     Ok(text)
 }
 
+/// Runs of the bench, one for each kind of processor.
+const BENCHES: [&str; 2] = ["results/bench.md", "results/bench-intel-avx512.md"];
+
+/// What is shown of each: work, row, what it is over, column.
+const BENCH_ROWS: [(&str, &str, &str, &str); 6] = [
+    ("a 4-bit file as it is, prompt of 512", "--weights as-file", "ik_llama.cpp", "prefill 512"),
+    ("the same, decoding after 8 tokens", "--weights as-file", "ik_llama.cpp", "decode at 8"),
+    ("the same, decoding after 2000 tokens", "--weights as-file", "ik_llama.cpp", "decode at 2000"),
+    ("half of the neurons, chosen by the prompt", "--weights dense --mlp griffin:0.5", DENSE, "decode at 500"),
+    ("half of the neurons, chosen for each token", "--weights dense --mlp topk:0.5", DENSE, "decode at 500"),
+    ("seven tenths of all inputs (TEAL)", "--weights dense --inputs teal:0.7", DENSE, "decode at 8"),
+];
+
+const DENSE: &str = "--weights dense";
+
 /// Rows of benches on this project's machines.
 fn measured() -> Result<Vec<Gain>> {
-    const BENCH: &str = "results/bench.md";
-    const INPUTS: &str = "results/inputs.md";
-    let rows = [
-        (BENCH, "a 4-bit file as it is, prompt of 512", "--weights as-file", "ik_llama.cpp", "prefill 512"),
-        (BENCH, "the same, decoding after 8 tokens", "--weights as-file", "ik_llama.cpp", "decode at 8"),
-        (BENCH, "the same, decoding after 2000 tokens", "--weights as-file", "ik_llama.cpp", "decode at 2000"),
-        (
-            BENCH,
-            "half of the neurons, chosen by the prompt",
-            "--weights dense --mlp griffin:0.5",
-            "--weights dense",
-            "decode at 500",
-        ),
-        (
-            BENCH,
-            "half of the neurons, chosen for each token",
-            "--weights dense --mlp topk:0.5",
-            "--weights dense",
-            "decode at 500",
-        ),
-        (
-            INPUTS,
-            "seven tenths of all inputs (TEAL)",
-            "--weights dense --inputs teal:0.7",
-            "--weights dense",
-            "decode at 8",
-        ),
-    ];
-    let gain = |(file, work, row, over, column): (&str, &str, &str, &str, &str)| {
-        let text = fs::read_to_string(root().join(file))?;
-        let table = Table::of(&text, "over").ok_or_else(|| format!("{file}: expected a table of ratios, got none"))?;
-        let cell = table.cell(&[(0, &format!("`{row}`")), (1, over.trim_matches('`'))], column);
+    let texts = BENCHES.map(|file| fs::read_to_string(root().join(file)).map(|text| (file, text)));
+    let texts = texts.into_iter().collect::<std::io::Result<Vec<_>>>()?;
+    let gain = |(work, row, over, column): (&str, &str, &str, &str), (file, text): &(&str, String)| {
+        let table = Table::of(text, "over").ok_or_else(|| format!("{file}: expected a table of ratios, got none"))?;
+        let cell = table.cell(&[(0, &format!("`{row}`")), (1, over)], column);
         let times = cell.ok_or_else(|| format!("{file}: expected {column} of {row} over {over}, got none"))?;
         let place = text.lines().find_map(place_of).ok_or_else(|| format!("{file}: expected a processor, got none"))?;
-        let over = if over.starts_with("--") { "all of it, 16 bits".to_owned() } else { over.to_owned() };
+        let over = if over == DENSE { "all of it, 16 bits".to_owned() } else { over.to_owned() };
         Ok(Gain { work: format!("SmolLM2-135M, {work}"), over, times, place: format!("{place}, measured") })
     };
-    rows.into_iter().map(gain).collect()
+    BENCH_ROWS.iter().flat_map(|row| texts.iter().map(|text| gain(*row, text))).collect()
 }
 
 /// The processor, from `MODEL on PROCESSOR, N threads, ISA; ..`.
