@@ -23,6 +23,7 @@ mod lossy_path;
 pub mod machine;
 pub mod mapped_file;
 pub mod notes;
+pub mod on_cpu;
 pub mod packed;
 mod plot;
 pub mod quantize;

@@ -7,6 +7,7 @@ use super::masked::{Masked, Place};
 use super::{Analysis, Row};
 use crate::error::Result;
 use crate::eval::{Runner, Scored, Text, evaluate};
+use crate::on_cpu::OnCpu;
 use crate::study::{Point, allowed_at};
 
 /// Shares of the sum of a token's sizes that stay.
@@ -28,14 +29,14 @@ pub fn critical(cpu: &Cpu, model: &Model<Cpu>, tokens: &[u32]) -> Result<Analysi
     let context = tokens.len();
     let text = Text { tokens, bos: None, context, scored: Scored::EveryToken };
     let model = Masked::model(model)?;
-    let dense = nll(&Masked::new(cpu, Place::Products, 1.0), &model, &text)?;
+    let dense = nll(cpu, &OnCpu(Masked::new(cpu, Place::Products, 1.0)), &model, &text)?;
     let (mut rows, mut found) = (Vec::new(), Vec::new());
     for place in Place::ALL {
         let mut points = Vec::with_capacity(TOP_P.len());
         for top_p in TOP_P {
-            let device = Masked::new(cpu, place, top_p);
-            let ratio = (nll(&device, &model, &text)? - dense).exp();
-            points.push((device.sparsity(), ratio));
+            let device = OnCpu(Masked::new(cpu, place, top_p));
+            let ratio = (nll(cpu, &device, &model, &text)? - dense).exp();
+            points.push((device.0.sparsity(), ratio));
         }
         let row = |what: &str, values: Vec<f64>| Row {
             name: format!("{}, {what}", place.name()),
@@ -66,7 +67,7 @@ pub fn critical(cpu: &Cpu, model: &Model<Cpu>, tokens: &[u32]) -> Result<Analysi
     })
 }
 
-fn nll<'a>(device: &Masked<'a>, model: &Model<Masked<'a>>, text: &Text<'_>) -> Result<f64> {
+fn nll<'a>(cpu: &Cpu, device: &OnCpu<Masked<'a>>, model: &Model<OnCpu<Masked<'a>>>, text: &Text<'_>) -> Result<f64> {
     let runner = Runner { device, model, settings: Settings::dense(text.context) };
-    Ok(evaluate(device.cpu(), text, text.context, &runner, None, &mut |_| ())?.nll)
+    Ok(evaluate(cpu, text, text.context, &runner, None, &mut |_| ())?.nll)
 }

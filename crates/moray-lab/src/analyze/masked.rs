@@ -1,15 +1,12 @@
-//! The processor as a device for the forward pass that leaves out the smallest values of one place of every MLP.
+//! Matrices of the forward pass that leave out the smallest values of one place of every MLP.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 
-use moray::attention::{Call, KvPolicy, KvRow, Span};
-use moray::llama::{
-    Backend, Config, CpuWork, Input, Layer, Linear, LinearCall, Mlp, MlpCall, Model, Norm, Sampler, Settings,
-};
-use moray::policy::{Observed, Wanted};
-use moray::sparse_mlp::{Activation, Shape};
+use moray::llama::{Backend, CpuWork, Input, Layer, Linear, LinearCall, Mlp, Model};
+use moray::sparse_mlp::Activation;
 use moray::{Cpu, Error, Result};
+
+use crate::on_cpu::{Matrices, OnCpu, Product};
 
 /// A place of an MLP down(act(gate(x)) ⊙ up(x)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +60,7 @@ pub struct Matrix<'a> {
     is_gate_up: bool,
 }
 
-/// The device: as the processor, but that a rule leaves out values of a place.
+/// The processor's matrices, but that a rule leaves out values of a place.
 #[derive(Debug)]
 pub struct Masked<'a> {
     cpu: &'a Cpu,
@@ -79,22 +76,17 @@ impl<'a> Masked<'a> {
         Masked { cpu, place, top_p, counts: Cell::default() }
     }
 
-    /// The processor.
-    pub fn cpu(&self) -> &'a Cpu {
-        self.cpu
-    }
-
     /// The fraction of the values that were left out; 0 before any.
     pub fn sparsity(&self) -> f64 {
         let [kept, all] = self.counts.get();
         1.0 - kept as f64 / all.max(1) as f64
     }
 
-    /// The model on this device, with the weights that it has.
+    /// The model on the device with these matrices, with the weights that it has.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for MLPs by neuron.
-    pub fn model(model: &'a Model<Cpu>) -> Result<Model<Self>> {
+    pub fn model(model: &'a Model<Cpu>) -> Result<Model<OnCpu<Self>>> {
         let matrix = |linear| Matrix { linear, is_gate_up: false };
         let layer = |layer: &'a Layer<Cpu>| {
             let Mlp::Whole { gate_up, down } = &layer.mlp else {
@@ -144,140 +136,41 @@ impl<'a> Masked<'a> {
     }
 }
 
-fn on_cpu<'a>(norm: Norm<'a, Masked<'_>>) -> Norm<'a, Cpu> {
-    Norm { x: norm.x, weight: norm.weight, eps: norm.eps }
-}
+impl<'l> Matrices for Masked<'l> {
+    type Matrix = Matrix<'l>;
 
-impl<'l> Backend for Masked<'l> {
-    type Linear = Matrix<'l>;
-    type Norm = Vec<f32>;
-    type Neurons = Infallible;
-    type Buffer = Vec<f32>;
-    type Work = CpuWork;
-    type Samplers = Vec<Sampler>;
+    fn cpu(&self) -> &Cpu {
+        self.cpu
+    }
 
-    const ON_HOST: bool = true;
-
-    fn matrix_shape(matrix: &Matrix<'l>) -> [usize; 2] {
+    fn shape(matrix: &Matrix<'l>) -> [usize; 2] {
         Cpu::matrix_shape(matrix.linear)
-    }
-
-    fn norm_len(norm: &Vec<f32>) -> usize {
-        norm.len()
-    }
-
-    fn neurons_shape(neurons: &Infallible) -> Shape {
-        match *neurons {}
-    }
-
-    fn zeros(&self, elems: usize) -> Result<Vec<f32>> {
-        self.cpu.zeros(elems)
-    }
-
-    fn work(&self, config: &Config, _: Option<&Infallible>, settings: &Settings) -> Result<CpuWork> {
-        self.cpu.work(config, None, settings)
-    }
-
-    fn kv_bytes(work: &CpuWork) -> usize {
-        Cpu::kv_bytes(work)
-    }
-
-    fn begin(&self, work: &mut CpuWork, tokens: &[u32], spans: &[Span], rows: &[usize]) -> Result<()> {
-        self.cpu.begin(work, tokens, spans, rows)
     }
 
     fn embed(&self, work: &mut CpuWork, table: &Matrix<'l>, x: &mut Vec<f32>) -> Result<()> {
         self.cpu.embed(work, table.linear, x)
     }
 
-    fn linear(
+    fn multiply(
         &self,
         work: &mut CpuWork,
-        call: LinearCall<'_, Self>,
+        call: Product<'_, Matrix<'l>>,
         residual: Option<&Vec<f32>>,
         y: &mut Vec<f32>,
     ) -> Result<()> {
-        let LinearCall { weight: Matrix { linear, is_gate_up }, input, m, rows, inputs } = call;
+        let Product { weight: Matrix { linear, is_gate_up }, input, m, rows, inputs } = call;
         let made = match &input {
             Input::SwiGlu { gate_up, activation } => Some(self.products(gate_up, *activation, m, linear.k())?),
             Input::RmsNorm(norm) if *is_gate_up && self.place == Place::Inputs => {
                 let mut normed = vec![0.0; m * linear.k()];
-                self.cpu.rms_norm(on_cpu(*norm), m, &mut normed)?;
+                self.cpu.rms_norm(*norm, m, &mut normed)?;
                 self.mask(&mut normed, linear.k());
                 Some(normed)
             }
             _ => None,
         };
-        let input = match (&made, input) {
-            (Some(made), _) => Input::Plain(made),
-            (None, Input::Plain(x)) => Input::Plain(x),
-            (None, Input::RmsNorm(norm)) => Input::RmsNorm(on_cpu(norm)),
-            (None, Input::SwiGlu { gate_up, activation }) => Input::SwiGlu { gate_up, activation },
-        };
+        let input = made.as_ref().map_or(input, Input::Plain);
         self.cpu.linear(work, LinearCall { weight: linear, input, m, rows, inputs }, residual, y)
-    }
-
-    fn rms_norm(&self, norm: Norm<'_, Self>, m: usize, y: &mut Vec<f32>) -> Result<()> {
-        self.cpu.rms_norm(on_cpu(norm), m, y)
-    }
-
-    fn rms_norm_rows(&self, work: &mut CpuWork, norm: Norm<'_, Self>, y: &mut Vec<f32>) -> Result<()> {
-        self.cpu.rms_norm_rows(work, on_cpu(norm), y)
-    }
-
-    fn write_kv(
-        &self,
-        work: &mut CpuWork,
-        call: &Call<'_>,
-        policy: KvPolicy,
-        qkv: &Vec<f32>,
-        q: &mut Vec<f32>,
-    ) -> Result<()> {
-        self.cpu.write_kv(work, call, policy, qkv, q)
-    }
-
-    fn attend(&self, work: &mut CpuWork, call: &Call<'_>, q: &Vec<f32>, out: &mut Vec<f32>) -> Result<()> {
-        self.cpu.attend(work, call, q, out)
-    }
-
-    fn keep_inputs(&self, work: &mut CpuWork, x: &Vec<f32>, from: &[u32], to: &[u32]) -> Result<()> {
-        self.cpu.keep_inputs(work, x, from, to)
-    }
-
-    fn kept_inputs(&self, work: &mut CpuWork, from: &[u32], x: &mut Vec<f32>) -> Result<()> {
-        self.cpu.kept_inputs(work, from, x)
-    }
-
-    fn write_rows(&self, work: &mut CpuWork, layer: usize, rows: &[KvRow], qkv: &Vec<f32>) -> Result<()> {
-        self.cpu.write_rows(work, layer, rows, qkv)
-    }
-
-    fn mlp(&self, _: &mut CpuWork, call: MlpCall<'_, Self>, _: &mut Vec<f32>) -> Result<()> {
-        match *call.neurons {}
-    }
-
-    fn seen(work: &CpuWork, wanted: Wanted) -> Observed<'_> {
-        Cpu::seen(work, wanted)
-    }
-
-    fn samplers(&self, samplers: &[Sampler], vocab: usize) -> Result<Vec<Sampler>> {
-        self.cpu.samplers(samplers, vocab)
-    }
-
-    fn sample(&self, work: &mut CpuWork, samplers: &mut Vec<Sampler>, logits: &Vec<f32>) -> Result<()> {
-        self.cpu.sample(work, samplers, logits)
-    }
-
-    fn sampled<'a>(&self, work: &'a CpuWork, host: &'a mut Vec<u32>) -> Result<&'a [u32]> {
-        self.cpu.sampled(work, host)
-    }
-
-    fn read<'a>(&self, buffer: &'a Vec<f32>, elems: usize, host: &'a mut Vec<f32>) -> Result<&'a [f32]> {
-        self.cpu.read(buffer, elems, host)
-    }
-
-    fn truncate(&self, work: &mut CpuWork, slot: usize, len: usize) -> Result<()> {
-        self.cpu.truncate(work, slot, len)
     }
 }
 
@@ -287,7 +180,7 @@ mod tests {
     use crate::fixture::SplitMix;
     use moray::DenseType;
     use moray::attention::{AttentionShape, RopeScaling};
-    use moray::llama::DenseWeight;
+    use moray::llama::{Config, DenseWeight, Norm, Settings};
     use moray::sparse_mlp::Selection;
 
     fn numbers(seed: u64, len: usize) -> Vec<f32> {
@@ -342,7 +235,7 @@ mod tests {
             activation: Activation::Relu,
         };
         for place in Place::ALL {
-            let masked = Masked::new(&cpu, place, 0.6);
+            let masked = OnCpu(Masked::new(&cpu, place, 0.6));
             let settings = Settings { max_tokens: m, ..Settings::dense(m) };
             let mut work = masked.work(&config, None, &settings).unwrap();
             let (mut y, mut z) = (vec![0.0; m * d], vec![0.0; m * 2 * d_ff]);
@@ -376,7 +269,7 @@ mod tests {
                     "{place:?}, token {t}"
                 );
             }
-            assert!((0.2..0.9).contains(&masked.sparsity()), "{place:?}: {}", masked.sparsity());
+            assert!((0.2..0.9).contains(&masked.0.sparsity()), "{place:?}: {}", masked.0.sparsity());
         }
     }
 }

@@ -14,6 +14,7 @@ use super::layer::{Half, Projection, Site};
 use super::matrix::multiply_transposed;
 use super::sites::{AtSite, Place, Sites};
 use crate::error::{Error, Result};
+use crate::on_cpu::OnCpu;
 
 /// What the pass needs besides weights.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl<'a> Pass<'a> {
         let slots = windows.len();
         let settings = Settings { slots, max_tokens: tokens, kv_dtype: KvDtype::F32, ..Settings::dense(self.context) };
         let spans: Vec<Span> = windows.iter().enumerate().map(|(slot, &len)| Span { slot, start: 0, len }).collect();
-        let sites = Sites::new(self.cpu, at);
+        let sites = OnCpu(Sites::new(self.cpu, at));
         let sizes = [slots, tokens];
         let mut work = match self.work.take() {
             Some((held, work)) if held == sizes => work,
@@ -75,7 +76,7 @@ impl<'a> Pass<'a> {
             Half::Attention => layer.attention(&mut pass, 0, Heads::All, None)?,
             Half::Mlp => layer.mlp(&mut pass, 0, &Selection::All, Wanted::Nothing)?,
         }
-        if sites.finish()? {
+        if sites.0.finish()? {
             x.copy_from_slice(&buffers.x);
         }
         self.work.replace(Some((sizes, work)));
