@@ -56,8 +56,13 @@ fn spread(cpu: &Cpu, layout: SlotLayout, (x, k, threshold): (&[f32], usize, f32)
     cpu.team().for_parts(parts, (PARALLEL_ELEMENTS / k).max(1), |token, (codes, slot_codes, sums)| {
         let (x, all) = (&x[token * k..][..k], int8.token(token));
         let codes = &mut codes[..kept.len()];
-        for (code, &i) in codes.iter_mut().zip(&*kept) {
-            *code = if is_kept(x[i as usize], threshold) { all[i as usize] } else { 0 };
+        if m == 1 {
+            // what one token keeps is what is listed
+            codes.iter_mut().zip(&*kept).for_each(|(code, &i)| *code = all[i as usize]);
+        } else {
+            for (code, &i) in codes.iter_mut().zip(&*kept) {
+                *code = if is_kept(x[i as usize], threshold) { all[i as usize] } else { 0 };
+            }
         }
         layout.spread(codes, kept, runs, &mut slot_codes[..used], sums);
     });

@@ -31,6 +31,11 @@ pub(super) fn gather(cpu: &Cpu, x: &[f32], k: usize, threshold: f32, ws: &mut Wo
     if x.len() <= UNION_TOKENS * k {
         out.clear();
         out.reserve(x.len());
+        if x.len() == k {
+            // what one token keeps is what is listed
+            out.extend(kept.iter().map(|&i| x[i as usize]));
+            return;
+        }
         for x in x.chunks_exact(k) {
             out.extend(kept.iter().map(|&i| masked(x[i as usize], threshold)));
         }
@@ -88,14 +93,10 @@ impl Kernel for Union<'_> {
                 let code = codes.and_then(|codes| codes.token(t)[at..].first_chunk());
                 bits |= above & code.map_or(u16::MAX, |code| simd.gt_mask(simd.abs(simd.load_i8(code)), zero));
             }
-            let bits = u32::from(bits) & ((1 << lanes) - 1);
-            // without a branch: which inputs are kept nobody can guess
-            let (mut next, room) = (0, &mut kept[count..][..16]);
-            for lane in 0..16 {
-                room[next % 16] = at as u32 + lane;
-                next += (bits >> lane & 1) as usize;
+            let bits = bits & (u16::MAX >> (16 - lanes));
+            if let Some(room) = kept[count..].first_chunk_mut() {
+                count += simd.list_lanes(bits, at as u32, room);
             }
-            count += next;
         }
         kept.truncate(count);
     }

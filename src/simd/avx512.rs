@@ -217,6 +217,13 @@ impl Simd for Avx512 {
             _mm512_unpackhi_epi16(c, d),
         ]
     }
+    fn list_lanes(mask: u16, first: u32, out: &mut [u32; 16]) -> usize {
+        let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        let lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(first.cast_signed()));
+        // SAFETY: `out` has 16 elements.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(mask, lanes)) };
+        mask.count_ones() as usize
+    }
     fn load_u16(lanes: &[u16]) -> __m512i {
         let mask = ((1u32 << lanes.len().min(16)) - 1) as u16;
         // SAFETY: the mask leaves out what lies past the lanes.

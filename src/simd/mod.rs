@@ -141,6 +141,18 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn widen_u16(self, a: Self::I) -> [Self::I; 2];
     /// Widens up to sixteen u16, a multiple of 4 of them, the rest zero.
     fn load_u16(self, lanes: &[u16]) -> Self::I;
+    /// Writes `first` + lane for each lane whose bit is set, in order, and says how many those are; what `out` holds after them is
+    /// anything.
+    #[inline(always)]
+    fn list_lanes(self, mask: u16, first: u32, out: &mut [u32; 16]) -> usize {
+        // without a branch: which bits are set nobody can guess
+        let mut next = 0;
+        for lane in 0..16 {
+            out[next % 16] = first + lane;
+            next += (mask >> lane & 1) as usize;
+        }
+        next
+    }
     /// Asks for a value's cache line.
     fn prefetch_line<T>(self, at: &T);
 

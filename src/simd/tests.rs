@@ -72,6 +72,10 @@ impl Kernel for EveryOperation<'_> {
         }
         out.extend([s.sum(a).to_bits(), s.largest(a).to_bits()]);
         out.extend([u32::from(s.gt_mask(a, b)), u32::from(s.ge_mask(a, b))]);
+        let mut listed = [0; 16];
+        let count = s.list_lanes(self.1, 7, &mut listed);
+        out.push(count as u32);
+        out.extend(&listed[..count]);
         out
     }
 }
