@@ -183,7 +183,7 @@ __device__ void quantize(const QuantizeParams& p) {
 }  // namespace moray
 
 #define MORAY_QUANTIZE(name, Values) \
-    extern "C" __global__ void __launch_bounds__(moray::THREADS) name(const moray::QuantizeParams p) { moray::quantize<moray::Values>(p); }
+    extern "C" __global__ void __launch_bounds__(moray::THREADS, 1) name(const moray::QuantizeParams p) { moray::quantize<moray::Values>(p); }
 
 MORAY_QUANTIZE(w4a8_quantize_f32, Plain<float>)
 MORAY_QUANTIZE(w4a8_quantize_f16, Plain<__half>)
