@@ -1,7 +1,6 @@
 //! Maintainers' tasks: `cargo xtask <task>`.
 
 mod activations;
-mod api;
 mod demo;
 mod dependencies;
 mod engines;
@@ -93,7 +92,6 @@ const TASKS: &[Task] = &[
         help: "write the kernel that the Hugging Face kernels library loads: [folder]",
         run: hub_kernel::run,
     },
-    Task { name: "api", help: "write docs/api.txt, the library's public items; --check compares", run: api::run },
     Task {
         name: "simcuda",
         help: "path | run <command>: the simulated driver; kernels: its test kernels",
