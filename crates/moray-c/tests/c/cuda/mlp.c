@@ -322,7 +322,7 @@ static void check_by_input_four_bit(void) {
     OK(moray_input_weight_create_quantized(plain, &weight));
     OK(moray_input_weight_create((MorayBytes){w, sizeof w}, MORAY_F32, N, K, &floats));
     OK(moray_input_workspace_create(weight, M, &room));
-    MorayByInput host = {sizeof host, 0.2f, weight, room, {in, sizeof in}, {bias, sizeof bias}, {added, sizeof added}, {expected, sizeof expected}};
+    MorayByInput host = {sizeof host, 0.2f, weight, room, {in, sizeof in}, {bias, sizeof bias}, {added, sizeof added}, {expected, sizeof expected}, 0, 0};
     OK(moray_by_input(cpu, &host));
     MorayCudaInputRows sizes;
     OK(moray_cuda_input_rows_sizes(weight, &sizes));
