@@ -79,6 +79,28 @@ def view_on_device(what: str, array: Any, dtypes: Sequence[str], stream: int, sh
     return _checked(what, _of_dlpack(what, array, stream or 1), dtypes, shape)
 
 
+class Strided(NamedTuple):
+    """An array whose elements may be apart, but for those of the last dimension."""
+
+    view: View
+    # In elements; `view.bytes` are those that they reach.
+    strides: tuple[int, ...]
+
+
+def strided_on_device(what: str, array: Any, dtypes: Sequence[str], stream: int, dimensions: int) -> Strided:
+    """As :func:`view_on_device`, of an array of so many dimensions with strides that are not negative."""
+    if not hasattr(array, "__dlpack__"):
+        raise DtypeError(f"{what}: expected an array with DLPack, got {type(array).__name__}")
+    found = _borrow(what, array, stream or 1)
+    if found.view.dtype not in dtypes:
+        raise DtypeError(f"{what}: expected elements of {' or '.join(dtypes)}, got {found.view.dtype}")
+    check_shape(what, found.view.shape, (None,) * dimensions)
+    sizes = zip(found.view.shape, found.strides)
+    if found.view.bytes and (found.strides[-1] != 1 and found.view.shape[-1] != 1 or any(size > 1 and step < 1 for size, step in sizes)):
+        raise LayoutError(f"{what}: expected elements of the last dimension one after another, got strides {list(found.strides)} in elements")
+    return found
+
+
 def optional(what: str, array: Any, dtypes: Sequence[str], shape: Sequence[int | None] = ()) -> View | None:
     """As :func:`view`, and None for None."""
     return None if array is None else view(what, array, dtypes, shape)
@@ -135,6 +157,16 @@ _CPU, _CUDA = 1, 2
 
 def _of_dlpack(what: str, array: Any, stream: int | None = None) -> View:
     """`stream` is given of an array of a CUDA device."""
+    found, expected = _borrow(what, array, stream), 1
+    if found.view.bytes:
+        for size, stride in zip(reversed(found.view.shape), reversed(found.strides)):
+            if size != 1 and stride != expected:
+                raise _not_contiguous(what, found.view.shape, found.strides)
+            expected *= size
+    return found.view
+
+
+def _borrow(what: str, array: Any, stream: int | None) -> Strided:
     device, number = array.__dlpack_device__()
     if device != (_CPU if stream is None else _CUDA):
         expected = "the CPU" if stream is None else "a CUDA device"
@@ -152,18 +184,15 @@ def _of_dlpack(what: str, array: Any, stream: int | None = None) -> View:
             f"{what}: expected elements that the library knows, got DLPack code {kind.code} of {kind.bits} bits × {kind.lanes}"
         )
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
+    strides = [0] * tensor.ndim
     count = 1
-    for size in shape:
-        count *= size
-    if tensor.strides and count:
-        strides = [tensor.strides[i] for i in range(tensor.ndim)]
-        expected = 1
-        for size, stride in zip(reversed(shape), reversed(strides)):
-            if size != 1 and stride != expected:
-                raise _not_contiguous(what, shape, strides)
-            expected *= size
+    for i in reversed(range(tensor.ndim)):
+        strides[i] = tensor.strides[i] if tensor.strides else count
+        count *= shape[i]
+    # those from the first element to the last, where none comes before the first
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides)) if count else 0
     data = ffi.cast("char *", tensor.data) + tensor.byte_offset if count else ffi.NULL
-    return View(data, count * SIZES[dtype], shape, dtype, (array, capsule))
+    return Strided(View(data, reach * SIZES[dtype], shape, dtype, (array, capsule)), tuple(strides))
 
 
 def _not_contiguous(what: str, shape: Sequence[int], strides: Sequence[int]) -> LayoutError:

@@ -10,6 +10,7 @@ import numpy as np
 from . import _memory
 from ._library import check, constant, constants, create, ffi, lib
 from .cpu import Cpu, shared
+from .errors import OutOfRangeError, ShapeError
 from .quantized import DTYPES
 
 CACHE_DTYPES = {**DTYPES, "int8": lib.MORAY_INT8}
@@ -40,6 +41,13 @@ class HeadMask:
     """One bit for each query head: u32 [spans, ⌈n_q_heads / 32⌉], head h bit h % 32 of word h / 32; or bool [spans, n_q_heads]."""
 
     words: Any
+
+
+class Part(NamedTuple):
+    """A part of a call: the first span and KV head that are computed, and one past the last."""
+
+    spans: tuple[int, int]
+    kv_heads: tuple[int, int]
 
 
 class KvCache:
@@ -121,6 +129,7 @@ class Attention:
 
     def attend(
         self, cache: KvCache, layer: int, spans: Sequence[Span], q: Any, *, heads: HeadLists | HeadMask | None = None, out: Any = None,
+        part: Part | None = None,
     ) -> Any:  # fmt: skip
         """Computes out[t, h] = Σ_j softmax_j(q[t, h] · k[j] / √head_dim) · v[j] over the positions j up to t's own that the cache holds, for the
         heads that run; others give zeros. The spans' own tokens have been written.
@@ -128,17 +137,28 @@ class Attention:
         Args:
             q: f32 [M, n_q_heads, head_dim], turned by the rotary embedding.
             out: the same, apart from `q`; without it a new numpy array.
+            part: what of it is computed; all without it. Threads of the caller's own share a call by parts that do not overlap, each with an
+                :class:`Attention` of its own on a ``Cpu(1)``.
 
         Raises:
+            OutOfRangeError, ShapeError: for a part.
             NotIncreasingError: for a list with duplicates.
             OverlapError: if `out` overlaps `q`.
             Besides as :meth:`write_kv`.
         """
         found = _memory.view("q", q, ("f32",), (None, self.n_q_heads, self.head_dim))
         if out is None:
+            if part is not None:
+                raise ShapeError(f"out: expected an array for {part}, got none: the rest has no value")
             out = np.empty(found.shape, np.float32)
         written = _memory.view("out", out, ("f32",), found.shape, writable=True)
         call, _alive = self._call(cache, layer, spans, heads)
+        if part is not None:
+            for name, (begin, end), most in (("spans", part.spans, len(spans)), ("kv_heads", part.kv_heads, self.n_kv_heads)):
+                if not 0 <= begin < end:
+                    raise OutOfRangeError(f"{name}: expected a range from 0 to {most}, got {begin} to {end}")
+            call.span_begin, call.span_end = part.spans
+            call.kv_head_begin, call.kv_head_end = part.kv_heads
         check(lib.moray_attend(self.cpu.handle, call, found.memory, written.memory))
         return out
 

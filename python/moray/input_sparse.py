@@ -8,6 +8,7 @@ import numpy as np
 
 from . import _memory
 from ._library import check, create, ffi, lib
+from ._parts import part_of
 from ._workspaces import Workspaces
 from .cpu import Cpu, shared
 from .errors import LengthError
@@ -44,7 +45,8 @@ class InputSparse:
         self._workspaces = Workspaces("MorayInputWorkspace", make, end, self.handle)
 
     def __call__(
-        self, x: Any, threshold: float, *, bias: Any = None, residual: Any = None, out: Any = None, cpu: Cpu | None = None,
+        self, x: Any, threshold: float, *, bias: Any = None, residual: Any = None, out: Any = None, rows: tuple[int, int] | None = None,
+        cpu: Cpu | None = None,
     ) -> Any:  # fmt: skip
         """Computes y[m, n] = Σ x[m, k] · w[n, k] over the k with |x[m, k]| > threshold, + bias + residual, and returns y.
 
@@ -58,36 +60,40 @@ class InputSparse:
             bias: f32 [N] or None.
             residual: f32 [.., N] or None, apart from `out`.
             out: where y goes, f32 [.., N]; without it y is a new numpy array.
+            rows: the first output feature that is computed and one past the last, multiples of 16 or N; others of `out` are not touched. Threads of
+                the caller's own share a product so, each with a ``Cpu(1)``.
 
         Raises:
             LengthError: for an array of another size.
+            ShapeError, OutOfRangeError: for rows.
             InvalidValueError: for another threshold.
             OverlapError: if `out` overlaps what is read.
         """
-        return self.forward(x, threshold, bias, residual, out, cpu, None)
+        return self.forward(x, threshold, bias, residual, out, rows, cpu, None)
 
     def with_kept(self, x: Any, threshold: float, **options: Any) -> tuple[Any, np.ndarray]:
         """As calling it, and the inputs whose weights were read: u32, strictly increasing."""
         kept: list[np.ndarray] = []
-        taken = [options.pop(name, None) for name in ("bias", "residual", "out", "cpu")]
+        taken = [options.pop(name, None) for name in ("bias", "residual", "out", "rows", "cpu")]
         if options:
-            raise TypeError(f"with_kept: expected bias, residual, out or cpu, got {', '.join(options)}")
+            raise TypeError(f"with_kept: expected bias, residual, out, rows or cpu, got {', '.join(options)}")
         return self.forward(x, threshold, *taken, kept), kept[0]
 
-    def forward(self, x: Any, threshold: float, bias: Any, residual: Any, out: Any, cpu: Cpu | None, kept: list | None) -> Any:
+    def forward(
+        self, x: Any, threshold: float, bias: Any, residual: Any, out: Any, rows: tuple[int, int] | None, cpu: Cpu | None, kept: list | None,
+    ) -> Any:  # fmt: skip
         found = _memory.view("x", x, ("f32",))
         if not found.shape or found.shape[-1] != self.k:
             raise LengthError(f"x: expected {self.k} features in its last dimension, got shape {list(found.shape)}")
         shape = (*found.shape[:-1], self.n)
-        if out is None:
-            out = np.empty(shape, np.float32)
+        out, begin, end = part_of("rows", rows, self.n, out, shape)
         y = _memory.view("out", out, ("f32",), shape, writable=True)
         biases = _memory.optional("bias", bias, ("f32",), (self.n,))
         added = _memory.optional("residual", residual, ("f32",), shape)
         with self._workspaces.take(found.bytes // (4 * self.k)) as workspace:
             call = ffi.new("MorayByInput *", (
                 ffi.sizeof("MorayByInput"), threshold, self.handle, workspace, found.memory, _memory.memory(biases),
-                _memory.memory(added), y.memory,
+                _memory.memory(added), y.memory, begin, end,
             ))  # fmt: skip
             check(lib.moray_by_input((cpu or shared()).handle, call))
             if kept is not None:

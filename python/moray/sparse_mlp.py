@@ -8,11 +8,13 @@ import numpy as np
 
 from . import _memory, selection as selections
 from ._library import check, constant, constants, create, ffi, lib
+from ._parts import part_of
 from ._workspaces import Workspaces
+from .activations import Activations
 from .cpu import Cpu, shared
-from .errors import DtypeError, LengthError
+from .errors import DtypeError, LengthError, UnsupportedError
 from .quantized import DTYPES, Quantized
-from .selection import Selection
+from .selection import Selection, Threshold, TopK
 
 ACTIVATIONS = constants("MORAY_ACTIVATION_")
 
@@ -123,5 +125,136 @@ class SparseMlp:
                 kept.append(np.frombuffer(ffi.buffer(part.data, part.bytes), np.uint32).copy())
         return out
 
+    def gate(
+        self, x: Any, neurons: Any = None, *, out: Any = None, positions: tuple[int, int] | None = None, cpu: Cpu | None = None,
+    ) -> Any:  # fmt: skip
+        """Computes act(gate · x) of listed neurons, f32 [.., L], and returns it: what scores on the gate are of.
+
+        With :meth:`gate_up`, :func:`select` and :meth:`down` it makes up a call in parts, with its bits: the gate of all neurons, what is kept of
+        it, the products of that list with the gate given, and what they are multiplied with. Threads of the caller's own share a part by ranges
+        that do not overlap, each with the same arrays and a ``Cpu(1)``.
+
+        Args:
+            x: f32 [.., d_model]; for 4-bit weights the tokens as :class:`moray.Activations` with one scale for each token, of M tokens [M, L].
+            neurons: u32 [L], strictly increasing; None for all.
+            out: where it goes, f32 [.., L]; without it a new numpy array.
+            positions: the first position in the list that is computed and one past the last, multiples of 16 or L; others of `out` are not touched.
+
+        Raises:
+            LengthError: for an array of another size.
+            ShapeError, OutOfRangeError: for positions.
+            OutOfRangeError, NotIncreasingError: for the list.
+            UnsupportedError: for inputs that are not the weights' kind.
+            OverlapError: if what is written overlaps what is read.
+        """
+        return self._gate_up(x, neurons, None, out, positions, cpu, of_gate=True)
+
+    def gate_up(
+        self, x: Any, neurons: Any = None, *, gate: Any = None, out: Any = None, positions: tuple[int, int] | None = None,
+        cpu: Cpu | None = None,
+    ) -> Any:  # fmt: skip
+        """Computes act(gate · x) ∘ (up · x) of listed neurons, f32 [.., L], and returns it.
+
+        Args:
+            gate: what :meth:`gate` gave for the same list, f32 [.., L], which is then not computed again.
+            Others, and what is raised, as :meth:`gate`.
+        """
+        return self._gate_up(x, neurons, gate, out, positions, cpu, of_gate=False)
+
+    def _gate_up(
+        self, x: Any, neurons: Any, gate: Any, out: Any, positions: tuple[int, int] | None, cpu: Cpu | None, of_gate: bool,
+    ) -> Any:  # fmt: skip
+        listed = self._list(neurons)
+        if isinstance(x, Activations):
+            given, activations, lead = _memory.NONE, x.handle, (x.m,)
+        else:
+            found = _memory.view("x", x, ("f32",))
+            if not found.shape or found.shape[-1] != self.d_model:
+                raise LengthError(f"x: expected {self.d_model} features in its last dimension, got shape {list(found.shape)}")
+            given, activations, lead = found.memory, ffi.NULL, found.shape[:-1]
+        shape = (*lead, listed.shape[0])
+        out, begin, end = part_of("positions", positions, listed.shape[0], out, shape)
+        written = _memory.view("out", out, ("f32",), shape, writable=True)
+        read = _memory.optional("gate", gate, ("f32",), shape)
+        gates, products = (written.memory, _memory.NONE) if of_gate else (_memory.memory(read), written.memory)
+        if not written.bytes:
+            return out
+        call = ffi.new("MorayMlpGateUp *", (
+            ffi.sizeof("MorayMlpGateUp"), int(read is not None), self.handle, given, activations, listed.memory, gates, products, begin, end,
+        ))  # fmt: skip
+        check(lib.moray_mlp_gate_up((cpu or shared()).handle, call))
+        return out
+
+    def down(
+        self, hidden: Any, neurons: Any = None, *, residual: Any = None, out: Any = None, columns: tuple[int, int] | None = None,
+        cpu: Cpu | None = None,
+    ) -> Any:  # fmt: skip
+        """Computes y = down · hidden + residual of the products of listed neurons, and returns y.
+
+        Args:
+            hidden: f32 [.., L], 0 for neurons that a token does not keep.
+            neurons: u32 [L], strictly increasing; None for all.
+            residual: f32 [.., d_model] or None, apart from `out`.
+            out: where y goes, f32 [.., d_model]; without it a new numpy array.
+            columns: the first column of y that is computed and one past the last; others of `out` are not touched.
+
+        Raises:
+            LengthError: for an array of another size.
+            OutOfRangeError: for columns past d_model.
+            OutOfRangeError, NotIncreasingError: for the list.
+            OverlapError: if `out` overlaps what is read.
+        """
+        listed, found = self._list(neurons), _memory.view("hidden", hidden, ("f32",))
+        if not found.shape or found.shape[-1] != listed.shape[0]:
+            raise LengthError(f"hidden: expected {listed.shape[0]} neurons in its last dimension, got shape {list(found.shape)}")
+        shape = (*found.shape[:-1], self.d_model)
+        out, begin, end = part_of("columns", columns, self.d_model, out, shape)
+        y = _memory.view("out", out, ("f32",), shape, writable=True)
+        added = _memory.optional("residual", residual, ("f32",), shape)
+        with self._workspaces.take(y.bytes // (4 * self.d_model)) as workspace:
+            call = ffi.new("MorayMlpDown *", (
+                ffi.sizeof("MorayMlpDown"), self.handle, workspace, listed.memory, found.memory, _memory.memory(added), y.memory, begin, end,
+            ))  # fmt: skip
+            check(lib.moray_mlp_down((cpu or shared()).handle, call))
+        return out
+
+    def _list(self, neurons: Any) -> _memory.View:
+        return selections.indices("neurons", range(self.d_ff) if neurons is None else neurons)
+
     def __repr__(self) -> str:
         return f"SparseMlp(d_model={self.d_model}, d_ff={self.d_ff})"
+
+
+def select(
+    values: Any, keep: Threshold | TopK, *, masks: Any = None, cpu: Cpu | None = None,
+) -> tuple[Any, np.ndarray]:  # fmt: skip
+    """Says which values each token keeps, such as the gate of all neurons: what :class:`SparseMlp` does between its parts.
+
+    Args:
+        values: f32 [tokens, n].
+        keep: a threshold or top-k; its ``score`` is not looked at, and a ``channel_scale`` is f32 [n].
+        masks: where masks go, u64 [tokens, ⌈n / 64⌉], value i bit i % 64 of word i / 64; without it a new numpy array.
+
+    Returns:
+        The masks, and what any token keeps: u32, strictly increasing.
+
+    Raises:
+        LengthError, ShapeError: for an array of another size.
+        InvalidValueError: for a threshold or factors.
+        UnsupportedError: for another selection.
+        OverlapError: if the masks overlap what is read.
+    """
+    if not isinstance(keep, (Threshold, TopK)):
+        raise UnsupportedError(f"keep: expected Threshold or TopK, got {type(keep).__name__}")
+    found = _memory.view("values", values, ("f32",), (None, None))
+    tokens, n = found.shape
+    if masks is None:
+        masks = np.empty((tokens, -(-n // 64)), np.uint64)
+    written = _memory.view("masks", masks, ("u64",), (tokens, -(-n // 64)), writable=True)
+    listed, count = np.empty(n, np.uint32), ffi.new("size_t *")
+    chosen, _alive = selections.handle(keep)
+    call = ffi.new("MorayMlpSelect *", (
+        ffi.sizeof("MorayMlpSelect"), chosen, n, found.memory, written.memory, _memory.view("list", listed, ("u32",)).memory,
+    ))  # fmt: skip
+    check(lib.moray_mlp_select((cpu or shared()).handle, call, count))
+    return masks, listed[: count[0]]

@@ -1,4 +1,4 @@
-"""Products on a CUDA device against the CPU's: tensors are DLPack capsules over memory of the driver's, a GPU's or the simulated one's."""
+"""What runs on a CUDA device against the CPU's: tensors are DLPack capsules over memory of the driver's, a GPU's or the simulated one's."""
 
 import ctypes
 import os
@@ -52,6 +52,22 @@ class Tensor:
         kind = {"f": 2, "u": 1, "i": 0}[self.array.dtype.kind]
         shape = (ctypes.c_int64 * array.ndim)(*array.shape)
         self.lent = DlTensor(address.value, device, 0, array.ndim, kind, 8 * array.itemsize, 1, shape, None, 0, None, None)
+
+    def part(self, of):
+        """A view of some elements, with the strides that they have; it lends memory alone."""
+        view = self.array[of]
+        start = view.__array_interface__["data"][0] - self.array.__array_interface__["data"][0]
+        shape = (ctypes.c_int64 * view.ndim)(*view.shape)
+        strides = (ctypes.c_int64 * view.ndim)(*(step // view.itemsize for step in view.strides))
+        made = object.__new__(Tensor)
+        made.array, made.device, made.streams, made.whole = view, self.device, [], self
+        whole = self.lent
+        made.lent = DlTensor(whole.data, self.device, 0, view.ndim, whole.code, whole.bits, 1, shape, strides, start, None, None)
+        return made
+
+    def reshape(self, shape):
+        self.array = self.array.reshape(shape)
+        self.lent.ndim, self.lent.shape = len(shape), (ctypes.c_int64 * len(shape))(*shape)
 
     def __dlpack_device__(self):
         return self.device, 0
@@ -176,3 +192,254 @@ def test_refusals_name_the_argument_and_leave_the_device_usable(stream):
         context = ctypes.c_void_p()
         driver("cuDevicePrimaryCtxRetain", ctypes.byref(context), 0)
         driver("cuCtxSetCurrent", context)
+
+
+D_MODEL, D_FF = 64, 96
+
+
+def zeros(size, dtype=np.uint8):
+    return Tensor(np.zeros(max(int(size), 1), dtype))
+
+
+def mlps():
+    """An MLP in 16 bits and one in 4, on the CPU and on the device."""
+    gate, up, down = [(RNG.standard_normal(s) / 4).astype(np.float16) for s in ((D_FF, D_MODEL), (D_FF, D_MODEL), (D_MODEL, D_FF))]
+    bias = (RNG.standard_normal(D_FF) / 4).astype(np.float32)
+    quantized = [Quantized.quantize(w, Format.per_group(32, "f16")) for w in (gate, up, down)]
+    hosts = [moray.SparseMlp(gate, up, down, gate_bias=bias), moray.SparseMlp(*quantized)]
+    for host in hosts:
+        yield host, cuda.SparseMlp({name: Tensor(part) for name, part in cuda.SparseMlp.sections(host).items()}, host)
+
+
+def words(keep):
+    """Masks bool [tokens, n] as u64."""
+    padded = np.zeros((len(keep), -(-keep.shape[1] // 64) * 64), bool)
+    padded[:, : keep.shape[1]] = keep
+    return np.packbits(padded, axis=1, bitorder="little").view("<u8")
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 20])
+def test_mlps_on_the_device_are_the_cpus_but_for_the_order_of_sums(tokens, stream):
+    x = (RNG.standard_normal((tokens, D_MODEL)) / 2).astype(np.float32)
+    residual = RNG.standard_normal((tokens, D_MODEL)).astype(np.float32)
+    keep, listed = RNG.random((tokens, D_FF)) < 0.4, np.arange(0, D_FF, 3, dtype=np.uint32)
+    scale = np.linspace(0.5, 2, D_FF, dtype=np.float32)
+    padded = np.zeros(D_FF, np.uint32)
+    padded[: listed.size] = listed
+    there = {"list": Tensor(padded), "count": Tensor(np.array([listed.size], np.uint32))}
+    forms = [
+        (None, None),
+        (moray.Indices(listed), cuda.Indices(**there)),
+        (moray.Masks(keep), cuda.Masks(Tensor(words(keep)))),
+        (moray.Union(listed, keep), cuda.Union(**there, masks=Tensor(words(keep)))),
+        (moray.TopK(9, "gate", scale), moray.TopK(9, "gate", Tensor(scale))),
+        (moray.TopK(20, "input"), moray.TopK(20, "input")),
+    ]
+    for host, mlp in mlps():
+        for selection, on_device in forms:
+            expected, read = host.with_kept(x, selection, residual=residual)
+            size = mlp.scratch(tokens, on_device, max_tokens=32)
+            out, kept, count = Tensor(np.zeros_like(x)), zeros(D_FF, np.uint32), zeros(1, np.uint32)
+            returned = cuda.sparse_mlp(
+                mlp, Tensor(x), on_device, out=out, workspace=zeros(size), residual=Tensor(residual), kept=kept, kept_count=count,
+                max_tokens=32, stream=stream.value,
+            )  # fmt: skip
+            assert returned is out
+            y = out.fetch(stream)
+            # 16 bits on the matrix units, and int8 codes that another order of sums may round the other way
+            bound = 2.0**-6 * np.abs(expected - residual).max() + 2.0**-20
+            assert np.abs(y - expected).max() <= bound, selection
+            if isinstance(selection, moray.Masks) or getattr(selection, "score", "") == "gate":
+                assert np.array_equal(kept.fetch(stream)[: count.fetch(stream)[0]], read)
+
+
+def test_masks_and_unions_of_the_device_are_the_cpus(stream):
+    values = RNG.standard_normal((5, 70)).astype(np.float32)
+    scale = np.linspace(0, 2, 70, dtype=np.float32)
+    for keep in (moray.TopK(9), moray.TopK(9, channel_scale=scale), moray.Threshold(0.8)):
+        expected, read = moray.select(values, keep)
+        there = keep if keep.channel_scale is None else moray.TopK(9, channel_scale=Tensor(scale))
+        masks = cuda.select(Tensor(values), there, masks=Tensor(np.zeros((5, 2), np.uint64)), stream=stream.value)
+        assert np.array_equal(masks.fetch(stream), expected)
+        listed, count = cuda.union(masks, 70, list=zeros(70, np.uint32), count=zeros(1, np.uint32), stream=stream.value)
+        assert np.array_equal(listed.fetch(stream)[: count.fetch(stream)[0]], read)
+
+
+@pytest.mark.parametrize("m", [1, 9])
+def test_products_by_input_have_the_bits_of_the_cpu(m, stream):
+    n, k = 40, 96
+    w, x = RNG.standard_normal((n, k)).astype(np.float32), RNG.standard_normal((m, k)).astype(np.float32)
+    bias, residual = RNG.standard_normal(n).astype(np.float32), RNG.standard_normal((m, n)).astype(np.float32)
+    padded = np.zeros((k, 48), np.float16)
+    padded[:, :n] = w.T
+    four_bit = [moray.InputSparse(Quantized.quantize(w, format)) for format in (Format.per_channel(), Format.per_group(32, "f16"))]
+    pairs = [(host, cuda.InputSparse({name: Tensor(part) for name, part in cuda.InputSparse.sections(host).items()}, host)) for host in four_bit]
+    pairs.append((moray.InputSparse(w), cuda.InputSparse.of_columns(Tensor(np.ascontiguousarray(w.T)))))
+    pairs.append((moray.InputSparse(w.astype(np.float16)), cuda.InputSparse.of_columns(Tensor(padded), n)))
+    for host, weight in pairs:
+        sizes, out = weight.scratch(m), Tensor(np.zeros((m, n), np.float32))
+        room = {"workspace": zeros(sizes.workspace), "counters": zeros(sizes.counters, np.uint32)}
+        for threshold in (0.0, 0.7):
+            cuda.by_input(weight, Tensor(x), threshold, out=out, bias=Tensor(bias), residual=Tensor(residual), stream=stream.value, **room)
+            assert np.array_equal(out.fetch(stream), host(x, threshold, bias=bias, residual=residual))
+        with pytest.raises(moray.InvalidValueError, match="threshold"):
+            cuda.by_input(weight, Tensor(x), float("nan"), out=out, stream=stream.value, **room)
+        with pytest.raises(moray.LengthError, match="x: expected 96 features"):
+            cuda.by_input(weight, Tensor(x[:, :64]), 0.1, out=out, stream=stream.value, **room)
+        with pytest.raises(moray.OverlapError, match="y"):
+            cuda.by_input(weight, Tensor(x), 0.1, out=out, residual=out, stream=stream.value, **room)
+    assert cuda.by_input(weight, Tensor(x[:0]), 0.1, out=(none := Tensor(np.zeros((0, n), np.float32)))) is none
+    with pytest.raises(moray.ShapeError, match="columns: expected rows of 40 or more outputs in multiples of 16 bytes, got 41 f16"):
+        cuda.InputSparse.of_columns(Tensor(padded[:, :41]), n)
+    with pytest.raises(moray.UnsupportedError, match="weight: expected one of 4 bits"):
+        cuda.InputSparse.sections(moray.InputSparse(w))
+    with pytest.raises(moray.LengthError, match="rows: expected"):
+        cuda.InputSparse({}, four_bit[0])
+
+
+HEADS, KV_HEADS, HEAD_DIM, CAPACITY, PAGE = 4, 2, 16, 64, 16
+STEPS = [
+    [moray.Span(1, 0, 20)],
+    [moray.Span(0, 0, 3), moray.Span(1, 20, 1)],
+    [moray.Span(0, 3, 1), moray.Span(1, 21, 1)],
+]
+
+
+def caches(layout):
+    """A paged cache in one allocation with keys beside values, as engines have them, in f16."""
+    pages = 8
+    shape = (pages, 2, PAGE, KV_HEADS, HEAD_DIM) if layout == "NHD" else (pages, 2, KV_HEADS, PAGE, HEAD_DIM)
+    whole = Tensor(np.zeros(shape, np.float16))
+    table = Tensor(np.array([[5, 0, 7, 2], [1, 6, 3, 4]], np.uint32))
+    halves = [whole.part(np.s_[:, i]) for i in range(2)]
+    return cuda.KvCache(*halves, capacity=CAPACITY, page_table=table, layout=layout), (whole, table)
+
+
+def softmax_over(q, keys, values):
+    """One head in f64."""
+    scores = keys @ q / np.sqrt(HEAD_DIM)
+    weights = np.exp(scores - scores.max())
+    return weights @ values / weights.sum()
+
+
+@pytest.mark.parametrize("layout", ["NHD", "HND"])
+@pytest.mark.parametrize("form", ["all", "lists", "groups", "mask"])
+def test_attention_over_pages_matches_the_formula(layout, form, stream):
+    cache, _alive = caches(layout)
+    past = {slot: [[], []] for slot in range(2)}
+    for spans in STEPS:
+        rows = sum(span.len for span in spans)
+        q, k, v = [RNG.standard_normal((rows, heads, HEAD_DIM)).astype(np.float16) for heads in (HEADS, KV_HEADS, KV_HEADS)]
+        running = {"all": [0, 1, 2, 3], "lists": [1, 2], "groups": [2, 3], "mask": [0, 3]}[form]
+        n = len(spans)
+        heads = {
+            "all": None,
+            "lists": cuda.HeadLists(Tensor(np.tile(np.array([1, 2], np.uint32), (n, 1))), Tensor(np.full(n, 2, np.uint32))),
+            "groups": cuda.HeadLists(Tensor(np.full((n, 1), 1, np.uint32)), Tensor(np.full(n, 1, np.uint32)), groups=True),
+            "mask": cuda.HeadMask(Tensor(np.full((n, 1), 0b1001, np.uint32))),
+        }[form]
+        batch = cuda.Batch(Tensor(cuda.span_records(spans)), rows=rows, longest=max(span.len for span in spans), heads=heads)
+        turned, out = Tensor(np.zeros((rows, HEADS, HEAD_DIM), np.float32)), Tensor(np.full((rows, HEADS, HEAD_DIM), 9, np.float32))
+        fused = Tensor(np.concatenate([q, k, v], axis=1))
+        parts = [fused.part(np.s_[:, a:b]) for a, b in ((0, HEADS), (HEADS, HEADS + KV_HEADS), (HEADS + KV_HEADS, HEADS + 2 * KV_HEADS))]
+        cuda.write_kv(cache, batch, *parts[1:], n_q_heads=HEADS, q=parts[0], q_out=turned, stream=stream.value)
+        room = zeros(cuda.attend_scratch(cache, batch, HEADS, max_spans=2))
+        assert cuda.attend(cache, batch, turned, out=out, max_spans=2, workspace=room, stream=stream.value) is out
+        got, row = out.fetch(stream), 0
+        for span in spans:
+            keys, values = past[span.slot]
+            for _ in range(span.len):
+                keys.append(k[row].astype(np.float64))
+                values.append(v[row].astype(np.float64))
+                for head in range(HEADS):
+                    if head not in running:
+                        assert not got[row, head].any()
+                        continue
+                    group = head // (HEADS // KV_HEADS)
+                    ks, vs = np.array(keys)[:, group], np.array(values)[:, group]
+                    expected = softmax_over(q[row, head].astype(np.float64), ks, vs)
+                    # the weights of the softmax are rounded to 16 bits before they multiply
+                    assert np.abs(got[row, head] - expected).max() <= 4 * 2.0**-11 * np.abs(vs).max()
+                row += 1
+
+
+def test_rotations_int8_and_holes_are_the_cpus(stream):
+    spans, heads = STEPS[0], 20
+    rope = RNG.standard_normal((CAPACITY, HEAD_DIM)).astype(np.float32)
+    q, k, v = [RNG.standard_normal((heads, count, HEAD_DIM)).astype(np.float32) for count in (HEADS, KV_HEADS, KV_HEADS)]
+    shape, scales = (2, CAPACITY, KV_HEADS, HEAD_DIM), [zeros((2 * KV_HEADS * CAPACITY), np.float32) for _ in range(2)]
+    codes = [Tensor(np.zeros(shape, np.int8)) for _ in range(2)]
+    present = Tensor(np.zeros((2, KV_HEADS, 2), np.uint32))
+    for scale in scales:
+        scale.reshape((2, KV_HEADS, CAPACITY))
+    cache = cuda.KvCache(*codes, capacity=CAPACITY, k_scale=scales[0], v_scale=scales[1], present=present)
+    lists = cuda.HeadLists(Tensor(np.array([[0]], np.uint32)), Tensor(np.array([1], np.uint32)))
+    batch = cuda.Batch(Tensor(cuda.span_records(spans)), rows=heads, longest=heads, heads=lists)
+    turned = Tensor(np.zeros_like(q))
+    cuda.write_kv(
+        cache, batch, Tensor(k), Tensor(v), n_q_heads=HEADS, policy="hole", q=Tensor(q), q_out=turned, rope=Tensor(rope), stream=stream.value,
+    )  # fmt: skip
+    positions, half = np.arange(heads), HEAD_DIM // 2
+    cos, sin = rope[positions, None, :half], rope[positions, None, half:]
+
+    def turn(x):
+        a, b = x[..., :half], x[..., half:]
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+    assert np.allclose(turned.fetch(stream)[:, 0], turn(q)[:, 0], rtol=1e-6, atol=1e-6)
+    held = present.fetch(stream)
+    assert held[1, 0, 0] == (1 << heads) - 1 and not held[1, 1].any() and not held[0].any()
+    keys = codes[0].fetch(stream)[1, :heads, 0] * scales[0].fetch(stream)[1, 0, :heads, None]
+    assert np.abs(keys - turn(k)[:, 0]).max() <= np.abs(turn(k)).max() / 127
+
+
+def test_refusals_of_mlps_and_attention_name_the_argument(stream):
+    (host, mlp), _ = mlps()
+    x = Tensor(np.zeros((3, D_MODEL), np.float32))
+    good = {"x": x, "out": Tensor(np.zeros((3, D_MODEL), np.float32)), "workspace": zeros(mlp.scratch(3, max_tokens=8)), "max_tokens": 8}
+    for error, text, changed in [
+        (moray.DeviceError, "x: expected memory of a CUDA device", {"x": np.zeros((3, D_MODEL), np.float32)}),
+        (moray.LengthError, "x: expected 64 features", {"x": Tensor(np.zeros((3, 65), np.float32))}),
+        (moray.LengthError, "out: expected shape [3, 64]", {"out": Tensor(np.zeros((2, D_MODEL), np.float32))}),
+        (moray.LengthError, "workspace", {"workspace": zeros(16)}),
+        (moray.ShapeError, "tokens", {"max_tokens": 2}),
+        (moray.OverlapError, "y", {"residual": good["out"]}),
+        (moray.LengthError, "masks: expected shape [3, 2]", {"selection": cuda.Masks(Tensor(np.zeros((2, 2), np.uint64)))}),
+        (moray.LengthError, "list: expected shape [96]", {"selection": cuda.Indices(zeros(9, np.uint32), zeros(1, np.uint32))}),
+        (moray.InvalidValueError, "threshold", {"selection": moray.Threshold(float("nan"), "input")}),
+        (moray.NullError, "kept: expected u32 [96], where Threshold lists what is kept", {"selection": moray.Threshold(0.1)}),
+        (moray.UnsupportedError, "score", {"selection": moray.TopK(3, "sum")}),
+        (TypeError, "selection", {"selection": moray.Indices([1])}),
+        (moray.NullError, "kept: expected u32 [96], where Masks lists", {"selection": cuda.Masks(Tensor(np.zeros((3, 2), np.uint64)))}),
+    ]:
+        with pytest.raises(error) as raised:
+            cuda.sparse_mlp(mlp, stream=stream.value, **{**good, **changed})
+        assert text in str(raised.value)
+    cuda.sparse_mlp(mlp, stream=stream.value, **good)
+    assert not good["out"].fetch(stream).any()
+    with pytest.raises(moray.UnsupportedError):
+        cuda.SparseMlp.sections(moray.SparseMlp(*[np.ones((64, 64), np.float32)] * 3))
+    with pytest.raises(moray.LengthError, match="gate_rows: expected"):
+        cuda.SparseMlp({}, host)
+
+    cache, _alive = caches("NHD")
+    spans = [moray.Span(0, 0, 3)]
+    batch = cuda.Batch(Tensor(cuda.span_records(spans)), rows=3, longest=3)
+    kv, q = [Tensor(np.zeros((3, heads, HEAD_DIM), np.float16)) for heads in (KV_HEADS, HEADS)]
+    single = Tensor(np.zeros((3, KV_HEADS, HEAD_DIM), np.float32))
+    refused = [
+        (moray.LengthError, "k: expected shape [any, 2, 16]", lambda: cuda.write_kv(cache, batch, q, kv, n_q_heads=HEADS)),
+        (moray.LayoutError, "v: expected f16", lambda: cuda.write_kv(cache, batch, kv, single, n_q_heads=HEADS)),
+        (moray.UnsupportedError, "policy", lambda: cuda.write_kv(cache, batch, kv, kv, n_q_heads=HEADS, policy="some")),
+        (moray.MorayError, "hole", lambda: cuda.write_kv(cache, batch, kv, kv, n_q_heads=HEADS, policy="hole")),
+        (moray.MorayError, "n_q_heads", lambda: cuda.write_kv(cache, batch, kv, kv, n_q_heads=3)),
+        (moray.LengthError, "k: expected 4 tokens", lambda: cuda.write_kv(cache, cuda.Batch(batch.records, rows=4, longest=4), kv, kv, n_q_heads=HEADS)),
+        (moray.DtypeError, "q: expected elements of f32, got f16", lambda: cuda.attend(cache, batch, q, out=q)),
+        (moray.UnsupportedError, "layout", lambda: cuda.KvCache(kv, kv, capacity=3, layout="DHN")),
+        (moray.ShapeError, "k: expected 4 dimensions", lambda: cuda.KvCache(kv, kv, capacity=3)),
+    ]
+    for error, text, call in refused:
+        with pytest.raises(error) as raised:
+            call()
+        assert text in str(raised.value)
+    cuda.write_kv(cache, batch, kv, kv, n_q_heads=HEADS, stream=stream.value)

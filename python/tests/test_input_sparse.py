@@ -72,7 +72,7 @@ def test_bad_input_is_refused_and_the_weight_goes_on():
         (moray.UnsupportedError, "4-bit", lambda: InputSparse(Quantized.quantize(W, Format.w8()))),
         (moray.ShapeError, "n: expected", lambda: InputSparse(random(0, 32))),
         (moray.ShapeError, "w: expected 2 dimensions", lambda: InputSparse(random(32))),
-        (TypeError, "got rows", lambda: weight.with_kept(X, 0.1, rows=1)),
+        (TypeError, "got row", lambda: weight.with_kept(X, 0.1, row=1)),
     ]
     for error, words, call in refused:
         with pytest.raises(error, match=words):

@@ -1,22 +1,17 @@
-"""W4A8 products on CUDA devices, over memory of the caller's that has DLPack: torch's, CuPy's, JAX's.
-
-The library has to be built with CUDA (``MORAY_FEATURES=cuda pip install ./python``). Calls go to the CUDA context that is current to the thread
-and to a stream of it; they allocate nothing on the device and wait for nothing, so that a graph can capture them. Results have the CPU's bits.
-"""
+"""W4A8 products on a device."""
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import sys
 from typing import Any, Mapping, NamedTuple, Sequence
 
-from . import _memory
-from ._library import check, constant, ffi, lib
-from .activations import SCALES
-from .errors import DeviceError, LengthError
-from .format import PARTS, Format
-from .quantized import DTYPES
+from .. import _memory
+from .._library import check, constant, ffi, lib
+from ..activations import SCALES
+from ..errors import LengthError
+from ..format import PARTS, Format
+from ..quantized import DTYPES
+from ._device import UNORDERED, current, handle_of
 
 # An array's memory, a `MorayBytes`.
 _Memory = tuple[Any, int]
@@ -47,7 +42,7 @@ class Weight:
     def __init__(self, sections: Mapping[str, Any], n: int, k: int, format: Format) -> None:
         self.n, self.k, self.format = n, k, format
         # whoever copied them there has ordered that with the streams of later calls
-        views = [None if part is None else _memory.view_on_device(name, part, ("u8",), _UNORDERED) for name, part in _parts(sections)]
+        views = [None if part is None else _memory.view_on_device(name, part, ("u8",), UNORDERED) for name, part in _parts(sections)]
         self._owners = views
         form = format.handle()
         self._numbers = (form.bits, form.group_size, form.group_scale, form.offset)
@@ -61,10 +56,6 @@ class Weight:
         """
         scales, kind = constant("act_scales", SCALES, act_scales), constant("dtype", DTYPES, dtype)
         return scratch(current(), self.n, self.k, self._numbers, m, scales, kind)
-
-
-# In DLPack: the consumer asks for no order.
-_UNORDERED = -1
 
 
 def _parts(sections: Mapping[str, Any]) -> Sequence[tuple[str, Any]]:
@@ -146,7 +137,7 @@ def scratch(device: Any, n: int, k: int, format: tuple, m: int, scales: int, dty
 
 def quantize(device: Any, stream: int, x: _Memory, dtype: int, tokens: tuple) -> None:
     """Puts a quantization on a stream."""
-    check(lib.moray_cuda_quantize(device, ffi.cast(_STREAM, stream), _quantize(x, dtype, tokens)))
+    check(lib.moray_cuda_quantize(device, handle_of(stream), _quantize(x, dtype, tokens)))
 
 
 def multiply(
@@ -154,10 +145,7 @@ def multiply(
 ) -> None:
     """Puts a multiplication on a stream."""
     call = _linear(weight, tokens, dtype, y, workspace, bias, residual)
-    check(lib.moray_cuda_linear(device, ffi.cast(_STREAM, stream), call))
-
-
-_STREAM = ffi.typeof("CUstream_st *")
+    check(lib.moray_cuda_linear(device, handle_of(stream), call))
 
 
 def _quantize(x: _Memory, dtype: int, tokens: tuple) -> Any:
@@ -168,47 +156,3 @@ def _quantize(x: _Memory, dtype: int, tokens: tuple) -> Any:
 def _linear(weight: tuple, tokens: tuple, dtype: int, y: _Memory, workspace: _Memory, bias: _Memory, residual: _Memory) -> Any:
     kind = "MorayCudaLinear"
     return ffi.new(f"{kind} *", (ffi.sizeof(kind), dtype, weight, tokens, bias, residual, y, workspace))
-
-
-# Handles by the numbers that the driver has of contexts, which no other context of the process ever has.
-_DEVICES: dict[int, Any] = {}
-
-
-def current() -> Any:
-    """The `MorayCuda` of the context that is current to this thread.
-
-    Raises:
-        KernelsNotBuiltError: if the library was built without CUDA.
-        DriverAbsentError: without a driver.
-        DeviceError: if no context is current.
-    """
-    context, number = ctypes.c_void_p(), ctypes.c_uint64()
-    driver = _driver()
-    if driver.cuCtxGetCurrent(ctypes.byref(context)) or not context.value:
-        raise DeviceError("context: expected a CUDA context that is current to the thread, got none")
-    driver.cuCtxGetId(context, ctypes.byref(number))
-    found = _DEVICES.get(number.value)
-    if found is None:
-        found = _DEVICES.setdefault(number.value, _open(context.value))
-    return found
-
-
-def _open(context: int) -> Any:
-    # kernels are unloaded with the process: a context may have gone before
-    out = ffi.new("MorayCuda **")
-    check(lib.moray_cuda_create(ffi.cast("CUctx_st *", context), out))
-    return out[0]
-
-
-_LOADED: list[Any] = []
-
-
-def _driver() -> Any:
-    if not _LOADED:
-        try:
-            _LOADED.append(ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"))
-        except OSError:
-            # the library says what is missing, of the two that may be
-            _open(0)
-            raise
-    return _LOADED[0]

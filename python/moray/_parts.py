@@ -1,0 +1,21 @@
+"""Parts of a call's result, that the caller shares between threads of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .errors import OutOfRangeError, ShapeError
+
+
+def part_of(what: str, part: tuple[int, int] | None, most: int, out: Any, shape: tuple[int, ...]) -> tuple[Any, int, int]:
+    """Where a part of a result goes, the first of it and one past the last."""
+    if part is None:
+        return np.empty(shape, np.float32) if out is None else out, 0, most
+    if out is None:
+        raise ShapeError(f"out: expected an array for the {what} {list(part)}, got none: others have no value")
+    begin, end = part
+    if not 0 <= begin < end:
+        raise OutOfRangeError(f"{what}: expected a range from 0 to {most}, got {begin} to {end}")
+    return out, begin, end

@@ -1,0 +1,19 @@
+"""moray on CUDA devices, over memory of the caller's that has DLPack: torch's, CuPy's, JAX's.
+
+The library has to be built with CUDA (``MORAY_FEATURES=cuda pip install ./python``). Calls go to the CUDA context that is current to the thread
+and to a stream of it; they allocate nothing on the device and wait for nothing, so that a graph can capture them. What says ``scratch`` loads the
+kernels of a call, without which a capture cannot begin with it. Arrays begin at multiples of 16 bytes, as allocations do.
+"""
+
+from ._device import current
+from .attention import Batch, HeadLists, HeadMask, KvCache, attend, attend_scratch, span_records, write_kv
+from .input_sparse import ByInputScratch, InputSparse, by_input
+from .linear import Scratch, Weight, linear, multiply, quantize, scratch, weight_of
+from .selection import Indices, Masks, Union, select, union
+from .sparse_mlp import SparseMlp, sparse_mlp
+
+__all__ = [
+    "Batch", "ByInputScratch", "HeadLists", "HeadMask", "Indices", "InputSparse", "KvCache", "Masks", "Scratch", "SparseMlp", "Union", "Weight",
+    "attend", "attend_scratch", "by_input", "current", "linear", "multiply", "quantize", "scratch", "select", "span_records", "sparse_mlp",
+    "union", "weight_of", "write_kv",
+]  # fmt: skip

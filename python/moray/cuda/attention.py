@@ -1,0 +1,250 @@
+"""Attention over the heads that run, on a device, over a cache of the caller's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+import numpy as np
+
+from .. import _memory
+from .._library import check, constant, constants, ffi, lib
+from ..attention import CACHE_DTYPES, Span
+from ..errors import LayoutError, LengthError, ShapeError
+from ..quantized import DTYPES
+from ._arrays import WORDS, Lender
+from ._device import UNORDERED, current, handle_of
+
+POLICIES = constants("MORAY_KV_")
+
+
+@dataclass(frozen=True)
+class HeadLists:
+    """The query heads that run of each span: u32 [spans, width], strictly increasing as far as `counts`, u32 [spans], go; with ``groups`` KV
+    heads, each for all query heads of its group."""
+
+    lists: Any
+    counts: Any
+    groups: bool = False
+
+
+@dataclass(frozen=True)
+class HeadMask:
+    """One bit for each query head: u32 [spans, ⌈n_q_heads / 32⌉], head h bit h % 32 of word h / 32."""
+
+    words: Any
+
+
+def span_records(spans: Sequence[Span]) -> np.ndarray:
+    """Spans as kernels read them, to be copied to the device: u32 [spans, 4], slot, start, length and the row of the first token."""
+    rows = np.cumsum([0, *(span.len for span in spans)], dtype=np.uint64)
+    return np.array([(*span, row) for span, row in zip(spans, rows)], np.uint32).reshape(-1, 4)
+
+
+class Batch:
+    """The tokens of a call, and the heads that run for them. Kernels read both, so that a graph replays with others as long as the numbers here
+    hold.
+
+    Args:
+        records: u32 [spans, 4] in device memory, see :func:`span_records`. It is kept.
+        rows: M, the tokens of all spans at most.
+        longest: the tokens of the longest span at most.
+        heads: which heads run; None for all.
+    """
+
+    def __init__(self, records: Any, *, rows: int, longest: int, heads: HeadLists | HeadMask | None = None) -> None:
+        self.records, self.rows, self.longest, self.heads = records, rows, longest, heads
+
+    def fields(self, lender: Lender, n_q_heads: int, n_kv_heads: int, head_dim: int) -> tuple:
+        """The `MorayCudaSpans` of C."""
+        records = lender.view("records", self.records, WORDS, (None, 4))
+        spans, width = records.shape[0], 0
+        listed, counts, kind = _memory.NONE, _memory.NONE, lib.MORAY_HEADS_ALL
+        match self.heads:
+            case None:
+                pass
+            case HeadLists(lists, many, groups):
+                kind = lib.MORAY_HEADS_GROUPS if groups else lib.MORAY_HEADS_LIST
+                found = lender.view("lists", lists, WORDS, (spans, None))
+                listed, width, counts = found.memory, found.shape[1], lender.memory("counts", many, WORDS, (spans,))
+            case HeadMask(words):
+                kind, listed = lib.MORAY_HEADS_MASK, lender.memory("words", words, WORDS, (spans, -(-n_q_heads // 32)))
+            case _:
+                raise TypeError(f"heads: expected moray.cuda's HeadLists, HeadMask or None, got {type(self.heads).__name__}")
+        return (
+            records.memory, spans, self.longest, self.rows, kind, listed, counts, width, n_q_heads, n_kv_heads, head_dim,
+        )  # fmt: skip
+
+
+class KvCache:
+    """One layer of a KV cache in device memory of the caller's, which is kept. Nothing of it is read but by calls.
+
+    Args:
+        k, v: f32, f16, bf16 or i8, both the same: [pages, positions of a page, n_kv_heads, head_dim], or with layout ``"HND"``
+            [pages, n_kv_heads, positions of a page, head_dim]. They may have strides of multiples of 16 bytes, as halves of one array have; head_dim
+            has none.
+        capacity: positions of a sequence.
+        page_table: u32 [sequences, pages of a sequence] of a paged cache, whose pages have a power of two of positions; None if sequence s is page s.
+        layout: ``"NHD"`` or ``"HND"``.
+        k_scale, v_scale: f32 [pages, n_kv_heads, positions of a page] of an i8 cache.
+        present: u32 [sequences, n_kv_heads, 2 · ⌈capacity / 64⌉], which positions are held; None where all before a span's end are. Zeros to
+            begin with, in a cache with holes.
+
+    Raises:
+        UnsupportedError: for another layout.
+        ShapeError, LengthError, DtypeError, DeviceError, LayoutError: for arrays of other sizes, types, places and strides.
+    """
+
+    def __init__(
+        self, k: Any, v: Any, *, capacity: int, page_table: Any = None, layout: str = "NHD", k_scale: Any = None, v_scale: Any = None,
+        present: Any = None,
+    ) -> None:  # fmt: skip
+        rows, heads = constant("layout", {"NHD": 1, "HND": 2}, layout), 2 if layout == "NHD" else 1
+        # kept views: calls are ordered with what their stream is ordered with
+        lender = Lender(UNORDERED)
+        names = {"i8" if name == "int8" else name: number for name, number in CACHE_DTYPES.items()}
+        keys, values = lender.strided("k", k, tuple(names), 4), lender.strided("v", v, tuple(names), 4)
+        for what, got, expected in (("shape", values.view.shape, keys.view.shape), ("strides", values.strides, keys.strides)):
+            if got != expected:
+                raise ShapeError(f"v: expected the {what} of k, {list(expected)}, got {list(got)}")
+        if keys.view.dtype != values.view.dtype:
+            raise ShapeError(f"v: expected elements of {keys.view.dtype}, as k has, got {values.view.dtype}")
+        shape, strides = keys.view.shape, keys.strides
+        #: Key and value heads.
+        self.n_kv_heads: int = shape[heads]
+        #: Elements of a head.
+        self.head_dim: int = shape[3]
+        #: Positions of a sequence.
+        self.capacity = capacity
+        pages, page_size = shape[0], shape[rows]
+        table = None if page_table is None else lender.view("page_table", page_table, WORDS, (None, None))
+        slots, most = (pages, 1) if table is None else table.shape
+        scale = (pages, self.n_kv_heads, page_size)
+        self._owners = lender
+        self._fields = (
+            names[keys.view.dtype], keys.view.memory, values.view.memory, lender.memory("k_scale", k_scale, ("f32",), scale),
+            lender.memory("v_scale", v_scale, ("f32",), scale),
+            lender.memory("present", present, WORDS, (slots, self.n_kv_heads, 2 * -(-capacity // 64))), _memory.memory(table), slots, pages,
+            page_size, most, strides[0], strides[heads], strides[rows], capacity,
+        )  # fmt: skip
+
+
+def _tokens(lender: Lender, what: str, array: Any, heads: int, head_dim: int) -> _memory.Strided:
+    """An array [M, heads, head_dim] whose tokens may be apart."""
+    found = lender.strided(what, array, tuple(DTYPES), 3)
+    if found.view.shape[1:] != (heads, head_dim):
+        raise LengthError(f"{what}: expected shape [any, {heads}, {head_dim}], got {list(found.view.shape)}")
+    if heads > 1 and found.strides[1] != head_dim:
+        raise LayoutError(f"{what}: expected the heads of a token one after another, got strides {list(found.strides)} in elements")
+    return found
+
+
+def _of_tokens(what: str, found: _memory.Strided, rows: int) -> None:
+    if found.view.shape[0] < rows:
+        raise LengthError(f"{what}: expected {rows} tokens or more, got {found.view.shape[0]}")
+
+
+def write_kv(
+    cache: KvCache,
+    batch: Batch,
+    k: Any,
+    v: Any,
+    *,
+    n_q_heads: int,
+    policy: str = "write_all",
+    q: Any = None,
+    q_out: Any = None,
+    rope: Any = None,
+    stream: int = 0,
+) -> None:
+    """Puts the writing of a call's keys and values on a stream, and the turning of keys and queries by the rotary embedding.
+
+    Args:
+        k, v: f32, f16 or bf16 [M, n_kv_heads, head_dim]; tokens may be apart, as in the output of one projection.
+        n_q_heads: a multiple of the cache's KV heads.
+        policy: what is stored for a KV head that no query head reads: ``"write_all"`` all the same, ``"hole"`` nothing, which needs the cache's
+            `present`, ``"zero"`` zeros, ``"keep"`` nothing, and `present` stays as it is.
+        q: [M, n_q_heads, head_dim] of k's type, queries to be turned, or None.
+        q_out: f32 [M, n_q_heads, head_dim]: where they go. Rows of heads that do not run stay as they are.
+        rope: f32 [context, head_dim], head_dim / 2 cosines and then as many sines of each position; None where q and k are turned already.
+        stream: as :func:`moray.cuda.linear`.
+
+    Raises:
+        LengthError, ShapeError: for arrays of other sizes.
+        DtypeError, DeviceError, LayoutError: for arrays of other types, places and strides.
+        UnsupportedError: for a policy that the cache does not take.
+        OverlapError: if what is written overlaps what is read.
+    """
+    lender, number = Lender(stream), constant("policy", POLICIES, policy)
+    heads, head_dim = cache.n_kv_heads, cache.head_dim
+    keys, values = _tokens(lender, "k", k, heads, head_dim), _tokens(lender, "v", v, heads, head_dim)
+    for what, found in (("k", keys), ("v", values)):
+        _of_tokens(what, found, batch.rows)
+    if values.strides[0] != keys.strides[0] or values.view.dtype != keys.view.dtype:
+        expected = f"{keys.view.dtype} with tokens {keys.strides[0]} apart, as k's"
+        raise LayoutError(f"v: expected {expected}, got {values.view.dtype} with {values.strides[0]}")
+    queries, stride, written = _memory.NONE, 0, _memory.NONE
+    if q is not None:
+        found = _tokens(lender, "q", q, n_q_heads, head_dim)
+        _of_tokens("q", found, batch.rows)
+        if found.view.dtype != keys.view.dtype:
+            raise LayoutError(f"q: expected {keys.view.dtype}, as k's, got {found.view.dtype}")
+        queries, stride = found.view.memory, found.strides[0]
+        written = lender.memory("q_out", q_out, ("f32",), (None, n_q_heads, head_dim))
+    table = None if rope is None else lender.view("rope", rope, ("f32",), (None, head_dim))
+    spans, name = batch.fields(lender, n_q_heads, heads, head_dim), "MorayCudaWriteKv"
+    if not spans[1] or not batch.rows:
+        return
+    call = ffi.new(f"{name} *", (
+        ffi.sizeof(name), DTYPES[keys.view.dtype], number, cache._fields, spans, keys.view.memory, values.view.memory, keys.strides[0], queries,
+        stride, written, _memory.memory(table), 0 if table is None else table.shape[0],
+    ))  # fmt: skip
+    check(lib.moray_cuda_write_kv(current(), handle_of(stream), call))
+
+
+def attend(
+    cache: KvCache, batch: Batch, q: Any, *, out: Any, max_spans: int | None = None, workspace: Any = None, stream: int = 0,
+) -> Any:  # fmt: skip
+    """Puts out[t, h] = Σ_j softmax_j(q[t, h] · k[j] / √head_dim) · v[j] over the positions j up to t's own that the cache holds on a stream, and
+    returns `out`. Heads that do not run give zeros. The call's own tokens have been written.
+
+    Args:
+        q: f32 [M, n_q_heads, head_dim], turned by the rotary embedding.
+        out: [M, n_q_heads, head_dim] in f32, f16 or bf16.
+        max_spans: the most spans of the calls that the caller makes, this call's if it is None: by it contexts are cut into parts, on which results
+            of few tokens depend.
+        workspace: u8, as many bytes as :func:`attend_scratch` says, or more; calls that may run at once have one each.
+        stream: as :func:`moray.cuda.linear`.
+
+    Raises:
+        LengthError, ShapeError: for arrays of other sizes.
+        DtypeError, DeviceError: for arrays of other types and places.
+        OverlapError: if what is written overlaps what is read.
+    """
+    lender = Lender(stream)
+    found = lender.view("q", q, ("f32",), (None, None, cache.head_dim))
+    y = lender.view("out", out, tuple(DTYPES), found.shape)
+    spans = batch.fields(lender, found.shape[1], cache.n_kv_heads, cache.head_dim)
+    if found.shape[0] < batch.rows:
+        raise LengthError(f"q: expected {batch.rows} tokens or more, got {found.shape[0]}")
+    if not spans[1] or not batch.rows:
+        return out
+    memory = [found.memory, y.memory, lender.memory("workspace", workspace, ("u8",))]
+    call = _attend(cache, DTYPES[y.dtype], spans, spans[1] if max_spans is None else max_spans, memory)
+    check(lib.moray_cuda_attend(current(), handle_of(stream), call))
+    return out
+
+
+def attend_scratch(cache: KvCache, batch: Batch, n_q_heads: int, *, max_spans: int | None = None, out_dtype: str = "f32") -> int:
+    """Loads the kernels of :func:`attend` and of :func:`write_kv`, which a capture could not, and says how many bytes its workspace needs."""
+    kind, size = constant("out_dtype", DTYPES, out_dtype), ffi.new("size_t *")
+    spans = batch.fields(Lender(UNORDERED), n_q_heads, cache.n_kv_heads, cache.head_dim)
+    most = spans[1] if max_spans is None else max_spans
+    check(lib.moray_cuda_load_kernels(current()))
+    check(lib.moray_cuda_attend_prepare(current(), _attend(cache, kind, spans, most, [_memory.NONE] * 3), size))
+    return size[0]
+
+
+def _attend(cache: KvCache, kind: int, spans: tuple, max_spans: int, memory: list) -> Any:
+    name = "MorayCudaAttend"
+    return ffi.new(f"{name} *", (ffi.sizeof(name), kind, cache._fields, spans, max_spans, *memory))
