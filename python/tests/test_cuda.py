@@ -233,7 +233,7 @@ def test_mlps_on_the_device_are_the_cpus_but_for_the_order_of_sums(tokens, strea
         (moray.Masks(keep), cuda.Masks(Tensor(words(keep)))),
         (moray.Union(listed, keep), cuda.Union(**there, masks=Tensor(words(keep)))),
         (moray.TopK(9, "gate", scale), moray.TopK(9, "gate", Tensor(scale))),
-        (moray.TopK(20, "input"), moray.TopK(20, "input")),
+        (moray.TopK(20, "input", scale[:D_MODEL]), moray.TopK(20, "input", Tensor(scale[:D_MODEL]))),
     ]
     for host, mlp in mlps():
         for selection, on_device in forms:

@@ -43,6 +43,8 @@ def test_parts_make_up_a_call_with_its_bits(keep):
             assert np.array_equal(bits(masks, D_FF), np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1) < keep.k)
         hidden = mlp.gate_up(x, kept, gate=np.ascontiguousarray(gate[:, kept]))
         assert np.array_equal(hidden, mlp.gate_up(x, kept))
+        # what is given is what is read
+        assert np.array_equal(mlp.gate_up(x, kept, gate=2 * gate[:, kept]), 2 * hidden)
         hidden *= bits(masks, D_FF)[:, kept]
         assert np.array_equal(mlp.down(hidden, kept, residual=residual), expected)
         # all neurons need no list
@@ -138,6 +140,8 @@ def test_threads_share_a_product_by_input_by_rows():
 
         assert not in_eight_threads(work)
         assert np.array_equal(out, expected)
+        weight(x, 0.2, bias=bias, out=(some := np.full((2, n), 7, np.float32)), rows=(16, 32))
+        assert np.array_equal(some[:, 16:32], expected[:, 16:32]) and (np.delete(some, np.s_[16:32], axis=1) == 7).all()
         with pytest.raises(moray.ShapeError, match="out: expected an array for the rows"):
             weight(x, 0.2, rows=(0, 16))
         with pytest.raises(moray.OutOfRangeError, match="rows: expected a range from 0 to 80, got 16 to 0"):
@@ -164,6 +168,11 @@ def test_threads_share_attention_by_spans_and_heads():
 
         assert not in_eight_threads(work)
         assert np.array_equal(out, expected)
+        some = np.full(q.shape, 7, np.float32)
+        whole.attend(cache, 0, spans, q, heads=chosen, out=some, part=Part((1, 2), (1, 2)))
+        assert np.array_equal(some[5:8, 2:], expected[5:8, 2:])
+        some[5:8, 2:] = 7
+        assert (some == 7).all()
     with pytest.raises(moray.ShapeError, match="out: expected an array for Part"):
         whole.attend(cache, 0, spans, q, part=Part((0, 1), (0, 1)))
     with pytest.raises(moray.OutOfRangeError, match="kv_heads: expected a range from 0 to 2, got 1 to 1"):

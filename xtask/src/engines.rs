@@ -2,9 +2,9 @@
 
 mod stand_in;
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::{env, fs};
 
 use serde_json::Value;
 
@@ -23,7 +23,8 @@ const PROMPT: &str = "1, 2, 3, 4, 5, 6, 7,";
 const TOKENS: &str = "24";
 
 /// The parts of the task by name; without one all run.
-const PARTS: [(&str, fn() -> TaskResult); 2] = [("candle", in_candle), ("cuda", in_other_bindings)];
+const PARTS: [(&str, fn() -> TaskResult); 3] =
+    [("candle", in_candle), ("cuda", in_other_bindings), ("candle-cuda", in_candle_on_cuda)];
 
 /// Runs the task.
 pub fn run(arguments: &[String]) -> TaskResult {
@@ -55,6 +56,18 @@ fn in_candle() -> TaskResult {
         true => Ok(()),
         false => Err(format!("expected moray generate's text {text:?} from candle with moray's layers").into()),
     }
+}
+
+/// Tests the operations on CUDA tensors of candle's on the simulated driver. candle compiles all of its kernels for it, which takes minutes.
+fn in_candle_on_cuda() -> TaskResult {
+    let stand_in = stand_in::toolkit_for_candle()?;
+    let mut tests = cargo(CANDLE, &["test", "--release", "--locked", "--features", "cuda", "--test", "cuda"]);
+    tests.envs([("MORAY_CUDA_ARCHS", "compute_80"), ("CUDA_COMPUTE_CAP", "80"), ("CUDARC_CUDA_VERSION", "13000")]);
+    tests.env("CUDA_HOME", &stand_in).env("MORAY_NVCC", toolkit::nvcc()?);
+    if env::var_os("NVCC").is_none() {
+        tests.env("NVCC", toolkit::nvcc()?);
+    }
+    check(simcuda::with_libraries(tests, &[stand_in.join("lib64")])?)
 }
 
 /// Multiplies on the simulated driver from each binding.

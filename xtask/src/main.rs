@@ -69,7 +69,7 @@ const TASKS: &[Task] = &[
     Task { name: "dependencies", help: "check the licences and sources of all dependencies", run: dependencies::run },
     Task {
         name: "engines",
-        help: "test moray in engines that are no part of the workspace: candle, cust, another cudarc, a driver loaded by hand",
+        help: "test moray in engines that are no part of the workspace, all or some: candle, candle-cuda, cuda (cust, another cudarc, a driver loaded by hand)",
         run: engines::run,
     },
     Task {

@@ -32,8 +32,17 @@ pub fn target_folder() -> PathBuf {
 ///
 /// # Errors
 /// As [`library_folder`].
-pub fn with_library(mut command: Command) -> io::Result<Command> {
+pub fn with_library(command: Command) -> io::Result<Command> {
+    with_libraries(command, &[])
+}
+
+/// Returns `command` with the simulated driver on its library path, and other folders after it.
+///
+/// # Errors
+/// As [`library_folder`].
+pub fn with_libraries(mut command: Command, folders: &[PathBuf]) -> io::Result<Command> {
     let mut paths = vec![library_folder()?];
+    paths.extend_from_slice(folders);
     paths.extend(env::var_os("LD_LIBRARY_PATH").iter().flat_map(env::split_paths));
     command.env("LD_LIBRARY_PATH", env::join_paths(paths).map_err(io::Error::other)?);
     Ok(command)

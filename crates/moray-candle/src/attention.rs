@@ -1,19 +1,23 @@
 //! Attention over a KV cache, of the heads that run.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp3, Error, Layout, Result, Shape, Tensor, bail};
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp3, Device, DeviceLocation, Error, Layout, Result, Shape, Tensor, bail,
+};
 use moray::attention::{
     AttentionShape, Call, Heads, KvCache, KvDtype, KvPolicy, KvShape, Limits, Rope, Span, Workspace, attend, write_kv,
 };
 
-use crate::Runtime;
-use crate::rows::{Argument, Float, narrowed, with_float};
+use crate::rows::{Argument, Float, check_location, location, narrowed, with_float};
+use crate::{Runtime, cuda};
 
 /// Writes k and v into a KV cache of its own and attends to what it holds, for the query heads that run.
 ///
 /// out\[t, h\] = Σ_j softmax_j(q\[t, h\] · k\[j\] / √head_dim) · v\[j\] over the positions j up to t's own; heads that do not run give
-/// zeros, and neither their K and V are read nor anything computed. Sums are those of [`moray::attention`]. No gradient passes through.
+/// zeros, and neither their K and V are read nor anything computed. Sums are those of [`moray::attention`], or of its `cuda` on a device.
+/// No gradient passes through.
 ///
 /// # Example
 /// ```
@@ -35,16 +39,23 @@ use crate::rows::{Argument, Float, narrowed, with_float};
 pub struct Attention {
     runtime: Runtime,
     shape: AttentionShape,
+    kv: KvShape,
+    dtype: KvDtype,
     policy: KvPolicy,
     rope: Option<Rope>,
+    device: Device,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
-struct State {
-    cache: KvCache,
-    /// And what it has room for.
-    workspace: Option<(Limits, Workspace)>,
+enum State {
+    Cpu {
+        cache: KvCache,
+        /// And what it has room for.
+        workspace: Option<(Limits, Workspace)>,
+    },
+    /// Made by the first call.
+    Cuda(Option<cuda::Cache>),
 }
 
 impl Attention {
@@ -55,8 +66,26 @@ impl Attention {
     pub fn new(runtime: &Runtime, n_q_heads: usize, kv: KvShape, dtype: KvDtype) -> Result<Self> {
         let shape = AttentionShape::new(n_q_heads, kv.n_kv_heads, kv.head_dim).map_err(Error::wrap)?;
         let cache = KvCache::new(kv, dtype).map_err(Error::wrap)?;
-        let state = Mutex::new(State { cache, workspace: None });
-        Ok(Attention { runtime: runtime.clone(), shape, policy: KvPolicy::WriteAll, rope: None, state })
+        let state = Mutex::new(State::Cpu { cache, workspace: None });
+        let (runtime, policy, device) = (runtime.clone(), KvPolicy::WriteAll, Device::Cpu);
+        Ok(Attention { runtime, shape, kv, dtype, policy, rope: None, device, state })
+    }
+
+    /// Has the cache on a CUDA device, where q, k and v are then; the first call allocates it. There, positions are written one after
+    /// another: a span begins where its slot ends, or before.
+    ///
+    /// # Errors
+    /// For another device, and without the feature `cuda`; once something has been written.
+    pub fn to_device(self, device: &Device) -> Result<Self> {
+        let written = (0..self.kv.n_slots).find(|slot| !self.is_empty(*slot));
+        let (from, to) = (self.device.location(), device.location());
+        match written {
+            _ if from == to => return Ok(self),
+            Some(slot) => bail!("device: expected {}, where slot {slot} is, got {}", location(&from), location(&to)),
+            None if device.is_cpu() => bail!("device: expected a CUDA device, got the CPU"),
+            None => cuda::device(device)?,
+        };
+        Ok(Attention { device: device.clone(), state: Mutex::new(State::Cuda(None)), ..self })
     }
 
     /// Turns q and k by their positions; without, both are taken as they are.
@@ -71,7 +100,10 @@ impl Attention {
 
     /// Positions of a slot that the cache holds.
     pub fn len(&self, slot: usize) -> usize {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).cache.len(slot)
+        match &*self.lock() {
+            State::Cpu { cache, .. } => cache.len(slot),
+            State::Cuda(cache) => cache.as_ref().map_or(0, |cache| cache.len(slot)),
+        }
     }
 
     /// Whether a slot is empty.
@@ -84,15 +116,24 @@ impl Attention {
     /// # Errors
     /// For a slot out of range.
     pub fn truncate(&self, slot: usize, len: usize) -> Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.cache.truncate(slot, len).map_err(Error::wrap)
+        match &mut *self.lock() {
+            State::Cpu { cache, .. } => cache.truncate(slot, len).map_err(Error::wrap),
+            State::Cuda(Some(cache)) => cache.truncate(slot, len),
+            State::Cuda(None) if slot < self.kv.n_slots => Ok(()),
+            State::Cuda(None) => bail!("slot: expected less than {}, got {slot}", self.kv.n_slots),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes k and v of one layer and attends: q \[.., n_q_heads, head_dim\], k and v \[.., n_kv_heads, head_dim\], the tokens of the
     /// spans one after another before these; the result has the shape and type of q.
     ///
     /// # Errors
-    /// For a layer, slot, position or head out of range and for shapes that do not go together. Nothing has been written then.
+    /// For a layer, slot, position or head out of range, for shapes that do not go together and tensors elsewhere. Nothing has been
+    /// written then.
     pub fn forward(
         &self,
         layer: usize,
@@ -102,7 +143,10 @@ impl Attention {
         k: &Tensor,
         v: &Tensor,
     ) -> Result<Tensor> {
-        let call = Call { shape: self.shape, layer, spans, heads };
+        let (call, place) = (Call { shape: self.shape, layer, spans, heads }, self.device.location());
+        for (what, tensor) in [("q", q), ("k", k), ("v", v)] {
+            check_location(what, place, tensor)?;
+        }
         q.apply_op3_no_bwd(k, v, &Step { attention: self, call })
     }
 }
@@ -114,30 +158,60 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
-    fn compute<E: Float>(&self, q: Argument<'_>, k: Argument<'_>, v: Argument<'_>) -> Result<(CpuStorage, Shape)> {
-        let Step { attention, call } = self;
-        let (cpu, rope) = (attention.runtime.cpu(), attention.rope.as_ref());
+    fn check<S: BackendStorage>(&self, q: &Argument<'_, S>, k: &Argument<'_, S>, v: &Argument<'_, S>) -> Result<()> {
+        let call = &self.call;
         q.heads(call.shape.n_q_heads, call.shape.head_dim)?;
-        for kv in [&k, &v] {
+        for kv in [k, v] {
             kv.heads(call.shape.n_kv_heads, call.shape.head_dim)?;
         }
         let tokens = call.rows();
-        if q.layout.shape().elem_count() != tokens * call.shape.q_elems() {
-            bail!("q: expected the {tokens} tokens of the spans, got the shape {:?}", q.layout.dims());
+        for (argument, elems) in [(q, call.shape.q_elems()), (k, call.shape.kv_elems()), (v, call.shape.kv_elems())] {
+            if argument.layout.shape().elem_count() != tokens * elems {
+                let (what, dims) = (argument.what, argument.layout.dims());
+                bail!("{what}: expected the {tokens} tokens of the spans, got the shape {dims:?}");
+            }
         }
+        Ok(())
+    }
+
+    fn compute<E: Float>(&self, q: Argument<'_>, k: Argument<'_>, v: Argument<'_>) -> Result<(CpuStorage, Shape)> {
+        let Step { attention, call } = self;
+        let (cpu, rope) = (attention.runtime.cpu(), attention.rope.as_ref());
         let (mut q_rows, k, v) = (q.widened::<E>()?, k.widened::<E>()?, v.widened::<E>()?);
         let mut out = vec![0.0; q_rows.len()];
+        let mut state = attention.lock();
+        let State::Cpu { cache, workspace: kept } = &mut *state else {
+            return Err(q.elsewhere(&attention.device.location()));
+        };
         let mut run = || -> moray::Result<()> {
-            let state = &mut *attention.state.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(rope) = rope {
                 rope.apply(cpu, call.spans, call.shape.n_q_heads, q_rows.to_mut())?;
             }
-            write_kv(cpu, call, attention.policy, rope, &k, &v, &mut state.cache)?;
-            let workspace = workspace(&mut state.workspace, cpu, call, state.cache.shape().capacity)?;
-            attend(cpu, call, &q_rows, &state.cache, &mut out, workspace)
+            write_kv(cpu, call, attention.policy, rope, &k, &v, cache)?;
+            let workspace = workspace(kept, cpu, call, cache.shape().capacity)?;
+            attend(cpu, call, &q_rows, cache, &mut out, workspace)
         };
         run().map_err(Error::wrap)?;
         Ok((narrowed::<E>(out), q.layout.shape().clone()))
+    }
+
+    fn compute_on_cuda(
+        &self,
+        q: Argument<'_, CudaStorage>,
+        k: Argument<'_, CudaStorage>,
+        v: Argument<'_, CudaStorage>,
+    ) -> Result<(CudaStorage, Shape)> {
+        let Step { attention, call } = self;
+        let mut state = attention.lock();
+        let State::Cuda(kept) = &mut *state else { return Err(q.elsewhere(&DeviceLocation::Cpu)) };
+        let cache = match kept {
+            Some(cache) => cache,
+            None => {
+                let Attention { shape, kv, dtype, policy, rope, device, .. } = attention;
+                kept.insert(cuda::Cache::new(*shape, *kv, *dtype, *policy, rope.as_ref(), device)?)
+            }
+        };
+        cache.run(call.layer, call.spans, call.heads, cuda::Inputs { q, k, v })
     }
 }
 
@@ -174,8 +248,22 @@ impl CustomOp3 for Step<'_> {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (k, v) = (Argument::new("k", (s2, l2)), Argument::new("v", (s3, l3)));
-        let q = Argument::new("q", (s1, l1));
+        let (q, k, v) = (Argument::new("q", (s1, l1)), Argument::new("k", (s2, l2)), Argument::new("v", (s3, l3)));
+        self.check(&q, &k, &v)?;
         with_float!(q, E => self.compute::<E>(q, k, v))
+    }
+
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (q, k, v) = (Argument::new("q", (s1, l1)), Argument::new("k", (s2, l2)), Argument::new("v", (s3, l3)));
+        self.check(&q, &k, &v)?;
+        self.compute_on_cuda(q, k, v)
     }
 }

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 
 use candle_core::quantized::QTensor;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Error, Layout, Result, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, Device, DeviceLocation, Error, Layout, Result, Shape, Tensor,
+};
 use candle_nn::Module;
 use moray::w4a8::{ActScales, Epilogue, Format, PackedWeight, linear};
 
-use crate::Runtime;
-use crate::rows::{Argument, Float, host_f32, with_float};
+use crate::rows::{Argument, Float, check_location, host_f32, stays, with_float};
 use crate::weight::{from_blocks, from_numbers};
+use crate::{Runtime, cuda};
 
 /// y = x · wᵀ (+ bias) (+ residual), with w\[N, K\] in codes of 4 or 8 bits and x\[.., K\] quantized to int8 as it comes.
 ///
-/// Sums are those of [`moray::w4a8`]: the same bits for every number of tokens in a call and every number of threads. y has the type
-/// of x. Clones share the weight.
+/// Sums are those of [`moray::w4a8`]: the same bits for every number of tokens in a call, every number of threads and every device. y
+/// has the type of x and is where the layer is: on the CPU, or on the CUDA device of [`QuantizedLinear::to_device`]. Clones share the
+/// weight.
 ///
 /// # Example
 /// ```
@@ -35,41 +38,69 @@ use crate::weight::{from_blocks, from_numbers};
 #[derive(Debug, Clone)]
 pub struct QuantizedLinear {
     runtime: Runtime,
-    weight: Arc<PackedWeight>,
-    bias: Option<Arc<[f32]>>,
+    place: Place,
     scales: ActScales,
 }
 
+/// Where the numbers are.
+#[derive(Debug, Clone)]
+enum Place {
+    Cpu { weight: Arc<PackedWeight>, bias: Option<Arc<[f32]>> },
+    Cuda { linear: cuda::Linear, device: Device },
+}
+
 impl QuantizedLinear {
-    /// Takes a packed weight.
+    /// Takes a packed weight, on the CPU.
     pub fn new(runtime: &Runtime, weight: PackedWeight) -> Self {
-        QuantizedLinear { runtime: runtime.clone(), weight: Arc::new(weight), bias: None, scales: ActScales::default() }
+        let place = Place::Cpu { weight: Arc::new(weight), bias: None };
+        QuantizedLinear { runtime: runtime.clone(), place, scales: ActScales::default() }
     }
 
-    /// Takes the blocks of a GGUF tensor \[N, K\] as they are: no number changes.
+    /// Copies the weight to a CUDA device, where inputs are from then on; a layer that is there stays. Waits until it is there.
+    ///
+    /// # Errors
+    /// For another device, and without the feature `cuda`.
+    pub fn to_device(self, device: &Device) -> Result<Self> {
+        let place = match &self.place {
+            Place::Cpu { weight, bias } if !device.is_cpu() => {
+                Place::Cuda { linear: cuda::Linear::upload(weight, bias.as_deref(), device)?, device: device.clone() }
+            }
+            place => {
+                stays(self.location(), device)?;
+                place.clone()
+            }
+        };
+        Ok(QuantizedLinear { place, ..self })
+    }
+
+    /// Takes the blocks of a GGUF tensor \[N, K\] as they are: no number changes. The layer is where the tensor is.
     ///
     /// # Errors
     /// For blocks other than Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0, and for scales that are not finite. [`QTensor::dequantize`] and
     /// [`QuantizedLinear::quantize`] take others, which rounds their numbers once more.
     pub fn from_qtensor(runtime: &Runtime, weight: &QTensor) -> Result<Self> {
-        Ok(Self::new(runtime, PackedWeight::pack(&from_blocks("weight", weight)?)))
+        Self::new(runtime, PackedWeight::pack(&from_blocks("weight", weight)?)).to_device(&weight.device())
     }
 
-    /// Rounds a weight \[N, K\] in floating point to nearest in a format.
+    /// Rounds a weight \[N, K\] in floating point to nearest in a format. The layer is where the tensor is.
     ///
     /// # Errors
     /// Unless the weight is a matrix of finite numbers that the format takes: K a multiple of the group size and of 32.
     pub fn quantize(runtime: &Runtime, weight: &Tensor, format: Format) -> Result<Self> {
-        Ok(Self::new(runtime, PackedWeight::pack(&from_numbers("weight", weight, format)?)))
+        Self::new(runtime, PackedWeight::pack(&from_numbers("weight", weight, format)?)).to_device(weight.device())
     }
 
-    /// Adds a bias \[N\], in any floating type.
+    /// Adds a bias \[N\], in any floating type and from any device.
     ///
     /// # Errors
     /// For another shape.
     pub fn with_bias(self, bias: &Tensor) -> Result<Self> {
-        let bias = host_f32("bias", bias, &[self.weight.n()])?;
-        Ok(QuantizedLinear { bias: Some(bias.into()), ..self })
+        let bias = host_f32("bias", bias, &[self.n()])?;
+        let place = match self.place {
+            Place::Cpu { weight, .. } => Place::Cpu { weight, bias: Some(bias.into()) },
+            Place::Cuda { linear, device } => Place::Cuda { linear: linear.with_bias(&bias, &device)?, device },
+        };
+        Ok(QuantizedLinear { place, ..self })
     }
 
     /// Says how finely inputs are scaled: one scale for each token, or one for each 128 of its features, which costs less
@@ -78,9 +109,26 @@ impl QuantizedLinear {
         QuantizedLinear { scales, ..self }
     }
 
-    /// The weight.
-    pub fn weight(&self) -> &PackedWeight {
-        &self.weight
+    /// The weight of a layer on the CPU.
+    pub fn weight(&self) -> Option<&PackedWeight> {
+        match &self.place {
+            Place::Cpu { weight, .. } => Some(weight),
+            Place::Cuda { .. } => None,
+        }
+    }
+
+    fn n(&self) -> usize {
+        match &self.place {
+            Place::Cpu { weight, .. } => weight.n(),
+            Place::Cuda { linear, .. } => linear.n(),
+        }
+    }
+
+    fn location(&self) -> DeviceLocation {
+        match &self.place {
+            Place::Cpu { .. } => DeviceLocation::Cpu,
+            Place::Cuda { linear, .. } => linear.location(),
+        }
     }
 
     /// Computes y + residual, rounded once: `residual` has the shape of y and the type of x.
@@ -88,11 +136,39 @@ impl QuantizedLinear {
     /// # Errors
     /// As [`QuantizedLinear::forward`]; for a residual of another shape or type.
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        check_location("x", self.location(), x)?;
+        check_location("residual", self.location(), residual)?;
         x.apply_op2(residual, self.clone())
     }
 
-    fn multiply<E: Float>(&self, x: Argument<'_>, residual: Option<Argument<'_>>) -> Result<(CpuStorage, Shape)> {
-        let (n, k) = (self.weight.n(), self.weight.k());
+    fn on_cpu(&self, x: Argument<'_>, residual: Option<Argument<'_>>) -> Result<(CpuStorage, Shape)> {
+        match &self.place {
+            Place::Cpu { weight, bias } => {
+                with_float!(x, E => self.multiply::<E>(weight, bias.as_deref(), x, residual))
+            }
+            Place::Cuda { .. } => Err(x.elsewhere(&self.location())),
+        }
+    }
+
+    fn on_cuda(
+        &self,
+        x: Argument<'_, CudaStorage>,
+        residual: Option<Argument<'_, CudaStorage>>,
+    ) -> Result<(CudaStorage, Shape)> {
+        match &self.place {
+            Place::Cpu { .. } => Err(x.elsewhere(&self.location())),
+            Place::Cuda { linear, .. } => linear.run(self.runtime.on_device(), self.scales, x, residual),
+        }
+    }
+
+    fn multiply<E: Float>(
+        &self,
+        weight: &PackedWeight,
+        bias: Option<&[f32]>,
+        x: Argument<'_>,
+        residual: Option<Argument<'_>>,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (n, k) = (weight.n(), weight.k());
         let (m, shape) = (x.rows(k)?, x.with_last(n));
         if let Some(residual) = &residual {
             residual.check_shape(&shape)?;
@@ -101,11 +177,11 @@ impl QuantizedLinear {
         let mut y = vec![<E as candle_core::WithDType>::from_f64(0.0); m * n];
         if m > 0 {
             let (cpu, x) = (self.runtime.cpu(), x.elements::<E>()?);
-            let epilogue = Epilogue { bias: self.bias.as_deref(), residual: residual.as_deref() };
+            let epilogue = Epilogue { bias, residual: residual.as_deref() };
             let run = |activations: &mut moray::w4a8::Activations| {
                 activations.set_scales(self.scales);
                 activations.quantize(cpu, &x, m, k)?;
-                linear(cpu, &*self.weight, activations, epilogue, &mut y)
+                linear(cpu, weight, activations, epilogue, &mut y)
             };
             self.runtime.with_activations(run).map_err(Error::wrap)?;
         }
@@ -116,6 +192,7 @@ impl QuantizedLinear {
 impl Module for QuantizedLinear {
     /// Multiplies x \[.., K\] and gives y \[.., N\].
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        check_location("x", self.location(), x)?;
         x.apply_op1(self.clone())
     }
 }
@@ -126,8 +203,11 @@ impl CustomOp1 for QuantizedLinear {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = Argument::new("x", (storage, layout));
-        with_float!(x, E => self.multiply::<E>(x, None))
+        self.on_cpu(Argument::new("x", (storage, layout)), None)
+    }
+
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.on_cuda(Argument::new("x", (storage, layout)), None)
     }
 }
 
@@ -137,7 +217,10 @@ impl CustomOp2 for QuantizedLinear {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (x, residual) = (Argument::new("x", (s1, l1)), Argument::new("residual", (s2, l2)));
-        with_float!(x, E => self.multiply::<E>(x, Some(residual)))
+        self.on_cpu(Argument::new("x", (s1, l1)), Some(Argument::new("residual", (s2, l2))))
+    }
+
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.on_cuda(Argument::new("x", (s1, l1)), Some(Argument::new("residual", (s2, l2))))
     }
 }

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use candle_core::backend::BackendStorage;
+use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cpu_backend::unary_map;
-use candle_core::{CpuStorage, DType, Error, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{CpuStorage, DType, Device, DeviceLocation, Error, Layout, Result, Shape, Tensor, WithDType, bail};
 use half::{bf16, f16};
 use moray::element::Element;
 
@@ -13,6 +13,39 @@ pub(crate) trait Float: Element + WithDType {}
 impl Float for f32 {}
 impl Float for f16 {}
 impl Float for bf16 {}
+
+/// A place as errors name it.
+pub(crate) fn location(of: &DeviceLocation) -> String {
+    match of {
+        DeviceLocation::Cpu => "the CPU".into(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}
+
+/// Checks that a tensor is where the weights are.
+///
+/// # Errors
+/// Names both places where it is not.
+pub(crate) fn check_location(what: &str, expected: DeviceLocation, tensor: &Tensor) -> Result<()> {
+    let got = tensor.device().location();
+    if got == expected {
+        return Ok(());
+    }
+    bail!("{what}: expected a tensor on {}, where the layer is, got one on {}", location(&expected), location(&got))
+}
+
+/// Checks that a layer that is on a device, or that is asked back to the CPU, is asked to stay.
+///
+/// # Errors
+/// Names both places where it is not.
+pub(crate) fn stays(layer: DeviceLocation, device: &Device) -> Result<()> {
+    let asked = device.location();
+    if layer == asked {
+        return Ok(());
+    }
+    bail!("device: expected {}, where the layer is, got {}", location(&layer), location(&asked))
+}
 
 /// An argument of an operation: its name and its elements.
 pub(crate) struct Argument<'a, S = CpuStorage> {
@@ -85,6 +118,22 @@ impl<'a, S: BackendStorage> Argument<'a, S> {
         Ok(())
     }
 
+    /// The refusal of an argument that is not where the layer is.
+    pub(crate) fn elsewhere(&self, layer: &DeviceLocation) -> Error {
+        let (expected, got) = (location(layer), location(&self.storage.device().location()));
+        Error::Msg(format!("{}: expected a tensor on {expected}, where the layer is, got one on {got}", self.what)).bt()
+    }
+
+    /// Checks that the last two dimensions are these.
+    pub(crate) fn heads(&self, heads: usize, head_dim: usize) -> Result<()> {
+        match self.layout.dims() {
+            [.., h, d] if (*h, *d) == (heads, head_dim) => Ok(()),
+            dims => {
+                bail!("{}: expected last dimensions of {heads} heads and {head_dim}, got the shape {dims:?}", self.what)
+            }
+        }
+    }
+
     pub(crate) fn dtype_error(&self, expected: &str) -> Error {
         Error::Msg(format!("{}: expected {expected}, got {}", self.what, self.dtype().as_str())).bt()
     }
@@ -102,16 +151,6 @@ impl<'a> Argument<'a> {
             Some((start, end)) => Cow::Borrowed(&all[start..end]),
             None => Cow::Owned(unary_map(all, self.layout, |v| v)),
         })
-    }
-
-    /// Checks that the last two dimensions are these.
-    pub(crate) fn heads(&self, heads: usize, head_dim: usize) -> Result<()> {
-        match self.layout.dims() {
-            [.., h, d] if (*h, *d) == (heads, head_dim) => Ok(()),
-            dims => {
-                bail!("{}: expected last dimensions of {heads} heads and {head_dim}, got the shape {dims:?}", self.what)
-            }
-        }
     }
 
     /// The elements as f32, in row-major order.

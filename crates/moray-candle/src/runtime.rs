@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use moray::Cpu;
 use moray::sparse_mlp::{Shape, Weights, Workspace};
 use moray::w4a8::Activations;
+use moray::{Cpu, input_sparse};
 
+use crate::cuda::Buffers;
 use crate::pool::Pool;
 
 /// A team of threads and the buffers that calls use again: the handle that every operation takes, and that all share.
@@ -30,6 +31,8 @@ struct Shared {
     cpu: Cpu,
     activations: Pool<Activations>,
     mlp: Pool<MlpBuffers>,
+    by_input: Pool<input_sparse::Workspace>,
+    on_device: Buffers,
 }
 
 /// A workspace and what it was made for.
@@ -49,7 +52,8 @@ impl Runtime {
 
     /// A given team.
     pub fn new(cpu: Cpu) -> Self {
-        Runtime(Arc::new(Shared { cpu, activations: Pool::new(), mlp: Pool::new() }))
+        let (activations, mlp, by_input) = (Pool::new(), Pool::new(), Pool::new());
+        Runtime(Arc::new(Shared { cpu, activations, mlp, by_input, on_device: Buffers::new() }))
     }
 
     /// The team.
@@ -63,6 +67,19 @@ impl Runtime {
         let result = f(&mut activations);
         self.0.activations.give(activations);
         result
+    }
+
+    /// Lends what a product by input works in, as some call left it.
+    pub(crate) fn with_by_input<R>(&self, f: impl FnOnce(&mut input_sparse::Workspace) -> R) -> R {
+        let mut workspace = self.0.by_input.take(|_| true).unwrap_or_default();
+        let result = f(&mut workspace);
+        self.0.by_input.give(workspace);
+        result
+    }
+
+    /// What calls on devices work in.
+    pub(crate) fn on_device(&self) -> &Buffers {
+        &self.0.on_device
     }
 
     /// Lends what a call with so many tokens of such an MLP works in.

@@ -3,22 +3,24 @@
 use std::sync::Arc;
 
 use candle_core::quantized::QTensor;
-use candle_core::{CpuStorage, CustomOp1, DType, Error, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, DType, Device, DeviceLocation, Error, Layout, Result, Shape, Tensor, bail,
+};
 use candle_nn::Module;
 use half::{bf16, f16};
 use moray::sparse_mlp::{self as mlp, Activation, WeightElement, Weights, forward};
 use moray::w4a8::{Format, QuantizedWeight};
 
-use crate::rows::{Argument, Float, narrowed, with_float};
+use crate::rows::{Argument, Float, check_location, narrowed, stays, with_float};
 use crate::selection::Resolved;
 use crate::weight::{from_blocks, from_numbers, matrix_dims};
-use crate::{Runtime, Selection};
+use crate::{Runtime, Selection, cuda};
 
 /// y = down · (act(gate · x) ⊙ (up · x)) over the neurons of a [`Selection`], of which alone weights are read.
 ///
 /// The weights, gate and up \[d_ff, d_model\] and down \[d_model, d_ff\], are held by neuron in f32, f16, bf16 or 4 bits; with those
-/// of 4 bits x and the product are quantized to int8. Sums are those of [`moray::sparse_mlp`]. y has the type and the shape of x.
-/// Clones share the weights.
+/// of 4 bits x and the product are quantized to int8. Sums are those of [`moray::sparse_mlp`], or of its `cuda` on a device. y has the type
+/// and the shape of x. Clones share the weights.
 ///
 /// # Example
 /// ```
@@ -43,13 +45,19 @@ use crate::{Runtime, Selection};
 #[derive(Debug, Clone)]
 pub struct SparseMlp {
     runtime: Runtime,
-    weights: Arc<Weights>,
-    four_bit: bool,
+    place: Place,
     selection: Selection,
 }
 
+/// Where the numbers are.
+#[derive(Debug, Clone)]
+enum Place {
+    Cpu { weights: Arc<Weights>, four_bit: bool },
+    Cuda(cuda::Mlp),
+}
+
 impl SparseMlp {
-    /// Copies weights in f32, f16 or bf16, all three in the same.
+    /// Copies weights in f32, f16 or bf16, all three in the same. The layer is where the gate is.
     ///
     /// # Errors
     /// For shapes that do not go together, other types, and weights that are not finite.
@@ -61,10 +69,10 @@ impl SparseMlp {
             DType::BF16 => dense::<bf16>(shape, gate, up, down)?,
             got => bail!("gate: expected f32, f16 or bf16, got {}", got.as_str()),
         };
-        Ok(Self::of(runtime, weights, false))
+        Self::of(runtime, weights, false).to_device(gate.device())
     }
 
-    /// Takes the blocks of GGUF tensors as they are: no number changes.
+    /// Takes the blocks of GGUF tensors as they are: no number changes. The layer is where the gate is.
     ///
     /// # Errors
     /// For blocks other than Q4_0 and Q4_1, and shapes that do not go together.
@@ -77,10 +85,11 @@ impl SparseMlp {
     ) -> Result<Self> {
         let shape = shape(activation, gate.shape().dims())?;
         let parts = [from_blocks("gate", gate)?, from_blocks("up", up)?, from_blocks("down", down)?];
-        Self::from_quantized(runtime, shape, &parts)
+        Self::from_quantized(runtime, shape, &parts)?.to_device(&gate.device())
     }
 
-    /// Rounds weights in floating point to nearest in a format of 4 bits with scales for channels or groups.
+    /// Rounds weights in floating point to nearest in a format of 4 bits with scales for channels or groups. The layer is where the
+    /// gate is.
     ///
     /// # Errors
     /// For another format, shapes that do not go together, and weights that are not finite.
@@ -94,7 +103,8 @@ impl SparseMlp {
     ) -> Result<Self> {
         let shape = shape(activation, gate.dims())?;
         let part = |what, weight| from_numbers(what, weight, format);
-        Self::from_quantized(runtime, shape, &[part("gate", gate)?, part("up", up)?, part("down", down)?])
+        let parts = [part("gate", gate)?, part("up", up)?, part("down", down)?];
+        Self::from_quantized(runtime, shape, &parts)?.to_device(gate.device())
     }
 
     fn from_quantized(runtime: &Runtime, shape: mlp::Shape, [gate, up, down]: &[QuantizedWeight; 3]) -> Result<Self> {
@@ -102,7 +112,23 @@ impl SparseMlp {
     }
 
     fn of(runtime: &Runtime, weights: Weights, four_bit: bool) -> Self {
-        SparseMlp { runtime: runtime.clone(), weights: Arc::new(weights), four_bit, selection: Selection::All }
+        let place = Place::Cpu { weights: Arc::new(weights), four_bit };
+        SparseMlp { runtime: runtime.clone(), place, selection: Selection::All }
+    }
+
+    /// Copies the weights to a CUDA device, where inputs are from then on; a layer that is there stays. Waits until they are there.
+    ///
+    /// # Errors
+    /// For another device, and without the feature `cuda`; for weights in f32, which devices do not take.
+    pub fn to_device(self, device: &Device) -> Result<Self> {
+        let place = match &self.place {
+            Place::Cpu { weights, .. } if !device.is_cpu() => Place::Cuda(cuda::Mlp::upload(weights, device)?),
+            place => {
+                stays(self.location(), device)?;
+                place.clone()
+            }
+        };
+        Ok(SparseMlp { place, ..self })
     }
 
     /// Says which neurons [`Module::forward`] computes; all if nothing is said.
@@ -110,9 +136,26 @@ impl SparseMlp {
         SparseMlp { selection, ..self }
     }
 
-    /// The weights.
-    pub fn weights(&self) -> &Weights {
-        &self.weights
+    /// The weights of a layer on the CPU.
+    pub fn weights(&self) -> Option<&Weights> {
+        match &self.place {
+            Place::Cpu { weights, .. } => Some(weights),
+            Place::Cuda(_) => None,
+        }
+    }
+
+    fn location(&self) -> DeviceLocation {
+        match &self.place {
+            Place::Cpu { .. } => DeviceLocation::Cpu,
+            Place::Cuda(mlp) => mlp.location(),
+        }
+    }
+
+    fn shape(&self) -> mlp::Shape {
+        match &self.place {
+            Place::Cpu { weights, .. } => weights.shape(),
+            Place::Cuda(mlp) => mlp.shape(),
+        }
     }
 
     /// Computes y \[.., d_model\] of x \[.., d_model\] over these neurons.
@@ -120,7 +163,8 @@ impl SparseMlp {
     /// # Errors
     /// For a selection that does not fit x and the weights.
     pub fn forward_selected(&self, x: &Tensor, selection: &Selection) -> Result<Tensor> {
-        let selection = selection.resolve(x.dims(), self.weights.shape().d_ff)?;
+        check_location("x", self.location(), x)?;
+        let selection = selection.resolve(x.dims(), self.shape().d_ff)?;
         x.apply_op1(Call { mlp: self.clone(), selection })
     }
 }
@@ -157,18 +201,17 @@ struct Call {
 }
 
 impl Call {
-    fn compute<E: Float>(&self, x: Argument<'_>) -> Result<(CpuStorage, Shape)> {
-        let (mlp, weights) = (&self.mlp, &*self.mlp.weights);
+    fn compute<E: Float>(&self, weights: &Weights, four_bit: bool, x: Argument<'_>) -> Result<(CpuStorage, Shape)> {
         let mlp::Shape { d_model, d_ff, .. } = weights.shape();
-        let tokens = x.rows(d_model)?;
+        let (tokens, runtime) = (x.rows(d_model)?, &self.mlp.runtime);
         let mut y = vec![0.0; tokens * d_model];
         if tokens > 0 {
             let values = x.widened::<E>()?;
             let run = |workspace: &mut mlp::Workspace| {
                 let selection = self.selection.view(tokens, d_ff)?;
-                forward(mlp.runtime.cpu(), weights, &values, &selection, None, &mut y, workspace)
+                forward(runtime.cpu(), weights, &values, &selection, None, &mut y, workspace)
             };
-            mlp.runtime.with_mlp_workspace(weights, mlp.four_bit, tokens, run).map_err(Error::wrap)?;
+            runtime.with_mlp_workspace(weights, four_bit, tokens, run).map_err(Error::wrap)?;
         }
         Ok((narrowed::<E>(y), x.layout.shape().clone()))
     }
@@ -181,6 +224,17 @@ impl CustomOp1 for Call {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = Argument::new("x", (storage, layout));
-        with_float!(x, E => self.compute::<E>(x))
+        match &self.mlp.place {
+            Place::Cpu { weights, four_bit } => with_float!(x, E => self.compute::<E>(weights, *four_bit, x)),
+            Place::Cuda(_) => Err(x.elsewhere(&self.mlp.location())),
+        }
+    }
+
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let x = Argument::new("x", (storage, layout));
+        match &self.mlp.place {
+            Place::Cpu { .. } => Err(x.elsewhere(&self.mlp.location())),
+            Place::Cuda(mlp) => mlp.run(self.mlp.runtime.on_device(), &self.selection, x),
+        }
     }
 }

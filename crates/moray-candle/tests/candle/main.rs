@@ -1,61 +1,10 @@
 //! The operations against the plain definitions of moray, over types, strides, shapes and bad input.
 
 mod attention;
+mod by_input;
+#[path = "../common/mod.rs"]
+mod common;
 mod linear;
 mod sparse_mlp;
 
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
-use moray_candle::Runtime;
-use moray_candle::moray::{Cpu, Isa};
-
-/// The types that operations take.
-const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
-
-/// Two threads, so that work is shared.
-fn runtime() -> Runtime {
-    Runtime::new(Cpu::new(2, Isa::detect()).unwrap())
-}
-
-/// Numbers in −1..1 that repeat late, in a type.
-fn numbers(dims: &[usize], step: usize, dtype: DType) -> Tensor {
-    let count: usize = dims.iter().product();
-    let values: Vec<f32> = (0..count).map(|i| (i * step % 1009) as f32 / 504.5 - 1.0).collect();
-    Tensor::from_vec(values, dims, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
-}
-
-fn f32s(tensor: &Tensor) -> Vec<f32> {
-    tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// The same numbers in ways that a tensor can hold them: as they are, at an offset, with the last dimension strided, and with every
-/// second row of something larger.
-fn layouts(x: &Tensor) -> Vec<Tensor> {
-    let last = x.rank() - 1;
-    let at_offset = Tensor::cat(&[x, x], 0).unwrap().narrow(0, x.dims()[0], x.dims()[0]).unwrap();
-    let transposed = x.transpose(0, last).unwrap().contiguous().unwrap().transpose(0, last).unwrap();
-    let padded = Tensor::cat(&[x, x], last).unwrap().narrow(last, x.dims()[last], x.dims()[last]).unwrap();
-    assert!(x.elem_count() == x.dims()[last] || !padded.is_contiguous());
-    vec![x.clone(), at_offset, transposed, padded]
-}
-
-/// The bits of a tensor on the CPU.
-fn bits(tensor: &Tensor) -> Vec<u32> {
-    let tensor = tensor.contiguous().unwrap();
-    let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { panic!("expected a tensor on the CPU") };
-    let (start, end) = layout.contiguous_offsets().unwrap();
-    match storage {
-        CpuStorage::F32(v) => v[start..end].iter().map(|v| v.to_bits()).collect(),
-        CpuStorage::F16(v) => v[start..end].iter().map(|v| u32::from(v.to_bits())).collect(),
-        CpuStorage::BF16(v) => v[start..end].iter().map(|v| u32::from(v.to_bits())).collect(),
-        other => panic!("expected floats, got {:?}", other.as_slice::<f32>()),
-    }
-}
-
-/// Checks that a call is refused with a message that has all of this.
-fn assert_refused<T>(result: candle_core::Result<T>, parts: &[&str]) {
-    let message = result.err().expect("expected a refusal").to_string();
-    for part in parts {
-        assert!(message.contains(part), "expected {part:?} in {message:?}");
-    }
-}
+use common::{FLOATS, assert_refused, bits, f32s, layouts, numbers, runtime};

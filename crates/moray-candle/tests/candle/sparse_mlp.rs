@@ -89,7 +89,7 @@ fn every_selection_matches_moray_in_every_type_and_layout() {
             for dims in [&[TOKENS, D_MODEL][..], &[1, TOKENS, D_MODEL]] {
                 let x = numbers(dims, 53, dtype);
                 for_selections(&x, |name, selection, neurons| {
-                    let y = expected(mlp.weights(), &f32s(&x), neurons);
+                    let y = expected(mlp.weights().unwrap(), &f32s(&x), neurons);
                     let rounded = f32s(&Tensor::new(&y[..], &Device::Cpu).unwrap().to_dtype(dtype).unwrap());
                     for x in layouts(&x) {
                         let got = mlp.forward_selected(&x, selection).unwrap();
@@ -126,11 +126,11 @@ fn blocks_match_what_is_quantized_alike() {
     let mlp = SparseMlp::from_qtensors(&runtime(), Activation::Silu, gate, up, down).unwrap();
     let (mut row, exact) = (vec![0.0; D_MODEL], f32s(&gate.dequantize(&Device::Cpu).unwrap()));
     for (j, exact) in exact.chunks(D_MODEL).enumerate() {
-        mlp.weights().row(moray_candle::moray::sparse_mlp::Matrix::Gate, j, &mut row).unwrap();
+        mlp.weights().unwrap().row(moray_candle::moray::sparse_mlp::Matrix::Gate, j, &mut row).unwrap();
         assert_eq!(row, exact, "neuron {j}");
     }
     let x = numbers(&[TOKENS, D_MODEL], 53, DType::F32);
-    assert_eq!(f32s(&mlp.forward(&x).unwrap()), expected(mlp.weights(), &f32s(&x), &Neurons::All));
+    assert_eq!(f32s(&mlp.forward(&x).unwrap()), expected(mlp.weights().unwrap(), &f32s(&x), &Neurons::All));
 }
 
 #[test]
