@@ -44,7 +44,7 @@ def test_parts_make_up_a_call_with_its_bits(keep):
         hidden = mlp.gate_up(x, kept, gate=np.ascontiguousarray(gate[:, kept]))
         assert np.array_equal(hidden, mlp.gate_up(x, kept))
         # what is given is what is read
-        assert np.array_equal(mlp.gate_up(x, kept, gate=2 * gate[:, kept]), 2 * hidden)
+        assert np.array_equal(mlp.gate_up(x, kept, gate=np.ascontiguousarray(2 * gate[:, kept])), 2 * hidden)
         hidden *= bits(masks, D_FF)[:, kept]
         assert np.array_equal(mlp.down(hidden, kept, residual=residual), expected)
         # all neurons need no list
