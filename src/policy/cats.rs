@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use super::found::Threshold;
 use super::observed::tokens_of;
 use super::quantiles::Quantiles;
-use super::table::{Arguments, Context};
-use super::{Calibrate, Calibration, Kept, Observed, Policy, PolicyConfig, Site, Sizes, Values, Wanted, check_layer};
+use super::table::{Arguments, Context, Policies};
+use super::{
+    Calibrate, Calibration, Found, Kept, ModelSizes, Observed, Policy, PolicyConfig, Site, Sizes, Values, Wanted,
+    check_layer,
+};
 use crate::attention::Span;
 use crate::error::{Error, Result};
 use crate::sparse_mlp::{Score, ScoreOn, Selection, check_finite};
@@ -36,10 +40,17 @@ impl Cats {
         &self.thresholds
     }
 
-    pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
-        let calibrate = Calibrate::new(CatsCalibrator::new(context.model().n_layers)?);
+    pub(super) fn find(arguments: &Arguments, context: &mut dyn Context) -> Result<Found> {
+        let n_layers = context.model().n_layers;
+        let calibrate = Calibrate::new(CatsCalibrator::new(n_layers)?);
         context.run(vec![Arc::new(calibrate.clone())])?;
-        Ok(vec![Arc::new(calibrate.with(|calibrator| calibrator.finish(arguments.fraction))?)])
+        let mut found = Found::default();
+        found.put_thresholds(&[n_layers], calibrate.with(|calibrator| calibrator.thresholds(arguments.fraction))?)?;
+        Ok(found)
+    }
+
+    pub(super) fn make(_: &Arguments, model: &ModelSizes, found: &Found) -> Policies {
+        Ok(vec![Arc::new(Cats::new(found.thresholds(&[model.n_layers])?.to_vec())?)])
     }
 }
 
@@ -116,9 +127,13 @@ impl CatsCalibrator {
     /// observed values above it; 0 if all may be kept.
     ///
     /// # Errors
-    /// [`Error::Value`] for a fraction outside (0, 1], [`Error::Shape`] if a layer has seen nothing.
+    /// [`Error::Value`] for a fraction outside (0, 1], and one that keeps nothing in a layer, [`Error::Shape`] if a layer has seen nothing.
     pub fn finish(&self, kept: f32) -> Result<Cats> {
-        Cats::new(self.layers.iter().map(|layer| layer.threshold(kept)).collect::<Result<_>>()?)
+        Cats::new(self.thresholds(kept)?.into_iter().map(|found| found.threshold).collect())
+    }
+
+    fn thresholds(&self, kept: f32) -> Result<Vec<Threshold>> {
+        self.layers.iter().map(|layer| layer.threshold(kept)).collect()
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use super::found::Threshold;
 use super::observed::tokens_of;
 use super::record::Record;
-use super::table::{Arguments, Context};
+use super::table::{Arguments, Context, Policies};
 use super::{
-    Kept, Observed, Policy, PolicyConfig, Site, Sizes, Values, Wanted, check_activations, check_fraction, check_layer,
+    Found, Kept, ModelSizes, Observed, Policy, PolicyConfig, Site, Sizes, Values, Wanted, check_activations,
+    check_fraction, check_layer,
 };
 use crate::attention::Span;
 use crate::error::{Error, Result, check_len};
@@ -188,12 +190,26 @@ impl Cett {
         &self.thresholds
     }
 
-    pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
-        let mut cett = Cett::new();
+    pub(super) fn find(arguments: &Arguments, context: &mut dyn Context) -> Result<Found> {
+        let (mut cett, mut thresholds) = (Cett::new(), Vec::new());
         for (layer, activations) in Record::of(context, Values::Hidden, TOKENS)?.iter().enumerate() {
             cett.calibrate_layer(context.mlp(layer)?, activations, arguments.fraction)?;
+            let scores = activations.iter().zip(cett.norms[layer].iter().cycle()).map(|(a, norm)| a.abs() * norm);
+            let found = Threshold { threshold: cett.thresholds[layer], largest: scores.fold(0.0, f32::max) };
+            found.check()?;
+            thresholds.push(found);
         }
-        Ok(vec![Arc::new(cett)])
+        let (n_layers, d_ff) = (thresholds.len(), context.model().d_ff);
+        let mut found = Found::default();
+        found.put_thresholds(&[n_layers], thresholds)?;
+        found.put_f32("norms", &[n_layers, d_ff], cett.norms.concat())?;
+        Ok(found)
+    }
+
+    pub(super) fn make(_: &Arguments, model: &ModelSizes, found: &Found) -> Policies {
+        let (n_layers, d_ff) = (model.n_layers, model.d_ff);
+        let norms = found.f32("norms", &[n_layers, d_ff])?.chunks_exact(d_ff).map(<[f32]>::to_vec).collect();
+        Ok(vec![Arc::new(Cett { thresholds: found.thresholds(&[n_layers])?.to_vec(), norms })])
     }
 }
 

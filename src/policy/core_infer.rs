@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use super::statistic::check_seen;
-use super::table::{Arguments, Context};
-use super::{ByPrompt, Griffin, LayerRule, Policy, PolicyConfig, PromptRule, PromptStatistic, RefreshOptions, Sizes};
+use super::table::{Arguments, Policies};
+use super::{
+    ByPrompt, Griffin, LayerRule, ModelSizes, Policy, PolicyConfig, PromptRule, PromptStatistic, RefreshOptions, Sizes,
+};
 use crate::error::Result;
 
 /// Share of a token's positive activations that are its core.
@@ -30,7 +32,7 @@ impl CoreInfer {
         Ok(CoreInfer { largest: Griffin::new(kept)? })
     }
 
-    pub(super) fn make(arguments: &Arguments, _: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+    pub(super) fn make(arguments: &Arguments, _: &ModelSizes) -> Policies {
         Ok(vec![Arc::new(CoreInfer::new(arguments.fraction)?)])
     }
 }

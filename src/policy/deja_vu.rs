@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::record::Record;
-use super::table::{Arguments, Context};
-use super::{LowRank, PolicyConfig, Predicted, PredictedLayer, Projection, Values, kept_count};
+use super::table::{Arguments, Context, Policies};
+use super::{Found, LowRank, ModelSizes, Predicted, PredictedLayer, Projection, Values, kept_count};
 use crate::error::{Error, Result};
 
 /// Tokens of a calibration text that predictors are fitted to.
@@ -57,15 +57,46 @@ fn labels(hidden: &[f32], norms: &[f32], k: usize) -> Vec<f32> {
     labels
 }
 
-/// Makes the policy that a command names.
-pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+/// Finds the predictors of the policy that a command names.
+pub(super) fn find(arguments: &Arguments, context: &mut dyn Context) -> Result<Found> {
     if arguments.tokens > 1 {
         let (what, expected) = ("layers that are looked ahead", "0 or 1");
         return Err(Error::Shape { what, expected, got: arguments.tokens });
     }
     let (inputs, hidden, norms) = recorded(context)?;
-    let ahead = arguments.tokens == 1;
-    Ok(vec![Arc::new(deja_vu(&inputs, &hidden, &norms, (arguments.fraction, ahead))?)])
+    let predicted = deja_vu(&inputs, &hidden, &norms, (arguments.fraction, arguments.tokens == 1))?;
+    let mut found = Found::default();
+    put_predictors(&mut found, predicted.layers())?;
+    Ok(found)
+}
+
+/// Makes the policy that a command names of its predictors.
+pub(super) fn make(arguments: &Arguments, model: &ModelSizes, found: &Found) -> Policies {
+    let layer = |predictor| PredictedLayer { predictor, units: Vec::new() };
+    let layers = predictors_of(found, model, model.d_ff)?.into_iter().map(layer).collect();
+    let k = kept_count(arguments.fraction, model.d_ff)?;
+    Ok(vec![Arc::new(Predicted::new(layers, k, arguments.tokens == 1)?)])
+}
+
+/// Adds predictors of one size: read f32 \[layers, d, rank\], write f32 \[layers, rank, n\], bias f32 \[layers, n\].
+pub(super) fn put_predictors(found: &mut Found, layers: &[PredictedLayer]) -> Result<()> {
+    let [d, rank, n] = layers.first().map_or([0; 3], |layer| layer.predictor.sizes());
+    let part = |part: usize| layers.iter().flat_map(|layer| layer.predictor.parts()[part].iter().copied()).collect();
+    found.put_f32("read", &[layers.len(), d, rank], part(0))?;
+    found.put_f32("write", &[layers.len(), rank, n], part(1))?;
+    found.put_f32("bias", &[layers.len(), n], part(2))
+}
+
+/// The predictor of each layer, of `n` outputs.
+pub(super) fn predictors_of(found: &Found, model: &ModelSizes, n: usize) -> Result<Vec<LowRank>> {
+    let (n_layers, d, rank) = (model.n_layers, model.d_model, found.size("read", 2));
+    let (read, write) = (found.f32("read", &[n_layers, d, rank])?, found.f32("write", &[n_layers, rank, n])?);
+    let bias = found.f32("bias", &[n_layers, n])?;
+    let layer = |layer: usize| {
+        let of = |part: &[f32], elems: usize| part[layer * elems..(layer + 1) * elems].to_vec();
+        LowRank::new(d, rank, of(read, d * rank), of(write, rank * n), of(bias, n))
+    };
+    (0..n_layers).map(layer).collect()
 }
 
 /// Inputs and products of each layer's MLP over the calibration text, and the norms of down.

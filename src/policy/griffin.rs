@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use super::statistic::check_seen;
-use super::table::{Arguments, Context};
-use super::{ByPrompt, LayerRule, Policy, PolicyConfig, PromptStatistic, RefreshOptions, Sizes, kept_count};
+use super::table::{Arguments, Policies};
+use super::{
+    ByPrompt, LayerRule, ModelSizes, Policy, PolicyConfig, PromptStatistic, RefreshOptions, Sizes, kept_count,
+};
 use crate::error::Result;
 use crate::sparse_mlp::NeuronList;
 
@@ -27,7 +29,7 @@ impl Griffin {
         Ok(Griffin { kept })
     }
 
-    pub(super) fn make(arguments: &Arguments, _: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+    pub(super) fn make(arguments: &Arguments, _: &ModelSizes) -> Policies {
         Ok(vec![Arc::new(Griffin::new(arguments.fraction)?)])
     }
 }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::table::{Arguments, Context};
+use super::table::{Arguments, Policies};
 use super::{
-    Kept, Observed, Policy, PolicyConfig, Site, Sizes, Values, Wanted, check_fraction, check_layer, kept_count,
+    Kept, ModelSizes, Observed, Policy, PolicyConfig, Site, Sizes, Values, Wanted, check_fraction, check_layer,
+    kept_count,
 };
 use crate::attention::{AttentionShape, Span};
 use crate::error::{Error, Result, check_len};
@@ -98,7 +99,7 @@ impl HeadNorm {
         Ok(())
     }
 
-    pub(super) fn make(arguments: &Arguments, _: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+    pub(super) fn make(arguments: &Arguments, _: &ModelSizes) -> Policies {
         Ok(vec![Arc::new(HeadNorm::new(arguments.fraction, arguments.tokens)?)])
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::table::{Arguments, Context};
-use super::{Calibrate, Calibration, Lists, PolicyConfig, Site, Values, check_layer, kept_count};
+use super::table::{Arguments, Context, Policies};
+use super::{Calibrate, Calibration, Found, Lists, ModelSizes, Site, Values, check_layer, kept_count};
 use crate::attention::AttentionShape;
 use crate::error::{Error, Result, check_len};
 use crate::sparse_mlp::{NeuronList, check_finite};
@@ -62,15 +62,40 @@ impl Magnitude {
         Ok(Lists::new(self.site, self.sums.iter().map(list).collect::<Result<_>>()?))
     }
 
-    pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+    pub(super) fn find(arguments: &Arguments, context: &mut dyn Context) -> Result<Found> {
         let model = context.model();
         let calibrate = Calibrate::new(match arguments.site {
             Site::Heads => Magnitude::of_heads(model.n_layers, model.attention)?,
             _ => Magnitude::of_neurons(model.n_layers, model.d_ff)?,
         });
         context.run(vec![Arc::new(calibrate.clone())])?;
-        Ok(vec![Arc::new(calibrate.with(|magnitude| magnitude.finish(arguments.fraction))?)])
+        calibrate.with(|magnitude| {
+            let n = magnitude.sums.first().map_or(0, Vec::len);
+            let order: Vec<u32> = magnitude.sums.iter().flat_map(|sums| by_size(sums)).collect();
+            let mut found = Found::default();
+            found.put_u32("order", &[magnitude.sums.len(), n], order)?;
+            Ok(found)
+        })
     }
+
+    /// Keeps the first of the order of each layer.
+    pub(super) fn make(arguments: &Arguments, model: &ModelSizes, found: &Found) -> Policies {
+        let n = model.count(arguments.site);
+        let list = |order: &[u32]| {
+            let mut kept = order[..kept_count(arguments.fraction, n)?].to_vec();
+            kept.sort_unstable();
+            NeuronList::new(kept, n)
+        };
+        let lists = found.u32("order", &[model.n_layers, n])?.chunks_exact(n).map(list).collect::<Result<_>>()?;
+        Ok(vec![Arc::new(Lists::new(arguments.site, lists))])
+    }
+}
+
+/// The places of the sums, the largest first, the lower place first where equal.
+fn by_size(sums: &[f64]) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..sums.len() as u32).collect();
+    order.sort_unstable_by(|&a, &b| sums[b as usize].total_cmp(&sums[a as usize]).then(a.cmp(&b)));
+    order
 }
 
 impl Calibration for Magnitude {

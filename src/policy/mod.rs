@@ -32,6 +32,7 @@ mod cett;
 mod contract;
 mod core_infer;
 mod deja_vu;
+mod found;
 mod griffin;
 mod head_norm;
 mod lists;
@@ -61,6 +62,7 @@ pub use cett::{Cett, cett_of_dropping, threshold_for_cett};
 pub use contract::{Policy, PolicyConfig};
 pub use core_infer::CoreInfer;
 pub use deja_vu::deja_vu;
+pub use found::{Array, Elements, Found};
 pub use griffin::Griffin;
 pub use head_norm::HeadNorm;
 pub use lists::Lists;
@@ -92,18 +94,18 @@ pub const TABLE: &[Entry] = &[
     Entry::whole("all", HEADS, "every head"),
     Entry::whole("all", &Site::INPUTS, "every input"),
     Entry::new("topk:K", NEURONS, Chosen::PerToken, "the largest gates of each token", TopK::make),
-    Entry::new("cats:K", NEURONS, Chosen::PerToken, "gates above a calibrated threshold", Cats::make).calibrated(),
-    Entry::new("cett:T", NEURONS, Chosen::PerToken, "contributions whose rest is the error T", Cett::make).calibrated(),
+    Entry::found("cats:K", NEURONS, Chosen::PerToken, "gates above a calibrated threshold", Cats::find, Cats::make).calibrated(),
+    Entry::found("cett:T", NEURONS, Chosen::PerToken, "contributions whose rest is the error T", Cett::find, Cett::make).calibrated(),
     Entry::new("griffin:K", NEURONS, Chosen::ByPrompt, "the largest over the prompt, as many in each layer", Griffin::make),
     Entry::new("tda:K", NEURONS, Chosen::ByPrompt, "the largest over the prompt, in all layers together", TdaQuantile::make),
     Entry::new("coreinfer:K", NEURONS, Chosen::ByPrompt, "those most often among the largest of the prompt's tokens", CoreInfer::make),
-    Entry::new("dejavu:K[:A]", NEURONS, Chosen::PerToken, "predicted from the MLP's inputs, or from those of A = 1 layer before", deja_vu::make).calibrated_on(deja_vu::TOKENS),
-    Entry::new("moefication:K", NEURONS, Chosen::PerToken, "clusters that a router chooses", moefication::make).calibrated_on(deja_vu::TOKENS),
-    Entry::new("teal:K", &Site::INPUTS, Chosen::PerToken, "inputs above thresholds, calibrated for each layer and matrix", Teal::make).calibrated(),
-    Entry::new("wina:K", &Site::INPUTS, Chosen::PerToken, "as many of the inputs for each token, by their sizes times the norms of their columns", Wina::make_exact),
-    Entry::new("wina-threshold:K", &Site::INPUTS, Chosen::PerToken, "inputs whose sizes times the norms of their columns are above calibrated thresholds", Wina::make_above).calibrated(),
+    Entry::found("dejavu:K[:A]", NEURONS, Chosen::PerToken, "predicted from the MLP's inputs, or from those of A = 1 layer before", deja_vu::find, deja_vu::make).calibrated_on(deja_vu::TOKENS),
+    Entry::found("moefication:K", NEURONS, Chosen::PerToken, "clusters that a router chooses", moefication::find, moefication::make).once().calibrated_on(deja_vu::TOKENS),
+    Entry::found("teal:K", &Site::INPUTS, Chosen::PerToken, "inputs above thresholds, calibrated for each layer and matrix", Teal::find, Teal::make).calibrated(),
+    Entry::found("wina:K", &Site::INPUTS, Chosen::PerToken, "as many of the inputs for each token, by their sizes times the norms of their columns", Wina::find_norms, Wina::make_exact).once(),
+    Entry::found("wina-threshold:K", &Site::INPUTS, Chosen::PerToken, "inputs whose sizes times the norms of their columns are above calibrated thresholds", Wina::find_thresholds, Wina::make_above).calibrated(),
     Entry::new("norm:K[:R]", HEADS, Chosen::ByPrompt, "the largest outputs over the prompt, chosen anew every R tokens", HeadNorm::make),
-    Entry::new("static:K", BOTH, Chosen::Beforehand, "the largest over the calibration text", Magnitude::make).calibrated(),
+    Entry::found("static:K", BOTH, Chosen::Beforehand, "the largest over the calibration text", Magnitude::find, Magnitude::make).once().calibrated(),
     Entry::new("random:K", BOTH, Chosen::Beforehand, "drawn for each layer from a fixed seed", Random::make),
 ];
 

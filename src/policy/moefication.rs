@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::deja_vu::recorded;
+use super::deja_vu::{predictors_of, put_predictors, recorded};
 use super::low_rank::add;
-use super::table::{Arguments, Context};
-use super::{LowRank, PolicyConfig, Predicted, PredictedLayer, kept_count};
+use super::table::{Arguments, Context, Policies};
+use super::{Found, LowRank, ModelSizes, Predicted, PredictedLayer, kept_count};
 use crate::error::{Result, check_len};
 use crate::sparse_mlp::Matrix;
 
@@ -82,12 +82,16 @@ fn joined(alike: &[f32], n: usize, count: usize) -> Vec<u32> {
     clusters
 }
 
-/// Makes the policy that a command names: clusters of 32 neurons by their gate rows; a router, linear and fitted under a ridge, predicts
-/// Σ |act(g_j)·u_j|·‖down_j‖ of each cluster from the MLP's inputs, and each token computes the ⌈kept · clusters⌉ highest.
-pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+fn clusters(d_ff: usize) -> usize {
+    (d_ff / NEURONS).max(1)
+}
+
+/// Finds what the policy is made of that a command names: clusters of 32 neurons by their gate rows, and a router, linear and fitted under a
+/// ridge, that predicts Σ |act(g_j)·u_j|·‖down_j‖ of each cluster from the MLP's inputs.
+pub(super) fn find(_: &Arguments, context: &mut dyn Context) -> Result<Found> {
     let (inputs, hidden, norms) = recorded(context)?;
     let (d, d_ff) = (context.model().d_model, context.model().d_ff);
-    let count = (d_ff / NEURONS).max(1);
+    let count = clusters(d_ff);
     let mut layers = Vec::with_capacity(hidden.len());
     for (layer, (x, hidden)) in inputs.iter().zip(&hidden).enumerate() {
         let weights = context.mlp(layer)?;
@@ -103,5 +107,18 @@ pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<V
         }
         layers.push(PredictedLayer { predictor: LowRank::fit(x, &sums, (d, count), count)?, units });
     }
+    let mut found = Found::default();
+    put_predictors(&mut found, &layers)?;
+    let units = layers.iter().flat_map(|layer| layer.units.iter().copied()).collect();
+    found.put_u32("units", &[layers.len(), d_ff], units)?;
+    Ok(found)
+}
+
+/// Makes the policy that a command names: each token computes the ⌈kept · clusters⌉ of the highest predictions.
+pub(super) fn make(arguments: &Arguments, model: &ModelSizes, found: &Found) -> Policies {
+    let count = clusters(model.d_ff);
+    let units = found.u32("units", &[model.n_layers, model.d_ff])?.chunks_exact(model.d_ff);
+    let layer = |(predictor, units): (LowRank, &[u32])| PredictedLayer { predictor, units: units.to_vec() };
+    let layers = predictors_of(found, model, count)?.into_iter().zip(units).map(layer).collect();
     Ok(vec![Arc::new(Predicted::new(layers, kept_count(arguments.fraction, count)?, false)?)])
 }

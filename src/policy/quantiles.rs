@@ -1,6 +1,7 @@
 //! Quantiles of the sizes of many values.
 
 use super::check_fraction;
+use super::found::Threshold;
 use crate::error::{Error, Result};
 
 /// Octaves that have bins of their own: 2⁻²⁴ to 2⁸.
@@ -29,24 +30,28 @@ impl Quantiles {
     }
 
     /// The smallest threshold at a bin's upper edge that leaves at most the fraction `kept` of the sizes above it; 0 if all may
-    /// be kept.
-    pub(super) fn threshold(&self, kept: f32) -> Result<f32> {
+    /// be kept. One that keeps nothing where there is more than 0 is refused.
+    pub(super) fn threshold(&self, kept: f32) -> Result<Threshold> {
         check_fraction("kept fraction", kept)?;
         let total: u64 = self.0.iter().sum();
         if total == 0 {
             let expected = "activations of every layer";
             return Err(Error::Shape { what: "calibration", expected, got: 0 });
         }
+        // values in the lowest bin count as 0
+        let largest = self.0.iter().rposition(|&count| count > 0).filter(|&bin| bin > 0).map_or(0.0, upper_edge);
         let may_keep = (total as f64 * f64::from(kept)).round() as u64;
         if may_keep >= total {
-            return Ok(0.0);
+            return Ok(Threshold { threshold: 0.0, largest });
         }
         let mut above = total;
         let found = self.0.iter().position(|&count| {
             above -= count;
             above <= may_keep
         });
-        Ok(upper_edge(found.unwrap_or(BINS - 1)))
+        let threshold = Threshold { threshold: upper_edge(found.unwrap_or(BINS - 1)), largest };
+        threshold.check()?;
+        Ok(threshold)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::table::{Arguments, Context};
-use super::{Lists, Policy, PolicyConfig, Site, Sizes, check_fraction, kept_count};
+use super::table::{Arguments, Policies};
+use super::{Lists, ModelSizes, Policy, PolicyConfig, Site, Sizes, check_fraction, kept_count};
 use crate::error::Result;
 use crate::sparse_mlp::NeuronList;
 
@@ -27,7 +27,7 @@ impl Random {
         Ok(Random { site, kept })
     }
 
-    pub(super) fn make(arguments: &Arguments, _: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+    pub(super) fn make(arguments: &Arguments, _: &ModelSizes) -> Policies {
         Ok(vec![Arc::new(Random::new(arguments.site, arguments.fraction)?)])
     }
 

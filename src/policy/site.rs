@@ -26,6 +26,21 @@ pub enum Projection {
     Down,
 }
 
+impl Projection {
+    /// All of them, in the order of the forward pass.
+    pub const ALL: [Projection; 4] = [Projection::Qkv, Projection::Output, Projection::GateUp, Projection::Down];
+
+    /// Its name in a file: `qkv`, `output`, `gate_up`, `down`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Projection::Qkv => "qkv",
+            Projection::Output => "output",
+            Projection::GateUp => "gate_up",
+            Projection::Down => "down",
+        }
+    }
+}
+
 impl Site {
     /// The inputs of each matrix of a layer, in the order of the forward pass.
     pub const INPUTS: [Site; 4] = [

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{ModelSizes, PolicyConfig, Projection, Site, TABLE};
+use super::{Found, ModelSizes, PolicyConfig, Projection, Site, TABLE};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::Weights;
 
@@ -57,7 +57,19 @@ pub(super) struct Arguments {
     pub(super) tokens: usize,
 }
 
-type Make = fn(&Arguments, &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>>;
+/// One policy for each of its sites.
+pub(super) type Policies = Result<Vec<Arc<dyn PolicyConfig>>>;
+
+/// How a policy is made of its arguments.
+#[derive(Debug, Clone, Copy)]
+enum Made {
+    /// It is none: nothing is skipped.
+    Whole,
+    /// At once.
+    AtOnce(fn(&Arguments, &ModelSizes) -> Policies),
+    /// Of what is found in the model, and in what it makes of a text where the entry says so.
+    Of(fn(&Arguments, &mut dyn Context) -> Result<Found>, fn(&Arguments, &ModelSizes, &Found) -> Policies),
+}
 
 /// A line of [`TABLE`].
 #[derive(Debug, Clone, Copy)]
@@ -68,26 +80,56 @@ pub struct Entry {
     help: &'static str,
     /// Tokens of a calibration text that set it; 0 for none.
     calibration_tokens: usize,
-    /// None where nothing is skipped.
-    make: Option<Make>,
+    /// Whether what is found is the same for all arguments.
+    found_once: bool,
+    made: Made,
 }
 
 impl Entry {
+    const fn with(
+        syntax: &'static str,
+        sites: &'static [Site],
+        chosen: Chosen,
+        help: &'static str,
+        made: Made,
+    ) -> Self {
+        Entry { syntax, sites, chosen, help, calibration_tokens: 0, found_once: false, made }
+    }
+
+    /// An entry of what its arguments say.
     pub(super) const fn new(
         syntax: &'static str,
         sites: &'static [Site],
         chosen: Chosen,
         help: &'static str,
-        make: Make,
+        make: fn(&Arguments, &ModelSizes) -> Policies,
     ) -> Self {
-        Entry { syntax, sites, chosen, help, calibration_tokens: 0, make: Some(make) }
+        Self::with(syntax, sites, chosen, help, Made::AtOnce(make))
+    }
+
+    /// An entry of what is found in the model itself: with `find`, of which `make` makes it.
+    pub(super) const fn found(
+        syntax: &'static str,
+        sites: &'static [Site],
+        chosen: Chosen,
+        help: &'static str,
+        find: fn(&Arguments, &mut dyn Context) -> Result<Found>,
+        make: fn(&Arguments, &ModelSizes, &Found) -> Policies,
+    ) -> Self {
+        Self::with(syntax, sites, chosen, help, Made::Of(find, make))
     }
 
     /// An entry for all of a site.
     pub(super) const fn whole(name: &'static str, sites: &'static [Site], help: &'static str) -> Self {
-        Entry { syntax: name, sites, chosen: Chosen::Never, help, calibration_tokens: 0, make: None }
+        Self::with(name, sites, Chosen::Never, help, Made::Whole)
     }
 
+    /// What is found is the same for all arguments.
+    pub(super) const fn once(self) -> Self {
+        Entry { found_once: true, ..self }
+    }
+
+    /// It is found in what the model makes of a text.
     pub(super) const fn calibrated(self) -> Self {
         self.calibrated_on(CALIBRATION_TOKENS)
     }
@@ -119,7 +161,7 @@ impl Entry {
     fn parse(&'static self, site: Site, text: Option<&str>) -> Option<Named> {
         let parsed = |fraction, tokens| Named { entry: self, arguments: Arguments { site, fraction, tokens } };
         let fraction = |text: &str| text.parse::<f32>().ok().filter(|f| *f > 0.0 && *f <= 1.0);
-        match (self.make.is_some(), text) {
+        match (!matches!(self.made, Made::Whole), text) {
             (false, None) => Some(Named::whole(self, site)),
             (true, Some(text)) => match text.split_once(':') {
                 None => Some(parsed(fraction(text)?, 0)),
@@ -191,12 +233,67 @@ impl Named {
         self.entry.calibration_tokens
     }
 
-    /// Makes it, as a policy for each of its sites; none where nothing is skipped.
+    /// Whether it keeps everything that it selects from: what it finds of a text does not depend on the text then.
+    pub fn keeps_all(&self) -> bool {
+        self.entry.syntax.contains(":K") && self.arguments.fraction == 1.0
+    }
+
+    /// What it is found under ([`Named::find`]): its site and name, and its arguments where what is found depends on them; none where nothing
+    /// has to be found.
+    ///
+    /// # Example
+    /// ```
+    /// use moray::policy::{Named, Site};
+    ///
+    /// let found_as = |site, text| Ok::<_, moray::Error>(Named::parse(site, text)?.found_as());
+    /// assert_eq!(found_as(Site::Neurons, "cats:0.5")?.as_deref(), Some("neurons/cats:0.5"));
+    /// assert_eq!(found_as(Site::Heads, "static:0.5")?.as_deref(), Some("heads/static"));
+    /// assert_eq!(found_as(Site::Neurons, "topk:0.5")?, None);
+    /// # Ok::<(), moray::Error>(())
+    /// ```
+    pub fn found_as(&self) -> Option<String> {
+        let site = match self.arguments.site {
+            Site::Neurons => "neurons",
+            Site::Heads => "heads",
+            Site::Inputs(_) => "inputs",
+        };
+        match (self.entry.made, self.entry.found_once) {
+            (Made::Of(..), true) => Some(format!("{site}/{}", self.entry.name())),
+            (Made::Of(..), false) => Some(format!("{site}/{self}")),
+            _ => None,
+        }
+    }
+
+    /// Finds in the model, and in what it makes of the calibration text, what the policy is made of; nothing where it needs nothing.
+    ///
+    /// # Errors
+    /// Those of the policy and of [`Context`].
+    pub fn find(&self, context: &mut dyn Context) -> Result<Found> {
+        match self.entry.made {
+            Made::Of(find, _) => find(&self.arguments, context),
+            _ => Ok(Found::default()),
+        }
+    }
+
+    /// Makes it of what was found, as a policy for each of its sites; none where nothing is skipped.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for arrays that are not there or not the model's, and those of the policy.
+    pub fn make_of(&self, model: &ModelSizes, found: &Found) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+        match self.entry.made {
+            Made::Whole => Ok(Vec::new()),
+            Made::AtOnce(make) => make(&self.arguments, model),
+            Made::Of(_, make) => make(&self.arguments, model, found),
+        }
+    }
+
+    /// Makes it of what it finds, as a policy for each of its sites; none where nothing is skipped.
     ///
     /// # Errors
     /// Those of the policy and of [`Context`].
     pub fn make(&self, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
-        self.entry.make.map_or(Ok(Vec::new()), |make| make(&self.arguments, context))
+        let found = self.find(context)?;
+        self.make_of(&context.model(), &found)
     }
 }
 
@@ -210,7 +307,7 @@ impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Arguments { fraction, tokens, .. } = self.arguments;
         f.write_str(self.entry.name())?;
-        if self.entry.make.is_some() {
+        if !matches!(self.entry.made, Made::Whole) {
             write!(f, ":{fraction}")?;
         }
         if tokens > 0 { write!(f, ":{tokens}") } else { Ok(()) }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::statistic::check_seen;
-use super::table::{Arguments, Context};
+use super::table::{Arguments, Policies};
 use super::{
-    ByPrompt, LayerRule, Policy, PolicyConfig, PromptRule, PromptStatistic, RefreshOptions, Sizes, check_layer,
-    kept_count, threshold_for_cett,
+    ByPrompt, LayerRule, ModelSizes, Policy, PolicyConfig, PromptRule, PromptStatistic, RefreshOptions, Sizes,
+    check_layer, kept_count, threshold_for_cett,
 };
 use crate::error::{Error, Result};
 use crate::sparse_mlp::{NeuronList, Weights};
@@ -118,7 +118,7 @@ impl TdaQuantile {
         Ok(TdaQuantile { kept })
     }
 
-    pub(super) fn make(arguments: &Arguments, _: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+    pub(super) fn make(arguments: &Arguments, _: &ModelSizes) -> Policies {
         Ok(vec![Arc::new(TdaQuantile::new(arguments.fraction)?)])
     }
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use super::found::Threshold;
 use super::observed::tokens_of;
 use super::quantiles::Quantiles;
-use super::table::{Arguments, Context};
+use super::table::{Arguments, Context, Policies};
 use super::{
-    Calibrate, Calibration, Kept, Observed, Policy, PolicyConfig, Projection, Site, Sizes, Values, Wanted, check_layer,
+    Calibrate, Calibration, Found, Kept, ModelSizes, Observed, Policy, PolicyConfig, Projection, Site, Sizes, Values,
+    Wanted, check_layer,
 };
 use crate::attention::Span;
 use crate::error::{Error, Result};
@@ -39,15 +41,28 @@ impl Teal {
         &self.thresholds
     }
 
-    pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+    pub(super) fn find(arguments: &Arguments, context: &mut dyn Context) -> Result<Found> {
         let n_layers = context.model().n_layers;
-        let projections = [Projection::Qkv, Projection::Output, Projection::GateUp, Projection::Down];
-        let calibrates = projections.map(|projection| TealCalibrator::new(projection, n_layers).map(Calibrate::new));
+        let calibrates =
+            Projection::ALL.map(|projection| TealCalibrator::new(projection, n_layers).map(Calibrate::new));
         let calibrates = calibrates.into_iter().collect::<Result<Vec<_>>>()?;
         context
             .run(calibrates.iter().map(|calibrate| Arc::new(calibrate.clone()) as Arc<dyn PolicyConfig>).collect())?;
-        let finish = |calibrate: &Calibrate<TealCalibrator>| calibrate.with(|c| c.finish(arguments.fraction));
-        calibrates.iter().map(|calibrate| Ok(Arc::new(finish(calibrate)?) as Arc<dyn PolicyConfig>)).collect()
+        let mut thresholds = Vec::with_capacity(Projection::ALL.len() * n_layers);
+        for calibrate in &calibrates {
+            thresholds.extend(calibrate.with(|calibrator| calibrator.thresholds(arguments.fraction))?);
+        }
+        let mut found = Found::default();
+        found.put_thresholds(&[Projection::ALL.len(), n_layers], thresholds)?;
+        Ok(found)
+    }
+
+    pub(super) fn make(_: &Arguments, model: &ModelSizes, found: &Found) -> Policies {
+        let thresholds = found.thresholds(&[Projection::ALL.len(), model.n_layers])?.chunks_exact(model.n_layers);
+        let teal = |(projection, thresholds): (Projection, &[f32])| {
+            Ok(Arc::new(Teal::new(projection, thresholds.to_vec())?) as Arc<dyn PolicyConfig>)
+        };
+        Projection::ALL.into_iter().zip(thresholds).map(teal).collect()
     }
 }
 
@@ -120,9 +135,13 @@ impl TealCalibrator {
     /// inputs above it; 0 if all may be kept.
     ///
     /// # Errors
-    /// [`Error::Value`] for a fraction outside (0, 1], [`Error::Shape`] if a layer has seen nothing.
+    /// [`Error::Value`] for a fraction outside (0, 1], and one that keeps nothing in a layer, [`Error::Shape`] if a layer has seen nothing.
     pub fn finish(&self, kept: f32) -> Result<Teal> {
-        Teal::new(self.projection, self.layers.iter().map(|layer| layer.threshold(kept)).collect::<Result<_>>()?)
+        Teal::new(self.projection, self.thresholds(kept)?.into_iter().map(|found| found.threshold).collect())
+    }
+
+    fn thresholds(&self, kept: f32) -> Result<Vec<Threshold>> {
+        self.layers.iter().map(|layer| layer.threshold(kept)).collect()
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::observed::tokens_of;
-use super::table::{Arguments, Context};
-use super::{Kept, Observed, Policy, PolicyConfig, Site, Sizes, Wanted, check_layer, kept_count};
+use super::table::{Arguments, Policies};
+use super::{Kept, ModelSizes, Observed, Policy, PolicyConfig, Site, Sizes, Wanted, check_layer, kept_count};
 use crate::attention::Span;
 use crate::error::{Result, check_len};
 use crate::sparse_mlp::{Score, ScoreOn, Selection};
@@ -47,8 +47,8 @@ impl TopK {
         self.k
     }
 
-    pub(super) fn make(arguments: &Arguments, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
-        Ok(vec![Arc::new(TopK::by_gate(arguments.fraction, context.model().d_ff)?)])
+    pub(super) fn make(arguments: &Arguments, model: &ModelSizes) -> Policies {
+        Ok(vec![Arc::new(TopK::by_gate(arguments.fraction, model.d_ff)?)])
     }
 }
 

@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
+use super::found::Threshold;
 use super::observed::tokens_of;
 use super::quantiles::Quantiles;
-use super::table::{Arguments, Context};
+use super::table::{Arguments, Context, Policies};
 use super::{
-    Calibrate, Calibration, Kept, Observed, Policy, PolicyConfig, Projection, Site, Sizes, Values, Wanted, check_layer,
-    kept_count,
+    Calibrate, Calibration, Found, Kept, ModelSizes, Observed, Policy, PolicyConfig, Projection, Site, Sizes, Values,
+    Wanted, check_layer, kept_count,
 };
 use crate::attention::Span;
 use crate::error::{Error, Result, check_len};
 use crate::sparse_mlp::{Score, ScoreOn, Selection, check_finite};
-
-/// The matrices of a layer, by what they take in.
-const PROJECTIONS: [Projection; 4] = [Projection::Qkv, Projection::Output, Projection::GateUp, Projection::Down];
 
 /// Keeps inputs of a matrix for a token by |x\[k\]| · ‖W\[:, k\]‖₂: a fixed share of the highest, the lower index first where equal, or those
 /// above a threshold of the layer. A session has one for each matrix; matrices that share their input have one norm for each input, over the
@@ -64,35 +62,75 @@ impl Wina {
         Ok(Wina { projection, rule, norms })
     }
 
-    /// Makes the policies of exact shares that a command names.
-    pub(super) fn make_exact(arguments: &Arguments, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
-        let wina = |projection| {
-            let wina = Wina::exact(projection, arguments.fraction, norms(context, projection)?)?;
-            Ok(Arc::new(wina) as Arc<dyn PolicyConfig>)
-        };
-        PROJECTIONS.into_iter().map(wina).collect()
+    /// Finds the norms of all columns.
+    pub(super) fn find_norms(_: &Arguments, context: &mut dyn Context) -> Result<Found> {
+        let mut found = Found::default();
+        for projection in Projection::ALL {
+            put_norms(&mut found, projection, &norms(context, projection)?)?;
+        }
+        Ok(found)
     }
 
-    /// Makes the policies of calibrated thresholds that a command names.
-    pub(super) fn make_above(arguments: &Arguments, context: &mut dyn Context) -> Result<Vec<Arc<dyn PolicyConfig>>> {
+    /// Makes the policies of exact shares that a command names.
+    pub(super) fn make_exact(arguments: &Arguments, model: &ModelSizes, found: &Found) -> Policies {
+        let wina = |projection| {
+            let wina = Wina::exact(projection, arguments.fraction, norms_of(found, projection, model)?)?;
+            Ok(Arc::new(wina) as Arc<dyn PolicyConfig>)
+        };
+        Projection::ALL.into_iter().map(wina).collect()
+    }
+
+    /// Finds the norms of all columns, and thresholds.
+    pub(super) fn find_thresholds(arguments: &Arguments, context: &mut dyn Context) -> Result<Found> {
         let calibrator = |projection| {
             let norms = norms(context, projection)?;
             let layers = vec![Quantiles::default(); norms.len()];
             Ok(Calibrate::new(Calibrator { projection, norms, layers }))
         };
-        let calibrates = PROJECTIONS.into_iter().map(calibrator).collect::<Result<Vec<_>>>()?;
+        let calibrates = Projection::ALL.into_iter().map(calibrator).collect::<Result<Vec<_>>>()?;
         context
             .run(calibrates.iter().map(|calibrate| Arc::new(calibrate.clone()) as Arc<dyn PolicyConfig>).collect())?;
-        let finish = |calibrate: &Calibrate<Calibrator>| {
-            let wina = calibrate.with(|calibrator| calibrator.finish(arguments.fraction))?;
+        let (mut found, mut thresholds) = (Found::default(), Vec::new());
+        for calibrate in &calibrates {
+            calibrate.with(|calibrator| {
+                thresholds.extend(calibrator.thresholds(arguments.fraction)?);
+                put_norms(&mut found, calibrator.projection, &calibrator.norms)
+            })?;
+        }
+        found.put_thresholds(&[Projection::ALL.len(), context.model().n_layers], thresholds)?;
+        Ok(found)
+    }
+
+    /// Makes the policies of calibrated thresholds that a command names.
+    pub(super) fn make_above(_: &Arguments, model: &ModelSizes, found: &Found) -> Policies {
+        let thresholds = found.thresholds(&[Projection::ALL.len(), model.n_layers])?.chunks_exact(model.n_layers);
+        let wina = |(projection, thresholds): (Projection, &[f32])| {
+            let wina = Wina::above(projection, thresholds.to_vec(), norms_of(found, projection, model)?)?;
             Ok(Arc::new(wina) as Arc<dyn PolicyConfig>)
         };
-        calibrates.iter().map(finish).collect()
+        Projection::ALL.into_iter().zip(thresholds).map(wina).collect()
     }
 }
 
 fn norms(context: &dyn Context, projection: Projection) -> Result<Vec<Vec<f32>>> {
     (0..context.model().n_layers).map(|layer| context.column_norms(projection, layer)).collect()
+}
+
+fn name_of_norms(projection: Projection) -> String {
+    format!("norms.{}", projection.name())
+}
+
+/// Adds norms f32 \[layers, K\].
+fn put_norms(found: &mut Found, projection: Projection, norms: &[Vec<f32>]) -> Result<()> {
+    let shape = [norms.len(), norms.first().map_or(0, Vec::len)];
+    found.put_f32(&name_of_norms(projection), &shape, norms.concat())
+}
+
+/// The norms of each layer.
+fn norms_of(found: &Found, projection: Projection, model: &ModelSizes) -> Result<Vec<Vec<f32>>> {
+    let k = model.count(Site::Inputs(projection));
+    let norms = found.f32(&name_of_norms(projection), &[model.n_layers, k])?;
+    Ok(norms.chunks_exact(k).map(<[f32]>::to_vec).collect())
 }
 
 fn check_sizes(what: &'static str, values: &[f32]) -> Result<()> {
@@ -161,9 +199,8 @@ struct Calibrator {
 }
 
 impl Calibrator {
-    fn finish(&self, kept: f32) -> Result<Wina> {
-        let thresholds = self.layers.iter().map(|layer| layer.threshold(kept)).collect::<Result<_>>()?;
-        Wina::above(self.projection, thresholds, self.norms.clone())
+    fn thresholds(&self, kept: f32) -> Result<Vec<Threshold>> {
+        self.layers.iter().map(|layer| layer.threshold(kept)).collect()
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use moray::Error;
 use moray::attention::Span;
 use moray::policy::{
-    Chosen, Context, ModelSizes, Named, Observed, PolicyConfig, Projection, Site, Sizes, TABLE, Values, Wanted,
-    cett_of_dropping, help,
+    Array, Chosen, Context, Found, ModelSizes, Named, Observed, PolicyConfig, Projection, Site, Sizes, TABLE, Values,
+    Wanted, cett_of_dropping, help,
 };
 use moray::sparse_mlp::{Activation, Selection, Shape, Weights};
 
@@ -105,6 +105,57 @@ fn every_policy_is_made_from_its_name_and_displays_as_what_it_was_parsed_from() 
     assert_eq!(Named::EVERY_INPUT, Named::parse(Site::INPUTS[0], "all").unwrap());
     assert_eq!(Named::parse(Site::Heads, "norm:0.7").unwrap().to_string(), "norm:0.7");
     assert_eq!(Named::parse(Site::Heads, "norm:0.7:0").unwrap().to_string(), "norm:0.7");
+}
+
+/// Whatever a policy finds goes through arrays: a policy of these arrays is the one that is made at once.
+#[test]
+fn policies_of_what_was_found_are_those_that_are_made_at_once() {
+    let (mut found_something, model) = (0, sizes(2, D_FF).model);
+    for entry in TABLE {
+        for &site in entry.sites() {
+            let named = Named::parse(site, &example(entry.syntax())).unwrap();
+            let found = named.find(&mut Known::new()).unwrap();
+            let mut copied = Found::default();
+            for (name, array) in found.arrays() {
+                copied.put(name, Array::new(array.shape(), array.elements().clone()).unwrap());
+            }
+            let made = format!("{:?}", named.make_of(&model, &copied).unwrap());
+            assert_eq!(made, format!("{:?}", named.make(&mut Known::new()).unwrap()));
+            assert_eq!(named.found_as().is_some(), found.arrays().next().is_some(), "{named}");
+            // an array less, or of another model
+            for (left_out, _) in found.arrays() {
+                let mut less = Found::default();
+                found
+                    .arrays()
+                    .filter(|(name, _)| *name != left_out)
+                    .for_each(|(name, array)| less.put(name, array.clone()));
+                let error = named.make_of(&model, &less).unwrap_err().to_string();
+                assert!(
+                    error.contains(left_out) || named.to_string().starts_with("dejavu"),
+                    "{named} {left_out}: {error}"
+                );
+                assert!(named.make_of(&sizes(3, D_FF).model, &found).is_err(), "{named}");
+                found_something += 1;
+            }
+        }
+    }
+    assert!(found_something > 15, "{found_something}");
+}
+
+#[test]
+fn lists_of_an_order_that_names_a_neuron_twice_are_refused() {
+    let (model, named) = (sizes(2, D_FF).model, Named::parse(Site::Neurons, "static:0.5").unwrap());
+    let mut order: Vec<u32> = (0..2).flat_map(|_| 0..D_FF as u32).collect();
+    let made = |order: Vec<u32>| {
+        let mut found = Found::default();
+        found.put_u32("order", &[2, D_FF], order).unwrap();
+        named.make_of(&model, &found)
+    };
+    assert!(made(order.clone()).is_ok());
+    order[1] = 0;
+    assert!(matches!(made(order.clone()), Err(Error::NotIncreasing { .. })));
+    order[1] = 1 + D_FF as u32;
+    assert!(matches!(made(order), Err(Error::Index { .. })));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 pub mod activations;
 pub mod analyze;
+pub mod calibration;
 pub mod checkpoint;
 pub mod choices;
 pub mod cli;

@@ -36,6 +36,17 @@ pub enum Form {
     ByInput,
 }
 
+impl Form {
+    /// Its name in a file: `whole`, `by-neuron`, `by-input`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Form::Whole => "whole",
+            Form::ByNeuron => "by-neuron",
+            Form::ByInput => "by-input",
+        }
+    }
+}
+
 /// Loads every layer; `progress` is told after each how many of how many are done.
 ///
 /// Tensors are converted one after another and their pages given back, so that no more than one is held twice.

@@ -72,6 +72,9 @@ pub struct Arguments {
     /// n_depth if it is not decoding from the beginning. None by default.
     #[arg(long, allow_hyphen_values = true)]
     pub peer_command: Vec<Peer>,
+    /// What sets the policies of rows that do not say it: a .safetensors file of `moray calibrate`, or a text; a short text of our own by default.
+    #[arg(long, allow_hyphen_values = true)]
+    pub calibration: Option<PathBuf>,
     /// Report as JSON.
     #[arg(long)]
     pub json: bool,
@@ -290,6 +293,7 @@ fn ways(arguments: &Arguments, file: &ModelFile) -> Result<(Vec<Way>, Option<Str
         *way = way.clone().on(&file.path);
         way.switches.device = arguments.device;
         way.switches.threads = way.switches.threads.or(arguments.threads);
+        way.switches.calibration = way.switches.calibration.take().or_else(|| arguments.calibration.clone());
     }
     Ok((ways, left_out))
 }

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -40,6 +40,9 @@ pub struct Arguments {
     /// The text to continue.
     #[arg(long, short, default_value = "The history of the lighthouse begins with", allow_hyphen_values = true)]
     pub prompt: String,
+    /// What sets the policies: a .safetensors file of `moray calibrate`, or a text; a short text of our own by default.
+    #[arg(long, allow_hyphen_values = true)]
+    pub calibration: Option<PathBuf>,
     /// Write the table with plots to this file, a page that loads nothing; none by default.
     #[arg(long, allow_hyphen_values = true)]
     pub html: Option<PathBuf>,
@@ -151,7 +154,7 @@ pub fn demo(arguments: &Arguments) -> Result<Demo> {
     }
     let text = eval::read_text(&arguments.text)?;
     let bar = progress_bar((3 + arguments.repeats) * WAYS.len(), "running");
-    let (names, loaded) = load(&arguments.model, || bar.inc(1))?;
+    let (names, loaded) = load(arguments, || bar.inc(1))?;
     let run = loaded.run(&loaded.ways[0]);
     let tokens = eval::tokens_of(&run.tokenizer, &arguments.text, &text, Some(arguments.tokens))?;
     let mut found = Vec::with_capacity(names.len());
@@ -181,11 +184,14 @@ pub fn demo(arguments: &Arguments) -> Result<Demo> {
 }
 
 /// Every way that the model has, and its name: all, but those with a preview where it would spare nothing of the output layer.
-fn load(model: &Path, mut tick: impl FnMut()) -> Result<(Vec<&'static str>, Loaded)> {
+fn load(arguments: &Arguments, mut tick: impl FnMut()) -> Result<(Vec<&'static str>, Loaded)> {
+    let model = &arguments.model;
     let mut ways = Vec::with_capacity(WAYS.len());
     for (name, line) in WAYS {
         let way: Way = line.parse().map_err(|error: String| Error::malformed(model, line, "switches", error))?;
-        ways.push((name, way.on(model)));
+        let mut way = way.on(model);
+        way.switches.calibration.clone_from(&arguments.calibration);
+        ways.push((name, way));
     }
     let (names, all) = ways.iter().cloned().unzip();
     match Loaded::new(all, &mut tick) {

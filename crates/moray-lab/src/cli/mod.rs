@@ -3,6 +3,7 @@
 mod against;
 pub mod analyze;
 pub mod bench;
+pub mod calibrate;
 pub mod choices;
 pub mod demo;
 mod device;
@@ -52,6 +53,8 @@ pub enum Command {
     Quantize(quantize::Arguments),
     /// Measure prefill and decode speed of a model or of a model's shape, beside other programs in the same run.
     Bench(bench::Arguments),
+    /// Find what methods are set by, thresholds, predictors, lists and norms, and write it to a file that the other commands read.
+    Calibrate(calibrate::Arguments),
     /// Run a grid of methods on one model and text: quality, bytes and speed of each in one table and page.
     Study(study::Arguments),
     /// Look at what lies beneath dynamic activation: whether published claims hold for a model.
@@ -82,6 +85,7 @@ pub fn run(cli: Cli, out: &mut dyn Write) -> Result<()> {
         Command::Eval(arguments) => eval::run(&arguments, out),
         Command::Quantize(arguments) => quantize::run(&arguments, out),
         Command::Bench(arguments) => bench::run(&arguments, out),
+        Command::Calibrate(arguments) => calibrate::run(&arguments, out),
         Command::Study(arguments) => study::run(&arguments, out),
         Command::Analyze(arguments) => analyze::run(&arguments, out),
         Command::Choices(arguments) => choices::run(&arguments, out),

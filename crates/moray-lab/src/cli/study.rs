@@ -55,7 +55,8 @@ pub struct Arguments {
     /// Another way to run it, as switches of `moray generate`; once for each, none by default.
     #[arg(long = "row", allow_hyphen_values = true)]
     pub rows: Vec<Way>,
-    /// Text whose first 512 tokens set the policies that are calibrated; a short text of our own by default.
+    /// A .safetensors file of `moray calibrate`, or a text whose first 512 tokens set the policies that are calibrated (1024 those that predict);
+    /// a short text of our own by default.
     #[arg(long, allow_hyphen_values = true)]
     pub calibration: Option<PathBuf>,
     /// Tokens of the text.

@@ -1,21 +1,23 @@
 //! The switches that say how a model runs.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use moray::attention::{KvDtype, KvPolicy};
 use moray::llama::{Mlp, Model, Settings};
-use moray::policy::{Chosen, Context, ModelSizes, Named, PolicyConfig, Projection, Site, Usage};
+use moray::policy::{Chosen, Context, Found, ModelSizes, Named, PolicyConfig, Projection, Site, Usage};
 use moray::sparse_mlp::Weights;
 use moray::{Cpu, Isa};
 use serde::Serialize;
 
 use super::device::cuda;
+use super::eval::read_text;
 use super::{LeftOut, progress_bar};
 use crate::activations::ActivationScheme;
+use crate::calibration::{Calibration, PREVIEW, is_calibration};
 use crate::checkpoint::Checkpoint;
 use crate::config::Activation;
 use crate::error::{Error, Result};
@@ -24,7 +26,10 @@ use crate::tokenizer::Tokenizer;
 use crate::weights::WeightScheme;
 
 /// Tokens of calibration text after which the inputs of the output layer are looked at.
-const OUTPUT_TOKENS: usize = 128;
+pub(super) const OUTPUT_TOKENS: usize = 128;
+
+/// What a file of calibrations calls the sizes of the output layer's inputs.
+const PREVIEW_SIZES: &str = "sizes";
 
 /// What thresholds are set on where no text is given: plain prose on several subjects, so that it favours none.
 pub(super) const CALIBRATION_TEXT: &str = include_str!("calibration.txt");
@@ -74,7 +79,8 @@ pub struct Switches {
     /// What of the matrices is not read for a token.
     #[command(flatten)]
     pub left_out: LeftOut,
-    /// Text whose first 512 tokens set the policies that are calibrated (1024 those that predict), and whose first 128 tell a preview which inputs are large; a short text of our own by default.
+    /// A .safetensors file of `moray calibrate`, or a text whose first 512 tokens set the policies that are calibrated (1024 those that predict)
+    /// and whose first 128 tell a preview which inputs are large; a short text of our own by default.
     #[arg(long, allow_hyphen_values = true)]
     pub calibration: Option<PathBuf>,
     /// Heads that run.
@@ -269,8 +275,11 @@ impl Switches {
         bar.finish_and_clear();
         let mut run = Run { cpu, checkpoint, tokenizer, model, load_seconds: 0.0 };
         if let Some(exact) = self.left_out.logits.0 {
-            let tokens = self.calibration_tokens(&run, OUTPUT_TOKENS)?;
-            let sizes = run.model.output_input_sizes(&run.cpu, &tokens)?;
+            let sizes = match self.calibration_file(&run.checkpoint)? {
+                Some(file) => file.found(&self.held(&run.checkpoint), PREVIEW)?,
+                None => self.find_preview(&run)?,
+            };
+            let sizes = sizes.f32(PREVIEW_SIZES, &[run.checkpoint.config().hidden])?.to_vec();
             run.model = run.model.with_preview(&sizes, exact)?;
         }
         run.load_seconds = start.elapsed().as_secs_f64();
@@ -303,21 +312,78 @@ impl Switches {
         Ok(Cpu::new(self.threads.unwrap_or(threads), isa)?)
     }
 
-    /// The tokens of the calibration text: the start of `--calibration`, or of a text of our own.
-    fn calibration_tokens(&self, run: &Run, count: usize) -> Result<Vec<u32>> {
-        let text = match &self.calibration {
-            Some(path) => std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?,
-            None => CALIBRATION_TEXT.to_owned(),
-        };
+    /// The calibration text, with its path; none where it is our own.
+    pub(super) fn calibration_text(&self) -> Result<(Option<&Path>, String)> {
+        match self.calibration.as_deref().filter(|path| !is_calibration(path)) {
+            Some(path) => Ok((Some(path), read_text(path)?)),
+            None => Ok((None, CALIBRATION_TEXT.to_owned())),
+        }
+    }
+
+    /// The tokens of the calibration text, from its beginning.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for a text of fewer than half of them.
+    pub(super) fn calibration_tokens(&self, run: &Run, count: usize) -> Result<Vec<u32>> {
+        let (path, text) = self.calibration_text()?;
         let mut tokens = run.tokenizer.encode(&text, run.checkpoint.config().add_bos)?;
-        tokens.truncate(count.min(run.checkpoint.config().context_length));
-        Ok(tokens)
+        let count = count.min(run.checkpoint.config().context_length);
+        tokens.truncate(count);
+        match path {
+            Some(path) if tokens.len() < count.div_ceil(2) => {
+                let expected = format!("at least {} tokens, half of what is looked at", count.div_ceil(2));
+                Err(Error::malformed(path, "calibration text", expected, tokens.len()))
+            }
+            _ => Ok(tokens),
+        }
+    }
+
+    /// The file of calibrations, if there is one, and it is of this model.
+    fn calibration_file(&self, checkpoint: &Checkpoint) -> Result<Option<Calibration>> {
+        let path = self.calibration.as_deref().filter(|path| is_calibration(path));
+        path.map(|path| Calibration::of(path, checkpoint)).transpose()
+    }
+
+    /// The way that the model is held, as a file of calibrations names it.
+    pub(super) fn held(&self, checkpoint: &Checkpoint) -> String {
+        let LoadOptions { weights, activations, form } = self.load_options();
+        format!("{}/{activations}/{}", weights.resolved(checkpoint), form.name())
+    }
+
+    /// Finds in the calibration text what a policy is made of.
+    pub(super) fn find(&self, run: &Run, policy: &Named) -> Result<Found> {
+        let tokens = match policy.calibration_tokens() {
+            0 => Vec::new(),
+            count => self.calibration_tokens(run, count)?,
+        };
+        Ok(policy.find(&mut CalibrationText { cpu: &run.cpu, model: &run.model, tokens })?)
+    }
+
+    /// Finds in the calibration text what a preview of the logits is set by.
+    pub(super) fn find_preview(&self, run: &Run) -> Result<Found> {
+        let tokens = self.calibration_tokens(run, OUTPUT_TOKENS)?;
+        let sizes = run.model.output_input_sizes(&run.cpu, &tokens)?;
+        let mut found = Found::default();
+        found.put_f32(PREVIEW_SIZES, &[sizes.len()], sizes)?;
+        Ok(found)
+    }
+
+    /// What a policy is made of: what the file has of it, or else what is found now. One that keeps everything needs no text, and so no file.
+    fn found(&self, run: &Run, policy: &Named, file: Option<&Calibration>) -> Result<Found> {
+        if let (Some(file), Some(name)) = (file, policy.found_as()) {
+            let held = self.held(&run.checkpoint);
+            let has_to = policy.calibration_tokens() > 0 && !policy.keeps_all();
+            if has_to || file.holds(&held, &name) {
+                return file.found(&held, &name);
+            }
+        }
+        self.find(run, policy)
     }
 
     /// Settings of a session of `slots` sequences and `context` positions.
     ///
     /// # Errors
-    /// [`Error::Kernel`] for a policy that cannot be.
+    /// [`Error::Kernel`] for a policy that cannot be, and what is wrong with the text or the file of a calibration.
     pub fn settings(&self, run: &Run, slots: usize, context: usize) -> Result<Settings> {
         let mut settings = Settings::dense(context);
         settings.slots = slots;
@@ -325,13 +391,10 @@ impl Switches {
         settings.kv = self.kv.0;
         settings.gather_lists = !self.lists_in_place;
         let policies = [self.heads, self.mlp, self.left_out.inputs];
+        let file = self.calibration_file(&run.checkpoint)?;
+        let sizes = run.model.config().sizes();
         for policy in policies {
-            let tokens = match policy.calibration_tokens() {
-                0 => Vec::new(),
-                count => self.calibration_tokens(run, count)?,
-            };
-            let mut text = CalibrationText { cpu: &run.cpu, model: &run.model, tokens };
-            settings.policies.extend(policy.make(&mut text)?);
+            settings.policies.extend(policy.make_of(&sizes, &self.found(run, &policy, file.as_ref())?)?);
         }
         Ok(settings)
     }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use clap::Parser;
 use moray::Cpu;
 use moray::llama::{Backend, Model, Sampler, Sampling, Session, Settings};
+use moray::policy::Named;
 
 use super::device::cuda;
 use super::generate::{Decode, by_calls};
@@ -50,6 +51,11 @@ impl Way {
     pub(super) fn on(mut self, model: &Path) -> Self {
         self.switches.model = model.into();
         self
+    }
+
+    /// Its policies, of heads, neurons and inputs.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &Named> {
+        [&self.switches.heads, &self.switches.mlp, &self.switches.left_out.inputs].into_iter()
     }
 
     /// The row that a row is compared with: the first of the same weights of which all is computed, or, for that one, the first row.
