@@ -13,7 +13,10 @@ use crate::error::Result;
 const CORE: f32 = 0.4;
 
 /// Keeps the ⌈kept · d_ff⌉ neurons that were most often in the core of a prompt's tokens, the lower index first where equal, for a whole
-/// generation. A token's core are the largest 0.4 of its positive activations act(g_j)·u_j.
+/// generation. A token's core are the largest 0.4 of its positive activations act(g_j)·u_j; by size, the largest 0.4 of its |act(g_j)·u_j| above 0.
+///
+/// Where an activation never puts out a negative value and nothing gates it, both are the same. The products of a gated MLP are as often negative as
+/// positive: a neuron whose products are large and negative is in no core, and the method leaves it out.
 ///
 /// # Source
 /// CoreInfer: sentence-wise activation of core neurons (arXiv 2410.18311), guided by the stability of the prompt's own tokens, without
@@ -21,6 +24,7 @@ const CORE: f32 = 0.4;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CoreInfer {
     largest: Griffin,
+    by_size: bool,
 }
 
 impl CoreInfer {
@@ -29,17 +33,27 @@ impl CoreInfer {
     /// # Errors
     /// [`crate::Error::Value`] outside (0, 1].
     pub fn new(kept: f32) -> Result<Self> {
-        Ok(CoreInfer { largest: Griffin::new(kept)? })
+        Ok(CoreInfer { largest: Griffin::new(kept)?, by_size: false })
+    }
+
+    /// Takes sizes in place of positive activations.
+    pub fn by_size(self) -> Self {
+        CoreInfer { by_size: true, ..self }
     }
 
     pub(super) fn make(arguments: &Arguments, _: &ModelSizes) -> Policies {
         Ok(vec![Arc::new(CoreInfer::new(arguments.fraction)?)])
     }
+
+    pub(super) fn make_by_size(arguments: &Arguments, _: &ModelSizes) -> Policies {
+        Ok(vec![Arc::new(CoreInfer::new(arguments.fraction)?.by_size())])
+    }
 }
 
 impl PromptRule for CoreInfer {
     fn statistic(&self, d_ff: usize) -> Result<PromptStatistic> {
-        PromptStatistic::of_cores(d_ff, CORE)
+        let statistic = PromptStatistic::of_cores(d_ff, CORE)?;
+        Ok(if self.by_size { statistic.by_size() } else { statistic })
     }
 
     fn settle(&self, prompt: &[PromptStatistic]) -> Result<Arc<dyn LayerRule>> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::record::Record;
 use super::table::{Arguments, Context, Policies};
-use super::{Found, LowRank, ModelSizes, Predicted, PredictedLayer, Projection, Values, kept_count};
+use super::{Found, LowRank, ModelSizes, Predicted, PredictedLayer, Projection, Training, Values, kept_count};
 use crate::error::{Error, Result};
 
 /// Tokens of a calibration text that predictors are fitted to.
@@ -14,20 +14,21 @@ pub(super) const TOKENS: usize = 1024;
 const INPUTS_A_DIRECTION: usize = 12;
 
 /// Fits a predictor of ⌈kept · d_ff⌉ neurons for each layer: of whether a neuron is among the token's largest |act(g_j)·u_j|·‖down_j‖, from
-/// the inputs of the same MLP, or `ahead` from those of the MLP before it. `inputs` are f32 \[tokens, d_model\] of each layer, `hidden` f32
+/// the inputs of the same MLP, or `ahead` from those of the MLP before it; then trains it by gradients. `inputs` are f32 \[tokens, d_model\] of each layer, `hidden` f32
 /// \[tokens, d_ff\], `norms` f32 \[d_ff\].
 ///
 /// # Errors
-/// As [`LowRank::fit`], and [`Error::Value`] for a fraction outside (0, 1].
+/// As [`LowRank::fit`] and [`LowRank::trained`], and [`Error::Value`] for a fraction outside (0, 1].
 ///
 /// # Source
-/// Deja Vu (ICML 2023): two linear maps without a function between them, here the best of their rank under a ridge in closed form instead
-/// of ones trained by gradients, a twelfth of d_model wide.
+/// Deja Vu (ICML 2023): two linear maps without a function between them, here a twelfth of d_model wide, and first the best of their rank under a
+/// ridge in closed form; trained from there by weighted binary cross entropy.
 pub fn deja_vu(
     inputs: &[Vec<f32>],
     hidden: &[Vec<f32>],
     norms: &[Vec<f32>],
     (kept, ahead): (f32, bool),
+    training: Training,
 ) -> Result<Predicted> {
     let mut layers = Vec::with_capacity(hidden.len());
     let mut k = 1;
@@ -37,7 +38,8 @@ pub fn deja_vu(
         let x = &inputs[layer.saturating_sub(usize::from(ahead))];
         let d = x.len() / (hidden.len() / d_ff).max(1);
         let labels = labels(hidden, norms, k);
-        let predictor = LowRank::fit(x, &labels, (d, d_ff), (d / INPUTS_A_DIRECTION).max(8))?;
+        let fitted = LowRank::fit(x, &labels, (d, d_ff), (d / INPUTS_A_DIRECTION).max(8))?;
+        let predictor = fitted.trained(x, &labels, training)?;
         layers.push(PredictedLayer { predictor, units: Vec::new() });
     }
     Predicted::new(layers, k, ahead)
@@ -59,14 +61,23 @@ fn labels(hidden: &[f32], norms: &[f32], k: usize) -> Vec<f32> {
 
 /// Finds the predictors of the policy that a command names.
 pub(super) fn find(arguments: &Arguments, context: &mut dyn Context) -> Result<Found> {
+    found(arguments, context, Training::NONE)
+}
+
+/// Finds predictors and trains them.
+pub(super) fn find_trained(arguments: &Arguments, context: &mut dyn Context) -> Result<Found> {
+    found(arguments, context, Training::STANDARD)
+}
+
+fn found(arguments: &Arguments, context: &mut dyn Context, training: Training) -> Result<Found> {
     if arguments.tokens > 1 {
         let (what, expected) = ("layers that are looked ahead", "0 or 1");
         return Err(Error::Shape { what, expected, got: arguments.tokens });
     }
     let (inputs, hidden, norms) = recorded(context)?;
-    let predicted = deja_vu(&inputs, &hidden, &norms, (arguments.fraction, arguments.tokens == 1))?;
+    let predicted = deja_vu(&inputs, &hidden, &norms, (arguments.fraction, arguments.tokens == 1), training)?;
     let mut found = Found::default();
-    put_predictors(&mut found, predicted.layers())?;
+    put_predictors(&mut found, &predicted.layers().iter().map(|layer| &layer.predictor).collect::<Vec<_>>())?;
     Ok(found)
 }
 
@@ -79,9 +90,9 @@ pub(super) fn make(arguments: &Arguments, model: &ModelSizes, found: &Found) -> 
 }
 
 /// Adds predictors of one size: read f32 \[layers, d, rank\], write f32 \[layers, rank, n\], bias f32 \[layers, n\].
-pub(super) fn put_predictors(found: &mut Found, layers: &[PredictedLayer]) -> Result<()> {
-    let [d, rank, n] = layers.first().map_or([0; 3], |layer| layer.predictor.sizes());
-    let part = |part: usize| layers.iter().flat_map(|layer| layer.predictor.parts()[part].iter().copied()).collect();
+pub(super) fn put_predictors(found: &mut Found, layers: &[&LowRank]) -> Result<()> {
+    let [d, rank, n] = layers.first().map_or([0; 3], |predictor| predictor.sizes());
+    let part = |part: usize| layers.iter().flat_map(|predictor| predictor.parts()[part].iter().copied()).collect();
     found.put_f32("read", &[layers.len(), d, rank], part(0))?;
     found.put_f32("write", &[layers.len(), rank, n], part(1))?;
     found.put_f32("bias", &[layers.len(), n], part(2))

@@ -102,6 +102,10 @@ impl HeadNorm {
     pub(super) fn make(arguments: &Arguments, _: &ModelSizes) -> Policies {
         Ok(vec![Arc::new(HeadNorm::new(arguments.fraction, arguments.tokens)?)])
     }
+
+    pub(super) fn make_groups(arguments: &Arguments, _: &ModelSizes) -> Policies {
+        Ok(vec![Arc::new(HeadNorm::new(arguments.fraction, arguments.tokens)?.whole_groups())])
+    }
 }
 
 impl PolicyConfig for HeadNorm {

@@ -87,12 +87,25 @@ impl LowRank {
     /// # Panics
     /// If a buffer is shorter than that.
     pub fn predict(&self, x: &[f32], room: &mut [f32], y: &mut [f32]) {
-        let room = &mut room[..self.rank];
-        room.fill(0.0);
-        x[..self.d].iter().zip(self.read.chunks_exact(self.rank)).for_each(|(&x, row)| add(room, x, row));
-        y[..self.bias.len()].copy_from_slice(&self.bias);
-        let rows = self.write.chunks_exact(self.bias.len());
-        room.iter().zip(rows).for_each(|(&h, row)| add(&mut y[..row.len()], h, row));
+        self.inner(x, &mut room[..self.rank]);
+        self.outer(&room[..self.rank], &mut y[..self.bias.len()]);
+    }
+
+    /// read · x \[rank\].
+    pub(super) fn inner(&self, x: &[f32], h: &mut [f32]) {
+        h.fill(0.0);
+        x[..self.d].iter().zip(self.read.chunks_exact(self.rank)).for_each(|(&x, row)| add(h, x, row));
+    }
+
+    /// bias + write · h \[n\].
+    pub(super) fn outer(&self, h: &[f32], y: &mut [f32]) {
+        y.copy_from_slice(&self.bias);
+        h.iter().zip(self.write.chunks_exact(self.bias.len())).for_each(|(&h, row)| add(y, h, row));
+    }
+
+    /// As [`LowRank::parts`], to be changed.
+    pub(super) fn parts_mut(&mut self) -> [&mut [f32]; 3] {
+        [&mut self.read, &mut self.write, &mut self.bias]
     }
 
     /// Inputs, directions and outputs.

@@ -14,6 +14,7 @@
 //! | [`CoreInfer`] | neurons | per prompt | how often among tokens' largest | kept rows |
 //! | [`Predicted`] | neurons | per token | predictors or a router from the MLP's inputs | kept rows |
 //! | [`Refreshed`] | neurons | renews either as text goes on | prompt and recent tokens | kept rows |
+//! | [`PredictedHeads`] | heads | per token | predictors from the inputs of the MLP before | – |
 //! | [`HeadNorm`] | heads | per prompt | norms of head outputs | – |
 //! | [`Magnitude`] | both | beforehand | mean size over a calibration text | kept rows |
 //! | [`Teal`] | inputs of a matrix | per token | \|x\| above a calibrated threshold | – |
@@ -40,6 +41,7 @@ mod low_rank;
 mod magnitude;
 mod moefication;
 mod observed;
+mod predicted_heads;
 mod quantiles;
 mod random;
 mod record;
@@ -51,6 +53,7 @@ mod table;
 mod tda;
 mod teal;
 mod top_k;
+mod training;
 mod wina;
 
 pub use by_prediction::{Predicted, PredictedLayer};
@@ -70,6 +73,7 @@ pub use low_rank::LowRank;
 pub use magnitude::Magnitude;
 pub use moefication::balanced_clusters;
 pub use observed::{Kept, Observed, SiteUsage, Usage, Values, Wanted};
+pub use predicted_heads::{PredictedHeads, largest_heads, predicted_heads};
 pub use random::Random;
 pub use refresh::{Refresh, RefreshOptions, Refreshed};
 pub use set::PolicySet;
@@ -79,6 +83,7 @@ pub use table::{Chosen, Context, Entry, Named, help};
 pub use tda::{Tda, TdaQuantile};
 pub use teal::{Teal, TealCalibrator};
 pub use top_k::TopK;
+pub use training::Training;
 pub use wina::Wina;
 
 use crate::error::{Error, Result};
@@ -99,12 +104,16 @@ pub const TABLE: &[Entry] = &[
     Entry::new("griffin:K", NEURONS, Chosen::ByPrompt, "the largest over the prompt, as many in each layer", Griffin::make),
     Entry::new("tda:K", NEURONS, Chosen::ByPrompt, "the largest over the prompt, in all layers together", TdaQuantile::make),
     Entry::new("coreinfer:K", NEURONS, Chosen::ByPrompt, "those most often among the largest of the prompt's tokens", CoreInfer::make),
+    Entry::new("coreinfer-size:K", NEURONS, Chosen::ByPrompt, "the same by sizes, whatever the signs", CoreInfer::make_by_size),
     Entry::found("dejavu:K[:A]", NEURONS, Chosen::PerToken, "predicted from the MLP's inputs, or from those of A = 1 layer before", deja_vu::find, deja_vu::make).calibrated_on(deja_vu::TOKENS),
+    Entry::found("dejavu-trained:K[:A]", NEURONS, Chosen::PerToken, "the same predictors, trained by gradients from there", deja_vu::find_trained, deja_vu::make).calibrated_on(deja_vu::TOKENS),
     Entry::found("moefication:K", NEURONS, Chosen::PerToken, "clusters that a router chooses", moefication::find, moefication::make).once().calibrated_on(deja_vu::TOKENS),
     Entry::found("teal:K", &Site::INPUTS, Chosen::PerToken, "inputs above thresholds, calibrated for each layer and matrix", Teal::find, Teal::make).calibrated(),
     Entry::found("wina:K", &Site::INPUTS, Chosen::PerToken, "as many of the inputs for each token, by their sizes times the norms of their columns", Wina::find_norms, Wina::make_exact).once(),
     Entry::found("wina-threshold:K", &Site::INPUTS, Chosen::PerToken, "inputs whose sizes times the norms of their columns are above calibrated thresholds", Wina::find_thresholds, Wina::make_above).calibrated(),
     Entry::new("norm:K[:R]", HEADS, Chosen::ByPrompt, "the largest outputs over the prompt, chosen anew every R tokens", HeadNorm::make),
+    Entry::new("norm-groups:K[:R]", HEADS, Chosen::ByPrompt, "the same of whole groups that share a KV head", HeadNorm::make_groups),
+    Entry::found("predictor:K", HEADS, Chosen::ByPrompt, "predicted for each token after the prompt, from the inputs of the MLP before", PredictedHeads::find, PredictedHeads::make).calibrated_on(deja_vu::TOKENS),
     Entry::found("static:K", BOTH, Chosen::Beforehand, "the largest over the calibration text", Magnitude::find, Magnitude::make).once().calibrated(),
     Entry::new("random:K", BOTH, Chosen::Beforehand, "drawn for each layer from a fixed seed", Random::make),
 ];

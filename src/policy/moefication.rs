@@ -108,7 +108,7 @@ pub(super) fn find(_: &Arguments, context: &mut dyn Context) -> Result<Found> {
         layers.push(PredictedLayer { predictor: LowRank::fit(x, &sums, (d, count), count)?, units });
     }
     let mut found = Found::default();
-    put_predictors(&mut found, &layers)?;
+    put_predictors(&mut found, &layers.iter().map(|layer| &layer.predictor).collect::<Vec<_>>())?;
     let units = layers.iter().flat_map(|layer| layer.units.iter().copied()).collect();
     found.put_u32("units", &[layers.len(), d_ff], units)?;
     Ok(found)

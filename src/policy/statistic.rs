@@ -28,6 +28,8 @@ pub struct PromptStatistic {
     tokens: usize,
     /// Share of a token's positive activations that count as its core; none where R are the activations themselves.
     core: Option<f32>,
+    /// Whether a core is of sizes.
+    by_size: bool,
 }
 
 impl PromptStatistic {
@@ -39,7 +41,7 @@ impl PromptStatistic {
         if d_ff == 0 {
             return Err(Error::Shape { what: "d_ff", expected: "at least 1", got: 0 });
         }
-        Ok(PromptStatistic { squares: vec![0.0; d_ff], tokens: 0, core: None })
+        Ok(PromptStatistic { squares: vec![0.0; d_ff], tokens: 0, core: None, by_size: false })
     }
 
     /// Starts with no tokens, for R\[t, j\] = 1 where A\[t, j\] is among the largest `core` of the token's positive activations, the lower
@@ -53,6 +55,11 @@ impl PromptStatistic {
     pub fn of_cores(d_ff: usize, core: f32) -> Result<Self> {
         check_fraction("share of a token's core", core)?;
         Ok(PromptStatistic { core: Some(core), ..Self::new(d_ff)? })
+    }
+
+    /// Takes the largest of the sizes above 0, in place of the positive activations, as a token's core.
+    pub fn by_size(self) -> Self {
+        PromptStatistic { by_size: true, ..self }
     }
 
     /// Adds A, f32 \[tokens, d_ff\] row-major, any number of tokens.
@@ -76,10 +83,11 @@ impl PromptStatistic {
     }
 
     fn count_core(&mut self, row: &[f32], core: f32) -> Result<()> {
-        let mut positive: Vec<usize> = (0..row.len()).filter(|&j| row[j] > 0.0).collect();
+        let value = |j: usize| if self.by_size { row[j].abs() } else { row[j] };
+        let mut positive: Vec<usize> = (0..row.len()).filter(|&j| value(j) > 0.0).collect();
         if !positive.is_empty() {
             let count = kept_count(core, positive.len())?;
-            positive.sort_unstable_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
+            positive.sort_unstable_by(|&a, &b| value(b).total_cmp(&value(a)).then(a.cmp(&b)));
             positive[..count].iter().for_each(|&j| self.squares[j] += 1.0);
         }
         Ok(())
@@ -136,6 +144,7 @@ impl PromptStatistic {
             squares: self.squares.iter().zip(&other.squares).map(mix).collect(),
             tokens,
             core: self.core,
+            by_size: self.by_size,
         })
     }
 }

@@ -1,9 +1,10 @@
 //! Neurons by prediction: the predictor, the clusters, and what is chosen of them.
 
 use moray::Error;
-use moray::attention::Span;
+use moray::attention::{AttentionShape, Span};
 use moray::policy::{
-    LowRank, Observed, PolicyConfig, Predicted, PredictedLayer, PromptStatistic, balanced_clusters, deja_vu,
+    LowRank, Observed, PolicyConfig, Predicted, PredictedHeads, PredictedLayer, PromptStatistic, Training,
+    balanced_clusters, deja_vu, largest_heads, predicted_heads,
 };
 use moray::sparse_mlp::Selection;
 use proptest::prelude::*;
@@ -204,7 +205,7 @@ fn deja_vu_finds_neurons_that_follow_the_inputs() {
     let random = &mut Random::new(4);
     let x = random.weights(tokens * d, 1.0);
     let hidden: Vec<f32> = x.iter().map(|x| x.max(0.0)).collect();
-    let config = deja_vu(std::slice::from_ref(&x), &[hidden], &[vec![1.0; d]], (0.25, false)).unwrap();
+    let config = deja_vu(std::slice::from_ref(&x), &[hidden], &[vec![1.0; d]], (0.25, false), Training::NONE).unwrap();
     let predictor = &config.layers()[0].predictor;
     let mut found = 0;
     let largest = |values: &[f32]| {
@@ -219,7 +220,10 @@ fn deja_vu_finds_neurons_that_follow_the_inputs() {
     }
     // half of the 16 directions are followed; by chance a quarter of 200 would be found
     assert!(found > 100, "{found} of 200");
-    assert!(matches!(deja_vu(&[x], &[vec![0.0; 16]], &[vec![1.0; d]], (1.5, false)), Err(Error::Value { .. })));
+    assert!(matches!(
+        deja_vu(&[x], &[vec![0.0; 16]], &[vec![1.0; d]], (1.5, false), Training::NONE),
+        Err(Error::Value { .. })
+    ));
 }
 
 #[test]
@@ -231,4 +235,121 @@ fn cores_count_how_often_a_neuron_is_among_the_largest_positive_ones() {
     let share = |count: f64| (count / 3.0).sqrt();
     assert_eq!(statistic.all_normalised(), [share(1.0), share(1.0), 0.0, 0.0, share(1.0), 0.0]);
     assert!(PromptStatistic::of_cores(6, 0.0).is_err());
+    // by size, of six the largest three (⌈2.4⌉), of four two
+    let mut statistic = PromptStatistic::of_cores(6, 0.4).unwrap().by_size();
+    statistic.observe(&[5.0, 4.0, 3.0, 2.0, 1.0, -9.0]).unwrap();
+    statistic.observe(&[-1.0, 1.0, 0.0, 0.0, 2.0, -3.0]).unwrap();
+    let share = |count: f64| (count / 2.0).sqrt();
+    assert_eq!(statistic.all_normalised(), [share(1.0), share(1.0), 0.0, 0.0, share(1.0), share(2.0)]);
+}
+
+/// Labels of the `k` largest of x's own values, whose ridge is not what finds the most of them.
+fn own_largest(x: &[f32], n: usize, k: usize) -> Vec<f32> {
+    let ranks = |token: &[f32]| {
+        let mut order: Vec<usize> = (0..n).collect();
+        order.sort_by(|&a, &b| token[b].powi(3).total_cmp(&token[a].powi(3)));
+        (0..n).map(|j| if order[..k].contains(&j) { 1.0 } else { 0.0 }).collect::<Vec<f32>>()
+    };
+    x.chunks(n).flat_map(ranks).collect()
+}
+
+#[test]
+fn training_finds_as_many_held_out_ones_as_the_start_or_more_and_depends_on_the_seed_alone() {
+    let (tokens, n, held_out) = (320, 12, 40);
+    let mut better = 0;
+    for seed in 0..6 {
+        let random = &mut Random::new(seed);
+        let x = random.weights(tokens * n, 1.0);
+        let labels = own_largest(&x, n, 3);
+        let start = LowRank::fit(&x, &labels, (n, n), 6).unwrap();
+        let trained = |seed| start.clone().trained(&x, &labels, Training { epochs: 30, seed }).unwrap();
+        let found = trained(1);
+        let recall = |predictor: &LowRank| {
+            let at = (tokens - held_out) * n;
+            predictor.recall(&x[at..], &labels[at..])
+        };
+        assert!(recall(&found) >= recall(&start), "{seed}");
+        better += usize::from(recall(&found) > recall(&start) + 0.01);
+        assert_eq!(found, trained(1));
+        assert_ne!(found, trained(2));
+        assert_eq!(start.clone().trained(&x, &labels, Training::NONE).unwrap(), start);
+        // ranks of the start are kept by what is no training
+        assert!(recall(&start) > 0.25 && recall(&found) > 0.5, "{} {}", recall(&start), recall(&found));
+    }
+    assert!(better >= 3, "{better} of 6");
+    let (x, n) = (vec![1.0; 64], 2);
+    let start = LowRank::fit(&x, &[1.0; 64], (2, n), 1).unwrap();
+    assert_eq!(start.clone().trained(&x, &[1.0; 64], Training::STANDARD).unwrap(), start, "all are ones");
+    assert!(matches!(start.clone().trained(&x, &[0.0; 64], Training::STANDARD), Err(Error::Value { .. })));
+    assert!(matches!(start.clone().trained(&x, &[0.0; 63], Training::STANDARD), Err(Error::Length { .. })));
+    assert!(matches!(start.trained(&x, &[f32::NAN; 64], Training::STANDARD), Err(Error::Value { .. })));
+}
+
+#[test]
+fn recall_is_the_share_of_ones_among_as_many_of_the_highest() {
+    // scores are the inputs
+    let read = vec![1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
+    let own = LowRank::new(3, 3, read.clone(), read, vec![0.0; 3]).unwrap();
+    let x = [3.0, 2.0, 1.0, 5.0, 5.0, 4.0];
+    assert_eq!(own.recall(&x, &[1.0, 0.0, 1.0, 0.0, 1.0, 0.0]), 1.0 / 3.0);
+    assert_eq!(own.recall(&x, &[1.0, 1.0, 0.0, 1.0, 0.0, 0.0]), 1.0);
+    assert_eq!(own.recall(&x, &[0.0; 6]), 0.0);
+}
+
+#[test]
+fn heads_are_predicted_from_the_mlp_before_for_what_is_generated() {
+    // head h of layer 1 scores x[h]; layer 0 has its bias
+    let read: Vec<f32> = (0..32 * 4).map(|i| f32::from(u8::from(i / 4 == i % 4))).collect();
+    let write: Vec<f32> = (0..16).map(|i| f32::from(u8::from(i % 5 == 0))).collect();
+    let follows = LowRank::new(32, 4, read, write, vec![0.0; 4]).unwrap();
+    let fixed = LowRank::new(32, 1, vec![0.0; 32], vec![0.0; 4], vec![0.5, 2.0, 1.0, 2.0]).unwrap();
+    let config = PredictedHeads::new(vec![fixed, follows], 2).unwrap();
+    let mut policy = config.policy(&sizes(2, 64)).unwrap();
+    let input = |large: [usize; 2]| (0..32).map(|i| if large.contains(&i) { 1.0 } else { 0.0 }).collect::<Vec<f32>>();
+    let spans = [Span { slot: 0, start: 0, len: 3 }];
+    assert_eq!(bits_of(policy.select(0, &spans).unwrap(), 0), [0, 1, 2, 3]);
+    policy.predict(0, &spans, &Observed::new(&[0.0; 96], 32, 32)).unwrap();
+    assert_eq!(bits_of(policy.select(1, &spans).unwrap(), 0), [0, 1, 2, 3]);
+    assert_eq!(policy.observe(1, &spans, &Observed::LENGTHS).unwrap().all, 0);
+    policy.begin_generation(0).unwrap();
+    for large in [[0, 3], [1, 2]] {
+        assert_eq!(bits_of(policy.select(0, &token(0, 3)).unwrap(), 0), [1, 3]);
+        policy.predict(0, &token(0, 3), &Observed::new(&input(large), 32, 32)).unwrap();
+        assert_eq!(bits_of(policy.select(1, &token(0, 3)).unwrap(), 0), large);
+        let kept = policy.observe(1, &token(0, 3), &Observed::LENGTHS).unwrap();
+        assert_eq!((kept.kept, kept.all), (2, 4));
+        policy.predict(1, &token(0, 3), &Observed::new(&input(large), 32, 32)).unwrap();
+    }
+    // tokens of one span share their heads: head 0 twice, head 3 twice, head 1 once
+    let both = [input([0, 3]), input([0, 1]), input([3, 9])].concat();
+    let spans = [Span { slot: 0, start: 3, len: 3 }];
+    policy.predict(0, &spans, &Observed::new(&both, 32, 32)).unwrap();
+    assert_eq!(bits_of(policy.select(1, &spans).unwrap(), 0), [0, 3]);
+    policy.reset(0).unwrap();
+    assert_eq!(bits_of(policy.select(0, &token(0, 0)).unwrap(), 0), [0, 1, 2, 3]);
+    assert!(policy.select(2, &token(0, 0)).is_err() && policy.select(0, &token(9, 0)).is_err());
+    assert!(matches!(PredictedHeads::new(config.layers().to_vec(), 5), Err(Error::Shape { .. })));
+    assert!(config.policy(&sizes(3, 64)).is_err());
+}
+
+#[test]
+fn predictors_of_heads_find_those_that_follow_the_layer_before() {
+    let shape = AttentionShape::new(4, 2, 8).unwrap();
+    let (tokens, d) = (256, 16);
+    let random = &mut Random::new(5);
+    let inputs = [(); 2].map(|()| random.weights(tokens * d, 1.0));
+    // in layer 1 head h puts out x[h] of layer 0, in layer 0 head 2 the most
+    let outputs = [
+        (0..tokens * 32).map(|i| if i % 32 / 8 == 2 { 3.0 } else { 0.1 }).collect::<Vec<f32>>(),
+        (0..tokens * 32).map(|i| 2.0 + inputs[0][i / 32 * d + i % 32 / 8]).collect(),
+    ];
+    let found = predicted_heads(&inputs, &outputs, &shape, 0.25, Training::NONE).unwrap();
+    assert!(found.layers()[0].parts()[1].iter().all(|&w| w == 0.0), "nothing is known before the first layer");
+    assert_eq!(found.layers()[0].parts()[2], [0.0, 0.0, 1.0, 0.0]);
+    let labels = largest_heads(&outputs[1], &shape, 1);
+    let recall = found.layers()[1].recall(&inputs[0], &labels);
+    // by chance a quarter
+    assert!(recall > 0.7, "{recall}");
+    assert_eq!(largest_heads(&outputs[0][..32], &shape, 1), [0.0, 0.0, 1.0, 0.0]);
+    assert_eq!(largest_heads(&[1.0; 32], &shape, 2), [1.0, 1.0, 0.0, 0.0]);
 }

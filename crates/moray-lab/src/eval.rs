@@ -401,7 +401,7 @@ pub(crate) fn ln_probability(logits: &[f32], token: u32) -> Result<f64> {
 }
 
 /// The distribution that logits stand for.
-struct Distribution<'a> {
+pub(crate) struct Distribution<'a> {
     logits: &'a [f32],
     /// The first of the largest.
     largest: usize,
@@ -410,7 +410,8 @@ struct Distribution<'a> {
 }
 
 impl<'a> Distribution<'a> {
-    fn new(logits: &'a [f32]) -> Self {
+    /// Of logits.
+    pub(crate) fn new(logits: &'a [f32]) -> Self {
         let largest =
             logits.iter().enumerate().fold(0, |best, (i, &logit)| if logit > logits[best] { i } else { best });
         let top = logits[largest];
@@ -419,12 +420,18 @@ impl<'a> Distribution<'a> {
         Distribution { logits, largest, ln_sum: f64::from(top) + sum.ln() }
     }
 
-    fn ln_probability(&self, token: usize) -> f64 {
+    /// The place of the first of the largest logits.
+    pub(crate) fn largest(&self) -> usize {
+        self.largest
+    }
+
+    /// ln p of a token.
+    pub(crate) fn ln_probability(&self, token: usize) -> f64 {
         f64::from(self.logits[token]) - self.ln_sum
     }
 
     /// D(self ‖ other) = Σ p_self · (logit_self − logit_other) − ln_sum_self + ln_sum_other.
-    fn divergence_of(&self, other: &Self) -> f64 {
+    pub(crate) fn divergence_of(&self, other: &Self) -> f64 {
         let term = |(&own, &other): (&f32, &f32)| {
             let probability = f64::from(((f64::from(own) - self.ln_sum) as f32).exp());
             probability * (f64::from(own) - f64::from(other))

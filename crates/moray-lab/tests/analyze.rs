@@ -1,6 +1,7 @@
 //! `moray analyze`: its numbers against plain definitions on made-up activations, and the command from its arguments to its files.
 
 use clap::Parser;
+use moray::attention::AttentionShape;
 use moray_lab::analyze::{
     Activations, Analysis, Histories, Inertia, Seen, decay, heads, histogram, inertia, uncertainty, union,
 };
@@ -132,21 +133,74 @@ fn predictors_find_what_follows_the_inputs_and_not_what_follows_the_history() {
     let (d, tokens) = (24, 300);
     // neuron j puts out what input j is, or after another history input d − 1 − j
     let seen = |seed: u64, turned: bool| {
-        let inputs = random(seed, tokens * d);
-        let hidden = inputs
-            .chunks(d)
-            .flat_map(|x| if turned { x.iter().rev().copied().collect::<Vec<_>>() } else { x.to_vec() })
-            .collect();
-        Seen { inputs: Activations::new(d, vec![inputs]), hidden: Activations::new(d, vec![hidden]) }
+        let inputs = [random(seed, tokens * d), random(seed + 10, tokens * d)];
+        let turn = |x: &[f32]| if turned { x.iter().rev().copied().collect::<Vec<_>>() } else { x.to_vec() };
+        let hidden = inputs.each_ref().map(|inputs| inputs.chunks(d).flat_map(turn).collect());
+        // head h of layer 1 puts out what input h of layer 0 is
+        let outputs =
+            inputs[0].chunks(d).flat_map(|x| turn(x)[..6].iter().flat_map(|v| [2.0 + v; 8]).collect::<Vec<_>>());
+        let outputs = vec![vec![1.0; tokens * 48], outputs.collect()];
+        Seen {
+            inputs: Activations::new(d, inputs.to_vec()),
+            hidden: Activations::new(d, hidden.to_vec()),
+            outputs: Activations::new(48, outputs),
+        }
     };
     let found =
         Histories { fitted: seen(1, false), same: seen(2, false), shuffled: seen(3, false), other: seen(4, true) };
-    let analysis = uncertainty(&found, &[vec![1.0; d]], 0.25).unwrap();
+    let shape = AttentionShape::new(6, 2, 8).unwrap();
+    let analysis = uncertainty(&found, &[vec![1.0; d], vec![1.0; d]], &shape, 0.25).unwrap();
     let at = |column: &str| analysis.value("same layer", column).unwrap();
     // a predictor of 8 of 24 directions finds more than chance; what is turned round it does not
     assert!(at("same history") > 0.4 && (at("same history") - at("shuffled")).abs() < 0.05, "{analysis:?}");
     assert!((at("random") - 0.25).abs() < 0.06 && analysis.says.contains("after another: holds here"), "{analysis:?}");
     assert_eq!(analysis.value("one layer ahead", "by chance"), Some(0.25));
+    let heads = |row: &str, column: &str| analysis.value(row, column).unwrap();
+    for row in ["heads one layer ahead", "heads one layer ahead, trained"] {
+        assert!(heads(row, "same history") > 0.7 && heads(row, "random") < 0.5, "{analysis:?}");
+    }
+    assert!((heads("heads, always the same", "same history") - 1.0 / 3.0).abs() < 0.1, "{analysis:?}");
+    assert_eq!(analysis.value("heads one layer ahead", "by chance"), Some(1.0 / 3.0));
+}
+
+/// What `moray eval` finds of the same windows, groups and policy.
+#[test]
+fn what_skipped_groups_cost_is_what_eval_finds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    Fixture { n_q_heads: 8, n_kv_heads: 4, ..Fixture::default() }.write_gguf(&folder.path().join("tiny.gguf")).unwrap();
+    let text: String = (0..400).map(|word| format!("word {} and ", word * word % 97)).collect();
+    std::fs::write(folder.path().join("text.txt"), text).unwrap();
+    let (model, text, out) = (path("tiny.gguf"), path("text.txt"), path("out"));
+    let command = |command: &str, more: &str| {
+        let arguments = ["moray", command, "--model", &model, "--text", &text, "--tokens", "128"];
+        let mut out = Vec::new();
+        run(Cli::try_parse_from(arguments.into_iter().chain(more.split(' '))).unwrap(), &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    command("analyze", &format!("kv --weights dense --out {out}"));
+    let kv: Analysis = serde_json::from_slice(&std::fs::read(path("out/kv.json")).unwrap()).unwrap();
+    assert_eq!(kv.columns, ["8", "16", "32", "all"]);
+    assert_eq!(kv.rows.len(), 2 * 4 * 3);
+    let mut costs = Vec::new();
+    for policy in ["write-all", "hole", "zero", "recompute:32"] {
+        for (kept, share) in [(3, 0.75), (2, 0.5)] {
+            let switches = format!("--heads norm-groups:{share}:8 --kv {policy} --second-half --context 64 --json");
+            let found: serde_json::Value = serde_json::from_str(&command("eval", &switches)).unwrap();
+            let row = |what: &str| kv.value(&format!("{policy}, {kept} of 4 groups: {what}"), "all").unwrap();
+            let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{policy} {kept}: {a} {b}");
+            close(row("KL"), found["dense"]["kl"].as_f64().unwrap());
+            close(row("same token"), found["dense"]["agreement_percent"].as_f64().unwrap() / 100.0);
+            close(row("perplexity"), found["dense"]["perplexity_ratio"].as_f64().unwrap());
+            costs.push(row("KL"));
+            // the ranges together are the whole: 8, 8 and 16 of 32 positions
+            let range = |column: &str| kv.value(&format!("{policy}, {kept} of 4 groups: KL"), column).unwrap();
+            close((range("8") + range("16") + 2.0 * range("32")) / 4.0, row("KL"));
+        }
+    }
+    costs.dedup();
+    assert_eq!(costs.len(), 8, "every policy is another");
+    assert!(kv.says.contains("With 2 of 4 groups"), "{}", kv.says);
 }
 
 #[test]

@@ -58,8 +58,8 @@ fn every_policy_of_a_file_is_the_one_of_its_text_bit_for_bit() {
     let folder = Folder::new();
     let said = folder
         .calibrate(
-            "--methods cats,teal,wina,wina-threshold,static,moefication,cett:0.2,dejavu:0.5,dejavu:0.5:1,auto --kept 0.75,0.5 \
-             --heads all,static:0.5 --weights dense,g32",
+            "--methods cats,teal,wina,wina-threshold,static,moefication,cett:0.2,dejavu:0.5,dejavu:0.5:1,dejavu-trained:0.5,auto --kept 0.75,0.5 \
+             --heads all,static:0.5,predictor:0.5 --weights dense,g32",
         )
         .unwrap();
     assert!(said.contains("dense/token/by-input/inputs/teal:0.75") && said.contains("128 tokens"), "{said}");
@@ -75,7 +75,10 @@ fn every_policy_of_a_file_is_the_one_of_its_text_bit_for_bit() {
             "--mlp cett:0.2",
             "--mlp dejavu:0.5",
             "--mlp dejavu:0.5:1",
+            "--mlp dejavu-trained:0.5",
             "--heads static:0.5",
+            "--heads predictor:0.5",
+            "--mlp cats:0.5 --heads predictor:0.5 --kv hole",
             "--mlp cats:0.75 --heads static:0.25",
             "--inputs teal:0.5 --heads static:0.5",
             "--inputs teal:0.5 --logits preview:2",

@@ -146,10 +146,10 @@ impl Calibration {
                 });
             }
         };
-        if let Elements::F32(values) = &elements {
-            if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-                return Err(Error::malformed(path, format!("tensor {name}"), "finite numbers", value));
-            }
+        if let Elements::F32(values) = &elements
+            && let Some(value) = values.iter().find(|value| !value.is_finite())
+        {
+            return Err(Error::malformed(path, format!("tensor {name}"), "finite numbers", value));
         }
         Ok(Array::new(&info.shape, elements)?)
     }

@@ -10,8 +10,8 @@ use moray::policy::{Named, Projection, Site, Values};
 
 use super::{LeftOut, Run, Switches, eval, written};
 use crate::analyze::{
-    Activations, Analysis, Histories, Inertia, Seen, cett, critical, decay, heads, histogram, inertia, uncertainty,
-    union,
+    Activations, Analysis, Histories, Inertia, Seen, cett, critical, decay, heads, histogram, inertia, kv, kv_text,
+    uncertainty, union,
 };
 use crate::error::{Error, Result};
 use crate::fixture::SplitMix;
@@ -39,6 +39,8 @@ pub enum Kind {
     Histogram,
     /// Whether neurons that are predicted after one history are predicted after another.
     Uncertainty,
+    /// What is lost of the KV cache where groups of heads are skipped, by what is stored for them.
+    Kv,
     /// How few heads carry what attention puts out, and whether they stay the same.
     Heads,
 }
@@ -127,7 +129,7 @@ impl Kind {
     /// The policy of neurons with which the weights are held in the form that it looks at; none is left out.
     fn form(self) -> moray::Result<Named> {
         match self {
-            Kind::Critical => Ok(Named::EVERY_NEURON),
+            Kind::Critical | Kind::Kv => Ok(Named::EVERY_NEURON),
             _ => Named::parse(Site::Neurons, "topk:1"),
         }
     }
@@ -190,8 +192,10 @@ fn analysis(kind: Kind, kept: f64, run: &Run, tokens: &[u32]) -> Result<Analysis
         }
         Kind::Uncertainty => {
             let norms = model.layers().iter().filter_map(|layer| Some(layer.mlp.neurons()?.down_norms()));
-            uncertainty(&histories(cpu, model, tokens)?, &norms.collect::<Vec<_>>(), kept)
+            let shape = model.config().attention;
+            uncertainty(&histories(cpu, model, tokens)?, &norms.collect::<Vec<_>>(), &shape, kept)
         }
+        Kind::Kv => kv(cpu, model, &kv_text(tokens, run.checkpoint.config().window_start())),
         Kind::Heads => {
             let outputs = Activations::of(cpu, model, Values::HeadOutputs, tokens)?;
             Ok(heads(&outputs, model.config().attention.n_q_heads, kept))
@@ -205,11 +209,12 @@ fn histories(cpu: &Cpu, model: &Model<Cpu>, tokens: &[u32]) -> Result<Histories>
     let half = tokens.len() / 2;
     let seen = |tokens: &[u32]| -> Result<Seen> {
         let inputs = Activations::of(cpu, model, Values::Inputs(Projection::GateUp), tokens)?;
-        Ok(Seen { inputs, hidden: Activations::in_sequence(cpu, model, tokens)? })
+        let outputs = Activations::of(cpu, model, Values::HeadOutputs, tokens)?;
+        Ok(Seen { inputs, hidden: Activations::in_sequence(cpu, model, tokens)?, outputs })
     };
     let after = |history: Vec<u32>| -> Result<Seen> {
-        let Seen { inputs, hidden } = seen(&[&history, &tokens[half..]].concat())?;
-        Ok(Seen { inputs: inputs.after(half), hidden: hidden.after(half) })
+        let Seen { inputs, hidden, outputs } = seen(&[&history, &tokens[half..]].concat())?;
+        Ok(Seen { inputs: inputs.after(half), hidden: hidden.after(half), outputs: outputs.after(half) })
     };
     let random = &mut SplitMix(2);
     let mut shuffled = tokens[..half].to_vec();
