@@ -161,6 +161,7 @@ impl Policy for ByPrompt {
                     Slot::Prompt(layers) => layers[layer].observe(observed.whole_token(token, self.d_ff)?)?,
                     Slot::Generation(refresh) if refresh.next_is_dense() => {
                         refresh.observe(layer, observed.whole_token(token, self.d_ff)?)?;
+                        kept += Kept::each(1, self.d_ff, self.d_ff);
                     }
                     Slot::Generation(refresh) => {
                         kept += Kept::each(1, refresh.list(layer)?.indices().len(), self.d_ff);

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{ByPrompt, LayerRule, Policy, PolicyConfig, PromptRule, PromptStatistic, Sizes};
+use super::table::{Arguments, Policies};
+use super::{
+    ByPrompt, Griffin, LayerRule, ModelSizes, Policy, PolicyConfig, PromptRule, PromptStatistic, Sizes, TdaQuantile,
+};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::NeuronList;
 
@@ -56,6 +59,40 @@ impl Refreshed {
     pub fn new(rule: impl PromptRule + 'static, options: RefreshOptions) -> Result<Self> {
         options.check()?;
         Ok(Refreshed { rule: Arc::new(rule), options })
+    }
+}
+
+/// Tokens between refreshes where a command names none.
+const EVERY: usize = 32;
+
+/// Of the tokens between refreshes, one in so many runs whole before each.
+const TOKENS_FOR_ONE_WHOLE: usize = 8;
+
+/// Weight of these tokens against the prompt.
+const RECENT: f32 = 0.5;
+
+/// When a command's selection is renewed, and what it keeps in between so that the average, with the tokens that run whole, is `kept`.
+fn of_average(kept: f32, every: usize) -> Result<(RefreshOptions, f32)> {
+    let every = if every == 0 { EVERY } else { every };
+    let window = (every / TOKENS_FOR_ONE_WHOLE).max(1);
+    let options = RefreshOptions { every, window, recent_weight: RECENT, drift: None };
+    let between = (kept * every as f32 - window as f32) / (every - window).max(1) as f32;
+    if between <= 0.0 {
+        let expected = "more than the share of the tokens that run whole to renew the neurons";
+        return Err(Error::Value { what: "kept fraction", expected, got: kept });
+    }
+    Ok((options, between.min(1.0)))
+}
+
+impl Refreshed {
+    pub(super) fn make_griffin(arguments: &Arguments, _: &ModelSizes) -> Policies {
+        let (options, between) = of_average(arguments.fraction, arguments.tokens)?;
+        Ok(vec![Arc::new(Refreshed::new(Griffin::new(between)?, options)?)])
+    }
+
+    pub(super) fn make_tda(arguments: &Arguments, _: &ModelSizes) -> Policies {
+        let (options, between) = of_average(arguments.fraction, arguments.tokens)?;
+        Ok(vec![Arc::new(Refreshed::new(TdaQuantile::new(between)?, options)?)])
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::observed::tokens_of;
-use super::table::{Arguments, Policies};
-use super::{Kept, ModelSizes, Observed, Policy, PolicyConfig, Site, Sizes, Wanted, check_layer, kept_count};
+use super::table::{Arguments, Context, Policies};
+use super::{Found, Kept, ModelSizes, Observed, Policy, PolicyConfig, Site, Sizes, Wanted, check_layer, kept_count};
 use crate::attention::Span;
 use crate::error::{Result, check_len};
 use crate::sparse_mlp::{Score, ScoreOn, Selection};
@@ -49,6 +49,24 @@ impl TopK {
 
     pub(super) fn make(arguments: &Arguments, model: &ModelSizes) -> Policies {
         Ok(vec![Arc::new(TopK::by_gate(arguments.fraction, model.d_ff)?)])
+    }
+
+    /// Finds the norms of down.
+    pub(super) fn find_norms(_: &Arguments, context: &mut dyn Context) -> Result<Found> {
+        let ModelSizes { n_layers, d_ff, .. } = context.model();
+        let mut norms = Vec::with_capacity(n_layers * d_ff);
+        for layer in 0..n_layers {
+            norms.extend(context.mlp(layer)?.down_norms());
+        }
+        let mut found = Found::default();
+        found.put_f32("norms", &[n_layers, d_ff], norms)?;
+        Ok(found)
+    }
+
+    pub(super) fn make_by_contribution(arguments: &Arguments, model: &ModelSizes, found: &Found) -> Policies {
+        let norms = found.f32("norms", &[model.n_layers, model.d_ff])?.chunks_exact(model.d_ff);
+        let norms = norms.map(<[f32]>::to_vec).collect();
+        Ok(vec![Arc::new(TopK::by_contribution(arguments.fraction, model.d_ff, norms)?)])
     }
 }
 

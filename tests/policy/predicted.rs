@@ -243,11 +243,11 @@ fn cores_count_how_often_a_neuron_is_among_the_largest_positive_ones() {
     assert_eq!(statistic.all_normalised(), [share(1.0), share(1.0), 0.0, 0.0, share(1.0), share(2.0)]);
 }
 
-/// Labels of the `k` largest of x's own values, whose ridge is not what finds the most of them.
+/// Labels of the `k` largest of x's own values.
 fn own_largest(x: &[f32], n: usize, k: usize) -> Vec<f32> {
     let ranks = |token: &[f32]| {
         let mut order: Vec<usize> = (0..n).collect();
-        order.sort_by(|&a, &b| token[b].powi(3).total_cmp(&token[a].powi(3)));
+        order.sort_by(|&a, &b| token[b].total_cmp(&token[a]));
         (0..n).map(|j| if order[..k].contains(&j) { 1.0 } else { 0.0 }).collect::<Vec<f32>>()
     };
     x.chunks(n).flat_map(ranks).collect()
@@ -261,22 +261,23 @@ fn training_finds_as_many_held_out_ones_as_the_start_or_more_and_depends_on_the_
         let random = &mut Random::new(seed);
         let x = random.weights(tokens * n, 1.0);
         let labels = own_largest(&x, n, 3);
-        let start = LowRank::fit(&x, &labels, (n, n), 6).unwrap();
-        let trained = |seed| start.clone().trained(&x, &labels, Training { epochs: 30, seed }).unwrap();
+        // fitted to few tokens, so that there is something left to learn
+        let start = LowRank::fit(&x[..20 * n], &labels[..20 * n], (n, n), n).unwrap();
+        let trained = |seed| start.clone().trained(&x, &labels, Training { epochs: 60, seed }).unwrap();
         let found = trained(1);
         let recall = |predictor: &LowRank| {
             let at = (tokens - held_out) * n;
             predictor.recall(&x[at..], &labels[at..])
         };
         assert!(recall(&found) >= recall(&start), "{seed}");
-        better += usize::from(recall(&found) > recall(&start) + 0.01);
+        if recall(&found) > recall(&start) + 0.01 {
+            better += 1;
+            assert_ne!(found, trained(2));
+        }
         assert_eq!(found, trained(1));
-        assert_ne!(found, trained(2));
         assert_eq!(start.clone().trained(&x, &labels, Training::NONE).unwrap(), start);
-        // ranks of the start are kept by what is no training
-        assert!(recall(&start) > 0.25 && recall(&found) > 0.5, "{} {}", recall(&start), recall(&found));
     }
-    assert!(better >= 3, "{better} of 6");
+    assert!(better >= 4, "{better} of 6");
     let (x, n) = (vec![1.0; 64], 2);
     let start = LowRank::fit(&x, &[1.0; 64], (2, n), 1).unwrap();
     assert_eq!(start.clone().trained(&x, &[1.0; 64], Training::STANDARD).unwrap(), start, "all are ones");

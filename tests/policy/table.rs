@@ -5,8 +5,8 @@ use std::sync::Arc;
 use moray::Error;
 use moray::attention::Span;
 use moray::policy::{
-    Array, Chosen, Context, Found, ModelSizes, Named, Observed, PolicyConfig, Projection, Site, Sizes, TABLE, Values,
-    Wanted, cett_of_dropping, help,
+    Array, Chosen, Context, Found, Kept, ModelSizes, Named, Observed, PolicyConfig, Projection, Site, Sizes, TABLE,
+    Values, Wanted, cett_of_dropping, help,
 };
 use moray::sparse_mlp::{Activation, Selection, Shape, Weights};
 
@@ -102,7 +102,7 @@ fn every_policy_is_made_from_its_name_and_displays_as_what_it_was_parsed_from() 
             assert!(help(site).contains(&format!("{} ({})", entry.syntax(), entry.help())));
         }
     }
-    assert_eq!(made, 29);
+    assert_eq!(made, 32);
     assert_eq!(Named::EVERY_NEURON, Named::parse(Site::Neurons, "dense").unwrap());
     assert_eq!(Named::EVERY_HEAD, Named::parse(Site::Heads, "all").unwrap());
     assert_eq!(Named::EVERY_INPUT, Named::parse(Site::INPUTS[0], "all").unwrap());
@@ -142,6 +142,37 @@ fn policies_of_what_was_found_are_those_that_are_made_at_once() {
     assert!(found_something > 15, "{found_something}");
 }
 
+/// The tokens that run whole are part of what is kept.
+#[test]
+fn a_refreshed_policy_keeps_its_share_on_average() {
+    let n = 1000;
+    let random = &mut Random::new(6);
+    let rows = random.weights(64 * n, 1.0);
+    for (text, every) in [("griffin-refresh:0.5", 32), ("griffin-refresh:0.5:8", 8), ("griffin-refresh:0.5:16", 16)] {
+        let config = Named::parse(Site::Neurons, text).unwrap().make(&mut Known::new()).unwrap().remove(0);
+        let mut policy = config.policy(&sizes(1, n)).unwrap();
+        policy.observe(0, &token(0, 0), &Observed::new(&rows[..n], n, n)).unwrap();
+        policy.begin_generation(0).unwrap();
+        let (mut kept, mut whole, mut lists) = (Kept::default(), 0, std::collections::BTreeSet::new());
+        for t in 0..2 * every {
+            match policy.select(0, &token(0, t)).unwrap() {
+                Selection::All => whole += 1,
+                Selection::List(list) => {
+                    lists.insert(list.indices().to_vec());
+                }
+                other => panic!("{other:?}"),
+            }
+            kept += policy.observe(0, &token(0, t), &Observed::new(&rows[t % 64 * n..][..n], n, n)).unwrap();
+            policy.end_token(0).unwrap();
+        }
+        assert_eq!((whole, lists.len()), (2 * every / 8, 2), "{text}");
+        // a list has one neuron more at most
+        assert!((kept.fraction().unwrap() - 0.5).abs() < 1e-3, "{text}: {:?}", kept.fraction());
+    }
+    let refused = Named::parse(Site::Neurons, "tda-refresh:0.1").unwrap().make(&mut Known::new());
+    assert!(matches!(refused, Err(Error::Value { what: "kept fraction", .. })));
+}
+
 #[test]
 fn lists_of_an_order_that_names_a_neuron_twice_are_refused() {
     let (model, named) = (sizes(2, D_FF).model, Named::parse(Site::Neurons, "static:0.5").unwrap());
@@ -166,7 +197,7 @@ fn names_and_arguments_that_are_not_there_are_refused_with_what_is() {
         let error = Named::parse(Site::Neurons, text).unwrap_err();
         assert!(matches!(error, Error::Unsupported { what: "policy", .. }), "{text}");
         assert!(
-            error.to_string().contains("dense, topk:K, cats:K, cett:T, griffin:K, tda:K, coreinfer:K, coreinfer-size:K, dejavu:K[:A], dejavu-trained:K[:A], moefication:K, static:K, random:K"),
+            error.to_string().contains("dense, topk:K, oracle:K, cats:K, cett:T, griffin:K, tda:K, griffin-refresh:K[:R], tda-refresh:K[:R], coreinfer:K, coreinfer-size:K, dejavu:K[:A], dejavu-trained:K[:A], moefication:K, static:K, random:K"),
             "{error}"
         );
     }
