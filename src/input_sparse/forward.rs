@@ -62,7 +62,7 @@ pub fn linear_rows<'y>(
     check(weight, x, threshold, &epilogue, y.len())?;
     RowBlocks::new(rows, weight.n())?;
     if x.is_empty() {
-        workspace.kept.clear();
+        workspace.kept.take(0);
         return Ok(());
     }
     let floats = match &weight.store {

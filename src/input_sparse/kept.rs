@@ -1,6 +1,6 @@
 //! Which inputs a call keeps.
 
-use super::workspace::Workspace;
+use super::workspace::{List, Workspace};
 use crate::cpu::Cpu;
 use crate::simd::{Kernel, Simd, load_first};
 use crate::threads::Pieces;
@@ -53,15 +53,16 @@ pub(super) fn list(
     cpu: &Cpu,
     (x, k, threshold): (&[f32], usize, f32),
     codes: Option<&Activations>,
-    kept: &mut Vec<u32>,
+    kept: &mut List,
 ) {
-    kept.clear();
-    if x.len() <= UNION_TOKENS * k {
-        kept.reserve(k + 16);
-        cpu.simd().run(Union { x, k, threshold, codes, kept });
+    let room = kept.room(k + 16);
+    let count = if x.len() <= UNION_TOKENS * k {
+        cpu.simd().run(Union { x, k, threshold, codes, kept: room })
     } else {
-        kept.extend(0..k as u32);
-    }
+        room.iter_mut().zip(0..k as u32).for_each(|(kept, i)| *kept = i);
+        k
+    };
+    kept.take(count);
 }
 
 /// The inputs that any token keeps.
@@ -71,18 +72,18 @@ struct Union<'a> {
     k: usize,
     threshold: f32,
     codes: Option<&'a Activations>,
-    /// Empty, with room for K and 16.
-    kept: &'a mut Vec<u32>,
+    /// Room for K and 16.
+    kept: &'a mut [u32],
 }
 
 impl Kernel for Union<'_> {
-    type Output = ();
+    /// How many there are.
+    type Output = usize;
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
+    fn run<S: Simd>(self, simd: S) -> usize {
         let Union { x, k, threshold, codes, kept } = self;
         let (threshold, zero) = (simd.splat(threshold), simd.splat(0.0));
-        kept.resize(k + 16, 0);
         let mut count = 0;
         for at in (0..k).step_by(16) {
             let lanes = (k - at).min(16);
@@ -98,6 +99,6 @@ impl Kernel for Union<'_> {
                 count += simd.list_lanes(bits, at as u32, room);
             }
         }
-        kept.truncate(count);
+        count
     }
 }

@@ -61,6 +61,19 @@ impl SplitSums {
         SplitSums { strips: Vec::with_capacity(width / STEP), sums: Vec::with_capacity(SPLITS * tokens * width) }
     }
 
+    /// Allocates for so many sums of another's.
+    pub(crate) fn with_room(len: usize) -> Self {
+        SplitSums { strips: Vec::new(), sums: vec![0.0; len] }
+    }
+
+    /// So many sums, which hold anything.
+    pub(crate) fn room(&mut self, len: usize) -> &mut [f32] {
+        if self.sums.len() < len {
+            self.sums.resize(len, 0.0);
+        }
+        &mut self.sums[..len]
+    }
+
     /// Bytes of that.
     pub(crate) fn bytes(&self) -> usize {
         size_of::<Range<usize>>() * self.strips.capacity() + size_of::<f32>() * self.sums.capacity()
@@ -81,8 +94,9 @@ impl SplitSums {
         let hull = hull(asked);
         let width = self.cut(asked, (n, tokens), cpu.threads());
         let (strips, piece) = (&self.strips, tokens * width);
-        self.sums.resize(self.sums.len().max(SPLITS * strips.len() * piece), 0.0);
-        let sums = &mut self.sums[..SPLITS * strips.len() * piece];
+        let need = SPLITS * strips.len() * piece;
+        self.sums.resize(self.sums.len().max(need), 0.0);
+        let sums = &mut self.sums[..need];
         cpu.team().for_parts(Pieces::new(sums, piece), 1, |unit, sums| {
             let (split, strip) = (kept.splits[unit / strips.len()].clone(), strips[unit % strips.len()].clone());
             let (list, x) = (&kept.list[split.clone()], &kept.x[split.start..]);

@@ -1,7 +1,7 @@
 //! What a call works in.
 
 use super::split::SplitSums;
-use crate::sparse_mlp::Run;
+use crate::sparse_mlp::SlotList;
 use crate::w4a8::Activations;
 
 /// The kept inputs of a call's tokens, and their int8 form where weights are integers. Buffers grow to the largest call seen and
@@ -9,21 +9,53 @@ use crate::w4a8::Activations;
 #[derive(Debug, Clone, Default)]
 pub struct Workspace {
     /// Inputs that are read, increasing.
-    pub(super) kept: Vec<u32>,
+    pub(super) kept: List,
     /// f32 \[M, kept\]: of each token, 0 for what it drops.
     pub(super) x: Vec<f32>,
     /// Sums in floating point.
     pub(super) split: SplitSums,
     /// The kept inputs in int8 \[M, K\], of which the first are used.
     pub(super) codes: Vec<i8>,
-    /// In the order of the slots, \[M, K\], and the sums of each run, \[M, K/32\].
+    /// In the order of the slots, \[M, K\] and some more, and the sums of each run, \[M, K/32\].
     pub(super) slot_codes: Vec<i8>,
     pub(super) sums: Vec<i32>,
     /// The input of each slot, and the slots of each group.
-    pub(super) slots: Vec<u32>,
-    pub(super) runs: Vec<Run>,
+    pub(super) slots: SlotList,
     /// The int8 form of a call's inputs.
     pub(crate) int8: Activations,
+}
+
+/// Inputs in a buffer that grows to the largest call seen; what was in it is not cleared.
+#[derive(Debug, Clone, Default)]
+pub(super) struct List {
+    /// The first [`List::len`] are in use.
+    inputs: Vec<u32>,
+    len: usize,
+}
+
+impl List {
+    /// Empties the list, and gives room for so many.
+    pub(super) fn room(&mut self, inputs: usize) -> &mut [u32] {
+        self.len = 0;
+        if self.inputs.len() < inputs {
+            self.inputs.resize(inputs, 0);
+        }
+        &mut self.inputs
+    }
+
+    /// Takes the first of what the room holds now.
+    pub(super) fn take(&mut self, len: usize) {
+        assert!(len <= self.inputs.len());
+        self.len = len;
+    }
+}
+
+impl std::ops::Deref for List {
+    type Target = [u32];
+
+    fn deref(&self) -> &[u32] {
+        &self.inputs[..self.len]
+    }
 }
 
 impl Workspace {

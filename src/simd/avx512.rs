@@ -224,6 +224,14 @@ impl Simd for Avx512 {
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(mask, lanes)) };
         mask.count_ones() as usize
     }
+    fn pack_lanes(mask: u16, lanes: &[i8; 16], out: &mut [i8; 16]) {
+        // SAFETY: both have 16 bytes.
+        unsafe {
+            let lanes = _mm512_cvtepi8_epi32(_mm_loadu_si128(lanes.as_ptr().cast()));
+            let packed = _mm512_cvtepi32_epi8(_mm512_maskz_compress_epi32(mask, lanes));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), packed);
+        }
+    }
     fn load_u16(lanes: &[u16]) -> __m512i {
         let mask = ((1u32 << lanes.len().min(16)) - 1) as u16;
         // SAFETY: the mask leaves out what lies past the lanes.

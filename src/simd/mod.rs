@@ -153,6 +153,15 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         }
         next
     }
+    /// Writes the lanes whose bits are set to the front of `out`, whose other elements are anything.
+    #[inline(always)]
+    fn pack_lanes(self, mask: u16, lanes: &[i8; 16], out: &mut [i8; 16]) {
+        let mut next = 0;
+        for (lane, &value) in lanes.iter().enumerate() {
+            out[next % 16] = value;
+            next += (mask >> lane & 1) as usize;
+        }
+    }
     /// Asks for a value's cache line.
     fn prefetch_line<T>(self, at: &T);
 

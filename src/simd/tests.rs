@@ -76,6 +76,9 @@ impl Kernel for EveryOperation<'_> {
         let count = s.list_lanes(self.1, 7, &mut listed);
         out.push(count as u32);
         out.extend(&listed[..count]);
+        let mut packed = [0; 16];
+        s.pack_lanes(self.1, &std::array::from_fn(|lane| 3 * lane as i8 - 20), &mut packed);
+        out.extend(packed[..count].iter().map(|&lane| lane as u32));
         out
     }
 }

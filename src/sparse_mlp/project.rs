@@ -6,6 +6,7 @@ use super::forward::for_tokens;
 use super::four_bit::{DownMatrix, FourBit, RowForm, SEGMENT};
 use super::rows::{BLOCK, CHUNK, DENSE_CHUNK, Down, Rows};
 use super::rows_4bit::{Codes, FourBitRows, ROW_TOKENS};
+use super::slots::{SlotLayout, SlotList};
 use super::weights::{Dense, Matrix, Store, Weights};
 use super::workspace::{Quantized, Workspace};
 use crate::Cpu;
@@ -22,7 +23,7 @@ const RANGES_PER_THREAD: usize = 4;
 pub(crate) const FEW_TOKENS: usize = 8;
 
 /// Tokens for which 16 rows of 4 bits are turned into a panel once, before they are multiplied.
-const PANEL_TOKENS: usize = 16;
+pub(super) const PANEL_TOKENS: usize = 16;
 
 /// Tokens for which panels of down are made once.
 const TILE_TOKENS: usize = 256;
@@ -275,19 +276,18 @@ pub(super) struct DownWork<'a> {
     /// Codes by position, \[tokens, stride\].
     codes: (&'a mut [i8], usize),
     hidden_int8: &'a mut Quantized,
-    slots: &'a mut Vec<u32>,
-    runs: &'a mut Vec<Run>,
+    slots: &'a mut SlotList,
     split: &'a mut SplitSums,
 }
 
 impl Workspace {
     /// The last call's products, and what down works in.
     pub(super) fn down(&mut self) -> (Products<'_>, DownWork<'_>) {
-        let Workspace { hidden, stride, tokens, kept, codes, hidden_int8, slots, runs, split, .. } = self;
+        let Workspace { hidden, stride, tokens, kept, codes, hidden_int8, slots, split, .. } = self;
         let codes = (codes.as_mut_slice(), *stride);
         (
             Products { hidden, stride: *stride, tokens: *tokens, kept },
-            DownWork { codes, hidden_int8, slots, runs, split },
+            DownWork { codes, hidden_int8, slots, split },
         )
     }
 }
@@ -299,89 +299,16 @@ pub(super) fn quantize_hidden(cpu: &Cpu, weights: &Weights, products: Products<'
     let Products { hidden, stride, tokens, kept } = products;
     let numbers = weights.numbers(kept);
     let layout = SlotLayout::of(&w.down, weights.neurons.is_none(), kept, tokens);
-    layout.cut((numbers, kept), work.slots, work.runs);
+    layout.cut(cpu, (numbers, kept), work.slots);
+    let slots_of = &*work.slots;
     let n = numbers.len();
     let (codes, width) = (&mut *work.codes.0, work.codes.1);
     let parts = (Pieces::new(&mut codes[..tokens * width], width), work.hidden_int8.parts(tokens));
     for_tokens(cpu, 2 * n, parts, |t, (codes, (slots, scale, sums))| {
         let codes = &mut codes[..n];
         cpu.simd().run(Quantize { x: &hidden[t * stride..][..n], codes, scale: &mut scale[0] });
-        layout.spread(codes, numbers, work.runs, slots, sums);
+        layout.spread(cpu, (codes, numbers), slots_of, (slots, sums));
     });
-}
-
-/// Which slots a call's rows of down are in.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SlotLayout {
-    group_size: usize,
-    /// All K inputs, whether any token keeps them or not.
-    whole: Option<usize>,
-}
-
-impl SlotLayout {
-    /// Takes all rows where many tokens leave out few of the K inputs, if `matrix` has them all: they are then multiplied as those of packed
-    /// weights are.
-    pub(crate) fn of(matrix: &DownMatrix, has_all: bool, kept: &[u32], tokens: usize) -> Self {
-        let k = matrix.k();
-        let is_whole = has_all && tokens >= PANEL_TOKENS && 4 * kept.len() >= 3 * k && k % SEGMENT == 0;
-        SlotLayout { group_size: matrix.group_size, whole: is_whole.then_some(k) }
-    }
-
-    /// Lists the blocks of `group_size` neurons that `kept` touches, and the row of each neuron; a block is padded to whole quads with
-    /// its last row.
-    pub(crate) fn cut(&self, (kept, rows): (&[u32], &[u32]), slots: &mut Vec<u32>, runs: &mut Vec<Run>) {
-        slots.clear();
-        runs.clear();
-        if let Some(k) = self.whole {
-            slots.extend(0..k as u32);
-            runs.extend((0..k / self.group_size).map(|block| {
-                let start = block * self.group_size;
-                Run { block: block as u32, start: start as u32, end: (start + self.group_size) as u32 }
-            }));
-            return;
-        }
-        let mut at = 0;
-        while at < kept.len() {
-            let block = kept[at] as usize / self.group_size;
-            let end = ((block + 1) * self.group_size) as u32;
-            let start = slots.len();
-            let count = kept[at..kept.len().min(at + self.group_size)].partition_point(|&j| j < end);
-            slots.extend_from_slice(&rows[at..at + count]);
-            let last = rows[at + count - 1];
-            slots.resize(start + count.next_multiple_of(4), last);
-            runs.push(Run { block: block as u32, start: start as u32, end: slots.len() as u32 });
-            at += count;
-        }
-    }
-
-    /// Moves codes from positions in `kept` to slots, with zeros in those that nobody keeps, and sums each run.
-    pub(crate) fn spread(&self, codes: &[i8], kept: &[u32], runs: &[Run], slots: &mut [i8], sums: &mut [i32]) {
-        if let Some(k) = self.whole {
-            let slots = &mut slots[..k];
-            if kept.len() == k {
-                slots.copy_from_slice(codes);
-            } else {
-                slots.fill(0);
-                kept.iter().zip(codes).for_each(|(&j, &code)| slots[j as usize] = code);
-            }
-            for (run, sum) in slots.chunks_exact(self.group_size).zip(sums) {
-                *sum = run.iter().map(|&c| i32::from(c)).sum();
-            }
-            return;
-        }
-        let mut at = 0;
-        for (run, sum) in runs.iter().zip(sums) {
-            let slots = &mut slots[run.start as usize..run.end as usize];
-            let end = ((run.block as usize + 1) * self.group_size) as u32;
-            // a run is padded by at most three slots
-            let least = slots.len() - 3;
-            let count = least + kept[at + least..].iter().take(3).take_while(|&&j| j < end).count();
-            slots[count..].fill(0);
-            slots[..count].copy_from_slice(&codes[at..at + count]);
-            *sum = slots.iter().map(|&c| i32::from(c)).sum();
-            at += count;
-        }
-    }
 }
 
 /// y ← down·hidden (+ bias) (+ residual), for some columns of y; with 4-bit weights, of what [`quantize_hidden`] has left.
@@ -402,7 +329,8 @@ pub(super) fn project_down(
         Store::FourBit(w) => {
             let h = work.hidden_int8.at_token(0);
             let layout = SlotLayout::of(&w.down, weights.neurons.is_none(), products.kept, products.tokens);
-            down_4bit(cpu, &w.down, &Slots { layout, slots: work.slots, runs: work.runs, h }, &added, y);
+            let input = Slots { layout, slots: work.slots.rows(), runs: work.slots.runs(), h };
+            down_4bit(cpu, &w.down, &input, &added, y, work.split);
         }
     }
 }
@@ -479,10 +407,18 @@ pub(crate) fn down_4bit(
     input: &Slots<'_>,
     added: &Added<'_>,
     (y, columns): (SharedSlice<'_, f32>, Range<usize>),
+    split: &mut SplitSums,
 ) {
     if y.len() == added.d {
-        down_4bit_one(cpu, matrix, input, added, (y, columns));
-    } else if input.layout.whole.is_some() {
+        let chunks = matrix.columns.start(1);
+        let chunks = columns.start / chunks..columns.end.div_ceil(chunks);
+        match matrix.splits(input.runs) {
+            (runs, 2..) if matrix.splits_pay(chunks.len(), cpu.threads()) => {
+                down_4bit_split(cpu, matrix, (input, &runs), added, (y, columns, chunks), split);
+            }
+            _ => down_4bit_one(cpu, matrix, input, added, (y, columns, chunks)),
+        }
+    } else if input.layout.is_whole() {
         down_4bit_panels(cpu, matrix, input, added, (y, columns));
     } else {
         down_4bit_many(cpu, matrix, input, added, (y, columns));
@@ -495,12 +431,10 @@ fn down_4bit_one(
     matrix: &DownMatrix,
     input: &Slots<'_>,
     added: &Added<'_>,
-    (y, asked): (SharedSlice<'_, f32>, Range<usize>),
+    (y, asked, chunks): (SharedSlice<'_, f32>, Range<usize>, Range<usize>),
 ) {
     let columns = &matrix.columns;
-    let width = columns.start(1);
-    let (first, end) = (asked.start / width, asked.end.div_ceil(width));
-    let count = end - first;
+    let (width, first, count) = (columns.start(1), chunks.start, chunks.len());
     let units = count.div_ceil(DOWN_CHUNKS).next_multiple_of(cpu.threads()).min(count);
     let parts = Pieces::shares(y, asked.clone(), width, units);
     cpu.team().for_parts(parts, 1, |unit, mut y| {
@@ -514,6 +448,48 @@ fn down_4bit_one(
             let skip = asked.start.saturating_sub(start);
             let (part, rest) = y.split_at_mut(y.len().min(width - skip));
             added.write(0, start + skip, &sums[skip..], part);
+            y = rest;
+        }
+    });
+}
+
+/// One token, short rows: each thread reads whole rows of some runs of K, whose sums are then added in order.
+fn down_4bit_split(
+    cpu: &Cpu,
+    matrix: &DownMatrix,
+    (input, splits): (&Slots<'_>, &[Range<usize>]),
+    added: &Added<'_>,
+    (y, asked, chunks): (SharedSlice<'_, f32>, Range<usize>, Range<usize>),
+    split: &mut SplitSums,
+) {
+    let columns = &matrix.columns;
+    let splits = splits.iter().filter(|runs| !runs.is_empty());
+    let count = splits.clone().count();
+    let strips = chunks.len().div_ceil(DOWN_CHUNKS);
+    let width = chunks.len().div_ceil(strips);
+    let sums = split.room(count * strips * width * CHUNK).as_chunks_mut::<CHUNK>().0;
+    cpu.team().for_parts(Pieces::new(sums, width), 1, |unit, sums| {
+        let first = chunks.start + unit % strips * width;
+        let chunks = first..chunks.end.min(first + width);
+        let Some(runs) = splits.clone().nth(unit / strips) else { return };
+        let Slots { slots, runs: all, h, .. } = *input;
+        // not scaled before all are added
+        let h = Codes { sums: &h.sums[runs.start..], scale: &[1.0], ..h };
+        let (runs, out) = (&all[runs.clone()], &mut sums[..chunks.len()]);
+        cpu.simd().run(FourBitDown { matrix, slots, runs, h, tokens: 1, chunks, out });
+    });
+    let (sums, scale) = (&*sums, input.h.scale[0]);
+    cpu.team().for_parts(Pieces::shares(y, asked.clone(), asked.end.max(1), 1), 1, |_, mut y| {
+        for (at, chunk) in chunks.clone().enumerate() {
+            let start = columns.start(chunk);
+            let skip = asked.start.saturating_sub(start);
+            let (part, rest) = y.split_at_mut(y.len().min(columns.start(1) - skip));
+            let mut total = [0.0f32; CHUNK];
+            for sums in sums[at..].iter().step_by(strips * width) {
+                total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+            }
+            total.iter_mut().for_each(|total| *total *= scale);
+            added.write(0, start + skip, &total[skip..], part);
             y = rest;
         }
     });

@@ -1,11 +1,11 @@
 //! The memory of a call, allocated once and passed in.
 
-use super::down_4bit::Run;
 use super::four_bit::SEGMENT;
 use super::project::FEW_TOKENS;
 use super::rows::BLOCK;
 use super::rows_4bit::Codes;
-use super::weights::{Shape, Weights};
+use super::slots::SlotList;
+use super::weights::{Shape, Store, Weights};
 use crate::error::{Error, Result};
 use crate::input_sparse::SplitSums;
 use crate::threads::Pieces;
@@ -79,8 +79,8 @@ pub struct Workspace {
     pub(crate) codes: Vec<i8>,
     /// Codes of `hidden` by slot.
     pub(crate) hidden_int8: Quantized,
-    pub(crate) slots: Vec<u32>,
-    pub(crate) runs: Vec<Run>,
+    /// Which rows of down the slots are.
+    pub(crate) slots: SlotList,
     /// Sums of down in floating point.
     pub(crate) split: SplitSums,
 }
@@ -119,21 +119,23 @@ impl Workspace {
             },
             codes: vec![0; int8_tokens * stride],
             hidden_int8: Quantized::new(int8_tokens, d_ff),
-            slots: Vec::with_capacity(if int8_tokens > 0 { d_ff } else { 0 }),
-            runs: Vec::with_capacity(if int8_tokens > 0 { d_ff.div_ceil(SEGMENT) } else { 0 }),
-            split: SplitSums::with_capacity(if int8_tokens > 0 { 0 } else { max_tokens.min(FEW_TOKENS) }, d_model),
+            slots: SlotList::with_capacity(if int8_tokens > 0 { d_ff } else { 0 }),
+            split: match &weights.store {
+                Store::FourBit(w) => SplitSums::with_room(w.down.split_sums()),
+                _ => SplitSums::with_capacity(max_tokens.min(FEW_TOKENS), d_model),
+            },
         })
     }
 
     /// Bytes that [`Workspace::new`] allocates.
     pub fn bytes(&self) -> usize {
         let int8 = |q: &Quantized| q.codes.len() + 4 * (q.sums.len() + q.scale.len());
-        4 * (self.gate.len() + self.hidden.len() + self.x.len() + self.kept.capacity() + self.slots.capacity())
+        4 * (self.gate.len() + self.hidden.len() + self.x.len() + self.kept.capacity())
             + 8 * self.masks.len()
             + self.codes.len()
             + self.x_int8.bytes()
             + int8(&self.hidden_int8)
-            + size_of::<Run>() * self.runs.capacity()
+            + self.slots.bytes()
             + self.split.bytes()
     }
 

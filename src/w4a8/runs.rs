@@ -10,11 +10,11 @@ const STEP: usize = 256;
 const LEAST: usize = 1024;
 
 /// As many as let 64 tiles share 108 or 132 multiprocessors almost evenly.
-const MOST: usize = 8;
+pub(crate) const MOST_RUNS: usize = 8;
 
 /// The runs of K columns, in order: R = ⌈K/1024⌉, at most 8, of which run r begins at 256 · ⌊r · ⌈K/256⌉ / R⌋.
 pub(crate) fn runs(k: usize) -> impl Iterator<Item = Range<usize>> {
-    let (steps, count) = (k.div_ceil(STEP), k.div_ceil(LEAST).clamp(1, MOST));
+    let (steps, count) = (k.div_ceil(STEP), k.div_ceil(LEAST).clamp(1, MOST_RUNS));
     // most matrices have one run, for which nothing is divided
     let start = move |run: usize| match run {
         0 => 0,
@@ -32,13 +32,13 @@ pub(crate) fn run_end(k: usize, column: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{LEAST, MOST, STEP, run_end, runs};
+    use super::{LEAST, MOST_RUNS, STEP, run_end, runs};
 
     #[test]
     fn runs_cover_k_in_order_and_begin_at_whole_steps() {
         for k in (1..=150).map(|k32| 32 * k32).chain([1, 11_008, 14_336, 21_760, 28_672]) {
             let all: Vec<_> = runs(k).collect();
-            assert_eq!(all.len(), k.div_ceil(LEAST).min(MOST), "{k}");
+            assert_eq!(all.len(), k.div_ceil(LEAST).min(MOST_RUNS), "{k}");
             assert_eq!((all[0].start, all[all.len() - 1].end), (0, k), "{k}");
             assert!(all.windows(2).all(|two| two[0].end == two[1].start && two[1].start % STEP == 0), "{k}: {all:?}");
             assert!(all.len() == 1 || all.iter().all(|run| run.len() >= LEAST / 2), "{k}: {all:?}");

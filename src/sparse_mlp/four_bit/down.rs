@@ -2,13 +2,16 @@
 
 use super::gather::{code_room, copy_rows};
 use super::{RowScale, SEGMENT, SLACK, code_at, dequantize, form_of, format_of, pack_codes, scale_at, unsupported};
+use super::super::down_4bit::{DOWN_CHUNKS, Run};
+use super::super::rows::CHUNK;
 use crate::Cpu;
 use crate::error::Result;
 use crate::memory::Memory;
-use crate::w4a8::{Format, Offset, QuantizedWeight, run_end};
+use crate::w4a8::{Format, MOST_RUNS, Offset, QuantizedWeight, run_end, runs};
 #[cfg(any(feature = "cuda-sparse-mlp", feature = "cuda-input-sparse"))]
 use crate::w4a8::{Group, GroupScale};
 use half::f16;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Where the columns of a down row are.
@@ -54,6 +57,9 @@ impl Columns {
         self.start(chunk) + (4 * nibble + v) * 4 * self.segments_of(chunk) + 4 * q + p
     }
 }
+
+/// Bytes of a row's piece below which memory gives less than it does of whole rows.
+const SHORT_PIECE: usize = 512;
 
 /// down.
 #[derive(Debug, Clone)]
@@ -118,6 +124,37 @@ impl DownMatrix {
     /// The block of inputs after the run of K that a block is in; that of a channel's scale is all of K.
     pub(crate) fn run_end(&self, block: usize) -> usize {
         run_end(self.k, block * self.group_size).div_ceil(self.group_size)
+    }
+
+    /// Which of a call's runs of blocks are in each run of K, some in none, and how many have any.
+    pub(crate) fn splits(&self, blocks: &[Run]) -> ([Range<usize>; MOST_RUNS], usize) {
+        let mut splits = [const { 0..0 }; MOST_RUNS];
+        if self.offset.is_none() {
+            splits[0] = 0..blocks.len();
+            return (splits, usize::from(!blocks.is_empty()));
+        }
+        let mut from = 0;
+        for (split, columns) in splits.iter_mut().zip(runs(self.k)) {
+            let end = columns.end.div_ceil(self.group_size);
+            let to = from + blocks[from..].partition_point(|run| (run.block as usize) < end);
+            *split = from..to;
+            from = to;
+        }
+        let used = splits.iter().filter(|split| !split.is_empty()).count();
+        (splits, used)
+    }
+
+    /// Whether threads do better with whole rows of some runs of K than with pieces of all rows: pieces are short, and the runs come out even.
+    pub(crate) fn splits_pay(&self, chunks: usize, threads: usize) -> bool {
+        let count = runs(self.k).count();
+        threads > 1 && count % threads == 0 && chunks * self.columns.start(1) / 2 < threads * SHORT_PIECE
+    }
+
+    /// Sums in f32 of a token whose runs of K are summed apart.
+    pub(crate) fn split_sums(&self) -> usize {
+        let chunks = self.columns.chunks();
+        let strips = chunks.div_ceil(DOWN_CHUNKS);
+        runs(self.k).count() * strips * chunks.div_ceil(strips) * CHUNK
     }
 
     /// Inputs K.
