@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{TaskResult, root};
 
 /// Licences that any user of the library can live with. A crate's expression must offer one of them for each of its parts.
-const LICENCES: [&str; 14] = [
+const LICENCES: [&str; 15] = [
     "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -22,14 +22,19 @@ const LICENCES: [&str; 14] = [
     "Unlicense",
     "Zlib",
     "MPL-2.0",
+    "NCSA",
 ];
 
 /// Crates that must not come in: they break the build of users without a CUDA toolkit or libclang.
 const BANNED: [&str; 3] = ["cust", "bindgen", "openssl-sys"];
 
 /// The workspace and those beside it, and what must not come into each.
-const MANIFESTS: [(&str, &[&str]); 3] =
-    [("Cargo.toml", &BANNED), ("crates/moray-candle/Cargo.toml", &BANNED), ("examples/engines/Cargo.toml", &[])];
+const MANIFESTS: [(&str, &[&str]); 4] = [
+    ("Cargo.toml", &BANNED),
+    ("crates/moray-candle/Cargo.toml", &BANNED),
+    ("examples/engines/Cargo.toml", &[]),
+    ("fuzz/Cargo.toml", &BANNED),
+];
 
 /// Runs the task.
 pub fn run(_arguments: &[String]) -> TaskResult {
