@@ -12,7 +12,7 @@ use crate::{TaskResult, root};
 const FILE: &str = "results/gains.md";
 
 /// A table of a Markdown file: the first whose head names a column.
-struct Table {
+pub struct Table {
     head: Vec<String>,
     rows: Vec<Vec<String>>,
 }
@@ -55,7 +55,7 @@ fn table() -> Result<String> {
 }
 
 /// Runs of the bench, one for each kind of processor.
-const BENCHES: [&str; 2] = ["results/bench.md", "results/bench-intel-avx512.md"];
+pub const BENCHES: [&str; 2] = ["results/bench.md", "results/bench-intel-avx512.md"];
 
 /// What is shown of each: work, row, what it is over, column.
 const BENCH_ROWS: [(&str, &str, &str, &str); 6] = [
@@ -85,7 +85,7 @@ fn measured() -> Result<Vec<Gain>> {
 }
 
 /// The processor, from `MODEL on PROCESSOR, N threads, ISA; ..`.
-fn place_of(line: &str) -> Option<String> {
+pub fn place_of(line: &str) -> Option<String> {
     let (place, _) = line.strip_prefix("SmolLM2")?.split_once(" on ")?.1.split_once(';')?;
     Some(place.to_owned())
 }
@@ -145,7 +145,7 @@ fn predicted() -> Result<Vec<Gain>> {
 
 impl Table {
     /// The first table that has a column of this name.
-    fn of(text: &str, column: &str) -> Option<Self> {
+    pub fn of(text: &str, column: &str) -> Option<Self> {
         let cells = |line: &str| -> Vec<String> {
             line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
         };
@@ -157,7 +157,7 @@ impl Table {
     }
 
     /// The cell of the first row whose cells at these places are these.
-    fn cell(&self, row: &[(usize, &str)], column: &str) -> Option<String> {
+    pub fn cell(&self, row: &[(usize, &str)], column: &str) -> Option<String> {
         let is = |cells: &&Vec<String>| {
             row.iter().all(|(at, text)| cells.get(*at).is_some_and(|cell| cell == text.trim_matches('`')))
         };

@@ -5,6 +5,7 @@ mod demo;
 mod dependencies;
 mod engines;
 mod fetch;
+mod figures;
 mod fuzz;
 mod gains;
 mod gpu_bundle;
@@ -56,6 +57,7 @@ const TASKS: &[Task] = &[
     Task { name: "toolkit", help: "obtain a CUDA compiler where there is none", run: toolkit::run },
     Task { name: "oldest", help: "compile the kernels with the oldest toolkit that is promised", run: oldest::run },
     Task { name: "fetch", help: "obtain the model and the text that examples and tests use", run: fetch::run },
+    Task { name: "figures", help: "draw docs/figures from the result files; --check compares", run: figures::run },
     Task { name: "fuzz", help: "run fuzz targets on changes of their corpora: [runs [target ...]]", run: fuzz::run },
     Task { name: "gains", help: "write results/gains.md from the result files; --check compares", run: gains::run },
     Task { name: "resources", help: "write docs/kernels.md; --check compares", run: resources::run },

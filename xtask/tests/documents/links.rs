@@ -3,14 +3,16 @@
 use crate::tree::Tree;
 use std::fs;
 
-/// The targets of a document's links, `[words](target)`, outside of programs.
+/// The targets of a document's links, `[words](target)`, and the files of its figures, outside of programs.
 fn targets(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let mut is_program = false;
     for line in text.lines() {
         is_program ^= line.starts_with("```");
         if !is_program {
-            found.extend(line.split("](").skip(1).filter_map(|rest| rest.split(')').next()));
+            for (before, after) in [("](", ')'), (" src=\"", '"'), ("srcset=\"", '"')] {
+                found.extend(line.split(before).skip(1).filter_map(|rest| rest.split(after).next()));
+            }
         }
     }
     found
@@ -53,7 +55,8 @@ fn index_matches_the_pages() {
     let tree = Tree::read();
     let index = fs::read_to_string(tree.root.join("docs/README.md")).expect("docs/README.md");
     let linked: Vec<String> = targets(&index).into_iter().map(|target| resolved("docs/README.md", target)).collect();
-    for page in tree.files.iter().filter(|file| file.starts_with("docs/") && *file != "docs/README.md") {
+    let is_page = |file: &&String| file.starts_with("docs/") && !file.ends_with(".svg") && *file != "docs/README.md";
+    for page in tree.files.iter().filter(is_page) {
         assert!(linked.contains(page), "docs/README.md does not link to {page}");
     }
 }
@@ -61,6 +64,7 @@ fn index_matches_the_pages() {
 #[test]
 fn links_match_those_of_a_line() {
     assert_eq!(targets("see [a](b.md#c) and [d](../e)\n```\n[f](g)\n```"), ["b.md#c", "../e"]);
+    assert_eq!(targets("<source srcset=\"a.svg\">\n<img alt=\"x\" src=\"b.svg\">"), ["a.svg", "b.svg"]);
     assert_eq!(resolved("docs/x.md", "../e/f.md#g"), "e/f.md");
     assert_eq!(resolved("README.md", "docs/"), "docs");
 }
