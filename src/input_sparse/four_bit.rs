@@ -35,7 +35,12 @@ pub(super) fn multiply(
 }
 
 /// Lists what is kept and puts each token's kept codes into the slots, 0 for what it drops.
-fn fill_slots(cpu: &Cpu, matrix: &DownMatrix, (x, k, threshold): (&[f32], usize, f32), ws: &mut Workspace) -> SlotLayout {
+fn fill_slots(
+    cpu: &Cpu,
+    matrix: &DownMatrix,
+    (x, k, threshold): (&[f32], usize, f32),
+    ws: &mut Workspace,
+) -> SlotLayout {
     let (m, groups) = (x.len() / k, k.div_ceil(GROUP));
     let Workspace { kept, codes, slot_codes, sums, slots, int8, .. } = ws;
     let grow = |len: usize, need: usize| len.max(need);

@@ -49,12 +49,7 @@ pub(super) fn gather(cpu: &Cpu, x: &[f32], k: usize, threshold: f32, ws: &mut Wo
 
 /// Lists the inputs of x \[M, K\] that a call reads: those that a token keeps, with a code other than 0 where there are codes, or all of
 /// many tokens.
-pub(super) fn list(
-    cpu: &Cpu,
-    (x, k, threshold): (&[f32], usize, f32),
-    codes: Option<&Activations>,
-    kept: &mut List,
-) {
+pub(super) fn list(cpu: &Cpu, (x, k, threshold): (&[f32], usize, f32), codes: Option<&Activations>, kept: &mut List) {
     let room = kept.room(k + 16);
     let count = if x.len() <= UNION_TOKENS * k {
         cpu.simd().run(Union { x, k, threshold, codes, kept: room })

@@ -6,8 +6,10 @@ use super::select::{Score, ScoreOn, Selection, union_into};
 use super::weights::{Shape, Weights};
 use super::workspace::Workspace;
 use crate::Cpu;
+use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::threads::{Parts, Pieces};
+use std::any::TypeId;
 
 /// Elements that are worth a barrier.
 const PARALLEL_ELEMENTS: usize = 16_384;
@@ -16,7 +18,7 @@ const PARALLEL_ELEMENTS: usize = 16_384;
 ///
 /// | argument | shape | meaning |
 /// |---|---|---|
-/// | `x` | f32 \[tokens, d_model\] | inputs, already normalised |
+/// | `x` | f32, f16 or bf16 \[tokens, d_model\] | inputs, already normalised |
 /// | `selection` | | which neurons; scores are per token |
 /// | `residual` | f32 \[tokens, d_model\] | added to y |
 /// | `y` | f32 \[tokens, d_model\] | overwritten |
@@ -49,15 +51,15 @@ const PARALLEL_ELEMENTS: usize = 16_384;
 ///
 /// let kept = [0, 2];
 /// let selection = Selection::List(IndexList::new(&kept, 3)?);
-/// forward(&moray::Cpu::detect(), &weights, &[3.0, 1.0], &selection, None, &mut y, &mut workspace)?;
+/// forward(&moray::Cpu::detect(), &weights, &[3.0f32, 1.0], &selection, None, &mut y, &mut workspace)?;
 /// assert_eq!(workspace.hidden(0), [3.0 * 4.0, 4.0 * 6.0]);
 /// assert_eq!(y, [1.0 * 12.0 + 3.0 * 24.0, 4.0 * 12.0 + 6.0 * 24.0]);
 /// # Ok::<(), moray::Error>(())
 /// ```
-pub fn forward(
+pub fn forward<E: Element>(
     cpu: &Cpu,
     weights: &Weights,
-    x: &[f32],
+    x: &[E],
     selection: &Selection<'_>,
     residual: Option<&[f32]>,
     y: &mut [f32],
@@ -79,19 +81,34 @@ pub fn forward(
         workspace.kept.clear();
         return Ok(());
     }
-    let masked = std::mem::take(&mut workspace.x);
-    let (masked, use_masked) = prepare_inputs(cpu, weights, x, selection, workspace, masked)?;
-    let inputs = if use_masked { &masked[..x.len()] } else { x };
-    compute_hidden(cpu, weights, inputs, selection, workspace);
-    workspace.x = masked;
+    let mut own = std::mem::take(&mut workspace.x);
+    let floats = as_floats(x);
+    if floats.is_none() {
+        own.iter_mut().zip(x).for_each(|(own, x)| *own = x.to_f32());
+    }
+    let is_masked = mask_inputs(cpu, floats, selection, workspace, &mut own[..x.len()]);
+    let inputs = floats.filter(|_| !is_masked).unwrap_or(&own[..x.len()]);
+    let quantized =
+        if weights.is_four_bit() { workspace.x_int8.quantize(cpu, inputs, tokens, d_model) } else { Ok(()) };
+    if quantized.is_ok() {
+        compute_hidden(cpu, weights, inputs, selection, workspace);
+    }
+    workspace.x = own;
+    quantized?;
     let (products, mut work) = workspace.down();
     quantize_hidden(cpu, weights, products, &mut work);
     project_down(cpu, weights, (products, &mut work), residual, ((&mut *y).into(), 0..d_model));
-    if !all_finite(x) {
+    let is_finite = |x: &[E]| as_floats(x).map_or_else(|| x.iter().all(|x| x.to_f32().is_finite()), all_finite);
+    if !is_finite(x) {
         let rows = x.chunks_exact(d_model).zip(y.chunks_exact_mut(d_model));
-        rows.filter(|(x, _)| !all_finite(x)).for_each(|(_, y)| y.fill(f32::NAN));
+        rows.filter(|(x, _)| !is_finite(x)).for_each(|(_, y)| y.fill(f32::NAN));
     }
     Ok(())
+}
+
+/// The same slice if its elements are f32.
+fn as_floats<E: Element>(x: &[E]) -> Option<&[f32]> {
+    (TypeId::of::<E>() == TypeId::of::<f32>()).then(|| bytemuck::cast_slice(x))
 }
 
 /// Runs `f` on every token's part, in parallel where it is worth a barrier.
@@ -99,30 +116,20 @@ pub(crate) fn for_tokens<P: Parts>(cpu: &Cpu, elements: usize, parts: P, f: impl
     cpu.team().for_parts(parts, (PARALLEL_ELEMENTS / elements.max(1)).max(1), f);
 }
 
-/// Zeroes the inputs that score too low, if the selection is on inputs, and quantizes. Gives `masked` back.
-fn prepare_inputs(
-    cpu: &Cpu,
-    weights: &Weights,
-    x: &[f32],
-    selection: &Selection<'_>,
-    ws: &mut Workspace,
-    mut masked: Vec<f32>,
-) -> Result<(Vec<f32>, bool)> {
+/// Puts the inputs with 0 for those that score too low in `own`, if the selection is on inputs; they are `x`, or in `own` already.
+fn mask_inputs(cpu: &Cpu, x: Option<&[f32]>, selection: &Selection<'_>, ws: &mut Workspace, own: &mut [f32]) -> bool {
+    let Some(score) = selection.score().filter(|score| score.on == ScoreOn::Input) else { return false };
     let d = ws.shape.d_model;
-    let scored = selection.score().filter(|score| score.on == ScoreOn::Input);
-    if let Some(score) = scored {
-        mask_scores(cpu, x, d, d, selection, &score, ws);
-        for (t, (out, x)) in masked.chunks_exact_mut(d).zip(x.chunks_exact(d)).enumerate() {
-            let mask = &ws.masks[t * d.div_ceil(64)..];
-            let keep = |i: usize| mask[i / 64] >> (i % 64) & 1 == 1;
-            out.iter_mut().zip(x).enumerate().for_each(|(i, (out, &x))| *out = if keep(i) { x } else { 0.0 });
-        }
+    if let Some(x) = x {
+        own.copy_from_slice(x);
     }
-    if weights.is_four_bit() {
-        let inputs = if scored.is_some() { &masked[..x.len()] } else { x };
-        ws.x_int8.quantize(cpu, inputs, ws.tokens, d)?;
+    mask_scores(cpu, own, d, d, selection, &score, ws);
+    for (t, own) in own.chunks_exact_mut(d).enumerate() {
+        let mask = &ws.masks[t * d.div_ceil(64)..];
+        let keep = |i: usize| mask[i / 64] >> (i % 64) & 1 == 1;
+        own.iter_mut().enumerate().filter(|(i, _)| !keep(*i)).for_each(|(_, own)| *own = 0.0);
     }
-    Ok((masked, scored.is_some()))
+    true
 }
 
 /// Fills `ws.masks` with what each token keeps of `values` \[tokens, stride\], the first `n` of each.

@@ -285,10 +285,7 @@ impl Workspace {
     pub(super) fn down(&mut self) -> (Products<'_>, DownWork<'_>) {
         let Workspace { hidden, stride, tokens, kept, codes, hidden_int8, slots, split, .. } = self;
         let codes = (codes.as_mut_slice(), *stride);
-        (
-            Products { hidden, stride: *stride, tokens: *tokens, kept },
-            DownWork { codes, hidden_int8, slots, split },
-        )
+        (Products { hidden, stride: *stride, tokens: *tokens, kept }, DownWork { codes, hidden_int8, slots, split })
     }
 }
 

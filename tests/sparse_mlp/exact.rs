@@ -1,6 +1,8 @@
 //! Results that have to agree bit for bit: instruction sets, batches, threads, workspaces.
 
-use moray::sparse_mlp::{Selection, Workspace, forward};
+use half::{bf16, f16};
+use moray::element::Element;
+use moray::sparse_mlp::{Selection, Shape, Weights, Workspace, forward};
 use moray::{Cpu, Isa};
 use proptest::prelude::*;
 
@@ -131,4 +133,40 @@ fn a_token_whose_product_overflows_gives_nan_and_leaves_the_others_as_they_are()
     assert!(y[64..128].iter().all(|y| y.is_nan()));
     expected[64..128].copy_from_slice(&y[64..128]);
     assert_eq!(bits(&y), bits(&expected));
+}
+
+/// Inputs of 16 bits, at every selection, beside the same numbers in f32.
+fn compare_with_floats<E: Element>(x: &[E], weights: &Weights, (list, words): (&[u32], &[u64])) {
+    let Shape { d_model, d_ff, .. } = weights.shape();
+    let (m, factors) = (x.len() / d_model, vec![1.0; d_ff]);
+    let floats: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
+    for selection in selections(list, words, &factors, m, d_ff) {
+        for cpu in cpus() {
+            let (expected, _) = call(&cpu, weights, &floats, &selection, None);
+            let (mut y, mut workspace) = (vec![0.0f32; x.len()], Workspace::new(weights, m + 1).unwrap());
+            for round in 0..2 {
+                forward(&cpu, weights, x, &selection, None, &mut y, &mut workspace).unwrap();
+                assert_eq!(bits(&y), bits(&expected), "{} {selection:?} {:?} {round}", E::NAME, cpu.isa());
+            }
+        }
+    }
+}
+
+#[test]
+fn inputs_of_sixteen_bits_match_the_same_numbers_in_f32_bit_for_bit() {
+    let random = &mut Random::new(23);
+    let (d_model, d_ff) = (64, 96);
+    for weights in all_weights(random, d_model, d_ff) {
+        for m in [1, 3, 20] {
+            let (list, words) = (subset(random, d_ff, 0.5), masks_of(random, m, d_ff, 0.5));
+            let mut x = random.weights(m * d_model, 1.0);
+            if m == 3 {
+                x[d_model] = f32::INFINITY;
+            }
+            let half: Vec<f16> = x.iter().map(|&x| f16::from_f32(x)).collect();
+            let brain: Vec<bf16> = x.iter().map(|&x| bf16::from_f32(x)).collect();
+            compare_with_floats(&half, &weights, (&list, &words));
+            compare_with_floats(&brain, &weights, (&list, &words));
+        }
+    }
 }

@@ -1,9 +1,9 @@
 //! down: rows of codes by neuron, scales by blocks of neurons.
 
-use super::gather::{code_room, copy_rows};
-use super::{RowScale, SEGMENT, SLACK, code_at, dequantize, form_of, format_of, pack_codes, scale_at, unsupported};
 use super::super::down_4bit::{DOWN_CHUNKS, Run};
 use super::super::rows::CHUNK;
+use super::gather::{code_room, copy_rows};
+use super::{RowScale, SEGMENT, SLACK, code_at, dequantize, form_of, format_of, pack_codes, scale_at, unsupported};
 use crate::Cpu;
 use crate::error::Result;
 use crate::memory::Memory;
