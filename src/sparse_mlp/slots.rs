@@ -43,7 +43,7 @@ impl SlotList {
         &self.runs
     }
 
-    /// Empties the list and makes room for the slots of K rows; those of no call before are not cleared.
+    /// Empties the list, and makes room for the slots of K rows.
     fn make_room(&mut self, k: usize) {
         let need = k.next_multiple_of(SEGMENT) + STEP;
         if self.rows.len() < need {

@@ -217,7 +217,7 @@ pub(super) unsafe fn sparse_mlp(arguments: &mut Arguments<'_>) -> Returned {
     let (scale, list) = (bytes(scale, "channel_scale", F32)?, bytes(list, "indices", I32)?);
     y.write().check_apart("y", &[("what is read", x.read().range())])?;
     // SAFETY: the caller's; y is apart.
-    let (x, list, y) = unsafe { (x.read().read("x")?, list.read("indices")?, y.write().write("y")?) };
+    let (x, list, y) = unsafe { (x.read().read::<f32>("x")?, list.read("indices")?, y.write().write("y")?) };
     // SAFETY: the caller's.
     let score = Score { on, channel_scale: unsafe { scale.optional("channel_scale")? } };
     let selection = match kind {
