@@ -8,6 +8,12 @@
 
 namespace moray {
 
+// The factor of a row, from what each lane of a warp has added of its squares.
+__device__ __forceinline__ float rms_of_squares(float squares, uint32_t k, float eps) {
+    const float mean = __fdiv_rn(warp_sum_of_two_vectors(squares), static_cast<float>(k));
+    return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(mean, eps)));
+}
+
 // 1 / √(mean(x²) + eps) of x [K], K a multiple of 4 and x aligned to four elements, by all threads of a block and for all.
 //
 // The squares are added in 32 chains, as two 16-lane vectors of the CPU add them: lane l of the first warp takes values l,
@@ -33,8 +39,8 @@ __device__ float block_rms_factor(const T* x_gmem, uint32_t k, float eps) {
         __syncthreads();
     }
     if (threadIdx.x < 32) {
-        const float mean = __fdiv_rn(warp_sum_of_two_vectors(squares), static_cast<float>(k));
-        if (threadIdx.x == 0) factor_smem = __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(mean, eps)));
+        const float factor = rms_of_squares(squares, k, eps);
+        if (threadIdx.x == 0) factor_smem = factor;
     }
     __syncthreads();
     return factor_smem;

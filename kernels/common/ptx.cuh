@@ -105,4 +105,13 @@ __device__ __forceinline__ uint4 load_streaming(const void* p_gmem) {
     return v;
 }
 
+// prefetch (9.7.9.16): brings the line of an address to the second-level cache.
+__device__ __forceinline__ void prefetch_l2(const void* p_gmem) { asm volatile("prefetch.global.L2 [%0];\n" ::"l"(p_gmem)); }
+
+// bar.sync (9.7.13.1): waits at barrier `id`, from 1 to 15, until as many threads of the block are there.
+template <uint32_t Threads>
+__device__ __forceinline__ void barrier_sync(uint32_t id) {
+    asm volatile("bar.sync %0, %1;\n" ::"r"(id), "n"(Threads) : "memory");
+}
+
 }  // namespace moray

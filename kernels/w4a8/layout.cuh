@@ -18,12 +18,16 @@ __device__ __forceinline__ uint32_t tiles_n(uint32_t n) { return (n + TILE_N - 1
 __device__ __forceinline__ uint32_t padded(uint32_t k) { return (k + PAD_K - 1) / PAD_K * PAD_K; }
 
 // One output from its sum before act_scale, in the order of the CPU: act_scale, unless fine ones are in the sum, bias, residual.
-__device__ __forceinline__ void write_output(const LinearParams& p, uint32_t m, uint32_t n, float sum) {
-    const size_t at = size_t(m) * p.n + n;
-    float v = p.fine ? sum : __fmul_rn(sum, p.act_scale[m]);
+__device__ __forceinline__ float output(const LinearParams& p, uint32_t m, uint32_t n, float sum, float act_scale) {
+    float v = p.fine ? sum : __fmul_rn(sum, act_scale);
     if (p.bias) v = __fadd_rn(v, p.bias[n]);
-    if (p.residual) v = __fadd_rn(v, load_element(p.residual, at, p.element));
-    store_element(p.y, at, p.element, v);
+    if (p.residual) v = __fadd_rn(v, load_element(p.residual, size_t(m) * p.n + n, p.element));
+    return v;
+}
+
+// The same, with the token's scale in device memory, as y.
+__device__ __forceinline__ void write_output(const LinearParams& p, uint32_t m, uint32_t n, float sum) {
+    store_element(p.y, size_t(m) * p.n + n, p.element, output(p, m, n, sum, p.fine ? 1.0f : p.act_scale[m]));
 }
 
 }  // namespace moray

@@ -30,6 +30,17 @@ struct LinearParams {
 };
 static_assert(sizeof(LinearParams) == 128);
 
+struct GemvParams {
+    LinearParams linear;  // but for x, act_scale, sums, partial, arrived and shares
+    const void* x;        // [M, K]
+    const float* norm;    // f32 [K], or null
+    float eps;
+    Element x_element;
+    uint32_t gated;       // whether y is [M, N/2]: act of the first half of the outputs times the second
+    uint32_t activation;
+};
+static_assert(sizeof(GemvParams) == 160);
+
 struct QuantizeParams {
     const void* x;
     const float* weight;

@@ -81,6 +81,21 @@ pub trait Backend: Sized {
         y: &mut Self::Buffer,
     ) -> Result<()>;
 
+    /// y \[M, d\] = x + down(act(gate(n)) ⊙ up(n)), n = RMSNorm of x, of two whole matrices and the inputs of each that are kept. `gated`
+    /// \[M, 2·d_ff\] is worked in. As two calls of [`Backend::linear`], unless the device has a shorter way to the same numbers.
+    ///
+    /// # Errors
+    /// As [`Backend::linear`].
+    fn whole_mlp(
+        &self,
+        work: &mut Self::Work,
+        call: WholeMlpCall<'_, Self>,
+        gated: &mut Self::Buffer,
+        y: &mut Self::Buffer,
+    ) -> Result<()> {
+        call.by_matrix(self, work, gated, y)
+    }
+
     /// y \[M, d\] = RMSNorm of x.
     ///
     /// # Errors
@@ -214,6 +229,41 @@ pub struct LinearCall<'a, B: Backend> {
     pub rows: Option<&'a [Range<usize>]>,
     /// Inputs that are kept, by their scores; the others count as 0, and their weights need not be read.
     pub inputs: Selection<'a>,
+}
+
+/// One MLP of two whole matrices.
+#[derive(Debug)]
+pub struct WholeMlpCall<'a, B: Backend> {
+    /// \[2·d_ff, d\].
+    pub gate_up: &'a B::Linear,
+    /// \[d, d_ff\].
+    pub down: &'a B::Linear,
+    /// act.
+    pub activation: Activation,
+    /// M.
+    pub m: usize,
+    /// x, which is added too.
+    pub norm: Norm<'a, B>,
+    /// Inputs of gate and up that are kept.
+    pub gate_up_inputs: Selection<'a>,
+    /// Inputs of down that are kept.
+    pub down_inputs: Selection<'a>,
+}
+
+impl<B: Backend> WholeMlpCall<'_, B> {
+    /// Makes it of two multiplications.
+    ///
+    /// # Errors
+    /// As [`Backend::linear`].
+    pub fn by_matrix(self, backend: &B, work: &mut B::Work, gated: &mut B::Buffer, y: &mut B::Buffer) -> Result<()> {
+        let WholeMlpCall { gate_up, down, activation, m, norm, gate_up_inputs, down_inputs } = self;
+        let input = Input::RmsNorm(norm);
+        let call = LinearCall { weight: gate_up, input, m, rows: None, inputs: gate_up_inputs };
+        backend.linear(work, call, None, gated)?;
+        let input = Input::SwiGlu { gate_up: gated, activation };
+        let call = LinearCall { weight: down, input, m, rows: None, inputs: down_inputs };
+        backend.linear(work, call, Some(norm.x), y)
+    }
 }
 
 /// One MLP by neuron.

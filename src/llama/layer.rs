@@ -1,6 +1,6 @@
 //! One layer, once for every device.
 
-use super::backend::{Backend, Input, LinearCall, MlpCall, Norm};
+use super::backend::{Backend, Input, LinearCall, MlpCall, Norm, WholeMlpCall};
 use super::config::Config;
 use super::mlp::Mlp;
 use super::recompute::Recompute;
@@ -175,12 +175,9 @@ impl<B: Backend> Layer<B> {
         let norm = Norm { x: &*x, weight: &self.mlp_norm, eps: config.rms_eps };
         match (&self.mlp, rows, selection.is_of_inputs()) {
             (Mlp::Whole { gate_up, down }, Some(gated), true) => {
-                let call =
-                    LinearCall { weight: gate_up, input: Input::RmsNorm(norm), m, rows: None, inputs: *selection };
-                backend.linear(work, call, None, gated)?;
-                let input = Input::SwiGlu { gate_up: gated, activation: config.activation };
-                let call = LinearCall { weight: down, input, m, rows: None, inputs: inputs.down };
-                backend.linear(work, call, Some(x), next)?;
+                let (activation, gate_up_inputs, down_inputs) = (config.activation, *selection, inputs.down);
+                let call = WholeMlpCall { gate_up, down, activation, m, norm, gate_up_inputs, down_inputs };
+                backend.whole_mlp(work, call, gated, next)?;
             }
             (Mlp::ByNeuron(neurons), ..) if inputs.down.input_threshold() == Some(0.0) => {
                 backend.mlp(work, MlpCall { neurons, layer: index, m, norm, selection, wanted }, next)?;

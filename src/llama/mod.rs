@@ -30,7 +30,7 @@ mod session;
 mod settings;
 
 pub use crate::element::DenseType;
-pub use backend::{Backend, Input, LinearCall, MlpCall, Norm};
+pub use backend::{Backend, Input, LinearCall, MlpCall, Norm, WholeMlpCall};
 pub use config::Config;
 pub use cpu::CpuWork;
 pub use dense::DenseWeight;

@@ -4,8 +4,8 @@ use moray::attention::cuda::{Call, Heads, KvCache, KvFormat, KvLayout, Projectio
 use moray::attention::{AttentionShape, KvPolicy, KvShape, RopeScaling, Span};
 use moray::device::cudarc::driver::CudaSlice;
 use moray::sparse_mlp::Activation;
-use moray::w4a8::Format;
-use moray::w4a8::cuda::{Activations, Epilogue, Weight, Workspace, linear};
+use moray::w4a8::cuda::{Epilogue, FewTokens, Weight, gated_few, is_few, linear_few};
+use moray::w4a8::{ActScales, Format};
 
 use crate::attention::{self, attention_bytes};
 use crate::counter::{Counter, Launch, with_bytes};
@@ -18,50 +18,51 @@ const HEADS: usize = 32;
 const POSITION: usize = 1150;
 const CAPACITY: usize = 4096;
 
-/// Where the inputs of a product come from.
-enum Input {
+/// A product: its inputs as they are, or normalised, and then perhaps gates of its outputs.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
     Plain,
-    RmsNorm,
-    SwiGlu,
+    Normed,
+    Gated,
 }
 
 pub fn count(counter: &mut Counter) {
     let shape = AttentionShape::new(HEADS, HEADS, D_MODEL / HEADS).unwrap();
-    let (qkv, qkv_bytes) = product(counter, Input::RmsNorm, 3 * D_MODEL, D_MODEL);
-    let (o, o_bytes) = product(counter, Input::Plain, D_MODEL, D_MODEL);
-    let (gate_up, gate_up_bytes) = product(counter, Input::RmsNorm, 2 * D_FF, D_MODEL);
-    let (down, down_bytes) = product(counter, Input::SwiGlu, D_MODEL, D_FF);
+    let (qkv, qkv_bytes) = product(counter, Kind::Normed, 3 * D_MODEL, D_MODEL);
+    let (o, o_bytes) = product(counter, Kind::Plain, D_MODEL, D_MODEL);
+    let (gate_up, gate_up_bytes) = product(counter, Kind::Gated, 2 * D_FF, D_MODEL);
+    let (down, down_bytes) = product(counter, Kind::Plain, D_MODEL, D_FF);
     let kv = KvShape { n_layers: 1, n_slots: 1, n_kv_heads: HEADS, head_dim: shape.head_dim, capacity: CAPACITY };
     let mut cache = KvCache::new(&counter.device, kv, KvFormat::F16, KvLayout::Contiguous, false).unwrap();
     let write = write(counter, shape, &mut cache);
     let groups: Vec<u32> = (0..HEADS as u32).collect();
     let attend = attention::launches(counter, shape, &cache, POSITION + 1, &groups);
     let kv_bytes = attention_bytes(POSITION + 1, HEADS, shape.head_dim, shape.q_elems());
+    let multiprocessors = counter.device.multiprocessors();
     let bytes = qkv_bytes + kv_bytes + o_bytes + gate_up_bytes + down_bytes;
     let launches = [qkv, write, attend, o, gate_up, down].concat();
-    counter.row(&format!("decode/per-channel/llama-2-7b/layer-{POSITION}"), None, bytes, launches);
+    counter.row(&format!("decode/per-channel/llama-2-7b/layer-{POSITION}"), Some(multiprocessors), bytes, launches);
 }
 
 /// A product with the quantization of its inputs, and the bytes that it has to move.
-fn product(counter: &mut Counter, input: Input, n: usize, k: usize) -> (Vec<Launch>, usize) {
+fn product(counter: &mut Counter, kind: Kind, n: usize, k: usize) -> (Vec<Launch>, usize) {
     let device = &counter.device;
     let weight: Weight = weight(device, Format::per_channel(), n, k);
-    let mut activations = Activations::with_capacity(device, 1, k).unwrap();
-    let x: CudaSlice<f32> = device.zeros(if matches!(input, Input::SwiGlu) { 2 * k } else { k }).unwrap();
+    assert!(is_few(device, &weight, ActScales::Token, 1), "as the forward pass chooses");
+    let x: CudaSlice<f32> = device.zeros(k).unwrap();
     let norm: CudaSlice<f32> = device.zeros(k).unwrap();
-    let mut y: CudaSlice<f32> = device.zeros(n).unwrap();
-    let mut workspace = Workspace::new(device).unwrap();
+    let outputs = if kind == Kind::Gated { n / 2 } else { n };
+    let mut y: CudaSlice<f32> = device.zeros(outputs).unwrap();
     let launches = counter.launches(|device| {
-        let view = x.as_view();
-        match input {
-            Input::Plain => activations.quantize(device, &view, 1, k),
-            Input::RmsNorm => activations.quantize_rms_norm(device, &view, 1, &norm, 1e-5),
-            Input::SwiGlu => activations.quantize_swiglu(device, &view, 1, k, Activation::Silu),
+        let (x, mut y) = (x.as_view(), y.as_view_mut());
+        let norm = (kind != Kind::Plain).then_some((&norm, 1e-5));
+        let tokens = FewTokens { x: &x, m: 1, norm, scales: ActScales::Token };
+        match kind {
+            Kind::Gated => gated_few(device, &weight, tokens, None, Activation::Silu, &mut y).unwrap(),
+            _ => linear_few(device, &weight, tokens, Epilogue::default(), &mut y).unwrap(),
         }
-        .unwrap();
-        linear(device, &weight, &activations, Epilogue::default(), &mut y.as_view_mut(), &mut workspace).unwrap();
     });
-    let bytes = weight.bytes() + k + 4 * n;
+    let bytes = weight.bytes() + k + 4 * outputs;
     (with_bytes(launches, &[("w4a8_gemv", bytes, 0)]), bytes)
 }
 

@@ -44,28 +44,33 @@ fn counts_of_attention_match_the_committed_ones() {
 }
 
 #[test]
-fn counts_of_a_decode_step_match_the_committed_ones() {
-    check("counts_of_a_decode_step_match_the_committed_ones", "decode", 170, decode::count);
-}
-
-#[test]
 fn counts_of_products_by_input_match_the_committed_ones() {
     check("counts_of_products_by_input_match_the_committed_ones", "input_sparse", 170, input_sparse::count);
 }
 
-/// The parts of the list that `down` is cut into depend on the device.
-macro_rules! sparse_mlp {
-    ($($test:ident, $index:literal;)*) => {
+/// What depends on the device: the parts of the list that a sparse MLP's `down` is cut into, the blocks that quantize a decoded token.
+macro_rules! by_device {
+    ($module:ident: $($test:ident, $index:literal;)*) => {
         $(#[test]
         fn $test() {
             let multiprocessors = MULTIPROCESSORS[$index];
-            let file = format!("sparse_mlp_{multiprocessors}");
-            check(stringify!($test), &file, multiprocessors, sparse_mlp::count);
+            let file = format!("{}_{multiprocessors}", stringify!($module));
+            check(stringify!($test), &file, multiprocessors, $module::count);
         })*
     };
 }
 
-sparse_mlp! {
+by_device! {
+    decode:
+    counts_of_a_decode_step_on_82_multiprocessors_match_the_committed_ones, 0;
+    counts_of_a_decode_step_on_108_multiprocessors_match_the_committed_ones, 1;
+    counts_of_a_decode_step_on_128_multiprocessors_match_the_committed_ones, 2;
+    counts_of_a_decode_step_on_132_multiprocessors_match_the_committed_ones, 3;
+    counts_of_a_decode_step_on_170_multiprocessors_match_the_committed_ones, 4;
+}
+
+by_device! {
+    sparse_mlp:
     counts_of_the_sparse_mlp_on_82_multiprocessors_match_the_committed_ones, 0;
     counts_of_the_sparse_mlp_on_108_multiprocessors_match_the_committed_ones, 1;
     counts_of_the_sparse_mlp_on_128_multiprocessors_match_the_committed_ones, 2;

@@ -8,7 +8,7 @@ use crate::attention::cuda::{self as device_attention, Projections, attend, writ
 use crate::attention::{Call, KvPolicy, KvRow, Span};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::llama::{Backend, Config, LinearCall, MlpCall, Norm, Sampler, Settings};
+use crate::llama::{Backend, Config, Input, LinearCall, MlpCall, Norm, Sampler, Settings, WholeMlpCall};
 use crate::policy::{Observed, Wanted};
 use crate::sparse_mlp::Shape;
 use crate::sparse_mlp::cuda::Weights;
@@ -84,6 +84,22 @@ impl Backend for Device {
         let residual = residual.map(|residual| residual.slice(..outputs));
         let mut y = y.slice_mut(..outputs);
         weight.forward(self, (input, m, threshold), residual.as_ref(), &mut y, &mut work.scratch)
+    }
+
+    fn whole_mlp(
+        &self,
+        work: &mut Work,
+        call: WholeMlpCall<'_, Device>,
+        gated: &mut CudaSlice<f32>,
+        y: &mut CudaSlice<f32>,
+    ) -> Result<()> {
+        let WholeMlpCall { gate_up, down, activation, m, norm, gate_up_inputs, down_inputs: inputs } = call;
+        let all = gate_up_inputs.input_threshold() == Some(0.0);
+        if !(all && gate_up.forward_gated(self, (norm, m), activation, gated)?) {
+            return call.by_matrix(self, work, gated, y);
+        }
+        let call = LinearCall { weight: down, input: Input::Plain(gated), m, rows: None, inputs };
+        self.linear(work, call, Some(norm.x), y)
     }
 
     fn rms_norm(&self, norm: Norm<'_, Device>, m: usize, y: &mut CudaSlice<f32>) -> Result<()> {

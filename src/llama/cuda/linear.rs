@@ -7,6 +7,7 @@ use crate::device::{Arguments, Device, ElementKind};
 use crate::error::{Error, Result};
 use crate::input_sparse::cuda as input_sparse;
 use crate::llama::{self, DenseType, Input, Norm};
+use crate::sparse_mlp::Activation;
 use crate::w4a8::ActScales;
 use crate::w4a8::cuda::{self as w4a8, Activations, Epilogue, Workspace};
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
@@ -69,6 +70,20 @@ impl QkNorm {
             arguments.launch(&norm)?;
         }
         Ok(())
+    }
+}
+
+/// Tokens that are quantized where they are multiplied.
+struct Few<'a> {
+    x: CudaView<'a, f32>,
+    m: usize,
+    norm: Option<(&'a CudaSlice<f32>, f32)>,
+    scales: ActScales,
+}
+
+impl Few<'_> {
+    fn borrow(&self) -> w4a8::FewTokens<'_, f32> {
+        w4a8::FewTokens { x: &self.x, m: self.m, norm: self.norm, scales: self.scales }
     }
 }
 
@@ -210,13 +225,49 @@ impl Linear {
                 let x = self.plain(device, (input, m), &mut scratch.plain)?;
                 kernels::dense(device, weight, &x, bias, residual, y)?;
             }
-            Weight::W4a8(weight) => {
-                let int8 = &mut scratch.int8;
-                self.quantize(device, (input, m), int8)?;
-                w4a8::linear(device, weight, int8, Epilogue { bias, residual }, y, &mut scratch.workspace)?;
-            }
+            Weight::W4a8(weight) => match self.few(device, weight, &input, m) {
+                Some(tokens) => w4a8::linear_few(device, weight, tokens.borrow(), Epilogue { bias, residual }, y)?,
+                None => {
+                    let int8 = &mut scratch.int8;
+                    self.quantize(device, (input, m), int8)?;
+                    w4a8::linear(device, weight, int8, Epilogue { bias, residual }, y, &mut scratch.workspace)?;
+                }
+            },
         }
         self.qk_norm.as_ref().map_or(Ok(()), |norm| norm.apply(device, m, y))
+    }
+
+    /// Multiplies as [`Linear::forward`] a matrix of gates and ups, M · N/2 numbers of y = act(first half of the outputs) ⊙ second half,
+    /// where that is one launch; says whether it was.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for a buffer of another size.
+    pub(super) fn forward_gated(
+        &self,
+        device: &Device,
+        (norm, m): (Norm<'_, Device>, usize),
+        activation: Activation,
+        y: &mut CudaSlice<f32>,
+    ) -> Result<bool> {
+        let Weight::W4a8(weight) = &self.weight else { return Ok(false) };
+        let pairs = self.n() % 32 == 0 && self.qk_norm.is_none();
+        let Some(tokens) = self.few(device, weight, &Input::RmsNorm(norm), m).filter(|_| pairs) else {
+            return Ok(false);
+        };
+        let mut y = y.slice_mut(..m * self.n() / 2);
+        w4a8::gated_few(device, weight, tokens.borrow(), self.bias.as_ref(), activation, &mut y)?;
+        Ok(true)
+    }
+
+    /// The inputs of a W4A8 matrix that is multiplied in the launch that quantizes them.
+    fn few<'a>(&self, device: &Device, weight: &w4a8::Weight, input: &Input<'a, Device>, m: usize) -> Option<Few<'a>> {
+        let (x, norm) = match *input {
+            Input::Plain(x) => (x, None),
+            Input::RmsNorm(Norm { x, weight, eps }) => (x, Some((weight, eps))),
+            Input::SwiGlu { .. } => return None,
+        };
+        let few = Few { x: x.slice(..m * self.k()), m, norm, scales: self.act_scales };
+        w4a8::is_few(device, weight, self.act_scales, m).then_some(few)
     }
 
     /// The inputs in int8, after what is done to them.

@@ -30,6 +30,18 @@ pub(super) struct LinearParams {
 
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
+pub(super) struct GemvParams {
+    pub(super) linear: LinearParams,
+    pub(super) x: u64,
+    pub(super) norm: u64,
+    pub(super) eps: f32,
+    pub(super) x_element: u32,
+    pub(super) gated: u32,
+    pub(super) activation: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
 pub(super) struct QuantizeParams {
     pub(super) x: u64,
     pub(super) weight: u64,
@@ -86,6 +98,7 @@ layout!(
     shares = 120,
     fine = 124
 );
+layout!(GemvParams, 160, linear = 0, x = 128, norm = 136, eps = 144, x_element = 148, gated = 152, activation = 156);
 layout!(
     QuantizeParams,
     88,
@@ -354,6 +367,32 @@ pub(super) const GEMV_QQQ: Kernel<LinearParams> = Kernel::new(&MODULE_GEMV, "w4a
 pub(super) const GEMV_TWO_LEVEL: Kernel<LinearParams> = Kernel::new(&MODULE_GEMV, "w4a8_gemv_two_level", 256, 0, 128);
 pub(super) const GEMV_W8: Kernel<LinearParams> = Kernel::new(&MODULE_GEMV, "w4a8_gemv_w8", 256, 0, 128);
 
+static MODULE_GEMV_QUANTIZE: Module = Module::new(
+    "w4a8/gemv_quantize",
+    images::W4A8_GEMV_QUANTIZE,
+    &[
+        "w4a8_gemv_quantize_per_channel",
+        "w4a8_gemv_quantize_per_group",
+        "w4a8_gemv_quantize_per_group8",
+        "w4a8_gemv_quantize_qqq",
+        "w4a8_gemv_quantize_two_level",
+        "w4a8_gemv_quantize_w8",
+    ],
+);
+
+pub(super) const GEMV_QUANTIZE_PER_CHANNEL: Kernel<GemvParams> =
+    Kernel::new(&MODULE_GEMV_QUANTIZE, "w4a8_gemv_quantize_per_channel", 768, 43928, 160);
+pub(super) const GEMV_QUANTIZE_PER_GROUP: Kernel<GemvParams> =
+    Kernel::new(&MODULE_GEMV_QUANTIZE, "w4a8_gemv_quantize_per_group", 512, 84888, 160);
+pub(super) const GEMV_QUANTIZE_PER_GROUP8: Kernel<GemvParams> =
+    Kernel::new(&MODULE_GEMV_QUANTIZE, "w4a8_gemv_quantize_per_group8", 512, 84888, 160);
+pub(super) const GEMV_QUANTIZE_QQQ: Kernel<GemvParams> =
+    Kernel::new(&MODULE_GEMV_QUANTIZE, "w4a8_gemv_quantize_qqq", 768, 43928, 160);
+pub(super) const GEMV_QUANTIZE_TWO_LEVEL: Kernel<GemvParams> =
+    Kernel::new(&MODULE_GEMV_QUANTIZE, "w4a8_gemv_quantize_two_level", 768, 43928, 160);
+pub(super) const GEMV_QUANTIZE_W8: Kernel<GemvParams> =
+    Kernel::new(&MODULE_GEMV_QUANTIZE, "w4a8_gemv_quantize_w8", 512, 35736, 160);
+
 static MODULE_QUANTIZE: Module = Module::new(
     "w4a8/quantize",
     images::W4A8_QUANTIZE,
@@ -399,6 +438,7 @@ pub(crate) static MODULES: &[&Module] = &[
     &MODULE_GEMM_G32,
     &MODULE_GEMM_G64,
     &MODULE_GEMV,
+    &MODULE_GEMV_QUANTIZE,
     &MODULE_QUANTIZE,
     &MODULE_ROWS,
 ];

@@ -26,6 +26,8 @@
 #[cfg(feature = "cudarc-0_19")]
 mod activation;
 #[cfg(feature = "cudarc-0_19")]
+mod gemv;
+#[cfg(feature = "cudarc-0_19")]
 mod linear;
 mod mirror;
 pub mod raw;
@@ -37,6 +39,8 @@ mod weight;
 
 #[cfg(feature = "cudarc-0_19")]
 pub use activation::Activations;
+#[cfg(feature = "cudarc-0_19")]
+pub use gemv::{FewTokens, gated_few, is_few, linear_few};
 #[cfg(feature = "cudarc-0_19")]
 pub use linear::{Epilogue, Workspace, linear, linear_with};
 pub(crate) use mirror::MODULES;

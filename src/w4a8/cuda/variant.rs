@@ -1,6 +1,6 @@
 //! Which kernel multiplies: a pure function of shape, format and architecture.
 
-use super::mirror::LinearParams;
+use super::mirror::{GemvParams, LinearParams};
 use crate::device::{Device, Kernel, product};
 use crate::error::{Error, Result};
 use crate::w4a8::runs::runs;
@@ -25,6 +25,19 @@ fn gemv(format: Format) -> Kernel<LinearParams> {
         (Some(GroupScale::Qqq), _) => GEMV_QQQ,
         (Some(GroupScale::F16), Bits::Four) => GEMV_PER_GROUP,
         (Some(GroupScale::F16), Bits::Eight) => GEMV_PER_GROUP8,
+    }
+}
+
+/// The kernel of a GEMV that quantizes its tokens.
+pub(super) fn gemv_quantize(format: Format) -> Kernel<GemvParams> {
+    use super::mirror::*;
+    match (format.group_scale(), format.bits) {
+        (None, Bits::Four) => GEMV_QUANTIZE_PER_CHANNEL,
+        (None, Bits::Eight) => GEMV_QUANTIZE_W8,
+        (Some(GroupScale::Integer), _) => GEMV_QUANTIZE_TWO_LEVEL,
+        (Some(GroupScale::Qqq), _) => GEMV_QUANTIZE_QQQ,
+        (Some(GroupScale::F16), Bits::Four) => GEMV_QUANTIZE_PER_GROUP,
+        (Some(GroupScale::F16), Bits::Eight) => GEMV_QUANTIZE_PER_GROUP8,
     }
 }
 
@@ -92,6 +105,9 @@ pub enum Variant {
 
 /// Tokens that a GEMV takes.
 pub(super) const GEMV_TOKENS: usize = 4;
+
+/// Output features of a row of tiles of a GEMV.
+pub(super) const TILE_FEATURES: usize = 16;
 
 /// Tokens of a GEMM's tile.
 const GEMM_TOKENS: [usize; 3] = [16, 64, 128];

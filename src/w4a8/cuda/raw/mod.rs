@@ -4,12 +4,14 @@
 //! sections: [`Format::section_bytes`] says how large they are, [`crate::w4a8::PackedWeight`] what is in them, and
 //! [`super::Weight::lent`] takes them as a weight of the safe functions.
 
+mod gemv;
 mod linear;
 mod product;
 mod quantize;
 mod rows;
 mod tokens;
 
+pub use gemv::Gemv;
 pub use linear::Linear;
 pub use product::Product;
 pub use quantize::{Quantize, Source};
@@ -18,6 +20,7 @@ pub use tokens::Tokens;
 
 use crate::device::{Address, Buffer};
 use crate::error::{Error, Result};
+use crate::sparse_mlp::Activation;
 use crate::w4a8::{Format, LAYOUT_VERSION, Sections};
 
 /// The most blocks along a grid's second axis.
@@ -36,6 +39,14 @@ pub(super) fn check_weight(format: Format, n: usize, k: usize, layout: u32) -> R
     match n > 1 << 30 {
         true => Err(Error::Shape { what: "n", expected: "at most 2³⁰", got: n }),
         false => format.section_bytes(n, k).map(drop),
+    }
+}
+
+/// How kernels are told the gate's nonlinearity.
+fn activation_code(activation: Activation) -> u32 {
+    match activation {
+        Activation::Silu => 0,
+        Activation::Relu => 1,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The quantization of tokens: check, select, launch.
 
-use super::ALIGNMENT;
+use super::{ALIGNMENT, activation_code};
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Kernel, Queue, product};
 use crate::error::{Error, Result};
 use crate::sparse_mlp::Activation;
@@ -99,10 +99,6 @@ impl Enqueue for Quantize {
             Source::RmsNorm { weight, eps } => (weight, eps, Activation::Silu),
             Source::SwiGlu { activation } => (Address::NULL, 0.0, activation),
         };
-        let activation = match activation {
-            Activation::Silu => 0,
-            Activation::Relu => 1,
-        };
         let params = QuantizeParams {
             x: self.x.get(),
             weight: weight.get(),
@@ -113,7 +109,7 @@ impl Enqueue for Quantize {
             m: self.m as u32,
             k: self.k as u32,
             eps,
-            activation,
+            activation: activation_code(activation),
             fine: u32::from(self.scales == ActScales::Fine),
             reserved: 0,
         };
