@@ -12,13 +12,14 @@
 // | spans         | Span           | [spans]                              | read on the device, so that graphs replay     |
 // | partial_out   | f32            | [M, n_q_heads, n_splits, head_dim]   | weighted sums, where n_splits > 1             |
 // | partial_state | f32 x 2        | [M, n_q_heads, n_splits]             | (maximum, sum of weights)                     |
+// | arrived       | u32            | [spans, blocks y]                    | null: attention_merge follows; else zeros, left so |
 // | out           | f32, f16, bf16 | [M, n_q_heads, head_dim]             | row-major, all of it written                  |
 //
 // Requires head_dim % 8 == 0 (i8: % 16), head_dim <= DIM; K and V rows and strides of 16 bytes; group <= 256;
 // split_len % 64 == 0.
 // attend: Grid (n_splits, n_kv_heads x row tiles of 16 (token, head) pairs, spans); Block 128; Smem sizeof(Shared).
-//   A split beyond a span's end, and a group without a running head, ends at once.
-// merge: Grid (ceil(n_q_heads / 4), tokens of the longest span, spans); Block 128 (a warp a head).
+//   A split beyond a span's end, and a group without a running head, ends at once. With `arrived` the last of a tile's splits merges them.
+// merge, where there is no `arrived`: Grid (ceil(n_q_heads / 4), tokens of the longest span, spans); Block 128 (a warp a head).
 //
 // The four warps take 16 of every 64 keys each and are merged in order through shared memory, then splits in order: the result
 // does not depend on the batch, only on split_len.
@@ -57,6 +58,7 @@ struct Shared {
     TilesThenStates<Kv, DIM> memory;
     uint16_t running[MAX_GROUP];  // the group's query heads that run
     uint32_t n_running;
+    bool last;                    // of the splits
     Queries<typename Kv::Compute, DIM> queries;  // of all warps, whose rows are the same
 };
 
@@ -66,7 +68,42 @@ struct Part {
     uint32_t span_index, kv_head, split;
     uint32_t first_row, n_rows;  // (token, head) pairs of this tile, token by token
     uint32_t begin, end;         // positions
+    uint32_t splits;             // of the tile's last row
 };
+
+// Merges the splits of a (token, head) in order by a warp, and writes the output.
+__device__ inline void merge_row(const AttendParams& p, size_t row, uint32_t splits) {
+    const float2* states = p.partial_state + row * p.n_splits;
+    float largest = -INFINITY, sum = 0.0f;
+    // past the first-level cache, where a neighbour's line may be old
+#pragma unroll 8
+    for (uint32_t split = 0; split < splits; split++) {
+        largest = fmaxf(largest, __ldcg(&states[split]).x);
+    }
+#pragma unroll 8
+    for (uint32_t split = 0; split < splits; split++) {
+        const float2 state = __ldcg(&states[split]);
+        sum = fmaf(state.y, state.x == -INFINITY ? 0.0f : exp2_approx(state.x - largest), sum);
+    }
+    for (uint32_t dim = 2 * (threadIdx.x % 32); dim < p.head_dim; dim += 64) {
+        float2 total = {0.0f, 0.0f};
+#pragma unroll 8
+        for (uint32_t split = 0; split < splits; split++) {
+            const float maximum = __ldcg(&states[split]).x;
+            const float factor = maximum == -INFINITY ? 0.0f : exp2_approx(maximum - largest);
+            const float2 pair =
+                __ldcg(reinterpret_cast<const float2*>(p.partial_out + (row * p.n_splits + split) * p.head_dim + dim));
+            total.x = fmaf(pair.x, factor, total.x);
+            total.y = fmaf(pair.y, factor, total.y);
+        }
+        store_mean(p.out, row * p.head_dim + dim, p.out_dtype, total.x, total.y, sum);
+    }
+}
+
+// Splits that hold something for a token.
+__device__ inline uint32_t splits_of(const AttendParams& p, const Span& span, uint32_t token) {
+    return min(min(span.start + token, p.kv.capacity - 1) / p.split_len + 1, p.n_splits);
+}
 
 // Row of the tile -> its token within the span and its query head.
 __device__ inline uint2 token_and_head(const Part& part, uint32_t row, const uint16_t* running_smem, uint32_t n_running) {
@@ -192,6 +229,30 @@ __device__ inline void write_back(const AttendParams& p, const Part& part, const
     }
 }
 
+// Merges the rows of a tile, if this is the last of its splits to come here.
+template <class Kv, int DIM>
+__device__ inline void merge_if_last(const AttendParams& p, const Part& part, Shared<Kv, DIM>& shared) {
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        uint32_t* arrived = p.arrived + blockIdx.z * gridDim.y + blockIdx.y;
+        shared.last = atomicAdd(arrived, 1) + 1 == part.splits;
+        if (shared.last) {
+            *arrived = 0;  // for the next launch
+        }
+    }
+    __syncthreads();
+    if (!shared.last) {
+        return;
+    }
+    __threadfence();
+    for (uint32_t row = threadIdx.x / 32; row < part.n_rows; row += WARPS) {
+        const uint2 at = token_and_head(part, row, shared.running, shared.n_running);
+        const size_t head = static_cast<size_t>(part.span.first_row + at.x) * p.n_q_heads + at.y;
+        merge_row(p, head, splits_of(p, part.span, at.x));
+    }
+}
+
 template <class Kv, int DIM>
 __device__ inline void attend(const AttendParams& p) {
     extern __shared__ __align__(128) unsigned char dynamic_smem[];
@@ -209,7 +270,7 @@ __device__ inline void attend(const AttendParams& p) {
         }
     }
     __syncthreads();
-    if (p.n_splits == 1) {
+    if (p.n_splits == 1 || (p.arrived != nullptr && part.split == 0)) {
         const uint32_t row_tiles = gridDim.y / p.kv.n_kv_heads;
         zero_skipped(p, part.span, part.kv_head, shared.running, shared.n_running, row_tile, row_tiles);
     }
@@ -226,6 +287,7 @@ __device__ inline void attend(const AttendParams& p) {
         return;
     }
     part.end = min(end, part.begin + p.split_len);
+    part.splits = (end + p.split_len - 1) / p.split_len;
 
     RowsOf<Kv, DIM> rows;
     clear(rows);
@@ -234,6 +296,9 @@ __device__ inline void attend(const AttendParams& p) {
     publish(shared.memory.states, rows);
     __syncthreads();
     write_back<Kv, DIM>(p, part, shared);
+    if (p.n_splits > 1 && p.arrived != nullptr) {
+        merge_if_last<Kv, DIM>(p, part, shared);
+    }
 }
 
 }  // namespace moray::attention
@@ -276,27 +341,5 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_merge(const __gr
     }
     const size_t row = static_cast<size_t>(span.first_row + blockIdx.y) * p.n_q_heads + head;
     const bool runs = head_runs(p.heads, blockIdx.z, head, p.n_q_heads / p.kv.n_kv_heads);
-    const uint32_t position = min(span.start + blockIdx.y, p.kv.capacity - 1);
-    const uint32_t splits = runs ? min(position / p.split_len + 1, p.n_splits) : 0;
-    const float2* states = p.partial_state + row * p.n_splits;
-    float largest = -INFINITY, sum = 0.0f;
-    for (uint32_t split = 0; split < splits; split++) {
-        largest = fmaxf(largest, states[split].x);
-    }
-    for (uint32_t split = 0; split < splits; split++) {
-        const float2 state = states[split];
-        sum = fmaf(state.y, state.x == -INFINITY ? 0.0f : exp2_approx(state.x - largest), sum);
-    }
-    for (uint32_t dim = 2 * (threadIdx.x % 32); dim < p.head_dim; dim += 64) {
-        float2 total = {0.0f, 0.0f};
-        for (uint32_t split = 0; split < splits; split++) {
-            const float maximum = states[split].x;
-            const float factor = maximum == -INFINITY ? 0.0f : exp2_approx(maximum - largest);
-            const float2 pair =
-                *reinterpret_cast<const float2*>(p.partial_out + (row * p.n_splits + split) * p.head_dim + dim);
-            total.x = fmaf(pair.x, factor, total.x);
-            total.y = fmaf(pair.y, factor, total.y);
-        }
-        store_mean(p.out, row * p.head_dim + dim, p.out_dtype, total.x, total.y, sum);
-    }
+    merge_row(p, row, runs ? splits_of(p, span, blockIdx.y) : 0);
 }

@@ -57,6 +57,7 @@ struct AttendParams {
     void* out;               // out_dtype [M, n_q_heads, head_dim]
     float* partial_out;      // f32 [M, n_q_heads, n_splits, head_dim]
     float2* partial_state;   // f32 [M, n_q_heads, n_splits] of (maximum, sum of weights)
+    uint32_t* arrived;       // [spans, n_kv_heads x row tiles], zeros between launches; null: a launch of its own merges
     uint32_t n_q_heads;
     uint32_t head_dim;
     Element out_dtype;
@@ -64,7 +65,7 @@ struct AttendParams {
     uint32_t n_splits;       // 1: the output is written at once
     float score_factor;      // log2(e) / sqrt(head_dim)
 };
-static_assert(sizeof(AttendParams) == 176);
+static_assert(sizeof(AttendParams) == 184);
 
 // What is stored for a group none of whose query heads runs.
 // KEEP leaves what there is.

@@ -122,6 +122,7 @@ fn step(engine: &mut Engine<'_>, kv: Kv, spans: &[Span], qkv: &[f32], rope: &Rop
         split: Split::choose(shape.n_kv_heads, 3, CAPACITY, engine.device.multiprocessors() as usize),
         workspace: Address::NULL,
         workspace_bytes: 0,
+        arrived: None,
     };
     attend.workspace_bytes = attend.workspace_bytes();
     if attend.workspace_bytes > 0 {
@@ -177,6 +178,16 @@ fn raw_calls_over_an_engines_pages_match_the_safe_calls() {
         let got = engine.floats(attention.out.cast());
         assert_eq!(bits(&got), bits(&device.download(&out).unwrap()));
         assert!(got.iter().all(|x| x.is_finite()) && got.iter().any(|&x| x != 0.0));
+
+        // merged by the last block, and again: the counters are left zeros
+        let arrived = engine.hold(&vec![0u32; attention.counters().max(1)]);
+        for _ in 0..2 {
+            let out = engine.hold(&vec![f32::NAN; got.len()]).cast();
+            let counted = Attend { arrived: Some(arrived), out, ..attention };
+            // SAFETY: as above.
+            unsafe { counted.launch(&device, device.raw_stream()).unwrap() };
+            assert_eq!(bits(&engine.floats(counted.out.cast())), bits(&got));
+        }
     }
     assert!(split, "a decode step of 320 positions is split");
 }
@@ -277,6 +288,8 @@ fn raw_attend_refuses_bad_addresses_and_sizes() {
             ("out", |call| call.out = call.out.offset(8)),
             ("workspace", |call| call.workspace = Address::NULL),
             ("workspace", |call| call.workspace_bytes -= 4),
+            ("arrived", |call| call.arrived = Some(Address::NULL)),
+            ("arrived", |call| call.arrived = Some(Address::new(6))),
             ("split len", |call| call.split.len = 100),
             ("n_splits", |call| call.split.n_splits = 1),
             ("head_dim", |call| call.shape.head_dim = 264),

@@ -9,6 +9,7 @@ use super::batch::Call;
 use super::kv_cache::KvCache;
 use super::raw;
 use super::split::Split;
+use super::variant::MAX_DECODE_TILES;
 
 /// What decode kernels leave for the merge, made once for a shape and [`Limits`].
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct Workspace {
     split: Split,
     /// As [`raw::Attend::workspace`].
     memory: CudaSlice<f32>,
+    /// As [`raw::Attend::arrived`].
+    arrived: CudaSlice<u32>,
 }
 
 impl Workspace {
@@ -40,12 +43,14 @@ impl Workspace {
         let split =
             Split::choose(shape.n_kv_heads, limits.max_spans, limits.capacity, device.multiprocessors() as usize);
         let states = if split.n_splits == 1 { 0 } else { limits.max_rows * shape.n_q_heads * split.n_splits };
-        Ok(Workspace { shape, limits, split, memory: device.zeros(states * (shape.head_dim + 2))? })
+        let memory = device.zeros(states * (shape.head_dim + 2))?;
+        let arrived = device.zeros(limits.max_spans * shape.n_kv_heads * MAX_DECODE_TILES)?;
+        Ok(Workspace { shape, limits, split, memory, arrived })
     }
 
     /// Bytes allocated on the device.
     pub fn memory_bytes(&self) -> usize {
-        4 * self.memory.len()
+        4 * (self.memory.len() + self.arrived.len())
     }
 
     fn check(&self, call: &Call<'_>, rows: usize, capacity: usize) -> Result<()> {
@@ -113,6 +118,7 @@ pub fn attend<E: DeviceElement>(
         split,
         workspace: arguments.write("workspace", &mut workspace.memory)?,
         workspace_bytes: 0,
+        arrived: Some(arguments.write("workspace", &mut workspace.arrived)?),
     };
     attend.workspace_bytes = attend.workspace_bytes();
     arguments.launch(&attend)

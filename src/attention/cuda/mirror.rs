@@ -50,6 +50,7 @@ pub(super) struct AttendParams {
     pub(super) out: u64,
     pub(super) partial_out: u64,
     pub(super) partial_state: u64,
+    pub(super) arrived: u64,
     pub(super) n_q_heads: u32,
     pub(super) head_dim: u32,
     pub(super) out_dtype: u32,
@@ -108,7 +109,7 @@ layout!(
 );
 layout!(
     AttendParams,
-    176,
+    184,
     kv = 0,
     heads = 88,
     spans = 112,
@@ -116,12 +117,13 @@ layout!(
     out = 128,
     partial_out = 136,
     partial_state = 144,
-    n_q_heads = 152,
-    head_dim = 156,
-    out_dtype = 160,
-    split_len = 164,
-    n_splits = 168,
-    score_factor = 172
+    arrived = 152,
+    n_q_heads = 160,
+    head_dim = 164,
+    out_dtype = 168,
+    split_len = 172,
+    n_splits = 176,
+    score_factor = 180
 );
 layout!(
     WriteParams,
@@ -165,30 +167,30 @@ static MODULE_DECODE: Module = Module::new(
 );
 
 pub(super) const DECODE_BF16_128: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_bf16_128", 128, 36368, 176);
+    Kernel::new(&MODULE_DECODE, "attention_decode_bf16_128", 128, 36368, 184);
 pub(super) const DECODE_BF16_256: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_bf16_256", 128, 76816, 176);
+    Kernel::new(&MODULE_DECODE, "attention_decode_bf16_256", 128, 76816, 184);
 pub(super) const DECODE_BF16_64: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_bf16_64", 128, 19984, 176);
+    Kernel::new(&MODULE_DECODE, "attention_decode_bf16_64", 128, 19984, 184);
 pub(super) const DECODE_F16_128: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_f16_128", 128, 36368, 176);
+    Kernel::new(&MODULE_DECODE, "attention_decode_f16_128", 128, 36368, 184);
 pub(super) const DECODE_F16_256: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_f16_256", 128, 76816, 176);
+    Kernel::new(&MODULE_DECODE, "attention_decode_f16_256", 128, 76816, 184);
 pub(super) const DECODE_F16_64: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_f16_64", 128, 19984, 176);
+    Kernel::new(&MODULE_DECODE, "attention_decode_f16_64", 128, 19984, 184);
 pub(super) const DECODE_F32_128: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_f32_128", 128, 74416, 176);
+    Kernel::new(&MODULE_DECODE, "attention_decode_f32_128", 128, 74416, 184);
 pub(super) const DECODE_F32_256: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_f32_256", 128, 148144, 176);
+    Kernel::new(&MODULE_DECODE, "attention_decode_f32_256", 128, 148144, 184);
 pub(super) const DECODE_F32_64: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_f32_64", 128, 37552, 176);
+    Kernel::new(&MODULE_DECODE, "attention_decode_f32_64", 128, 37552, 184);
 pub(super) const DECODE_INT8_128: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_int8_128", 128, 50704, 176);
+    Kernel::new(&MODULE_DECODE, "attention_decode_int8_128", 128, 50704, 184);
 pub(super) const DECODE_INT8_256: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_int8_256", 128, 107536, 176);
+    Kernel::new(&MODULE_DECODE, "attention_decode_int8_256", 128, 107536, 184);
 pub(super) const DECODE_INT8_64: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_int8_64", 128, 26128, 176);
-pub(super) const MERGE: Kernel<AttendParams> = Kernel::new(&MODULE_DECODE, "attention_merge", 128, 0, 176);
+    Kernel::new(&MODULE_DECODE, "attention_decode_int8_64", 128, 26128, 184);
+pub(super) const MERGE: Kernel<AttendParams> = Kernel::new(&MODULE_DECODE, "attention_merge", 128, 0, 184);
 
 static MODULE_PREFILL: Module = Module::new(
     "attention/prefill",
@@ -210,29 +212,29 @@ static MODULE_PREFILL: Module = Module::new(
 );
 
 pub(super) const PREFILL_BF16_128: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_bf16_128", 128, 35440, 176);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_bf16_128", 128, 35440, 184);
 pub(super) const PREFILL_BF16_256: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_bf16_256", 128, 66160, 176);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_bf16_256", 128, 66160, 184);
 pub(super) const PREFILL_BF16_64: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_bf16_64", 128, 19056, 176);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_bf16_64", 128, 19056, 184);
 pub(super) const PREFILL_F16_128: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_f16_128", 128, 35440, 176);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_f16_128", 128, 35440, 184);
 pub(super) const PREFILL_F16_256: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_f16_256", 128, 66160, 176);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_f16_256", 128, 66160, 184);
 pub(super) const PREFILL_F16_64: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_f16_64", 128, 19056, 176);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_f16_64", 128, 19056, 184);
 pub(super) const PREFILL_F32_128: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_f32_128", 128, 66224, 176);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_f32_128", 128, 66224, 184);
 pub(super) const PREFILL_F32_256: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_f32_256", 128, 98992, 176);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_f32_256", 128, 98992, 184);
 pub(super) const PREFILL_F32_64: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_f32_64", 128, 49840, 176);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_f32_64", 128, 49840, 184);
 pub(super) const PREFILL_INT8_128: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_int8_128", 128, 52240, 176);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_int8_128", 128, 52240, 184);
 pub(super) const PREFILL_INT8_256: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_int8_256", 128, 82704, 176);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_int8_256", 128, 82704, 184);
 pub(super) const PREFILL_INT8_64: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_int8_64", 128, 27664, 176);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_int8_64", 128, 27664, 184);
 
 static MODULE_WRITE: Module = Module::new(
     "attention/write",

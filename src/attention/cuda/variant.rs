@@ -26,7 +26,7 @@ const PREFILL: [[Kernel<AttendParams>; 3]; 4] = [
 ];
 
 /// Row tiles up to which a span is still decoded: each reads K and V again, from the second-level cache.
-const MAX_DECODE_TILES: usize = 4;
+pub(super) const MAX_DECODE_TILES: usize = 4;
 
 /// An attention kernel and the shape of its launch.
 #[derive(Debug, Clone, Copy)]

@@ -5,7 +5,7 @@ use crate::attention::AttentionShape;
 use crate::attention::cuda::mirror::{AttendParams, MERGE};
 use crate::attention::cuda::split::Split;
 use crate::attention::cuda::variant::{Variant, select};
-use crate::device::{Access, Address, Buffer, Device, ElementKind, Enqueue, Queue, product};
+use crate::device::{Access, Address, Buffer, Device, ElementKind, Enqueue, Queue, or_null, product};
 use crate::error::{Error, Result};
 
 /// Attention of a call's tokens over what the cache holds: [`crate::attention::cuda::attend`] by addresses.
@@ -34,6 +34,9 @@ pub struct Attend {
     pub workspace: Address<f32>,
     /// Bytes at `workspace`.
     pub workspace_bytes: usize,
+    /// u32, [`Attend::counters`] of them: zeros before the first call, and left so. Parts of a context are merged by the block that comes last
+    /// then; None: by a launch of its own. The numbers are the same.
+    pub arrived: Option<Address<u32>>,
 }
 
 impl Attend {
@@ -41,6 +44,12 @@ impl Attend {
     /// split; 0 for spans of many tokens.
     pub fn workspace_bytes(&self) -> usize {
         product([self.states(), self.shape.head_dim.saturating_add(2), size_of::<f32>()])
+    }
+
+    /// Counters that the call needs at `arrived`; 0 where nothing is merged.
+    pub fn counters(&self) -> usize {
+        let Variant { grid, split, .. } = self.variant();
+        if split.n_splits == 1 { 0 } else { product([grid[1] as usize, grid[2] as usize]) }
     }
 
     fn states(&self) -> usize {
@@ -64,6 +73,7 @@ impl Attend {
             out: self.out.get(),
             partial_out: self.workspace.get(),
             partial_state: self.workspace.offset(sums).get(),
+            arrived: or_null(self.arrived),
             n_q_heads: self.shape.n_q_heads as u32,
             head_dim: self.shape.head_dim as u32,
             out_dtype: self.out_type as u32,
@@ -102,6 +112,9 @@ impl Enqueue for Attend {
         self.heads.name_buffers(&self.shape, self.spans.n_spans, show);
         self.kv.name_buffers(self.shape.head_dim, Access::Read, show);
         show(Buffer::write("workspace", self.workspace, self.workspace_bytes() / 4).aligned(16));
+        if let Some(arrived) = self.arrived {
+            show(Buffer::write("arrived", arrived, self.counters()));
+        }
     }
 
     fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
@@ -111,7 +124,7 @@ impl Enqueue for Attend {
         let Variant { kernel, grid, split } = self.variant();
         let params = self.params(split);
         queue.launch(kernel, grid, params)?;
-        if split.n_splits == 1 {
+        if split.n_splits == 1 || self.arrived.is_some() {
             return Ok(());
         }
         let grid = [params.n_q_heads.div_ceil(4), self.spans.longest as u32, self.spans.n_spans as u32];

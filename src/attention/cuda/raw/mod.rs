@@ -49,6 +49,7 @@
 //!     split: Split::choose(shape.n_kv_heads, slots, capacity, device.multiprocessors() as usize),
 //!     workspace: Address::new(0x7f20_0400_0000),
 //!     workspace_bytes: 0,
+//!     arrived: None,
 //! };
 //! call.workspace_bytes = call.workspace_bytes(); // what the engine must have there
 //! // SAFETY: the engine has this memory, and its stream is of the device's context.

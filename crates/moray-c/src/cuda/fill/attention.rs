@@ -133,6 +133,7 @@ impl Fill for MorayCudaAttend {
             split: Split::choose(n_kv_heads, self.max_spans, self.kv.capacity, multiprocessors),
             workspace: Address::NULL,
             workspace_bytes: 0,
+            arrived: None,
         };
         call.workspace_bytes = call.workspace_bytes();
         call.workspace = lent.write_within("workspace", self.workspace, call.workspace_bytes).cast();
