@@ -142,6 +142,22 @@ class Quantized:
         )  # fmt: skip
 
     @classmethod
+    def from_qqq(cls, b: Any, s_channel: Any, s_group: Any = None) -> Quantized:
+        """Reads the arrays of QQQ's checkpoints: b i32 [K / 16, 2 · N], s_channel f32 [1, N], s_group f16 [K / 128, N] or None for a scale for
+        each channel alone.
+
+        Raises:
+            LengthError, ShapeError: for arrays of other sizes.
+            UnsupportedError: unless N and K are multiples of 64.
+            InvalidValueError: for a scale that is not finite.
+        """
+        words = _memory.view("b", b, ("i32",), (None, None))
+        k, n = words.shape[0] * 16, words.shape[1] // 2
+        channel = _memory.view("s_channel", s_channel, ("f32",), (1, n))
+        group = _memory.optional("s_group", s_group, ("f16",), (k // 128, n))
+        return cls._create(lib.moray_import_qqq, words.memory, channel.memory, _memory.memory(group), n, k)
+
+    @classmethod
     def _exported(
         cls, layout: int, bits: int, n: int, k: int, words: _memory.View, scales: tuple[str, Any, tuple[int | None, ...]],
         zeros: tuple[str, Any], group_of: Any,

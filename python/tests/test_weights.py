@@ -108,6 +108,33 @@ def test_gptq_order_is_kept_by_the_packed_weight():
         Weight.borrow(quantized.pack(), 24, 256, quantized.format, order=np.full(256, 256, np.uint32))
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_qqq_arrays_match_their_definition(grouped):
+    n, k = 64, 256
+    codes = RNG.integers(0, 16, (n, k), np.uint8)
+    channel, group = RNG.random(n, np.float32) + 0.5, (RNG.random((n, 2)) + 0.5).astype(np.float16)
+    b = np.zeros((k // 16, 2 * n), np.uint32)
+    for column, i in np.ndindex(2 * n, 8):
+        lane, j = column % 128 // 4, column % 4
+        half = i // 2 % 2 if grouped else 1 - i % 2
+        row = column // 128 * 64 + 16 * j + 8 * half + lane // 4
+        inner = 4 * (lane % 4) + (2 * (i % 2) + i // 4 if grouped else i // 2)
+        stored = codes[row, inner::16].astype(np.uint32)
+        b[:, column] |= (stored if grouped else stored ^ 8) << np.uint32(4 * i)
+    positions = np.arange(n)
+    channels = positions // 32 * 32 + 2 * (positions % 32 // 8) + np.array([0, 1, 8, 9, 16, 17, 24, 25])[positions % 8]
+    s_channel = channel[channels][None] / (1 if grouped else 16)
+    s_group = np.ascontiguousarray(group[positions // 64 * 64 + positions % 64 // 8 + 8 * (positions % 8)].T) if grouped else None
+    quantized = Quantized.from_qqq(b.view(np.int32), s_channel.astype(np.float32), s_group)
+    q = codes.astype(np.float64) - 8
+    whole = np.round(q * np.repeat(group.astype(np.float64), 128, 1)) if grouped else q
+    assert np.allclose(quantized.dequantize(), channel.astype(np.float64)[:, None] * whole, rtol=2.0**-20)
+    with pytest.raises(moray.LengthError, match=r"s_channel: expected shape \[1, 64\], got \[1, 32\]"):
+        Quantized.from_qqq(b.view(np.int32), s_channel[:, :32].astype(np.float32).copy())
+    with pytest.raises(moray.UnsupportedError, match="qqq layout: expected N and K that are multiples of 64"):
+        Quantized.from_qqq(np.zeros((4, 64), np.int32), np.ones((1, 32), np.float32))
+
+
 def test_awq_and_compressed_tensors_arrays_match_their_definition():
     codes, zeros, scales, w = exported()
     interleaved = np.array([0, 2, 4, 6, 1, 3, 5, 7])

@@ -15,6 +15,9 @@ impl Device {
     /// orders its streams itself turns that off ([`CudaContext::disable_event_tracking`], with the promise that it asks for)
     /// before it allocates, and saves the calls.
     ///
+    /// [`CudaContext::per_thread_stream`] names another stream in each thread by one handle, which nothing tells apart: a program that uses
+    /// memory of such a stream in several threads waits between them itself.
+    ///
     /// A capture cannot wait for events. With tracking, a call in a capture takes memory that was allocated on the stream that
     /// is captured, and refuses that of another stream; without, it takes any. To replay a graph where its memory is there,
     /// and in order with what other streams do, is up to who launches it.

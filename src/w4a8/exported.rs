@@ -229,7 +229,7 @@ fn awq_unpacked(words: &[u32]) -> Vec<u8> {
 }
 
 /// \[rows, columns\] to \[columns, rows\].
-fn transpose<T: Copy>(values: &[T], columns: usize) -> Vec<T> {
+pub(super) fn transpose<T: Copy>(values: &[T], columns: usize) -> Vec<T> {
     let rows = values.len() / columns;
     (0..values.len()).map(|i| values[i % rows * columns + i / rows]).collect()
 }

@@ -1209,6 +1209,19 @@ MorayStatus moray_import_blocks(MorayBlock block,
 MorayStatus moray_import_exported(const MorayExported *arrays,
                                   MorayQuantized **out);
 
+// Reads the arrays of a matrix [N, K] in a checkpoint of QQQ's with the codes and scales that they have: `codes` i32 [K / 16, 2 * N] (its `B`),
+// `channel_scale` f32 [N] (`s_channel`), and `group_scale` f16 [K / 128, N] (`s_group`), left out where channels alone have scales. They become
+// per-channel weights, or QQQ's group form.
+//
+// Fails with `MORAY_STATUS_LENGTH` for an array of another size, `MORAY_STATUS_UNSUPPORTED` unless N and K are multiples of 64,
+// `MORAY_STATUS_SHAPE` unless K is one of 128 with groups, `MORAY_STATUS_VALUE` for a scale that is not finite.
+MorayStatus moray_import_qqq(MorayBytes codes,
+                             MorayBytes channel_scale,
+                             MorayBytes group_scale,
+                             size_t n,
+                             size_t k,
+                             MorayQuantized **out);
+
 // Says in which order the columns of a plain weight are: u32 [K], column j goes with input order[j]; nothing where every column goes
 // with its own. `moray_activations_quantize` takes it. It is there until the weight is destroyed.
 MorayStatus moray_quantized_order(const MorayQuantized *weight,

@@ -4,8 +4,9 @@ use crate::arguments::{MorayBytes, borrow, create, give, sized};
 use crate::dtype::{MorayDtype, with_dtype};
 use crate::quantized::MorayQuantized;
 use crate::status::{Fault, MorayStatus, Outcome, guard};
+use half::f16;
 use moray::element::Element;
-use moray::w4a8::{Bits, Block, ExportedArrays, ExportedLayout, StoredZeros};
+use moray::w4a8::{Bits, Block, ExportedArrays, ExportedLayout, QqqArrays, StoredZeros};
 
 /// A block type of GGUF files, by the number that they give it.
 pub type MorayBlock = u32;
@@ -136,6 +137,32 @@ unsafe fn read(arrays: &MorayExported) -> Outcome<MorayQuantized> {
     let exported = ExportedArrays { layout, n: arrays.n, k: arrays.k, bits, codes, scales: &scales, zeros };
     let (weight, order) = exported.unpack()?.into_weight(group_of)?;
     Ok(MorayQuantized { weight, order })
+}
+
+/// Reads the arrays of a matrix [N, K] in a checkpoint of QQQ's with the codes and scales that they have: `codes` i32 [K / 16, 2 * N] (its `B`),
+/// `channel_scale` f32 [N] (`s_channel`), and `group_scale` f16 [K / 128, N] (`s_group`), left out where channels alone have scales. They become
+/// per-channel weights, or QQQ's group form.
+///
+/// Fails with `MORAY_STATUS_LENGTH` for an array of another size, `MORAY_STATUS_UNSUPPORTED` unless N and K are multiples of 64,
+/// `MORAY_STATUS_SHAPE` unless K is one of 128 with groups, `MORAY_STATUS_VALUE` for a scale that is not finite.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moray_import_qqq(
+    codes: MorayBytes,
+    channel_scale: MorayBytes,
+    group_scale: MorayBytes,
+    n: usize,
+    k: usize,
+    out: *mut *mut MorayQuantized,
+) -> MorayStatus {
+    guard(|| {
+        // SAFETY: the caller's.
+        let (codes, channel) = unsafe { (codes.read("codes")?, channel_scale.read("channel_scale")?) };
+        // SAFETY: the caller's.
+        let group = unsafe { group_scale.optional::<f16>("group_scale")? };
+        let (codes, channel_scale, group_scale) = (codes.to_vec(), channel.to_vec(), group.map(<[f16]>::to_vec));
+        // SAFETY: the caller's.
+        unsafe { create(out, || Ok(QqqArrays { n, k, codes, channel_scale, group_scale }.weight()?.into())) }
+    })
 }
 
 /// Says in which order the columns of a plain weight are: u32 [K], column j goes with input order[j]; nothing where every column goes

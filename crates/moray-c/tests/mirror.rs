@@ -663,6 +663,16 @@ mod header {
         pub fn moray_import_exported(arrays: *const MorayExported, out: *mut *mut MorayQuantized) -> MorayStatus;
     }
     unsafe extern "C" {
+        pub fn moray_import_qqq(
+            codes: MorayBytes,
+            channel_scale: MorayBytes,
+            group_scale: MorayBytes,
+            n: usize,
+            k: usize,
+            out: *mut *mut MorayQuantized,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
         pub fn moray_quantized_order(weight: *const MorayQuantized, order: *mut MorayBytes) -> MorayStatus;
     }
     unsafe extern "C" {
@@ -1044,6 +1054,7 @@ fn signatures_of_the_header_match_the_crate() {
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_quantized_dequantize, moray_quantized_dequantize];
     let _: [unsafe extern "C" fn(_, _, _, _, _) -> _; 2] = [header::moray_import_blocks, moray_import_blocks];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_import_exported, moray_import_exported];
+    let _: [unsafe extern "C" fn(_, _, _, _, _, _) -> _; 2] = [header::moray_import_qqq, moray_import_qqq];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_quantized_order, moray_quantized_order];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_weight_pack, moray_weight_pack];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_pack, moray_pack];

@@ -120,10 +120,54 @@ static void check_bad_input(void) {
     CHECK(none == NULL);
 }
 
+enum { QQQ_N = 64, QQQ_K = 128 };
+
+/* Places a matrix by QQQ's tables, with groups and without, and reads its numbers. */
+static void check_qqq(int grouped) {
+    static const size_t CHANNELS[] = {0, 1, 8, 9, 16, 17, 24, 25};
+    static uint32_t words[QQQ_K / 16 * 2 * QQQ_N];
+    static float channel[QQQ_N], w[QQQ_N * QQQ_K];
+    static uint16_t group[QQQ_N]; /* f16: 1 + n / 64 */
+    for (size_t at = 0; at < QQQ_K / 16 * 2 * QQQ_N; at++) {
+        size_t lane = at % 128 / 4, j = at % 4;
+        words[at] = 0;
+        for (size_t i = 0; i < 8; i++) {
+            size_t b = grouped ? i / 2 % 2 : 1 - i % 2, dk = grouped ? 4 * (lane % 4) + 2 * (i % 2) + i / 4 : 4 * (lane % 4) + i / 2;
+            uint32_t code = code_at(16 * j + 8 * b + lane / 4, at / 128 * 16 + dk);
+            put(words, at, i, grouped ? code : code - 8);
+        }
+    }
+    for (size_t p = 0; p < QQQ_N; p++) {
+        size_t c = p / 32 * 32 + 2 * (p % 32 / 8) + CHANNELS[p % 8], g = p / 8 + 8 * (p % 8);
+        channel[p] = (1.0f + (float)c) / (grouped ? 1 : 16), group[p] = (uint16_t)(0x3c00 + 16 * g);
+    }
+    MorayQuantized *weight;
+    OK(moray_import_qqq(BYTES(words), BYTES(channel), grouped ? BYTES(group) : NONE, QQQ_N, QQQ_K, &weight));
+    OK(moray_quantized_dequantize(weight, BYTES_MUT(w)));
+    for (size_t n = 0; n < QQQ_N; n++)
+        for (size_t k = 0; k < QQQ_K; k++) {
+            float code = (float)code_at(n, k) - 8;
+            CHECK(w[n * QQQ_K + k] == (1.0f + (float)n) * (grouped ? rintf(code * (1 + (float)n / 64)) : code));
+        }
+    moray_quantized_destroy(weight);
+
+    MorayQuantized *none = NULL;
+    MorayBytes short_codes = {words, sizeof words - 4}, short_channel = {channel, sizeof channel - 4}, short_group = {group, sizeof group - 2};
+    REFUSED(MORAY_STATUS_LENGTH, "codes: expected", moray_import_qqq(short_codes, BYTES(channel), NONE, QQQ_N, QQQ_K, &none));
+    REFUSED(MORAY_STATUS_LENGTH, "channel scales: expected 64 elements, got 63", moray_import_qqq(BYTES(words), short_channel, NONE, QQQ_N, QQQ_K, &none));
+    REFUSED(MORAY_STATUS_LENGTH, "group scales: expected 64 elements, got 63", moray_import_qqq(BYTES(words), BYTES(channel), short_group, QQQ_N, QQQ_K, &none));
+    REFUSED(MORAY_STATUS_UNSUPPORTED, "qqq layout: expected N and K that are multiples of 64, got [32, 128]", moray_import_qqq(BYTES(words), BYTES(channel), NONE, 32, QQQ_K, &none));
+    REFUSED(MORAY_STATUS_UNSUPPORTED, "qqq layout: expected", moray_import_qqq(BYTES(words), BYTES(channel), NONE, 0, 0, &none));
+    REFUSED(MORAY_STATUS_NULL, "codes: expected", moray_import_qqq((MorayBytes){NULL, sizeof words}, BYTES(channel), NONE, QQQ_N, QQQ_K, &none));
+    CHECK(none == NULL);
+}
+
 int main(void) {
     for (MorayExporter layout = MORAY_LAYOUT_GPTQ; layout <= MORAY_LAYOUT_COMPRESSED_TENSORS; layout++) check_layout(layout);
     check_order();
     check_bad_input();
+    check_qqq(0);
+    check_qqq(1);
     puts("import: ok");
     return 0;
 }
