@@ -69,6 +69,8 @@ impl Slot {
 pub(super) struct ByPrompt {
     rule: Arc<dyn PromptRule>,
     refresh: RefreshOptions,
+    /// Whether the rule is settled anew with each renewal.
+    resettles: bool,
     n_layers: usize,
     d_ff: usize,
     slots: Vec<Slot>,
@@ -82,7 +84,11 @@ impl ByPrompt {
         let (n_layers, d_ff) = (sizes.model.n_layers, sizes.model.d_ff);
         let words = if sizes.slots > 1 { sizes.max_tokens * d_ff.div_ceil(64) } else { 0 };
         let slots = (0..sizes.slots).map(|_| Slot::new(&*rule, n_layers, d_ff)).collect::<Result<_>>()?;
-        Ok(ByPrompt { rule, refresh, n_layers, d_ff, slots, masks: vec![0; words] })
+        Ok(ByPrompt { rule, refresh, resettles: false, n_layers, d_ff, slots, masks: vec![0; words] })
+    }
+
+    pub(super) fn resettling(self, resettles: bool) -> Self {
+        ByPrompt { resettles, ..self }
     }
 
     fn check(&self, layer: usize, spans: &[Span]) -> Result<()> {
@@ -174,10 +180,11 @@ impl Policy for ByPrompt {
     }
 
     fn begin_generation(&mut self, slot: usize) -> Result<()> {
-        let (rule, options) = (Arc::clone(&self.rule), self.refresh);
+        let (rule, options, resettles) = (Arc::clone(&self.rule), self.refresh, self.resettles);
         let state = self.slot_mut(slot)?;
         if let Slot::Prompt(layers) = state {
-            *state = Slot::Generation(Refresh::new(rule.settle(layers)?, layers.clone(), options)?);
+            let refresh = Refresh::new(rule.settle(layers)?, layers.clone(), options)?;
+            *state = Slot::Generation(if resettles { refresh.resettled_by(rule) } else { refresh });
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ const INPUTS_A_DIRECTION: usize = 12;
 /// \[tokens, d_ff\], `norms` f32 \[d_ff\].
 ///
 /// # Errors
-/// As [`LowRank::fit`] and [`LowRank::trained`], and [`Error::Value`] for a fraction outside (0, 1].
+/// As [`LowRank::fit_and_train`], and [`Error::Value`] for a fraction outside (0, 1].
 ///
 /// # Source
 /// Deja Vu (ICML 2023): two linear maps without a function between them, here a twelfth of d_model wide, and first the best of their rank under a
@@ -38,8 +38,8 @@ pub fn deja_vu(
         let x = &inputs[layer.saturating_sub(usize::from(ahead))];
         let d = x.len() / (hidden.len() / d_ff).max(1);
         let labels = labels(hidden, norms, k);
-        let fitted = LowRank::fit(x, &labels, (d, d_ff), (d / INPUTS_A_DIRECTION).max(8))?;
-        let predictor = fitted.trained(x, &labels, training)?;
+        let rank = (d / INPUTS_A_DIRECTION).max(8);
+        let predictor = LowRank::fit_and_train(x, &labels, (d, d_ff), rank, training)?;
         layers.push(PredictedLayer { predictor, units: Vec::new() });
     }
     Predicted::new(layers, k, ahead)

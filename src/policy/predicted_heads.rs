@@ -69,7 +69,7 @@ impl PredictedHeads {
 /// of the MLP before. `inputs` are f32 \[tokens, d_model\] of each layer's MLP, `outputs` f32 \[tokens, n_q_heads · head_dim\] of each layer's attention.
 ///
 /// # Errors
-/// As [`LowRank::fit`] and [`LowRank::trained`], and [`Error::Value`] for a fraction outside (0, 1].
+/// As [`LowRank::fit_and_train`], and [`Error::Value`] for a fraction outside (0, 1].
 pub fn predicted_heads(
     inputs: &[Vec<f32>],
     outputs: &[Vec<f32>],
@@ -85,8 +85,8 @@ pub fn predicted_heads(
         // nothing is known before the first layer: inputs that never vary leave the bias
         let none = vec![0.0; if layer == 0 { tokens * d } else { 0 }];
         let x = if layer == 0 { &none } else { &inputs[layer - 1] };
-        let fitted = LowRank::fit(x, &labels, (d, n_heads), n_heads)?;
-        layers.push(if layer == 0 { fitted } else { fitted.trained(x, &labels, training)? });
+        let training = if layer == 0 { Training::NONE } else { training };
+        layers.push(LowRank::fit_and_train(x, &labels, (d, n_heads), n_heads, training)?);
     }
     PredictedHeads::new(layers, k)
 }

@@ -49,6 +49,7 @@ impl RefreshOptions {
 pub struct Refreshed {
     rule: Arc<dyn PromptRule>,
     options: RefreshOptions,
+    resettles: bool,
 }
 
 impl Refreshed {
@@ -58,7 +59,13 @@ impl Refreshed {
     /// As [`RefreshOptions::check`].
     pub fn new(rule: impl PromptRule + 'static, options: RefreshOptions) -> Result<Self> {
         options.check()?;
-        Ok(Refreshed { rule: Arc::new(rule), options })
+        Ok(Refreshed { rule: Arc::new(rule), options, resettles: false })
+    }
+
+    /// Settles the rule anew with each renewal, by the mixed statistics as by a prompt's: the thresholds of [`TdaQuantile`] keep its share then, where
+    /// those of the prompt would keep fewer, because few tokens leave most of a statistic to few neurons.
+    pub fn resettled(self) -> Self {
+        Refreshed { resettles: true, ..self }
     }
 }
 
@@ -92,13 +99,13 @@ impl Refreshed {
 
     pub(super) fn make_tda(arguments: &Arguments, _: &ModelSizes) -> Policies {
         let (options, between) = of_average(arguments.fraction, arguments.tokens)?;
-        Ok(vec![Arc::new(Refreshed::new(TdaQuantile::new(between)?, options)?)])
+        Ok(vec![Arc::new(Refreshed::new(TdaQuantile::new(between)?, options)?.resettled())])
     }
 }
 
 impl PolicyConfig for Refreshed {
     fn policy(&self, sizes: &Sizes) -> Result<Box<dyn Policy>> {
-        Ok(Box::new(ByPrompt::new(Arc::clone(&self.rule), self.options, sizes)?))
+        Ok(Box::new(ByPrompt::new(Arc::clone(&self.rule), self.options, sizes)?.resettling(self.resettles)))
     }
 }
 
@@ -112,6 +119,8 @@ impl PolicyConfig for Refreshed {
 #[derive(Debug, Clone)]
 pub struct Refresh {
     rule: Arc<dyn LayerRule>,
+    /// What settles the rule anew with each renewal, if anything does.
+    prompt_rule: Option<Arc<dyn PromptRule>>,
     options: RefreshOptions,
     prompt: Vec<PromptStatistic>,
     recent: Vec<PromptStatistic>,
@@ -133,7 +142,12 @@ impl Refresh {
         let lists = prompt.iter().enumerate().map(|(l, s)| rule.list(l, s)).collect::<Result<_>>()?;
         let mut recent = prompt.clone();
         recent.iter_mut().for_each(PromptStatistic::clear);
-        Ok(Refresh { rule, options, prompt, recent, lists, generated: 0, renewed: 0 })
+        Ok(Refresh { rule, prompt_rule: None, options, prompt, recent, lists, generated: 0, renewed: 0 })
+    }
+
+    /// Settles its rule anew with each renewal.
+    pub fn resettled_by(self, prompt_rule: Arc<dyn PromptRule>) -> Self {
+        Refresh { prompt_rule: Some(prompt_rule), ..self }
     }
 
     /// A layer's neurons.
@@ -169,10 +183,15 @@ impl Refresh {
         let due = self.options.every > 0 && (self.generated + 1) % self.options.every == 0;
         let mut renewed = 0;
         if due {
+            let pairs = self.prompt.iter().zip(&self.recent);
+            let mixed = pairs.map(|(prompt, recent)| prompt.mixed(recent, self.options.recent_weight));
+            let mixed = mixed.collect::<Result<Vec<_>>>()?;
+            let rule = self.prompt_rule.as_ref().map_or(Ok(Arc::clone(&self.rule)), |rule| rule.settle(&mixed))?;
             let mut lists = Vec::with_capacity(self.lists.len());
-            for (layer, (prompt, recent)) in self.prompt.iter().zip(&self.recent).enumerate() {
-                lists.push(self.rule.list(layer, &prompt.mixed(recent, self.options.recent_weight)?)?);
+            for (layer, mixed) in mixed.iter().enumerate() {
+                lists.push(rule.list(layer, mixed)?);
             }
+            self.rule = rule;
             for (old, new) in self.lists.iter_mut().zip(lists) {
                 if self.options.drift.is_none_or(|drift| old.jaccard(&new) < f64::from(drift)) && *old != new {
                     *old = new;

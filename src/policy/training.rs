@@ -9,7 +9,7 @@ use crate::sparse_mlp::check_finite;
 /// How predictors are trained, see [`LowRank::trained`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Training {
-    /// Passes over the text.
+    /// Passes over the text, at most where what is held out says how many serve.
     pub epochs: usize,
     /// The order of the tokens follows from it.
     pub seed: u64,
@@ -38,54 +38,95 @@ const EPSILON: f32 = 1e-8;
 const LOGITS: f32 = 6.0;
 
 impl LowRank {
-    /// Trains a predictor of labels 0 and 1, \[tokens, n\], by x \[tokens, d\], from where it stands. The loss is the weighted binary cross entropy
-    /// of σ(y),
+    /// Fits a predictor of labels 0 and 1, \[tokens, n\], by x \[tokens, d\], through at most `rank` directions ([`LowRank::fit`]), and trains it from there
+    /// ([`LowRank::trained`]) for as many epochs as serve: the last eighth of the tokens is held out first, a predictor is fitted to the others and
+    /// trained, and the number of epochs, `training.epochs` at most, the least where equal, is taken after which it finds most of the held-out tokens' ones among as
+    /// many of its highest predictions. None may be best.
+    ///
+    /// # Errors
+    /// As [`LowRank::fit`], and [`Error::Value`] for labels of which none is 1.
+    pub fn fit_and_train(
+        x: &[f32],
+        labels: &[f32],
+        (d, n): (usize, usize),
+        rank: usize,
+        training: Training,
+    ) -> Result<LowRank> {
+        let whole = LowRank::fit(x, labels, (d, n), rank)?;
+        let tokens = x.len() / d;
+        if training.epochs == 0 || tokens < 2 * HELD_OUT {
+            return Ok(whole);
+        }
+        let (seen, held_out) = x.split_at((tokens - tokens / HELD_OUT) * d);
+        let (seen_labels, held_out_labels) = labels.split_at(seen.len() / d * n);
+        let start = LowRank::fit(seen, seen_labels, (d, n), rank)?;
+        let mut best = (start.recall(held_out, held_out_labels), 0);
+        start.passes(seen, seen_labels, training, &mut |epoch, predictor| {
+            let recall = predictor.recall(held_out, held_out_labels);
+            if recall > best.0 {
+                best = (recall, epoch);
+            }
+        })?;
+        whole.trained(x, labels, Training { epochs: best.1, ..training })
+    }
+
+    /// Trains a predictor of labels 0 and 1, \[tokens, n\], by x \[tokens, d\], from where it stands. The loss is the weighted binary cross entropy of
+    /// σ(y),
     ///
     /// ```text
     /// Σ −w·label·ln σ(y) − (1 − label)·ln(1 − σ(y)),    w = (1 − q) / q,    q the share of ones
     /// ```
     ///
-    /// and the steps are Adam's, over 64 tokens each. The last eighth of the tokens is held out: of all epochs, the start among them, that one is
-    /// kept, the first where equal, that finds most of the held-out tokens' ones among as many of its highest predictions. Without an epoch, or
-    /// with fewer than 16 tokens, nothing is changed; otherwise predictions are logits afterwards.
+    /// and the steps are Adam's, over 64 tokens each, in an order that follows from the seed. Without an epoch nothing is changed, nor where all labels
+    /// are 1; otherwise predictions are logits afterwards.
     ///
     /// # Errors
-    /// [`Error::Length`] unless both have the same whole tokens, [`Error::Value`] for numbers that are not finite and labels of which none or all
-    /// are 1.
+    /// [`Error::Length`] unless both have the same whole tokens, [`Error::Value`] for numbers that are not finite and labels of which none is 1.
     ///
     /// # Source
     /// Deja Vu (ICML 2023), whose predictors are trained by weighted binary cross entropy; the optimizer: Kingma and Ba (2015).
     pub fn trained(self, x: &[f32], labels: &[f32], training: Training) -> Result<LowRank> {
+        let mut last = None;
+        self.passes(x, labels, training, &mut |epoch, predictor| {
+            if epoch == training.epochs {
+                last = Some(predictor.clone());
+            }
+        })?;
+        Ok(last.unwrap_or(self))
+    }
+
+    /// Trains it, and shows it after each epoch, counted from 1.
+    fn passes(
+        &self,
+        x: &[f32],
+        labels: &[f32],
+        training: Training,
+        after: &mut dyn FnMut(usize, &LowRank),
+    ) -> Result<()> {
         let [d, _, n] = self.sizes();
         let tokens = x.len() / d;
         check_len("calibration inputs", tokens * d, x.len())?;
         check_len("calibration labels", tokens * n, labels.len())?;
         [x, labels].into_iter().try_for_each(|values| check_finite("calibration", values))?;
-        if training.epochs == 0 || tokens < 2 * HELD_OUT {
-            return Ok(self);
+        let share = (labels.iter().map(|&label| f64::from(label)).sum::<f64>() / labels.len().max(1) as f64) as f32;
+        if training.epochs == 0 || share == 1.0 {
+            return Ok(());
         }
-        let share = (labels.iter().map(|&label| f64::from(label)).sum::<f64>() / labels.len() as f64) as f32;
         if !(share > 0.0 && share < 1.0) {
-            // whatever it predicts is right
-            return if share == 1.0 { Ok(self) } else { Err(no_ones(share)) };
+            let expected = "a number above 0 and no more than 1";
+            return Err(Error::Value { what: "share of labels that are 1", expected, got: share });
         }
-        let (seen, held_out) = x.split_at((tokens - tokens / HELD_OUT) * d);
-        let (seen_labels, held_out_labels) = labels.split_at(seen.len() / d * n);
-        let mut trainer = Trainer::new(self.scaled_to_logits(x, share), share);
-        let mut best = (trainer.predictor.recall(held_out, held_out_labels), trainer.predictor.clone());
-        let mut order: Vec<usize> = (0..seen.len() / d).collect();
+        let mut trainer = Trainer::new(self.clone().scaled_to_logits(x, share), share);
+        let mut order: Vec<usize> = (0..tokens).collect();
         for epoch in 0..training.epochs {
             let start = split_mix(training.seed ^ split_mix(epoch as u64));
             order.sort_unstable_by_key(|&token| (split_mix(start ^ token as u64), token));
             for batch in order.chunks(BATCH) {
-                trainer.step(batch, seen, seen_labels);
+                trainer.step(batch, x, labels);
             }
-            let recall = trainer.predictor.recall(held_out, held_out_labels);
-            if recall > best.0 {
-                best = (recall, trainer.predictor.clone());
-            }
+            after(epoch + 1, &trainer.predictor);
         }
-        Ok(best.1)
+        Ok(())
     }
 
     /// The same order of predictions as logits, what lies between the matrices being about 1 for a token of x.
@@ -128,10 +169,6 @@ impl LowRank {
         }
         found as f64 / ones.max(1) as f64
     }
-}
-
-fn no_ones(got: f32) -> Error {
-    Error::Value { what: "share of labels that are 1", expected: "a number above 0", got }
 }
 
 /// A predictor with the means of its gradients.

@@ -254,30 +254,29 @@ fn own_largest(x: &[f32], n: usize, k: usize) -> Vec<f32> {
 }
 
 #[test]
-fn training_finds_as_many_held_out_ones_as_the_start_or_more_and_depends_on_the_seed_alone() {
-    let (tokens, n, held_out) = (320, 12, 40);
+fn training_finds_more_ones_of_other_tokens_and_depends_on_the_seed_alone() {
+    let (tokens, n) = (320, 12);
     let mut better = 0;
     for seed in 0..6 {
         let random = &mut Random::new(seed);
-        let x = random.weights(tokens * n, 1.0);
-        let labels = own_largest(&x, n, 3);
+        let (x, fresh) = (random.weights(tokens * n, 1.0), random.weights(tokens * n, 1.0));
+        let (labels, fresh_labels) = (own_largest(&x, n, 3), own_largest(&fresh, n, 3));
         // fitted to few tokens, so that there is something left to learn
         let start = LowRank::fit(&x[..20 * n], &labels[..20 * n], (n, n), n).unwrap();
         let trained = |seed| start.clone().trained(&x, &labels, Training { epochs: 60, seed }).unwrap();
         let found = trained(1);
-        let recall = |predictor: &LowRank| {
-            let at = (tokens - held_out) * n;
-            predictor.recall(&x[at..], &labels[at..])
-        };
-        assert!(recall(&found) >= recall(&start), "{seed}");
-        if recall(&found) > recall(&start) + 0.01 {
-            better += 1;
-            assert_ne!(found, trained(2));
-        }
+        let recall = |predictor: &LowRank| predictor.recall(&fresh, &fresh_labels);
+        better += usize::from(recall(&found) > recall(&start) + 0.01);
         assert_eq!(found, trained(1));
+        assert_ne!(found, trained(2));
         assert_eq!(start.clone().trained(&x, &labels, Training::NONE).unwrap(), start);
+        // what it is fitted to has all there is to learn: training may add nothing, and takes little away
+        let fit = |training| LowRank::fit_and_train(&x, &labels, (n, n), 6, training).unwrap();
+        let (fitted, both) = (fit(Training::NONE), fit(Training::STANDARD));
+        assert_eq!(fitted, LowRank::fit(&x, &labels, (n, n), 6).unwrap());
+        assert!(recall(&both) > recall(&fitted) - 0.02, "{seed}: {} {}", recall(&both), recall(&fitted));
     }
-    assert!(better >= 4, "{better} of 6");
+    assert_eq!(better, 6);
     let (x, n) = (vec![1.0; 64], 2);
     let start = LowRank::fit(&x, &[1.0; 64], (2, n), 1).unwrap();
     assert_eq!(start.clone().trained(&x, &[1.0; 64], Training::STANDARD).unwrap(), start, "all are ones");

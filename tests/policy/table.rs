@@ -5,8 +5,8 @@ use std::sync::Arc;
 use moray::Error;
 use moray::attention::Span;
 use moray::policy::{
-    Array, Chosen, Context, Found, Kept, ModelSizes, Named, Observed, PolicyConfig, Projection, Site, Sizes, TABLE,
-    Values, Wanted, cett_of_dropping, help,
+    Array, Calibration, CatsCalibrator, Chosen, Context, Found, Kept, Magnitude, ModelSizes, Named, Observed,
+    PolicyConfig, Projection, Site, Sizes, TABLE, TealCalibrator, TopK, Values, Wanted, cett_of_dropping, help,
 };
 use moray::sparse_mlp::{Activation, Selection, Shape, Weights};
 
@@ -148,7 +148,7 @@ fn a_refreshed_policy_keeps_its_share_on_average() {
     let n = 1000;
     let random = &mut Random::new(6);
     let rows = random.weights(64 * n, 1.0);
-    for (text, every) in [("griffin-refresh:0.5", 32), ("griffin-refresh:0.5:8", 8), ("griffin-refresh:0.5:16", 16)] {
+    for (text, every) in [("griffin-refresh:0.5", 32), ("griffin-refresh:0.5:8", 8), ("tda-refresh:0.5:16", 16)] {
         let config = Named::parse(Site::Neurons, text).unwrap().make(&mut Known::new()).unwrap().remove(0);
         let mut policy = config.policy(&sizes(1, n)).unwrap();
         policy.observe(0, &token(0, 0), &Observed::new(&rows[..n], n, n)).unwrap();
@@ -171,6 +171,34 @@ fn a_refreshed_policy_keeps_its_share_on_average() {
     }
     let refused = Named::parse(Site::Neurons, "tda-refresh:0.1").unwrap().make(&mut Known::new());
     assert!(matches!(refused, Err(Error::Value { what: "kept fraction", .. })));
+}
+
+#[test]
+fn policies_by_name_are_those_of_their_calibrators() {
+    let known = Known::new();
+    let made = |site, text: &str| format!("{:?}", Named::parse(site, text).unwrap().make(&mut Known::new()).unwrap());
+    let observed = |calibration: &mut dyn FnMut(usize, &[f32]), values: &[f32], width: usize| {
+        (0..2).for_each(|layer| values.chunks(width).for_each(|token| calibration(layer, token)));
+    };
+    let mut cats = CatsCalibrator::new(2).unwrap();
+    observed(&mut |layer, gate| cats.observe(layer, gate).unwrap(), &known.gate, D_FF);
+    assert_eq!(made(Site::Neurons, "cats:0.3"), format!("[{:?}]", cats.finish(0.3).unwrap()));
+    let mut magnitude = Magnitude::of_neurons(2, D_FF).unwrap();
+    observed(&mut |layer, values| magnitude.observe(layer, values).unwrap(), &known.hidden, D_FF);
+    assert_eq!(made(Site::Neurons, "static:0.3"), format!("[{:?}]", magnitude.finish(0.3).unwrap()));
+    let mut heads = Magnitude::of_heads(2, sizes(2, D_FF).model.attention).unwrap();
+    observed(&mut |layer, values| heads.observe(layer, values).unwrap(), &known.out, 32);
+    assert_eq!(made(Site::Heads, "static:0.5"), format!("[{:?}]", heads.finish(0.5).unwrap()));
+    let teal = |projection| {
+        let mut teal = TealCalibrator::new(projection, 2).unwrap();
+        let (values, width) = if projection == Projection::Down { (&known.hidden, D_FF) } else { (&known.out, 32) };
+        observed(&mut |layer, values| teal.observe(layer, values).unwrap(), values, width);
+        format!("{:?}", teal.finish(0.3).unwrap())
+    };
+    assert_eq!(made(Site::INPUTS[0], "teal:0.3"), format!("[{}]", Projection::ALL.map(teal).join(", ")));
+    let norms = (0..2).flat_map(|_| known.weights.down_norms()).collect::<Vec<_>>();
+    let oracle = TopK::by_contribution(0.3, D_FF, norms.chunks(D_FF).map(<[f32]>::to_vec).collect()).unwrap();
+    assert_eq!(made(Site::Neurons, "oracle:0.3"), format!("[{oracle:?}]"));
 }
 
 #[test]
