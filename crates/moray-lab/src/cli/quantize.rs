@@ -10,8 +10,9 @@ use super::eval::read_text;
 use super::switches::CALIBRATION_TEXT;
 use super::{progress_bar, written};
 use crate::checkpoint::Checkpoint;
+use crate::choices;
 use crate::error::{Error, Result};
-use crate::quantize::{FormatName, Job, Layout, Method, Options, Report, Stage};
+use crate::quantize::{FormatName, Job, Layout, Method, Options, Questions, Report, Stage};
 
 /// Tokens that the result is scored on at most by default.
 const SCORED_TOKENS: usize = 16_384;
@@ -75,6 +76,9 @@ pub struct Arguments {
     /// Tokens to score at most; 0 for none.
     #[arg(long, default_value_t = SCORED_TOKENS)]
     pub scored_tokens: usize,
+    /// Multiple-choice questions that the result and the model in 16 bits answer, as in `moray choices`; none by default.
+    #[arg(long, allow_hyphen_values = true)]
+    pub items: Option<PathBuf>,
     /// Threads; all cores by default.
     #[arg(long)]
     pub threads: Option<usize>,
@@ -166,6 +170,7 @@ pub fn quantize(arguments: &Arguments) -> Result<(PathBuf, Report)> {
         None => Vec::new(),
     };
     scored.truncate(arguments.scored_tokens);
+    let items = arguments.items.as_deref().map(choices::read).transpose()?;
     let job = Job {
         cpu: &cpu,
         checkpoint: &checkpoint,
@@ -173,6 +178,7 @@ pub fn quantize(arguments: &Arguments) -> Result<(PathBuf, Report)> {
         layout: arguments.layout,
         calibration,
         evaluation: (scored.len() >= 2).then_some(&scored),
+        questions: items.as_deref(),
         out: &arguments.out,
     };
     for warning in job.warnings() {
@@ -184,7 +190,7 @@ pub fn quantize(arguments: &Arguments) -> Result<(PathBuf, Report)> {
         if now != stage {
             stage = now;
             bar.reset();
-            bar.set_message("scoring");
+            bar.set_message(if now == Stage::Asking { "asking" } else { "scoring" });
         }
         bar.set_length(total as u64);
         bar.set_position(done as u64);
@@ -224,6 +230,17 @@ fn write_report(path: &std::path::Path, report: &Report, out: &mut dyn Write) ->
         report.quantize_seconds,
         report.calibration_tokens
     )?;
+    if let Some(Questions { quantized, dense }) = &report.questions {
+        writeln!(
+            out,
+            "{} questions: {:.1}% ± {:.1}% right, in 16 bits {:.1}%, {:.1}% by chance",
+            quantized.items,
+            quantized.accuracy_percent,
+            quantized.accuracy_percent_se,
+            dense.accuracy_percent,
+            quantized.by_chance_percent
+        )?;
+    }
     let Some(quality) = &report.quality else { return Ok(()) };
     write!(out, "perplexity {:.3} ± {:.3}", quality.perplexity, quality.perplexity_se)?;
     if let Some(dense) = &quality.dense {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use moray::Cpu;
-use moray::llama::Settings;
+use moray::llama::{Model, Settings};
 
 use super::directory::{ALGORITHM, Directory, Identity, LayerRecord, Layout, SiteRecord, fingerprint, to_json};
 use super::forward::Pass;
@@ -13,11 +13,12 @@ use super::layer::{FloatLayer, Site};
 use super::options::{Method, Options};
 use super::outliers::{Peaks, layer_peaks};
 use super::pipeline::{Streams, pass_layer, quantize_layer};
-use super::report::{Report, Size, html};
+use super::report::{Questions, Report, Size, html};
 use super::smooth::smooth_layer;
 use super::source::Source;
 use crate::activations::ActivationScheme;
 use crate::checkpoint::Checkpoint;
+use crate::choices::{Item, score};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, Runner, Scored, Text, evaluate};
 use crate::load::{Form, LoadOptions, forward_config, load_cpu};
@@ -41,6 +42,8 @@ pub struct Job<'a> {
     pub calibration: &'a [u32],
     /// Tokens that the result is scored on; none for no score.
     pub evaluation: Option<&'a [u32]>,
+    /// Multiple-choice questions that the result and the model answer; none where nothing is asked.
+    pub questions: Option<&'a [Item]>,
     /// Where the result goes.
     pub out: &'a Path,
 }
@@ -52,6 +55,8 @@ pub enum Stage {
     Layers,
     /// Tokens scored.
     Scoring,
+    /// Questions asked.
+    Asking,
 }
 
 impl Job<'_> {
@@ -93,7 +98,15 @@ impl Job<'_> {
         let seconds = start.elapsed().as_secs_f64();
         let result = Checkpoint::open(directory.path())?;
         let start = Instant::now();
-        let quality = self.evaluation.map(|tokens| self.evaluate(&result, tokens, progress)).transpose()?;
+        let both = match (self.evaluation, self.questions) {
+            (None, None) => None,
+            _ => Some(self.loaded(&result)?),
+        };
+        let quality = both.as_ref().zip(self.evaluation);
+        let quality = quality.map(|(models, tokens)| self.evaluate(models, tokens, progress)).transpose()?;
+        let questions = both.as_ref().zip(self.questions);
+        let questions = questions.map(|(models, items)| self.ask(models, items, progress)).transpose()?;
+        drop(both);
         let report = Report {
             model: self.checkpoint.path().into(),
             options: self.options,
@@ -102,6 +115,7 @@ impl Job<'_> {
             layers: records,
             size: Size::of(self.checkpoint, &result)?,
             quality,
+            questions,
             quantize_seconds: seconds,
             evaluate_seconds: start.elapsed().as_secs_f64(),
             peak_memory_bytes: crate::machine::peak_memory_bytes(),
@@ -160,12 +174,8 @@ impl Job<'_> {
         }
     }
 
-    fn evaluate(
-        &self,
-        result: &Checkpoint,
-        tokens: &[u32],
-        progress: &mut dyn FnMut(Stage, usize, usize),
-    ) -> Result<Evaluation> {
+    /// The result and the model in 16 bits.
+    fn loaded(&self, result: &Checkpoint) -> Result<[Model<Cpu>; 2]> {
         let load = |checkpoint, weights| {
             load_cpu(
                 checkpoint,
@@ -173,12 +183,38 @@ impl Job<'_> {
                 |_, _| (),
             )
         };
-        let run = load(result, WeightScheme::AsFile)?;
-        let dense = load(self.checkpoint, WeightScheme::Dense)?;
+        Ok([load(result, WeightScheme::AsFile)?, load(self.checkpoint, WeightScheme::Dense)?])
+    }
+
+    /// Asks both models the same questions.
+    fn ask(
+        &self,
+        models: &[Model<Cpu>; 2],
+        items: &[Item],
+        progress: &mut dyn FnMut(Stage, usize, usize),
+    ) -> Result<Questions> {
+        let tokenizer = self.checkpoint.tokenizer()?;
+        let limit = self.checkpoint.config().context_length;
+        let mut ask = |index: usize| {
+            let runner = Runner { device: self.cpu, model: &models[index], settings: Settings::dense(limit) };
+            let mut progress =
+                |done: usize| progress(Stage::Asking, index * items.len() + done, models.len() * items.len());
+            score(&runner, &tokenizer, (self.bos(), limit), items, &mut progress)
+        };
+        Ok(Questions { quantized: ask(0)?, dense: ask(1)? })
+    }
+
+    fn evaluate(
+        &self,
+        models: &[Model<Cpu>; 2],
+        tokens: &[u32],
+        progress: &mut dyn FnMut(Stage, usize, usize),
+    ) -> Result<Evaluation> {
         let context = self.options.context;
         let text = Text { tokens, bos: self.bos(), context, scored: Scored::EveryToken };
         let settings = Settings::dense(context);
-        let [run, dense] = [&run, &dense].map(|model| Runner { device: self.cpu, model, settings: settings.clone() });
+        let [run, dense] =
+            models.each_ref().map(|model| Runner { device: self.cpu, model, settings: settings.clone() });
         let total = text.scored_tokens();
         let limit = self.checkpoint.config().context_length;
         evaluate(self.cpu, &text, limit, &run, Some(&dense), &mut |done| progress(Stage::Scoring, done, total))

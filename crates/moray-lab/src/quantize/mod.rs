@@ -30,7 +30,7 @@ pub use matrix::Matrix;
 pub use options::{FormatName, Method, Options};
 pub use outliers::{Peaks, layer_peaks};
 pub use pipeline::{QuantizedLayer, Streams, pass_layer, quantize_layer};
-pub use report::{Report, Size, html};
+pub use report::{Questions, Report, Size, html};
 pub use rotate::{Rotation, fold_norm};
 pub use smooth::smooth_layer;
 pub use solve::{DAMPING, SiteError, SolveOptions, Solved, Sums, solve};

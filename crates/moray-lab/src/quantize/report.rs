@@ -10,6 +10,7 @@ use super::job::mean_peaks;
 use super::layer::Site;
 use super::options::{FormatName, Options};
 use crate::checkpoint::{Checkpoint, LayerTensor};
+use crate::choices::Scores;
 use crate::error::Result;
 use crate::eval::Evaluation;
 
@@ -49,6 +50,15 @@ impl Size {
     }
 }
 
+/// What multiple-choice questions come to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Questions {
+    /// Of the result.
+    pub quantized: Scores,
+    /// Of the model in 16 bits.
+    pub dense: Scores,
+}
+
 /// What a quantization reports.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -67,6 +77,9 @@ pub struct Report {
     pub size: Size,
     /// Against the 16-bit model, on text that was not used for calibration.
     pub quality: Option<Evaluation>,
+    /// Multiple-choice questions; none where nothing was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub questions: Option<Questions>,
     /// Seconds that quantizing took.
     pub quantize_seconds: f64,
     /// Seconds that scoring took.
@@ -132,6 +145,17 @@ fn summary(report: &Report) -> String {
             );
         }
         row("scored tokens", quality.scored_tokens.to_string());
+    }
+    if let Some(Questions { quantized, dense }) = &report.questions {
+        for (name, scores) in [("questions answered", quantized), ("by the 16-bit model", dense)] {
+            let Scores { items, accuracy_percent, accuracy_percent_se, by_chance_percent, .. } = scores;
+            row(
+                name,
+                format!(
+                    "{accuracy_percent:.1}% ± {accuracy_percent_se:.1}% of {items}, {by_chance_percent:.1}% by chance"
+                ),
+            );
+        }
     }
     row("calibration tokens", report.calibration_tokens.to_string());
     row("bits a weight", format!("{:.3}", report.size.bits_per_weight));

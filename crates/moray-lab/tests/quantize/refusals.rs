@@ -28,6 +28,7 @@ fn refused(change: impl FnOnce(&mut Job<'_>), before: impl FnOnce(&Path)) -> Err
         layout: Layout::Moray,
         calibration: &text,
         evaluation: None,
+        questions: None,
         out: &out,
     };
     change(&mut job);
@@ -91,7 +92,16 @@ fn what_qqq_layout_cannot_hold_is_refused_before_the_work_by_the_switch() {
         let out = directory.path().join("out");
         let options = Options { context: 64, ..Options::new(Method::Gptq, format) };
         let (layout, calibration) = (Layout::Qqq, &text[..]);
-        let job = Job { cpu: &cpu, checkpoint: &checkpoint, options, layout, calibration, evaluation: None, out: &out };
+        let job = Job {
+            cpu: &cpu,
+            checkpoint: &checkpoint,
+            options,
+            layout,
+            calibration,
+            evaluation: None,
+            questions: None,
+            out: &out,
+        };
         let error = job.run(&mut |_, _, _| ()).map(drop).expect_err("a refusal");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is written");
         error
@@ -114,7 +124,8 @@ fn sizes_that_only_moray_reads_in_qqq_layout_are_warned_of() {
         let checkpoint = open(fixture);
         let options = Options::new(Method::Gptq, format);
         let (calibration, out) = (&text[..], Path::new("out"));
-        Job { cpu: &cpu, checkpoint: &checkpoint, options, layout, calibration, evaluation: None, out }.warnings()
+        Job { cpu: &cpu, checkpoint: &checkpoint, options, layout, calibration, evaluation: None, questions: None, out }
+            .warnings()
     };
     let small = Fixture { n_kv_heads: 4, ..fixture() };
     // q, k, v: (K, N) = (64, 128); o: (128, 64); gate and up: (64, 192), down: (192, 64)

@@ -17,7 +17,7 @@ use super::{cpu, fixture, logits, open, tokens};
 
 fn job<'a>(cpu: &'a Cpu, checkpoint: &'a Checkpoint, text: &'a [u32], out: &'a Path) -> Job<'a> {
     let options = Options { context: 64, ..Options::new(Method::Full, Format::per_group(64, Offset::F16)) };
-    Job { cpu, checkpoint, options, layout: Layout::Moray, calibration: text, evaluation: None, out }
+    Job { cpu, checkpoint, options, layout: Layout::Moray, calibration: text, evaluation: None, questions: None, out }
 }
 
 /// Every file of a directory but the report, which holds times.
@@ -219,4 +219,51 @@ fn quantize_eval_and_generate_run_one_after_another_on_the_command_line() {
     assert!(kl(&own) > 0.0 && kl(&own) < kl(&other), "{} {}", kl(&own), kl(&other));
     let generated = json(&["generate", "--model", &out, "--prompt", "the ant", "-n", "4", "--threads", "1", "--json"]);
     assert!(generated["generated_tokens"].as_u64().unwrap() <= 4);
+}
+
+/// The report has what `moray choices` finds of both models.
+#[test]
+fn questions_of_a_report_are_those_of_the_command_that_asks_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (model, items, out) = (at("model.gguf"), at("items.jsonl"), at("out"));
+    fixture().write_gguf(Path::new(&model)).unwrap();
+    let item = |i: usize| {
+        let choices = ["the hen", "the ant", "rain"].map(|choice| format!("{choice} {}", i * i % 7));
+        serde_json::json!({"question": format!("after {i}"), "choices": choices, "answer": i % 3}).to_string()
+    };
+    fs::write(&items, (0..9).map(item).collect::<Vec<_>>().join("\n")).unwrap();
+    let json = |arguments: &[&str]| serde_json::from_str::<serde_json::Value>(&command(arguments).unwrap()).unwrap();
+    let quantize = ["quantize", "--model", &model, "--out", &out, "--context", "64", "--method", "rtn"];
+    let ask = ["--weights", "two-level", "--items", &items, "--threads", "1"];
+    let report = json(&[&quantize[..], &ask, &["--json"]].concat());
+    for (which, model, weights) in [("quantized", &out, "as-file"), ("dense", &model, "dense")] {
+        let asked = json(&["choices", "--model", model, "--weights", weights, "--items", &items, "--json"]);
+        let found = &report["questions"][which];
+        assert_eq!(found["items"], 9);
+        for key in ["accuracy_percent", "normalised_percent", "by_chance_percent"] {
+            assert_eq!(found[key], asked[key], "{which} {key}");
+        }
+    }
+    let page = fs::read_to_string(Path::new(&out).join("report.html")).unwrap();
+    assert!(page.contains("questions answered") && page.contains("by the 16-bit model"), "{page}");
+    let again = at("again");
+    let said = command(&[
+        "quantize",
+        "--model",
+        &model,
+        "--out",
+        &again,
+        "--context",
+        "64",
+        "--method",
+        "rtn",
+        "--items",
+        &items,
+    ])
+    .unwrap();
+    assert!(said.contains("9 questions: "), "{said}");
+    fs::write(&items, "").unwrap();
+    let refused = command(&["quantize", "--model", &model, "--out", &at("no"), "--method", "rtn", "--items", &items]);
+    assert!(refused.unwrap_err().to_string().contains("items: expected at least 1"));
 }
