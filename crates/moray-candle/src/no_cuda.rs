@@ -8,11 +8,14 @@ use moray::{input_sparse, sparse_mlp};
 use crate::rows::{Argument, location};
 use crate::selection::Resolved;
 
+/// What there is none of.
+pub(crate) enum Nothing {}
+
 /// A place that no layer comes to.
 ///
 /// # Errors
 /// Always.
-pub(crate) fn device<T>(to: &Device) -> Result<T> {
+pub(crate) fn device(to: &Device) -> Result<Nothing> {
     bail!(
         "device: expected the CPU, as moray-candle was built without the feature cuda, got {}",
         location(&to.location())
@@ -33,7 +36,7 @@ pub(crate) enum Linear {}
 
 impl Linear {
     pub(crate) fn upload(_: &PackedWeight, _: Option<&[f32]>, to: &Device) -> Result<Self> {
-        device(to)
+        match device(to)? {}
     }
 
     pub(crate) fn with_bias(self, _: &[f32], _: &Device) -> Result<Self> {
@@ -64,7 +67,7 @@ pub(crate) enum Mlp {}
 
 impl Mlp {
     pub(crate) fn upload(_: &sparse_mlp::Weights, to: &Device) -> Result<Self> {
-        device(to)
+        match device(to)? {}
     }
 
     pub(crate) fn shape(&self) -> sparse_mlp::Shape {
@@ -85,7 +88,7 @@ pub(crate) enum InputWeight {}
 
 impl InputWeight {
     pub(crate) fn upload(_: &input_sparse::Weight, _: Option<&[f32]>, to: &Device) -> Result<Self> {
-        device(to)
+        match device(to)? {}
     }
 
     pub(crate) fn with_bias(self, _: &[f32], _: &Device) -> Result<Self> {
@@ -108,7 +111,8 @@ impl InputWeight {
 #[derive(Debug)]
 pub(crate) enum Cache {}
 
-/// The inputs of a call.
+/// The inputs of a call, which nothing takes.
+#[allow(dead_code)]
 pub(crate) struct Inputs<'a> {
     pub(crate) q: Argument<'a, CudaStorage>,
     pub(crate) k: Argument<'a, CudaStorage>,
@@ -124,7 +128,7 @@ impl Cache {
         _: Option<&attention::Rope>,
         to: &Device,
     ) -> Result<Self> {
-        device(to)
+        match device(to)? {}
     }
 
     pub(crate) fn len(&self, _: usize) -> usize {
