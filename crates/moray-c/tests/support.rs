@@ -14,17 +14,22 @@ devices where the operation's page does not say otherwise. A library with CUDA k
 later, but for a sparse MLP of f32 weights.
 ";
 
-/// The answer: whether it runs, and the words, without the machine's part.
+/// The answer for the portable code: whether it runs, and the words, without the machine's part.
 fn ask(op: MorayOp, format: MorayFormat, dtype: MorayDtype) -> (bool, String) {
-    let query =
-        MorayQuery { struct_size: size_of::<MorayQuery>() as u32, op, format, dtype, arch: MORAY_ARCH_PORTABLE };
+    let (supported, words) = ask_on(MORAY_ARCH_PORTABLE, op, format, dtype);
+    let words = words.strip_suffix("; code for portable, whose bits are those of every other").unwrap_or(&words);
+    (supported, words.to_owned())
+}
+
+/// The answer for an architecture.
+fn ask_on(arch: MorayArch, op: MorayOp, format: MorayFormat, dtype: MorayDtype) -> (bool, String) {
+    let query = MorayQuery { struct_size: size_of::<MorayQuery>() as u32, op, format, dtype, arch };
     let mut answer = MoraySupport { supported: 0, words: std::ptr::null() };
     // SAFETY: both are there, and the words are valid until this thread asks again.
     let words = unsafe {
         assert_eq!(moray_supports(&query, &mut answer), MorayStatus::Ok);
         CStr::from_ptr(answer.words).to_str().expect("UTF-8")
     };
-    let words = words.strip_suffix("; code for portable, whose bits are those of every other").unwrap_or(words);
     (answer.supported == 1, words.to_owned())
 }
 
@@ -103,4 +108,35 @@ fn page_matches_the_answers() {
         committed == fresh,
         "docs/support.md is stale; MORAY_UPDATE_DOCS=1 cargo test -p moray-c --test support writes it:\n{fresh}"
     );
+}
+
+/// Four-bit products by input on devices: with kernels for 8.0 as on the CPU, never for 7.0 and for 8-bit codes; without kernels the reason.
+#[test]
+fn quantized_products_by_input_are_answered_for_devices() {
+    let format = |bits| MorayFormat {
+        bits,
+        group_size: 128,
+        group_scale: MORAY_GROUP_SCALE_F16,
+        offset: MORAY_OFFSET_ZERO_POINT,
+    };
+    let ask =
+        |capability: MorayArch, bits| ask_on(MORAY_ARCH_CUDA + capability, MORAY_OP_BY_INPUT, format(bits), MORAY_F16);
+    let (supported, words) = ask(80, 4);
+    match supported {
+        true => {
+            let (_, on_cpu) = ask_on(MORAY_ARCH_PORTABLE, MORAY_OP_BY_INPUT, format(4), MORAY_F16);
+            let arithmetic = on_cpu.rsplit_once(';').expect("arithmetic, then the place").0;
+            assert_eq!(words, format!("{arithmetic}; CUDA kernels for 8.0, with the bits of a CPU"));
+        }
+        false => {
+            assert!(words.starts_with("arch: expected a CPU"), "{words}");
+            let required = std::env::var("MORAY_REQUIRE_CUDA").is_ok_and(|value| value == "1");
+            assert!(!(required && cfg!(feature = "cuda-input-sparse")), "kernels are required, and {words}");
+        }
+    }
+    for (capability, bits, what) in [(70, 4, "arch: "), (80, 8, "format: ")] {
+        let (supported, words) = ask(capability, bits);
+        assert!(!supported, "{capability}, {bits} bits: {words}");
+        assert!(words.contains(what), "{words}");
+    }
 }
