@@ -188,6 +188,7 @@ fn what_skipped_groups_cost_is_what_eval_finds() {
             let switches = format!("--heads norm-groups:{share}:8 --kv {policy} --second-half --context 64 --json");
             let found: serde_json::Value = serde_json::from_str(&command("eval", &switches)).unwrap();
             let row = |what: &str| kv.value(&format!("{policy}, {kept} of 4 groups: {what}"), "all").unwrap();
+            // the same positions' values in f64, added in another order, some as percents or exponents of means
             let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{policy} {kept}: {a} {b}");
             close(row("KL"), found["dense"]["kl"].as_f64().unwrap());
             close(row("same token"), found["dense"]["agreement_percent"].as_f64().unwrap() / 100.0);
