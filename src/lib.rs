@@ -86,7 +86,9 @@
 //! `sm_80,compute_80`) or all; without it the crate builds, and opening a device says what is missing. If cudarc's build script
 //! does not know your toolkit ("Unsupported cuda toolkit version"), set `CUDARC_CUDA_VERSION=13000`, which chooses bindings only.
 
+mod activation;
 pub mod attention;
+mod column_sums;
 pub mod cpu;
 #[cfg(feature = "cuda-device")]
 #[cfg_attr(not(feature = "cuda"), allow(dead_code, unused_imports, unused_macros))]
@@ -95,8 +97,10 @@ pub mod device;
 pub mod element;
 pub mod error;
 pub mod input_sparse;
+mod int8;
 pub mod llama;
 mod memory;
+mod norm;
 pub mod policy;
 mod simd;
 pub mod sparse_mlp;

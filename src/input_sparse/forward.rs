@@ -1,16 +1,15 @@
 //! A call: check, gather what is kept, multiply.
 
-use super::float::{Many, TILE_COLUMNS, TILE_TOKENS};
 use super::four_bit;
 use super::kept::{UNION_TOKENS, gather};
-use super::split::{Kept, SplitSums, hull, splits_of};
-use super::weight::{Rows, Store, Weight};
+use super::weight::{Store, Weight};
 use super::workspace::Workspace;
+use crate::column_sums::{Kept, Rows, SplitSums, hull, splits_of, sum_tiles};
 use crate::cpu::Cpu;
 use crate::element::DenseType;
 use crate::error::{Error, Result, check_len, product};
 use crate::simd::SimdElement;
-use crate::threads::{Fresh, RowBlocks, SharedSlice, Tiles};
+use crate::threads::{RowBlocks, SharedSlice};
 use crate::w4a8::Epilogue;
 use half::{bf16, f16};
 use std::ops::Range;
@@ -109,45 +108,18 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn multiply<T: SimdElement>(&self, weight: &Rows<'_, T>, y: SharedSlice<'_, f32>, split: &mut SplitSums) {
-        if y.len() <= UNION_TOKENS * self.n { self.few(weight, y, split) } else { self.many(weight, y) }
-    }
-
-    /// A few tokens: whole rows, each read once.
-    fn few<T: SimdElement>(&self, rows: &Rows<'_, T>, y: SharedSlice<'_, f32>, split: &mut SplitSums) {
+    /// Whole rows, each read once, for a few tokens; tiles of columns for several.
+    fn multiply<T: SimdElement>(&self, rows: &Rows<'_, T>, y: SharedSlice<'_, f32>, split: &mut SplitSums) {
         let splits = splits_of(self.kept, self.k);
         let kept = Kept { splits: &splits, list: self.kept, x: self.x, stride: self.kept.len() };
-        split.run(self.cpu, (rows, kept), (y, self.n), self.rows, |token, column, y| {
-            self.finish(token, column, y);
-        });
-    }
-
-    /// Several tokens: tiles of columns, whose weights are unpacked once for a block of tokens.
-    fn many<T: SimdElement>(&self, rows: &Rows<'_, T>, y: SharedSlice<'_, f32>) {
-        let n = self.n;
-        let tiles = Tiles::new(y, n, hull(self.rows), TILE_TOKENS, TILE_COLUMNS);
-        let grid = tiles.grid();
-        let scratch = Fresh(|| [[[[0.0f32; 16]; TILE_COLUMNS / 16]; TILE_TOKENS]; 2]);
-        let splits = &splits_of(self.kept, self.k);
-        self.cpu.team().for_parts_with(tiles, 1, scratch, |[sums, part], unit, mut y| {
-            let (token, column, skip) = grid.at(unit);
-            let width = TILE_COLUMNS.min(n - column);
-            if self.asks_for(column..column + width) {
-                let (sums, part) = (&mut sums[..y.rows()], &mut part[..y.rows()]);
-                let x = &self.x[token * self.kept.len()..];
-                self.cpu.simd().run(Many { rows, kept: self.kept, splits, x, column, width, sums, part });
-                for (row, sums) in sums.iter().enumerate() {
-                    let y = y.row(row);
-                    y.copy_from_slice(&sums.as_flattened()[skip..][..y.len()]);
-                    self.finish(token + row, column + skip, y);
-                }
-            }
-        });
-    }
-
-    /// Whether an output feature of these columns is asked for.
-    fn asks_for(&self, columns: Range<usize>) -> bool {
-        self.rows.iter().any(|rows| rows.start < columns.end && columns.start < rows.end)
+        let finish = |token, column, y: &mut [f32]| self.finish(token, column, y);
+        let few = y.len() <= UNION_TOKENS * self.n;
+        let y = (y, self.n);
+        if few {
+            split.run(self.cpu, (rows, kept), y, self.rows, finish)
+        } else {
+            sum_tiles(self.cpu, (rows, kept), y, self.rows, finish)
+        }
     }
 
     /// Adds bias and residual, or 0, to a token's sums of the columns from `column` on.

@@ -2,9 +2,9 @@
 
 use super::kept::{PARALLEL_ELEMENTS, is_kept, list};
 use super::workspace::Workspace;
+use crate::column_sums::{Added, Codes, ColumnMatrix, OfInputs, SlotLayout, Slots, sum_codes};
 use crate::cpu::Cpu;
 use crate::error::Result;
-use crate::sparse_mlp::{Added, Codes, DownMatrix, OfInputs, SlotLayout, Slots, down_4bit};
 use crate::threads::{Pieces, SharedSlice};
 use crate::w4a8::{ActScales, Epilogue};
 use std::ops::Range;
@@ -15,7 +15,7 @@ const GROUP: usize = 32;
 /// Multiplies x \[M, K\], all of which sets the scales and the codes, over the kept inputs whose codes are not 0, for some columns of y.
 pub(super) fn multiply(
     cpu: &Cpu,
-    matrix: &DownMatrix,
+    matrix: &ColumnMatrix,
     (x, k, threshold): (&[f32], usize, f32),
     (epilogue, n): (Epilogue<'_, f32>, usize),
     (y, columns): (SharedSlice<'_, f32>, Range<usize>),
@@ -30,14 +30,14 @@ pub(super) fn multiply(
     let h = Codes { codes: slot_codes, stride: k, sums, sum_stride, scale };
     let added = Added { d: n, bias: epilogue.bias, residual: epilogue.residual };
     let input = Slots { layout, slots: slots.rows(), runs: slots.runs(), h };
-    down_4bit(cpu, matrix, &input, &added, (y, columns), split);
+    sum_codes(cpu, matrix, &input, &added, (y, columns), split);
     Ok(())
 }
 
 /// Lists what is kept and puts each token's kept codes into the slots, 0 for what it drops.
 fn fill_slots(
     cpu: &Cpu,
-    matrix: &DownMatrix,
+    matrix: &ColumnMatrix,
     (x, k, threshold): (&[f32], usize, f32),
     ws: &mut Workspace,
 ) -> SlotLayout {

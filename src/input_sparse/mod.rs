@@ -21,20 +21,16 @@
 
 #[cfg(feature = "cuda-input-sparse")]
 pub mod cuda;
-mod float;
 mod forward;
 mod four_bit;
 mod kept;
 mod reference;
-mod split;
 mod weight;
 mod workspace;
 
 pub use forward::{linear, linear_rows};
 pub use reference::linear_reference;
-pub(crate) use split::{Kept, SPLITS, SplitSums, splits_of};
 #[cfg(feature = "cuda-input-sparse")]
 pub use weight::FourBitRows;
-pub(crate) use weight::Rows;
 pub use weight::Weight;
 pub use workspace::Workspace;

@@ -2,8 +2,8 @@
 
 use super::forward::check;
 use super::kept::is_kept;
-use super::split::splits;
 use super::weight::Weight;
+use crate::column_sums::splits;
 use crate::error::{Error, Result};
 use crate::w4a8::Epilogue;
 use std::ops::Range;

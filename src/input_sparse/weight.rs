@@ -1,10 +1,10 @@
 //! Weights by input.
 
+use crate::column_sums::{ColumnMatrix, Rows};
 use crate::element::{DenseType, Element};
 use crate::error::{Error, Result, check_len, product};
 use crate::memory::{LINE_BYTES, Memory};
 use crate::simd::SimdElement;
-use crate::sparse_mlp::DownMatrix;
 #[cfg(feature = "cuda-input-sparse")]
 use crate::w4a8::Group;
 use crate::w4a8::QuantizedWeight;
@@ -38,7 +38,7 @@ pub struct Weight {
 #[derive(Debug, Clone)]
 pub(super) enum Store {
     Floats(Floats),
-    FourBit(DownMatrix),
+    FourBit(ColumnMatrix),
 }
 
 /// Rows of floats.
@@ -48,12 +48,6 @@ pub(super) struct Floats {
     /// Lines from the start of a row to that of the next.
     stride: usize,
     data: Memory<u8>,
-}
-
-/// The rows of a [`Weight`], as elements.
-pub(crate) struct Rows<'a, T> {
-    pub(crate) elements: &'a [T],
-    pub(crate) stride: usize,
 }
 
 /// The parts of a [`Weight`] in 4 bits, as [`super::cuda::raw::FourBit`] names them: bytes to be copied to device memory.
@@ -70,7 +64,7 @@ pub struct FourBitRows<'a> {
 
 #[cfg(feature = "cuda-input-sparse")]
 impl<'a> FourBitRows<'a> {
-    pub(super) fn of(matrix: &'a DownMatrix) -> Self {
+    pub(super) fn of(matrix: &'a ColumnMatrix) -> Self {
         FourBitRows {
             rows: &matrix.codes()[..matrix.code_bytes()],
             scales: matrix.scales_by_column(),
@@ -103,7 +97,7 @@ impl Weight {
     /// # Errors
     /// [`Error::Unsupported`] for 8-bit codes and for other scales.
     pub fn from_quantized(weight: &QuantizedWeight) -> Result<Self> {
-        Ok(Weight { n: weight.n(), k: weight.k(), store: Store::FourBit(DownMatrix::new("weight", weight)?) })
+        Ok(Weight { n: weight.n(), k: weight.k(), store: Store::FourBit(ColumnMatrix::new("weight", weight)?) })
     }
 
     /// Rounds f32 \[N, K\] row-major to `dtype`.

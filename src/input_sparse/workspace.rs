@@ -1,7 +1,6 @@
 //! What a call works in.
 
-use super::split::SplitSums;
-use crate::sparse_mlp::SlotList;
+use crate::column_sums::{SlotList, SplitSums};
 use crate::w4a8::Activations;
 
 /// The kept inputs of a call's tokens, and their int8 form where weights are integers. Buffers grow to the largest call seen and

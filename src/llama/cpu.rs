@@ -5,7 +5,6 @@ use super::config::Config;
 use super::gathers::Gathers;
 use super::kept_inputs::KeptInputs;
 use super::linear::Linear;
-use super::norm::rms_norm;
 use super::preview::PreviewRoom;
 use super::sampler::Sampler;
 use super::settings::Settings;
@@ -15,6 +14,7 @@ use crate::attention::{
 use crate::cpu::Cpu;
 use crate::error::{Error, Result, check_len};
 use crate::input_sparse;
+use crate::norm::rms_norm;
 use crate::policy::{Observed, Projection, Values, Wanted};
 use crate::sparse_mlp::{self, Activation, Selection, activate_product};
 use crate::threads::Pieces;

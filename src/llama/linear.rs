@@ -1,12 +1,12 @@
 //! One weight matrix of a model on the CPU, unquantized or W4A8.
 
 use super::dense::DenseWeight;
-use super::norm::rms_norm;
 use super::preview::Preview;
 use crate::attention::{AttentionShape, MAX_HEAD_DIM};
 use crate::cpu::Cpu;
 use crate::error::{Error, Result, check_len};
 use crate::input_sparse::{self, Workspace};
+use crate::norm::rms_norm;
 use crate::w4a8::{self, ActScales, Epilogue, PackedWeight};
 use std::num::NonZeroUsize;
 use std::ops::Range;

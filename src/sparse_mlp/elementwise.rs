@@ -1,93 +1,9 @@
-//! What happens between the projections: gate activation, scores, int8 quantization.
+//! What happens between the projections: scores and int8 quantization.
 
 use super::rows::BLOCK;
-use crate::Cpu;
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result};
+use crate::int8::{code_of, inverse_of, scale_of};
 use crate::simd::{Kernel, Simd, load_first};
-
-/// The nonlinearity of the gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Activation {
-    /// x / (1 + e⁻ˣ).
-    Silu,
-    /// max(x, 0).
-    Relu,
-}
-
-/// gate\[t\]\[i\] ← act(gate\[t\]\[i\]); up\[t\]\[i\] ← gate\[t\]\[i\] · up\[t\]\[i\].
-pub(crate) struct Activate<'a> {
-    pub activation: Activation,
-    pub gate: &'a mut [[f32; BLOCK]],
-    /// As many as `gate`, or none.
-    pub up: &'a mut [[f32; BLOCK]],
-}
-
-impl Kernel for Activate<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        for (i, gate) in self.gate.iter_mut().enumerate() {
-            let g = simd.load(gate);
-            let a = match self.activation {
-                Activation::Silu => silu(simd, g),
-                Activation::Relu => simd.max(g, simd.splat(0.0)),
-            };
-            simd.store(gate, a);
-            if let Some(up) = self.up.get_mut(i) {
-                simd.store(up, simd.mul(a, simd.load(up)));
-            }
-        }
-    }
-}
-
-/// Computes up ← act(gate) ⊙ up on f32 buffers of one length, with the very bits of [`super::forward`].
-///
-/// # Errors
-/// [`Error::Length`] unless both are as long.
-///
-/// # Example
-/// ```
-/// use moray::sparse_mlp::{Activation, activate_product};
-///
-/// let mut up = [2.0, 2.0];
-/// activate_product(&moray::Cpu::detect(), Activation::Relu, &[3.0, -3.0], &mut up)?;
-/// assert_eq!(up, [6.0, 0.0]);
-/// # Ok::<(), moray::Error>(())
-/// ```
-pub fn activate_product(cpu: &Cpu, activation: Activation, gate: &[f32], up: &mut [f32]) -> Result<()> {
-    check_len("up", gate.len(), up.len())?;
-    const PIECE: usize = 4096;
-    cpu.team().for_pieces_mut(up, PIECE, |index, up| {
-        for (gate, up) in gate[index * PIECE..].chunks(BLOCK).zip(up.chunks_mut(BLOCK)) {
-            let (mut g, mut u) = ([[0.0; BLOCK]], [[0.0; BLOCK]]);
-            let n = up.len();
-            g[0][..n].copy_from_slice(&gate[..n]);
-            u[0][..n].copy_from_slice(up);
-            cpu.simd().run(Activate { activation, gate: &mut g, up: &mut u });
-            up.copy_from_slice(&u[0][..n]);
-        }
-    });
-    Ok(())
-}
-
-/// x / (1 + e⁻ˣ), e⁻ˣ by 2ⁿ · a polynomial of degree 7 in |r| ≤ ln 2 / 2, whose remainder r⁸/8! is below 2⁻²⁷.
-#[inline(always)]
-fn silu<S: Simd>(simd: S, x: S::F) -> S::F {
-    // beyond ±88, e⁻ˣ leaves the normal numbers and the result is x or 0 to within 10⁻³⁶
-    let z = simd.mul(x, simd.splat(-1.0));
-    let z = simd.max(simd.min(z, simd.splat(88.0)), simd.splat(-87.0));
-    let n = simd.round(simd.mul(z, simd.splat(std::f32::consts::LOG2_E)));
-    // ln 2 in two parts: the first has 15 zero bits at the end, so n times it is exact
-    let r = simd.fma(n, simd.splat(-0.693_359_4), z);
-    let r = simd.fma(n, simd.splat(2.121_944_4e-4), r);
-    let mut p = simd.splat(1.0 / 5040.0);
-    for factorial in [720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0] {
-        p = simd.fma(p, r, simd.splat(1.0 / factorial));
-    }
-    simd.div(x, simd.fma(p, simd.exp2_whole(n), simd.splat(1.0)))
-}
 
 /// Writes the values as int8 codes and returns their scale max|x| / 127: code = x / scale to nearest, ties to even.
 pub(crate) struct Quantize<'a> {
@@ -104,13 +20,10 @@ impl Kernel for Quantize<'_> {
     fn run<S: Simd>(self, _: S) {
         let bits = self.x.iter().fold(0u32, |max, v| max.max(v.to_bits() & 0x7FFF_FFFF));
         let max = f32::from_bits(bits);
-        *self.scale = if max.is_finite() { max / 127.0 } else { f32::NAN };
-        let inverse = if *self.scale > 0.0 { 1.0 / *self.scale } else { 0.0 };
-        let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+        *self.scale = if max.is_finite() { scale_of(max) } else { f32::NAN };
+        let inverse = inverse_of(*self.scale);
         for (code, &v) in self.codes.iter_mut().zip(self.x) {
-            let scaled = (v * inverse).clamp(-127.0, 127.0);
-            // adding 1.5 · 2²³ leaves the nearest integer, ties to even, in the low mantissa bits
-            *code = ((scaled + 12_582_912.0).to_bits() as i32).wrapping_sub(0x4B40_0000) as i8;
+            *code = code_of(v, inverse) as i8;
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Neurons of a list, copied out of weights so that they lie one after another.
 
-use super::four_bit::copy_rows;
 use super::select::{IndexList, NeuronList};
 use super::weights::{Biases, Dense, Shape, Store, Weights};
 use crate::Cpu;
+use crate::column_sums::copy_rows;
 use crate::error::{Error, Result, check_len};
 use crate::memory::Memory;
 use crate::simd::SimdElement;

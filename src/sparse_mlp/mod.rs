@@ -15,7 +15,6 @@
 
 #[cfg(feature = "cuda-sparse-mlp")]
 pub mod cuda;
-mod down_4bit;
 mod elementwise;
 mod forward;
 mod four_bit;
@@ -23,21 +22,15 @@ mod gathered;
 mod parts;
 mod project;
 mod rows;
-mod rows_4bit;
 mod select;
-mod slots;
 mod weights;
 mod workspace;
 
+pub use crate::activation::{Activation, activate_product};
 pub(crate) use elementwise::check_finite;
-pub use elementwise::{Activation, activate_product};
 pub use forward::{bytes_read, forward};
-pub(crate) use four_bit::DownMatrix;
 pub use gathered::Gathered;
 pub use parts::{Gate, Input, down, gate_up, select};
-pub(crate) use project::{Added, Slots, down_4bit};
-pub(crate) use rows_4bit::Codes;
 pub use select::{IndexList, NeuronList, Score, ScoreOn, Selection, TokenMasks, list_from_mask, mask_from_list};
-pub(crate) use slots::{OfInputs, SlotLayout, SlotList};
 pub use weights::{Matrix, Shape, WeightElement, Weights};
 pub use workspace::Workspace;

@@ -1,14 +1,15 @@
 //! The parts of a call on the CPU, for engines that put something between them, or share each among threads of their own.
 
-use super::elementwise::{Activate, Keep, MaskScores};
+use super::elementwise::{Keep, MaskScores};
 use super::forward::for_tokens;
+use super::four_bit::ROW_TOKENS;
 use super::project::{Inputs, Products, Tile, project_down, quantize_hidden, store};
 use super::rows::BLOCK;
-use super::rows_4bit::ROW_TOKENS;
 use super::select::{IndexList, Selection};
 use super::weights::{Matrix, Weights};
 use super::workspace::Workspace;
 use crate::Cpu;
+use crate::activation::Activate;
 use crate::error::{Error, Result, check_len, product};
 use crate::threads::{Pieces, SharedSlice, Tiles};
 use crate::w4a8::{ActScales, Activations};

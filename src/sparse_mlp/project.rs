@@ -1,19 +1,19 @@
 //! The three projections of a call, cut into units that threads share.
 
-use super::down_4bit::{DOWN_CHUNKS, DOWN_TOKENS, FourBitDown, Run};
-use super::elementwise::{Activate, Quantize};
+use super::elementwise::Quantize;
 use super::forward::for_tokens;
-use super::four_bit::{DownMatrix, FourBit, RowForm, SEGMENT};
-use super::rows::{BLOCK, CHUNK, DENSE_CHUNK, Down, Rows};
-use super::rows_4bit::{Codes, FourBitRows, ROW_TOKENS};
-use super::slots::{SlotLayout, SlotList};
+use super::four_bit::{FourBit, FourBitRows, ROW_TOKENS, RowForm};
+use super::rows::{BLOCK, Rows};
 use super::weights::{Dense, Matrix, Store, Weights};
 use super::workspace::{Quantized, Workspace};
 use crate::Cpu;
-use crate::input_sparse::{self, Kept, SplitSums, splits_of};
+use crate::activation::Activate;
+use crate::column_sums::{
+    self, Added, Codes, Kept, PANEL_TOKENS, SlotLayout, SlotList, Slots, SplitSums, splits_of, sum_codes, sum_tiles,
+};
 use crate::simd::{Available, SimdElement};
 use crate::threads::{Fresh, Parts, Pieces, SharedSlice, Tiles, Window};
-use crate::w4a8::{Activations, TILE_N, TOKEN_BLOCK, Tokens, multiply_rows};
+use crate::w4a8::{Activations, TILE_N, TOKEN_BLOCK, multiply_rows};
 use std::ops::Range;
 
 /// Ranges that each thread gets on average, so that unequal ones balance.
@@ -21,12 +21,6 @@ const RANGES_PER_THREAD: usize = 4;
 
 /// Tokens whose sums of whole rows of down are kept beside each other.
 pub(crate) const FEW_TOKENS: usize = 8;
-
-/// Tokens for which 16 rows of 4 bits are turned into a panel once, before they are multiplied.
-pub(super) const PANEL_TOKENS: usize = 16;
-
-/// Tokens for which panels of down are made once.
-const TILE_TOKENS: usize = 256;
 
 /// A block of 16 kept neurons for a tile of tokens.
 pub(super) struct Tile<'a> {
@@ -327,48 +321,12 @@ pub(super) fn project_down(
             let h = work.hidden_int8.at_token(0);
             let layout = SlotLayout::of(&w.down, weights.neurons.is_none(), products.kept, products.tokens);
             let input = Slots { layout, slots: work.slots.rows(), runs: work.slots.runs(), h };
-            down_4bit(cpu, &w.down, &input, &added, y, work.split);
+            sum_codes(cpu, &w.down, &input, &added, y, work.split);
         }
     }
 }
 
-/// What is added to the down projection's sums.
-pub(crate) struct Added<'a> {
-    /// Columns of y.
-    pub d: usize,
-    pub bias: Option<&'a [f32]>,
-    pub residual: Option<&'a [f32]>,
-}
-
-/// The rows of 4-bit codes that a call sums, and what each is multiplied with.
-pub(crate) struct Slots<'a> {
-    pub layout: SlotLayout,
-    pub slots: &'a [u32],
-    pub runs: &'a [Run],
-    /// By slot; sums by run.
-    pub h: Codes<'a>,
-}
-
-impl Added<'_> {
-    /// Writes one token's sums of the columns from `start` on.
-    fn write(&self, token: usize, start: usize, sums: &[f32], y: &mut [f32]) {
-        y.copy_from_slice(&sums[..y.len()]);
-        self.add(token, start, y);
-    }
-
-    /// Adds to one token's sums of the columns from `start` on.
-    fn add(&self, token: usize, start: usize, y: &mut [f32]) {
-        let at = token * self.d + start;
-        if let Some(bias) = self.bias {
-            y.iter_mut().zip(&bias[start..]).for_each(|(y, b)| *y += b);
-        }
-        if let Some(residual) = self.residual {
-            y.iter_mut().zip(&residual[at..]).for_each(|(y, r)| *y += r);
-        }
-    }
-}
-
-/// Whole rows for a few tokens if rows are whole vectors, else chunks of columns by tiles of tokens.
+/// Whole rows for a few tokens if rows are whole vectors, else tiles of columns.
 fn down_dense<T: SimdElement>(
     cpu: &Cpu,
     (weights, matrix): (&Weights, &[T]),
@@ -379,167 +337,13 @@ fn down_dense<T: SimdElement>(
     let Products { hidden, stride, kept: list, .. } = products;
     let d = added.d;
     let splits = &splits_of(weights.numbers(list), weights.all_neurons());
+    let rows = column_sums::Rows { elements: matrix, stride: d };
+    let kept = Kept { splits, list, x: hidden, stride };
+    let finish = |token, column, y: &mut [f32]| added.add(token, column, y);
+    let columns = std::slice::from_ref(&columns);
     if y.len() <= FEW_TOKENS * d && d % 16 == 0 {
-        let rows = input_sparse::Rows { elements: matrix, stride: d };
-        let kept = Kept { splits, list, x: hidden, stride };
-        let finish = |token, column, y: &mut [f32]| added.add(token, column, y);
-        return split.run(cpu, (&rows, kept), (y, d), std::slice::from_ref(&columns), finish);
-    }
-    let tiles = Tiles::new(y, d, columns, DOWN_TOKENS, DENSE_CHUNK);
-    let grid = tiles.grid();
-    cpu.team().for_parts_with(tiles, 1, Fresh(|| [[0.0f32; CHUNK]; DOWN_TOKENS]), |sums, unit, mut y| {
-        let (first, column, skip) = grid.at(unit);
-        let sums = &mut sums[..y.rows()];
-        let width = (d - column).min(DENSE_CHUNK);
-        let h = &hidden[first * stride..];
-        cpu.simd().run(Down { matrix, d, list, splits, h, stride, column, width, out: sums });
-        sums.iter().enumerate().for_each(|(t, sums)| added.write(first + t, column + skip, &sums[skip..], y.row(t)));
-    });
-}
-
-/// y ← rows of codes times what is in their slots (+ bias) (+ residual), for some columns of y.
-pub(crate) fn down_4bit(
-    cpu: &Cpu,
-    matrix: &DownMatrix,
-    input: &Slots<'_>,
-    added: &Added<'_>,
-    (y, columns): (SharedSlice<'_, f32>, Range<usize>),
-    split: &mut SplitSums,
-) {
-    if y.len() == added.d {
-        let chunks = matrix.columns.start(1);
-        let chunks = columns.start / chunks..columns.end.div_ceil(chunks);
-        match matrix.splits(input.runs) {
-            (runs, 2..) if matrix.splits_pay(chunks.len(), cpu.threads()) => {
-                down_4bit_split(cpu, matrix, (input, &runs), added, (y, columns, chunks), split);
-            }
-            _ => down_4bit_one(cpu, matrix, input, added, (y, columns, chunks)),
-        }
-    } else if input.layout.is_whole() {
-        down_4bit_panels(cpu, matrix, input, added, (y, columns));
+        split.run(cpu, (&rows, kept), (y, d), columns, finish);
     } else {
-        down_4bit_many(cpu, matrix, input, added, (y, columns));
+        sum_tiles(cpu, (&rows, kept), (y, d), columns, finish);
     }
-}
-
-/// One token: neighbouring chunks together, so that each thread reads as long a piece of a row as there is.
-fn down_4bit_one(
-    cpu: &Cpu,
-    matrix: &DownMatrix,
-    input: &Slots<'_>,
-    added: &Added<'_>,
-    (y, asked, chunks): (SharedSlice<'_, f32>, Range<usize>, Range<usize>),
-) {
-    let columns = &matrix.columns;
-    let (width, first, count) = (columns.start(1), chunks.start, chunks.len());
-    let units = count.div_ceil(DOWN_CHUNKS).next_multiple_of(cpu.threads()).min(count);
-    let parts = Pieces::shares(y, asked.clone(), width, units);
-    cpu.team().for_parts(parts, 1, |unit, mut y| {
-        let chunks = first + unit * count / units..first + (unit + 1) * count / units;
-        let mut sums = [[0.0f32; CHUNK]; DOWN_CHUNKS];
-        let sums = &mut sums[..chunks.len()];
-        let Slots { slots, runs, h, .. } = *input;
-        cpu.simd().run(FourBitDown { matrix, slots, runs, h, tokens: 1, chunks: chunks.clone(), out: sums });
-        for (chunk, sums) in chunks.zip(sums) {
-            let start = columns.start(chunk);
-            let skip = asked.start.saturating_sub(start);
-            let (part, rest) = y.split_at_mut(y.len().min(width - skip));
-            added.write(0, start + skip, &sums[skip..], part);
-            y = rest;
-        }
-    });
-}
-
-/// One token, short rows: each thread reads whole rows of some runs of K, whose sums are then added in order.
-fn down_4bit_split(
-    cpu: &Cpu,
-    matrix: &DownMatrix,
-    (input, splits): (&Slots<'_>, &[Range<usize>]),
-    added: &Added<'_>,
-    (y, asked, chunks): (SharedSlice<'_, f32>, Range<usize>, Range<usize>),
-    split: &mut SplitSums,
-) {
-    let columns = &matrix.columns;
-    let splits = splits.iter().filter(|runs| !runs.is_empty());
-    let count = splits.clone().count();
-    let strips = chunks.len().div_ceil(DOWN_CHUNKS);
-    let width = chunks.len().div_ceil(strips);
-    let sums = split.room(count * strips * width * CHUNK).as_chunks_mut::<CHUNK>().0;
-    cpu.team().for_parts(Pieces::new(sums, width), 1, |unit, sums| {
-        let first = chunks.start + unit % strips * width;
-        let chunks = first..chunks.end.min(first + width);
-        let Some(runs) = splits.clone().nth(unit / strips) else { return };
-        let Slots { slots, runs: all, h, .. } = *input;
-        // not scaled before all are added
-        let h = Codes { sums: &h.sums[runs.start..], scale: &[1.0], ..h };
-        let (runs, out) = (&all[runs.clone()], &mut sums[..chunks.len()]);
-        cpu.simd().run(FourBitDown { matrix, slots, runs, h, tokens: 1, chunks, out });
-    });
-    let (sums, scale) = (&*sums, input.h.scale[0]);
-    cpu.team().for_parts(Pieces::shares(y, asked.clone(), asked.end.max(1), 1), 1, |_, mut y| {
-        for (at, chunk) in chunks.clone().enumerate() {
-            let start = columns.start(chunk);
-            let skip = asked.start.saturating_sub(start);
-            let (part, rest) = y.split_at_mut(y.len().min(columns.start(1) - skip));
-            let mut total = [0.0f32; CHUNK];
-            for sums in sums[at..].iter().step_by(strips * width) {
-                total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
-            }
-            total.iter_mut().for_each(|total| *total *= scale);
-            added.write(0, start + skip, &total[skip..], part);
-            y = rest;
-        }
-    });
-}
-
-/// Chunks of columns by tiles of tokens.
-fn down_4bit_many(
-    cpu: &Cpu,
-    matrix: &DownMatrix,
-    input: &Slots<'_>,
-    added: &Added<'_>,
-    (y, columns): (SharedSlice<'_, f32>, Range<usize>),
-) {
-    let width = matrix.columns.start(1);
-    let tiles = Tiles::new(y, added.d, columns, DOWN_TOKENS, width);
-    let grid = tiles.grid();
-    cpu.team().for_parts_with(tiles, 1, Fresh(|| [[0.0f32; CHUNK]; DOWN_TOKENS]), |sums, unit, mut y| {
-        let (first, column, skip) = grid.at(unit);
-        let (chunk, h) = (column / width, input.h.at_token(first));
-        let (tokens, slots, runs, sums) = (y.rows(), input.slots, input.runs, &mut sums[..y.rows()]);
-        cpu.simd().run(FourBitDown { matrix, slots, runs, h, tokens, chunks: chunk..chunk + 1, out: sums });
-        sums.iter().enumerate().for_each(|(t, sums)| added.write(first + t, column + skip, &sums[skip..], y.row(t)));
-    });
-}
-
-/// Chunks of columns by tiles of many tokens, for which each chunk is turned into panels.
-fn down_4bit_panels(
-    cpu: &Cpu,
-    matrix: &DownMatrix,
-    input: &Slots<'_>,
-    added: &Added<'_>,
-    (y, columns): (SharedSlice<'_, f32>, Range<usize>),
-) {
-    let width = matrix.columns.start(1);
-    let tiles = Tiles::new(y, added.d, columns, TILE_TOKENS, width);
-    let grid = tiles.grid();
-    cpu.team().for_parts(tiles, 1, |unit, mut y| {
-        let (first, start, skip) = grid.at(unit);
-        let Codes { codes, stride, sums, sum_stride, scale } = input.h.at_token(first);
-        let scale = &scale[..y.rows()];
-        let tokens = Tokens::of_codes((codes, stride), (sums, sum_stride), scale);
-        matrix.multiply_panels(cpu.simd(), (input.slots, start / width), tokens, |column, tokens, sums| {
-            for (t, sums) in tokens.zip(sums) {
-                let (y, sums) = (y.row(t), sums.map(|sum| (0.0 + sum) * scale[t]));
-                for (q, sums) in sums.as_chunks::<4>().0.iter().enumerate() {
-                    // of the chunk's columns those that are asked for
-                    let at = column + SEGMENT * q;
-                    let (from, to) = (at.max(skip), (at + 4).min(skip + y.len()));
-                    if from < to {
-                        added.write(first + t, start + from, &sums[from - at..], &mut y[from - skip..to - skip]);
-                    }
-                }
-            }
-        });
-    });
 }

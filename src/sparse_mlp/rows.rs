@@ -1,20 +1,9 @@
-//! 16-bit and f32 rows: dot products for gate and up, sums of rows for down.
+//! 16-bit and f32 rows of gate and up: dot products.
 
-use crate::input_sparse::SPLITS;
-use crate::simd::{Gather, Kernel, Simd, SimdElement, load_first};
-use std::ops::Range;
+use crate::simd::{Kernel, Simd, SimdElement, load_first};
 
 /// Neurons whose rows are computed together.
 pub(crate) const BLOCK: usize = 16;
-
-/// Columns of y that one unit of the down projection covers at most.
-pub(crate) const CHUNK: usize = 128;
-
-/// Vectors of 16 columns in a register tile of the down projection, and with it the columns of a chunk of 16-bit rows.
-const DOWN_VECTORS: usize = 6;
-
-/// Columns of y that one unit of the down projection covers in 16-bit rows.
-pub(crate) const DENSE_CHUNK: usize = 16 * DOWN_VECTORS;
 
 /// out\[t\]\[i\] = Σ_k matrix\[rows\[i\], k\] · x\[t, k\], lane k mod 16 by lane, then over lanes as [`Simd::sum`].
 pub(crate) struct Rows<'a, T> {
@@ -107,93 +96,6 @@ fn dot_tile<S: Simd, T: SimdElement, const N: usize>(
     for t in 0..N {
         for r in 0..4 {
             out[t][first + r] = simd.sum(acc[t][r]);
-        }
-    }
-}
-
-/// out\[t\]\[c\] = Σ_i h\[t, i\] · matrix\[list\[i\], column + c\], in the order of the list within each split, splits in order.
-pub(crate) struct Down<'a, T> {
-    /// Transposed \[d_ff, d\].
-    pub matrix: &'a [T],
-    pub d: usize,
-    pub list: &'a [u32],
-    /// Where each split's neurons stand in `list`.
-    pub splits: &'a [Range<usize>; SPLITS],
-    /// \[tokens, stride\], the first `list.len()` of each row used.
-    pub h: &'a [f32],
-    pub stride: usize,
-    /// First column.
-    pub column: usize,
-    /// Columns, at most [`DENSE_CHUNK`].
-    pub width: usize,
-    /// \[tokens\].
-    pub out: &'a mut [[f32; CHUNK]],
-}
-
-impl<T: SimdElement> Kernel for Down<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let tokens = self.out.len();
-        assert!(self.width <= DENSE_CHUNK && self.column + self.width <= self.d);
-        assert!(tokens == 0 || self.h.len() >= (tokens - 1) * self.stride + self.list.len());
-        let rows = Gather::new(&self.matrix[self.column..], self.d, self.list, self.width);
-        let mut token = 0;
-        let mut me = self;
-        while token < tokens {
-            let wide = S::TILE == 4 && token + 4 <= tokens;
-            match (me.width == DENSE_CHUNK, wide) {
-                (true, true) => me.tile::<S, 4, DOWN_VECTORS>(simd, &rows, token, 0),
-                (true, false) => me.tile::<S, 1, DOWN_VECTORS>(simd, &rows, token, 0),
-                (false, wide) => {
-                    for at in (0..me.width).step_by(16) {
-                        if wide {
-                            me.tile::<S, 4, 1>(simd, &rows, token, at);
-                        } else {
-                            me.tile::<S, 1, 1>(simd, &rows, token, at);
-                        }
-                    }
-                }
-            }
-            token += if wide { 4 } else { 1 };
-        }
-    }
-}
-
-impl<T: SimdElement> Down<'_, T> {
-    /// Columns `at..at + 16 · V` (less at the end of the chunk) of `N` tokens.
-    #[inline(always)]
-    fn tile<S: Simd, const N: usize, const V: usize>(
-        &mut self,
-        simd: S,
-        rows: &Gather<'_, T>,
-        token: usize,
-        at: usize,
-    ) {
-        let end = self.width.min(at + 16 * V);
-        let h: [&[f32]; N] = std::array::from_fn(|t| &self.h[(token + t) * self.stride..][..rows.rows()]);
-        for (split, range) in self.splits.iter().enumerate() {
-            let mut acc = [[simd.splat(0.0); V]; N];
-            for i in range.clone() {
-                let row = &rows.row(i)[at..end];
-                let mut w = [simd.splat(0.0); V];
-                for v in 0..V {
-                    w[v] = if V == 1 { load_first(simd, row) } else { T::load(simd, &row[..16 * V].as_chunks().0[v]) };
-                }
-                for t in 0..N {
-                    let h = simd.splat(h[t][i]);
-                    for v in 0..V {
-                        acc[t][v] = simd.fma(w[v], h, acc[t][v]);
-                    }
-                }
-            }
-            for (out, acc) in self.out[token..].iter_mut().zip(acc) {
-                for (out, acc) in out[at..].as_chunks_mut().0.iter_mut().zip(acc) {
-                    let before = simd.load(out);
-                    simd.store(out, if split == 0 { acc } else { simd.add(before, acc) });
-                }
-            }
         }
     }
 }

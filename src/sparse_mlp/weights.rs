@@ -1,8 +1,8 @@
 //! The weights of one gated MLP, neuron-major.
 
-use super::elementwise::Activation;
 use super::four_bit::FourBit;
 use super::select::{NeuronList, ScoreOn, Selection};
+use crate::activation::Activation;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::memory::Memory;

@@ -1,13 +1,10 @@
 //! The memory of a call, allocated once and passed in.
 
-use super::four_bit::SEGMENT;
 use super::project::FEW_TOKENS;
 use super::rows::BLOCK;
-use super::rows_4bit::Codes;
-use super::slots::SlotList;
 use super::weights::{Shape, Store, Weights};
+use crate::column_sums::{Codes, SEGMENT, SlotList, SplitSums};
 use crate::error::{Error, Result};
-use crate::input_sparse::SplitSums;
 use crate::threads::Pieces;
 use crate::w4a8::Activations;
 

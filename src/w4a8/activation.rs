@@ -3,6 +3,7 @@
 use crate::Cpu;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len, product};
+use crate::int8::{code_of, inverse_of, scale_of};
 use crate::simd::{Kernel, Simd};
 use crate::threads::Pieces;
 
@@ -307,19 +308,15 @@ impl<E: Element> Kernel for QuantizeBlock<'_, E> {
             sums.fill(0);
             return f32::NAN;
         }
-        let scale = max / 127.0;
-        // a scale below the normal range loses the bits that keep |x|/scale ≤ 127, hence the clamp
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+        let scale = scale_of(max);
+        let inverse = inverse_of(scale);
         let (head, padding) = codes.split_at_mut(x.len());
         padding.fill(0);
         sums[x.len() / SUM_GROUP..].fill(0);
         for ((block, codes), sum) in x.chunks_exact(SUM_GROUP).zip(head.chunks_exact_mut(SUM_GROUP)).zip(sums) {
             let mut total = 0i32;
             for (code, &v) in codes.iter_mut().zip(block) {
-                let scaled = (v.to_f32() * inverse).clamp(-127.0, 127.0);
-                // adding 1.5·2²³ leaves the integer nearest to `scaled`, ties to even, in the low mantissa bits
-                let rounded = (scaled + 12_582_912.0).to_bits() as i32 - 0x4B40_0000;
+                let rounded = code_of(v.to_f32(), inverse);
                 *code = rounded as i8;
                 total += rounded;
             }

@@ -2,8 +2,9 @@
 
 use super::raw::Matrix;
 use super::row_format::RowFormat;
+use crate::column_sums::ColumnMatrix;
 use crate::error::{Error, Result};
-use crate::sparse_mlp::four_bit::{DownMatrix, FourBit, RowForm, RowMatrix};
+use crate::sparse_mlp::four_bit::{FourBit, RowForm, RowMatrix};
 use crate::sparse_mlp::weights::{Dense, Store};
 use crate::sparse_mlp::{Shape, Weights};
 use crate::w4a8::{Group, GroupScale, Offset};
@@ -105,7 +106,7 @@ fn four_bit_rows(matrix: &RowMatrix, d_ff: usize) -> PackedRows<'static> {
 }
 
 /// Brings the scales of each block of neurons into the order of the columns.
-fn four_bit_down(matrix: &DownMatrix, d_ff: usize) -> PackedRows<'_> {
+fn four_bit_down(matrix: &ColumnMatrix, d_ff: usize) -> PackedRows<'_> {
     let rows = Cow::Borrowed(&matrix.codes()[..matrix.columns.d * d_ff / 2]);
     PackedRows { rows, scales: matrix.scales_by_column(), group: matrix.group(), bias: &[] }
 }

@@ -1,18 +1,14 @@
-//! Neurons copied out of their records, into tiles for gate and up and one after another for down. Codes and scales move, no number
-//! changes.
+//! Neurons of gate and up copied out of their records, into tiles. Codes and scales move, no number changes.
 
-use super::{RowForm, RowMatrix, SEGMENT, SLACK, format_of};
+use super::{RowForm, RowMatrix};
 use crate::Cpu;
+use crate::column_sums::{SEGMENT, format_of};
 use crate::error::Result;
-use crate::memory::Memory;
 use crate::threads::Pieces;
 use crate::w4a8::{Format, Offset, PackedWeight, Sections, TILE_BYTES, TILE_N, pack_half};
 
 /// Tiles that a member copies at a time.
 const TILES: usize = 4;
-
-/// Rows of down that a member copies at a time.
-const ROWS: usize = 64;
 
 impl RowMatrix {
     /// How the codes of its records become numbers.
@@ -79,20 +75,6 @@ impl RowMatrix {
             }
         }
     }
-}
-
-/// Copies rows of `d` elements of a list, one after another.
-pub(crate) fn copy_rows<T: bytemuck::Pod + Send + Sync>(cpu: &Cpu, from: &[T], d: usize, list: &[u32], to: &mut [T]) {
-    cpu.team().for_parts(Pieces::new(&mut to[..list.len() * d], ROWS * d), 1, |piece, rows| {
-        for (row, &j) in rows.chunks_exact_mut(d).zip(&list[piece * ROWS..]) {
-            row.copy_from_slice(&from[j as usize * d..][..d]);
-        }
-    });
-}
-
-/// Room for `n` rows of `d` codes of 4 bits; where there are none, calls still say which columns they would read.
-pub(super) fn code_room(n: usize, d: usize) -> Memory<u8> {
-    Memory::zeroed(n.max(1) * d / 2 + SLACK)
 }
 
 /// The first `count` pieces of so many bytes, perhaps of none.

@@ -1,9 +1,9 @@
 //! Activations quantized to int8, on the device.
 
 use super::raw::{Quantize, Source};
+use crate::activation::Activation;
 use crate::device::{Address, Arguments, Device, DeviceElement};
 use crate::error::{Error, Result, check_len, product};
-use crate::sparse_mlp::Activation;
 use crate::w4a8::activation::{ActScales, PAD_K, SUM_GROUP};
 use cudarc::driver::{CudaSlice, CudaView};
 

@@ -3,9 +3,9 @@
 use super::raw::{self, Source};
 use super::variant::Architecture;
 use super::{Epilogue, Weight};
+use crate::activation::Activation;
 use crate::device::{Address, Arguments, Device, DeviceElement};
 use crate::error::{Result, check_len, product};
-use crate::sparse_mlp::Activation;
 use crate::w4a8::{ActScales, LAYOUT_VERSION};
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 

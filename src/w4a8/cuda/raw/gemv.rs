@@ -1,9 +1,9 @@
 //! Quantization and multiplication of few tokens in one launch: check, launch.
 
 use super::{ALIGNMENT, Source, activation_code, check_weight, name_sections};
+use crate::activation::Activation;
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, or_null, product};
 use crate::error::{Error, Result};
-use crate::sparse_mlp::Activation;
 use crate::w4a8::activation::PAD_K;
 use crate::w4a8::cuda::mirror::{GemvParams, LinearParams};
 use crate::w4a8::cuda::variant::{Architecture, GEMV_TOKENS, TILE_FEATURES, Variant, gemv_quantize};

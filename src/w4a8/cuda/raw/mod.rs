@@ -18,9 +18,9 @@ pub use quantize::{Quantize, Source};
 pub use rows::Rows;
 pub use tokens::Tokens;
 
+use crate::activation::Activation;
 use crate::device::{Address, Buffer};
 use crate::error::{Error, Result};
-use crate::sparse_mlp::Activation;
 use crate::w4a8::{Format, LAYOUT_VERSION, Sections};
 
 /// The most blocks along a grid's second axis.

@@ -1,9 +1,9 @@
 //! The quantization of tokens: check, select, launch.
 
 use super::{ALIGNMENT, activation_code};
+use crate::activation::Activation;
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Kernel, Queue, product};
 use crate::error::{Error, Result};
-use crate::sparse_mlp::Activation;
 use crate::w4a8::activation::{ActScales, PAD_K, SUM_GROUP};
 use crate::w4a8::cuda::mirror::{self, QuantizeParams};
 

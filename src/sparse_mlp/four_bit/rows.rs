@@ -1,51 +1,17 @@
 //! 4-bit gate and up rows times int8 activations.
 
-mod one_token;
-
-use self::one_token::OneToken;
-use super::four_bit::{RowMatrix, SEGMENT};
-use super::rows::BLOCK;
+use super::RowMatrix;
+use super::one_token::OneToken;
+use crate::column_sums::{Codes, SEGMENT};
 use crate::simd::{ByteRows, Kernel, Simd};
-use crate::w4a8::{Activations, Offset};
+use crate::sparse_mlp::rows::BLOCK;
+use crate::w4a8::Offset;
 
 /// Tokens that one unit of the gate and up projections covers at most.
 pub(crate) const ROW_TOKENS: usize = 64;
 
 /// Steps of four segments whose sums wait until all 16 rows have theirs.
 const STEPS: usize = 16;
-
-/// int8 activations of consecutive tokens.
-#[derive(Clone, Copy)]
-pub(crate) struct Codes<'a> {
-    /// \[tokens, stride\].
-    pub codes: &'a [i8],
-    pub stride: usize,
-    /// Sums over each 32 codes (gate, up) or each run (down), \[tokens, sum_stride\].
-    pub sums: &'a [i32],
-    pub sum_stride: usize,
-    /// \[tokens\].
-    pub scale: &'a [f32],
-}
-
-impl<'a> Codes<'a> {
-    /// Activations with a scale for each token.
-    pub(crate) fn of(x: &'a Activations) -> Self {
-        let (sums, sum_stride) = x.group_sums(Some(SEGMENT));
-        Codes { codes: x.codes(), stride: x.padded_k(), sums, sum_stride, scale: x.scale() }
-    }
-}
-
-impl Codes<'_> {
-    /// Those from a token on.
-    pub(crate) fn at_token(&self, token: usize) -> Self {
-        Codes {
-            codes: &self.codes[token * self.stride..],
-            sums: &self.sums[token * self.sum_stride..],
-            scale: &self.scale[token..],
-            ..*self
-        }
-    }
-}
 
 /// out\[t\]\[i\] = act_scale\[t\] · Σ_g (float(Σ_{k∈g} (code − zero) · a) · scale (+ Σ_{k∈g} a · offset)), groups in order, by runs of K as
 /// in [`crate::w4a8`].
@@ -100,7 +66,7 @@ impl FourBitRows<'_> {
         }
     }
 
-    /// Computes one token: the form of the scales (of [`super::four_bit::FORMS`]) is settled here, so that no group asks
+    /// Computes one token: the form of the scales (of [`crate::column_sums::FORMS`]) is settled here, so that no group asks
     /// for it.
     #[inline(always)]
     fn one<S: Simd>(&self, simd: S, rows: &ByteRows<'_, BLOCK>) -> [f32; BLOCK] {
@@ -238,7 +204,7 @@ impl FourBitRows<'_> {
 
 /// Adds one group's integer sums to the f32 sums of 16 rows.
 #[inline(always)]
-fn add_group<S: Simd>(
+pub(super) fn add_group<S: Simd>(
     simd: S,
     offset: Option<Offset>,
     group: usize,

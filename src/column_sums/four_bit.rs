@@ -1,17 +1,15 @@
-//! Sums of 4-bit down rows, weighted by int8 activations.
+//! Sums of rows of 4-bit codes, weighted by int8 activations.
 
-use super::four_bit::{DownMatrix, SEGMENT};
-use super::rows::CHUNK;
-use super::rows_4bit::Codes;
+use super::{CHUNK, Codes, ColumnMatrix, SEGMENT};
 use crate::simd::{Gather, Kernel, Simd, load_first};
 use crate::w4a8::Offset;
 use std::ops::Range;
 
-/// Tokens that one unit of the down projection covers at most.
-pub(crate) const DOWN_TOKENS: usize = 32;
+/// Tokens that one unit covers at most.
+pub(crate) const TOKENS: usize = 32;
 
 /// Chunks that one unit covers at most for a single token: 1 KiB of a row, and sums that stay in the first-level cache.
-pub(crate) const DOWN_CHUNKS: usize = 16;
+pub(crate) const CHUNKS: usize = 16;
 
 /// Slots whose rows are added up together.
 const QUAD: usize = 4;
@@ -107,38 +105,38 @@ struct Sums<S: Simd> {
 
 /// out\[t\]\[c\] = act_scale\[t\] · Σ_blocks (float(Σ_slots (code − zero) · a) · scale (+ Σ_slots a · offset)), blocks in order, by
 /// runs of K as in [`crate::w4a8`]: one without a block adds nothing, as 0 would.
-pub(crate) struct FourBitDown<'a> {
-    pub matrix: &'a DownMatrix,
+pub(crate) struct FourBitSums<'a> {
+    pub matrix: &'a ColumnMatrix,
     /// The neuron of each slot.
     pub slots: &'a [u32],
     pub runs: &'a [Run],
     /// By slot, from the first of `out`'s tokens on; sums by run.
     pub h: Codes<'a>,
     pub tokens: usize,
-    /// One chunk for several tokens, at most [`DOWN_CHUNKS`] for one.
+    /// One chunk for several tokens, at most [`CHUNKS`] for one.
     pub chunks: Range<usize>,
-    /// \[tokens\] or, for one token, \[chunks\]; at most [`DOWN_TOKENS`].
+    /// \[tokens\] or, for one token, \[chunks\]; at most [`TOKENS`].
     pub out: &'a mut [[f32; CHUNK]],
 }
 
-impl Kernel for FourBitDown<'_> {
+impl Kernel for FourBitSums<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let h = &self.h;
         let one = self.tokens == 1;
-        assert!((1..=DOWN_TOKENS).contains(&self.tokens) && h.scale.len() >= self.tokens);
+        assert!((1..=TOKENS).contains(&self.tokens) && h.scale.len() >= self.tokens);
         assert!(h.codes.len() >= (self.tokens - 1) * h.stride + self.slots.len());
         assert!(h.sums.len() >= (self.tokens - 1) * h.sum_stride + self.runs.len());
         assert!(self.out.len() == if one { self.chunks.len() } else { self.tokens });
-        assert!(self.chunks.len() <= if one { DOWN_CHUNKS } else { 1 });
+        assert!(self.chunks.len() <= if one { CHUNKS } else { 1 });
         assert!(self.chunks.end <= self.matrix.columns.chunks());
         if one { self.one(simd) } else { self.many(simd) }
     }
 }
 
-impl FourBitDown<'_> {
+impl FourBitSums<'_> {
     /// The codes of each slot in the unit's chunks.
     #[inline(always)]
     fn rows(&self) -> Gather<'_, [u8; 16]> {
@@ -334,7 +332,7 @@ impl FourBitDown<'_> {
         let columns = &self.matrix.columns;
         let (rows, zero) = (self.rows(), simd.splat_i32(0));
         let zero = Sums::<S> { floats: Floats::none(simd), short: [zero; VECTORS / 2], acc: [zero; VECTORS] };
-        let mut sums = [zero; DOWN_CHUNKS];
+        let mut sums = [zero; CHUNKS];
         let sums = &mut sums[..self.chunks.len()];
         let mut end = self.first_end();
         for (r, run) in self.runs.iter().enumerate() {
@@ -381,8 +379,8 @@ impl FourBitDown<'_> {
         let rows = self.rows();
         let zero = simd.splat_i32(0);
         let mut panel = [[zero; VECTORS]; PANEL];
-        let mut floats = [Floats::none(simd); DOWN_TOKENS];
-        let mut acc = [[zero; VECTORS]; DOWN_TOKENS];
+        let mut floats = [Floats::none(simd); TOKENS];
+        let mut acc = [[zero; VECTORS]; TOKENS];
         let mut end = self.first_end();
         for (r, run) in self.runs.iter().enumerate() {
             if self.passes(run, &mut end) {

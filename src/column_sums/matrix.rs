@@ -1,12 +1,14 @@
-//! down: rows of codes by neuron, scales by blocks of neurons.
+//! A matrix of codes by column, its scales by blocks of columns.
 
-use super::super::down_4bit::{DOWN_CHUNKS, Run};
-use super::super::rows::CHUNK;
-use super::gather::{code_room, copy_rows};
-use super::{RowScale, SEGMENT, SLACK, code_at, dequantize, form_of, format_of, pack_codes, scale_at, unsupported};
+use super::CHUNK;
+use super::four_bit::{CHUNKS, Run};
+use super::nibbles::{
+    RowScale, SEGMENT, SLACK, code_at, dequantize, form_of, format_of, pack_codes, scale_at, unsupported,
+};
 use crate::Cpu;
 use crate::error::Result;
 use crate::memory::Memory;
+use crate::threads::Pieces;
 use crate::w4a8::{Format, MOST_RUNS, Offset, QuantizedWeight, run_end, runs};
 #[cfg(any(feature = "cuda-sparse-mlp", feature = "cuda-input-sparse"))]
 use crate::w4a8::{Group, GroupScale};
@@ -14,7 +16,7 @@ use half::f16;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Where the columns of a down row are.
+/// Where the outputs of an input's row are.
 ///
 /// A row is cut into chunks of `segments` segments of 32 columns (the last may have fewer). A chunk's codes of four rows,
 /// interleaved, are 4 vectors of bytes and by nibble 8 vectors: lane 4q + p of vector 4·nibble + v is column
@@ -58,12 +60,16 @@ impl Columns {
     }
 }
 
+/// Rows that a member copies at a time.
+const ROWS: usize = 64;
+
 /// Bytes of a row's piece below which memory gives less than it does of whole rows.
 const SHORT_PIECE: usize = 512;
 
-/// down.
+/// A matrix \[N, K\] in 4 bits, held as K rows of the codes of an input's N weights (N padded to d). Scales lie apart, since a group is a block
+/// of `group_size` inputs that share one scale for each output: a row of d scales (and one of offsets or zero points) for each block.
 #[derive(Debug, Clone)]
-pub(crate) struct DownMatrix {
+pub(crate) struct ColumnMatrix {
     /// Inputs.
     k: usize,
     pub columns: Columns,
@@ -77,7 +83,7 @@ pub(crate) struct DownMatrix {
     pub group_params: Arc<Memory<u16>>,
 }
 
-impl DownMatrix {
+impl ColumnMatrix {
     /// Holds the rows of inputs; outputs are padded to whole segments of zeros.
     pub(crate) fn new(what: &'static str, w: &QuantizedWeight) -> Result<Self> {
         let (offset, group_size) = form_of(what, w.format(), w.k())?;
@@ -101,18 +107,18 @@ impl DownMatrix {
             }
         }
         let (channel_scale, group_params) = (Arc::new(channel_scale), Arc::new(group_params));
-        Ok(DownMatrix { k: d_ff, columns, offset, group_size, codes, channel_scale, group_params })
+        Ok(ColumnMatrix { k: d_ff, columns, offset, group_size, codes, channel_scale, group_params })
     }
 
     /// Room for the codes of `n` of its inputs; scales are shared.
-    pub(super) fn room(&self, n: usize) -> Self {
+    pub(crate) fn room(&self, n: usize) -> Self {
         let (channel_scale, group_params) = (Arc::clone(&self.channel_scale), Arc::clone(&self.group_params));
-        DownMatrix { codes: code_room(n, self.columns.d), channel_scale, group_params, ..*self }
+        ColumnMatrix { codes: code_room(n, self.columns.d), channel_scale, group_params, ..*self }
     }
 
     /// Copies the codes of the inputs of a list into `to`, which has room for them.
-    pub(super) fn gather(&self, cpu: &Cpu, list: &[u32], to: &mut Self) -> Result<()> {
-        let form = |m: &DownMatrix| (m.k, m.columns.d, m.offset, m.group_size);
+    pub(crate) fn gather(&self, cpu: &Cpu, list: &[u32], to: &mut Self) -> Result<()> {
+        let form = |m: &ColumnMatrix| (m.k, m.columns.d, m.offset, m.group_size);
         if form(self) != form(to) {
             return Err(unsupported("weights to gather", "others than there is room for"));
         }
@@ -153,7 +159,7 @@ impl DownMatrix {
     /// Sums in f32 of a token whose runs of K are summed apart.
     pub(crate) fn split_sums(&self) -> usize {
         let chunks = self.columns.chunks();
-        let strips = chunks.div_ceil(DOWN_CHUNKS);
+        let strips = chunks.div_ceil(CHUNKS);
         runs(self.k).count() * strips * chunks.div_ceil(strips) * CHUNK
     }
 
@@ -163,7 +169,7 @@ impl DownMatrix {
     }
 
     /// How the codes of its rows become numbers.
-    pub(super) fn format(&self) -> Format {
+    pub(crate) fn format(&self) -> Format {
         format_of(self.offset, self.group_size)
     }
 
@@ -177,7 +183,7 @@ impl DownMatrix {
         &self.codes
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.scale_bytes() + self.code_bytes()
     }
 
@@ -233,4 +239,18 @@ fn parts_of(offset: Option<Offset>) -> usize {
         None | Some(Offset::None) => 1,
         Some(Offset::F16 | Offset::ZeroPoint) => 2,
     }
+}
+
+/// Copies rows of `d` elements of a list, one after another.
+pub(crate) fn copy_rows<T: bytemuck::Pod + Send + Sync>(cpu: &Cpu, from: &[T], d: usize, list: &[u32], to: &mut [T]) {
+    cpu.team().for_parts(Pieces::new(&mut to[..list.len() * d], ROWS * d), 1, |piece, rows| {
+        for (row, &j) in rows.chunks_exact_mut(d).zip(&list[piece * ROWS..]) {
+            row.copy_from_slice(&from[j as usize * d..][..d]);
+        }
+    });
+}
+
+/// Room for `n` rows of `d` codes of 4 bits; where there are none, calls still say which columns they would read.
+pub(crate) fn code_room(n: usize, d: usize) -> Memory<u8> {
+    Memory::zeroed(n.max(1) * d / 2 + SLACK)
 }

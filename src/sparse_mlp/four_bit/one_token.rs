@@ -1,8 +1,9 @@
 //! One token over 16 rows: running sums.
 
-use super::{FourBitRows, add_group};
+use super::RowMatrix;
+use super::rows::{FourBitRows, add_group};
+use crate::column_sums::{FORMS, SEGMENT};
 use crate::simd::{ByteRows, Simd};
-use crate::sparse_mlp::four_bit::{FORMS, RowMatrix, SEGMENT};
 use crate::sparse_mlp::rows::BLOCK;
 use crate::w4a8::Offset;
 

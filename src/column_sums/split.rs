@@ -2,8 +2,7 @@
 //!
 //! Threads that share the columns of a row read pieces of it, of a kilobyte and less, and memory gives pieces more slowly than rows.
 
-use super::float::Few;
-use super::weight::Rows;
+use super::float::{Few, Rows};
 use crate::cpu::Cpu;
 use crate::simd::SimdElement;
 use crate::threads::{Pieces, SharedSlice, Tiles};

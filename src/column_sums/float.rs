@@ -1,9 +1,14 @@
 //! Sums of rows of floating-point weights, each row times its input.
 
 use super::split::SPLITS;
-use super::weight::Rows;
-use crate::simd::{Gather, Kernel, Simd, SimdElement};
+use crate::simd::{Gather, Kernel, Simd, SimdElement, load_first};
 use std::ops::Range;
+
+/// Rows of elements, each `stride` of them after the one before.
+pub(crate) struct Rows<'a, T> {
+    pub elements: &'a [T],
+    pub stride: usize,
+}
 
 /// Rows that are read side by side: sums are loaded and stored once for all of them.
 const ROWS: usize = 8;
@@ -107,8 +112,9 @@ pub(super) struct Many<'a, T> {
     pub kept: &'a [u32],
     /// Where each split's inputs stand in `kept`.
     pub splits: &'a [Range<usize>; SPLITS],
-    /// \[tokens, kept\].
+    /// \[tokens, stride\], of which as many as `kept` are used.
     pub x: &'a [f32],
+    pub stride: usize,
     pub column: usize,
     /// Columns, at most [`TILE_COLUMNS`].
     pub width: usize,
@@ -123,24 +129,27 @@ impl<T: SimdElement> Kernel for Many<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Many { rows, kept, splits, x, column, width, sums, part } = self;
+        let Many { rows, kept, splits, x, stride, column, width, sums, part } = self;
         let vectors = width.div_ceil(16);
-        let rows = Gather::new(&rows.elements[column..], rows.stride, kept, 16 * vectors);
+        let rows = Gather::new(&rows.elements[column..], rows.stride, kept, width);
         let mut panel = [[[0.0f32; 16]; PANEL_ROWS]; VECTORS];
         for (split, range) in splits.iter().enumerate() {
             part.fill([[0.0; 16]; VECTORS]);
             for start in range.clone().step_by(PANEL_ROWS) {
                 let count = PANEL_ROWS.min(range.end - start);
                 for i in 0..count {
-                    let row = rows.row(start + i).as_chunks().0;
+                    let (row, rest) = rows.row(start + i).as_chunks();
                     for (panel, w) in panel.iter_mut().zip(row) {
                         simd.store(&mut panel[i], T::load(simd, w));
+                    }
+                    if !rest.is_empty() {
+                        simd.store(&mut panel[row.len()][i], load_first(simd, rest));
                     }
                 }
                 let mut token = 0;
                 while token < part.len() {
-                    let x = &x[token * kept.len() + start..];
-                    let tile = Tile { panel: &panel, count, x, stride: kept.len(), vectors };
+                    let x = &x[token * stride + start..];
+                    let tile = Tile { panel: &panel, count, x, stride, vectors };
                     let part = &mut part[token..];
                     token += match part.len() {
                         6.. if S::TILED => tile.run::<S, 6>(simd, part),

@@ -1,10 +1,12 @@
 //! Which rows of 4-bit codes a call sums, block after block: a row's place is a slot.
 
-use super::down_4bit::Run;
-use super::four_bit::{DownMatrix, SEGMENT};
-use super::project::PANEL_TOKENS;
+use super::four_bit::Run;
+use super::{ColumnMatrix, SEGMENT};
 use crate::cpu::Cpu;
 use crate::simd::{Kernel, Simd, load_first};
+
+/// Tokens for which rows that are all there are turned into panels, before they are multiplied.
+pub(crate) const PANEL_TOKENS: usize = 16;
 
 /// Elements that are copied together, and that buffers have beyond what is used.
 const STEP: usize = 32;
@@ -68,7 +70,7 @@ pub(crate) struct SlotLayout {
 impl SlotLayout {
     /// Takes all rows where many tokens leave out few of the K inputs, if `matrix` has them all: they are then multiplied as those of packed
     /// weights are.
-    pub(crate) fn of(matrix: &DownMatrix, has_all: bool, kept: &[u32], tokens: usize) -> Self {
+    pub(crate) fn of(matrix: &ColumnMatrix, has_all: bool, kept: &[u32], tokens: usize) -> Self {
         let k = matrix.k();
         let is_whole = has_all && tokens >= PANEL_TOKENS && 4 * kept.len() >= 3 * k && k % SEGMENT == 0;
         SlotLayout { group_size: matrix.group_size, k, is_whole }
