@@ -49,6 +49,7 @@ const FILES_OF_C: &[&str] = &[
     "cuda/select.rs",
     "format.rs",
     "import.rs",
+    "kv_pages.rs",
     "linear.rs",
     "mlp.rs",
     "mlp_parts.rs",

@@ -7,7 +7,7 @@ refusal is a :class:`MorayError` whose text names the argument, what was expecte
 
 from ._library import ffi as _ffi, lib as _lib, library_path
 from .activations import Activations
-from .attention import Attention, HeadLists, HeadMask, KvCache, Part, Span
+from .attention import Attention, HeadLists, HeadMask, KvCache, KvPages, Part, Span
 from .cpu import Cpu
 from .errors import *  # noqa: F403
 from .format import Format
@@ -25,8 +25,8 @@ __version__: str = _ffi.string(_lib.moray_version()).decode()
 LAYOUT_VERSION: int = _lib.MORAY_LAYOUT_VERSION
 
 __all__ = [
-    "LAYOUT_VERSION", "Activations", "Attention", "Cpu", "Format", "HeadLists", "HeadMask", "Indices", "InputSparse", "KvCache", "Masks",
-    "Part", "Quantized", "Row", "Selection", "Span", "SparseMlp", "Support", "Threshold", "TopK", "Union", "Weight", "__version__", "library_path", "linear",
+    "LAYOUT_VERSION", "Activations", "Attention", "Cpu", "Format", "HeadLists", "HeadMask", "Indices", "InputSparse", "KvCache",
+    "KvPages", "Masks", "Part", "Quantized", "Row", "Selection", "Span", "SparseMlp", "Support", "Threshold", "TopK", "Union", "Weight", "__version__", "library_path", "linear",
     "select", "support_table", "supports",
 ]  # fmt: skip
 __all__ += errors.__all__  # type: ignore[name-defined]  # noqa: F405

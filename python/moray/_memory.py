@@ -24,6 +24,10 @@ _DLPACK = {
 }  # fmt: skip
 SIZES = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1, "u8": 1, "i32": 4, "u32": 4, "i64": 8, "u64": 8, "bool": 1}
 
+# torch has no arithmetic on unsigned words, so that either sign stands for them.
+WORDS = ("u32", "i32")
+LONG_WORDS = ("u64", "i64")
+
 NONE = (ffi.NULL, 0)
 
 
@@ -91,7 +95,33 @@ def strided_on_device(what: str, array: Any, dtypes: Sequence[str], stream: int,
     """As :func:`view_on_device`, of an array of so many dimensions with strides that are not negative."""
     if not hasattr(array, "__dlpack__"):
         raise DtypeError(f"{what}: expected an array with DLPack, got {type(array).__name__}")
-    found = _borrow(what, array, stream or 1)
+    return _checked_strides(what, _borrow(what, array, stream or 1), dtypes, dimensions)
+
+
+def strided(what: str, array: Any, dtypes: Sequence[str], dimensions: int) -> Strided:
+    """As :func:`view` of an array that may be written, of so many dimensions with strides that are not negative."""
+    if not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__"):
+        return _checked_strides(what, _borrow(what, array, None), dtypes, dimensions)
+    found = _as_numpy(what, array)
+    dtype = _NUMPY.get(found.dtype)
+    if dtype is None:
+        raise DtypeError(f"{what}: expected elements of {' or '.join(dtypes)}, got {found.dtype.str}")
+    if not found.flags.writeable:
+        raise LayoutError(f"{what}: expected an array that may be written, got one that may only be read")
+    if any(step % found.itemsize for step in found.strides):
+        raise LayoutError(f"{what}: expected strides of whole elements, got {list(found.strides)} bytes")
+    steps = tuple(step // found.itemsize for step in found.strides)
+    address = ffi.cast("char *", found.__array_interface__["data"][0])
+    view = View(address, reach(found.shape, steps) * found.itemsize, found.shape, dtype, found)
+    return _checked_strides(what, Strided(view, steps), dtypes, dimensions)
+
+
+def reach(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """The elements from the first of an array to its last, where none comes before the first."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides)) if all(shape) else 0
+
+
+def _checked_strides(what: str, found: Strided, dtypes: Sequence[str], dimensions: int) -> Strided:
     if found.view.dtype not in dtypes:
         raise DtypeError(f"{what}: expected elements of {' or '.join(dtypes)}, got {found.view.dtype}")
     check_shape(what, found.view.shape, (None,) * dimensions)
@@ -189,10 +219,8 @@ def _borrow(what: str, array: Any, stream: int | None) -> Strided:
     for i in reversed(range(tensor.ndim)):
         strides[i] = tensor.strides[i] if tensor.strides else count
         count *= shape[i]
-    # those from the first element to the last, where none comes before the first
-    reach = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides)) if count else 0
     data = ffi.cast("char *", tensor.data) + tensor.byte_offset if count else ffi.NULL
-    return Strided(View(data, reach * SIZES[dtype], shape, dtype, (array, capsule)), tuple(strides))
+    return Strided(View(data, reach(shape, strides) * SIZES[dtype], shape, dtype, (array, capsule)), tuple(strides))
 
 
 def _not_contiguous(what: str, shape: Sequence[int], strides: Sequence[int]) -> LayoutError:

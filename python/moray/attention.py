@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _memory
 from ._library import check, constant, constants, create, ffi, lib
+from ._pages import pages_of
 from .cpu import Cpu, shared
 from .errors import OutOfRangeError, ShapeError
 from .quantized import DTYPES
@@ -84,6 +85,59 @@ class KvCache:
         return k, v, bool(held[0])
 
 
+class _Lender:
+    """Borrows arrays of the CPU, and keeps them."""
+
+    def __init__(self) -> None:
+        self._views: list[_memory.View] = []
+
+    def view(self, what: str, array: Any, dtypes: Sequence[str], shape: Sequence[int | None] = ()) -> _memory.View:
+        found = _memory.view(what, array, dtypes, shape, writable=what != "page_table")
+        self._views.append(found)
+        return found
+
+    def strided(self, what: str, array: Any, dtypes: Sequence[str], dimensions: int) -> _memory.Strided:
+        found = _memory.strided(what, array, dtypes, dimensions)
+        self._views.append(found.view)
+        return found
+
+
+class KvPages:
+    """One layer of a KV cache in memory of the caller's, which is kept; it stands where a :class:`KvCache` may, and then the layer that a call names
+    is not looked at. One thread writes it at a time, and none meanwhile reads it. Results have the bits of a :class:`KvCache`.
+
+    Args:
+        k, v: f32, f16, bf16 or i8, both the same: [pages, positions of a page, n_kv_heads, head_dim], or with layout ``"HND"``
+            [pages, n_kv_heads, positions of a page, head_dim]. They may have strides, as halves of one array have; head_dim has none.
+        capacity: positions of a sequence.
+        page_table: u32 [sequences, pages of a sequence], read by each call; None if sequence s is page s.
+        layout: ``"NHD"`` or ``"HND"``.
+        k_scale, v_scale: f32 [pages, n_kv_heads, positions of a page] of an i8 cache.
+        present: u32 [sequences, n_kv_heads, 2 · ⌈capacity / 64⌉], bit p % 32 of word p / 32 says that position p is held; None where all before a
+            span's end are. Zeros to begin with, in a cache with holes.
+
+    Raises:
+        UnsupportedError: for another layout.
+        ShapeError, LengthError, DtypeError, DeviceError, LayoutError: for arrays of other sizes, types, places and strides.
+    """
+
+    def __init__(
+        self, k: Any, v: Any, *, capacity: int, page_table: Any = None, layout: str = "NHD", k_scale: Any = None, v_scale: Any = None,
+        present: Any = None,
+    ) -> None:  # fmt: skip
+        self._owners = _Lender()
+        found = pages_of(
+            self._owners, k, v, capacity=capacity, page_table=page_table, layout=layout, k_scale=k_scale, v_scale=v_scale, present=present
+        )
+        #: Key and value heads.
+        self.n_kv_heads: int = found.n_kv_heads
+        #: Elements of a head.
+        self.head_dim: int = found.head_dim
+        #: Positions of a sequence.
+        self.capacity = capacity
+        self.fields = ffi.new("MorayKvPages *", found.fields)
+
+
 class Attention:
     """What attention of a head layout works in, made once. One thread uses it at a time.
 
@@ -107,7 +161,7 @@ class Attention:
         self.handle = create(lib.moray_attention_destroy, "MorayAttention", make, self.cpu.handle, shape)
 
     def write_kv(
-        self, cache: KvCache, layer: int, spans: Sequence[Span], k: Any, v: Any, *, heads: HeadLists | HeadMask | None = None,
+        self, cache: KvCache | KvPages, layer: int, spans: Sequence[Span], k: Any, v: Any, *, heads: HeadLists | HeadMask | None = None,
         policy: str = "write_all",
     ) -> None:  # fmt: skip
         """Writes the keys and values of the spans' tokens, f32 [M, n_kv_heads, head_dim] each; keys are turned by the rotary embedding already.
@@ -128,7 +182,7 @@ class Attention:
         check(lib.moray_write_kv(self.cpu.handle, call, number, keys.memory, values.memory))
 
     def attend(
-        self, cache: KvCache, layer: int, spans: Sequence[Span], q: Any, *, heads: HeadLists | HeadMask | None = None, out: Any = None,
+        self, cache: KvCache | KvPages, layer: int, spans: Sequence[Span], q: Any, *, heads: HeadLists | HeadMask | None = None, out: Any = None,
         part: Part | None = None,
     ) -> Any:  # fmt: skip
         """Computes out[t, h] = Σ_j softmax_j(q[t, h] · k[j] / √head_dim) · v[j] over the positions j up to t's own that the cache holds, for the
@@ -162,8 +216,21 @@ class Attention:
         check(lib.moray_attend(self.cpu.handle, call, found.memory, written.memory))
         return out
 
-    def _call(self, cache: KvCache, layer: int, spans: Sequence[Span], heads: HeadLists | HeadMask | None) -> tuple[Any, Any]:
+    def _call(
+        self, cache: KvCache | KvPages, layer: int, spans: Sequence[Span], heads: HeadLists | HeadMask | None,
+    ) -> tuple[Any, Any]:  # fmt: skip
         """The `MorayAttend` of C, and what has to live during the call."""
+        handle, pages = ffi.NULL, ffi.NULL
+        match cache:
+            case KvCache():
+                handle = cache.handle
+            case KvPages():
+                for name in ("n_kv_heads", "head_dim"):
+                    if getattr(cache, name) != getattr(self, name):
+                        raise ShapeError(f"cache: expected {name} of {getattr(self, name)}, got {getattr(cache, name)}")
+                pages = cache.fields
+            case _:
+                raise TypeError(f"cache: expected a KvCache or KvPages, got {type(cache).__name__}")
         listed, counts = None, None
         match heads:
             case None:
@@ -181,7 +248,7 @@ class Attention:
         views = [_memory.optional("heads", array, ("u32",)) for array in (listed, counts)]
         runs = ffi.new("MoraySpan[]", [tuple(span) for span in spans])
         call = ffi.new("MorayAttend *", (
-            ffi.sizeof("MorayAttend"), kind, self.handle, cache.handle, layer, runs, len(runs), *map(_memory.memory, views),
+            ffi.sizeof("MorayAttend"), kind, self.handle, handle, layer, runs, len(runs), *map(_memory.memory, views), 0, 0, 0, 0, pages,
         ))  # fmt: skip
         return call, (views, runs)
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from conftest import require
 
 import moray
-from moray import Attention, HeadLists, HeadMask, KvCache, Span
+from moray import Attention, HeadLists, HeadMask, KvCache, KvPages, Span
 
 RNG = np.random.default_rng(3)
 Q_HEADS, KV_HEADS, DIM, CAPACITY = 4, 2, 16, 80
@@ -99,3 +100,90 @@ def test_bad_calls_are_refused_and_objects_go_on():
         with pytest.raises(error):
             call()
     assert np.array_equal(attention.attend(cache, 0, SPANS, q), expected)
+
+
+PAGE, PAGES = 4, 64
+KINDS = {"f32": np.float32, "f16": np.float16, "int8": np.int8}
+
+
+def pages(dtype, layout="NHD", holes=False):
+    """A cache whose K and V share an array, with pages of sequences in no order."""
+    sides = (PAGE, KV_HEADS) if layout == "NHD" else (KV_HEADS, PAGE)
+    memory = np.zeros((PAGES, 2, *sides, DIM + 8), KINDS[dtype])
+    halves = (memory[:, half, ..., :DIM] for half in (0, 1))
+    table = RNG.permutation(PAGES)[: 3 * 20].astype(np.uint32).reshape(3, 20)
+    scales = [np.zeros((PAGES, KV_HEADS, PAGE), np.float32) if dtype == "int8" else None for _ in range(2)]
+    present = np.zeros((3, KV_HEADS, 4), np.uint32) if holes else None
+    made = KvPages(*halves, capacity=CAPACITY, page_table=table, layout=layout, k_scale=scales[0], v_scale=scales[1], present=present)
+    return made, memory, table, present
+
+
+@pytest.mark.parametrize("layout", ["NHD", "HND"])
+@pytest.mark.parametrize("dtype", KINDS)
+def test_pages_of_the_callers_have_the_bits_of_a_cache(dtype, layout):
+    attention, cache = made(dtype)
+    mine, memory, table, present = pages(dtype, layout, holes=True)
+    # a context of several pages, some positions of which head 0's group leaves out
+    for first, count, heads in ((0, 3, None), (3, 3, HeadLists([[1], [1]], groups=True)), (6, 1, HeadLists(LISTS))):
+        spans = [Span(slot, first, count) for slot in (2, 0)]
+        tokens = 2 * count
+        k, v, q = random(tokens, KV_HEADS, DIM), random(tokens, KV_HEADS, DIM), random(tokens, Q_HEADS, DIM)
+        results = []
+        for where in (cache, mine):
+            attention.write_kv(where, 0, spans, k, v, heads=heads, policy="hole")
+            results.append(attention.attend(where, 0, spans, q, heads=heads))
+        assert np.array_equal(*results)
+    assert not memory[..., DIM:].any() and [bin(word).count("1") for word in present[2, :, 0]] == [4, 7]
+    if dtype == "f32":
+        key, value, held = cache.read(0, 2, 1, 5)
+        row = memory[table[2, 1], :, 1] if layout == "NHD" else memory[table[2, 1], :, :, 1]
+        assert held and np.array_equal(row[0, 1, :DIM], key) and np.array_equal(row[1, 1, :DIM], value)
+
+
+def test_pages_of_torchs_are_taken_in_bf16():
+    torch = require("torch")
+    attention, cache = made("bf16")
+    k, v = (torch.zeros(3, CAPACITY, KV_HEADS, DIM, dtype=torch.bfloat16) for _ in range(2))
+    mine = KvPages(k, v, capacity=CAPACITY)
+    q, keys, values = torch.randn(TOKENS, Q_HEADS, DIM), torch.randn(TOKENS, KV_HEADS, DIM), torch.randn(TOKENS, KV_HEADS, DIM)
+    results = []
+    for where in (cache, mine):
+        attention.write_kv(where, 0, SPANS, keys, values)
+        results.append(attention.attend(where, 0, SPANS, q))
+    assert np.array_equal(*results) and torch.equal(k[2, 1], keys[4].bfloat16())
+
+
+def test_pages_that_do_not_fit_are_refused():
+    attention, _ = made()
+    mine, memory, table, _ = pages("f32")
+    k, v = memory[:, 0, ..., :DIM], memory[:, 1, ..., :DIM]
+    q, keys = random(TOKENS, Q_HEADS, DIM), random(TOKENS, KV_HEADS, DIM)
+    frozen = k.copy()
+    frozen.flags.writeable = False
+    other = Attention(Q_HEADS, 4, DIM, max_rows=8, max_spans=2, capacity=CAPACITY)
+    for error, text, attempt in [
+        (moray.UnsupportedError, "layout", lambda: KvPages(k, v, capacity=CAPACITY, page_table=table, layout="DHN")),
+        (moray.DtypeError, "k: expected elements of", lambda: KvPages(k.astype(np.int32), v, capacity=CAPACITY, page_table=table)),
+        (moray.DtypeError, "page_table", lambda: KvPages(k, v, capacity=CAPACITY, page_table=table.astype(np.int64))),
+        (moray.ShapeError, "v: expected the shape of k", lambda: KvPages(k, v[1:], capacity=CAPACITY, page_table=table)),
+        (moray.ShapeError, "v: expected the strides of k", lambda: KvPages(k, v.copy(), capacity=CAPACITY, page_table=table)),
+        (moray.ShapeError, "k: expected 4 dimensions", lambda: KvPages(k[0], v[0], capacity=CAPACITY)),
+        (moray.LayoutError, "k: expected", lambda: KvPages(k[::-1], v[::-1], capacity=CAPACITY, page_table=table)),
+        (moray.LayoutError, "k: expected", lambda: KvPages(memory[:, 0, ..., :32:2], v, capacity=CAPACITY, page_table=table)),
+        (moray.LayoutError, "k: expected an array that may be written", lambda: KvPages(frozen, frozen, capacity=CAPACITY, page_table=table)),
+        (moray.LengthError, "present", lambda: KvPages(k, v, capacity=CAPACITY, page_table=table, present=np.zeros((3, 2, 2), np.uint32))),
+        (moray.ShapeError, "page_size", lambda: attention.attend(KvPages(k, v, capacity=CAPACITY), 0, SPANS, q)),
+        (moray.ShapeError, "max_pages", lambda: attention.attend(KvPages(k, v, capacity=999, page_table=table), 0, SPANS, q)),
+        (moray.ShapeError, "cache: expected n_kv_heads of 4, got 2", lambda: other.attend(mine, 0, SPANS, q)),
+        (moray.UnsupportedError, "kv policy", lambda: attention.write_kv(mine, 0, SPANS, keys, keys, policy="hole")),
+        (moray.OverlapError, "out", lambda: attention.attend(KvPages(q[None, :, :2], q[None, :, 2:], capacity=5), 0, [Span(0, 0, 5)], q.copy(), out=q)),
+        (TypeError, "cache: expected a KvCache or KvPages", lambda: attention.attend(memory, 0, SPANS, q)),
+    ]:  # fmt: skip
+        with pytest.raises(error, match=text):
+            attempt()
+    table[2, 0] = PAGES
+    with pytest.raises(moray.OutOfRangeError, match="page_table: expected an index below 64, got 64"):
+        attention.attend(mine, 0, SPANS, q)
+    table[2, 0] = 0
+    attention.write_kv(mine, 0, SPANS, keys, keys)
+    attention.attend(mine, 0, SPANS, q)

@@ -1,9 +1,9 @@
 //! Attention on the CPU: check, divide, compute.
 
-use super::element::KvElement;
 use super::kernel::{Rows, Segment};
 use super::kv_cache::{KvCache, causal_mask};
 use super::softmax::{Finish, Merge};
+use super::source::{At, Cached, Source};
 use super::storage::with_element;
 use super::workspace::{Division, Scratch, Unit, Workspace, cut_scratch, scratch_elems, state_elems};
 use super::{AttentionShape, BLOCK, Call, SEGMENT, heads};
@@ -81,20 +81,11 @@ pub fn attend_range<'o>(
     out: impl Into<SharedSlice<'o, f32>>,
     workspace: &mut Workspace,
 ) -> Result<()> {
-    let out = out.into();
     let rows = call.check(cache.shape())?;
-    check_len("q", product("q", &[rows, call.shape.q_elems()])?, q.len())?;
-    check_len("out", q.len(), out.len())?;
-    for (what, range, count) in [("spans", &spans, call.spans.len()), ("kv_heads", &kv_heads, call.shape.n_kv_heads)] {
-        if range.start > range.end || range.end > count {
-            return Err(Error::Index { what, limit: count + 1, got: range.start.max(range.end) });
-        }
-    }
-    workspace.check(cpu, call, rows)?;
-    let division = workspace.divide(cpu, call, rows, (spans, kv_heads));
-    with_element!(cache.dtype(), E => Job::<E> { cpu, call, q, cache, element: std::marker::PhantomData }
-        .run(division, out, workspace));
-    Ok(())
+    with_element!(cache.dtype(), E => {
+        let job = Job { cpu, call, q, source: &Cached::<E>::new(cache, call.layer) };
+        job.compute(rows, (spans, kv_heads), out.into(), workspace)
+    })
 }
 
 /// Counts the bytes of K and V that a call has to read, each row of each running group once per span: holes and groups
@@ -118,15 +109,39 @@ pub fn bytes_read(call: &Call<'_>, cache: &KvCache) -> Result<usize> {
 /// States that one thread merges in about the time of a barrier.
 const STATES_PER_RANGE: usize = 64;
 
-struct Job<'a, E> {
-    cpu: &'a Cpu,
-    call: &'a Call<'a>,
-    q: &'a [f32],
-    cache: &'a KvCache,
-    element: std::marker::PhantomData<E>,
+/// A call that fits its source.
+pub(super) struct Job<'a, S> {
+    pub(super) cpu: &'a Cpu,
+    pub(super) call: &'a Call<'a>,
+    pub(super) q: &'a [f32],
+    pub(super) source: &'a S,
 }
 
-impl<E: KvElement> Job<'_, E> {
+impl<S: Source> Job<'_, S> {
+    /// Computes ranges of spans and KV heads of a call of `rows` tokens.
+    pub(super) fn compute(
+        &self,
+        rows: usize,
+        (spans, kv_heads): (Range<usize>, Range<usize>),
+        out: SharedSlice<'_, f32>,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        let Job { cpu, call, q, .. } = *self;
+        check_len("q", product("q", &[rows, call.shape.q_elems()])?, q.len())?;
+        check_len("out", q.len(), out.len())?;
+        for (what, range, count) in
+            [("spans", &spans, call.spans.len()), ("kv_heads", &kv_heads, call.shape.n_kv_heads)]
+        {
+            if range.start > range.end || range.end > count {
+                return Err(Error::Index { what, limit: count + 1, got: range.start.max(range.end) });
+            }
+        }
+        workspace.check(cpu, call, rows)?;
+        let division = workspace.divide(cpu, call, rows, (spans, kv_heads));
+        self.run(division, out, workspace);
+        Ok(())
+    }
+
     fn run(&self, division: Division, out: SharedSlice<'_, f32>, workspace: &mut Workspace) {
         let Workspace { scratch, partials, units, .. } = workspace;
         let (shape, team) = (&self.call.shape, self.cpu.team());
@@ -188,17 +203,11 @@ impl<E: KvElement> Job<'_, E> {
 
     fn compute_segment(&self, unit: &Unit, segment: usize, rows: Rows, scratch: &mut Scratch<'_>) {
         const BLOCKS: usize = SEGMENT / BLOCK;
-        let (layer, slot) = (self.call.layer, self.call.spans[unit.span].slot);
+        let at = At { slot: self.call.spans[unit.span].slot, kv_head: unit.kv_head };
         let end = (unit.position + unit.tokens).div_ceil(BLOCK);
-        let segment = Segment {
-            region: self.cache.region::<E>(layer, slot, unit.kv_head),
-            presence: self.cache.presence(layer, slot, unit.kv_head),
-            blocks: segment * BLOCKS..end.min((segment + 1) * BLOCKS),
-            head_dim: self.call.shape.head_dim,
-            rows,
-            scratch,
-        };
-        segment.compute(self.cpu.simd());
+        let blocks = segment * BLOCKS..end.min((segment + 1) * BLOCKS);
+        let segment = Segment { blocks, head_dim: self.call.shape.head_dim, rows, scratch };
+        segment.compute(self.cpu.simd(), self.source, at);
     }
 
     /// Computes a unit over its whole context.

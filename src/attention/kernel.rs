@@ -6,13 +6,14 @@ use std::ops::Range;
 
 use super::BLOCK;
 use super::element::KvElement;
-use super::kv_cache::{causal_mask, scales_of};
+use super::kv_cache::causal_mask;
 use super::softmax::weigh;
+use super::source::{At, Source, Step};
 use super::workspace::{STATE_HEADER, Scratch, state_elems};
 use crate::simd::{Available, Kernel, Simd};
 
 /// Rows from which a converting pass over a block costs less than converting at every use.
-const WIDEN_ROWS: usize = 12;
+pub(super) const WIDEN_ROWS: usize = 12;
 
 /// The rows of a tile: token by token, the running heads of the group side by side.
 #[derive(Clone, Copy)]
@@ -32,10 +33,7 @@ impl Rows {
 }
 
 /// One segment of a tile.
-pub(super) struct Segment<'a, 'b, E> {
-    /// The blocks of a (layer, slot, kv_head), and their presence words.
-    pub(super) region: &'a [E],
-    pub(super) presence: &'a [u64],
+pub(super) struct Segment<'a, 'b> {
     /// The segment's blocks up to the last row's position.
     pub(super) blocks: Range<usize>,
     pub(super) head_dim: usize,
@@ -43,55 +41,42 @@ pub(super) struct Segment<'a, 'b, E> {
     pub(super) scratch: &'a mut Scratch<'b>,
 }
 
-impl<E: KvElement> Segment<'_, '_, E> {
+impl Segment<'_, '_> {
     /// Makes the states in `scratch.segment` from the queries in `scratch.q`.
-    pub(super) fn compute(self, simd: Available) {
-        let (head_dim, rows) = (self.head_dim, self.rows);
+    pub(super) fn compute(self, simd: Available, source: &impl Source, at: At) {
+        let Segment { blocks, head_dim, rows, scratch } = self;
         let stride = state_elems(head_dim);
-        let elems = BLOCK * (head_dim + head_dim.next_multiple_of(16)) + E::SCALE_ELEMS;
-        let Scratch { q, weights, segment, block: widened, .. } = self.scratch;
-        for state in segment[..rows.count * stride].chunks_exact_mut(stride) {
+        for state in scratch.segment[..rows.count * stride].chunks_exact_mut(stride) {
             state.fill(0.0);
             state[0] = f32::NEG_INFINITY;
         }
-        let end = self.blocks.end;
-        for index in self.blocks {
-            let present = self.presence[index];
+        let end = blocks.end;
+        for index in blocks {
+            let present = source.present(at, index);
             let visible = present & rows.causal(rows.count - 1, index);
-            if visible == 0 {
-                continue;
-            }
-            let (block, later) = self.region[index * elems..end * elems].split_at(elems);
-            let scales = scales_of(block);
-            let (weights, states) = (&mut *weights, &mut *segment);
-            if E::CONVERTS && rows.count >= WIDEN_ROWS {
-                let widened = &mut widened[..elems - E::SCALE_ELEMS];
-                simd.run(Widen { block, widened, head_dim, visible });
-                let block = &*widened;
-                simd.run(Tile { block, scales, next: &[], index, present, head_dim, rows, q, weights, states });
-            } else {
-                let next = later.get(..BLOCK * head_dim).unwrap_or(&[]);
-                simd.run(Tile { block, scales, next, index, present, head_dim, rows, q, weights, states });
+            if visible != 0 {
+                let scratch = &mut *scratch;
+                source.take(simd, at, Step { index, end, present, visible, head_dim, rows, scratch });
             }
         }
     }
 }
 
 /// One block as the inner loops see it.
-struct Tile<'a, E> {
+pub(super) struct Tile<'a, E> {
     /// K [4][head_dim][16], then V [BLOCK][v_stride].
-    block: &'a [E],
+    pub(super) block: &'a [E],
     /// Of K and of V by position, if elements are codes.
-    scales: Option<&'a [[f32; BLOCK]; 2]>,
+    pub(super) scales: Option<&'a [[f32; BLOCK]; 2]>,
     /// K of the block behind this one, if the segment goes on with it.
-    next: &'a [E],
-    index: usize,
-    present: u64,
-    head_dim: usize,
-    rows: Rows,
-    q: &'a [f32],
-    weights: &'a mut [f32],
-    states: &'a mut [f32],
+    pub(super) next: &'a [E],
+    pub(super) index: usize,
+    pub(super) present: u64,
+    pub(super) head_dim: usize,
+    pub(super) rows: Rows,
+    pub(super) q: &'a [f32],
+    pub(super) weights: &'a mut [f32],
+    pub(super) states: &'a mut [f32],
 }
 
 /// Groups of sixteen positions that reach the last visible one.
@@ -101,11 +86,11 @@ fn groups_of(visible: u64) -> usize {
 }
 
 /// Converts the part of a block that reaches the last visible position.
-struct Widen<'a, E> {
-    block: &'a [E],
-    widened: &'a mut [f32],
-    head_dim: usize,
-    visible: u64,
+pub(super) struct Widen<'a, E> {
+    pub(super) block: &'a [E],
+    pub(super) widened: &'a mut [f32],
+    pub(super) head_dim: usize,
+    pub(super) visible: u64,
 }
 
 impl<E: KvElement> Kernel for Widen<'_, E> {

@@ -43,22 +43,12 @@ pub fn write_kv(
     cache: &mut KvCache,
 ) -> Result<()> {
     let rows = call.check(cache.shape())?;
-    check_len("k", product("k", &[rows, call.shape.kv_elems()])?, k.len())?;
-    check_len("v", product("v", &[rows, call.shape.kv_elems()])?, v.len())?;
-    if let Some(rope) = rope {
-        check_rope(rope, cache.shape())?;
-        call.spans.iter().try_for_each(|span| rope.check_span(span))?;
-    }
+    check_rows(call, rows, rope, [k, v])?;
     let mut first_row = 0;
     for (index, span) in call.spans.iter().enumerate() {
         for kv_head in 0..call.shape.n_kv_heads {
             let at = KvRow { slot: span.slot, kv_head, position: span.start };
-            let projected = policy.projects(call, index, kv_head);
-            let source = match (projected, policy) {
-                (true, _) => Some(Source { k, v, rope, first_row, stride: call.shape.kv_elems() }),
-                (false, KvPolicy::Zero) => Some(Source { k: &[], v: &[], rope: None, first_row, stride: 0 }),
-                (false, _) => None,
-            };
+            let source = Source::new(policy, call, (index, kv_head, first_row), rope, [k, v]);
             if let Some(source) = &source {
                 with_element!(cache.dtype(), E => store_span::<E>(cpu, call.layer, at, span, source, cache));
             }
@@ -89,7 +79,7 @@ pub fn write_row(
     check_len("v", head_dim, v.len())?;
     let span = Span { slot: row.slot, start: row.position, len: 1 };
     if let Some(rope) = rope {
-        check_rope(rope, cache.shape())?;
+        check_rope(rope, head_dim)?;
         rope.check_span(&span)?;
     }
     // The row is its own matrix of one head, so its head index inside k and v is 0.
@@ -112,15 +102,15 @@ pub fn write_row(
     Ok(())
 }
 
-fn check_rope(rope: &Rope, shape: &KvShape) -> Result<()> {
-    if rope.head_dim() == shape.head_dim {
+fn check_rope(rope: &Rope, head_dim: usize) -> Result<()> {
+    if rope.head_dim() == head_dim {
         return Ok(());
     }
     Err(Error::Shape { what: "rope head_dim", expected: "the cache's head_dim", got: rope.head_dim() })
 }
 
 /// Where the rows come from; empty k and v stand for zeros.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     k: &'a [f32],
     v: &'a [f32],
     rope: Option<&'a Rope>,
@@ -128,6 +118,49 @@ struct Source<'a> {
     first_row: usize,
     /// Elements from one token to the next.
     stride: usize,
+}
+
+impl<'a> Source<'a> {
+    /// What a policy stores of a KV head of span `index`, whose first token is `first_row` of k and v; None: a hole.
+    pub(super) fn new(
+        policy: KvPolicy,
+        call: &Call<'_>,
+        (index, kv_head, first_row): (usize, usize, usize),
+        rope: Option<&'a Rope>,
+        [k, v]: [&'a [f32]; 2],
+    ) -> Option<Source<'a>> {
+        match (policy.projects(call, index, kv_head), policy) {
+            (true, _) => Some(Source { k, v, rope, first_row, stride: call.shape.kv_elems() }),
+            (false, KvPolicy::Zero) => Some(Source { k: &[], v: &[], rope: None, first_row, stride: 0 }),
+            (false, _) => None,
+        }
+    }
+
+    /// Reads the row of the span's token `token`, which stands at `position`, from column `column` on.
+    #[inline(always)]
+    pub(super) fn read(&self, token: usize, column: usize, position: usize, [k_row, v_row]: [&mut [f32]; 2]) {
+        if self.k.is_empty() {
+            k_row.fill(0.0);
+            v_row.fill(0.0);
+            return;
+        }
+        let from = (self.first_row + token) * self.stride + column;
+        let (k, v) = (&self.k[from..from + k_row.len()], &self.v[from..from + v_row.len()]);
+        match self.rope {
+            Some(rope) => rope.rotate_into(position, k, k_row),
+            None => k_row.copy_from_slice(k),
+        }
+        v_row.copy_from_slice(v);
+    }
+}
+
+/// Checks the buffers of a call of `rows` tokens, and the rope that turns its keys.
+pub(super) fn check_rows(call: &Call<'_>, rows: usize, rope: Option<&Rope>, [k, v]: [&[f32]; 2]) -> Result<()> {
+    check_len("k", product("k", &[rows, call.shape.kv_elems()])?, k.len())?;
+    check_len("v", product("v", &[rows, call.shape.kv_elems()])?, v.len())?;
+    let Some(rope) = rope else { return Ok(()) };
+    check_rope(rope, call.shape.head_dim)?;
+    call.spans.iter().try_for_each(|span| rope.check_span(span))
 }
 
 fn store_span<E: KvElement>(cpu: &Cpu, layer: usize, at: KvRow, span: &Span, source: &Source<'_>, cache: &mut KvCache) {
@@ -175,16 +208,8 @@ impl<E: KvElement> Kernel for StoreBlock<'_, E> {
         let mut v_row = [0f32; MAX_HEAD_DIM];
         let mut narrow = [E::zeroed(); 16];
         for position in self.positions {
-            let (j, row) = (position % BLOCK, self.source.first_row + position - self.start);
-            if !self.source.k.is_empty() {
-                let from = row * self.source.stride + self.column;
-                let (k, v) = (&self.source.k[from..from + d], &self.source.v[from..from + d]);
-                match self.source.rope {
-                    Some(rope) => rope.rotate_into(position, k, &mut k_row),
-                    None => k_row[..d].copy_from_slice(k),
-                }
-                v_row[..d].copy_from_slice(v);
-            }
+            let j = position % BLOCK;
+            self.source.read(position - self.start, self.column, position, [&mut k_row[..d], &mut v_row[..d]]);
             let mut inverses = [1.0; 2];
             for ((scales, inverse), row) in scales.iter_mut().zip(&mut inverses).zip([&k_row[..d], &v_row[..d]]) {
                 (scales[j], *inverse) = scale_of(row);

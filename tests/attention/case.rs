@@ -158,8 +158,7 @@ impl Case {
 
     fn write(&self, cpu: &Cpu, cache: &mut KvCache, model: &mut Model, spans: &[Span], heads: Heads<'_>, seed: u64) {
         let (call, d) = (self.call(spans, heads), self.shape.head_dim);
-        let elems = call.rows() * self.shape.kv_elems();
-        let (k, v) = (noise(elems, seed), noise(elems, seed ^ 0xFF00));
+        let (k, v) = self.rows(spans, seed);
         write_kv(cpu, &call, self.policy, None, &k, &v, cache).unwrap();
         let mut row = 0;
         for (index, span) in spans.iter().enumerate() {
@@ -178,6 +177,12 @@ impl Case {
                 row += 1;
             }
         }
+    }
+
+    /// k and v of some spans' tokens.
+    pub fn rows(&self, spans: &[Span], seed: u64) -> (Vec<f32>, Vec<f32>) {
+        let elems = spans.iter().map(|span| span.len).sum::<usize>() * self.shape.kv_elems();
+        (noise(elems, seed), noise(elems, seed ^ 0xFF00))
     }
 
     pub fn q(&self) -> Vec<f32> {

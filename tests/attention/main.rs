@@ -5,4 +5,5 @@ mod case;
 mod exact;
 mod holes;
 mod oracle;
+mod paged;
 mod rope;

@@ -75,7 +75,7 @@ int main(void) {
     MorayAttention *attention;
     TRY(moray_kv_cache_create(&kv_shape, MORAY_F16, &cache));
     TRY(moray_attention_create(cpu, &shape, &attention));
-    const MorayAttend attend = {sizeof attend, MORAY_HEADS_ALL, attention, cache, 0, &span, 1, none, none, 0, 0, 0, 0};
+    const MorayAttend attend = {sizeof attend, MORAY_HEADS_ALL, attention, cache, 0, &span, 1, none, none, 0, 0, 0, 0, NULL};
     TRY(moray_write_kv(cpu, &attend, MORAY_KV_WRITE_ALL, row, row));
     TRY(moray_attend(cpu, &attend, row, BYTES_MUT(out)));
     MEASURE("write_kv", "`moray_write_kv`", moray_write_kv(cpu, &attend, MORAY_KV_WRITE_ALL, row, row));

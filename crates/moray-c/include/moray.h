@@ -487,6 +487,44 @@ typedef struct {
   size_t len;
 } MoraySpan;
 
+// One layer of a KV cache in memory of the caller's: of the process for `moray_attend`, of a device for `moray_cuda_attend`. Row `position` of a KV
+// head begins at page * page_stride + kv_head * head_stride + row * row_stride elements: page and row are the slot and the position without a
+// page table, else the slot's entry for position / page_size and position % page_size. K and V may lie in one allocation, and rows may be padded.
+typedef struct {
+  // What rows are stored as: `MORAY_F32`, `MORAY_F16`, `MORAY_BF16` or `MORAY_INT8`.
+  MorayDtype dtype;
+  // Keys, turned by the rotary embedding; as many bytes as the strides reach, or more.
+  MorayBytesMut k;
+  // Values, as `k`.
+  MorayBytesMut v;
+  // f32 [n_pages, n_kv_heads, page_size] for int8, else left out.
+  MorayBytesMut k_scale;
+  // As `k_scale`.
+  MorayBytesMut v_scale;
+  // u32 [n_slots, n_kv_heads, 2 * ceil(capacity / 64)], bit p % 32 of word p / 32 says that position p is held; left out where every
+  // position before a span's end is.
+  MorayBytesMut present;
+  // u32 [n_slots, max_pages], each below `n_pages`; left out where slot s is page s. On the CPU entries of pages that no span of a call reaches
+  // are not looked at, and others are checked.
+  MorayBytes page_table;
+  // Sequences that spans may name.
+  size_t n_slots;
+  // Pages at `k` and `v`.
+  size_t n_pages;
+  // Positions of a page: at least the capacity where there is no table, on devices a power of two where there is one.
+  size_t page_size;
+  // Entries of a slot in the table.
+  size_t max_pages;
+  // Elements from one page to the next; on devices all strides are multiples of 16 bytes.
+  size_t page_stride;
+  // Elements from one KV head's rows to the next's.
+  size_t head_stride;
+  // Elements from one position to the next.
+  size_t row_stride;
+  // Positions of a slot.
+  size_t capacity;
+} MorayKvPages;
+
 // A call over the tokens of one layer.
 typedef struct {
   // `sizeof(MorayAttend)`.
@@ -495,9 +533,9 @@ typedef struct {
   MorayHeads heads;
   // The head layout, and what attention works in.
   MorayAttention *attention;
-  // Keys and values.
+  // Keys and values; null where `pages` has them.
   MorayKvCache *cache;
-  // The layer, an index into the cache.
+  // The layer, an index into the cache; not looked at with `pages`.
   size_t layer;
   // The spans, each slot at most once.
   const MoraySpan *spans;
@@ -515,6 +553,9 @@ typedef struct {
   size_t kv_head_begin;
   // `moray_attend`: one past the last; 0 stands for `n_kv_heads`.
   size_t kv_head_end;
+  // The layer's keys and values in memory of the caller's, in place of `cache`; or null. One thread writes them at a time, and none meanwhile
+  // reads them: that is the caller's word.
+  const MorayKvPages *pages;
 } MorayAttend;
 
 // What is stored of K and V of a head that no query head reads: one of the `MORAY_KV_..` constants.
@@ -807,43 +848,6 @@ typedef struct {
   MorayBytesMut counters;
 } MorayCudaByInputFourBit;
 
-// One layer of a KV cache in memory of the caller's. Row `position` of a KV head begins at page * page_stride + kv_head * head_stride +
-// row * row_stride elements: page and row are the slot and the position without a page table, else the slot's entry for
-// position / page_size and position % page_size. K and V may lie in one allocation, and rows may be padded.
-typedef struct {
-  // What rows are stored as: `MORAY_F32`, `MORAY_F16`, `MORAY_BF16` or `MORAY_INT8`.
-  MorayDtype dtype;
-  // Keys, turned by the rotary embedding; as many bytes as the strides reach, or more.
-  MorayBytesMut k;
-  // Values, as `k`.
-  MorayBytesMut v;
-  // f32 [n_pages, n_kv_heads, page_size] for int8, else left out.
-  MorayBytesMut k_scale;
-  // As `k_scale`.
-  MorayBytesMut v_scale;
-  // u32 [n_slots, n_kv_heads, 2 * ceil(capacity / 64)], bit p % 32 of word p / 32 says that position p is held; left out where every
-  // position before a span's end is.
-  MorayBytesMut present;
-  // u32 [n_slots, max_pages], each below `n_pages`; left out where slot s is page s.
-  MorayBytes page_table;
-  // Sequences that spans may name.
-  size_t n_slots;
-  // Pages at `k` and `v`.
-  size_t n_pages;
-  // Positions of a page: a power of two where there is a table, at least the capacity where there is none.
-  size_t page_size;
-  // Entries of a slot in the table.
-  size_t max_pages;
-  // Elements from one page to the next; all strides are multiples of 16 bytes.
-  size_t page_stride;
-  // Elements from one KV head's rows to the next's.
-  size_t head_stride;
-  // Elements from one position to the next.
-  size_t row_stride;
-  // Positions of a slot.
-  size_t capacity;
-} MorayCudaKv;
-
 // The tokens of a call and the heads that run for them. Kernels read spans, lists and masks, so that a graph replays with others as
 // long as the numbers here hold.
 typedef struct {
@@ -880,7 +884,7 @@ typedef struct {
   // What is stored for a KV head that no query head reads; holes need `kv.present`.
   MorayKvPolicy policy;
   // The cache.
-  MorayCudaKv kv;
+  MorayKvPages kv;
   // The tokens and heads.
   MorayCudaSpans spans;
   // [M, n_kv_heads, head_dim], rows `kv_stride` apart, or more.
@@ -908,7 +912,7 @@ typedef struct {
   // Of `out`.
   MorayDtype out_dtype;
   // The cache, with the call's own tokens written.
-  MorayCudaKv kv;
+  MorayKvPages kv;
   // The tokens and heads.
   MorayCudaSpans spans;
   // Most spans of the engine's calls: by it contexts are cut into parts, on which results of few tokens depend.
@@ -1475,11 +1479,12 @@ MorayStatus moray_attention_create(const MorayCpu *cpu, const MorayAttentionShap
 // Ends what attention works in; null is none.
 void moray_attention_destroy(MorayAttention *attention);
 
-// Writes the keys and values of a call's tokens, f32 [M, n_kv_heads, head_dim] each, into the cache. Keys are already turned by the
+// Writes the keys and values of a call's tokens, f32 [M, n_kv_heads, head_dim] each, into the cache or the pages. Keys are already turned by the
 // rotary embedding. Positions written before are replaced.
 //
 // Fails with `MORAY_STATUS_INDEX` for a layer, slot or position out of range, `MORAY_STATUS_LENGTH` for a buffer of another
-// size, `MORAY_STATUS_SHAPE` if call and cache disagree, `MORAY_STATUS_BUSY` if another thread is using the cache.
+// size, `MORAY_STATUS_SHAPE` if call and cache disagree, `MORAY_STATUS_BUSY` if another thread is using the cache; with pages
+// `MORAY_STATUS_MISALIGNED` and `MORAY_STATUS_OVERLAP` for their memory, `MORAY_STATUS_UNSUPPORTED` for `MORAY_KV_HOLE` without `present`.
 MorayStatus moray_write_kv(const MorayCpu *cpu,
                            const MorayAttend *call,
                            MorayKvPolicy policy,

@@ -4,10 +4,11 @@ use crate::activations::unless_busy;
 use crate::arguments::{MorayBytes, MorayBytesMut, borrow, create, destroy, give, sized};
 use crate::cpu::MorayCpu;
 use crate::dtype::{MORAY_BF16, MORAY_F16, MORAY_F32, MorayDtype};
+use crate::kv_pages::MorayKvPages;
 use crate::status::{Fault, MorayStatus, Outcome, guard};
 use moray::attention::{
-    AttentionShape, Call, Heads, KvCache, KvDtype, KvPolicy, KvRow, KvShape, Limits, Span, Workspace, attend_range,
-    write_kv,
+    AttentionShape, Call, Heads, KvCache, KvDtype, KvPolicy, KvRow, KvShape, Limits, Span, Workspace,
+    attend_paged_range, attend_range, write_kv, write_kv_paged,
 };
 use std::sync::{Mutex, RwLock};
 
@@ -53,20 +54,20 @@ pub unsafe extern "C" fn moray_kv_cache_create(
     guard(|| {
         // SAFETY: the caller's.
         let MorayKvShape { n_layers, n_slots, n_kv_heads, head_dim, capacity } = *unsafe { borrow("shape", shape)? };
-        let dtype = kv_dtype(dtype)?;
+        let dtype = kv_dtype("dtype", dtype)?;
         let shape = KvShape { n_layers, n_slots, n_kv_heads, head_dim, capacity };
         // SAFETY: the caller's.
         unsafe { create(out, || Ok(MorayKvCache(RwLock::new(KvCache::new(shape, dtype)?)))) }
     })
 }
 
-fn kv_dtype(dtype: MorayDtype) -> Outcome<KvDtype> {
+pub(crate) fn kv_dtype(what: &'static str, dtype: MorayDtype) -> Outcome<KvDtype> {
     match dtype {
         MORAY_F32 => Ok(KvDtype::F32),
         MORAY_F16 => Ok(KvDtype::F16),
         MORAY_BF16 => Ok(KvDtype::Bf16),
         MORAY_INT8 => Ok(KvDtype::Int8),
-        other => Err(Fault::unsupported("dtype", "MORAY_F32, MORAY_F16, MORAY_BF16 or MORAY_INT8", other)),
+        other => Err(Fault::unsupported(what, "MORAY_F32, MORAY_F16, MORAY_BF16 or MORAY_INT8", other)),
     }
 }
 
@@ -223,9 +224,9 @@ pub struct MorayAttend {
     pub heads: MorayHeads,
     /// The head layout, and what attention works in.
     pub attention: *mut MorayAttention,
-    /// Keys and values.
+    /// Keys and values; null where `pages` has them.
     pub cache: *mut MorayKvCache,
-    /// The layer, an index into the cache.
+    /// The layer, an index into the cache; not looked at with `pages`.
     pub layer: usize,
     /// The spans, each slot at most once.
     pub spans: *const MoraySpan,
@@ -243,6 +244,15 @@ pub struct MorayAttend {
     pub kv_head_begin: usize,
     /// `moray_attend`: one past the last; 0 stands for `n_kv_heads`.
     pub kv_head_end: usize,
+    /// The layer's keys and values in memory of the caller's, in place of `cache`; or null. One thread writes them at a time, and none meanwhile
+    /// reads them: that is the caller's word.
+    pub pages: *const MorayKvPages,
+}
+
+/// Where a call's keys and values are.
+enum Kv<'a> {
+    Cache(&'a MorayKvCache),
+    Pages(&'a MorayKvPages),
 }
 
 impl MorayAttend {
@@ -250,11 +260,20 @@ impl MorayAttend {
     ///
     /// # Safety
     /// As [`moray_attend`].
-    unsafe fn with<R>(&self, f: impl FnOnce(&Call<'_>, &MorayAttention, &MorayKvCache) -> Outcome<R>) -> Outcome<R> {
+    unsafe fn with<R>(&self, f: impl FnOnce(&Call<'_>, &MorayAttention, Kv<'_>) -> Outcome<R>) -> Outcome<R> {
         // SAFETY: the caller's.
         let attention = unsafe { borrow("attention", self.attention.cast_const())? };
-        // SAFETY: the caller's.
-        let cache = unsafe { borrow("cache", self.cache.cast_const())? };
+        let kv = match (self.cache.is_null(), self.pages.is_null()) {
+            (false, false) => {
+                let expected = "null beside a cache";
+                let got = "an address".into();
+                return Err(moray::Error::Unsupported { what: "pages", expected, got }.into());
+            }
+            // SAFETY: the caller's.
+            (true, false) => Kv::Pages(unsafe { borrow("pages", self.pages)? }),
+            // SAFETY: the caller's.
+            (_, true) => Kv::Cache(unsafe { borrow("cache", self.cache.cast_const())? }),
+        };
         let bytes = self.n_spans.saturating_mul(size_of::<MoraySpan>());
         // SAFETY: the caller's.
         let numbers = unsafe { MorayBytes { data: self.spans.cast(), bytes }.read::<usize>("spans")? };
@@ -269,15 +288,16 @@ impl MorayAttend {
             MORAY_HEADS_MASK => Heads::Mask { words: list },
             other => return Err(Fault::unsupported("heads", "a MORAY_HEADS_ constant", other)),
         };
-        f(&Call { shape: attention.shape, layer: self.layer, spans: &spans, heads }, attention, cache)
+        f(&Call { shape: attention.shape, layer: self.layer, spans: &spans, heads }, attention, kv)
     }
 }
 
-/// Writes the keys and values of a call's tokens, f32 [M, n_kv_heads, head_dim] each, into the cache. Keys are already turned by the
+/// Writes the keys and values of a call's tokens, f32 [M, n_kv_heads, head_dim] each, into the cache or the pages. Keys are already turned by the
 /// rotary embedding. Positions written before are replaced.
 ///
 /// Fails with `MORAY_STATUS_INDEX` for a layer, slot or position out of range, `MORAY_STATUS_LENGTH` for a buffer of another
-/// size, `MORAY_STATUS_SHAPE` if call and cache disagree, `MORAY_STATUS_BUSY` if another thread is using the cache.
+/// size, `MORAY_STATUS_SHAPE` if call and cache disagree, `MORAY_STATUS_BUSY` if another thread is using the cache; with pages
+/// `MORAY_STATUS_MISALIGNED` and `MORAY_STATUS_OVERLAP` for their memory, `MORAY_STATUS_UNSUPPORTED` for `MORAY_KV_HOLE` without `present`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn moray_write_kv(
     cpu: *const MorayCpu,
@@ -297,9 +317,17 @@ pub unsafe extern "C" fn moray_write_kv(
         };
         // SAFETY: the caller's.
         let (k, v) = unsafe { (k.read("k")?, v.read("v")?) };
-        let write = |call: &Call<'_>, _: &MorayAttention, cache: &MorayKvCache| {
-            let mut cache = unless_busy("cache", cache.0.try_write())?;
-            Ok(write_kv(cpu, call, policy, None, k, v, &mut cache)?)
+        let write = |call: &Call<'_>, _: &MorayAttention, kv: Kv<'_>| match kv {
+            Kv::Cache(cache) => {
+                let mut cache = unless_busy("cache", cache.0.try_write())?;
+                Ok(write_kv(cpu, call, policy, None, k, v, &mut cache)?)
+            }
+            Kv::Pages(pages) => {
+                let read = [("k", MorayBytes::of(k).range()), ("v", MorayBytes::of(v).range())];
+                // SAFETY: the memory is the caller's, apart from what is read.
+                let mut kv = unsafe { pages.view_mut(call.shape.n_kv_heads, call.shape.head_dim, &read)? };
+                Ok(write_kv_paged(cpu, call, policy, None, k, v, &mut kv)?)
+            }
         };
         // SAFETY: the caller's.
         unsafe { call.with(write) }
@@ -327,15 +355,26 @@ pub unsafe extern "C" fn moray_attend(
         // SAFETY: the caller's.
         let (cpu, call) = unsafe { (&borrow("cpu", cpu)?.0, sized("call", call)?) };
         out.check_apart("out", &[("q", q.range())])?;
+        let out_memory = out;
         // SAFETY: the memory is the caller's, apart from what is read; other calls that share it write other rows and heads.
         let (q, out) = unsafe { (q.read("q")?, out.shared("out")?) };
         let (spans, heads) = ((call.span_begin, call.span_end), (call.kv_head_begin, call.kv_head_end));
-        let compute = |call: &Call<'_>, attention: &MorayAttention, cache: &MorayKvCache| {
+        let compute = |call: &Call<'_>, attention: &MorayAttention, kv: Kv<'_>| {
             let mut workspace = unless_busy("attention", attention.workspace.try_lock())?;
-            let cache = unless_busy("cache", cache.0.try_read())?;
             let range = |(begin, end): (usize, usize), all: usize| begin..if end == 0 { all } else { end };
             let (spans, heads) = (range(spans, call.spans.len()), range(heads, attention.shape.n_kv_heads));
-            Ok(attend_range(cpu, call, spans, heads, q, &cache, out, &mut workspace)?)
+            match kv {
+                Kv::Cache(cache) => {
+                    let cache = unless_busy("cache", cache.0.try_read())?;
+                    Ok(attend_range(cpu, call, spans, heads, q, &cache, out, &mut workspace)?)
+                }
+                Kv::Pages(pages) => {
+                    out_memory.check_apart("out", &pages.ranges())?;
+                    // SAFETY: the caller's.
+                    let kv = unsafe { pages.view(call.shape.n_kv_heads, call.shape.head_dim)? };
+                    Ok(attend_paged_range(cpu, call, spans, heads, q, &kv, out, &mut workspace)?)
+                }
+            }
         };
         // SAFETY: the caller's.
         unsafe { call.with(compute) }

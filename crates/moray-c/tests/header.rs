@@ -21,6 +21,7 @@ const SOURCES: &[&str] = &[
     "mlp",
     "mlp_parts",
     "by_input",
+    "kv_pages",
     "attention",
     "cuda/device",
     "cuda/activations",

@@ -229,7 +229,26 @@ const _: () = {
     ["Offset of field: MoraySpan::len"][::core::mem::offset_of!(MoraySpan, len) - 16usize];
 };
 const _: () = {
-    ["Size of MorayAttend"][::core::mem::size_of::<MorayAttend>() - 112usize];
+    ["Size of MorayKvPages"][::core::mem::size_of::<MorayKvPages>() - 168usize];
+    ["Alignment of MorayKvPages"][::core::mem::align_of::<MorayKvPages>() - 8usize];
+    ["Offset of field: MorayKvPages::dtype"][::core::mem::offset_of!(MorayKvPages, dtype) - 0usize];
+    ["Offset of field: MorayKvPages::k"][::core::mem::offset_of!(MorayKvPages, k) - 8usize];
+    ["Offset of field: MorayKvPages::v"][::core::mem::offset_of!(MorayKvPages, v) - 24usize];
+    ["Offset of field: MorayKvPages::k_scale"][::core::mem::offset_of!(MorayKvPages, k_scale) - 40usize];
+    ["Offset of field: MorayKvPages::v_scale"][::core::mem::offset_of!(MorayKvPages, v_scale) - 56usize];
+    ["Offset of field: MorayKvPages::present"][::core::mem::offset_of!(MorayKvPages, present) - 72usize];
+    ["Offset of field: MorayKvPages::page_table"][::core::mem::offset_of!(MorayKvPages, page_table) - 88usize];
+    ["Offset of field: MorayKvPages::n_slots"][::core::mem::offset_of!(MorayKvPages, n_slots) - 104usize];
+    ["Offset of field: MorayKvPages::n_pages"][::core::mem::offset_of!(MorayKvPages, n_pages) - 112usize];
+    ["Offset of field: MorayKvPages::page_size"][::core::mem::offset_of!(MorayKvPages, page_size) - 120usize];
+    ["Offset of field: MorayKvPages::max_pages"][::core::mem::offset_of!(MorayKvPages, max_pages) - 128usize];
+    ["Offset of field: MorayKvPages::page_stride"][::core::mem::offset_of!(MorayKvPages, page_stride) - 136usize];
+    ["Offset of field: MorayKvPages::head_stride"][::core::mem::offset_of!(MorayKvPages, head_stride) - 144usize];
+    ["Offset of field: MorayKvPages::row_stride"][::core::mem::offset_of!(MorayKvPages, row_stride) - 152usize];
+    ["Offset of field: MorayKvPages::capacity"][::core::mem::offset_of!(MorayKvPages, capacity) - 160usize];
+};
+const _: () = {
+    ["Size of MorayAttend"][::core::mem::size_of::<MorayAttend>() - 120usize];
     ["Alignment of MorayAttend"][::core::mem::align_of::<MorayAttend>() - 8usize];
     ["Offset of field: MorayAttend::struct_size"][::core::mem::offset_of!(MorayAttend, struct_size) - 0usize];
     ["Offset of field: MorayAttend::heads"][::core::mem::offset_of!(MorayAttend, heads) - 4usize];
@@ -244,6 +263,7 @@ const _: () = {
     ["Offset of field: MorayAttend::span_end"][::core::mem::offset_of!(MorayAttend, span_end) - 88usize];
     ["Offset of field: MorayAttend::kv_head_begin"][::core::mem::offset_of!(MorayAttend, kv_head_begin) - 96usize];
     ["Offset of field: MorayAttend::kv_head_end"][::core::mem::offset_of!(MorayAttend, kv_head_end) - 104usize];
+    ["Offset of field: MorayAttend::pages"][::core::mem::offset_of!(MorayAttend, pages) - 112usize];
 };
 const _: () = {
     ["Size of MorayCudaActivations"][::core::mem::size_of::<MorayCudaActivations>() - 40usize];
@@ -425,25 +445,6 @@ const _: () = {
         [::core::mem::offset_of!(MorayCudaByInputFourBit, workspace) - 136usize];
     ["Offset of field: MorayCudaByInputFourBit::counters"]
         [::core::mem::offset_of!(MorayCudaByInputFourBit, counters) - 152usize];
-};
-const _: () = {
-    ["Size of MorayCudaKv"][::core::mem::size_of::<MorayCudaKv>() - 168usize];
-    ["Alignment of MorayCudaKv"][::core::mem::align_of::<MorayCudaKv>() - 8usize];
-    ["Offset of field: MorayCudaKv::dtype"][::core::mem::offset_of!(MorayCudaKv, dtype) - 0usize];
-    ["Offset of field: MorayCudaKv::k"][::core::mem::offset_of!(MorayCudaKv, k) - 8usize];
-    ["Offset of field: MorayCudaKv::v"][::core::mem::offset_of!(MorayCudaKv, v) - 24usize];
-    ["Offset of field: MorayCudaKv::k_scale"][::core::mem::offset_of!(MorayCudaKv, k_scale) - 40usize];
-    ["Offset of field: MorayCudaKv::v_scale"][::core::mem::offset_of!(MorayCudaKv, v_scale) - 56usize];
-    ["Offset of field: MorayCudaKv::present"][::core::mem::offset_of!(MorayCudaKv, present) - 72usize];
-    ["Offset of field: MorayCudaKv::page_table"][::core::mem::offset_of!(MorayCudaKv, page_table) - 88usize];
-    ["Offset of field: MorayCudaKv::n_slots"][::core::mem::offset_of!(MorayCudaKv, n_slots) - 104usize];
-    ["Offset of field: MorayCudaKv::n_pages"][::core::mem::offset_of!(MorayCudaKv, n_pages) - 112usize];
-    ["Offset of field: MorayCudaKv::page_size"][::core::mem::offset_of!(MorayCudaKv, page_size) - 120usize];
-    ["Offset of field: MorayCudaKv::max_pages"][::core::mem::offset_of!(MorayCudaKv, max_pages) - 128usize];
-    ["Offset of field: MorayCudaKv::page_stride"][::core::mem::offset_of!(MorayCudaKv, page_stride) - 136usize];
-    ["Offset of field: MorayCudaKv::head_stride"][::core::mem::offset_of!(MorayCudaKv, head_stride) - 144usize];
-    ["Offset of field: MorayCudaKv::row_stride"][::core::mem::offset_of!(MorayCudaKv, row_stride) - 152usize];
-    ["Offset of field: MorayCudaKv::capacity"][::core::mem::offset_of!(MorayCudaKv, capacity) - 160usize];
 };
 const _: () = {
     ["Size of MorayCudaSpans"][::core::mem::size_of::<MorayCudaSpans>() - 112usize];

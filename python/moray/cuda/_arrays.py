@@ -7,10 +7,6 @@ from typing import Any, Sequence
 from .. import _memory
 from ..errors import LengthError
 
-# torch has no arithmetic on unsigned words, so that either sign stands for them.
-WORDS = ("u32", "i32")
-LONG_WORDS = ("u64", "i64")
-
 
 class Lender:
     """Borrows the arrays of one call, which live as long as this does."""

@@ -9,10 +9,12 @@ import numpy as np
 
 from .. import _memory
 from .._library import check, constant, constants, ffi, lib
-from ..attention import CACHE_DTYPES, Span
-from ..errors import LayoutError, LengthError, ShapeError
+from .._memory import WORDS
+from .._pages import pages_of
+from ..attention import Span
+from ..errors import LayoutError, LengthError
 from ..quantized import DTYPES
-from ._arrays import WORDS, Lender
+from ._arrays import Lender
 from ._device import UNORDERED, current, handle_of
 
 POLICIES = constants("MORAY_KV_")
@@ -99,34 +101,18 @@ class KvCache:
         self, k: Any, v: Any, *, capacity: int, page_table: Any = None, layout: str = "NHD", k_scale: Any = None, v_scale: Any = None,
         present: Any = None,
     ) -> None:  # fmt: skip
-        rows, heads = constant("layout", {"NHD": 1, "HND": 2}, layout), 2 if layout == "NHD" else 1
         # kept views: calls are ordered with what their stream is ordered with
-        lender = Lender(UNORDERED)
-        names = {"i8" if name == "int8" else name: number for name, number in CACHE_DTYPES.items()}
-        keys, values = lender.strided("k", k, tuple(names), 4), lender.strided("v", v, tuple(names), 4)
-        for what, got, expected in (("shape", values.view.shape, keys.view.shape), ("strides", values.strides, keys.strides)):
-            if got != expected:
-                raise ShapeError(f"v: expected the {what} of k, {list(expected)}, got {list(got)}")
-        if keys.view.dtype != values.view.dtype:
-            raise ShapeError(f"v: expected elements of {keys.view.dtype}, as k has, got {values.view.dtype}")
-        shape, strides = keys.view.shape, keys.strides
+        self._owners = Lender(UNORDERED)
+        found = pages_of(
+            self._owners, k, v, capacity=capacity, page_table=page_table, layout=layout, k_scale=k_scale, v_scale=v_scale, present=present
+        )
         #: Key and value heads.
-        self.n_kv_heads: int = shape[heads]
+        self.n_kv_heads: int = found.n_kv_heads
         #: Elements of a head.
-        self.head_dim: int = shape[3]
+        self.head_dim: int = found.head_dim
         #: Positions of a sequence.
         self.capacity = capacity
-        pages, page_size = shape[0], shape[rows]
-        table = None if page_table is None else lender.view("page_table", page_table, WORDS, (None, None))
-        slots, most = (pages, 1) if table is None else table.shape
-        scale = (pages, self.n_kv_heads, page_size)
-        self._owners = lender
-        self._fields = (
-            names[keys.view.dtype], keys.view.memory, values.view.memory, lender.memory("k_scale", k_scale, ("f32",), scale),
-            lender.memory("v_scale", v_scale, ("f32",), scale),
-            lender.memory("present", present, WORDS, (slots, self.n_kv_heads, 2 * -(-capacity // 64))), _memory.memory(table), slots, pages,
-            page_size, most, strides[0], strides[heads], strides[rows], capacity,
-        )  # fmt: skip
+        self._fields = found.fields
 
 
 def _tokens(lender: Lender, what: str, array: Any, heads: int, head_dim: int) -> _memory.Strided:

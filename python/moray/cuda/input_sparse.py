@@ -8,10 +8,11 @@ import numpy as np
 
 from .. import _memory
 from .._library import check, ffi, lib
+from .._memory import WORDS
 from ..errors import LengthError, ShapeError
 from ..input_sparse import InputSparse as Host
 from ..quantized import DTYPES
-from ._arrays import WORDS, Lender, tokens_of
+from ._arrays import Lender, tokens_of
 from ._device import UNORDERED, current, handle_of
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from .. import _memory
 from .._library import check, constant, ffi, lib
+from .._memory import LONG_WORDS, WORDS
 from ..errors import ShapeError
 from ..selection import SCORES, Threshold, TopK
-from ._arrays import LONG_WORDS, WORDS, Lender
+from ._arrays import Lender
 from ._device import current, handle_of
 
 

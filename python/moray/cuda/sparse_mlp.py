@@ -8,11 +8,12 @@ import numpy as np
 
 from .. import _memory
 from .._library import check, constant, ffi, lib
+from .._memory import WORDS
 from ..errors import LengthError, NullError
 from ..quantized import DTYPES
 from ..selection import Threshold, TopK
 from ..sparse_mlp import SparseMlp as Host
-from ._arrays import WORDS, Lender, tokens_of
+from ._arrays import Lender, tokens_of
 from ._device import UNORDERED, current, handle_of
 from .selection import Masks, Selection, fields
 

@@ -8,49 +8,11 @@ use super::{CUstream_st, MorayCuda};
 use crate::arguments::{MorayBytes, MorayBytesMut, borrow, give, sized};
 use crate::attention::{MorayHeads, MorayKvPolicy};
 use crate::dtype::MorayDtype;
+use crate::kv_pages::MorayKvPages;
 use crate::status::{MorayStatus, guard};
 
 /// As `MORAY_KV_HOLE`, and whether the cache holds the positions stays as it is: to write single rows later. On devices alone.
 pub const MORAY_KV_KEEP: MorayKvPolicy = 3;
-
-/// One layer of a KV cache in memory of the caller's. Row `position` of a KV head begins at page * page_stride + kv_head * head_stride +
-/// row * row_stride elements: page and row are the slot and the position without a page table, else the slot's entry for
-/// position / page_size and position % page_size. K and V may lie in one allocation, and rows may be padded.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub struct MorayCudaKv {
-    /// What rows are stored as: `MORAY_F32`, `MORAY_F16`, `MORAY_BF16` or `MORAY_INT8`.
-    pub dtype: MorayDtype,
-    /// Keys, turned by the rotary embedding; as many bytes as the strides reach, or more.
-    pub k: MorayBytesMut,
-    /// Values, as `k`.
-    pub v: MorayBytesMut,
-    /// f32 [n_pages, n_kv_heads, page_size] for int8, else left out.
-    pub k_scale: MorayBytesMut,
-    /// As `k_scale`.
-    pub v_scale: MorayBytesMut,
-    /// u32 [n_slots, n_kv_heads, 2 * ceil(capacity / 64)], bit p % 32 of word p / 32 says that position p is held; left out where every
-    /// position before a span's end is.
-    pub present: MorayBytesMut,
-    /// u32 [n_slots, max_pages], each below `n_pages`; left out where slot s is page s.
-    pub page_table: MorayBytes,
-    /// Sequences that spans may name.
-    pub n_slots: usize,
-    /// Pages at `k` and `v`.
-    pub n_pages: usize,
-    /// Positions of a page: a power of two where there is a table, at least the capacity where there is none.
-    pub page_size: usize,
-    /// Entries of a slot in the table.
-    pub max_pages: usize,
-    /// Elements from one page to the next; all strides are multiples of 16 bytes.
-    pub page_stride: usize,
-    /// Elements from one KV head's rows to the next's.
-    pub head_stride: usize,
-    /// Elements from one position to the next.
-    pub row_stride: usize,
-    /// Positions of a slot.
-    pub capacity: usize,
-}
 
 /// A run of consecutive tokens of one sequence, as kernels read it.
 #[derive(Debug, Clone, Copy)]
@@ -106,7 +68,7 @@ pub struct MorayCudaWriteKv {
     /// What is stored for a KV head that no query head reads; holes need `kv.present`.
     pub policy: MorayKvPolicy,
     /// The cache.
-    pub kv: MorayCudaKv,
+    pub kv: MorayKvPages,
     /// The tokens and heads.
     pub spans: MorayCudaSpans,
     /// [M, n_kv_heads, head_dim], rows `kv_stride` apart, or more.
@@ -167,7 +129,7 @@ pub struct MorayCudaAttend {
     /// Of `out`.
     pub out_dtype: MorayDtype,
     /// The cache, with the call's own tokens written.
-    pub kv: MorayCudaKv,
+    pub kv: MorayKvPages,
     /// The tokens and heads.
     pub spans: MorayCudaSpans,
     /// Most spans of the engine's calls: by it contexts are cut into parts, on which results of few tokens depend.

@@ -1,4 +1,4 @@
-/* Keys, values and attention from C: heads that run against a plain loop, caches of every type, and bad input. */
+/* Keys, values and attention from C: heads that run against a plain loop, caches of every type, pages of the caller's, and bad input. */
 #include "check.h"
 #include <math.h>
 
@@ -59,12 +59,103 @@ static void check_call(MorayAttend *call, double tolerance) {
         }
 }
 
+enum { PAGE = 16, MAX_PAGES = (LEN + 10 + PAGE - 1) / PAGE, PAGES = SLOTS * MAX_PAGES + 1, ROW = DIM + 8 };
+
+/* A cache of the caller's: pages of PAGE keys, then PAGE values, in no order; rows are padded. What lies between is never written. */
+typedef struct {
+    MorayKvPages pages;
+    uint32_t table[SLOTS * MAX_PAGES];
+    float scales[2][PAGES * KV_HEADS * PAGE];
+    unsigned char memory[PAGES * 2 * PAGE * KV_HEADS * ROW * 4];
+} Pages;
+
+static void open_pages(Pages *p, MorayDtype dtype) {
+    const size_t element = dtype == MORAY_F32 ? 4 : dtype == MORAY_INT8 ? 1 : 2, half = PAGE * KV_HEADS * ROW;
+    memset(p, 0, sizeof *p);
+    memset(p->memory, 0xa5, sizeof p->memory);
+    for (uint32_t i = 0; i < SLOTS * MAX_PAGES; i++) p->table[i] = (i * 7 + 2) % PAGES;
+    MorayKvPages *kv = &p->pages;
+    kv->dtype = dtype;
+    kv->k = (MorayBytesMut){p->memory, PAGES * 2 * half * element};
+    kv->v = (MorayBytesMut){p->memory + half * element, (PAGES * 2 - 1) * half * element};
+    if (dtype == MORAY_INT8) kv->k_scale = BYTES_MUT(p->scales[0]), kv->v_scale = BYTES_MUT(p->scales[1]);
+    kv->page_table = BYTES(p->table);
+    kv->n_slots = SLOTS, kv->n_pages = PAGES, kv->page_size = PAGE, kv->max_pages = MAX_PAGES, kv->capacity = LEN + 10;
+    kv->page_stride = 2 * half, kv->head_stride = ROW, kv->row_stride = KV_HEADS * ROW;
+}
+
+/* What `call` has written into the library's cache and computed there has the same bits over pages. */
+static void check_pages(MorayAttend call, MorayDtype dtype) {
+    static Pages pages;
+    static float over_pages[LEN * Q_HEADS * DIM];
+    open_pages(&pages, dtype);
+    call.cache = NULL, call.pages = &pages.pages, call.layer = 5;
+    OK(moray_write_kv(cpu, &call, MORAY_KV_WRITE_ALL, BYTES(k), BYTES(v)));
+    OK(moray_attend(cpu, &call, BYTES(q), BYTES_MUT(over_pages)));
+    CHECK(memcmp(over_pages, out, sizeof out) == 0);
+    const size_t element = dtype == MORAY_F32 ? 4 : dtype == MORAY_INT8 ? 1 : 2;
+    size_t untouched = 0;
+    for (size_t i = 0; i < sizeof pages.memory; i++) untouched += pages.memory[i] == 0xa5;
+    /* some of what is written may be that byte too */
+    const size_t written = 2 * LEN * KV_HEADS * DIM * element;
+    CHECK(untouched >= sizeof pages.memory - written && untouched < sizeof pages.memory - written * 9 / 10);
+    for (size_t i = 0; i < PAGES * 2 * PAGE * KV_HEADS; i++)
+        for (size_t j = DIM * element; j < ROW * element; j++) CHECK(pages.memory[i * ROW * element + j] == 0xa5);
+}
+
+static void refuse_pages(void) {
+    static Pages good, bad;
+    static uint32_t present[SLOTS * KV_HEADS * 4];
+    open_pages(&good, MORAY_INT8);
+    MorayAttend call = {sizeof call, MORAY_HEADS_ALL, attention, NULL, 0, SPANS, 1, NONE, NONE, 0, 0, 0, 0, &bad.pages};
+    const size_t reach = good.pages.k.bytes;
+#define BAD(...) (bad.pages = good.pages, (__VA_ARGS__), &call)
+#define WRITE(...) moray_write_kv(cpu, BAD(__VA_ARGS__), MORAY_KV_WRITE_ALL, BYTES(k), BYTES(v))
+#define ATTEND(...) moray_attend(cpu, BAD(__VA_ARGS__), BYTES(q), BYTES_MUT(out))
+    REFUSED(MORAY_STATUS_UNSUPPORTED, "pages.dtype: expected", ATTEND(bad.pages.dtype = 9));
+    REFUSED(MORAY_STATUS_NULL, "pages.k: expected", ATTEND(bad.pages.k.data = NULL));
+    REFUSED(MORAY_STATUS_LENGTH, "k cache: expected", ATTEND(bad.pages.k.bytes = reach / 2));
+    REFUSED(MORAY_STATUS_LENGTH, "v cache: expected", WRITE((bad.pages.v.data = NULL, bad.pages.v.bytes = 0)));
+    REFUSED(MORAY_STATUS_LENGTH, "k_scale: expected", ATTEND(bad.pages.k_scale = (MorayBytesMut){NULL, 0}));
+    REFUSED(MORAY_STATUS_MISALIGNED, "pages.v_scale: expected", WRITE((bad.pages.v_scale.data = (char *)good.scales[1] + 2, bad.pages.v_scale.bytes -= 4)));
+    REFUSED(MORAY_STATUS_SHAPE, "row_stride: expected", ATTEND(bad.pages.row_stride = DIM - 1));
+    REFUSED(MORAY_STATUS_SHAPE, "page_stride: expected", ATTEND(bad.pages.page_stride = SIZE_MAX / 2));
+    REFUSED(MORAY_STATUS_SHAPE, "page_size: expected", ATTEND(bad.pages.page_table = NONE));
+    REFUSED(MORAY_STATUS_SHAPE, "max_pages: expected", WRITE(bad.pages.max_pages = 1));
+    REFUSED(MORAY_STATUS_SHAPE, "n_slots: expected", WRITE(bad.pages.n_slots = 0));
+    REFUSED(MORAY_STATUS_LENGTH, "present: expected", WRITE((bad.pages.present = BYTES_MUT(present), bad.pages.present.bytes = 4)));
+    REFUSED(MORAY_STATUS_OVERLAP, "pages.k_scale: expected", WRITE(bad.pages.k_scale = bad.pages.v_scale));
+    REFUSED(MORAY_STATUS_OVERLAP, "pages.k: expected", WRITE(bad.pages.v = bad.pages.k));
+    REFUSED(MORAY_STATUS_OVERLAP, "pages.present: expected", WRITE(bad.pages.present = (MorayBytesMut){good.table, sizeof good.table}));
+    REFUSED(MORAY_STATUS_OVERLAP, "pages.v_scale: expected", WRITE(bad.pages.v_scale = (MorayBytesMut){k, sizeof good.scales[1]}));
+    bad.pages = good.pages;
+    REFUSED(MORAY_STATUS_OVERLAP, "out: expected",
+            moray_attend(cpu, &call, BYTES(q), (MorayBytesMut){good.memory, sizeof q}));
+    REFUSED(MORAY_STATUS_UNSUPPORTED, "kv policy: expected", moray_write_kv(cpu, &call, MORAY_KV_HOLE, BYTES(k), BYTES(v)));
+    good.table[MAX_PAGES] = PAGES;
+    REFUSED(MORAY_STATUS_INDEX, "page_table: expected an index below", ATTEND((void)0));
+    good.table[MAX_PAGES] = 0;
+    MorayKvCache *cache;
+    const MorayKvShape shape = {1, SLOTS, KV_HEADS, DIM, LEN};
+    OK(moray_kv_cache_create(&shape, MORAY_F16, &cache));
+    call.cache = cache;
+    REFUSED(MORAY_STATUS_UNSUPPORTED, "pages: expected null beside a cache", ATTEND((void)0));
+    moray_kv_cache_destroy(cache);
+    call.cache = NULL, call.pages = (const MorayKvPages *)((const char *)&bad.pages + 1);
+    REFUSED(MORAY_STATUS_MISALIGNED, "pages: expected", moray_attend(cpu, &call, BYTES(q), BYTES_MUT(out)));
+    for (size_t i = 0; i < sizeof good.memory; i++) CHECK(good.memory[i] == 0xa5);
+    call.pages = &bad.pages;
+    OK(WRITE((void)0));
+    OK(ATTEND((void)0));
+}
+
 static void check_type(MorayDtype dtype, double tolerance) {
     const MorayKvShape shape = {1, SLOTS, KV_HEADS, DIM, LEN + 10};
     MorayKvCache *cache;
     OK(moray_kv_cache_create(&shape, dtype, &cache));
-    MorayAttend call = {sizeof call, MORAY_HEADS_ALL, attention, cache, 0, SPANS, 1, NONE, NONE, 0, 0, 0, 0};
+    MorayAttend call = {sizeof call, MORAY_HEADS_ALL, attention, cache, 0, SPANS, 1, NONE, NONE, 0, 0, 0, 0, NULL};
     check_call(&call, tolerance);
+    check_pages(call, dtype);
     uint32_t list[] = {0, 3}, counts[] = {2}, group[] = {1}, one[] = {1}, mask[] = {6};
     call.heads = MORAY_HEADS_LIST, call.list = BYTES(list), call.counts = BYTES(counts);
     check_call(&call, tolerance);
@@ -72,6 +163,7 @@ static void check_type(MorayDtype dtype, double tolerance) {
     check_call(&call, tolerance);
     call.heads = MORAY_HEADS_MASK, call.list = BYTES(mask), call.counts = NONE;
     check_call(&call, tolerance);
+    check_pages(call, dtype);
 
     float key[DIM], value[DIM];
     uint32_t held = 7;
@@ -101,7 +193,7 @@ static void check_bad_input(void) {
     REFUSED(MORAY_STATUS_SHAPE, "n_q_heads: expected", moray_attention_create(cpu, &three, &none));
     CHECK(cache == NULL && none == NULL);
     OK(moray_kv_cache_create(&shape, MORAY_F16, &cache));
-    const MorayAttend good = {sizeof good, MORAY_HEADS_ALL, attention, cache, 0, SPANS, 1, NONE, NONE, 0, 0, 0, 0};
+    const MorayAttend good = {sizeof good, MORAY_HEADS_ALL, attention, cache, 0, SPANS, 1, NONE, NONE, 0, 0, 0, 0, NULL};
     MorayAttend call = good;
     call.layer = 1;
     REFUSED(MORAY_STATUS_INDEX, "layer: expected an index below 1", moray_write_kv(cpu, &call, 0, BYTES(k), BYTES(v)));
@@ -150,6 +242,7 @@ int main(void) {
     check_type(MORAY_BF16, 1.0 / 512);
     check_type(MORAY_INT8, 1.0 / 508);
     check_bad_input();
+    refuse_pages();
     moray_attention_destroy(attention);
     moray_cpu_destroy(cpu);
     puts("attention: ok");

@@ -4,16 +4,17 @@ use super::element;
 use crate::attention::*;
 use crate::cuda::call::Fill;
 use crate::cuda::lent::Lent;
-use crate::cuda::{MORAY_KV_KEEP, MorayCudaAttend, MorayCudaKv, MorayCudaSpans, MorayCudaWriteKv};
+use crate::cuda::{MORAY_KV_KEEP, MorayCudaAttend, MorayCudaSpans, MorayCudaWriteKv};
 use crate::dtype::{MORAY_BF16, MORAY_F16, MORAY_F32};
+use crate::kv_pages::MorayKvPages;
 use crate::status::{Fault, Outcome};
 use moray::attention::AttentionShape;
 use moray::attention::cuda::raw::{Attend, Heads, Kv, Queries, RopeTable, Skipped, Spans, WriteKv};
 use moray::attention::cuda::{KvFormat, Split};
 use moray::device::{Access, Address, Device};
 
-impl MorayCudaKv {
-    fn read(&self, n_kv_heads: usize, access: Access, lent: &mut Lent) -> Outcome<Kv> {
+impl MorayKvPages {
+    fn fill(&self, n_kv_heads: usize, access: Access, lent: &mut Lent) -> Outcome<Kv> {
         let format = match self.dtype {
             MORAY_F32 => KvFormat::F32,
             MORAY_F16 => KvFormat::F16,
@@ -102,7 +103,7 @@ impl Fill for MorayCudaWriteKv {
         let rope = lent.optional("rope", self.rope).map(|table| RopeTable { table, context: self.context });
         Ok(WriteKv {
             shape: self.spans.shape()?,
-            kv: self.kv.read(self.spans.n_kv_heads, Access::Write, lent)?,
+            kv: self.kv.fill(self.spans.n_kv_heads, Access::Write, lent)?,
             heads: self.spans.heads(lent)?,
             spans: self.spans.spans(lent),
             skipped,
@@ -124,7 +125,7 @@ impl Fill for MorayCudaAttend {
         let multiprocessors = device.multiprocessors() as usize;
         let mut call = Attend {
             shape: self.spans.shape()?,
-            kv: self.kv.read(n_kv_heads, Access::Read, lent)?,
+            kv: self.kv.fill(n_kv_heads, Access::Read, lent)?,
             heads: self.spans.heads(lent)?,
             spans: self.spans.spans(lent),
             q: lent.read("q", self.q),

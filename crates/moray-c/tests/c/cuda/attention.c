@@ -23,14 +23,14 @@ static MorayBytesMut part(MorayBytesMut memory, size_t begin, size_t bytes) {
 }
 
 /* A page has PAGE keys and then PAGE values; a slot's pages are in no order. */
-static MorayCudaKv open_cache(Problem *p, MorayDtype dtype) {
+static MorayKvPages open_cache(Problem *p, MorayDtype dtype) {
     const size_t element = element_bytes(dtype), page = 2 * PAGE * KV, scales = sizeof(float) * PAGES * KV_HEADS * PAGE;
     uint32_t table[SLOTS * MAX_PAGES];
     for (uint32_t i = 0; i < SLOTS * MAX_PAGES; i++) table[i] = i * 7 % PAGES;
     p->memory = upload(NULL, PAGES * page * element);
     p->table = upload(table, sizeof table);
     p->scales = dtype == MORAY_INT8 ? upload(NULL, 2 * scales) : (MorayBytesMut){NULL, 0};
-    MorayCudaKv kv = {0};
+    MorayKvPages kv = {0};
     kv.dtype = dtype;
     kv.k = part(p->memory, 0, p->memory.bytes);
     kv.v = part(p->memory, PAGE * KV * element, p->memory.bytes - PAGE * KV * element);
@@ -47,7 +47,7 @@ static void open_problem(Problem *p, MorayDtype dtype) {
     const uint32_t list[] = {0, 3}, count = 2;
     p->records = upload(NULL, sizeof(MorayCudaSpan)), p->list = upload(list, sizeof list), p->counts = upload(&count, 4);
     p->k = upload(k, sizeof k), p->v = upload(v, sizeof v), p->q = upload(q, sizeof q), p->out = upload(NULL, sizeof q);
-    const MorayCudaKv kv = open_cache(p, dtype);
+    const MorayKvPages kv = open_cache(p, dtype);
     MorayCudaSpans spans = {0};
     spans.records = lent(p->records), spans.n_spans = 1;
     spans.n_q_heads = Q_HEADS, spans.n_kv_heads = KV_HEADS, spans.head_dim = DIM;

@@ -1,0 +1,120 @@
+//! Where the rows of a layer lie.
+
+use super::{BLOCK, KvDtype};
+use crate::attention::{KvShape, check_head_dim};
+use crate::error::{Error, Result, check_len, product};
+
+/// Where the rows of one layer of a KV cache lie.
+///
+/// Row `position` of a KV head begins at `page · page_stride + kv_head · head_stride + row · row_stride` elements, where page and row are the
+/// slot and the position, or with a page table the slot's entry for position / page_size, and position % page_size. So pages may have heads
+/// outside positions or the other way round, K and V may lie in one allocation, and rows may be padded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PageLayout {
+    /// Key and value heads.
+    pub n_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Sequences that spans may name.
+    pub n_slots: usize,
+    /// Positions of a sequence.
+    pub capacity: usize,
+    /// Pages there are; without a table at least a page for each slot.
+    pub n_pages: usize,
+    /// Positions of a page; without a table at least the capacity.
+    pub page_size: usize,
+    /// Entries of a slot in the table; not looked at without one.
+    pub max_pages: usize,
+    /// Elements from one page to the next.
+    pub page_stride: usize,
+    /// Elements from one KV head's rows to the next's.
+    pub head_stride: usize,
+    /// Elements from one position to the next, at least head_dim.
+    pub row_stride: usize,
+}
+
+/// How long the buffers are that come with a layout, in bytes, floats and words.
+pub(super) struct Lengths {
+    pub(super) rows: [usize; 2],
+    pub(super) scales: Option<[usize; 2]>,
+    pub(super) present: Option<usize>,
+    pub(super) page_table: Option<usize>,
+}
+
+impl PageLayout {
+    /// Presence words of a sequence and KV head: whole blocks of 64 positions.
+    pub fn present_words(capacity: usize) -> usize {
+        capacity.div_ceil(BLOCK).saturating_mul(BLOCK / 32)
+    }
+
+    /// Elements from the first of K, or of V, to the last; None if they cannot be counted.
+    pub fn elems(&self) -> Option<usize> {
+        let last = |count: usize, stride: usize| count.checked_sub(1)?.checked_mul(stride);
+        last(self.n_pages, self.page_stride)?
+            .checked_add(last(self.n_kv_heads, self.head_stride)?)?
+            .checked_add(last(self.page_size, self.row_stride)?)?
+            .checked_add(self.head_dim)
+    }
+
+    /// The cache that a call is checked against; it has every layer.
+    pub(super) fn kv_shape(&self, layer: usize) -> KvShape {
+        let PageLayout { n_slots, n_kv_heads, head_dim, capacity, .. } = *self;
+        KvShape { n_layers: layer.saturating_add(1), n_slots, n_kv_heads, head_dim, capacity }
+    }
+
+    /// Checks the numbers, and the buffers against them.
+    pub(super) fn check(&self, dtype: KvDtype, lengths: &Lengths) -> Result<()> {
+        self.check_sizes(lengths.page_table.is_some())?;
+        let reach = self.elems().and_then(|elems| elems.checked_mul(dtype.bytes()));
+        let expected = "pages that can be counted";
+        let reach = reach.ok_or(Error::Shape { what: "page_stride", expected, got: self.page_stride })?;
+        for (what, got) in ["k cache", "v cache"].into_iter().zip(lengths.rows) {
+            if got < reach {
+                let elems = |bytes| bytes / dtype.bytes();
+                return Err(Error::Length { what, expected: elems(reach), got: elems(got) });
+            }
+        }
+        if dtype == KvDtype::Int8 {
+            let expected = product("n_pages", &[self.n_pages, self.n_kv_heads, self.page_size])?;
+            let [k, v] = lengths.scales.unwrap_or([0; 2]);
+            check_len("k_scale", expected, k)?;
+            check_len("v_scale", expected, v)?;
+        }
+        if let Some(got) = lengths.present {
+            let words = PageLayout::present_words(self.capacity);
+            check_len("present", product("n_slots", &[self.n_slots, self.n_kv_heads, words])?, got)?;
+        }
+        match lengths.page_table {
+            Some(got) => check_len("page_table", product("n_slots", &[self.n_slots, self.max_pages])?, got),
+            None => Ok(()),
+        }
+    }
+
+    fn check_sizes(&self, has_table: bool) -> Result<()> {
+        check_head_dim(self.head_dim)?;
+        let refuse = |what, expected, got| Err(Error::Shape { what, expected, got });
+        let sizes = [
+            ("n_kv_heads", self.n_kv_heads),
+            ("n_slots", self.n_slots),
+            ("capacity", self.capacity),
+            ("n_pages", self.n_pages),
+            ("page_size", self.page_size),
+        ];
+        if let Some((what, got)) = sizes.into_iter().find(|&(_, size)| size == 0) {
+            return refuse(what, "at least 1", got);
+        }
+        if self.row_stride < self.head_dim {
+            return refuse("row_stride", "at least head_dim", self.row_stride);
+        }
+        match has_table {
+            true if self.max_pages < self.capacity.div_ceil(self.page_size) => {
+                refuse("max_pages", "pages for the capacity", self.max_pages)
+            }
+            false if self.page_size < self.capacity => {
+                refuse("page_size", "the capacity at least where there is no table", self.page_size)
+            }
+            false if self.n_pages < self.n_slots => refuse("n_pages", "a page for each slot", self.n_pages),
+            _ => Ok(()),
+        }
+    }
+}
