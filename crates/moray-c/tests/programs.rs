@@ -37,13 +37,17 @@ fn programs_neither_leak_nor_touch_what_is_not_theirs() {
 }
 
 #[test]
-fn program_of_the_documentation_runs_as_it_stands() {
+fn programs_of_the_documentation_run_as_they_stand() {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let blocks: Vec<&str> = text.split("```c\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert!(!blocks.is_empty());
-    for block in blocks {
-        assert!(block.lines().count() <= 30, "{} lines", block.lines().count());
-        let file = compiler::source(block, Language::C);
-        run(&compile(file.path(), Link::Static, &[]));
+    for (mark, language) in [("```c\n", Language::C), ("```cpp\n", Language::Cpp)] {
+        let blocks: Vec<&str> = text.split(mark).skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert!(!blocks.is_empty());
+        for block in blocks {
+            assert!(block.lines().count() <= 30, "{} lines", block.lines().count());
+            let file = compiler::source(block, language);
+            for link in [Link::Static, Link::Shared] {
+                run(&compile(file.path(), link, &[]));
+            }
+        }
     }
 }

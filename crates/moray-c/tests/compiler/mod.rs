@@ -15,6 +15,7 @@ pub enum Link {
 #[derive(Debug, Clone, Copy)]
 pub enum Language {
     C,
+    Cpp,
 }
 
 /// What the static library needs of the system, as `rustc --print native-static-libs` says.
@@ -24,6 +25,7 @@ const SYSTEM: [&str; 4] = ["-lm", "-lpthread", "-ldl", "-lgcc_s"];
 pub fn source(text: &str, language: Language) -> tempfile::NamedTempFile {
     let ending = match language {
         Language::C => ".c",
+        Language::Cpp => ".cc",
     };
     let file = tempfile::Builder::new().suffix(ending).tempfile().unwrap();
     std::fs::write(file.path(), text).unwrap();
