@@ -11,7 +11,7 @@ from ._library import check, create, ffi, lib
 from ._parts import part_of
 from ._workspaces import Workspaces
 from .cpu import Cpu, shared
-from .errors import LengthError
+from .errors import LengthError, UnsupportedError
 from .quantized import DTYPES, Quantized
 
 
@@ -32,15 +32,17 @@ class InputSparse:
         destroy, name = lib.moray_input_weight_destroy, "MorayInputWeight"
         if isinstance(w, Quantized):
             self.handle = create(destroy, name, lib.moray_input_weight_create_quantized, w.handle)
-            n, k = w.n, w.k
+            n, k, dtype = w.n, w.k, None
         else:
             found = _memory.view("w", w, tuple(DTYPES), (None, None))
-            n, k = found.shape
+            (n, k), dtype = found.shape, found.dtype
             self.handle = create(destroy, name, lib.moray_input_weight_create, found.memory, DTYPES[found.dtype], n, k)
         #: Output features.
         self.n: int = n
         #: Input features.
         self.k: int = k
+        #: ``"f32"``, ``"f16"`` or ``"bf16"``; None for 4 bits.
+        self.dtype: str | None = dtype
         make, end = lib.moray_input_workspace_create, lib.moray_input_workspace_destroy
         self._workspaces = Workspaces("MorayInputWorkspace", make, end, self.handle)
 
@@ -78,6 +80,21 @@ class InputSparse:
         if options:
             raise TypeError(f"with_kept: expected bias, residual, out, rows or cpu, got {', '.join(options)}")
         return self.forward(x, threshold, *taken, kept), kept[0]
+
+    def columns(self, cpu: Cpu | None = None) -> np.ndarray:
+        """The transpose of a weight in floating point, f32 [K, N], with the numbers that it has: what each single input of 1 gives.
+
+        Raises:
+            UnsupportedError: for a weight of 4 bits.
+        """
+        if self.dtype is None:
+            raise UnsupportedError("weight: expected one in floating point, got one of 4 bits")
+        out, ones = np.empty((self.k, self.n), np.float32), np.zeros((1, self.k), np.float32)
+        for k in range(self.k):
+            ones[0, k] = 1
+            self(ones, 0.0, out=out[k : k + 1], cpu=cpu)
+            ones[0, k] = 0
+        return out
 
     def forward(
         self, x: Any, threshold: float, bias: Any, residual: Any, out: Any, rows: tuple[int, int] | None, cpu: Cpu | None, kept: list | None,

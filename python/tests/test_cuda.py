@@ -443,3 +443,77 @@ def test_refusals_of_mlps_and_attention_name_the_argument(stream):
             call()
         assert text in str(raised.value)
     cuda.write_kv(cache, batch, kv, kv, n_q_heads=HEADS, stream=stream.value)
+
+
+def captured(stream, call):
+    """A graph of what a call puts on a stream."""
+    graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+    driver("cuStreamBeginCapture_v2", stream, 2)
+    call()
+    driver("cuStreamEndCapture", stream, ctypes.byref(graph))
+    driver("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
+    return executable
+
+
+def test_every_call_goes_to_its_stream_and_can_be_captured(stream):
+    at, made = stream.value, {}
+
+    def array(name, shape, dtype=np.float32):
+        made[name] = Tensor(np.zeros(shape, dtype))
+        return made[name]
+
+    host, weight, x = problem(FORMATS[2], 3)
+    room = scratch(weight, 3)
+    y = array("linear", (3, 48))
+    calls = [lambda: cuda.linear(weight, Tensor(x), out=y, stream=at, **room)]
+    mlp_host, mlp = next(mlps())
+    inputs = (RNG.standard_normal((3, D_MODEL)) / 2).astype(np.float32)
+    parts = {"out": array("sparse_mlp", (3, D_MODEL)), "kept": array("kept", D_FF, np.uint32), "kept_count": array("kept_count", 1, np.uint32)}
+    there = moray.TopK(9, "gate")
+    work = zeros(mlp.scratch(3, there, max_tokens=8))
+    calls.append(lambda: cuda.sparse_mlp(mlp, Tensor(inputs), there, workspace=work, max_tokens=8, stream=at, **parts))
+    masks, listed, count = array("select", (3, 2), np.uint64), array("list", D_FF, np.uint32), array("count", 1, np.uint32)
+    values = Tensor(RNG.standard_normal((3, D_FF)).astype(np.float32))
+    calls.append(lambda: cuda.select(values, moray.Threshold(1.0), masks=masks, stream=at))
+    calls.append(lambda: cuda.union(masks, D_FF, list=listed, count=count, stream=at))
+    w = RNG.standard_normal((40, 128)).astype(np.float32)
+    four = moray.InputSparse(Quantized.quantize(w, Format.per_channel()))
+    held = cuda.InputSparse({name: Tensor(part) for name, part in cuda.InputSparse.sections(four).items()}, four)
+    sizes, by_four, by_float = held.scratch(3), array("by_input", (3, 40)), array("by_float", (3, 40))
+    spare = {"workspace": zeros(sizes.workspace), "counters": zeros(sizes.counters, np.uint32)}
+    calls.append(lambda: cuda.by_input(held, Tensor(x), 0.5, out=by_four, stream=at, **spare))
+    dense = cuda.InputSparse.of_columns(Tensor(np.ascontiguousarray(w.T)))
+    dense.scratch(3)
+    calls.append(lambda: cuda.by_input(dense, Tensor(x), 0.5, out=by_float, stream=at))
+    cache, (whole, _table) = caches("NHD")
+    made["write_kv"] = whole
+    batch = cuda.Batch(Tensor(cuda.span_records(STEPS[0])), rows=20, longest=20)
+    k, v = (Tensor(RNG.standard_normal((20, KV_HEADS, HEAD_DIM)).astype(np.float16)) for _ in range(2))
+    q, out = Tensor(RNG.standard_normal((20, HEADS, HEAD_DIM)).astype(np.float32)), array("attend", (20, HEADS, HEAD_DIM))
+    split = zeros(cuda.attend_scratch(cache, batch, HEADS))
+    calls.append(lambda: cuda.write_kv(cache, batch, k, v, n_q_heads=HEADS, stream=at))
+    calls.append(lambda: cuda.attend(cache, batch, q, out=out, workspace=split, stream=at))
+    # the memory of arguments is there for as long as the graph
+    kept, lend = [], Tensor.__dlpack__
+
+    def keeping(self, stream=None):
+        # what its owner does elsewhere comes before what this stream gets; -1: it is ordered already
+        assert stream in (-1, at)
+        kept.append(self)
+        return lend(self, stream)
+
+    Tensor.__dlpack__ = keeping
+    try:
+        graphs = [captured(stream, call) for call in calls]
+    finally:
+        Tensor.__dlpack__ = lend
+    # what went elsewhere would have run
+    assert not [name for name, there in made.items() if there.fetch(stream).any()]
+    for graph in graphs:
+        driver("cuGraphLaunch", graph, stream)
+    assert not [name for name, there in made.items() if not there.fetch(stream).any()]
+    assert np.array_equal(y.fetch(stream), moray.linear(host, x)) and np.array_equal(by_four.fetch(stream), four(x, 0.5))
+    first = out.fetch(stream)
+    for call in calls:
+        call()
+    assert np.array_equal(out.fetch(stream), first) and np.array_equal(y.fetch(stream), moray.linear(host, x))

@@ -15,7 +15,8 @@ from .ops import number_of
 class InputSparseLinear(nn.Module):
     """y = x · wᵀ + bias over the inputs with |x| > threshold; y has x's type, and is computed in f32.
 
-    The weights are copied, input by input, into memory that is not part of the state dictionary.
+    The weights are copied, input by input, into memory that is not part of the state dictionary, and to a CUDA device by the first call with tensors
+    of it, which cannot be captured.
 
     Args:
         weight: [N, K], a tensor or :class:`moray.Quantized`.

@@ -9,7 +9,6 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor
 
-from .. import cuda
 from .._library import check, constant, create, ffi, lib
 from .._memory import NONE
 from ..activations import SCALES, SCRATCH
@@ -22,18 +21,18 @@ from ..selection import Indices, Threshold, TopK
 from ..sparse_mlp import SparseMlp
 
 _LINEAR, _LINEAR_BYTES = ffi.typeof("MorayLinear *"), ffi.sizeof("MorayLinear")
-_DTYPES = {torch.float32: lib.MORAY_F32, torch.float16: lib.MORAY_F16, torch.bfloat16: lib.MORAY_BF16}
+KINDS = {torch.float32: lib.MORAY_F32, torch.float16: lib.MORAY_F16, torch.bfloat16: lib.MORAY_BF16}
 
 
 _POINTER = ffi.typeof("void *")
 _CPU = torch.device("cpu")
 
 
-def _pointer(address: int) -> Any:
+def pointer(address: int) -> Any:
     return ffi.cast(_POINTER, address)
 
 
-def _memory(what: str, tensor: Tensor | None, dtype: torch.dtype, device: torch.device = _CPU) -> tuple[Any, int]:
+def memory_of(what: str, tensor: Tensor | None, dtype: torch.dtype, device: torch.device = _CPU) -> tuple[Any, int]:
     """A tensor as a `MorayBytes`; it has to live until the call returns, or the stream has passed it."""
     if tensor is None:
         return NONE
@@ -43,7 +42,7 @@ def _memory(what: str, tensor: Tensor | None, dtype: torch.dtype, device: torch.
         raise DeviceError(f"{what}: expected memory of {device}, got {tensor.device}")
     if not tensor.is_contiguous():
         raise LayoutError(f"{what}: expected contiguous elements, got shape {list(tensor.shape)} with strides {tensor.stride()}")
-    return _pointer(tensor.data_ptr()), tensor.nbytes
+    return pointer(tensor.data_ptr()), tensor.nbytes
 
 
 # Weights over sections that live, by the identity of their codes: what a borrowed weight is, and over which memory.
@@ -62,7 +61,7 @@ def _borrow(
     if found and found[0]() is codes and found[1] == key:
         return found[2]
     parts = (codes, channel, group, offset)
-    memory = [_memory(what, part, torch.uint8) for what, part in zip(PARTS, parts)]
+    memory = [memory_of(what, part, torch.uint8) for what, part in zip(PARTS, parts)]
     sections, form = ffi.new("MoraySections *", memory), ffi.new("MorayFormat *", tuple(format))
     weight = create(lib.moray_weight_destroy, "MorayWeight", lib.moray_weight_borrow, sections, n, k, form)
     identity = id(codes)
@@ -77,8 +76,8 @@ def _forget(identity: int, end: weakref.ref) -> None:
         del _BORROWED[identity]
 
 
-def _rows(x: Tensor, k: int) -> Tensor:
-    if x.dtype not in _DTYPES:
+def rows_of(x: Tensor, k: int) -> Tensor:
+    if x.dtype not in KINDS:
         raise DtypeError(f"x: expected elements of f32, f16 or bf16, got {x.dtype}")
     if x.dim() == 0 or x.shape[-1] != k:
         raise LengthError(f"x: expected {k} features in its last dimension, got shape {list(x.shape)}")
@@ -94,62 +93,26 @@ torch.library.define(
 
 @torch.library.impl("moray::w4a8_linear", "CPU")
 def _w4a8_linear(x, codes, channel, group, offset, order, bias, n, k, format, act_scales):
-    x = _rows(x, k)
+    x = rows_of(x, k)
     y = x.new_empty((*x.shape[:-1], n))
     if x.numel() == 0:
         return y
-    dtype, m = _DTYPES[x.dtype], x.numel() // k
+    dtype, m = KINDS[x.dtype], x.numel() // k
     weight = _borrow(codes, channel, group, offset, n, k, format)
     cpu = shared(torch.get_num_threads()).handle
     scratch = SCRATCH.get(act_scales) or SCRATCH[constant("act_scales", SCALES, act_scales)]
     activations = scratch.take(m, k)
     try:
-        places = NONE if order is None else _memory("order", order, torch.int32)
-        bytes = (_pointer(x.data_ptr()), x.nbytes)
+        places = NONE if order is None else memory_of("order", order, torch.int32)
+        bytes = (pointer(x.data_ptr()), x.nbytes)
         check(lib.moray_activations_quantize(cpu, activations.handle, bytes, dtype, m, k, places))
         call = ffi.new(_LINEAR, (
-            _LINEAR_BYTES, dtype, weight, activations.handle, NONE if bias is None else _memory("bias", bias, torch.float32), NONE,
-            (_pointer(y.data_ptr()), y.nbytes), 0, n,
+            _LINEAR_BYTES, dtype, weight, activations.handle, NONE if bias is None else memory_of("bias", bias, torch.float32), NONE,
+            (pointer(y.data_ptr()), y.nbytes), 0, n,
         ))  # fmt: skip
         check(lib.moray_linear(cpu, call))
     finally:
         scratch.give(activations)
-    return y
-
-
-# Zeros that products leave as zeros, by device and stream: calls on one stream do not run at once.
-_WORKSPACES: dict[tuple[int, int], Tensor] = {}
-
-
-def _workspace(device: torch.device, stream: int, size: int) -> Tensor:
-    """Zeros for a product on a stream. What a graph captures is the graph's own memory, and so are its zeros."""
-    if torch.cuda.is_current_stream_capturing():
-        return torch.zeros(size, dtype=torch.uint8, device=device)
-    found = _WORKSPACES.get((device.index, stream))
-    if found is None or found.nbytes < size:
-        found = _WORKSPACES[device.index, stream] = torch.zeros(size, dtype=torch.uint8, device=device)
-    return found
-
-
-@torch.library.impl("moray::w4a8_linear", "CUDA")
-def _w4a8_linear_on_cuda(x, codes, channel, group, offset, order, bias, n, k, format, act_scales):
-    x = _rows(x if order is None else x.index_select(-1, order), k)
-    y = x.new_empty((*x.shape[:-1], n))
-    if x.numel() == 0:
-        return y
-    dtype, m, scales = _DTYPES[x.dtype], x.numel() // k, constant("act_scales", SCALES, act_scales)
-    parts = [_memory(what, part, torch.uint8, x.device) for what, part in zip(PARTS, (codes, channel, group, offset))]
-    weight = cuda.weight_of(n, k, tuple(format), parts)
-    biases = _memory("bias", bias, torch.float32, x.device)
-    with torch.cuda.device(x.device):
-        device, stream = cuda.current(), torch.cuda.current_stream().cuda_stream
-        sizes = cuda.scratch(device, n, k, tuple(format), m, scales, dtype)
-        tokens = torch.empty(sizes.tokens, dtype=torch.uint8, device=x.device)
-        held = (m, k, scales, (_pointer(tokens.data_ptr()), tokens.nbytes))
-        cuda.quantize(device, stream, (_pointer(x.data_ptr()), x.nbytes), dtype, held)
-        zeros = _workspace(x.device, stream, sizes.workspace)
-        workspace = (_pointer(zeros.data_ptr()), zeros.nbytes) if sizes.workspace else NONE
-        cuda.multiply(device, stream, weight, held, dtype, (_pointer(y.data_ptr()), y.nbytes), workspace, biases, NONE)
     return y
 
 
@@ -192,7 +155,7 @@ def number_of(weights: SparseMlp | InputSparse) -> int:
     return number
 
 
-def _live(what: str, kind: type, number: int) -> Any:
+def live(what: str, kind: type, number: int) -> Any:
     found = _LIVE.get(number)
     if not isinstance(found, kind):
         raise NullError(f"{what}: expected the number of weights that live, got {number}")
@@ -206,8 +169,8 @@ torch.library.define(
 
 @torch.library.impl("moray::sparse_mlp", "CPU")
 def _sparse_mlp(x, mlp, kind, value, score, channel_scale, indices):
-    found = _live("mlp", SparseMlp, mlp)
-    plain = _rows(x, found.d_model).detach().to(torch.float32)
+    found = live("mlp", SparseMlp, mlp)
+    plain = rows_of(x, found.d_model).detach().to(torch.float32)
     y = torch.empty_like(plain)
     if x.numel():
         lists = None if indices is None else indices.numpy().view("u4")
@@ -251,8 +214,8 @@ torch.library.define("moray::by_input", "(Tensor x, int weight, SymInt n, float 
 
 @torch.library.impl("moray::by_input", "CPU")
 def _by_input(x, weight, n, threshold, bias):
-    found = _live("weight", InputSparse, weight)
-    plain = _rows(x, found.k).detach().to(torch.float32)
+    found = live("weight", InputSparse, weight)
+    plain = rows_of(x, found.k).detach().to(torch.float32)
     y = plain.new_empty((*x.shape[:-1], found.n))
     if x.numel():
         biases = None if bias is None else bias.detach().to(torch.float32).numpy()

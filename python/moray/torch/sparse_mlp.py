@@ -17,7 +17,8 @@ from .ops import number_of
 class SparseMlp(nn.Module):
     """y = down(act(gate · x) ∘ (up · x)) over the neurons that `selection` keeps of each token; y has x's type, and is computed in f32.
 
-    The weights are copied, neuron by neuron, into memory that is not part of the state dictionary.
+    The weights are copied, neuron by neuron, into memory that is not part of the state dictionary, and to a CUDA device by the first call with tensors
+    of it, which cannot be captured; weights in f32 stay on the CPU.
 
     Args:
         gate, up: [d_ff, d_model], tensors or :class:`moray.Quantized`.
