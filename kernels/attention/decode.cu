@@ -6,6 +6,7 @@
 // | argument      | dtype          | shape                                | layout                                        |
 // |---------------|----------------|--------------------------------------|-----------------------------------------------|
 // | q             | f32            | [M, n_q_heads, head_dim]             | row-major, turned by RoPE                     |
+// | projected     | f32, f16, bf16 | see ProjectedView                    | or, instead of q, q, k and v as projected     |
 // | k, v          | f32 to i8      | [pages, n_kv_heads, page, head_dim]  | by strides, see KvView                        |
 // | k/v_scale     | f32            | [pages, n_kv_heads, page]            | i8 only                                       |
 // | present       | u32            | [slots, n_kv_heads, present_words]   | bit per position; null: none is missing       |
@@ -21,12 +22,17 @@
 //   A split beyond a span's end, and a group without a running head, ends at once. With `arrived` the last of a tile's splits merges them.
 // merge, where there is no `arrived`: Grid (ceil(n_q_heads / 4), tokens of the longest span, spans); Block 128 (a warp a head).
 //
+// With `projected` a block turns the rows of q that it reads by RoPE, and the block whose split holds a token's position writes the token's
+// K and V into the cache before it reads them, as write.cu does: no other block of the launch looks at them. That takes one tile of
+// rows for each span, (tokens x group) <= 16. The block of a group that does not run writes what the policy says.
+//
 // The four warps take 16 of every 64 keys each and are merged in order through shared memory, then splits in order: the result
 // does not depend on the batch, only on split_len.
 // Source: Flash-Decoding; heads of a group in the rows of one tile; FlashAttention-2 (arXiv 2307.08691).
 // Wrapper: src/attention/cuda.
 #include "common/shared.cuh"
 #include "heads.cuh"
+#include "projected.cuh"
 #include "softmax.cuh"
 
 namespace moray::attention {
@@ -105,6 +111,16 @@ __device__ inline uint32_t splits_of(const AttendParams& p, const Span& span, ui
     return min(min(span.start + token, p.kv.capacity - 1) / p.split_len + 1, p.n_splits);
 }
 
+// Rows of q after RoPE, where the first tile of V comes later. Padded as WarpStates.
+template <int DIM>
+using TurnedRows = float[TILE_ROWS][DIM + 8];
+
+template <class Kv, int DIM>
+__device__ inline TurnedRows<DIM>& turned_rows(Shared<Kv, DIM>& shared) {
+    static_assert(sizeof(TurnedRows<DIM>) <= sizeof(shared.memory.tiles.v.elements), "where V goes");
+    return *reinterpret_cast<TurnedRows<DIM>*>(shared.memory.tiles.v.elements);
+}
+
 // Row of the tile -> its token within the span and its query head.
 __device__ inline uint2 token_and_head(const Part& part, uint32_t row, const uint16_t* running_smem, uint32_t n_running) {
     const uint32_t index = part.first_row + row;
@@ -120,25 +136,75 @@ __device__ inline void load_rows(RowsOf<Kv, DIM>& rows, const AttendParams& p, c
         rows.last[which] = 0xffffffffu;  // padding sees everything, and hides nothing from the fast path
         if (row < part.n_rows) {
             const uint2 at = token_and_head(part, row, shared.running, shared.n_running);
-            q[which] = p.q + (static_cast<size_t>(part.span.first_row + at.x) * p.n_q_heads + at.y) * p.head_dim;
             rows.last[which] = part.span.start + at.x;
+            if (p.projected.k != nullptr) {
+                q[which] = turned_rows(shared)[row];
+            } else {
+                q[which] = p.q + (static_cast<size_t>(part.span.first_row + at.x) * p.n_q_heads + at.y) * p.head_dim;
+            }
         }
     }
     load_queries<typename Kv::Compute>(rows, shared.queries, q, p.head_dim, p.score_factor, threadIdx.x < 32);
 }
 
-// Runs over the part's keys, 64 at a time: while scores are computed V is on its way, while V is added the next K.
+// Tokens whose positions are a split's, by their place in the span, and what the cache gets of them.
+struct NewTokens {
+    uint32_t first, count;
+    Content what;
+};
+
+__device__ inline NewTokens new_tokens(const AttendParams& p, const Part& part, bool runs) {
+    if (p.projected.k == nullptr) {
+        return {0, 0, Content::NOTHING};
+    }
+    const uint32_t start = part.span.start, len = min(part.span.len, p.kv.capacity - min(start, p.kv.capacity));
+    const uint32_t past = part.begin + p.split_len, first = part.begin - min(part.begin, start);
+    const uint32_t end = min(len, past - min(past, start));
+    return {first, end - min(end, first), content_of(p.projected, runs)};
+}
+
+// Turns the part's rows of q, and writes K and V of its new tokens, by warps that take rows in turn.
 template <class Kv, int DIM>
-__device__ inline void accumulate(RowsOf<Kv, DIM>& rows, const AttendParams& p, const Part& part, Shared<Kv, DIM>& shared) {
+__device__ inline void take_projections(const AttendParams& p, const Part& part, const NewTokens& fresh, Shared<Kv, DIM>& shared) {
+    const ProjectedView& from = p.projected;
+    for (uint32_t item = threadIdx.x / 32; item < part.n_rows + 2 * fresh.count; item += WARPS) {
+        if (item < part.n_rows) {
+            const uint2 at = token_and_head(part, item, shared.running, shared.n_running);
+            const uint32_t row = part.span.first_row + at.x, position = part.span.start + at.x;
+            // a token past the end is computed of what nobody reads
+            HeadRow<DIM> q = {};
+            if (position < p.kv.capacity) q = turned_query<DIM>(from, row, position, at.y, p.head_dim);
+            store_query(q, turned_rows(shared)[item], p.head_dim);
+            continue;
+        }
+        const uint32_t token = fresh.first + (item - part.n_rows) % fresh.count;
+        const NewRow at = {part.span.first_row + token, part.span.slot, part.span.start + token, part.kv_head};
+        if (item - part.n_rows < fresh.count) {
+            write_key<Kv, DIM>(from, p.kv, at, fresh.what, p.head_dim);
+        } else {
+            write_value<Kv, DIM>(from, p.kv, at, fresh.what, p.head_dim);
+        }
+    }
+}
+
+// Begins with the first tile of a part's keys.
+template <class Kv, int DIM>
+__device__ inline void load_first(Window& window, const AttendParams& p, const Part& part, Shared<Kv, DIM>& shared) {
+    const Source from = {p.kv, part.span.slot, part.kv_head, p.head_dim};
+    seek(window, from, part.end);
+    if (window.first < part.end) {
+        load_tile<Kv, DIM, BLOCK, THREADS>(shared.memory.tiles.k, p.kv.k, p.kv.k_scale, from, window);
+    }
+}
+
+// Runs over the part's keys from `window` on, 64 at a time: while scores are computed V is on its way, while V is added the next K.
+template <class Kv, int DIM>
+__device__ inline void accumulate(RowsOf<Kv, DIM>& rows, const AttendParams& p, const Part& part, Window window,
+                                  Shared<Kv, DIM>& shared) {
     using E = typename Kv::Compute;
     const Source from = {p.kv, part.span.slot, part.kv_head, p.head_dim};
     Tiles<Kv, DIM>& tiles = shared.memory.tiles;
     const int key0 = threadIdx.x / 32 * WARP_KEYS;
-    Window window = {part.begin, 0};
-    seek(window, from, part.end);
-    if (window.first < part.end) {
-        load_tile<Kv, DIM, BLOCK, THREADS>(tiles.k, p.kv.k, p.kv.k_scale, from, window);
-    }
     while (window.first < part.end) {
         load_tile<Kv, DIM, BLOCK, THREADS>(tiles.v, p.kv.v, p.kv.v_scale, from, window);
         Window next = {window.first + BLOCK, 0};
@@ -276,23 +342,40 @@ __device__ inline void attend(const AttendParams& p) {
     }
     const uint32_t all_rows = part.span.len * shared.n_running;
     part.first_row = row_tile * TILE_ROWS;
-    if (part.first_row >= all_rows) {
-        return;
-    }
-    part.n_rows = min(all_rows - part.first_row, TILE_ROWS);
-    const uint32_t last_token = (part.first_row + part.n_rows - 1) / shared.n_running;
-    const uint32_t end = min(part.span.start + last_token + 1, p.kv.capacity);
+    part.n_rows = min(all_rows - min(all_rows, part.first_row), TILE_ROWS);
     part.begin = part.split * p.split_len;
-    if (part.begin >= end) {
+    part.end = part.begin;
+    if (part.n_rows > 0) {
+        const uint32_t last_token = (part.first_row + part.n_rows - 1) / shared.n_running;
+        const uint32_t end = min(part.span.start + last_token + 1, p.kv.capacity);
+        part.end = max(min(end, part.begin + p.split_len), part.begin);
+        part.splits = (end + p.split_len - 1) / p.split_len;
+    }
+    const NewTokens fresh = new_tokens(p, part, shared.n_running > 0);
+    if (part.begin == part.end && fresh.count == 0) {
         return;
     }
-    part.end = min(end, part.begin + p.split_len);
-    part.splits = (end + p.split_len - 1) / p.split_len;
-
+    // the first keys are on their way while rows are turned, but not those that this block writes
+    Window window = {part.begin, 0};
+#pragma unroll 1
+    for (uint32_t pass = 0; pass < 2; pass++) {
+        if ((pass == 0) == (fresh.count == 0)) {
+            load_first<Kv, DIM>(window, p, part, shared);
+        } else if (p.projected.k != nullptr) {
+            take_projections<Kv, DIM>(p, part, fresh, shared);
+            __syncthreads();
+        }
+    }
+    if (part.n_rows == 0) {
+        return;
+    }
     RowsOf<Kv, DIM> rows;
     clear(rows);
     load_rows<Kv, DIM>(rows, p, part, shared);
-    accumulate<Kv, DIM>(rows, p, part, shared);
+    if (p.projected.k != nullptr) {
+        __syncthreads();  // the rows' room is V's again
+    }
+    accumulate<Kv, DIM>(rows, p, part, window, shared);
     publish(shared.memory.states, rows);
     __syncthreads();
     write_back<Kv, DIM>(p, part, shared);
@@ -319,9 +402,9 @@ MORAY_DECODE(f16_256, F16Kv, 256)
 MORAY_DECODE(bf16_64, Bf16Kv, 64)
 MORAY_DECODE(bf16_128, Bf16Kv, 128)
 MORAY_DECODE(bf16_256, Bf16Kv, 256)
-// Four blocks to a multiprocessor: for a fifth the compiler spills.
+// Four blocks to a multiprocessor: for a fifth the compiler spills. Three of 128 dimensions, which is what shared memory leaves room for.
 MORAY_DECODE_WITHIN(int8_64, Int8Kv, 64, THREADS, 4)
-MORAY_DECODE(int8_128, Int8Kv, 128)
+MORAY_DECODE_WITHIN(int8_128, Int8Kv, 128, THREADS, 3)
 MORAY_DECODE(int8_256, Int8Kv, 256)
 MORAY_DECODE(f32_64, F32Kv, 64)
 MORAY_DECODE(f32_128, F32Kv, 128)

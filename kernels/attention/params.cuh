@@ -49,9 +49,28 @@ struct KvView {
 };
 static_assert(sizeof(KvView) == 88);
 
+// What is stored for a group none of whose query heads runs.
+// KEEP leaves what there is.
+enum KvPolicy : uint32_t { WRITE_ALL = 0, HOLE = 1, ZERO = 2, KEEP = 3 };
+
+// The projections of a call's tokens, before RoPE.
+struct ProjectedView {
+    const void* q;      // dtype [M, n_q_heads, head_dim], rows q_stride apart; null: K and V only
+    const void* k;      // dtype [M, n_kv_heads, head_dim], rows k_stride apart
+    const void* v;      // dtype [M, n_kv_heads, head_dim], rows v_stride apart
+    const float* rope;  // f32 [context, head_dim]: head_dim / 2 cosines, then sines; null: no rotation
+    uint64_t q_stride;  // elements
+    uint64_t k_stride;  // elements
+    uint64_t v_stride;  // elements
+    Element dtype;
+    uint32_t policy;    // KvPolicy
+};
+static_assert(sizeof(ProjectedView) == 64);
+
 struct AttendParams {
     KvView kv;
     HeadsView heads;
+    ProjectedView projected;  // k null: q is turned and the cache written already. Else q is not read, and spans have one tile of rows
     const Span* spans;       // [spans]
     const float* q;          // f32 [M, n_q_heads, head_dim], turned by RoPE
     void* out;               // out_dtype [M, n_q_heads, head_dim]
@@ -65,28 +84,16 @@ struct AttendParams {
     uint32_t n_splits;       // 1: the output is written at once
     float score_factor;      // log2(e) / sqrt(head_dim)
 };
-static_assert(sizeof(AttendParams) == 184);
-
-// What is stored for a group none of whose query heads runs.
-// KEEP leaves what there is.
-enum KvPolicy : uint32_t { WRITE_ALL = 0, HOLE = 1, ZERO = 2, KEEP = 3 };
+static_assert(sizeof(AttendParams) == 248);
 
 struct WriteParams {
     KvView kv;
     HeadsView heads;
+    ProjectedView projected;
     const Span* spans;      // [spans]
-    const void* q;          // dtype [M, n_q_heads, head_dim], rows q_stride apart; null: K and V only
-    const void* k;          // dtype [M, n_kv_heads, head_dim], rows k_stride apart
-    const void* v;          // dtype [M, n_kv_heads, head_dim], rows v_stride apart
     float* q_out;           // f32 [M, n_q_heads, head_dim]
-    const float* rope;      // f32 [context, head_dim]: head_dim / 2 cosines, then sines; null: no rotation
-    uint64_t q_stride;      // elements
-    uint64_t k_stride;      // elements
-    uint64_t v_stride;      // elements
     uint32_t n_q_heads;
     uint32_t head_dim;
-    Element dtype;
-    uint32_t policy;        // KvPolicy
 };
 static_assert(sizeof(WriteParams) == 200);
 

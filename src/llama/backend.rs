@@ -128,6 +128,23 @@ pub trait Backend: Sized {
     /// As [`Backend::write_kv`].
     fn attend(&self, work: &mut Self::Work, call: &Call<'_>, q: &Self::Buffer, out: &mut Self::Buffer) -> Result<()>;
 
+    /// [`Backend::write_kv`] and [`Backend::attend`], unless the device has a shorter way to the same numbers: `q` \[M, q\] is worked in.
+    ///
+    /// # Errors
+    /// As [`Backend::write_kv`].
+    fn write_attend(
+        &self,
+        work: &mut Self::Work,
+        call: &Call<'_>,
+        policy: KvPolicy,
+        qkv: &Self::Buffer,
+        q: &mut Self::Buffer,
+        out: &mut Self::Buffer,
+    ) -> Result<()> {
+        self.write_kv(work, call, policy, qkv, q)?;
+        self.attend(work, call, q, out)
+    }
+
     /// Keeps rows of x \[M, d\], rounded to the cache's type: row `from[i]` at place `to[i]`.
     ///
     /// # Errors

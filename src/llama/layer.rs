@@ -154,8 +154,7 @@ impl<B: Backend> Layer<B> {
         let rows = needed_rows(&call, *kv, rows);
         let projection = LinearCall { weight: &self.qkv, input, m, rows, inputs: inputs.qkv };
         backend.linear(work, projection, None, qkv)?;
-        backend.write_kv(work, &call, *kv, qkv, q)?;
-        backend.attend(work, &call, q, out)?;
+        backend.write_attend(work, &call, *kv, qkv, q, out)?;
         let input = Input::Plain(out);
         let o = LinearCall { weight: &self.o, input, m, rows: None, inputs: inputs.output };
         backend.linear(work, o, Some(x), next)?;

@@ -12,3 +12,4 @@ mod oracle;
 mod raw;
 mod run;
 mod write;
+mod write_attend;

@@ -59,5 +59,9 @@ fn refused_calls_launch_nothing() {
     };
     let count = |name: &str| all.iter().filter(|launch| launch.kernel().contains(name)).count();
     let layers = Kind::default().n_layers;
-    assert_eq!((count("llama_embed"), count("attention_write"), count("norm")), (1, layers, 2 * layers + 1), "{all:?}");
+    assert_eq!(
+        (count("llama_embed"), count("attention_decode"), count("norm")),
+        (1, layers, 2 * layers + 1),
+        "{all:?}"
+    );
 }

@@ -30,7 +30,7 @@ pub fn attention_bytes(context: usize, groups: usize, head_dim: usize, q_elems: 
 }
 
 /// Launches for the last position of a context.
-pub fn launches(
+fn launches(
     counter: &mut Counter,
     shape: AttentionShape,
     cache: &KvCache,

@@ -1,13 +1,15 @@
 //! One token in one layer of LLaMA-2-7B, in W4A8 per channel: the calls that the forward pass makes, at their shapes.
 
-use moray::attention::cuda::{Call, Heads, KvCache, KvFormat, KvLayout, Projections, Rope, Spans, write_kv};
-use moray::attention::{AttentionShape, KvPolicy, KvShape, RopeScaling, Span};
+use moray::attention::cuda::{
+    Call, Heads, KvCache, KvFormat, KvLayout, NewTokens, Projections, Rope, Spans, Workspace, write_attend,
+};
+use moray::attention::{AttentionShape, KvPolicy, KvShape, Limits, RopeScaling, Span};
 use moray::device::cudarc::driver::CudaSlice;
 use moray::sparse_mlp::Activation;
 use moray::w4a8::cuda::{Epilogue, FewTokens, Weight, gated_few, is_few, linear_few};
 use moray::w4a8::{ActScales, Format};
 
-use crate::attention::{self, attention_bytes};
+use crate::attention::attention_bytes;
 use crate::counter::{Counter, Launch, with_bytes};
 use crate::products::weight;
 
@@ -34,13 +36,10 @@ pub fn count(counter: &mut Counter) {
     let (down, down_bytes) = product(counter, Kind::Plain, D_MODEL, D_FF);
     let kv = KvShape { n_layers: 1, n_slots: 1, n_kv_heads: HEADS, head_dim: shape.head_dim, capacity: CAPACITY };
     let mut cache = KvCache::new(&counter.device, kv, KvFormat::F16, KvLayout::Contiguous, false).unwrap();
-    let write = write(counter, shape, &mut cache);
-    let groups: Vec<u32> = (0..HEADS as u32).collect();
-    let attend = attention::launches(counter, shape, &cache, POSITION + 1, &groups);
-    let kv_bytes = attention_bytes(POSITION + 1, HEADS, shape.head_dim, shape.q_elems());
+    let (attend, kv_bytes) = attention(counter, shape, &mut cache);
     let multiprocessors = counter.device.multiprocessors();
     let bytes = qkv_bytes + kv_bytes + o_bytes + gate_up_bytes + down_bytes;
-    let launches = [qkv, write, attend, o, gate_up, down].concat();
+    let launches = [qkv, attend, o, gate_up, down].concat();
     counter.row(&format!("decode/per-channel/llama-2-7b/layer-{POSITION}"), Some(multiprocessors), bytes, launches);
 }
 
@@ -66,18 +65,24 @@ fn product(counter: &mut Counter, kind: Kind, n: usize, k: usize) -> (Vec<Launch
     (with_bytes(launches, &[("w4a8_gemv", bytes, 0)]), bytes)
 }
 
-/// RoPE and the write of the token's keys and values.
-fn write(counter: &mut Counter, shape: AttentionShape, cache: &mut KvCache) -> Vec<Launch> {
+/// The token's attention: RoPE, the write of its keys and values, and the reading of those before it.
+fn attention(counter: &mut Counter, shape: AttentionShape, cache: &mut KvCache) -> (Vec<Launch>, usize) {
     let device = &counter.device;
     let rope = moray::attention::Rope::new(shape.head_dim, 1e4, &RopeScaling::Default, CAPACITY).unwrap();
     let rope = Rope::upload(device, &rope).unwrap();
     let qkv: CudaSlice<f32> = device.zeros(3 * D_MODEL).unwrap();
     let mut q: CudaSlice<f32> = device.zeros(D_MODEL).unwrap();
+    let mut out: CudaSlice<f32> = device.zeros(D_MODEL).unwrap();
+    let limits = Limits { max_rows: 1, max_spans: 1, capacity: CAPACITY };
+    let mut workspace = Workspace::new(device, shape, limits).unwrap();
     let mut spans = Spans::new(device, 1).unwrap();
     spans.set(device, &[Span { slot: 0, start: POSITION, len: 1 }]).unwrap();
-    counter.launches(|device| {
+    let launches = counter.launches(|device| {
         let call = Call { shape, layer: 0, spans: &spans, heads: Heads::All };
-        let projections = Projections::fused(&qkv, &shape);
-        write_kv(device, &call, KvPolicy::WriteAll, Some(&rope), &projections, Some(&mut q), cache).unwrap();
-    })
+        let projections = &Projections::fused(&qkv, &shape);
+        let tokens = NewTokens { policy: KvPolicy::WriteAll, rope: Some(&rope), projections };
+        write_attend(device, &call, tokens, &mut q, cache, &mut out, &mut workspace).unwrap();
+    });
+    let bytes = attention_bytes(POSITION + 1, HEADS, shape.head_dim, shape.q_elems());
+    (with_bytes(launches, &[("attention_decode", bytes, 0)]), bytes)
 }

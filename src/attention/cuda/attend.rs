@@ -1,8 +1,8 @@
 //! Attention: check, fill in, launch.
 
-use crate::attention::{AttentionShape, Limits};
+use crate::attention::{AttentionShape, KvPolicy, Limits};
 use crate::device::cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut};
-use crate::device::{Arguments, Device, DeviceElement};
+use crate::device::{Address, Arguments, Device, DeviceElement};
 use crate::error::{Error, Result};
 
 use super::batch::Call;
@@ -10,6 +10,7 @@ use super::kv_cache::KvCache;
 use super::raw;
 use super::split::Split;
 use super::variant::MAX_DECODE_TILES;
+use super::write::{self, Projections, Rope};
 
 /// What decode kernels leave for the merge, made once for a shape and [`Limits`].
 #[derive(Debug)]
@@ -105,21 +106,79 @@ pub fn attend<E: DeviceElement>(
 ) -> Result<()> {
     let rows = call.check(cache.shape())?;
     workspace.check(call, rows, cache.shape().capacity)?;
-    let split = workspace.split;
     let mut arguments = Arguments::new(device);
+    let kv = cache.hold(&mut arguments, call.layer)?;
+    let (heads, spans) = (call.heads.hold(&mut arguments)?, call.spans.hold(&mut arguments)?);
+    let q = arguments.read("q", q)?;
+    let attend = fill(&mut arguments, call.shape, (kv, heads, spans, q), out, workspace)?;
+    arguments.launch(&attend)
+}
+
+/// Turns q and k by RoPE, writes K and V of a call's tokens into the cache and computes attention: [`super::write_kv`] and [`attend`], bit for
+/// bit, in one launch where spans are of few tokens, (tokens · query heads of a KV head) ≤ 16.
+///
+/// `q` f32 \[M, n_q_heads, head_dim\] is where queries are turned if it takes two launches; of one launch it holds nothing afterwards. The
+/// other arguments are those of the two.
+///
+/// # Errors
+/// As the two calls; [`Error::Length`] for projections without q. Nothing has been launched then.
+///
+/// # Example
+/// See [`crate::attention::cuda`].
+pub fn write_attend<X: DeviceElement, E: DeviceElement>(
+    device: &Device,
+    call: &Call<'_>,
+    tokens: NewTokens<'_, X>,
+    q: &mut CudaSlice<f32>,
+    cache: &mut KvCache,
+    out: &mut impl DevicePtrMut<E>,
+    workspace: &mut Workspace,
+) -> Result<()> {
+    let rows = call.check(cache.shape())?;
+    workspace.check(call, rows, cache.shape().capacity)?;
+    let NewTokens { policy, rope, projections } = tokens;
+    let mut arguments = Arguments::new(device);
+    let write = write::fill(&mut arguments, call, policy, rope, projections, Some(q), cache)?;
+    let Some(queries) = write.queries else {
+        return Err(Error::Length { what: "q", expected: rows * call.shape.q_elems(), got: 0 });
+    };
+    let input = (write.kv, write.heads, write.spans, queries.out);
+    let attend = fill(&mut arguments, call.shape, input, out, workspace)?;
+    arguments.launch(&raw::WriteAttend { write, attend })
+}
+
+/// Tokens that are not in the cache yet, as [`super::write_kv`] takes them.
+#[derive(Debug, Clone, Copy)]
+pub struct NewTokens<'a, E> {
+    /// What is stored for KV heads none of whose query heads runs.
+    pub policy: KvPolicy,
+    /// None: q and k are turned already, or the model has no RoPE.
+    pub rope: Option<&'a Rope>,
+    /// q, k and v.
+    pub projections: &'a Projections<'a, E>,
+}
+
+/// Holds where attention of what has been held goes and what it works in.
+fn fill<'a, E: DeviceElement>(
+    arguments: &mut Arguments<'a>,
+    shape: AttentionShape,
+    (kv, heads, spans, q): (raw::Kv, raw::Heads, raw::Spans, Address<f32>),
+    out: &'a mut impl DevicePtrMut<E>,
+    workspace: &'a mut Workspace,
+) -> Result<raw::Attend> {
     let mut attend = raw::Attend {
-        shape: call.shape,
-        kv: cache.hold(&mut arguments, call.layer)?,
-        heads: call.heads.hold(&mut arguments)?,
-        spans: call.spans.hold(&mut arguments)?,
-        q: arguments.read("q", q)?,
+        shape,
+        kv,
+        heads,
+        spans,
+        q,
         out: arguments.write("out", out)?.cast(),
         out_type: E::KIND,
-        split,
+        split: workspace.split,
         workspace: arguments.write("workspace", &mut workspace.memory)?,
         workspace_bytes: 0,
         arrived: Some(arguments.write("workspace", &mut workspace.arrived)?),
     };
     attend.workspace_bytes = attend.workspace_bytes();
-    arguments.launch(&attend)
+    Ok(attend)
 }

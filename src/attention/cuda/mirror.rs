@@ -42,9 +42,24 @@ pub(super) struct KvView {
 
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
+pub(super) struct ProjectedView {
+    pub(super) q: u64,
+    pub(super) k: u64,
+    pub(super) v: u64,
+    pub(super) rope: u64,
+    pub(super) q_stride: u64,
+    pub(super) k_stride: u64,
+    pub(super) v_stride: u64,
+    pub(super) dtype: u32,
+    pub(super) policy: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
 pub(super) struct AttendParams {
     pub(super) kv: KvView,
     pub(super) heads: HeadsView,
+    pub(super) projected: ProjectedView,
     pub(super) spans: u64,
     pub(super) q: u64,
     pub(super) out: u64,
@@ -64,19 +79,11 @@ pub(super) struct AttendParams {
 pub(super) struct WriteParams {
     pub(super) kv: KvView,
     pub(super) heads: HeadsView,
+    pub(super) projected: ProjectedView,
     pub(super) spans: u64,
-    pub(super) q: u64,
-    pub(super) k: u64,
-    pub(super) v: u64,
     pub(super) q_out: u64,
-    pub(super) rope: u64,
-    pub(super) q_stride: u64,
-    pub(super) k_stride: u64,
-    pub(super) v_stride: u64,
     pub(super) n_q_heads: u32,
     pub(super) head_dim: u32,
-    pub(super) dtype: u32,
-    pub(super) policy: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -108,41 +115,47 @@ layout!(
     n_kv_heads = 84
 );
 layout!(
+    ProjectedView,
+    64,
+    q = 0,
+    k = 8,
+    v = 16,
+    rope = 24,
+    q_stride = 32,
+    k_stride = 40,
+    v_stride = 48,
+    dtype = 56,
+    policy = 60
+);
+layout!(
     AttendParams,
-    184,
+    248,
     kv = 0,
     heads = 88,
-    spans = 112,
-    q = 120,
-    out = 128,
-    partial_out = 136,
-    partial_state = 144,
-    arrived = 152,
-    n_q_heads = 160,
-    head_dim = 164,
-    out_dtype = 168,
-    split_len = 172,
-    n_splits = 176,
-    score_factor = 180
+    projected = 112,
+    spans = 176,
+    q = 184,
+    out = 192,
+    partial_out = 200,
+    partial_state = 208,
+    arrived = 216,
+    n_q_heads = 224,
+    head_dim = 228,
+    out_dtype = 232,
+    split_len = 236,
+    n_splits = 240,
+    score_factor = 244
 );
 layout!(
     WriteParams,
     200,
     kv = 0,
     heads = 88,
-    spans = 112,
-    q = 120,
-    k = 128,
-    v = 136,
-    q_out = 144,
-    rope = 152,
-    q_stride = 160,
-    k_stride = 168,
-    v_stride = 176,
-    n_q_heads = 184,
-    head_dim = 188,
-    dtype = 192,
-    policy = 196
+    projected = 112,
+    spans = 176,
+    q_out = 184,
+    n_q_heads = 192,
+    head_dim = 196
 );
 layout!(AdvanceParams, 16, spans = 0, n_spans = 8, reserved = 12);
 
@@ -167,30 +180,30 @@ static MODULE_DECODE: Module = Module::new(
 );
 
 pub(super) const DECODE_BF16_128: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_bf16_128", 128, 36368, 184);
+    Kernel::new(&MODULE_DECODE, "attention_decode_bf16_128", 128, 36368, 248);
 pub(super) const DECODE_BF16_256: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_bf16_256", 128, 76816, 184);
+    Kernel::new(&MODULE_DECODE, "attention_decode_bf16_256", 128, 76816, 248);
 pub(super) const DECODE_BF16_64: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_bf16_64", 128, 19984, 184);
+    Kernel::new(&MODULE_DECODE, "attention_decode_bf16_64", 128, 19984, 248);
 pub(super) const DECODE_F16_128: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_f16_128", 128, 36368, 184);
+    Kernel::new(&MODULE_DECODE, "attention_decode_f16_128", 128, 36368, 248);
 pub(super) const DECODE_F16_256: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_f16_256", 128, 76816, 184);
+    Kernel::new(&MODULE_DECODE, "attention_decode_f16_256", 128, 76816, 248);
 pub(super) const DECODE_F16_64: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_f16_64", 128, 19984, 184);
+    Kernel::new(&MODULE_DECODE, "attention_decode_f16_64", 128, 19984, 248);
 pub(super) const DECODE_F32_128: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_f32_128", 128, 74416, 184);
+    Kernel::new(&MODULE_DECODE, "attention_decode_f32_128", 128, 74416, 248);
 pub(super) const DECODE_F32_256: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_f32_256", 128, 148144, 184);
+    Kernel::new(&MODULE_DECODE, "attention_decode_f32_256", 128, 148144, 248);
 pub(super) const DECODE_F32_64: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_f32_64", 128, 37552, 184);
+    Kernel::new(&MODULE_DECODE, "attention_decode_f32_64", 128, 37552, 248);
 pub(super) const DECODE_INT8_128: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_int8_128", 128, 50704, 184);
+    Kernel::new(&MODULE_DECODE, "attention_decode_int8_128", 128, 50704, 248);
 pub(super) const DECODE_INT8_256: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_int8_256", 128, 107536, 184);
+    Kernel::new(&MODULE_DECODE, "attention_decode_int8_256", 128, 107536, 248);
 pub(super) const DECODE_INT8_64: Kernel<AttendParams> =
-    Kernel::new(&MODULE_DECODE, "attention_decode_int8_64", 128, 26128, 184);
-pub(super) const MERGE: Kernel<AttendParams> = Kernel::new(&MODULE_DECODE, "attention_merge", 128, 0, 184);
+    Kernel::new(&MODULE_DECODE, "attention_decode_int8_64", 128, 26128, 248);
+pub(super) const MERGE: Kernel<AttendParams> = Kernel::new(&MODULE_DECODE, "attention_merge", 128, 0, 248);
 
 static MODULE_PREFILL: Module = Module::new(
     "attention/prefill",
@@ -212,29 +225,29 @@ static MODULE_PREFILL: Module = Module::new(
 );
 
 pub(super) const PREFILL_BF16_128: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_bf16_128", 128, 35440, 184);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_bf16_128", 128, 35440, 248);
 pub(super) const PREFILL_BF16_256: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_bf16_256", 128, 66160, 184);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_bf16_256", 128, 66160, 248);
 pub(super) const PREFILL_BF16_64: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_bf16_64", 128, 19056, 184);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_bf16_64", 128, 19056, 248);
 pub(super) const PREFILL_F16_128: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_f16_128", 128, 35440, 184);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_f16_128", 128, 35440, 248);
 pub(super) const PREFILL_F16_256: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_f16_256", 128, 66160, 184);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_f16_256", 128, 66160, 248);
 pub(super) const PREFILL_F16_64: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_f16_64", 128, 19056, 184);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_f16_64", 128, 19056, 248);
 pub(super) const PREFILL_F32_128: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_f32_128", 128, 66224, 184);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_f32_128", 128, 66224, 248);
 pub(super) const PREFILL_F32_256: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_f32_256", 128, 98992, 184);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_f32_256", 128, 98992, 248);
 pub(super) const PREFILL_F32_64: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_f32_64", 128, 49840, 184);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_f32_64", 128, 49840, 248);
 pub(super) const PREFILL_INT8_128: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_int8_128", 128, 52240, 184);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_int8_128", 128, 52240, 248);
 pub(super) const PREFILL_INT8_256: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_int8_256", 128, 82704, 184);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_int8_256", 128, 82704, 248);
 pub(super) const PREFILL_INT8_64: Kernel<AttendParams> =
-    Kernel::new(&MODULE_PREFILL, "attention_prefill_int8_64", 128, 27664, 184);
+    Kernel::new(&MODULE_PREFILL, "attention_prefill_int8_64", 128, 27664, 248);
 
 static MODULE_WRITE: Module = Module::new(
     "attention/write",

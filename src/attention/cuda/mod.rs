@@ -1,7 +1,7 @@
 //! Attention on a CUDA device: the operations of [`super`], with everything they read resident on the device.
 //!
 //! A layer calls [`write_kv`] (RoPE on q and k, K and V into the cache under a [`super::KvPolicy`]) and [`attend`] with the
-//! same [`Call`]. Spans and heads are read by the kernels, so a captured graph replays with other positions and other
+//! same [`Call`], or [`write_attend`], which makes one launch of the two in a decode step. Spans and heads are read by the kernels, so a captured graph replays with other positions and other
 //! selections: [`Spans::set`] and [`Spans::advance`] change them. Calls check their arguments, then launch; they allocate
 //! nothing and wait for nothing.
 //!
@@ -16,7 +16,8 @@
 //!
 //! # Example
 //! ```
-//! use moray::attention::cuda::{Call, Heads, KvCache, KvFormat, KvLayout, Projections, Spans, Workspace, attend, write_kv};
+//! use moray::attention::cuda::{Call, Heads, KvCache, KvFormat, KvLayout, NewTokens, Projections, Spans, Workspace};
+//! use moray::attention::cuda::{attend, write_attend, write_kv};
 //! use moray::attention::{AttentionShape, KvPolicy, KvShape, Limits, Span};
 //! use moray::{Device, Error};
 //!
@@ -41,6 +42,13 @@
 //! write_kv(&device, &call, KvPolicy::WriteAll, None, &projections, Some(&mut q), &mut cache)?;
 //! attend(&device, &call, &q, &cache, &mut out, &mut workspace)?;
 //! assert!(device.download(&out)?.iter().all(|&x| x == 0.5)); // every v is 0.5
+//!
+//! // the next token, in one launch
+//! spans.set(&device, &[Span { slot: 0, start: 3, len: 1 }])?;
+//! let call = Call { shape, layer: 0, spans: &spans, heads: Heads::All };
+//! let tokens = NewTokens { policy: KvPolicy::WriteAll, rope: None, projections: &projections };
+//! write_attend(&device, &call, tokens, &mut q, &mut cache, &mut out, &mut workspace)?;
+//! assert!(device.download(&out)?[..shape.q_elems()].iter().all(|&x| x == 0.5));
 //! # Ok(())
 //! # }
 //! ```
@@ -62,7 +70,7 @@ mod variant;
 mod write;
 
 #[cfg(feature = "cudarc-0_19")]
-pub use attend::{Workspace, attend};
+pub use attend::{NewTokens, Workspace, attend, write_attend};
 #[cfg(feature = "cudarc-0_19")]
 pub use batch::{Call, Heads, OwnedHeads, Spans};
 #[cfg(feature = "cudarc-0_19")]

@@ -28,6 +28,11 @@ const PREFILL: [[Kernel<AttendParams>; 3]; 4] = [
 /// Row tiles up to which a span is still decoded: each reads K and V again, from the second-level cache.
 pub(super) const MAX_DECODE_TILES: usize = 4;
 
+/// Whether spans of up to `longest` tokens have one tile of rows in the decode kernel.
+pub(super) fn has_one_tile(shape: &AttentionShape, longest: usize) -> bool {
+    longest.saturating_mul(shape.group_size()) <= DECODE_ROWS
+}
+
 /// An attention kernel and the shape of its launch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Variant {

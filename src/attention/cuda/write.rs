@@ -100,13 +100,27 @@ pub fn write_kv<E: DeviceElement>(
     q_out: Option<&mut CudaSlice<f32>>,
     cache: &mut KvCache,
 ) -> Result<()> {
+    let mut arguments = Arguments::new(device);
+    let write = fill(&mut arguments, call, policy, rope, projections, q_out, cache)?;
+    arguments.launch(&write)
+}
+
+/// Holds what a write works on.
+pub(super) fn fill<'a, E: DeviceElement>(
+    arguments: &mut Arguments<'a>,
+    call: &Call<'a>,
+    policy: KvPolicy,
+    rope: Option<&'a Rope>,
+    projections: &'a Projections<'_, E>,
+    q_out: Option<&'a mut CudaSlice<f32>>,
+    cache: &'a mut KvCache,
+) -> Result<raw::WriteKv> {
     let rows = call.check(cache.shape())?;
     let skipped = skipped(policy, cache)?;
     if let Some(rope) = rope {
         let end = call.spans.host().iter().map(|span| span.end()).max().unwrap_or(0);
         check_rope(rope, call.shape.head_dim, end)?;
     }
-    let mut arguments = Arguments::new(device);
     let Projections { q, k, v, q_stride, kv_stride } = projections;
     let queries = match (q, q_out) {
         (None, _) => None,
@@ -119,20 +133,19 @@ pub fn write_kv<E: DeviceElement>(
             return Err(Error::Length { what: "q_out", expected: rows * call.shape.q_elems(), got: 0 });
         }
     };
-    let write = raw::WriteKv {
+    Ok(raw::WriteKv {
         shape: call.shape,
-        kv: cache.hold_mut(&mut arguments, call.layer)?,
-        heads: call.heads.hold(&mut arguments)?,
-        spans: call.spans.hold(&mut arguments)?,
+        kv: cache.hold_mut(arguments, call.layer)?,
+        heads: call.heads.hold(arguments)?,
+        spans: call.spans.hold(arguments)?,
         skipped,
-        rope: rope.map(|rope| rope.hold(&mut arguments)).transpose()?,
+        rope: rope.map(|rope| rope.hold(arguments)).transpose()?,
         queries,
         k: arguments.read("k", k)?.cast(),
         v: arguments.read("v", v)?.cast(),
         kv_stride: *kv_stride,
         element: E::KIND,
-    };
-    arguments.launch(&write)
+    })
 }
 
 /// What a policy asks of the kernel: the rows of [`KvPolicy::Recompute`] are holes until they are computed.

@@ -4,7 +4,8 @@ use super::kernels::{self, NO_TOKEN};
 use super::linear::Linear;
 use super::sampling::Samplers;
 use super::work::Work;
-use crate::attention::cuda::{self as device_attention, Projections, attend, write_kv, write_rows};
+use crate::attention::cuda::{self as device_attention, NewTokens, Projections};
+use crate::attention::cuda::{attend, write_attend, write_kv, write_rows};
 use crate::attention::{Call, KvPolicy, KvRow, Span};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -135,6 +136,24 @@ impl Backend for Device {
         let heads = head_masks.get(call.layer, &call.heads);
         let call = device_attention::Call { shape: call.shape, layer: call.layer, spans, heads };
         attend(self, &call, q, cache, out, attention)
+    }
+
+    fn write_attend(
+        &self,
+        work: &mut Work,
+        call: &Call<'_>,
+        policy: KvPolicy,
+        qkv: &CudaSlice<f32>,
+        q: &mut CudaSlice<f32>,
+        out: &mut CudaSlice<f32>,
+    ) -> Result<()> {
+        let Work { cache, rope, spans, head_masks, attention, .. } = work;
+        head_masks.set(self, call.layer, &call.heads)?;
+        let heads = head_masks.get(call.layer, &call.heads);
+        let projections = &Projections::fused(qkv, &call.shape);
+        let call = device_attention::Call { shape: call.shape, layer: call.layer, spans, heads };
+        let tokens = NewTokens { policy, rope: Some(rope), projections };
+        write_attend(self, &call, tokens, q, cache, out, attention)
     }
 
     fn keep_inputs(&self, work: &mut Work, x: &CudaSlice<f32>, from: &[u32], to: &[u32]) -> Result<()> {

@@ -2,9 +2,9 @@
 
 use super::{Heads, Kv, Spans, check_shape};
 use crate::attention::AttentionShape;
-use crate::attention::cuda::mirror::{AttendParams, MERGE};
+use crate::attention::cuda::mirror::{AttendParams, MERGE, ProjectedView};
 use crate::attention::cuda::split::Split;
-use crate::attention::cuda::variant::{Variant, select};
+use crate::attention::cuda::variant::{Variant, has_one_tile, select};
 use crate::device::{Access, Address, Buffer, Device, ElementKind, Enqueue, Queue, or_null, product};
 use crate::error::{Error, Result};
 
@@ -35,7 +35,8 @@ pub struct Attend {
     /// Bytes at `workspace`.
     pub workspace_bytes: usize,
     /// u32, [`Attend::counters`] of them: zeros before the first call, and left so. Parts of a context are merged by the block that comes last
-    /// then; None: by a launch of its own. The numbers are the same.
+    /// then; None: by a launch of its own. The numbers are the same. A launch that does not run to its end ends the device's context and this
+    /// memory with it, so no later launch finds what it left; whoever copies the memory to another context clears it there.
     pub arrived: Option<Address<u32>>,
 }
 
@@ -63,11 +64,32 @@ impl Attend {
         select(&self.shape, self.kv.format, self.spans.n_spans, self.spans.longest, self.split)
     }
 
+    /// Whether the launch can write the cache too: one tile of rows for each span.
+    pub(super) fn takes_projections(&self) -> bool {
+        has_one_tile(&self.shape, self.spans.longest)
+    }
+
+    /// Launches; with projections, of tokens that are not in the cache yet.
+    pub(super) fn enqueue_with(&self, queue: &Queue<'_>, projected: ProjectedView) -> Result<()> {
+        if self.spans.is_empty() {
+            return Ok(());
+        }
+        let Variant { kernel, grid, split } = self.variant();
+        let params = AttendParams { projected, ..self.params(split) };
+        queue.launch(kernel, grid, params)?;
+        if split.n_splits == 1 || self.arrived.is_some() {
+            return Ok(());
+        }
+        let grid = [params.n_q_heads.div_ceil(4), self.spans.longest as u32, self.spans.n_spans as u32];
+        queue.launch(MERGE, grid, params)
+    }
+
     fn params(&self, split: Split) -> AttendParams {
         let sums = product([self.states(), self.shape.head_dim]);
         AttendParams {
             kv: self.kv.params(),
             heads: self.heads.params(&self.shape),
+            projected: ProjectedView::default(),
             spans: self.spans.records.get(),
             q: self.q.get(),
             out: self.out.get(),
@@ -118,16 +140,6 @@ impl Enqueue for Attend {
     }
 
     fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
-        if self.spans.is_empty() {
-            return Ok(());
-        }
-        let Variant { kernel, grid, split } = self.variant();
-        let params = self.params(split);
-        queue.launch(kernel, grid, params)?;
-        if split.n_splits == 1 || self.arrived.is_some() {
-            return Ok(());
-        }
-        let grid = [params.n_q_heads.div_ceil(4), self.spans.longest as u32, self.spans.n_spans as u32];
-        queue.launch(MERGE, grid, params)
+        self.enqueue_with(queue, ProjectedView::default())
     }
 }

@@ -10,7 +10,7 @@ use crate::error::Result;
 ///
 /// Kernels stay inside their memory whatever lists, counts and masks hold; heads that a list names twice or out of order may
 /// come out wrong.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heads {
     /// Every head of every span.
     All,

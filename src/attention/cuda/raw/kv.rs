@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// Row `position` of a KV head begins at `page · page_stride + kv_head · head_stride + row · row_stride` elements, where page and
 /// row are the slot and the position (contiguous), or the entry of the slot's page table and the position within the page. So
 /// pages may have heads outside positions or the other way round, K and V may lie in one allocation, and rows may be padded.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kv {
     /// What rows are stored as.
     pub format: KvFormat,

@@ -63,6 +63,7 @@ mod attend;
 mod heads;
 mod kv;
 mod spans;
+mod write_attend;
 mod write_kv;
 
 pub use advance::AdvanceSpans;
@@ -70,6 +71,7 @@ pub use attend::Attend;
 pub use heads::Heads;
 pub use kv::Kv;
 pub use spans::{SpanRecord, Spans};
+pub use write_attend::WriteAttend;
 pub use write_kv::{Queries, RopeTable, Skipped, WriteKv};
 
 use super::{MAX_GROUP, MAX_HEAD_DIM};

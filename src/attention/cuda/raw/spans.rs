@@ -24,7 +24,7 @@ const _: () = assert!(size_of::<SpanRecord>() == size_of::<mirror::Span>());
 /// The spans of a call: records in device memory, and what grids and buffers are sized by.
 ///
 /// Records may change between replays of a captured call as long as the three numbers hold.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spans {
     /// \[n_spans\].
     pub records: Address<SpanRecord>,

@@ -3,7 +3,7 @@
 use super::{Heads, Kv, Spans, check_shape};
 use crate::attention::AttentionShape;
 use crate::attention::cuda::kv_format::KvFormat;
-use crate::attention::cuda::mirror::{self, WriteParams};
+use crate::attention::cuda::mirror::{self, ProjectedView, WriteParams};
 use crate::device::{Access, Address, Buffer, Device, ElementKind, Enqueue, Queue, or_null, product, strided};
 use crate::error::{Error, Result};
 
@@ -78,9 +78,24 @@ impl WriteKv {
         }
         Ok(())
     }
+
+    /// What kernels take of the projections.
+    pub(super) fn projected(&self) -> ProjectedView {
+        ProjectedView {
+            q: or_null(self.queries.map(|queries| queries.q)),
+            k: self.k.get(),
+            v: self.v.get(),
+            rope: or_null(self.rope.map(|rope| rope.table)),
+            q_stride: self.queries.map_or(0, |queries| queries.stride as u64),
+            k_stride: self.kv_stride as u64,
+            v_stride: self.kv_stride as u64,
+            dtype: self.element as u32,
+            policy: self.skipped as u32,
+        }
+    }
 }
 
-/// Blocks that share a token's heads: of few tokens each warp has one head, so that none waits for the loads of another.
+/// Blocks that share a token's heads of q, k and v: of few tokens each warp has one, so that none waits for the loads of another.
 fn parts_of_heads(tokens: u32, heads: u32) -> u32 {
     const WARPS: u32 = 4; // of a block
     const BLOCKS: u32 = 512; // two or more for each multiprocessor
@@ -131,19 +146,11 @@ impl Enqueue for WriteKv {
         let params = WriteParams {
             kv: self.kv.params(),
             heads: self.heads.params(&self.shape),
+            projected: self.projected(),
             spans: self.spans.records.get(),
-            q: or_null(self.queries.map(|queries| queries.q)),
-            k: self.k.get(),
-            v: self.v.get(),
             q_out: or_null(self.queries.map(|queries| queries.out)),
-            rope: or_null(self.rope.map(|rope| rope.table)),
-            q_stride: self.queries.map_or(0, |queries| queries.stride as u64),
-            k_stride: self.kv_stride as u64,
-            v_stride: self.kv_stride as u64,
             n_q_heads: self.shape.n_q_heads as u32,
             head_dim: self.shape.head_dim as u32,
-            dtype: self.element as u32,
-            policy: self.skipped as u32,
         };
         let kernel = match self.kv.format {
             KvFormat::F32 => mirror::WRITE_F32,
@@ -155,7 +162,7 @@ impl Enqueue for WriteKv {
         let grid = [
             longest,
             n_spans,
-            parts_of_heads(longest.saturating_mul(n_spans), params.n_q_heads + self.kv.n_kv_heads as u32),
+            parts_of_heads(longest.saturating_mul(n_spans), params.n_q_heads + 2 * self.kv.n_kv_heads as u32),
         ];
         queue.launch(kernel, grid, params)
     }
