@@ -15,8 +15,10 @@ mod sparse_mlp;
 
 use counter::check;
 
-/// Multiprocessors of the machines of the table: xtask/src/roofline/machines.json.
+/// Multiprocessors of the machines of the table: xtask/src/roofline/machine.rs.
 const MULTIPROCESSORS: [u32; 5] = [82, 108, 128, 132, 170];
+/// Their compute capabilities, on which the choice of a kernel depends; what is counted is the code of 8.0.
+const CAPABILITIES: [(u32, u32); 5] = [(8, 6), (8, 0), (8, 9), (9, 0), (12, 0)];
 
 #[test]
 fn counts_of_products_match_the_committed_ones() {

@@ -6,8 +6,8 @@ use moray::Device;
 use moray::w4a8::cuda::{Activations, Architecture, Epilogue, Variant, Weight, Workspace, linear_with};
 use moray::w4a8::{ActScales, Format, GroupScale, Offset, PackedWeight, QuantizedWeight, Scales};
 
-use crate::MULTIPROCESSORS;
 use crate::counter::{Counter, Launch, SAMPLED_COLUMNS, with_bytes};
+use crate::{CAPABILITIES, MULTIPROCESSORS};
 
 /// N, K.
 const SHAPE: (usize, usize) = (8192, 21760);
@@ -16,7 +16,7 @@ const SHAPE: (usize, usize) = (8192, 21760);
 const BAND: usize = 4;
 
 /// Tokens of the two modes that the table is about: where a variant begins and ends, and prefill.
-const TOKENS: [usize; 11] = [1, 4, 5, 16, 17, 64, 128, 129, 512, 1024, 2048];
+const TOKENS: [usize; 12] = [1, 2, 4, 5, 16, 17, 64, 128, 129, 512, 1024, 2048];
 
 /// Tokens of the others.
 const FEW_TOKENS: [usize; 5] = [1, 16, 64, 128, 2048];
@@ -73,8 +73,8 @@ pub fn count(counter: &mut Counter) {
         let weight = weight(&counter.device, format, n, k);
         let mut known: HashMap<(usize, Variant), Vec<Launch>> = HashMap::new();
         for &m in tokens {
-            for multiprocessors in MULTIPROCESSORS {
-                let architecture = Architecture { capability: (8, 0), multiprocessors };
+            for (multiprocessors, capability) in MULTIPROCESSORS.into_iter().zip(CAPABILITIES) {
+                let architecture = Architecture { capability, multiprocessors };
                 let variant = Variant::choose(architecture, format, scales, m, n, k);
                 let launches =
                     known.entry((m, variant)).or_insert_with(|| launches(counter, &weight, scales, m, variant)).clone();

@@ -1,7 +1,7 @@
 //! Weights and activations in memory of an engine: taken by address, filled in through raw calls, and left to the engine.
 
 use crate::common::{Random, bits};
-use crate::device::device;
+use crate::device::{device, metered};
 use crate::weights::random_weight;
 use moray::Cpu;
 use moray::device::cudarc::driver::{CudaSlice, DevicePtr};
@@ -128,6 +128,37 @@ fn raw_calls_on_an_engines_memory_match_cpu() {
         }
         assert_eq!(bits(&device.download(&y).unwrap()), bits(&engine.expected), "{format:?}");
     }
+}
+
+#[test]
+fn product_of_few_tokens_is_one_launch_with_the_bits_of_two() {
+    let name = "engine::product_of_few_tokens_is_one_launch_with_the_bits_of_two";
+    let all = metered(name, |device| {
+        for (kind, scales) in
+            [(0, ActScales::Token), (1, ActScales::Token), (4, ActScales::Token), (0, ActScales::Fine)]
+        {
+            let engine = Engine::new(device, kind, scales);
+            let x = device.upload(&engine.x).unwrap();
+            for m in 1..=4 {
+                let y = device.zeros::<f32>(m * N).unwrap();
+                let (sections, x_at, y_at) = (engine.addresses(device), at(device, &x), at(device, &y));
+                let mut call = raw::Product::new(m, &engine.packed, sections, x_at, y_at, ElementKind::F32);
+                call.act_scales = scales;
+                call.workspace_bytes = call.workspace_bytes(device);
+                let workspace = device.zeros::<u8>(call.workspace_bytes).unwrap();
+                call.workspace = at(device, &workspace);
+                assert!(call.is_one(device));
+                // SAFETY: the memory is as large as the fields say, and is there until the stream has been waited for below.
+                unsafe { call.launch(device, device.raw_stream()).unwrap() };
+                let got = bits(&device.download(&y).unwrap());
+                assert_eq!(got, bits(&engine.expected[..m * N]), "{kind}, {scales:?}, M {m}");
+                assert!(device.download(&workspace).unwrap().iter().all(|&byte| byte == 0));
+            }
+        }
+    });
+    let Some(all) = all else { return };
+    assert_eq!(all.len(), 16);
+    assert!(all.iter().all(|launch| launch.kernel().starts_with("w4a8_gemv_quantize")), "{all:?}");
 }
 
 #[test]

@@ -206,6 +206,7 @@ fn few_tokens_take_one_launch_where_a_gemv_is_chosen() {
     assert!(is_for(per_channel, 1, 12_288, 4096) && is_for(per_channel, 4, 12_288, 4096));
     assert!(is_for(per_channel, 1, 4096, 11_008) && !is_for(per_channel, 2, 4096, 11_008));
     assert!(!is_for(per_channel, 5, 4096, 1024) && !is_for(per_channel, 1, 8192, 21_760));
+    assert!(is_for(Format::two_level(128), 4, 4096, 4096));
     for (m, n, k) in [(1, 8192, 4096), (1, 576, 576)] {
         let format = Format::per_group(128, Offset::None);
         let gemv = Variant::choose(h200, format, ActScales::Token, m, n, k) == Variant::Gemv;

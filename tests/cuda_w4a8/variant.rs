@@ -11,9 +11,29 @@ fn choice_reads_weights_once_up_to_64_tokens() {
     for m in 1..=64 {
         for (format, n) in [(Format::per_channel(), 4096), (GROUPED, 4096), (GROUPED, 8192)] {
             match Variant::choose(H200, format, ActScales::Token, m, n, 4096) {
-                Variant::Gemv => assert!(m <= 4 && n == 4096),
-                Variant::Gemm { tokens, .. } => assert!((m > 4 || n == 8192) && m <= tokens as usize),
+                Variant::Gemv => assert!(m <= if format == GROUPED { 4 } else { 1 } && n == 4096),
+                Variant::Gemm { tokens, .. } => {
+                    assert!((m > 1 || n == 8192) && m <= tokens as usize);
+                }
             }
+        }
+    }
+}
+
+/// Where memory is nearly as fast as the second-level cache, tokens that every row of tiles reads again count.
+#[test]
+fn choice_of_a_gemv_matches_what_the_second_level_cache_has_to_spare() {
+    let most = |capability, format| {
+        let architecture = Architecture { capability, multiprocessors: 132 };
+        let is_gemv = |m| Variant::choose(architecture, format, ActScales::Token, m, 4096, 11_008) == Variant::Gemv;
+        (1..=5).take_while(|&m| is_gemv(m)).count()
+    };
+    for (format, hbm) in [(Format::per_channel(), 1), (Format::w8(), 3), (Format::two_level(128), 0)] {
+        for capability in [(8, 0), (8, 6), (8, 9), (12, 0)] {
+            assert_eq!(most(capability, format), 4, "{format:?} on {capability:?}");
+        }
+        for capability in [(9, 0), (10, 0)] {
+            assert_eq!(most(capability, format), hbm, "{format:?} on {capability:?}");
         }
     }
 }

@@ -154,6 +154,24 @@ mod tests {
         }
     }
 
+    /// More tokens of one mode take as long or longer: a choice of kernels that makes a cliff is seen here.
+    #[test]
+    fn time_does_not_fall_when_tokens_are_added() {
+        let predictions = predict_all(&counts::read().expect("counts"), &code::read().expect("code")).expect("rows");
+        let tokens = |of: &Prediction| -> Option<(String, u32)> {
+            let (mode, m) = of.id.strip_prefix("w4a8/")?.rsplit_once("/m")?;
+            Some((mode.to_owned(), m.parse().ok()?))
+        };
+        for (few, many) in predictions.iter().flat_map(|few| predictions.iter().map(move |many| (few, many))) {
+            let (Some((mode, m)), Some((other, more))) = (tokens(few), tokens(many)) else { continue };
+            if mode != other || few.machine.name != many.machine.name || m >= more {
+                continue;
+            }
+            let (few, many, machine) = (few.seconds(), many.seconds(), few.machine.name);
+            assert!(few <= 1.01 * many, "{mode} on {machine}: {few} s for {m} tokens, {many} s for {more}");
+        }
+    }
+
     #[test]
     fn a_row_that_takes_a_twentieth_longer_is_named() {
         let text = |time: f64| format!(r#"[{{"id":"a","machine":"A100","microseconds":{time}}}]"#);

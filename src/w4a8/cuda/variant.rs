@@ -106,6 +106,18 @@ pub enum Variant {
 /// Tokens that a GEMV takes.
 pub(super) const GEMV_TOKENS: usize = 4;
 
+/// Tokens up to which a GEMV of integers is chosen. Each of its rows of tiles reads all tokens from the second-level cache, m / bits of the
+/// weights' bytes: more than machines of HBM3 and later have to spare, whose second-level cache is not two and a half times as fast as
+/// their memory. The group scales of an integer mode are trips of their own, which a memory as fast does not wait for.
+fn gemv_tokens(architecture: Architecture, format: Format) -> usize {
+    match (architecture.capability.0, format.group_scale(), format.bits) {
+        (..9 | 12.., ..) => GEMV_TOKENS,
+        (_, None, Bits::Eight) => 3,
+        (_, None, Bits::Four) => 1,
+        _ => 0,
+    }
+}
+
 /// Output features of a row of tiles of a GEMV.
 pub(super) const TILE_FEATURES: usize = 16;
 
@@ -126,7 +138,7 @@ const MIN_STAGES: usize = 4;
 const CUT_COST: usize = 12;
 
 /// Whether a product's sums are integers to the end, and may be added in any order.
-fn is_integer(format: Format, act_scales: ActScales) -> bool {
+pub(super) fn is_integer(format: Format, act_scales: ActScales) -> bool {
     format.stays_integer() && act_scales == ActScales::Token
 }
 
@@ -167,9 +179,10 @@ struct Cut {
 }
 
 impl Variant {
-    /// Chooses for y\[M, N\] = x\[M, K\] · wᵀ: GEMV up to 4 tokens, then tiles of 16, 64 or 128 tokens, so that up to 64 every
-    /// weight is read once, on exactly as many blocks as multiprocessors (of the smallest tile in f32 on twice as many). Where blocks
-    /// of K are combined in f32, a GEMV takes longer for them than for weights, and is chosen only if there are few tiles.
+    /// Chooses for y\[M, N\] = x\[M, K\] · wᵀ: GEMV up to 4 tokens, on capabilities from 9.0 below 12.0 up to 1 (in 8 bits 3, of integer groups
+    /// none), then tiles of 16, 64 or 128 tokens, so that up to 64 every weight is read once, on exactly as many blocks as multiprocessors (of
+    /// the smallest tile in f32 on twice as many). Where blocks of K are combined in f32, a GEMV takes longer for them than for weights, and is
+    /// chosen only if there are few tiles.
     pub fn choose(
         architecture: Architecture,
         format: Format,
@@ -181,7 +194,8 @@ impl Variant {
         let multiprocessors = architecture.multiprocessors.max(1) as usize;
         let integer = is_integer(format, act_scales);
         let tiles = |tokens: usize| product(tiles(format, act_scales, tokens, m, n));
-        if m <= GEMV_TOKENS && (integer || tiles(16) < multiprocessors / 2) {
+        let few = if integer { gemv_tokens(architecture, format) } else { GEMV_TOKENS };
+        if m <= few && (integer || tiles(16) < multiprocessors / 2) {
             return Variant::Gemv;
         }
         let tokens = match m {

@@ -28,10 +28,10 @@ A launch takes as long as the resource that needs longest, and what a launch cos
 The busiest multiprocessor has ⌈blocks / multiprocessors⌉ blocks, so waves and tails are in its times. Loads of 8 bytes a lane and\n\
 more come from memory, narrower ones from the second-level cache. A main loop of more than one and a half times the instructions that\n\
 ran has branches that the launch does not take, and counts as what ran. What the model leaves out: turns of loops other than the main\n\
-one, conflicts between resources, clocks that fall under load. So two things of a decoded token are missing: what a block of\n\
-`w4a8_gemv_quantize_*` quantizes before its first product (about 1 µs for 4096 features with RMSNorm, while its first weights come), and what\n\
-the last block of a split context merges (by its trips to the second-level cache about 1 µs at 1150 positions and 10 µs at 32768).\n\
-A layer of five launches would still take 28 µs for its bytes and 8.7 µs for the launches on H200, above the goal of 36.\n\
+one, conflicts between resources, clocks that fall under load. So three things of a decoded token are missing: what a block of\n\
+`w4a8_gemv_quantize_*` quantizes before its first product (about 1 µs for 4096 features with RMSNorm, while its first weights come), what\n\
+a block of `attention_decode_*` turns and writes before its first keys (two trips to the second-level cache; the block that writes waits for\n\
+two more), and what the last block of a split context merges (by its trips about 1 µs at 1150 positions and 10 µs at 32768).\n\
 \n\
 cuBLAS in 16 bits is modelled by the same rules, with tiles of 128 × 256 and its\n\
 published rate of matrix units, and neither tail nor slots.\n";
@@ -59,8 +59,9 @@ fn micro(seconds: f64) -> String {
 
 fn goals(text: &mut String, outcomes: &[Outcome]) {
     text.push_str("\n## Goals\n\n| work | machine | goal | predicted | |\n|---|---|---|---|---|\n");
-    for Outcome { work, machine, goal, predicted, reached, bound } in outcomes {
-        let verdict = if *reached { "reached".to_owned() } else { format!("missed, bound by {bound}") };
+    for Outcome { work, machine, goal, predicted, reached, bound, note } in outcomes {
+        let note = note.map_or(String::new(), |note| format!(": {note}"));
+        let verdict = if *reached { "reached".to_owned() } else { format!("missed, bound by {bound}{note}") };
         let _ = writeln!(text, "| {work} | {machine} | {goal} | {predicted} | {verdict} |");
     }
     let reached = outcomes.iter().filter(|outcome| outcome.reached).count();

@@ -6,7 +6,7 @@ use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, or_nul
 use crate::error::{Error, Result};
 use crate::w4a8::activation::PAD_K;
 use crate::w4a8::cuda::mirror::{GemvParams, LinearParams};
-use crate::w4a8::cuda::variant::{Architecture, GEMV_TOKENS, TILE_FEATURES, Variant, gemv_quantize};
+use crate::w4a8::cuda::variant::{Architecture, GEMV_TOKENS, TILE_FEATURES, Variant, gemv_quantize, is_integer};
 use crate::w4a8::{ActScales, Format, Sections};
 
 /// Codes of all tokens that a block has room for.
@@ -51,7 +51,9 @@ pub struct Gemv {
 }
 
 impl Gemv {
-    /// Whether the kernel takes the sizes and is the faster way: where [`Variant::choose`] gives a GEMV and the codes fit a block.
+    /// Whether the kernel takes the sizes and is the faster way: where the codes fit a block and, if blocks of K are combined in f32,
+    /// [`Variant::choose`] gives a GEMV. A multiprocessor quantizes the tokens once for all of its rows of tiles, so of integers it is
+    /// the faster way also where a GEMV of quantized tokens is not.
     pub fn is_for(
         architecture: Architecture,
         format: Format,
@@ -60,8 +62,8 @@ impl Gemv {
         n: usize,
         k: usize,
     ) -> bool {
-        let is_gemv = Variant::choose(architecture, format, act_scales, m, n, k) == Variant::Gemv;
-        is_gemv && (1..=GEMV_TOKENS).contains(&m) && codes(m, k) <= MAX_CODES
+        let is_gemv = || Variant::choose(architecture, format, act_scales, m, n, k) == Variant::Gemv;
+        (is_integer(format, act_scales) || is_gemv()) && (1..=GEMV_TOKENS).contains(&m) && codes(m, k) <= MAX_CODES
     }
 
     fn width(&self) -> usize {

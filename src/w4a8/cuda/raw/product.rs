@@ -1,13 +1,14 @@
 //! The whole product of activations in floating point: quantize, multiply.
 
-use super::{ALIGNMENT, Linear, Quantize, Source, Tokens, check_weight, name_sections};
+use super::{ALIGNMENT, Gemv, Linear, Quantize, Source, Tokens, check_weight, name_sections};
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, product};
 use crate::error::{Error, Result};
 use crate::w4a8::cuda::variant::{Architecture, Variant};
 use crate::w4a8::{ActScales, Format, LAYOUT_VERSION, Sections};
 
-/// y = x · wᵀ + bias + residual with x in floating point: a [`Quantize`] and a [`Linear`] in scratch of the engine's. An engine that
-/// multiplies the same x with several weights quantizes once and makes the two calls. Every address is a multiple of 16.
+/// y = x · wᵀ + bias + residual with x in floating point: of few tokens a [`Gemv`], where [`Gemv::is_for`] says so, else a [`Quantize`] and a
+/// [`Linear`] in scratch of the engine's; the bits are the same. An engine that multiplies the same x of many tokens with several weights
+/// quantizes once and makes the two calls. Every address is a multiple of 16.
 ///
 /// # Example
 /// ```no_run
@@ -57,7 +58,8 @@ pub struct Product {
     pub y: Address,
     /// Of x, y and residual.
     pub element: ElementKind,
-    /// [`Product::workspace_bytes`] of scratch: zeros before the first call that uses it, in order between calls.
+    /// [`Product::workspace_bytes`] of scratch: zeros before the first call that uses it, in order between calls. A product in one launch does
+    /// not touch it.
     pub workspace: Address,
     /// Bytes there.
     pub workspace_bytes: usize,
@@ -133,6 +135,31 @@ impl Product {
         Tokens { m: self.m, k: self.k, scales: self.act_scales, memory }
     }
 
+    /// Whether it is one launch on a device.
+    pub fn is_one(&self, device: &Device) -> bool {
+        Gemv::is_for(Architecture::of(device), self.format, self.act_scales, self.m, self.n, self.k)
+    }
+
+    fn one(&self) -> Gemv {
+        Gemv {
+            format: self.format,
+            m: self.m,
+            n: self.n,
+            k: self.k,
+            layout: self.layout,
+            weight: self.weight,
+            source: Source::Plain,
+            x: self.x,
+            x_element: self.element,
+            act_scales: self.act_scales,
+            bias: self.bias,
+            residual: self.residual,
+            gate: None,
+            y: self.y,
+            element: self.element,
+        }
+    }
+
     fn calls(&self, device: &Device) -> (Quantize, Linear) {
         let scratch = self.scratch(device);
         let at = |start: usize| self.workspace.offset(start);
@@ -189,6 +216,9 @@ impl Enqueue for Product {
     }
 
     fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
+        if self.is_one(queue.device()) {
+            return self.one().enqueue(queue);
+        }
         let (quantize, linear) = self.calls(queue.device());
         quantize.enqueue(queue)?;
         linear.enqueue(queue)
