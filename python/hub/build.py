@@ -1,4 +1,5 @@
-"""Writes a kernel of the Hugging Face `kernels` library: `build.py LIBRARY OUT` makes OUT/build/<variant> around a shared library of moray-c.
+"""Writes a kernel of the Hugging Face `kernels` library: `build.py LIBRARY OUT [CUDA]` makes OUT/build/<variant> around a shared library of moray-c,
+for the CPU or, with the version of CUDA that it has been compiled by (as 12.6), for CUDA devices too.
 
 The ABI is read from `moray.h`, so that no structure, constant or signature of it stands a second time in Python.
 """
@@ -116,10 +117,11 @@ def declare(library):
 '''
 
 
-def variant() -> str:
+def variant(cuda: str | None = None) -> str:
     """The name of the build variant of this machine, as the `kernels` library reads it."""
+    backend = "cpu" if cuda is None else f"cu{cuda.replace('.', '')}"
     machine = {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine())
-    return f"torch-stable-abi{TORCH[0]}{TORCH[1]}-cpu-{machine}-{platform.system().lower()}"
+    return f"torch-stable-abi{TORCH[0]}{TORCH[1]}-{backend}-{machine}-{platform.system().lower()}"
 
 
 def glibc(library: bytes) -> tuple[int, ...]:
@@ -143,9 +145,9 @@ globals().update({{name: value for name, value in vars(sys.modules[_NAME]).items
 '''
 
 
-def build(library: Path, out: Path) -> Path:
+def build(library: Path, out: Path, cuda: str | None = None) -> Path:
     """Writes the kernel around a library into a folder, and returns that of the variant, which is made anew."""
-    folder = out / "build" / variant()
+    folder = out / "build" / variant(cuda)
     if folder.exists():
         shutil.rmtree(folder)
     files = {path.name: path.read_bytes() for path in sorted((HERE / "kernel").glob("*.py"))}
@@ -155,7 +157,8 @@ def build(library: Path, out: Path) -> Path:
     content = hashlib.sha256()
     for name, data in files.items():
         content.update(f"{name} {len(data)}\n".encode() + data)
-    identity = f"_moray_cpu_{content.hexdigest()[:12]}"
+    backend = "cpu" if cuda is None else "cuda"
+    identity = f"_moray_{backend}_{content.hexdigest()[:12]}"
     files["_build.py"] = f'"""Made by python/hub/build.py; do not edit."""\n\nNAMESPACE = "{identity}"\n'.encode()
     files["moray/__init__.py"] = COMPATIBLE.format(id=identity).encode()
     for name, data in files.items():
@@ -164,7 +167,7 @@ def build(library: Path, out: Path) -> Path:
         path.write_bytes(data)
     digests = {name: base64.b64encode(hashlib.sha256(data).digest()).decode() for name, data in sorted(files.items())}
     metadata = {
-        "name": "moray", "id": identity, "version": 0, "license": "apache-2.0", "python-depends": [], "backend": {"type": "cpu"},
+        "name": "moray", "id": identity, "version": 0, "license": "apache-2.0", "python-depends": [], "backend": {"type": backend},
         "digest": {"algorithm": "sha256", "files": digests},
     }  # fmt: skip
     (folder / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
@@ -175,11 +178,14 @@ def build(library: Path, out: Path) -> Path:
 
 
 def main() -> None:
-    if len(sys.argv) != 3:
-        raise SystemExit("usage: build.py LIBRARY OUT")
+    if len(sys.argv) not in (3, 4):
+        raise SystemExit("usage: build.py LIBRARY OUT [CUDA]")
+    cuda = sys.argv[3] if len(sys.argv) == 4 else None
+    if cuda is not None and not re.fullmatch(r"\d+\.\d", cuda):
+        raise SystemExit(f"CUDA: expected a version as 12.6, got {cuda}")
     library = Path(sys.argv[1])
     needed = glibc(library.read_bytes())
-    print(build(library, Path(sys.argv[2])))
+    print(build(library, Path(sys.argv[2]), cuda))
     if needed > GLIBC:
         has, may = (".".join(map(str, version)) for version in (needed, GLIBC))
         print(f"note: the library needs glibc {has}; one to be published may need {may}: build it where that is the newest (manylinux_2_28)")

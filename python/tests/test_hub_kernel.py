@@ -103,6 +103,15 @@ def test_another_build_has_another_namespace(folder, tmp_path):
     assert json.loads((again / "metadata.json").read_text())["id"] == read[0]
 
 
+def test_the_variant_for_cuda_is_named_by_its_version(tmp_path):
+    made = build.build(Path(moray.library_path()), tmp_path, "12.6")
+    assert made.name.startswith("torch-stable-abi24-cu126-")
+    metadata = json.loads((made / "metadata.json").read_text())
+    assert metadata["backend"] == {"type": "cuda"} and metadata["id"].startswith("_moray_cuda_")
+    variants = pytest.importorskip("kernels.variants")
+    assert variants.parse_variant(made.name).variant_str == made.name
+
+
 def test_versions_of_glibc_are_read():
     assert build.glibc(b"..GLIBC_2.4\0GLIBC_2.17\0GLIBC_2.9\0") == (2, 17) and build.glibc(b"") == ()
 

@@ -6,7 +6,10 @@ memory of the driver's, and the operators run by what is registered for CUDA.
 
 import contextlib
 import ctypes
+import json
+import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ import moray
 from moray import Format, Indices, Threshold, TopK, cuda
 
 torch = require("torch")
-from test_cuda import DlTensor, Tensor as Lent, stream  # noqa: E402, F401 - the fixture
+from test_cuda import DlTensor, Tensor as Lent, captured, driver, stream  # noqa: E402, F401 - the fixture
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from moray.torch import InputSparseLinear, SparseMlp, W4A8Linear, on_cuda  # noqa: E402
@@ -87,7 +90,7 @@ class Runtime(TorchDispatchMode):
         )
         if not on_device:
             return func(*args, **kwargs)
-        if func.namespace == "moray":
+        if func.namespace.lstrip("_").startswith("moray"):
             with self:
                 return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *args, **kwargs)
         name = func.overloadpacket.__name__
@@ -100,12 +103,16 @@ class Runtime(TorchDispatchMode):
                 size = plain.element_size()
             again = lambda part: There(part, x.whole, x.begin + part.storage_offset() * size)  # noqa: E731
             return [again(part) for part in plain] if isinstance(plain, (list, tuple)) else again(plain)
+        if name == "to" and isinstance(args[0], There) and kwargs.get("dtype", args[1] if len(args) > 1 else None) == args[0].dtype:
+            return args[0]
         # the rest is computed on the CPU, and allocated anew
-        given, named = moved(args, There.host), moved(kwargs, There.host)
+        is_empty = name.startswith(("empty", "new_empty"))
+        shape_of = lambda x: torch.empty_strided(x.shape, x.stride(), dtype=x.dtype)  # noqa: E731
+        given, named = (moved(of, shape_of if is_empty else There.host) for of in (args, kwargs))
         if "device" in named:
             named["device"] = torch.device("cpu")
         result = func(*given, **named)
-        if name.startswith(("empty", "new_empty")):
+        if is_empty:
             # what nobody wrote is not zeros
             result.view(torch.uint8).fill_(0xA5)
         made = There(result)
@@ -248,3 +255,49 @@ def test_a_call_keeps_its_zeros_and_its_copies(device):
     number = len(on_cuda._COPIES)
     del mlp, held
     assert len(on_cuda._COPIES) == number - 2
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """The kernel for the Hugging Face library around the package's."""
+    from test_hub_kernel import build, module
+
+    folder = build.build(Path(moray.library_path()), tmp_path_factory.mktemp("kernel"), "12.6")
+    name = json.loads((folder / "metadata.json").read_text())["id"]
+    sys.modules[name] = package = types.ModuleType(name)
+    package.__path__ = [str(folder)]
+    return module(name, folder / "__init__.py")
+
+
+def test_operators_are_captured_on_torchs_stream(device, kernel):
+    torch.manual_seed(5)
+    layer = layer_there(W4A8Linear.from_linear(torch.nn.Linear(4096, 64), Format.per_group(64)))
+    mlp = SparseMlp(*(torch.randn(s).half() for s in ((96, 64), (96, 64), (64, 96))), TopK(9, "gate"))
+    held = InputSparseLinear(moray.Quantized.quantize(torch.randn(48, 128), Format.per_channel()), 0.1)
+    packed = kernel.quantize(torch.randn(48, 4096)).pack()
+    packed = packed._replace(codes=There(packed.codes), group=There(packed.group))
+    x, y, z = There(torch.randn(40, 4096)), There(torch.randn(3, 128)), There(torch.randn(3, 64))
+    for call in (lambda: layer(x), lambda: held(y), lambda: mlp(z), lambda: kernel.w4a8_linear(x, packed)):
+        expected, results = call().host(), []
+        device.capturing = True
+        graph = captured(device.handle, lambda: results.append(call()))
+        device.capturing = False
+        # what went to another stream would have run
+        assert (results[0].host().view(torch.uint8) == 0xA5).all()
+        driver("cuGraphLaunch", graph, device.handle)
+        assert torch.equal(results[0].host(), expected)
+
+
+def test_the_hub_kernel_has_the_bits_of_the_cpu(device, kernel):
+    torch.manual_seed(4)
+    for parts in ((4, 64, "f16", "f16"), (8, 0, "none", "none")):
+        packed, bias = kernel.quantize(torch.randn(48, 4096), *parts).pack(), torch.randn(48)
+        there = packed._replace(**{part: There(getattr(packed, part)) for part in packed._fields[:4] if getattr(packed, part) is not None})
+        for x in (torch.randn(2, 3, 4096), torch.randn(40, 4096).half(), torch.randn(0, 4096)):
+            for scales in ("token", "fine"):
+                expected = kernel.w4a8_linear(x, packed, bias, scales)
+                assert torch.equal(kernel.w4a8_linear(There(x), there, There(bias), scales).host(), expected)
+    with pytest.raises(kernel.MorayError, match="codes: expected memory of cuda:0, got cpu"):
+        kernel.w4a8_linear(There(torch.randn(1, 4096)), packed)
+    with pytest.raises(kernel.MorayError, match="x: expected 4096 features"):
+        kernel.w4a8_linear(There(torch.randn(1, 64)), there)

@@ -1,9 +1,9 @@
-"""W4A8 products with packed weights, products by input and sparse MLP on the CPU, for torch.
+"""W4A8 products with packed weights, products by input and sparse MLP, for torch.
 
     packed = quantize(weight, group_size=64).pack()
     y = w4a8_linear(x, packed)
 
-Tensors are the CPU's, in f32, f16 or bf16; forwards only. `layers` has what `kernelize` puts in the place of a model's own `forward`.
+Tensors are the CPU's, or for `w4a8_linear` in a build for CUDA a CUDA device's, in f32, f16 or bf16; forwards only. `layers` has what `kernelize` puts in the place of a model's own `forward`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch
 from torch import Tensor
 
-from . import _abi
+from . import _abi, _cuda
 from ._build import NAMESPACE
 from ._library import DTYPES, NONE, Handle, MorayError, Workspaces, check, cpu, lib, memory
 from ._weights import PARTS, InputSparse, SparseMlp, constant, live
@@ -108,6 +108,16 @@ def _w4a8_linear(x, codes, channel, group, offset, bias, n, k, format, act_scale
 
 
 _LINEAR_BYTES = ctypes.sizeof(_abi.MorayLinear)
+
+
+@torch.library.impl(add_op_namespace_prefix("w4a8_linear"), "CUDA")
+def _w4a8_linear_on_cuda(x, codes, channel, group, offset, bias, n, k, format, act_scales):
+    x = _rows(x, k)
+    y = x.new_empty((*x.shape[:-1], n))
+    if x.numel():
+        scales = constant("act_scales", ACT_SCALES, act_scales)
+        _cuda.w4a8_linear(x, y, list(zip(PARTS, (codes, channel, group, offset))), bias, n, k, format, scales)
+    return y
 
 
 @torch.library.register_fake(add_op_namespace_prefix("w4a8_linear"))
