@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import in_eight_threads
 
 import moray
 from moray import Cpu, Format, Quantized, Weight, linear
@@ -69,6 +70,35 @@ def test_many_objects_and_calls_leak_nothing():
     for _ in range(3000):
         call()
     # a weight's memory alone would be megabytes more
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["one handle", "a handle each"])
+def test_ten_thousand_calls_of_eight_threads_are_right_and_leak_nothing(own):
+    rng = np.random.default_rng(4)
+    plain, x = Quantized.quantize(rng.standard_normal((32, 64), np.float32), Format.per_group(32)), rng.standard_normal((3, 64), np.float32)
+    shared = Weight(plain)
+    expected, short = linear(shared, x), np.zeros((3, 32), np.float32)
+
+    def work(_):
+        weight, cpu, y = (Weight(plain) if own else shared), Cpu(1), np.empty_like(expected)
+        for i in range(10_000 // 8):
+            linear(weight, x, out=y, cpu=cpu)
+            if not np.array_equal(y, expected):
+                return False
+            if i % 100 == 0:
+                try:
+                    linear(weight, short, cpu=cpu)
+                    return False
+                except moray.LengthError as error:
+                    if not str(error).startswith("x: expected 64 features"):
+                        return False
+        return True
+
+    assert not in_eight_threads(work)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert not in_eight_threads(work)
+    # of 10,000 calls a hundred bytes each would be as much
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024
 
 
