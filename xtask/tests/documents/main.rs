@@ -3,4 +3,5 @@
 mod cited_paths;
 mod counted_files;
 mod links;
+mod program_lines;
 mod tree;
