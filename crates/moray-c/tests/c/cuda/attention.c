@@ -90,7 +90,7 @@ static void run(void *problem) {
 static void check_step(Problem *p, size_t start, size_t len, MorayHeads heads) {
     const MoraySpan span = {1, start, len};
     const uint32_t list[] = {0, 3}, counts[] = {2};
-    MorayAttend call = {sizeof call, heads, attention, p->cache, 0, &span, 1, NONE, NONE, 0, 0, 0, 0};
+    MorayAttend call = {sizeof call, heads, attention, p->cache, 0, &span, 1, NONE, NONE, 0, 0, 0, 0, NULL};
     if (heads == MORAY_HEADS_LIST) call.list = BYTES(list), call.counts = BYTES(counts);
     static float expected[LEN * Q], got[LEN * Q];
     const size_t kv_bytes = len * KV * 4, q_bytes = len * Q * 4;
