@@ -2,7 +2,7 @@
 
 use half::bf16;
 use moray::attention::cuda::raw::{
-    AdvanceSpans, Attend, Heads, Kv, Queries, RopeTable, Skipped, SpanRecord, Spans, WriteKv,
+    AdvanceSpans, Attend, Heads, Kv, Queries, RopeTable, Skipped, SpanRecord, Spans, WriteAttend, WriteKv,
 };
 use moray::attention::cuda::{
     self, Call, KvCache, KvFormat, KvLayout, Projections, Split, Workspace, attend, write_kv,
@@ -313,6 +313,32 @@ fn raw_attend_refuses_bad_addresses_and_sizes() {
             ("n_pages", |call| call.kv.n_pages = 0),
             ("capacity", |call| call.kv.capacity = 0),
             ("kv scale", |call| call.kv.format = KvFormat::Int8),
+        ],
+    );
+}
+
+#[test]
+fn raw_write_and_attend_refuse_calls_that_disagree() {
+    let Some(device) = device() else { return };
+    let mut engine = Engine { device: &device, words: Vec::new() };
+    let kv = engine_cache(&mut engine);
+    let rope = Rope::new(HEAD_DIM, 10_000.0, &RopeScaling::Default, CAPACITY).unwrap();
+    let decode = SPANS.map(|span| Span { start: span.len, len: 1, ..span });
+    let (write, attend) = step(&mut engine, kv, &decode, &qkv(3, 1), &rope);
+    let good = WriteAttend { write, attend };
+    assert!(good.is_one());
+    assert_refused(
+        &device,
+        &good,
+        &[
+            ("shape", |call| call.attend.shape.n_q_heads = 2),
+            ("kv", |call| call.attend.kv.capacity -= 1),
+            ("heads", |call| call.attend.heads = Heads::All),
+            ("spans", |call| call.write.spans.rows = 2),
+            ("q", |call| call.attend.q = call.attend.q.offset(4)),
+            ("q", |call| call.write.queries = None),
+            ("stride", |call| call.write.kv_stride = 127),
+            ("workspace", |call| call.attend.workspace = Address::NULL),
         ],
     );
 }

@@ -178,5 +178,6 @@ fn refused_calls_launch_nothing() {
         return;
     };
     let count = |name: &str| all.iter().filter(|launch| launch.kernel().contains(name)).count();
-    assert_eq!((count("w4a8_quantize"), count("w4a8_gemv"), count("w4a8_gemm"), all.len()), (5, 2, 1, 8), "{all:?}");
+    // which of the two multiplies few tokens depends on the device
+    assert_eq!((count("w4a8_quantize"), count("w4a8_gem"), all.len()), (5, 3, 8), "{all:?}");
 }
