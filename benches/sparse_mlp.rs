@@ -13,7 +13,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use half::f16;
 use moray::llama::DenseWeight;
 use moray::sparse_mlp::{
-    Activation, Gathered, IndexList, Score, ScoreOn, Selection, Shape, Weights, Workspace, activate_product,
+    Activation, Gathered, IndexList, Matrix, Score, ScoreOn, Selection, Shape, Weights, Workspace, activate_product,
     bytes_read, forward,
 };
 use moray::w4a8::{Activations, Epilogue, Format, Offset, PackedWeight, linear, quantize};
@@ -159,7 +159,11 @@ fn ratios(name: &str, shape: Shape, rounds: usize) {
     let cpu = Cpu::detect();
     let layer = weights(shape, true);
     let bytes_of_layer = layer.bytes();
-    let layers = vec![layer; copies(bytes_of_layer)];
+    let count = copies(bytes_of_layer);
+    let tiles =
+        |matrices: &[Matrix]| vec![layer.clone().with_packed_rows(&cpu, matrices).expect("rows of neurons"); count];
+    // by neuron, and with rows in tiles of those matrices that a selection by a score reads whole
+    let [layers, gates, both] = [tiles(&[]), tiles(&[Matrix::Gate]), tiles(&[Matrix::Gate, Matrix::Up])];
     let packed = vec![Packed::new(shape); layers.len()];
     // in the memory that weights are in
     let lines = (bytes_of_layer + LINE_BYTES).div_ceil(LINE_BYTES);
@@ -170,12 +174,15 @@ fn ratios(name: &str, shape: Shape, rounds: usize) {
     let list = |i: usize| Selection::List(IndexList::new(&lists[i], shape.d_ff).expect("a sorted list"));
     let top = |on| Selection::TopK { score: Score::plain(on), k: shape.d_ff / 2 };
     let forms = [
-        ("all, by neuron", Selection::All),
-        ("list 0.5", list(0)),
-        ("list 0.25", list(1)),
-        ("list 0.1", list(2)),
-        ("top-k by gate 0.5", top(ScoreOn::Gate)),
-        ("top-k by product 0.5", top(ScoreOn::Hidden)),
+        ("all, by neuron", &layers, Selection::All),
+        ("list 0.5", &layers, list(0)),
+        ("list 0.25", &layers, list(1)),
+        ("list 0.1", &layers, list(2)),
+        ("top-k by gate 0.5", &layers, top(ScoreOn::Gate)),
+        ("… gate in tiles", &gates, top(ScoreOn::Gate)),
+        ("top-k by product 0.5", &layers, top(ScoreOn::Hidden)),
+        ("… gate and up in tiles", &both, top(ScoreOn::Hidden)),
+        ("all, gate and up in tiles", &both, Selection::All),
     ];
     let others = ["list 0.5, gathered", "all, packed matrices", "lines of all", "lines of list 0.5"];
     let gathered: Vec<Gathered> = layers.iter().map(|layer| gathered(&cpu, layer, &lists[0])).collect();
@@ -186,7 +193,7 @@ fn ratios(name: &str, shape: Shape, rounds: usize) {
     let mut bytes = vec![0; forms.len()];
     for round in 0..rounds {
         let first = round * (forms.len() + 1);
-        for (i, (_, selection)) in forms.iter().enumerate() {
+        for (i, (_, layers, selection)) in forms.iter().enumerate() {
             let layer = &layers[(first + i) % layers.len()];
             let start = Instant::now();
             forward(&cpu, layer, &x, selection, None, &mut y, &mut workspace).expect("matching sizes");
@@ -213,12 +220,12 @@ fn ratios(name: &str, shape: Shape, rounds: usize) {
     };
     let times: Vec<f64> = times.iter_mut().map(quartile).collect();
     println!("{name}, one token, 4-bit groups of 32 with offsets, lower quartile of {rounds}, all in turn:");
-    println!("{:<22} {:>8} {:>11} {:>15}", "", "µs", "× all", "× all's bytes");
-    for ((name, _), (time, bytes_of)) in forms.iter().zip(times.iter().zip(&bytes)) {
-        println!("{name:<22} {time:8.1} {:11.2} {:15.2}", time / times[0], *bytes_of as f64 / bytes[0] as f64);
+    println!("{:<25} {:>8} {:>11} {:>15}", "", "µs", "× all", "× all's bytes");
+    for ((name, ..), (time, bytes_of)) in forms.iter().zip(times.iter().zip(&bytes)) {
+        println!("{name:<25} {time:8.1} {:11.2} {:15.2}", time / times[0], *bytes_of as f64 / bytes[0] as f64);
     }
     for (name, time) in others.iter().zip(&times[forms.len()..]) {
-        println!("{name:<22} {time:8.1} {:11.2}", time / times[0]);
+        println!("{name:<25} {time:8.1} {:11.2}", time / times[0]);
     }
     println!();
 }

@@ -87,7 +87,10 @@ pub use training::Training;
 pub use wina::Wina;
 
 use crate::error::{Error, Result};
+use crate::sparse_mlp::Matrix;
 
+const GATE: &[Matrix] = &[Matrix::Gate];
+const GATE_UP: &[Matrix] = &[Matrix::Gate, Matrix::Up];
 const NEURONS: &[Site] = &[Site::Neurons];
 const HEADS: &[Site] = &[Site::Heads];
 const BOTH: &[Site] = &[Site::Neurons, Site::Heads];
@@ -98,10 +101,10 @@ pub const TABLE: &[Entry] = &[
     Entry::whole("dense", NEURONS, "every neuron"),
     Entry::whole("all", HEADS, "every head"),
     Entry::whole("all", &Site::INPUTS, "every input"),
-    Entry::new("topk:K", NEURONS, Chosen::PerToken, "the largest gates of each token", TopK::make),
-    Entry::found("oracle:K", NEURONS, Chosen::PerToken, "the largest contributions of each token, for which all gates and ups are computed", TopK::find_norms, TopK::make_by_contribution).once(),
-    Entry::found("cats:K", NEURONS, Chosen::PerToken, "gates above a calibrated threshold", Cats::find, Cats::make).calibrated(),
-    Entry::found("cett:T", NEURONS, Chosen::PerToken, "contributions whose rest is the error T", Cett::find, Cett::make).calibrated(),
+    Entry::new("topk:K", NEURONS, Chosen::PerToken, "the largest gates of each token", TopK::make).reading_all(GATE),
+    Entry::found("oracle:K", NEURONS, Chosen::PerToken, "the largest contributions of each token, for which all gates and ups are computed", TopK::find_norms, TopK::make_by_contribution).once().reading_all(GATE_UP),
+    Entry::found("cats:K", NEURONS, Chosen::PerToken, "gates above a calibrated threshold", Cats::find, Cats::make).calibrated().reading_all(GATE),
+    Entry::found("cett:T", NEURONS, Chosen::PerToken, "contributions whose rest is the error T", Cett::find, Cett::make).calibrated().reading_all(GATE_UP),
     Entry::new("griffin:K", NEURONS, Chosen::ByPrompt, "the largest over the prompt, as many in each layer", Griffin::make),
     Entry::new("tda:K", NEURONS, Chosen::ByPrompt, "the largest over the prompt, in all layers together", TdaQuantile::make),
     Entry::new("griffin-refresh:K[:R]", NEURONS, Chosen::ByPrompt, "griffin renewed every R tokens, 32 if not said, K with the tokens that run whole for it", Refreshed::make_griffin),

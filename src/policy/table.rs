@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Found, ModelSizes, PolicyConfig, Projection, Site, TABLE};
 use crate::error::{Error, Result};
-use crate::sparse_mlp::Weights;
+use crate::sparse_mlp::{Matrix, Weights};
 
 /// When a policy makes its choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +82,8 @@ pub struct Entry {
     calibration_tokens: usize,
     /// Whether what is found is the same for all arguments.
     found_once: bool,
+    /// Matrices of an MLP all of whose rows it reads for each token.
+    reads_all: &'static [Matrix],
     made: Made,
 }
 
@@ -93,7 +95,7 @@ impl Entry {
         help: &'static str,
         made: Made,
     ) -> Self {
-        Entry { syntax, sites, chosen, help, calibration_tokens: 0, found_once: false, made }
+        Entry { syntax, sites, chosen, help, calibration_tokens: 0, found_once: false, reads_all: &[], made }
     }
 
     /// An entry of what its arguments say.
@@ -127,6 +129,11 @@ impl Entry {
     /// What is found is the same for all arguments.
     pub(super) const fn once(self) -> Self {
         Entry { found_once: true, ..self }
+    }
+
+    /// For every token all rows of these matrices of an MLP are read.
+    pub(super) const fn reading_all(self, matrices: &'static [Matrix]) -> Self {
+        Entry { reads_all: matrices, ..self }
     }
 
     /// It is found in what the model makes of a text.
@@ -226,6 +233,12 @@ impl Named {
     /// When it makes its choice.
     pub fn chosen(&self) -> Chosen {
         self.entry.chosen
+    }
+
+    /// Matrices of an MLP all of whose rows it reads for each token, whatever it keeps: they can be held in tiles, see
+    /// [`Weights::with_packed_rows`].
+    pub fn reads_all(&self) -> &'static [Matrix] {
+        self.entry.reads_all
     }
 
     /// Tokens of a calibration text that set it, from the beginning; 0 if none does.

@@ -26,7 +26,7 @@ use crate::column_sums::{
 };
 use crate::error::{Error, Result};
 use crate::memory::Memory;
-use crate::w4a8::{Offset, QuantizedWeight, run_end};
+use crate::w4a8::{Offset, PackedWeight, QuantizedWeight, run_end};
 use half::f16;
 
 /// gate or up.
@@ -155,6 +155,22 @@ impl FourBit {
             Matrix::Up => self.up.row(j, row),
             Matrix::Down => self.down.row(j, number, row),
         }
+    }
+
+    /// Puts the rows of gate or up into tiles.
+    pub(crate) fn pack(&mut self, cpu: &Cpu, matrix: Matrix) -> Result<()> {
+        let form = match matrix {
+            Matrix::Gate => &mut self.gate,
+            Matrix::Up => &mut self.up,
+            Matrix::Down => return Err(unsupported("rows to pack", "down, whose rows are inputs")),
+        };
+        if let RowForm::ByNeuron(rows) = form {
+            let all: Vec<u32> = (0..self.down.k() as u32).collect();
+            let mut packed = PackedWeight::zeroed(all.len(), rows.d, rows.format())?;
+            rows.pack(cpu, &all, &mut packed);
+            *form = RowForm::Packed(packed);
+        }
+        Ok(())
     }
 
     /// Room for `n` neurons of its own, one after another.

@@ -52,8 +52,8 @@ pub enum Gate<'a> {
 ///
 /// # Errors
 /// [`Error::Length`] for a buffer of another size, [`Error::Shape`] for positions inside a block of 16, [`Error::Index`] for positions past
-/// the list, [`Error::Unsupported`] for inputs that are not the weights' kind, where nothing would be written, and for weights that were
-/// gathered.
+/// the list, [`Error::Unsupported`] for inputs that are not the weights' kind, where nothing would be written, for weights that were
+/// gathered, and for some neurons of a matrix whose rows are in tiles ([`Weights::with_packed_rows`]).
 ///
 /// # Example
 /// ```
@@ -87,6 +87,9 @@ pub fn gate_up(
 ) -> Result<()> {
     let tokens = x.tokens(weights)?;
     check_list(weights, list)?;
+    let takes_all = list.indices().len() == list.limit();
+    let computes_gate = matches!(gate, Gate::Computed(_));
+    weights.check_rows(takes_all || !computes_gate, takes_all || hidden.is_none())?;
     check_range("positions", &positions, list.indices().len())?;
     let len = product("tokens", &[tokens, list.indices().len()])?;
     hidden.as_ref().map_or(Ok(()), |hidden| check_len("hidden", len, hidden.len()))?;
@@ -271,7 +274,7 @@ fn unsupported(expected: &'static str, got: &str) -> Error {
 /// Checks that a list is of these neurons, and that they are all there.
 fn check_list(weights: &Weights, list: IndexList<'_>) -> Result<()> {
     check_len("list's neurons", weights.shape().d_ff, list.limit())?;
-    weights.check_selection(&Selection::List(list))
+    weights.check_whole()
 }
 
 /// Checks that a range is of whole blocks below `len`.

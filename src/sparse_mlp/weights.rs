@@ -2,6 +2,7 @@
 
 use super::four_bit::FourBit;
 use super::select::{NeuronList, ScoreOn, Selection};
+use crate::Cpu;
 use crate::activation::Activation;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
@@ -176,6 +177,46 @@ impl Weights {
         Ok(self)
     }
 
+    /// Holds 4-bit rows of some matrices in tiles of 16 neurons, as [`crate::w4a8::PackedWeight`] does, for calls that compute all of them:
+    /// those are faster then, with the same numbers, and others are refused. Rows in floating point stay as they are.
+    ///
+    /// | rows in tiles | selections served |
+    /// |---|---|
+    /// | none | all |
+    /// | gate | all neurons; a threshold or top-k, whatever the score is on |
+    /// | gate and up | all neurons; a threshold or top-k by the product or by inputs |
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for [`Matrix::Down`], whose rows are inputs, and for weights that were gathered.
+    ///
+    /// # Example
+    /// ```
+    /// use moray::Cpu;
+    /// use moray::sparse_mlp::{Activation, Matrix, Score, ScoreOn, Selection, Shape, Weights, Workspace, forward};
+    /// use moray::w4a8::{Format, quantize};
+    ///
+    /// let (cpu, shape) = (Cpu::detect(), Shape { d_model: 32, d_ff: 64, activation: Activation::Silu });
+    /// let matrix = |n, k| quantize(&vec![0.5; n * k], n, k, Format::per_channel());
+    /// let weights = Weights::from_quantized(shape, &matrix(64, 32)?, &matrix(64, 32)?, &matrix(32, 64)?)?;
+    /// let weights = weights.with_packed_rows(&cpu, &[Matrix::Gate])?;
+    ///
+    /// let (mut y, mut workspace) = ([0.0; 32], Workspace::new(&weights, 1)?);
+    /// let half = Selection::TopK { score: Score::plain(ScoreOn::Gate), k: 32 };
+    /// forward(&cpu, &weights, &[0.1; 32], &half, None, &mut y, &mut workspace)?;
+    /// # Ok::<(), moray::Error>(())
+    /// ```
+    pub fn with_packed_rows(mut self, cpu: &Cpu, matrices: &[Matrix]) -> Result<Self> {
+        self.check_whole()?;
+        if let Some(Matrix::Down) = matrices.iter().find(|&&matrix| matrix == Matrix::Down) {
+            let (expected, got) = ("gate or up", "down".into());
+            return Err(Error::Unsupported { what: "rows to pack", expected, got });
+        }
+        if let Store::FourBit(w) = &mut self.store {
+            matrices.iter().try_for_each(|&matrix| w.pack(cpu, matrix))?;
+        }
+        Ok(self)
+    }
+
     /// The sizes and the nonlinearity.
     pub fn shape(&self) -> Shape {
         self.shape
@@ -202,12 +243,27 @@ impl Weights {
 
     /// Checks that a selection is one that these rows serve.
     pub(super) fn check_selection(&self, selection: &Selection<'_>) -> Result<()> {
-        let of_all = |score: super::Score<'_>| score.on == ScoreOn::Input;
-        if self.neurons.is_none() || *selection == Selection::All || selection.score().is_some_and(of_all) {
-            return Ok(());
+        let on = selection.score().map(|score| score.on);
+        if self.neurons.is_some() && *selection != Selection::All && on != Some(ScoreOn::Input) {
+            let (expected, got) = ("all neurons of weights that were gathered", "some of them".into());
+            return Err(Error::Unsupported { what: "selection", expected, got });
         }
-        let (expected, got) = ("all neurons of weights that were gathered", "some of them".into());
-        Err(Error::Unsupported { what: "selection", expected, got })
+        let takes_all = *selection == Selection::All;
+        self.check_rows(takes_all || on.is_some(), takes_all || on.is_some_and(|on| on != ScoreOn::Gate))
+    }
+
+    /// Checks that rows in tiles are not asked for some neurons: a call reads all rows of gate, and of up.
+    pub(super) fn check_rows(&self, all_of_gate: bool, all_of_up: bool) -> Result<()> {
+        let Store::FourBit(w) = &self.store else { return Ok(()) };
+        for (form, reads_all, expected) in [
+            (&w.gate, all_of_gate, "all neurons, or a threshold or top-k, where rows of gate are in tiles"),
+            (&w.up, all_of_up, "all neurons, or a threshold or top-k by the product, where rows of up are in tiles"),
+        ] {
+            if form.is_packed() && !reads_all {
+                return Err(Error::Unsupported { what: "selection", expected, got: "some of them".into() });
+            }
+        }
+        Ok(())
     }
 
     /// Checks that these are not neurons of others'.
@@ -215,8 +271,8 @@ impl Weights {
         match self.neurons {
             None => Ok(()),
             Some(_) => {
-                let (expected, got) = ("weights with all neurons", "gathered ones".into());
-                Err(Error::Unsupported { what: "weights to gather", expected, got })
+                let (expected, got) = ("those of all neurons", "gathered ones".into());
+                Err(Error::Unsupported { what: "weights", expected, got })
             }
         }
     }

@@ -9,5 +9,6 @@ mod dense;
 mod exact;
 mod gathered;
 mod oracle;
+mod packed_rows;
 mod selection;
 mod stored;

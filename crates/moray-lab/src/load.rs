@@ -2,8 +2,8 @@
 
 use moray::attention::{AttentionShape, RopeScaling};
 use moray::llama::{Config, Layer, Linear, Mlp, Model, QkNorm};
-use moray::sparse_mlp::{Activation, Shape, Weights};
-use moray::{Cpu, w4a8};
+use moray::sparse_mlp::{Activation, Matrix, Shape, Weights};
+use moray::{Cpu, Isa, w4a8};
 
 use crate::activations::{ActivationScheme, Site};
 use crate::checkpoint::{Checkpoint, LayerTensor};
@@ -32,16 +32,40 @@ pub enum Form {
     Whole,
     /// MLPs neuron by neuron, for selections of neurons; the others by output.
     ByNeuron,
+    /// As by neuron, but 4-bit rows of gate in tiles: for selections by all gates.
+    ByGate,
+    /// As by neuron, but 4-bit rows of gate and up in tiles: for selections by all products of them.
+    ByProduct,
     /// All by input, for thresholds on inputs.
     ByInput,
 }
 
 impl Form {
+    /// The form of an MLP for a policy that reads all rows of these matrices for each token.
+    pub fn of_neurons(reads_all: &[Matrix]) -> Self {
+        match (reads_all.contains(&Matrix::Gate), reads_all.contains(&Matrix::Up)) {
+            (true, true) => Form::ByProduct,
+            (true, false) => Form::ByGate,
+            (false, _) => Form::ByNeuron,
+        }
+    }
+
+    /// The matrices of an MLP by neuron whose rows are in tiles; None for an MLP that is not by neuron.
+    fn tiles(self) -> Option<&'static [Matrix]> {
+        match self {
+            Form::ByNeuron => Some(&[]),
+            Form::ByGate => Some(&[Matrix::Gate]),
+            Form::ByProduct => Some(&[Matrix::Gate, Matrix::Up]),
+            Form::Whole | Form::ByInput => None,
+        }
+    }
+
     /// Its name in a file: `whole`, `by-neuron`, `by-input`.
     pub fn name(self) -> &'static str {
         match self {
             Form::Whole => "whole",
-            Form::ByNeuron => "by-neuron",
+            // the numbers are the same
+            Form::ByNeuron | Form::ByGate | Form::ByProduct => "by-neuron",
             Form::ByInput => "by-input",
         }
     }
@@ -160,12 +184,12 @@ impl Loader<'_> {
 
     fn mlp(&self, config: &Config) -> Result<Mlp> {
         use LayerTensor::{Down, DownBias, Gate, GateBias, Up, UpBias};
-        if self.options.form != Form::ByNeuron {
+        let Some(tiles) = self.options.form.tiles() else {
             let gate_up = self.linear(Site::GateUp, &[(Gate, GateBias), (Up, UpBias)])?;
             return Ok(Mlp::Whole { gate_up, down: self.linear(Site::Down, &[(Down, DownBias)])? });
-        }
+        };
         let shape = Shape { d_model: config.d_model, d_ff: config.d_ff, activation: config.activation };
-        let weights = self.neurons(shape)?;
+        let weights = self.neurons(shape)?.with_packed_rows(&Cpu::new(1, Isa::detect())?, tiles)?;
         let bias = |tensor| self.optional_vector(tensor).map(Option::unwrap_or_default);
         Ok(Mlp::ByNeuron(weights.with_biases(&bias(GateBias)?, &bias(UpBias)?, &bias(DownBias)?)?))
     }

@@ -151,7 +151,7 @@ pub(crate) fn quantized_linear(parts: Vec<PackedMatrix>, scheme: WeightScheme, f
         let values: Vec<f32> = parts.iter().flat_map(PackedMatrix::dequantize).collect();
         Ok(match form {
             Form::ByInput => input_sparse::Weight::from_f32(&values, n, k, dtype)?.into(),
-            Form::Whole | Form::ByNeuron => DenseWeight::from_f32(&values, n, k, dtype)?.into(),
+            _ => DenseWeight::from_f32(&values, n, k, dtype)?.into(),
         })
     };
     let order = parts.first().and_then(|part| part.order.clone());
@@ -258,8 +258,8 @@ fn for_rows(parts: &[Tensor<'_>], k: usize, mut f: impl FnMut(usize, &[f32]) -> 
 /// Integer codes in a form.
 fn packed(weight: &QuantizedWeight, form: Form) -> Result<Linear> {
     match form {
-        Form::Whole | Form::ByNeuron => Ok(PackedWeight::pack(weight).into()),
         Form::ByInput => Ok(input_sparse::Weight::from_quantized(weight)?.into()),
+        _ => Ok(PackedWeight::pack(weight).into()),
     }
 }
 

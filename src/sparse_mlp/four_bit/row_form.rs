@@ -15,6 +15,11 @@ pub(crate) enum RowForm {
 }
 
 impl RowForm {
+    /// Whether it serves no fewer than all neurons.
+    pub(crate) fn is_packed(&self) -> bool {
+        matches!(self, RowForm::Packed(_))
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         match self {
             RowForm::ByNeuron(matrix) => matrix.bytes(),

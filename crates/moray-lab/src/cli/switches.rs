@@ -243,7 +243,9 @@ impl Switches {
             activations: self.activations,
             form: match (self.mlp.chosen(), self.left_out.inputs.chosen()) {
                 (Chosen::Never, Chosen::Never) => Form::Whole,
-                (_, Chosen::Never) => Form::ByNeuron,
+                // what a device holds has no tiles
+                (_, Chosen::Never) if self.device == Device::Cuda => Form::ByNeuron,
+                (_, Chosen::Never) => Form::of_neurons(self.mlp.reads_all()),
                 _ => Form::ByInput,
             },
         }
