@@ -89,7 +89,7 @@ impl ColumnMatrix {
         let (offset, group_size) = form_of(what, w.format(), w.k())?;
         let (d, d_ff) = (w.n().next_multiple_of(SEGMENT), w.k());
         let columns = Columns::new(d);
-        let mut codes = code_room(d_ff, d);
+        let mut codes = Memory::zeroed(code_room(d_ff, d));
         for (j, row) in codes.chunks_exact_mut(d / 2).take(d_ff).enumerate() {
             pack_codes(|n| if n < w.n() { w.codes()[n * d_ff + j] } else { 0 }, row);
         }
@@ -113,7 +113,7 @@ impl ColumnMatrix {
     /// Room for the codes of `n` of its inputs; scales are shared.
     pub(crate) fn room(&self, n: usize) -> Self {
         let (channel_scale, group_params) = (Arc::clone(&self.channel_scale), Arc::clone(&self.group_params));
-        ColumnMatrix { codes: code_room(n, self.columns.d), channel_scale, group_params, ..*self }
+        ColumnMatrix { codes: Memory::resident(code_room(n, self.columns.d)), channel_scale, group_params, ..*self }
     }
 
     /// Copies the codes of the inputs of a list into `to`, which has room for them.
@@ -251,6 +251,6 @@ pub(crate) fn copy_rows<T: bytemuck::Pod + Send + Sync>(cpu: &Cpu, from: &[T], d
 }
 
 /// Room for `n` rows of `d` codes of 4 bits; where there are none, calls still say which columns they would read.
-pub(crate) fn code_room(n: usize, d: usize) -> Memory<u8> {
-    Memory::zeroed(n.max(1) * d / 2 + SLACK)
+fn code_room(n: usize, d: usize) -> usize {
+    n.max(1) * d / 2 + SLACK
 }

@@ -52,6 +52,15 @@ pub trait Backend: Sized {
     /// An [`crate::Error`] for settings that the device or the model cannot take.
     fn work(&self, config: &Config, neurons: Option<&Self::Neurons>, settings: &Settings) -> Result<Self::Work>;
 
+    /// Takes memory for a list of a layer's neurons, where it will be computed from a copy; most devices read lists in place.
+    ///
+    /// # Errors
+    /// An [`crate::Error`] for weights of which no copy can be made.
+    fn expect_list(&self, work: &mut Self::Work, layer: usize, neurons: &Self::Neurons, longest: usize) -> Result<()> {
+        let _ = (work, layer, neurons, longest);
+        Ok(())
+    }
+
     /// Bytes of the KV cache.
     fn kv_bytes(work: &Self::Work) -> usize;
 

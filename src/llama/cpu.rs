@@ -117,6 +117,16 @@ impl Backend for Cpu {
         CpuWork::new(self, config, neurons, settings)
     }
 
+    fn expect_list(
+        &self,
+        work: &mut CpuWork,
+        layer: usize,
+        neurons: &sparse_mlp::Weights,
+        longest: usize,
+    ) -> Result<()> {
+        work.gathers.as_mut().map_or(Ok(()), |gathers| gathers.expect(layer, neurons, longest))
+    }
+
     fn kv_bytes(work: &CpuWork) -> usize {
         work.cache.memory_bytes()
     }

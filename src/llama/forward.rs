@@ -120,7 +120,7 @@ impl<B: Backend> Model<B> {
             crate::error::check_len(what, d, k)?;
         }
         crate::error::check_len("final norm", d, B::norm_len(&self.final_norm))?;
-        Session::new(backend, &self.config, &self.layers[0].mlp, settings)
+        Session::new(backend, &self.config, &self.layers, settings)
     }
 
     /// Runs new tokens of one or more sequences through the model and returns logits f32 \[rows, vocab\], in the order of

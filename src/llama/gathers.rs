@@ -4,8 +4,8 @@ use crate::cpu::Cpu;
 use crate::error::Result;
 use crate::sparse_mlp::{Gathered, IndexList, Weights};
 
-/// Copies of a session's lists, one at most for each slot and layer. A copy is made when its list is first computed, in memory that later
-/// lists of the slot and layer use again as far as it reaches.
+/// Copies of a session's lists, one at most for each slot and layer. A copy is made when its list is first computed, in memory that was
+/// taken for it with the session where its length was known, and that later lists of the slot and layer use again as far as it reaches.
 #[derive(Debug)]
 pub(super) struct Gathers {
     n_layers: usize,
@@ -16,6 +16,15 @@ pub(super) struct Gathers {
 impl Gathers {
     pub(super) fn new(slots: usize, n_layers: usize) -> Self {
         Gathers { n_layers, copies: (0..slots * n_layers).map(|_| None).collect() }
+    }
+
+    /// Takes memory for a layer's lists of up to `longest` neurons. With several slots lists are mostly masks of one call's tokens, and
+    /// memory is taken for those that are not when they come.
+    pub(super) fn expect(&mut self, layer: usize, weights: &Weights, longest: usize) -> Result<()> {
+        if self.copies.len() == self.n_layers {
+            self.copies[layer] = Some(Gathered::with_capacity(weights, longest)?);
+        }
+        Ok(())
     }
 
     /// The neurons of a list, which any slot may have had copied out of the layer's weights before.

@@ -64,13 +64,22 @@ impl Slots {
 }
 
 impl<B: Backend> Session<B> {
-    pub(super) fn new(backend: &B, config: &Config, mlp: &Mlp<B>, settings: Settings) -> Result<Self> {
+    /// `layers` are the configuration's, one at least.
+    pub(super) fn new(backend: &B, config: &Config, layers: &[Layer<B>], settings: Settings) -> Result<Self> {
         let Settings { slots, max_tokens, max_logits, .. } = settings;
+        let mlp = &layers[0].mlp;
+        let policies = PolicySet::new(&settings.policies, &Sizes { model: config.sizes(), slots, max_tokens })?;
+        let mut work = backend.work(config, mlp.neurons(), &settings)?;
+        for (index, layer) in layers.iter().enumerate() {
+            if let (Some(neurons), Some(longest)) = (layer.mlp.neurons(), policies.longest_list(Site::Neurons, index)) {
+                backend.expect_list(&mut work, index, neurons, longest)?;
+            }
+        }
         Ok(Session {
             slots: Slots { lens: vec![0; slots], generates: vec![false; slots] },
-            policies: PolicySet::new(&settings.policies, &Sizes { model: config.sizes(), slots, max_tokens })?,
+            policies,
             recompute: Recompute::new(backend, config, &settings)?,
-            work: backend.work(config, mlp.neurons(), &settings)?,
+            work,
             buffers: Buffers::new(backend, config, mlp, max_tokens)?,
             normed: backend.zeros(max_logits * config.d_model)?,
             logits: backend.zeros(max_logits * config.vocab)?,

@@ -7,7 +7,8 @@ use crate::attention::{KvDtype, KvPolicy, KvShape, Limits};
 use crate::error::{Error, Result};
 use crate::policy::PolicyConfig;
 
-/// Sizes and policies of a session. All memory is taken when it is made, but for that of [`Settings::gather_lists`].
+/// Sizes and policies of a session. All memory is taken when it is made, but for copies by [`Settings::gather_lists`] of
+/// lists whose length only the prompt decides, or of several slots.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Sequences that are held at a time.

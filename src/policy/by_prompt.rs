@@ -17,6 +17,12 @@ pub trait LayerRule: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Error::Index`] for a layer that it does not know, [`Error::Shape`] for a statistic without tokens.
     fn list(&self, layer: usize, statistic: &PromptStatistic) -> Result<NeuronList>;
+
+    /// The most neurons of a list, of `d_ff`, where that is known before any prompt.
+    fn longest_list(&self, d_ff: usize) -> Option<usize> {
+        let _ = d_ff;
+        None
+    }
 }
 
 /// Turns a whole prompt into the rule of its generation.
@@ -34,12 +40,22 @@ pub trait PromptRule: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Error::Shape`] for no layers or a statistic without tokens.
     fn settle(&self, prompt: &[PromptStatistic]) -> Result<Arc<dyn LayerRule>>;
+
+    /// As [`LayerRule::longest_list`], of every layer.
+    fn longest_list(&self, d_ff: usize) -> Option<usize> {
+        let _ = d_ff;
+        None
+    }
 }
 
 /// A rule that takes nothing from the prompt as a whole.
 impl<R: LayerRule + Clone + 'static> PromptRule for R {
     fn settle(&self, _: &[PromptStatistic]) -> Result<Arc<dyn LayerRule>> {
         Ok(Arc::new(self.clone()))
+    }
+
+    fn longest_list(&self, d_ff: usize) -> Option<usize> {
+        LayerRule::longest_list(self, d_ff)
     }
 }
 
@@ -155,6 +171,10 @@ impl Policy for ByPrompt {
             Some(Slot::Generation(refresh)) => Ok(refresh.list(layer)?.selection()),
             _ => Ok(Selection::All),
         }
+    }
+
+    fn longest_list(&self, _: usize) -> Option<usize> {
+        self.rule.longest_list(self.d_ff)
     }
 
     fn observe(&mut self, layer: usize, spans: &[Span], observed: &Observed<'_>) -> Result<Kept> {

@@ -41,6 +41,13 @@ pub trait Policy: std::fmt::Debug + Send {
     /// [`crate::Error::Index`] for a layer or slot that is not there.
     fn select(&mut self, layer: usize, spans: &[Span]) -> Result<Selection<'_>>;
 
+    /// The most neurons or heads that a list of a layer's holds, where that is known before any text is read: memory for it can be taken
+    /// then. None where it is not known, or where it selects otherwise.
+    fn longest_list(&self, layer: usize) -> Option<usize> {
+        let _ = layer;
+        None
+    }
+
     /// Looks at a layer of the call that it has selected for, and says what its tokens kept of what there was. Tokens that ran
     /// whole because nothing was chosen yet are not counted.
     ///

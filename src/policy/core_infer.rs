@@ -60,6 +60,10 @@ impl PromptRule for CoreInfer {
         prompt.iter().try_for_each(check_seen)?;
         Ok(Arc::new(self.largest))
     }
+
+    fn longest_list(&self, d_ff: usize) -> Option<usize> {
+        LayerRule::longest_list(&self.largest, d_ff)
+    }
 }
 
 impl PolicyConfig for CoreInfer {

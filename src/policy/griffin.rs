@@ -39,6 +39,10 @@ impl LayerRule for Griffin {
         check_seen(statistic)?;
         Ok(NeuronList::of_largest(&statistic.all_normalised(), kept_count(self.kept, statistic.d_ff())?))
     }
+
+    fn longest_list(&self, d_ff: usize) -> Option<usize> {
+        kept_count(self.kept, d_ff).ok()
+    }
 }
 
 impl PolicyConfig for Griffin {

@@ -48,6 +48,10 @@ impl Policy for Lists {
         Ok(self.lists[layer].selection())
     }
 
+    fn longest_list(&self, layer: usize) -> Option<usize> {
+        self.lists.get(layer).map(|list| list.indices().len())
+    }
+
     fn observe(&mut self, layer: usize, spans: &[Span], _: &Observed<'_>) -> Result<Kept> {
         check_layer(layer, self.lists.len())?;
         let list = self.lists[layer].view();

@@ -74,6 +74,11 @@ impl PolicySet {
         }
     }
 
+    /// As [`Policy::longest_list`]; none where there is no policy.
+    pub fn longest_list(&self, site: Site, layer: usize) -> Option<usize> {
+        self.at(site)?.0.longest_list(layer)
+    }
+
     /// The site of the MLP that there may be a policy for: its neurons, or the inputs of gate and up.
     pub fn mlp_site(&self) -> Site {
         if self.has(GATE_UP) { GATE_UP } else { Site::Neurons }

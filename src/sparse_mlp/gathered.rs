@@ -108,7 +108,7 @@ impl Gathered {
 
 fn room<T: Pod>(_: &Dense<T>, shape: Shape, n: usize) -> Dense<T> {
     // where there are no rows, calls still say which columns they would read
-    let rows = || Memory::zeroed(n.max(1) * shape.d_model);
+    let rows = || Memory::resident(n.max(1) * shape.d_model);
     Dense { gate: rows(), up: rows(), down: rows() }
 }
 

@@ -101,13 +101,13 @@ impl PackedWeight {
         PackedWeight { n, k, format, sections }
     }
 
-    /// Room for N rows of a format that goes with K: of codes 0 and scales 0.
+    /// Room for N rows of a format that goes with K, resident: of codes 0 and scales 0.
     pub(crate) fn zeroed(n: usize, k: usize, format: Format) -> Result<Self> {
         let sections = match n {
             0 => Sections::default(),
             n => format.section_bytes(n, k)?,
         };
-        Ok(PackedWeight { n, k, format, sections: sections.map(Memory::zeroed) })
+        Ok(PackedWeight { n, k, format, sections: sections.map(Memory::resident) })
     }
 
     /// Makes it the N rows that are written to its sections then; there is room for as many.

@@ -175,12 +175,12 @@ fn gathered_lists_match_lists_in_place_as_they_are_renewed_and_slots_are_used_ag
     let plain = multi_head(2);
     for model in [plain.by_neuron(), plain.w4a8_by_neuron(Format::per_group(32, Offset::F16))] {
         for policy in &policies {
-            let run = |gather_lists| {
-                let settings = Settings { slots: 2, gather_lists, policies: vec![policy.clone()], ..roomy(LEN) };
+            let run = |gather_lists, slots| {
+                let settings = Settings { slots, gather_lists, policies: vec![policy.clone()], ..roomy(LEN) };
                 let mut session = model.session(&cpu, settings).unwrap();
                 let mut rows = Vec::new();
                 // the first slot's third text comes where its first was
-                for (slot, seed) in [(0, 14), (1, 15), (0, 16)] {
+                for (slot, seed) in [(0, 14), (slots - 1, 15), (0, 16)] {
                     model.truncate(&cpu, &mut session, slot, 0).unwrap();
                     let text = tokens(seed, LEN);
                     model.prefill(&cpu, &mut session, slot, &text[..PROMPT]).unwrap();
@@ -191,7 +191,10 @@ fn gathered_lists_match_lists_in_place_as_they_are_renewed_and_slots_are_used_ag
                 }
                 rows
             };
-            assert_same(&run(true), &run(false), policy);
+            let in_place = run(false, 1);
+            for slots in [1, 2] {
+                assert_same(&run(true, slots), &in_place, policy);
+            }
         }
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use moray::Error;
 use moray::attention::{AttentionShape, Heads, Span};
 use moray::policy::{
-    Griffin, HeadNorm, Lists, ModelSizes, Observed, Policy, PolicyConfig, PolicySet, Projection, Random, Site, Sizes,
-    Teal, TopK, Values, Wanted,
+    CoreInfer, Griffin, HeadNorm, Lists, ModelSizes, Observed, Policy, PolicyConfig, PolicySet, Projection, Random,
+    Site, Sizes, TdaQuantile, Teal, TopK, Values, Wanted,
 };
 use moray::sparse_mlp::{NeuronList, Score, ScoreOn, Selection};
 
@@ -179,4 +179,34 @@ fn threshold(selection: Selection<'_>) -> f32 {
 
 fn site_threshold(site: Site) -> f32 {
     Site::INPUTS.iter().position(|other| *other == site).unwrap() as f32 + 1.0
+}
+
+#[test]
+fn the_longest_list_that_is_told_beforehand_is_as_long_as_the_list() {
+    let list = |indices| NeuronList::new(indices, 64).unwrap();
+    let lists = Lists::new(Site::Neurons, vec![list(vec![1, 3]), list(vec![5])]);
+    let policies: [Arc<dyn PolicyConfig>; 4] = [
+        Arc::new(Griffin::new(0.3).unwrap()),
+        Arc::new(CoreInfer::new(0.4).unwrap()),
+        Arc::new(lists),
+        Arc::new(Random::new(Site::Neurons, 0.7).unwrap()),
+    ];
+    let hidden: Vec<f32> = (0..64).map(|j| 1.0 + j as f32).collect();
+    for policy in policies {
+        let mut set = set(&[Arc::clone(&policy)]);
+        let told = [0, 1].map(|layer| set.longest_list(Site::Neurons, layer).unwrap());
+        for layer in 0..2 {
+            set.observe(Site::Neurons, layer, &token(0, 0), &Observed::new(&hidden, 64, 64)).unwrap();
+        }
+        set.begin_generation(0).unwrap();
+        for (layer, told) in told.into_iter().enumerate() {
+            let selection = set.select(Site::Neurons, layer, &token(0, 1)).unwrap();
+            assert!(matches!(selection, Selection::List(list) if list.indices().len() == told), "{policy:?}");
+        }
+    }
+    // thresholds and choices by token have no such number
+    let unknown: [Arc<dyn PolicyConfig>; 2] =
+        [Arc::new(TdaQuantile::new(0.5).unwrap()), Arc::new(TopK::by_gate(0.5, 64).unwrap())];
+    assert!(unknown.into_iter().all(|policy| set(&[policy]).longest_list(Site::Neurons, 0).is_none()));
+    assert_eq!(set(&[]).longest_list(Site::Neurons, 0), None);
 }
