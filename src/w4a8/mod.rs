@@ -73,7 +73,7 @@ pub use sections::Sections;
 pub use weight::QuantizedWeight;
 
 pub(crate) use cpu::{TOKEN_BLOCK, multiply_panel, multiply_rows, multiply_tile_of, with_panel};
-pub(crate) use pack::pack_half;
+pub(crate) use pack::pack_two_rows;
 pub(crate) use runs::{MOST_RUNS, run_end, runs};
 pub(crate) use tile::{Tile, Tokens};
 #[cfg(feature = "cuda-input-sparse")]

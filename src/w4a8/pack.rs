@@ -228,17 +228,22 @@ pub(crate) const fn k_tiles(k: usize, bits: Bits) -> usize {
     k.next_multiple_of(PAD_K) / tile_k(bits)
 }
 
-/// Adds 32 columns of a row, the first or second half of a tile of 4-bit codes, to the tile, whose codes of them are 0: byte i of `codes`
-/// holds column i low and column i + 16 high.
-pub(crate) fn pack_half(tile: &mut [u8; TILE_BYTES], row: usize, half: usize, codes: &[u8; 16]) {
+/// Writes what a tile of 4-bit codes has of rows `row` and `row + 8`, row < 8: 64 columns of each, of which byte i of a half's codes holds column i
+/// low and column i + 16 high.
+#[inline]
+pub(crate) fn pack_two_rows(tile: &mut [u8; TILE_BYTES], row: usize, low: [[u8; 16]; 2], high: [[u8; 16]; 2]) {
     const NIBBLES: u32 = 0x0F0F_0F0F;
-    let words: &mut [[u8; 4]] = tile.as_chunks_mut().0;
-    for (column, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
-        let codes = u32::from_le_bytes(*codes);
-        for (later, codes) in [codes & NIBBLES, codes >> 4 & NIBBLES].into_iter().enumerate() {
-            let word = &mut words[4 * (4 * (row % 8) + column) + 2 * later + half];
-            *word = (u32::from_le_bytes(*word) | codes << (4 * (row / 8))).to_le_bytes();
-        }
+    let words = |codes: [u8; 16]| -> [u32; 4] {
+        std::array::from_fn(|word| u32::from_le_bytes(std::array::from_fn(|byte| codes[4 * word + byte])))
+    };
+    let (low, high) = (low.map(words), high.map(words));
+    let (lines, _) = tile[64 * row..][..64].as_chunks_mut::<16>();
+    for (column, line) in lines.iter_mut().enumerate() {
+        let [first, second] = [0, 1].map(|half| (low[half][column], high[half][column]));
+        let earlier = |(low, high): (u32, u32)| low & NIBBLES | (high & NIBBLES) << 4;
+        let later = |(low, high): (u32, u32)| low >> 4 & NIBBLES | high & NIBBLES << 4;
+        let words = [earlier(first), earlier(second), later(first), later(second)];
+        *line = bytemuck::cast(words.map(u32::to_le_bytes));
     }
 }
 

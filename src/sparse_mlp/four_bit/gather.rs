@@ -5,7 +5,7 @@ use crate::Cpu;
 use crate::column_sums::{SEGMENT, format_of};
 use crate::error::Result;
 use crate::threads::Pieces;
-use crate::w4a8::{Format, Offset, PackedWeight, Sections, TILE_BYTES, TILE_N, pack_half};
+use crate::w4a8::{Format, Offset, PackedWeight, Sections, TILE_BYTES, TILE_N, pack_two_rows};
 
 /// Tiles that a member copies at a time.
 const TILES: usize = 4;
@@ -37,14 +37,22 @@ impl RowMatrix {
         cpu.team().for_parts(parts, TILES, |tile, (codes, channel, scales, seconds)| {
             let neurons = &list[tile * TILE_N..list.len().min((tile + 1) * TILE_N)];
             let tiles: &mut [[u8; TILE_BYTES]] = codes.as_chunks_mut().0;
-            tiles.as_flattened_mut().fill(0);
-            for (row, &j) in neurons.iter().enumerate() {
-                for (segment, codes) in self.record(j as usize).0.as_chunks().0.iter().enumerate() {
-                    pack_half(&mut tiles[segment / 2], row, segment % 2, codes);
+            for row in 0..TILE_N / 2 {
+                let [low, high] = [row, row + TILE_N / 2].map(|row| self.codes(neurons.get(row)));
+                for (segments, tile) in (0..).step_by(2).zip(&mut *tiles) {
+                    let halves = |codes: &[[u8; SEGMENT / 2]]| {
+                        [0, 1].map(|half| codes.get(segments + half).copied().unwrap_or_default())
+                    };
+                    pack_two_rows(tile, row, halves(low), halves(high));
                 }
             }
             self.pack_scales(neurons, channel, scales, seconds);
         });
+    }
+
+    /// The codes of a neuron in segments; none where there is no neuron.
+    fn codes(&self, neuron: Option<&u32>) -> &[[u8; SEGMENT / 2]] {
+        neuron.map_or(&[], |&j| self.record(j as usize).0.as_chunks().0)
     }
 
     /// Puts the numbers beside up to 16 neurons' codes where a tile has them; rows past the neurons have 0.
