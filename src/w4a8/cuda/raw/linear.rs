@@ -45,7 +45,7 @@ pub struct Linear {
     pub element: ElementKind,
     /// [`Linear::workspace_bytes`]: zeros before the first call, and left so; null where there are none.
     pub partial: Address<u32>,
-    /// [`Linear::counter_bytes`]: likewise.
+    /// [`Linear::counter_bytes`]: likewise. A launch cut short ends its context and both with it; whoever copies them to another context clears them.
     pub arrived: Address<u32>,
 }
 
