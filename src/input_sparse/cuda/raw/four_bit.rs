@@ -48,7 +48,7 @@ pub struct FourBit {
     pub k: usize,
     /// [`FourBit::workspace_bytes`] of scratch; null where that is 0.
     pub workspace: Address<u32>,
-    /// [`FourBit::counter_bytes`]: zeros before the first call, and left so; null where that is 0.
+    /// [`FourBit::counter_bytes`]: zeros before the first call, and left so; null where that is 0. A launch cut short ends its context and them.
     pub counters: Address<u32>,
 }
 

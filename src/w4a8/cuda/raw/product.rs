@@ -59,7 +59,7 @@ pub struct Product {
     /// Of x, y and residual.
     pub element: ElementKind,
     /// [`Product::workspace_bytes`] of scratch: zeros before the first call that uses it, in order between calls. A product in one launch does
-    /// not touch it.
+    /// not touch it. A launch cut short ends its context and this memory with it; whoever copies it to another context clears it there.
     pub workspace: Address,
     /// Bytes there.
     pub workspace_bytes: usize,
