@@ -58,6 +58,7 @@ const FILES_OF_C: &[&str] = &[
     "selection.rs",
     "status.rs",
     "supports.rs",
+    "tvm_ffi/by_input.rs",
     "tvm_ffi/call.rs",
     "tvm_ffi/cuda.rs",
     "tvm_ffi/functions.rs",

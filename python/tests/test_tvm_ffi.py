@@ -6,7 +6,7 @@ import pytest
 from conftest import in_eight_threads, require
 
 import moray
-from moray import Format, Quantized, SparseMlp, Threshold, TopK, Weight
+from moray import Format, InputSparse, Quantized, SparseMlp, Threshold, TopK, Weight
 
 tvm_ffi = require("tvm_ffi")
 LIBRARY = tvm_ffi.load_module(moray.library_path())
@@ -81,6 +81,102 @@ def test_sparse_mlps_equal_the_packages():
     call("sparse_mlp_destroy", number)
     with pytest.raises(ValueError, match="mlp: expected the number of an MLP"):
         call("sparse_mlp", y, x, number, *cases[0][0], 0)
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16", "4 bits", "groups"])
+def test_products_by_input_equal_the_formula_and_the_packages(kind):
+    w, x, bias, residual = random(40, 96), random(2, 5, 96), random(40), random(2, 5, 40)
+    formats = {"4 bits": Format.per_channel(), "groups": Format.per_group(32, "f16")}
+    if format := formats.get(kind):
+        number, weight = call("by_input_create_quantized", w, *named(format)), InputSparse(Quantized.quantize(w, format))
+    else:
+        w = w.astype({"f32": np.float32, "f16": np.float16}[kind])
+        number, weight = call("by_input_create", w), InputSparse(w)
+    for threshold, threads in ((0.0, 1), (0.7, 2), (0, 0), (99.0, 1)):
+        y = np.zeros((2, 5, 40), np.float32)
+        call("by_input", y, x, number, threshold, bias, residual, threads)
+        assert np.array_equal(y, weight(x, threshold, bias=bias, residual=residual))
+        call("by_input", y, x, number, threshold, None, None, threads)
+        assert np.array_equal(y, weight(x, threshold))
+        if format is None:
+            kept, wide = np.where(np.abs(x) > threshold, x, 0).astype(np.float64), w.astype(np.float64)
+            assert (np.abs(y - kept @ wide.T) <= (np.abs(kept) @ np.abs(wide.T)) * 100 * 2.0**-24).all()
+    other = call("by_input_create", w)
+    assert other != number
+    empty = np.zeros((0, 40), np.float32)
+    call("by_input", empty, random(0, 96), number, 0.5, None, None, 1)
+    call("by_input_destroy", number)
+    with pytest.raises(ValueError, match="weight: expected the number of a weight by input"):
+        call("by_input", y, x, number, 0.0, None, None, 1)
+    with pytest.raises(ValueError, match="weight: expected the number of a weight by input"):
+        call("by_input_destroy", number)
+    call("by_input_destroy", other)
+
+
+def test_products_by_input_refuse_bad_input_and_go_on():
+    w, x, y = random(40, 96), random(3, 96), np.zeros((3, 40), np.float32)
+    number, end = call("by_input_create", w), (None, None, 1)
+    call("by_input", y, x, number, 0.3, *end)
+    expected, memory, same = y.copy(), np.zeros(3 * 96 + 60, np.float32), np.zeros((3, 40), np.float32)
+    refused = [
+        ("x: expected 96 features in its last dimension", lambda: call("by_input", y, random(6, 48), number, 0.3, *end)),
+        ("x: expected 96 features in its last dimension", lambda: call("by_input", y, np.zeros((), np.float32), number, 0.3, *end)),
+        ("y: expected shape [3, 40], got [2, 40]", lambda: call("by_input", y[:2], x, number, 0.3, *end)),
+        ("y: expected elements of f32, got f16", lambda: call("by_input", y.astype(np.float16), x, number, 0.3, *end)),
+        ("x: expected elements of f32, got f64", lambda: call("by_input", y, x.astype(np.float64), number, 0.3, *end)),
+        ("threshold: expected", lambda: call("by_input", y, x, number, float("nan"), *end)),
+        ("threshold: expected", lambda: call("by_input", y, x, number, -1.0, *end)),
+        ("threshold: expected", lambda: call("by_input", y, x, number, 1e300, *end)),
+        ("threshold: expected a number, got a string", lambda: call("by_input", y, x, number, "0.3", *end)),
+        ("weight: expected a size from 0, got -1", lambda: call("by_input", y, x, -1, 0.3, *end)),
+        ("weight: expected the number of a weight by input", lambda: call("by_input", y, x, 0, 0.3, *end)),
+        ("bias: expected shape [40], got [39]", lambda: call("by_input", y, x, number, 0.3, random(39), None, 1)),
+        ("residual: expected shape [3, 40], got [40, 3]", lambda: call("by_input", y, x, number, 0.3, None, random(40, 3), 1)),
+        ("y: expected memory of its own", lambda: call("by_input", same, x, number, 0.3, None, same, 1)),
+        ("y: expected memory of its own", lambda: call(
+            "by_input", memory[288 - 60 : 288 + 60].reshape(3, 40), memory[:288].reshape(3, 96), number, 0.3, *end)),
+        ("expected 7 arguments, got 8", lambda: call("by_input", y, x, number, 0.3, *end, 1)),
+        ("threads: expected an argument", lambda: call("by_input", y, x, number, 0.3, None, None)),
+        ("w: expected 2 dimensions", lambda: call("by_input_create", random(96))),
+        ("w: expected elements of f32, f16 or bf16", lambda: call("by_input_create", w.astype(np.float64))),
+        ("finite", lambda: call("by_input_create", np.full((2, 32), np.inf, np.float32))),
+        ("4-bit", lambda: call("by_input_create_quantized", w, *named(Format.w8()))),
+    ]  # fmt: skip
+    for text, attempt in refused:
+        with pytest.raises(ValueError) as raised:
+            attempt()
+        assert text in str(raised.value)
+        assert np.array_equal(y, expected)
+    call("by_input", y, x, number, 0.3, *end)
+    assert np.array_equal(y, expected)
+    call("by_input_destroy", number)
+
+
+def test_products_by_input_take_torchs_tensors():
+    torch = require("torch")
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        w, x, y = torch.randn(16, 64, dtype=dtype), torch.randn(3, 64), torch.zeros(3, 16)
+        number = LIBRARY["moray_by_input_create"](w)
+        LIBRARY["moray_by_input"](y, x, number, 0.4, None, None, 1)
+        assert np.array_equal(y.numpy(), InputSparse(w)(x.numpy(), 0.4))
+        LIBRARY["moray_by_input_destroy"](number)
+
+
+def test_eight_threads_share_a_weight_by_input():
+    w = random(40, 96)
+    number, weight = call("by_input_create", w), InputSparse(w)
+
+    def work(i):
+        x, y = random(1 + i % 3, 96), np.zeros((1 + i % 3, 40), np.float32)
+        expected = weight(x, 0.4)
+        for _ in range(200):
+            call("by_input", y, x, number, 0.4, None, None, 1 + i % 2)
+            if not np.array_equal(y, expected):
+                return False
+        return True
+
+    assert not in_eight_threads(work)
+    call("by_input_destroy", number)
 
 
 def refused():

@@ -38,7 +38,7 @@ pub unsafe extern "C" fn moray_input_weight_create(
 ) -> MorayStatus {
     guard(|| {
         // SAFETY: the caller's.
-        let make = || with_dtype!("dtype", dtype, E => by_input(unsafe { w.read::<E>("w")? }, dense(dtype), n, k));
+        let make = || with_dtype!("dtype", dtype, E => by_input(unsafe { w.read::<E>("w")? }, dtype, n, k));
         // SAFETY: the caller's.
         unsafe { create(out, make) }
     })
@@ -53,14 +53,14 @@ fn dense(dtype: MorayDtype) -> DenseType {
 }
 
 /// Holds elements by input, as they are.
-fn by_input<E: Element>(w: &[E], dtype: DenseType, n: usize, k: usize) -> Outcome<MorayInputWeight> {
+pub(crate) fn by_input<E: Element>(w: &[E], dtype: MorayDtype, n: usize, k: usize) -> Outcome<MorayInputWeight> {
     // before memory is made for sizes that may be a mistake
     let expected = n.saturating_mul(k);
     if w.len() != expected {
         return Err(moray::Error::Length { what: "w", expected, got: w.len() }.into());
     }
     check_memory("w", size_of_val(w).checked_mul(2))?;
-    let mut weight = Weight::zeros(n, k, dtype)?;
+    let mut weight = Weight::zeros(n, k, dense(dtype))?;
     let mut wide = Vec::with_capacity(ROWS.min(n) * k);
     for (block, rows) in w.chunks(ROWS * k).enumerate() {
         wide.clear();

@@ -1,11 +1,12 @@
 //! The functions: arguments in their order, then the call of the C ABI or of the library.
 
 use super::call::Arguments;
+use super::numbered::Numbered;
 use super::tensor::{F32, I32, I64};
 use crate::MORAY_ABI_VERSION;
 use crate::arguments::MorayBytes;
 use crate::dtype::with_dtype;
-use crate::status::{Fault, Outcome};
+use crate::status::Outcome;
 use moray::element::Element;
 use moray::sparse_mlp::{self, Activation, IndexList, Score, ScoreOn, Selection, Shape, Weights, Workspace};
 use moray::w4a8::{Activations, Epilogue, PackedView, linear as multiply, pack_into, quantize};
@@ -23,7 +24,7 @@ thread_local! {
 static CPUS: Mutex<BTreeMap<(u32, usize), Arc<Cpu>>> = Mutex::new(BTreeMap::new());
 
 /// The device of so many threads that calls share; 0 for all cores.
-fn cpu(threads: usize) -> Outcome<Arc<Cpu>> {
+pub(super) fn cpu(threads: usize) -> Outcome<Arc<Cpu>> {
     let available = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if threads == 0 { available() } else { threads };
     let mut cpus = CPUS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -128,7 +129,7 @@ pub(super) unsafe fn linear(arguments: &mut Arguments<'_>) -> Returned {
 }
 
 /// MLPs by the numbers that callers have of them.
-static MLPS: Mutex<(i64, BTreeMap<i64, Arc<Mlp>>)> = Mutex::new((0, BTreeMap::new()));
+static MLPS: Numbered<Mlp> = Numbered::new("mlp", "the number of an MLP");
 
 struct Mlp {
     weights: Weights,
@@ -170,19 +171,14 @@ pub(super) unsafe fn sparse_mlp_create(arguments: &mut Arguments<'_>) -> Returne
         // SAFETY: the caller's.
         unsafe { Weights::new(shape, gate.read().read::<E>("gate")?, up.read().read("up")?, down.read().read("down")?)? }
     });
-    let mut mlps = MLPS.lock().unwrap_or_else(PoisonError::into_inner);
-    mlps.0 += 1;
-    let number = mlps.0;
-    mlps.1.insert(number, Arc::new(Mlp { weights, free: Mutex::default() }));
-    Ok(Some(number))
+    Ok(Some(MLPS.add(Mlp { weights, free: Mutex::default() })))
 }
 
 /// `(mlp)`
 pub(super) unsafe fn sparse_mlp_destroy(arguments: &mut Arguments<'_>) -> Returned {
-    let number = arguments.size("mlp")? as i64;
+    let number = arguments.size("mlp")?;
     arguments.end()?;
-    let mut mlps = MLPS.lock().unwrap_or_else(PoisonError::into_inner);
-    mlps.1.remove(&number).map(|_| None).ok_or_else(|| Fault::unsupported("mlp", "the number of an MLP", number))
+    MLPS.remove(number).map(|()| None)
 }
 
 const ALL: u32 = 0;
@@ -194,11 +190,7 @@ const TOP_K: u32 = 3;
 pub(super) unsafe fn sparse_mlp(arguments: &mut Arguments<'_>) -> Returned {
     // SAFETY: the caller's.
     let (y, x) = unsafe { (arguments.tensor("y")?.of("y", F32)?, arguments.tensor("x")?.of("x", F32)?) };
-    let number = arguments.size("mlp")? as i64;
-    let mlps = MLPS.lock().unwrap_or_else(PoisonError::into_inner);
-    let found = mlps.1.get(&number).map(Arc::clone);
-    drop(mlps);
-    let mlp = found.ok_or_else(|| Fault::unsupported("mlp", "the number of an MLP", number))?;
+    let mlp = MLPS.get(arguments.size("mlp")?)?;
     let y = y.shaped("y", &x.shape)?;
     let kinds = [("all", ALL), ("indices", INDICES), ("threshold", THRESHOLD), ("top_k", TOP_K)];
     // SAFETY: the caller's.

@@ -4,9 +4,11 @@
 //! What stands here of TVM FFI's ABI are the public C structures of `tvm/ffi/c_api.h` and `dlpack.h`. Nothing of it is linked: the
 //! function that takes an error is looked up in the process, which has TVM FFI's library when it calls these.
 
+mod by_input;
 mod call;
 mod cuda;
 mod functions;
+mod numbered;
 mod process;
 mod raise;
 mod tensor;
@@ -40,6 +42,10 @@ export! {
     "__tvm_ffi_moray_sparse_mlp_create" functions::sparse_mlp_create,
     "__tvm_ffi_moray_sparse_mlp" functions::sparse_mlp,
     "__tvm_ffi_moray_sparse_mlp_destroy" functions::sparse_mlp_destroy,
+    "__tvm_ffi_moray_by_input_create" by_input::by_input_create,
+    "__tvm_ffi_moray_by_input_create_quantized" by_input::by_input_create_quantized,
+    "__tvm_ffi_moray_by_input" by_input::by_input,
+    "__tvm_ffi_moray_by_input_destroy" by_input::by_input_destroy,
 }
 
 /// Runs a function on the arguments of a call; what it refuses is raised.
