@@ -97,10 +97,17 @@ fn multiply<E: Element>(
     epilogue: &Epilogue<'_, E>,
     y: SharedSlice<'_, E>,
 ) {
-    let grain = if x.m() <= GEMV_TOKENS { (16_384 / weight.k()).clamp(1, 8) } else { 1 };
+    let grain = if x.m() <= GEMV_TOKENS { gemv_grain(weight.k(), blocks.len(), cpu.threads()) } else { 1 };
     cpu.team().for_parts(BlockColumns::new(y, weight.n(), blocks), grain, |_, (rows, mut y)| {
         multiply_tile(simd, weight, rows, x, epilogue, &mut y);
     });
+}
+
+/// Blocks of 16 rows that a member multiplies with few tokens before it takes others. Each change of place costs the start of a stream from memory: of
+/// matrices that are large, pieces are 512 KB of 4-bit codes; of small ones each member has four at least, so that all end together.
+fn gemv_grain(k: usize, blocks: usize, threads: usize) -> usize {
+    let (least, most) = ((16_384 / k).clamp(1, 8), (65_536 / k).clamp(1, 32));
+    (blocks / (4 * threads)).clamp(least, most)
 }
 
 fn check<E: Element>(n: usize, k: usize, x: &Activations, epilogue: &Epilogue<'_, E>, y: usize) -> Result<()> {

@@ -9,8 +9,12 @@ use crate::w4a8::tile::{Tile, Tokens};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Bytes ahead of the current tile that are asked for: enough to cover memory latency at one core's bandwidth.
-const PREFETCH_BYTES: usize = 4096;
+/// Bytes ahead of the current tile that are asked into the second-level cache: enough to cover memory latency at one core's bandwidth. There may be more
+/// of them on their way than into the first.
+const FAR_BYTES: usize = 6144;
+
+/// Bytes ahead of the current tile that are asked from there into the first-level cache.
+const NEAR_BYTES: usize = 1024;
 
 /// Multiplies straight from the tiles, without a panel, for up to four tokens.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -185,12 +189,15 @@ unsafe fn add_all_parts<const M: usize>(acc: [Parts; M]) -> [__m512i; M] {
     }
 }
 
-/// Asks for the tile that will be needed [`PREFETCH_BYTES`] from here; past the end it asks for nothing of use.
+/// Asks for what will be needed [`FAR_BYTES`] and [`NEAR_BYTES`] from here; past the end it asks for nothing of use.
 #[inline(always)]
 fn prefetch(tile: &[u8; TILE_BYTES]) {
     for line in 0..TILE_BYTES / 64 {
-        let ahead = tile.as_ptr().wrapping_add(PREFETCH_BYTES + 64 * line);
+        let ahead = |bytes: usize| tile.as_ptr().wrapping_add(bytes + 64 * line).cast();
         // SAFETY: a prefetch has no effect on memory and accepts any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) };
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(ahead(FAR_BYTES));
+            _mm_prefetch::<_MM_HINT_T0>(ahead(NEAR_BYTES));
+        }
     }
 }
