@@ -69,25 +69,49 @@ const BENCH_ROWS: [(&str, &str, &str, &str); 6] = [
 
 const DENSE: &str = "--weights dense";
 
+/// A run of the bench on random weights in the shape of a larger model.
+const LARGE: &str = "results/bench-llama-2-7b.md";
+
+/// What is shown of it.
+const LARGE_ROWS: [(&str, &str, &str, &str); 3] = [
+    ("half of the neurons, chosen by the prompt", "--weights as-file --mlp griffin:0.5", FOUR_BITS, "decode at 8"),
+    ("seven tenths of all inputs (TEAL)", "--weights as-file --inputs teal:0.7", FOUR_BITS, "decode at 8"),
+    (
+        "half of the neurons for each token, half of the heads, after 2000",
+        "--weights as-file --mlp topk:0.5 --heads norm:0.5 --kv hole",
+        FOUR_BITS,
+        "decode at 2000",
+    ),
+];
+
+const FOUR_BITS: &str = "--weights as-file";
+
 /// Rows of benches on this project's machines.
 fn measured() -> Result<Vec<Gain>> {
-    let texts = BENCHES.map(|file| fs::read_to_string(root().join(file)).map(|text| (file, text)));
-    let texts = texts.into_iter().collect::<std::io::Result<Vec<_>>>()?;
-    let gain = |(work, row, over, column): (&str, &str, &str, &str), (file, text): &(&str, String)| {
+    let read = |file: &'static str| fs::read_to_string(root().join(file)).map(|text| (file, text));
+    let texts = BENCHES.into_iter().map(read).collect::<std::io::Result<Vec<_>>>()?;
+    let gain = |model: &str, (work, row, over, column): (&str, &str, &str, &str), (file, text): &(&str, String)| {
         let table = Table::of(text, "over").ok_or_else(|| format!("{file}: expected a table of ratios, got none"))?;
         let cell = table.cell(&[(0, &format!("`{row}`")), (1, over)], column);
         let times = cell.ok_or_else(|| format!("{file}: expected {column} of {row} over {over}, got none"))?;
         let place = text.lines().find_map(place_of).ok_or_else(|| format!("{file}: expected a processor, got none"))?;
-        let over = if over == DENSE { "all of it, 16 bits".to_owned() } else { over.to_owned() };
-        Ok(Gain { work: format!("SmolLM2-135M, {work}"), over, times, place: format!("{place}, measured") })
+        let over = match over {
+            DENSE => "all of it, 16 bits",
+            FOUR_BITS => "all of it, 4 bits",
+            other => other,
+        };
+        let (work, over) = (format!("{model}, {work}"), over.to_owned());
+        Ok(Gain { work, over, times, place: format!("{place}, measured") })
     };
-    BENCH_ROWS.iter().flat_map(|row| texts.iter().map(|text| gain(*row, text))).collect()
+    let large = read(LARGE)?;
+    let small = BENCH_ROWS.iter().flat_map(|row| texts.iter().map(|text| gain("SmolLM2-135M", *row, text)));
+    small.chain(LARGE_ROWS.iter().map(|row| gain("LLaMA-2-7B's shape, random 4-bit weights", *row, &large))).collect()
 }
 
 /// The processor, from `MODEL on PROCESSOR, N threads, ISA; ..`.
 pub fn place_of(line: &str) -> Option<String> {
-    let (place, _) = line.strip_prefix("SmolLM2")?.split_once(" on ")?.1.split_once(';')?;
-    Some(place.to_owned())
+    let (place, rest) = line.split_once(" on ")?.1.split_once(';')?;
+    rest.contains("memory reads").then(|| place.to_owned())
 }
 
 /// Perplexity that fewer bits cost, beside the strongest format of others.
