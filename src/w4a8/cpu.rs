@@ -103,8 +103,8 @@ fn multiply<E: Element>(
     });
 }
 
-/// Blocks of 16 rows that a member multiplies with few tokens before it takes others. Each change of place costs the start of a stream from memory: of
-/// matrices that are large, pieces are 512 KB of 4-bit codes; of small ones each member has four at least, so that all end together.
+/// Blocks of 16 rows that a member multiplies with few tokens before it takes others. Each change of place costs the start of a stream from memory, so
+/// pieces of large matrices are up to 512 KB of 4-bit codes; those of smaller ones are a quarter of a member's share, but up to 128 KB, so that all end together.
 fn gemv_grain(k: usize, blocks: usize, threads: usize) -> usize {
     let (least, most) = ((16_384 / k).clamp(1, 8), (65_536 / k).clamp(1, 32));
     (blocks / (4 * threads)).clamp(least, most)

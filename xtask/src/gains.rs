@@ -105,7 +105,9 @@ fn measured() -> Result<Vec<Gain>> {
     };
     let large = read(LARGE)?;
     let small = BENCH_ROWS.iter().flat_map(|row| texts.iter().map(|text| gain("SmolLM2-135M", *row, text)));
-    small.chain(LARGE_ROWS.iter().map(|row| gain("LLaMA-2-7B's shape, random 4-bit weights", *row, &large))).collect()
+    small
+        .chain(LARGE_ROWS.iter().map(|row| gain("8 layers in LLaMA-2-7B's shape, random 4-bit weights", *row, &large)))
+        .collect()
 }
 
 /// The processor, from `MODEL on PROCESSOR, N threads, ISA; ..`.

@@ -9,8 +9,8 @@ use crate::w4a8::tile::{Tile, Tokens};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Bytes ahead of the current tile that are asked into the second-level cache: enough to cover memory latency at one core's bandwidth. There may be more
-/// of them on their way than into the first.
+/// Bytes ahead of the current tile that are asked into the second-level cache: enough to cover memory latency at one core's bandwidth. More of them can be on their
+/// way than into the first.
 const FAR_BYTES: usize = 6144;
 
 /// Bytes ahead of the current tile that are asked from there into the first-level cache.

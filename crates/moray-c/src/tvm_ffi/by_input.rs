@@ -1,15 +1,14 @@
 //! Products that read only the weights of large inputs, over tensors of the CPU.
 
 use super::call::Arguments;
-use super::functions::{Returned, cpu};
+use super::functions::{Returned, cpu, quantized};
 use super::numbered::Numbered;
 use super::tensor::{F32, Rows};
 use crate::arguments::MorayBytes;
 use crate::dtype::with_dtype;
 use crate::status::{Fault, Outcome};
-use moray::element::Element;
 use moray::input_sparse::{Weight, Workspace, linear};
-use moray::w4a8::{Epilogue, quantize};
+use moray::w4a8::Epilogue;
 use std::sync::{Mutex, PoisonError};
 
 static WEIGHTS: Numbered<Held> = Numbered::new("weight", "the number of a weight by input");
@@ -41,16 +40,7 @@ pub(super) unsafe fn by_input_create(arguments: &mut Arguments<'_>) -> Returned 
 /// `(w, format..) -> int`
 pub(super) unsafe fn by_input_create_quantized(arguments: &mut Arguments<'_>) -> Returned {
     // SAFETY: the caller's.
-    let w = unsafe { arguments.tensor("w")? };
-    // SAFETY: the caller's.
-    let format = unsafe { arguments.format()? }.read()?;
-    arguments.end()?;
-    let [n, k] = w.matrix("w")?;
-    let quantized = with_dtype!("w", w.float("w")?, E => {
-        // SAFETY: the caller's.
-        let values: Vec<f32> = unsafe { w.read().read::<E>("w")? }.iter().map(|&value| Element::to_f32(value)).collect();
-        quantize(&values, n, k, format)?
-    });
+    let quantized = unsafe { quantized(arguments)? };
     Ok(Some(hold(Weight::from_quantized(&quantized)?)))
 }
 

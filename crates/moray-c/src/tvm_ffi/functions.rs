@@ -9,7 +9,7 @@ use crate::dtype::with_dtype;
 use crate::status::Outcome;
 use moray::element::Element;
 use moray::sparse_mlp::{self, Activation, IndexList, Score, ScoreOn, Selection, Shape, Weights, Workspace};
-use moray::w4a8::{Activations, Epilogue, PackedView, linear as multiply, pack_into, quantize};
+use moray::w4a8::{Activations, Epilogue, PackedView, QuantizedWeight, linear as multiply, pack_into, quantize};
 use moray::{Cpu, Isa};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -59,21 +59,27 @@ pub(super) unsafe fn section_bytes(arguments: &mut Arguments<'_>) -> Returned {
     Ok(None)
 }
 
-/// `(codes, channel, group, offset, w, format..)`
-pub(super) unsafe fn pack(arguments: &mut Arguments<'_>) -> Returned {
-    // SAFETY: the caller's.
-    let sections = unsafe { arguments.sections_mut()? };
+/// Quantizes `w, format..`, a call's last arguments.
+pub(super) unsafe fn quantized(arguments: &mut Arguments<'_>) -> Outcome<QuantizedWeight> {
     // SAFETY: the caller's.
     let w = unsafe { arguments.tensor("w")? };
     // SAFETY: the caller's.
     let format = unsafe { arguments.format()? }.read()?;
     arguments.end()?;
     let [n, k] = w.matrix("w")?;
-    let quantized = with_dtype!("w", w.float("w")?, E => {
+    Ok(with_dtype!("w", w.float("w")?, E => {
         // SAFETY: the caller's.
         let values: Vec<f32> = unsafe { w.read().read::<E>("w")? }.iter().map(|&value| Element::to_f32(value)).collect();
         quantize(&values, n, k, format)?
-    });
+    }))
+}
+
+/// `(codes, channel, group, offset, w, format..)`
+pub(super) unsafe fn pack(arguments: &mut Arguments<'_>) -> Returned {
+    // SAFETY: the caller's.
+    let sections = unsafe { arguments.sections_mut()? };
+    // SAFETY: the caller's.
+    let quantized = unsafe { quantized(arguments)? };
     // SAFETY: the caller's.
     pack_into(&quantized, unsafe { sections.packed()? })?;
     Ok(None)
