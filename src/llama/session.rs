@@ -69,6 +69,8 @@ impl<B: Backend> Session<B> {
         let Settings { slots, max_tokens, max_logits, .. } = settings;
         let mlp = &layers[0].mlp;
         let policies = PolicySet::new(&settings.policies, &Sizes { model: config.sizes(), slots, max_tokens })?;
+        // before the work, whose memory for kept inputs grows with the lag that this checks
+        let recompute = Recompute::new(backend, config, &settings)?;
         let mut work = backend.work(config, mlp.neurons(), &settings)?;
         for (index, layer) in layers.iter().enumerate() {
             if let (Some(neurons), Some(longest)) = (layer.mlp.neurons(), policies.longest_list(Site::Neurons, index)) {
@@ -78,7 +80,7 @@ impl<B: Backend> Session<B> {
         Ok(Session {
             slots: Slots { lens: vec![0; slots], generates: vec![false; slots] },
             policies,
-            recompute: Recompute::new(backend, config, &settings)?,
+            recompute,
             work,
             buffers: Buffers::new(backend, config, mlp, max_tokens)?,
             normed: backend.zeros(max_logits * config.d_model)?,

@@ -1,5 +1,6 @@
 //! Bad calls: a typed error, and a session that goes on as if nothing had been asked.
 
+use moray::attention::KvPolicy;
 use moray::llama::{DenseType, DenseWeight, LogitRows, Model, Sequence, Settings};
 use moray::policy::TopK;
 use moray::w4a8::Format;
@@ -107,6 +108,11 @@ fn settings_that_cannot_be_are_refused() {
         change(&mut settings);
         let error = model.session(&cpu, settings).unwrap_err();
         assert!(matches!(error, Error::Shape { what, got: 0, .. } if what == name), "{error}");
+    }
+    // more kept inputs than an address has bits for
+    for lag in [1 << 40, usize::MAX] {
+        let error = model.session(&cpu, Settings { kv: KvPolicy::Recompute { lag }, ..small() }).unwrap_err();
+        assert!(matches!(error, Error::Shape { what: "lag", got, .. } if got == lag), "{error}");
     }
     // neurons cannot be selected in whole matrices
     let refused = model
