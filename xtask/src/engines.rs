@@ -8,7 +8,7 @@ use std::{env, fs};
 
 use serde_json::Value;
 
-use crate::{TaskResult, fetch, root, simcuda, toolkit};
+use crate::{TaskResult, fetch, outside, root, simcuda, toolkit};
 
 /// candle's operations, and programs with other bindings of CUDA, or none.
 const CANDLE: &str = "crates/moray-candle";
@@ -40,6 +40,7 @@ pub fn run(arguments: &[String]) -> TaskResult {
 fn in_candle() -> TaskResult {
     check(cargo(CANDLE, &["fmt", "--check"]))?;
     check(cargo(CANDLE, &["test", "--release", "--locked"]))?;
+    outside::check_beside("moray-candle", &simcuda::target_folder().join("engines"))?;
     fetch::run(&[])?;
     let model = root().join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
     let mut example = cargo(CANDLE, &["run", "--release", "--locked", "--quiet", "--example", "smollm2", "--"]);

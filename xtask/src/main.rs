@@ -76,7 +76,7 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "packages",
-        help: "check what the published packages hold, the Rust they declare, and moray's from a crate outside the workspace",
+        help: "check what the published packages hold, the Rust they declare, that they build alone, and moray's from a crate outside the workspace",
         run: packages::run,
     },
     Task {

@@ -1,4 +1,4 @@
-//! `cargo xtask python`: builds the wheel as a user does, and tests what it installs in an environment of its own.
+//! `cargo xtask python`: builds the sdist, the wheel from it alone, and tests what that installs in an environment of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,8 @@ pub fn run(arguments: &[String]) -> TaskResult {
     }
     let files = lists.iter().flat_map(|list| ["-r".into(), tests().join(list)]);
     succeed(pip(&python, "install").args(files))?;
-    let wheel = wheel(&python, &folder.join("wheels"), None)?;
+    let source = sdist(&python, &folder.join("sdist"))?;
+    let wheel = wheel(&python, &folder.join("wheels"), &source, None)?;
     succeed(pip(&python, "install").args(["--no-deps", "--force-reinstall"]).arg(&wheel))?;
     let mut pytest = pytest(&python, &folder, &tests());
     if with_torch {
@@ -36,7 +37,7 @@ pub fn on_the_simulated_device() -> TaskResult {
     let (python, packages) = (environment(&folder)?, folder.join("cuda"));
     succeed(pip(&python, "install").arg("-r").arg(tests().join("requirements.txt")))?;
     let library = simcuda::target_folder().join("debug/deps/libmoray_c.so");
-    let wheel = wheel(&python, &folder.join("wheels"), Some(&library))?;
+    let wheel = wheel(&python, &folder.join("wheels"), &root().join("python"), Some(&library))?;
     succeed(pip(&python, "install").args(["--no-deps", "--upgrade", "--target"]).arg(&packages).arg(&wheel))?;
     let mut pytest = pytest(&python, &folder, &tests().join("test_cuda.py"));
     // skipped where `cargo xtask python torch` has not installed torch
@@ -49,19 +50,43 @@ fn tests() -> PathBuf {
     root().join("python/tests")
 }
 
-/// Builds the wheel in an empty folder, around a library that is there or a new one.
-fn wheel(python: &Path, folder: &Path, library: Option<&Path>) -> Result<PathBuf, Box<dyn std::error::Error>> {
-    if folder.exists() {
-        fs::remove_dir_all(folder)?;
-    }
+/// Makes the sdist in an empty folder.
+fn sdist(python: &Path, folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let build = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])";
+    let mut command = Command::new(python);
+    let log = fs::File::create(emptied(folder)?.with_extension("log"))?;
+    command.args(["-c", build]).arg(folder).current_dir(root().join("python")).stdout(log);
+    succeed(&mut command)?;
+    only_file(folder)
+}
+
+/// Builds the wheel of sources in an empty folder, around a library that is there or a new one.
+fn wheel(
+    python: &Path,
+    folder: &Path,
+    source: &Path,
+    library: Option<&Path>,
+) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let mut build = pip(python, "wheel");
     // what the wheel is built with has been installed
-    build.args(["--no-deps", "--no-build-isolation", "--wheel-dir"]).arg(folder).arg(root().join("python"));
+    build.args(["--no-deps", "--no-build-isolation", "--wheel-dir"]).arg(emptied(folder)?).arg(source);
     if let Some(library) = library {
         build.env("MORAY_LIBRARY", library);
     }
     succeed(&mut build)?;
-    Ok(fs::read_dir(folder)?.next().ok_or("expected a wheel, got none")??.path())
+    only_file(folder)
+}
+
+fn emptied(folder: &Path) -> std::io::Result<&Path> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    fs::create_dir_all(folder)?;
+    Ok(folder)
+}
+
+fn only_file(folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    Ok(fs::read_dir(folder)?.next().ok_or("expected a file, got none")??.path())
 }
 
 /// Tests from another folder than the sources, so that what is installed is imported.
