@@ -3,12 +3,13 @@
     python smollm2.py models/SmolLM2-135M-Instruct.Q4_1.gguf --prompt "The capital of France is" --moray target/release/moray
 
 The layers keep the blocks that the file has, so that the arithmetic is that of `moray generate --weights as-file`, whose text is compared
-where `--moray` names the command.
+where `--moray` names the command. `--write` puts the speeds into a table, results/transformers.md.
 """
 
 import argparse
 import copy
 import json
+import platform
 import subprocess
 import sys
 import time
@@ -67,14 +68,41 @@ def generate(model, ids, tokens):
     return out[0, ids.shape[1] :], (tokens - 1) / rest
 
 
+def prefill(model, ids):
+    """Tokens of a prompt a second."""
+    with torch.inference_mode():
+        start = time.perf_counter()
+        model(ids, use_cache=False, logits_to_keep=1)
+        return ids.shape[1] / (time.perf_counter() - start)
+
+
+def processor():
+    """What the machine calls its processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def table(title, speeds):
+    """Rows of a table: each model's median and what moray's is of it, the median of the rounds' ratios and their least and greatest."""
+    lines = [f"| {title} | tokens a second | with moray |", "|---|---:|---:|"]
+    for name, of in speeds.items():
+        ratios = np.divide(speeds["with moray"], of)
+        as_fast = "" if name == "with moray" else f"{np.median(ratios):.2f} × ({min(ratios):.2f}–{max(ratios):.2f})"
+        lines.append(f"| {name} | {np.median(of):.1f} | {as_fast} |")
+    return "\n".join(lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--prompt", default="1, 2, 3, 4, 5, 6,")
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--prefill", type=int, default=256, help="tokens of the prompt whose reading is measured")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--moray", type=Path, help="the command, whose text is compared")
+    parser.add_argument("--write", type=Path, help="a file for the table of speeds")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder, file = str(options.model.parent), options.model.name
@@ -84,16 +112,36 @@ def main():
     converted = convert(copy.deepcopy(plain), output_layer=True, weights=blocks)
     models = {"transformers, f32": plain, "transformers, bf16": copy.deepcopy(plain).bfloat16(), "with moray": converted}
     ids = tokenizer(options.prompt, return_tensors="pt").input_ids
-    texts, speeds = {}, {name: [] for name in models}
+    long = ids.repeat(1, -(-options.prefill // ids.shape[1]))[:, : options.prefill]
+    texts, speeds, read = {}, {name: [] for name in models}, {name: [] for name in models}
     for _ in range(options.rounds):
         for name, model in models.items():
             tokens, speed = generate(model, ids, options.tokens)
             texts[name] = tokenizer.decode(tokens)
             speeds[name].append(speed)
+            read[name].append(prefill(model, long))
     print(f"{torch.get_num_threads()} threads, median of {options.rounds} rounds, {options.tokens} tokens after {ids.shape[1]}")
     for name in models:
         ratios = np.divide(speeds["with moray"], speeds[name])
         print(f"{name:20} {np.median(speeds[name]):6.1f} tok/s; with moray {np.median(ratios):.2f} × as fast: {texts[name]!r}")
+    for name in models:
+        ratio = np.median(np.divide(read["with moray"], read[name]))
+        print(f"{name:20} reads {np.median(read[name]):6.0f} tokens of a prompt a second; with moray {ratio:.2f} × as fast")
+    if options.write:
+        options.write.write_text(
+            f"""# moray in transformers
+
+Written by `python python/examples/smollm2.py {file} --tokens {options.tokens} --prefill {options.prefill} --rounds {options.rounds} --write`:
+the blocks of the file with int8 activations in moray's layers, and the same weights in floating point in transformers' own.
+{torch.get_num_threads()} threads of {processor()}, torch {torch.__version__}, medians of {options.rounds} rounds in which the models
+take turns; in brackets the least and the greatest ratio of a round.
+
+{table(f"{options.tokens} tokens after {ids.shape[1]}", speeds)}
+
+{table(f"a prompt of {options.prefill}", read)}
+""",
+            encoding="utf-8",
+        )
     if options.moray:
         command = [options.moray, "generate", "--model", options.model, "--weights", "as-file", "--prompt", options.prompt]
         command += ["-n", str(options.tokens), "--kv-type", "f32", "--ignore-eos", "--json"]

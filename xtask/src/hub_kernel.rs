@@ -28,7 +28,8 @@ pub fn library() -> Result<PathBuf, Box<dyn std::error::Error>> {
     with_features(&[])
 }
 
-fn with_features(features: &[&str]) -> Result<PathBuf, Box<dyn std::error::Error>> {
+/// As [`library`], with features of moray-c, as arguments of cargo.
+pub fn with_features(features: &[&str]) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["rustc", "--quiet", "--release", "--locked", "--package", "moray-c", "--crate-type", "cdylib"]);
     cargo.args(features).args(["--", "-C", "strip=symbols"]).current_dir(root());

@@ -20,6 +20,7 @@ mod quality;
 mod resources;
 mod roofline;
 mod simcuda;
+mod sizes;
 mod test;
 mod toolkit;
 mod trial;
@@ -76,7 +77,7 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "packages",
-        help: "check what the published packages hold, the Rust they declare, that they build alone, and moray's from a crate outside the workspace",
+        help: "check what the published packages hold, the Rust they declare, and moray's from a crate outside the workspace; all: that each builds alone",
         run: packages::run,
     },
     Task {
@@ -89,6 +90,7 @@ const TASKS: &[Task] = &[
         help: "measure what a call costs through each door: [--python FILE] [--candle]",
         run: overhead::run,
     },
+    Task { name: "sizes", help: "write how large the C library and the wheel are: [--cuda]", run: sizes::run },
     Task {
         name: "hub-kernel",
         help: "write the kernel that the Hugging Face kernels library loads: [folder]",

@@ -1,5 +1,5 @@
-//! `cargo xtask packages`: what a package promises to those who build it holds: its licences, its Rust version, that it builds alone, and
-//! that moray's can be linked.
+//! `cargo xtask packages`: what a package promises to those who build it holds: its licences, its Rust version, that moray's can be
+//! linked, and that all build alone.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,8 +14,13 @@ const FILES: [&str; 3] = ["LICENSE-MIT", "LICENSE-APACHE", "README.md"];
 /// The package that is a workspace of its own.
 const BESIDE: &str = "moray-candle";
 
-/// Runs the task.
-pub fn run(_arguments: &[String]) -> TaskResult {
+/// Runs the task; `all` also builds every package of the workspace, which takes minutes.
+pub fn run(arguments: &[String]) -> TaskResult {
+    let are_built = match arguments {
+        [] => false,
+        [only] if only == "all" => true,
+        _ => return Err(format!("packages: expected all or nothing, got {}", arguments.join(" ")).into()),
+    };
     let packages = published()?;
     for name in &packages {
         let missing = missing(&contents(name)?);
@@ -25,7 +30,7 @@ pub fn run(_arguments: &[String]) -> TaskResult {
     }
     println!("{}: each has {}", packages.join(", "), FILES.join(", "));
     check_with_declared_rust()?;
-    outside::check(&packages.into_iter().filter(|name| name != BESIDE).collect::<Vec<_>>())
+    outside::check(&packages.into_iter().filter(|name| name != BESIDE).collect::<Vec<_>>(), are_built)
 }
 
 /// The packages that are meant for a registry.

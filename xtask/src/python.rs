@@ -46,6 +46,14 @@ pub fn on_the_simulated_device() -> TaskResult {
     succeed(&mut simcuda::with_library(pytest)?)
 }
 
+/// The wheel around a library.
+pub fn wheel_around(library: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let folder = simcuda::target_folder().join("python");
+    let python = environment(&folder)?;
+    succeed(pip(&python, "install").arg("-r").arg(tests().join("requirements.txt")))?;
+    wheel(&python, &folder.join("wheels"), &root().join("python"), Some(library))
+}
+
 fn tests() -> PathBuf {
     root().join("python/tests")
 }
