@@ -777,6 +777,62 @@ typedef struct {
   MorayBytesMut workspace;
 } MorayCudaMlp;
 
+// The gate and the products of neurons. A row of them is d_ff rounded up to 32 values, the stride.
+typedef struct {
+  // `sizeof(MorayCudaMlpGateUp)`.
+  uint32_t struct_size;
+  // Of x.
+  MorayDtype x_dtype;
+  // 1 if `gate` is read, 0 if it is written.
+  uint32_t gate_is_given;
+  // The rows of every neuron; those of down are not looked at.
+  MorayCudaMlpWeights weights;
+  // u32 [d_ff], strictly increasing as far as `count` goes; left out, with it, for all neurons.
+  MorayBytes list;
+  // u32 [1].
+  MorayBytes count;
+  // u64 [tokens, ceil(d_ff / 64)]: which neurons each token keeps, others are 0 in `hidden`; or left out.
+  MorayBytes masks;
+  // Tokens.
+  size_t tokens;
+  // Tokens of the calls that share the workspace at most, 1 to 512; results depend on it.
+  size_t max_tokens;
+  // [tokens, d_model].
+  MorayBytes x;
+  // f32 [tokens, stride]: act(gate * x), written by position in the list, or read by neuron.
+  MorayBytesMut gate;
+  // f32 [tokens, stride]: act(gate * x) * (up * x) by position in the list; left out for the gate alone.
+  MorayBytesMut hidden;
+  // As many bytes as `moray_cuda_mlp_gate_up_prepare` says, or more: what `moray_cuda_mlp_down` reads besides `hidden` is left there.
+  MorayBytesMut workspace;
+} MorayCudaMlpGateUp;
+
+// The sums over products of neurons.
+typedef struct {
+  // `sizeof(MorayCudaMlpDown)`.
+  uint32_t struct_size;
+  // Of y and residual.
+  MorayDtype y_dtype;
+  // The rows of every neuron; those of gate and up are not looked at.
+  MorayCudaMlpWeights weights;
+  // u32 [d_ff]: the list of the call that made `hidden`, or left out as there.
+  MorayBytes list;
+  // u32 [1].
+  MorayBytes count;
+  // Tokens.
+  size_t tokens;
+  // As of the call that made `hidden`.
+  size_t max_tokens;
+  // f32 [tokens, stride] by position in the list, as `moray_cuda_mlp_gate_up` made it, or smaller in size, as by a mask; aligned to 16 bytes.
+  MorayBytes hidden;
+  // [tokens, d_model], or left out; apart from `y`.
+  MorayBytes residual;
+  // [tokens, d_model].
+  MorayBytesMut y;
+  // That of the call that made `hidden`, which nothing else has used since.
+  MorayBytesMut workspace;
+} MorayCudaMlpDown;
+
 // A product over the inputs above a threshold.
 typedef struct {
   // `sizeof(MorayCudaByInput)`.
@@ -1623,6 +1679,33 @@ MorayStatus moray_cuda_mlp_prepare(const MorayCuda *cuda, const MorayCudaMlp *ca
 MorayStatus moray_cuda_mlp(const MorayCuda *cuda,
                            CUstream_st *stream,
                            const MorayCudaMlp *call);
+
+// Loads the kernels of a call, whose addresses are not looked at, and says how many bytes `workspace` needs.
+//
+// Fails as `moray_cuda_mlp_gate_up`, and as `moray_cuda_load_kernels`.
+MorayStatus moray_cuda_mlp_gate_up_prepare(const MorayCuda *cuda, const MorayCudaMlpGateUp *call, size_t *bytes);
+
+// Computes act(gate * x) and its product with up * x for the neurons of a list, or all: the first part of `moray_cuda_mlp`, with its bits. A
+// selection by scores is: the gate of all neurons, `moray_cuda_select`, `moray_cuda_union`, then `hidden` of that list and those masks with
+// the gate given.
+//
+// Fails as `moray_cuda_mlp`.
+MorayStatus moray_cuda_mlp_gate_up(const MorayCuda *cuda,
+                                   CUstream_st *stream,
+                                   const MorayCudaMlpGateUp *call);
+
+// Loads the kernels of a call, whose addresses are not looked at, and says how many bytes `workspace` needs.
+//
+// Fails as `moray_cuda_mlp_down`, and as `moray_cuda_load_kernels`.
+MorayStatus moray_cuda_mlp_down_prepare(const MorayCuda *cuda, const MorayCudaMlpDown *call, size_t *bytes);
+
+// Computes y = down(hidden) + residual over the neurons of a list, or all: the last part of `moray_cuda_mlp`, with its bits. Each call follows
+// one of `moray_cuda_mlp_gate_up` with `hidden`, which is followed by no other.
+//
+// Fails as `moray_cuda_mlp`.
+MorayStatus moray_cuda_mlp_down(const MorayCuda *cuda,
+                                CUstream_st *stream,
+                                const MorayCudaMlpDown *call);
 
 // Loads the kernel of a product, whose addresses are not looked at.
 //

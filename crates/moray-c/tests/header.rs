@@ -30,6 +30,7 @@ const SOURCES: &[&str] = &[
     "cuda/selection",
     "cuda/select",
     "cuda/mlp",
+    "cuda/mlp_parts",
     "cuda/by_input",
     "cuda/attention",
 ];

@@ -13,8 +13,9 @@ mod fill;
 mod lent;
 mod linear;
 mod mlp;
+mod mlp_parts;
 #[cfg(not(feature = "cuda-device"))]
-mod no_device;
+pub(crate) mod no_device;
 #[cfg(not(feature = "cuda"))]
 #[cfg_attr(feature = "cuda-device", allow(dead_code))] // operations that there are do not use it
 pub(crate) mod no_operation;
@@ -28,6 +29,7 @@ pub use by_input::*;
 pub use device::*;
 pub use linear::*;
 pub use mlp::*;
+pub use mlp_parts::*;
 pub use norm::*;
 pub use select::*;
 pub use selection::*;

@@ -6,7 +6,7 @@ use super::{
     Score, Sections, SelectMask, Selection, Union, Weights,
 };
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, product};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sparse_mlp::cuda::variant::is_tiled;
 use crate::sparse_mlp::cuda::{Keep, mask_words};
 use crate::sparse_mlp::{ScoreOn, Shape};
@@ -43,7 +43,7 @@ pub struct Mlp {
 }
 
 /// What is done with each part.
-type Visit<'a> = &'a mut dyn FnMut(&dyn Enqueue) -> Result<()>;
+pub(super) type Visit<'a> = &'a mut dyn FnMut(&dyn Enqueue) -> Result<()>;
 
 impl Mlp {
     /// Shows the parts in their order.
@@ -56,40 +56,12 @@ impl Mlp {
 
     /// Zeroes inputs that score too low if the selection is on inputs, and brings them into the kernels' form.
     fn prepare_inputs(&self, s: &Sections, visit: Visit<'_>) -> Result<Activations> {
-        let (d, tokens) = (self.plan.shape().d_model, self.tokens);
-        let values = |values, values_type, masks| MaskValues {
-            values,
-            values_type,
-            neurons: Neurons { masks, ..Neurons::all(d) },
-            out: s.x,
-            maxima: None,
-            stride: d,
-            tokens,
+        let by_input = self.score().filter(|(score, _)| score.on == ScoreOn::Input);
+        let select = |x| {
+            let d = self.plan.shape().d_model;
+            by_input.map(|(score, keep)| self.select(s, (x, d, d), score, keep))
         };
-        let (format, by_input) = (self.plan.format(), self.score().filter(|(score, _)| score.on == ScoreOn::Input));
-        let takes_floats = !is_tiled(tokens) && !takes_codes(format, tokens);
-        if takes_floats && by_input.is_none() {
-            return Ok(Activations::Floats(self.x, self.x_type));
-        }
-        let mut x = self.x.cast();
-        if self.x_type != ElementKind::F32 {
-            visit(&values(self.x, self.x_type, None))?;
-            x = s.x;
-        }
-        if let Some((score, keep)) = by_input {
-            visit(&self.select(s, (x, d, d), score, keep))?;
-            visit(&values(x.cast(), ElementKind::F32, Some(s.masks)))?;
-            x = s.x;
-        }
-        if takes_floats {
-            return Ok(Activations::Floats(x.cast(), ElementKind::F32));
-        }
-        if is_tiled(tokens) {
-            visit(&FillOperand { format, x, count: None, to: s.x_operand, n: d, stride: d, tokens })?;
-            return Ok(Activations::Operand(s.x_operand));
-        }
-        visit(&QuantizeRows { x, codes: s.x_codes, n: d, stride: d, tokens })?;
-        Ok(Activations::Codes(s.x_codes))
+        prepare_inputs(&self.plan, s, self.tokens, (self.x, self.x_type), &select, visit)
     }
 
     /// Fills the gate and the products and returns the positions of the products, and their maxima where down takes them.
@@ -221,15 +193,53 @@ impl Mlp {
     }
 }
 
+/// Brings inputs into the kernels' form, after `select`, if there is one, has said which of them count.
+pub(super) fn prepare_inputs(
+    plan: &Plan,
+    s: &Sections,
+    tokens: usize,
+    (x, x_type): (Address, ElementKind),
+    select: &dyn Fn(Address<f32>) -> Option<SelectMask>,
+    visit: Visit<'_>,
+) -> Result<Activations> {
+    let (d, format) = (plan.shape().d_model, plan.format());
+    let values = |values, values_type, masks| MaskValues {
+        values,
+        values_type,
+        neurons: Neurons { masks, ..Neurons::all(d) },
+        out: s.x,
+        maxima: None,
+        stride: d,
+        tokens,
+    };
+    let takes_floats = !is_tiled(tokens) && !takes_codes(format, tokens);
+    if takes_floats && select(x.cast()).is_none() {
+        return Ok(Activations::Floats(x, x_type));
+    }
+    let mut floats = x.cast();
+    if x_type != ElementKind::F32 {
+        visit(&values(x, x_type, None))?;
+        floats = s.x;
+    }
+    if let Some(selection) = select(floats) {
+        visit(&selection)?;
+        visit(&values(floats.cast(), ElementKind::F32, Some(s.masks)))?;
+        floats = s.x;
+    }
+    if takes_floats {
+        return Ok(Activations::Floats(floats.cast(), ElementKind::F32));
+    }
+    if is_tiled(tokens) {
+        visit(&FillOperand { format, x: floats, count: None, to: s.x_operand, n: d, stride: d, tokens })?;
+        return Ok(Activations::Operand(s.x_operand));
+    }
+    visit(&QuantizeRows { x: floats, codes: s.x_codes, n: d, stride: d, tokens })?;
+    Ok(Activations::Codes(s.x_codes))
+}
+
 impl Enqueue for Mlp {
     fn check_sizes(&self, device: &Device) -> Result<()> {
-        if self.tokens > self.plan.max_tokens() {
-            return Err(Error::Shape { what: "tokens", expected: "at most the plan's max_tokens", got: self.tokens });
-        }
-        let needed = self.plan.workspace_bytes();
-        if self.workspace_bytes < needed {
-            return Err(Error::Length { what: "workspace", expected: needed / 4, got: self.workspace_bytes / 4 });
-        }
+        self.plan.check_call(self.tokens, self.workspace_bytes)?;
         self.each_part(&mut |part| part.check_sizes(device))
     }
 

@@ -6,6 +6,7 @@
 //!
 //! | call | computes |
 //! |---|---|
+//! | [`MlpGateUp`], [`MlpDown`] | what a whole call begins and ends with, all that kernels need in between in one workspace |
 //! | [`SelectMask`] | masks from scores above a threshold, or the k highest |
 //! | [`Union`] | the list of neurons that any mask keeps |
 //! | [`MaskValues`] | values where a mask keeps them and zeros elsewhere; widens f16 and bf16 |
@@ -67,6 +68,8 @@ mod mask_values;
 mod matrix;
 mod maxima;
 mod mlp;
+mod mlp_down;
+mod mlp_gate_up;
 mod neurons;
 mod observe;
 mod output;
@@ -86,6 +89,8 @@ pub use mask_values::MaskValues;
 pub use matrix::{DownMatrix, Matrix, Weights};
 pub use maxima::Maxima;
 pub use mlp::Mlp;
+pub use mlp_down::MlpDown;
+pub use mlp_gate_up::MlpGateUp;
 pub use neurons::Neurons;
 pub use observe::ObserveStatistic;
 pub use output::Output;

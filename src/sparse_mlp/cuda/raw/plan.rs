@@ -126,6 +126,18 @@ impl Plan {
         (!is_tiled(tokens)).then_some(Arrivals { counters: s.arrivals, count })
     }
 
+    /// Checks the tokens of a call and the bytes at its workspace.
+    pub(super) fn check_call(&self, tokens: usize, workspace_bytes: usize) -> Result<()> {
+        if tokens > self.max_tokens {
+            return Err(Error::Shape { what: "tokens", expected: "at most the plan's max_tokens", got: tokens });
+        }
+        let needed = self.workspace_bytes();
+        match workspace_bytes < needed {
+            true => Err(Error::Length { what: "workspace", expected: needed / 4, got: workspace_bytes / 4 }),
+            false => Ok(()),
+        }
+    }
+
     /// Bytes of scratch, at a multiple of 16 bytes.
     pub fn workspace_bytes(&self) -> usize {
         product([self.cut(Address::NULL).1, size_of::<f32>()])

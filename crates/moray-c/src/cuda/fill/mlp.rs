@@ -4,15 +4,17 @@ use super::element;
 use crate::cuda::call::Fill;
 use crate::cuda::lent::Lent;
 use crate::cuda::{
-    MORAY_ROWS_BF16, MORAY_ROWS_F16, MORAY_ROWS_FOUR_BIT, MorayCudaMlp, MorayCudaMlpWeights, MorayCudaRows,
-    MorayCudaSelection, MorayRows,
+    MORAY_ROWS_BF16, MORAY_ROWS_F16, MORAY_ROWS_FOUR_BIT, MorayCudaMlp, MorayCudaMlpDown, MorayCudaMlpGateUp,
+    MorayCudaMlpWeights, MorayCudaRows, MorayCudaSelection, MorayRows,
 };
 use crate::mlp::{MORAY_ACTIVATION_RELU, MORAY_ACTIVATION_SILU, MorayMlp, MorayMlpShape};
 use crate::selection::*;
 use crate::status::{Fault, Outcome};
-use crate::{MORAY_OFFSET_F16, MORAY_OFFSET_NONE, MORAY_OFFSET_ZERO_POINT, MorayBytesMut};
+use crate::{MORAY_OFFSET_F16, MORAY_OFFSET_NONE, MORAY_OFFSET_ZERO_POINT, MorayBytes, MorayBytesMut};
 use moray::device::{Address, Device};
-use moray::sparse_mlp::cuda::raw::{DownMatrix, List, Matrix, Mlp, Plan, Score, Selection, Weights};
+use moray::sparse_mlp::cuda::raw::{
+    DownMatrix, List, Matrix, Mlp, MlpDown, MlpGateUp, Neurons, Plan, Score, Selection, Weights,
+};
 use moray::sparse_mlp::cuda::{PackedRows, PackedWeights, RowFormat};
 use moray::sparse_mlp::{Activation, Shape};
 use moray::w4a8::{Group, GroupScale, Offset};
@@ -130,13 +132,93 @@ impl MorayCudaSelection {
     }
 }
 
+impl MorayCudaMlpWeights {
+    fn plan(&self, max_tokens: usize, device: &Device) -> Outcome<Plan> {
+        let multiprocessors = device.multiprocessors() as usize;
+        Ok(Plan::new(row_format(self.format)?, self.shape.read()?, max_tokens, multiprocessors)?)
+    }
+}
+
+/// A list and its count, or none where both are left out.
+fn listed(list: MorayBytes, count: MorayBytes, lent: &mut Lent) -> Option<List> {
+    let is_there = !list.is_none() || !count.is_none();
+    is_there.then(|| List { list: lent.read("list", list), count: lent.read("count", count) })
+}
+
+impl Fill for MorayCudaMlpGateUp {
+    type Call = MlpGateUp;
+
+    fn fill(&self, device: &Device, lent: &mut Lent) -> Outcome<MlpGateUp> {
+        let plan = self.weights.plan(self.max_tokens, device)?;
+        let MorayCudaMlpWeights { gate, up, .. } = self.weights;
+        let gate = match self.gate_is_given {
+            0 => Some(gate.row_matrix(["gate.rows", "gate.scales", "gate.bias"], lent)?),
+            1 => None,
+            other => return Err(Fault::unsupported("gate_is_given", "0 or 1", other)),
+        };
+        let up = match self.hidden.is_none() {
+            true => None,
+            false => Some(up.row_matrix(["up.rows", "up.scales", "up.bias"], lent)?),
+        };
+        let workspace_bytes = plan.workspace_bytes();
+        Ok(MlpGateUp {
+            plan,
+            gate,
+            up,
+            neurons: Neurons {
+                list: listed(self.list, self.count, lent),
+                masks: lent.optional("masks", self.masks),
+                limit: plan.shape().d_ff,
+            },
+            tokens: self.tokens,
+            x: lent.read("x", self.x),
+            x_type: element(self.x_dtype)?,
+            gate_values: match gate {
+                Some(_) => lent.write("gate", self.gate),
+                None => lent.read("gate", self.gate.as_read()),
+            },
+            hidden: lent.optional_write("hidden", self.hidden),
+            workspace: lent.write_within("workspace", self.workspace, workspace_bytes).cast(),
+            workspace_bytes,
+        })
+    }
+
+    fn bytes(call: &MlpGateUp, _: &Device) -> usize {
+        call.workspace_bytes
+    }
+}
+
+impl Fill for MorayCudaMlpDown {
+    type Call = MlpDown;
+
+    fn fill(&self, device: &Device, lent: &mut Lent) -> Outcome<MlpDown> {
+        let plan = self.weights.plan(self.max_tokens, device)?;
+        let workspace_bytes = plan.workspace_bytes();
+        Ok(MlpDown {
+            plan,
+            matrix: self.weights.down.down_matrix(["down.rows", "down.scales", "down.bias"], lent)?,
+            list: listed(self.list, self.count, lent),
+            tokens: self.tokens,
+            hidden: lent.read("hidden", self.hidden),
+            residual: lent.optional("residual", self.residual),
+            y: lent.write("y", self.y),
+            y_type: element(self.y_dtype)?,
+            workspace: lent.write_within("workspace", self.workspace, workspace_bytes).cast(),
+            workspace_bytes,
+        })
+    }
+
+    fn bytes(call: &MlpDown, _: &Device) -> usize {
+        call.workspace_bytes
+    }
+}
+
 impl Fill for MorayCudaMlp {
     type Call = Mlp;
 
     fn fill(&self, device: &Device, lent: &mut Lent) -> Outcome<Mlp> {
-        let MorayCudaMlpWeights { shape, format, gate, up, down } = self.weights;
-        let multiprocessors = device.multiprocessors() as usize;
-        let plan = Plan::new(row_format(format)?, shape.read()?, self.max_tokens, multiprocessors)?;
+        let MorayCudaMlpWeights { gate, up, down, .. } = self.weights;
+        let plan = self.weights.plan(self.max_tokens, device)?;
         let workspace_bytes = plan.workspace_bytes();
         let or_null = |kept: Option<Address<u32>>| kept.unwrap_or(Address::NULL);
         Ok(Mlp {

@@ -166,6 +166,134 @@ static void check_four_bit(void) {
     release(call.workspace), close_problem(&p);
 }
 
+/* The parts of a call, with a choice by the gate between them or without. */
+typedef struct {
+    MorayCudaMlpGateUp gate, products;
+    MorayCudaSelect select;
+    MorayCudaUnion all;
+    MorayCudaMlpDown down;
+    int by_gate;
+} Parts;
+
+static void run_parts(void *of) {
+    const Parts *parts = of;
+    if (parts->by_gate) {
+        OK(moray_cuda_mlp_gate_up(cuda, stream, &parts->gate));
+        OK(moray_cuda_select(cuda, stream, &parts->select));
+        OK(moray_cuda_union(cuda, stream, &parts->all));
+    }
+    OK(moray_cuda_mlp_gate_up(cuda, stream, &parts->products));
+    OK(moray_cuda_mlp_down(cuda, stream, &parts->down));
+}
+
+static Parts parts_of(const Problem *p, const MorayCudaMlp *call, MorayBytesMut gate_there, MorayBytesMut hidden_there) {
+    const size_t tokens = call->tokens, bytes = tokens * D_FF * sizeof(float);
+    const MorayBytesMut values = {gate_there.data, bytes}, products = {hidden_there.data, bytes};
+    const MoraySelect kind = call->selection.kind;
+    const int listed = kind == MORAY_SELECT_LIST || kind == MORAY_SELECT_UNION, by_gate = kind == MORAY_SELECT_TOP_K;
+    Parts parts = {.by_gate = by_gate};
+    parts.gate = (MorayCudaMlpGateUp){.struct_size = sizeof parts.gate, .x_dtype = MORAY_F32, .weights = p->weights, .tokens = tokens,
+                                      .max_tokens = MOST, .x = call->x, .gate = values};
+    size_t scratch, again;
+    OK(moray_cuda_mlp_gate_up_prepare(cuda, &parts.gate, &scratch));
+    parts.gate.workspace = upload(NULL, scratch);
+    parts.products = parts.gate, parts.products.hidden = products, parts.products.gate_is_given = (uint32_t)by_gate;
+    if (listed) parts.products.list = lent(p->list), parts.products.count = lent(p->count);
+    if (by_gate) parts.products.list = lent(p->kept), parts.products.count = lent(p->kept_count);
+    if (by_gate || kind == MORAY_SELECT_UNION) parts.products.masks = (MorayBytes){p->masks.data, tokens * WORDS * 8};
+    parts.select = (MorayCudaSelect){.struct_size = sizeof parts.select, .kind = MORAY_SELECT_TOP_K, .k = call->selection.k, .tokens = tokens, .n = D_FF,
+                                     .values = lent(values), .stride = D_FF, .masks = {p->masks.data, tokens * WORDS * 8}};
+    parts.all = (MorayCudaUnion){sizeof parts.all, tokens, D_FF, {p->masks.data, tokens * WORDS * 8}, p->kept, p->kept_count};
+    parts.down = (MorayCudaMlpDown){.struct_size = sizeof parts.down, .y_dtype = MORAY_F32, .weights = p->weights, .list = parts.products.list,
+                                    .count = parts.products.count, .tokens = tokens, .max_tokens = MOST, .hidden = lent(products),
+                                    .residual = call->residual, .y = call->y};
+    OK(moray_cuda_mlp_down_prepare(cuda, &parts.down, &again));
+    CHECK(scratch == again);
+    parts.down.workspace = parts.gate.workspace;
+    OK(moray_cuda_select_prepare(cuda, &parts.select));
+    OK(moray_cuda_union_prepare(cuda, &parts.all));
+    return parts;
+}
+
+static void check_bad_parts(const Parts *parts) {
+#define FIRST(code, words, ...)                                       \
+    do {                                                              \
+        MorayCudaMlpGateUp call = parts->products;                    \
+        __VA_ARGS__;                                                  \
+        REFUSED(code, words, moray_cuda_mlp_gate_up(cuda, stream, &call)); \
+    } while (0)
+#define LAST(code, words, ...)                                        \
+    do {                                                              \
+        MorayCudaMlpDown call = parts->down;                          \
+        __VA_ARGS__;                                                  \
+        REFUSED(code, words, moray_cuda_mlp_down(cuda, stream, &call)); \
+    } while (0)
+    FIRST(MORAY_STATUS_VERSION, "struct_size", call.struct_size = 1);
+    FIRST(MORAY_STATUS_UNSUPPORTED, "gate_is_given: expected 0 or 1, got 2", call.gate_is_given = 2);
+    FIRST(MORAY_STATUS_NULL, "hidden", call.gate_is_given = 1, call.hidden = (MorayBytesMut){NULL, 0});
+    FIRST(MORAY_STATUS_LENGTH, "hidden: expected", call.hidden.bytes -= 4);
+    FIRST(MORAY_STATUS_LENGTH, "gate: expected", call.gate.bytes -= 4);
+    FIRST(MORAY_STATUS_LENGTH, "list: expected 96 elements, got 95", call.list.bytes -= 4);
+    FIRST(MORAY_STATUS_NULL, "count", call.count = NONE);
+    FIRST(MORAY_STATUS_LENGTH, "workspace", call.workspace.bytes -= 256);
+    FIRST(MORAY_STATUS_SHAPE, "tokens", call.tokens = MOST + 1);
+    FIRST(MORAY_STATUS_SHAPE, "max_tokens", call.max_tokens = 0);
+    FIRST(MORAY_STATUS_SHAPE, "d_ff", call.weights.shape.d_ff = (size_t)1 << 62);
+    FIRST(MORAY_STATUS_OVERLAP, "hidden", call.hidden.data = call.gate.data);
+    FIRST(MORAY_STATUS_OVERLAP, "gate", call.gate.data = (void *)call.x.data);
+    LAST(MORAY_STATUS_VERSION, "struct_size", call.struct_size = 1);
+    LAST(MORAY_STATUS_LENGTH, "hidden: expected", call.hidden.bytes -= 4);
+    LAST(MORAY_STATUS_NULL, "hidden", call.hidden.data = NULL);
+    LAST(MORAY_STATUS_LENGTH, "y: expected", call.y.bytes -= 4);
+    LAST(MORAY_STATUS_LENGTH, "workspace", call.workspace.bytes = 8);
+    LAST(MORAY_STATUS_UNSUPPORTED, "weights.format", call.weights.format = 9);
+    LAST(MORAY_STATUS_UNSUPPORTED, "dtype", call.y_dtype = 9);
+    LAST(MORAY_STATUS_OVERLAP, "y", call.y.data = (void *)call.residual.data);
+}
+
+/* The parts have the bits of the whole call, few tokens and many, once as calls and once as a graph with another list. */
+static void check_parts_of(MorayMlp *mlp) {
+    static const MoraySelect KINDS[] = {MORAY_SELECT_ALL, MORAY_SELECT_LIST, MORAY_SELECT_UNION, MORAY_SELECT_TOP_K};
+    Problem p = {.mlp = mlp};
+    open_problem(&p);
+    MorayBytesMut gate_there = upload(NULL, MOST * D_FF * sizeof(float)), hidden_there = upload(NULL, MOST * D_FF * sizeof(float));
+    for (size_t i = 0; i < sizeof KINDS / sizeof KINDS[0]; i++)
+        for (size_t tokens = 2; tokens <= MOST; tokens += MOST - 2) {
+            MorayCudaMlp call = call_of(&p, KINDS[i], MORAY_SCORE_GATE, tokens);
+            Parts parts = parts_of(&p, &call, gate_there, hidden_there);
+            for (uint32_t listed = D_FF / 2; listed >= 7; listed -= D_FF / 2 - 7) {
+                float expected[MOST * D_MODEL], y[MOST * D_MODEL];
+                static const float nothing[MOST * D_MODEL];
+                fill(p.count, &listed), fill(p.masks, masks);
+                run(&call), download(expected, call.y);
+                fill(call.y, nothing);
+                if (listed == 7) replay(run_parts, &parts);
+                else run_parts(&parts);
+                download(y, call.y);
+                CHECK(memcmp(y, expected, call.y.bytes) == 0);
+                if (listed == 7) break;
+            }
+            if (KINDS[i] == MORAY_SELECT_LIST) check_bad_parts(&parts);
+            release(call.workspace), release(parts.gate.workspace);
+        }
+    release(gate_there), release(hidden_there);
+    close_problem(&p);
+}
+
+static void check_parts(void) {
+    const MorayFormat format = {4, 32, MORAY_GROUP_SCALE_F16, MORAY_OFFSET_F16};
+    MorayQuantized *parts[3];
+    MorayMlp *plain, *four_bit;
+    OK(moray_mlp_create(&SHAPE, MORAY_BF16, BYTES(gate), BYTES(up), BYTES(down), NULL, &plain));
+    check_parts_of(plain);
+    OK(moray_quantize(BYTES(gate), MORAY_BF16, D_FF, D_MODEL, &format, &parts[0]));
+    OK(moray_quantize(BYTES(up), MORAY_BF16, D_FF, D_MODEL, &format, &parts[1]));
+    OK(moray_quantize(BYTES(down), MORAY_BF16, D_MODEL, D_FF, &format, &parts[2]));
+    OK(moray_mlp_create_quantized(&SHAPE, parts[0], parts[1], parts[2], NULL, &four_bit));
+    for (int i = 0; i < 3; i++) moray_quantized_destroy(parts[i]);
+    check_parts_of(four_bit);
+}
+
 static void check_bad_input(void) {
     Problem p;
     OK(moray_mlp_create(&SHAPE, MORAY_BF16, BYTES(gate), BYTES(up), BYTES(down), NULL, &p.mlp));
@@ -386,6 +514,7 @@ int main(void) {
     open_device();
     check_selections();
     check_four_bit();
+    check_parts();
     check_bad_input();
     check_choice();
     check_by_input();
