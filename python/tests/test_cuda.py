@@ -455,6 +455,146 @@ def captured(stream, call):
     return executable
 
 
+def tvm_ffi_functions(stream):
+    """Calls a function of TVM FFI's on the stream, arrays of the device and numpy's by DLPack."""
+    tvm_ffi = require("tvm_ffi")
+    library = tvm_ffi.load_module(moray.library_path())
+
+    def call(name, *arguments):
+        with tvm_ffi.use_raw_stream(tvm_ffi.device("cuda:0"), stream.value):
+            return library[f"moray_{name}"](*(tvm_ffi.from_dlpack(a) if hasattr(a, "__dlpack__") else a for a in arguments))
+
+    return call
+
+
+@pytest.mark.parametrize("m", [1, 9])
+def test_products_by_input_of_tvm_ffi_have_the_bits_of_the_cpu(m, stream):
+    call, n, k = tvm_ffi_functions(stream), 40, 96
+    w, x = RNG.standard_normal((n, k)).astype(np.float32), RNG.standard_normal((m, k)).astype(np.float32)
+    bias, residual = RNG.standard_normal(n).astype(np.float32), RNG.standard_normal((m, n)).astype(np.float32)
+    out, there, added = Tensor(np.zeros((m, n), np.float32)), Tensor(x), (Tensor(bias), Tensor(residual))
+    call("cuda_load_kernels", 0)
+    for format in (Format.per_channel(), Format.per_group(32), Format.per_group(32, "f16")):
+        host, sizes = moray.InputSparse(Quantized.quantize(w, format)), np.zeros(2, np.int64)
+        numbers = format.bits, format.group_size, format.group_scale or "none", format.offset
+        number = call("by_input_create_quantized", w, *numbers)
+        call("by_input_rows_sizes", sizes, number)
+        parts = [np.zeros(size, np.uint8) for size in sizes]
+        call("by_input_rows", *parts, number)
+        assert all(np.array_equal(part, mine) for part, mine in zip(parts, cuda.InputSparse.sections(host).values()))
+        of = format.group_size, format.offset
+        call("cuda_by_input_four_bit_scratch", sizes, m, n, k, *of, 0)
+        room = [zeros(size) for size in sizes]
+        weight = [Tensor(part) for part in parts]
+        for threshold in (0.0, 0.7):
+            call("cuda_by_input_four_bit", out, there, *weight, *of, threshold, *added, *room)
+            assert np.array_equal(out.fetch(stream), host(x, threshold, bias=bias, residual=residual))
+        for text, attempt in [
+            ("rows: expected", lambda: call("cuda_by_input_four_bit", out, there, Tensor(parts[0][:-16]), weight[1], *of, 0.1, None, None, *room)),
+            ("offset_kind: expected one of", lambda: call("cuda_by_input_four_bit", out, there, *weight, of[0], "some", 0.1, None, None, *room)),
+            ("rows: expected memory of a CUDA device", lambda: call("cuda_by_input_four_bit", out, there, *parts, *of, 0.1, None, None, *room)),
+            ("y: expected shape", lambda: call("cuda_by_input_four_bit", out, Tensor(np.zeros((m + 1, k), np.float32)), *weight, *of, 0.1, None, None, *room)),
+            ("rows: expected", lambda: call("by_input_rows", parts[0][:-1], parts[1], number)),
+            ("rows: expected memory of its own", lambda: call("by_input_rows", parts[0], parts[0], number)),
+        ]:  # fmt: skip
+            with pytest.raises(ValueError) as raised:
+                attempt()
+            assert text in str(raised.value)
+        call("by_input_destroy", number)
+    for width, kind in ((40, np.float32), (48, np.float16)):
+        columns = np.zeros((k, width), kind)
+        columns[:, :n] = w.T
+        held = Tensor(columns)
+        call("cuda_by_input", out, there, held, 0.7, *added)
+        assert np.array_equal(out.fetch(stream), moray.InputSparse(w.astype(kind))(x, 0.7, bias=bias, residual=residual))
+    for text, attempt in [
+        ("columns: expected 96 rows of 40 outputs or more", lambda: call("cuda_by_input", out, there, Tensor(columns[:95]), 0.7, None, None)),
+        ("columns: expected 96 rows of 40 outputs or more", lambda: call("cuda_by_input", out, there, Tensor(columns[:, :39]), 0.7, None, None)),
+        ("row_bytes", lambda: call("cuda_by_input", out, there, Tensor(columns[:, :41]), 0.7, None, None)),
+        ("threshold", lambda: call("cuda_by_input", out, there, held, -1.0, None, None)),
+        ("y", lambda: call("cuda_by_input", out, there, held, 0.5, None, out)),
+        ("y: expected 1 dimension or more", lambda: call("cuda_by_input", Tensor(np.zeros((), np.float32)), there, held, 0.5, None, None)),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError) as raised:
+            attempt()
+        assert text in str(raised.value)
+    number = call("by_input_create", w)
+    with pytest.raises(ValueError, match="weight: expected one of 4 bits"):
+        call("by_input_rows_sizes", sizes, number)
+    call("cuda_by_input", out, there, held, 0.7, *added)
+    assert np.array_equal(out.fetch(stream), moray.InputSparse(w.astype(kind))(x, 0.7, bias=bias, residual=residual))
+
+
+@pytest.mark.parametrize("layout", ["NHD", "HND"])
+@pytest.mark.parametrize("form", ["all", "list", "groups", "mask"])
+def test_attention_of_tvm_ffi_has_the_bits_of_the_packages(layout, form, stream):
+    call = tvm_ffi_functions(stream)
+    (cache, (theirs, _table)), (_, (whole, table)) = caches(layout), caches(layout)
+    rope = Tensor(RNG.standard_normal((CAPACITY, HEAD_DIM)).astype(np.float32))
+    mine = [*(whole.part(np.s_[:, i]) for i in range(2)), layout, CAPACITY, table, None, None, None]
+    for spans in STEPS:
+        rows, n = sum(span.len for span in spans), len(spans)
+        fused = Tensor(RNG.standard_normal((rows, HEADS + 2 * KV_HEADS, HEAD_DIM)).astype(np.float16))
+        q, k, v = (fused.part(np.s_[:, a:b]) for a, b in ((0, 4), (4, 6), (6, 8)))
+        lists = Tensor(np.tile(np.array([1, 2] if form == "list" else [1, 0], np.uint32), (n, 1)))
+        counts = Tensor(np.full(n, 2 if form == "list" else 1, np.uint32))
+        mask = Tensor(np.full((n, 1), 0b1001, np.uint32))
+        heads = {
+            "all": (None, None, None),
+            "list": (cuda.HeadLists(lists, counts), lists, counts),
+            "groups": (cuda.HeadLists(lists, counts, groups=True), lists, counts),
+            "mask": (cuda.HeadMask(mask), mask, None),
+        }[form]
+        records, longest = Tensor(cuda.span_records(spans).view(np.int32)), max(span.len for span in spans)
+        batch = cuda.Batch(records, rows=rows, longest=longest, heads=heads[0])
+        turned, out = ([Tensor(np.zeros((rows, HEADS, HEAD_DIM), np.float32)) for _ in range(2)] for _ in range(2))
+        cuda.write_kv(cache, batch, k, v, n_q_heads=HEADS, q=q, q_out=turned[0], rope=rope, stream=stream.value)
+        call("cuda_write_kv", k, v, q, turned[1], rope, records, longest, "write_all", HEADS, form, *heads[1:], *mine)
+        size = call("cuda_attend_scratch", out[1], turned[1], records, longest, 2, None, form, *heads[1:], *mine)
+        assert size == cuda.attend_scratch(cache, batch, HEADS, max_spans=2)
+        room = zeros(size)
+        cuda.attend(cache, batch, turned[0], out=out[0], max_spans=2, workspace=room, stream=stream.value)
+        call("cuda_attend", out[1], turned[1], records, longest, 2, room, form, *heads[1:], *mine)
+        assert np.array_equal(turned[1].fetch(stream), turned[0].fetch(stream)) and out[0].fetch(stream).any()
+        assert np.array_equal(out[1].fetch(stream), out[0].fetch(stream))
+    assert np.array_equal(whole.fetch(stream), theirs.fetch(stream))
+    before = out[1].fetch(stream)
+    graph = captured(stream, lambda: call("cuda_attend", out[0], turned[1], records, longest, 2, room, form, *heads[1:], *mine))
+    driver("cuMemsetD8_v2", ctypes.c_uint64(out[0].lent.data), ctypes.c_ubyte(0), ctypes.c_size_t(before.nbytes))
+    assert not out[0].fetch(stream).any()
+    driver("cuGraphLaunch", graph, stream)
+    assert np.array_equal(out[0].fetch(stream), before)
+
+    def write(k=k, v=v, q=None, q_out=None, rope=None, records=records, policy="write_all", n=HEADS, where=mine):
+        call("cuda_write_kv", k, v, q, q_out, rope, records, longest, policy, n, "all", None, None, *where)
+
+    def attend(y=out[1], q=turned[1]):
+        call("cuda_attend", y, q, records, longest, 2, room, "all", None, None, *mine)
+
+    single, half = Tensor(np.zeros((rows, KV_HEADS, HEAD_DIM), np.float32)), Tensor(np.zeros((rows, HEADS, HEAD_DIM), np.float16))
+    for text, attempt in [
+        ("k: expected [M, heads, head_dim] with the heads of a token one after another", lambda: write(k=mine[0])),
+        ("v: expected", lambda: write(v=q)),
+        ("v: expected the type of k", lambda: write(v=single)),
+        ("q: expected elements of k's type", lambda: write(q=turned[0])),
+        ("q_out: expected shape", lambda: write(q=q, q_out=single)),
+        ("rope: expected shape", lambda: write(rope=Tensor(np.zeros((4, 8), np.float32)))),
+        ("records: expected shape", lambda: write(records=Tensor(np.zeros((2, 3), np.int32)))),
+        ("policy: expected one of write_all, hole, zero, keep, got some", lambda: write(policy="some")),
+        ("hole", lambda: write(policy="hole")),
+        ("n_q_heads", lambda: write(n=3)),
+        ("pages.k: expected memory of a CUDA device", lambda: write(where=[np.zeros((8, 16, 2, 16), np.float16), *mine[1:]])),
+        ("pages.v: expected shape", lambda: write(where=[mine[0], whole, *mine[2:]])),
+        ("q: expected elements of f32, got f16", lambda: attend(q=half)),
+        ("out: expected shape", lambda: attend(y=single)),
+        ("q: expected 3 dimensions", lambda: attend(q=rope)),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError) as raised:
+            attempt()
+        assert text in str(raised.value)
+    attend()
+
+
 def test_every_call_goes_to_its_stream_and_can_be_captured(stream):
     at, made = stream.value, {}
 

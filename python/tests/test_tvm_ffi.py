@@ -78,6 +78,9 @@ def test_sparse_mlps_equal_the_packages():
         y = np.zeros((3, 64), np.float32)
         call("sparse_mlp", y, x, number, *arguments, 0)
         assert np.array_equal(y, mlp(x, selection))
+    for wrong in (random(6, 32), random(3, 65), np.zeros((), np.float32)):
+        with pytest.raises(ValueError, match="x: expected 64 features in its last dimension"):
+            call("sparse_mlp", wrong.copy(), wrong, number, *cases[0][0], 0)
     call("sparse_mlp_destroy", number)
     with pytest.raises(ValueError, match="mlp: expected the number of an MLP"):
         call("sparse_mlp", y, x, number, *cases[0][0], 0)
@@ -177,6 +180,182 @@ def test_eight_threads_share_a_weight_by_input():
 
     assert not in_eight_threads(work)
     call("by_input_destroy", number)
+
+
+Q_HEADS, KV_HEADS, DIM, CAPACITY, PAGE, PAGES = 4, 2, 16, 40, 8, 24
+KINDS = {"f32": np.float32, "f16": np.float16, "int8": np.int8}
+LIST, COUNTS = np.array([[0, 3], [2, 0]], np.int32), np.array([2, 1], np.int32)
+MASK = np.array([[0b1001], [0b0100]], np.uint32)
+HEADS = [
+    (("all", None, None), None, lambda span, head: True),
+    (("list", LIST, COUNTS), moray.HeadLists([[0, 3], [2]]), lambda span, head: head in ([0, 3], [2])[span]),
+    (
+        ("groups", np.array([[1, 0], [0, 1]], np.uint32), np.array([1, 2], np.uint32)),
+        moray.HeadLists([[1], [0, 1]], groups=True),
+        lambda span, head: head // 2 in ([1], [0, 1])[span],
+    ),
+    (("mask", MASK, None), moray.HeadMask(MASK), lambda span, head: bool(MASK[span, 0] >> head & 1)),
+]
+
+
+def cache(kind, layout, holes=True):
+    """A paged cache whose K and V share an array, and the arguments that are it."""
+    sides = (PAGE, KV_HEADS) if layout == "NHD" else (KV_HEADS, PAGE)
+    memory = np.zeros((PAGES, 2, *sides, DIM + 8), KINDS[kind])
+    table = RNG.permutation(PAGES)[:15].astype(np.uint32).reshape(3, 5)
+    scales = [np.zeros((PAGES, KV_HEADS, PAGE), np.float32) if kind == "int8" else None for _ in range(2)]
+    present = np.zeros((3, KV_HEADS, 2), np.uint32) if holes else None
+    return [memory[:, 0, ..., :DIM], memory[:, 1, ..., :DIM], layout, CAPACITY, table, *scales, present]
+
+
+def created(threads=1, rows=16):
+    return call("attention_create", Q_HEADS, KV_HEADS, DIM, rows, 2, CAPACITY, threads)
+
+
+@pytest.mark.parametrize("layout", ["NHD", "HND"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_equals_the_packages(kind, layout):
+    mine, theirs, number = cache(kind, layout), cache(kind, layout), created(2)
+    names = ("k", "v", "layout", "capacity", "page_table", "k_scale", "v_scale", "present")
+    pages = moray.KvPages(**dict(zip(names, theirs)))
+    attention = moray.Attention(Q_HEADS, KV_HEADS, DIM, max_rows=16, max_spans=2, capacity=CAPACITY)
+    first = 0
+    for (heads, of_the_package, _), count in zip([*HEADS, HEADS[0]], (5, 4, 1, 7, 1)):
+        spans = np.array([[2, first, count], [0, first, 1]])
+        q, k, v = (random(count + 1, n, DIM) for n in (Q_HEADS, KV_HEADS, KV_HEADS))
+        call("write_kv", k, v, number, spans, "hole", *heads, *mine)
+        out, expected = np.empty_like(q), [moray.Span(*map(int, span)) for span in spans]
+        call("attend", out, q, number, spans, *heads, *mine)
+        attention.write_kv(pages, 0, expected, k, v, heads=of_the_package, policy="hole")
+        assert np.array_equal(out, attention.attend(pages, 0, expected, q, heads=of_the_package))
+        first += count
+    assert np.array_equal(mine[7], theirs[7]) and mine[7].any()
+    call("attention_destroy", number)
+
+
+@pytest.mark.parametrize("case", range(len(HEADS)))
+def test_attention_matches_softmax_in_f64_over_the_heads_that_run(case):
+    heads, _, runs = HEADS[case]
+    spans, number = np.array([[0, 0, 3], [2, 0, 2]]), created()
+    for kind, layout, table in (("f32", "NHD", True), ("f32", "HND", False)):
+        q, k, v = random(5, Q_HEADS, DIM), random(5, KV_HEADS, DIM), random(5, KV_HEADS, DIM)
+        mine = cache(kind, layout, holes=False)
+        if not table:
+            mine[:2], mine[4] = (np.zeros((3, KV_HEADS, CAPACITY, DIM), np.float32) for _ in range(2)), None
+        call("write_kv", k, v, number, spans, "write_all", *heads, *mine)
+        out = np.full(q.shape, 9, np.float32)
+        call("attend", out, q, number, spans, *heads, *mine)
+        first = 0
+        for span, (_, _, length) in enumerate(spans):
+            for t, head in np.ndindex(length, Q_HEADS):
+                expected = np.zeros(DIM)
+                if runs(span, head):
+                    keys, values = (a[first : first + t + 1, head // 2].astype(np.float64) for a in (k, v))
+                    scores = keys @ q[first + t, head] / np.sqrt(DIM)
+                    weights = np.exp(scores - scores.max())
+                    expected = weights @ values / weights.sum()
+                assert np.abs(out[first + t, head] - expected).max() < 1e-5
+            first += length
+
+
+def test_attention_takes_torchs_tensors():
+    torch = require("torch")
+    number, spans = LIBRARY["moray_attention_create"](Q_HEADS, KV_HEADS, DIM, 8, 2, CAPACITY, 1), torch.tensor([[1, 0, 5]])
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        both = torch.zeros(3, 2, CAPACITY, KV_HEADS, DIM, dtype=dtype)
+        where = (both[:, 0], both[:, 1], "NHD", CAPACITY, None, None, None, None)
+        q, k, v = torch.randn(5, Q_HEADS, DIM), torch.randn(5, KV_HEADS, DIM), torch.randn(5, KV_HEADS, DIM)
+        out = torch.zeros_like(q)
+        LIBRARY["moray_write_kv"](k, v, number, spans, "write_all", "all", None, None, *where)
+        LIBRARY["moray_attend"](out, q, number, spans, "all", None, None, *where)
+        assert torch.equal(both[1, 0, :5], k.to(dtype)) and torch.equal(both[1, 1, :5], v.to(dtype)) and not both[[0, 2]].any()
+        attention = moray.Attention(Q_HEADS, KV_HEADS, DIM, max_rows=8, max_spans=2, capacity=CAPACITY)
+        pages = moray.KvPages(both[:, 0], both[:, 1], capacity=CAPACITY)
+        assert np.array_equal(out.numpy(), attention.attend(pages, 0, [moray.Span(1, 0, 5)], q))
+
+
+def test_attention_refuses_bad_input_and_goes_on():
+    mine, number, spans, heads = cache("f32", "NHD"), created(), np.array([[0, 0, 3], [2, 0, 2]]), ("all", None, None)
+    q, k, v, out = random(5, Q_HEADS, DIM), random(5, KV_HEADS, DIM), random(5, KV_HEADS, DIM), np.zeros((5, Q_HEADS, DIM), np.float32)
+    call("write_kv", k, v, number, spans, "write_all", *heads, *mine)
+    call("attend", out, q, number, spans, *heads, *mine)
+    expected, memory = out.copy(), mine[0].base.copy()
+
+    def attend(out=out, q=q, number=number, spans=spans, heads=heads, **changed):
+        names = ("k", "v", "layout", "capacity", "table", "k_scale", "v_scale", "present")
+        call("attend", out, q, number, spans, *heads, *(changed.get(name, value) for name, value in zip(names, mine)))
+
+    def write(k=k, v=v, spans=spans, policy="write_all", where=mine):
+        call("write_kv", k, v, number, spans, policy, *heads, *where)
+
+    far = mine[4].copy()
+    far[0, 0] = PAGES
+    wide = np.lib.stride_tricks.as_strided(mine[0], (2**31, PAGE, KV_HEADS, DIM), (2**33, 4, 4, 4))
+    calls = [
+        (ValueError, "out: expected shape [5, 4, 16], got [4, 4, 16]", lambda: attend(out=out[:4])),
+        (ValueError, "q: expected shape [5, 4, 16], got [5, 2, 16]", lambda: attend(q=k)),
+        (ValueError, "q: expected elements of f32, got f64", lambda: attend(q=q.astype(np.float64))),
+        (ValueError, "attention: expected the number of an attention, got 0", lambda: attend(number=0)),
+        (ValueError, "spans: expected elements of i64, got i32", lambda: attend(spans=spans.astype(np.int32))),
+        (ValueError, "spans: expected shape [2, 3], got [2, 2]", lambda: attend(spans=np.zeros((2, 2), np.int64))),
+        (ValueError, "spans: expected numbers from 0, got -1", lambda: attend(spans=np.array([[0, -1, 3], [2, 0, 2]]))),
+        (ValueError, "q: expected 192 elements, got 320", lambda: attend(spans=spans[:1])),
+        (IndexError, "span position: expected an index below 40", lambda: attend(spans=np.array([[0, 0, 2**62], [2, 0, 2**62]]))),
+        (IndexError, "slot", lambda: attend(spans=np.array([[0, 0, 3], [3, 0, 2]]))),
+        (IndexError, "position", lambda: attend(spans=np.array([[0, 38, 3], [2, 0, 2]]))),
+        (ValueError, "heads: expected one of all, list, groups, mask, got some", lambda: attend(heads=("some", None, None))),
+        (ValueError, "list: expected elements of u32 or i32, got i64", lambda: attend(heads=("list", LIST.astype(np.int64), COUNTS))),
+        (ValueError, "head counts: expected 2 elements, got 0", lambda: attend(heads=("list", LIST, None))),
+        (ValueError, "increasing", lambda: attend(heads=("list", np.array([[1, 1], [0, 0]], np.int32), COUNTS))),
+        (IndexError, "head", lambda: attend(heads=("list", np.array([[0, 4], [0, 0]], np.int32), COUNTS))),
+        (ValueError, "layout: expected one of NHD, HND, got DHN", lambda: attend(layout="DHN")),
+        (ValueError, "pages.k: expected 4 dimensions, of them 2 KV heads and 16 elements", lambda: attend(layout="HND")),
+        (ValueError, "pages.k: expected 4 dimensions", lambda: attend(k=mine[0][0])),
+        (ValueError, "pages.k: expected 4 dimensions", lambda: attend(k=np.zeros((), np.float32))),
+        (ValueError, "pages.k: expected elements of f32, f16, bf16 or i8, got u8", lambda: attend(k=np.zeros(mine[0].shape, np.uint8), v=np.zeros(mine[0].shape, np.uint8))),
+        (ValueError, "pages.v: expected shape", lambda: attend(v=mine[1].copy())),
+        (ValueError, "pages.k: expected elements of the last dimension one after another", lambda: attend(k=mine[0][::-1], v=mine[1][::-1])),
+        (ValueError, "pages.k: expected bytes that can be counted", lambda: attend(k=wide, v=wide)),
+        (ValueError, "pages.k_scale", lambda: attend(k_scale=np.zeros((PAGES, PAGE, KV_HEADS), np.float32))),
+        (ValueError, "pages.present: expected shape [3, 2, 2], got [3, 2, 1]", lambda: attend(present=np.zeros((3, 2, 1), np.uint32))),
+        (ValueError, "max_pages", lambda: attend(capacity=48)),
+        (ValueError, "pages.present", lambda: attend(capacity=2**63 - 1)),
+        (IndexError, "page_table: expected an index below 24, got 24", lambda: attend(table=far)),
+        (ValueError, "out: expected memory of its own", lambda: attend(out=q)),
+        (ValueError, "k: expected shape [5, 2, 16], got [5, 4, 16]", lambda: write(k=q)),
+        (ValueError, "policy: expected one of write_all, hole, zero, got drop", lambda: write(policy="drop")),
+        (ValueError, "kv policy", lambda: write(policy="hole", where=[*mine[:7], None])),
+        (ValueError, "expected memory of its own", lambda: write(where=[*mine[:7], mine[4].reshape(-1)[:12].reshape(3, 2, 2)])),
+        (ValueError, "n_q_heads", lambda: call("attention_create", 3, 2, 16, 8, 2, CAPACITY, 1)),
+        (ValueError, "max_rows", lambda: call("attention_create", 4, 2, 16, 2**62, 2, CAPACITY, 1)),
+        (ValueError, "expected 7 arguments, got 8", lambda: call("attention_create", 4, 2, 16, 8, 2, CAPACITY, 1, 1)),
+        (ValueError, "pages.present: expected an argument", lambda: call("attend", out, q, number, spans, *heads, *mine[:7])),
+        (ValueError, "attention: expected the number of an attention", lambda: call("attention_destroy", number + 999)),
+    ]  # fmt: skip
+    for error, text, attempt in calls:
+        with pytest.raises(error) as raised:
+            attempt()
+        assert text in str(raised.value)
+        assert np.array_equal(out, expected) and np.array_equal(mine[0].base, memory)
+    attend()
+    assert np.array_equal(out, expected)
+
+
+def test_eight_threads_share_an_attention():
+    mine, number, spans = cache("f16", "HND"), created(), np.array([[0, 0, 16]])
+    call("write_kv", random(16, KV_HEADS, DIM), random(16, KV_HEADS, DIM), number, spans, "write_all", "all", None, None, *mine)
+
+    def work(i):
+        q, one = random(1, Q_HEADS, DIM), np.array([[0, 15 - i, 1]])
+        out, expected = np.zeros_like(q), np.zeros_like(q)
+        call("attend", expected, q, number, one, "all", None, None, *mine)
+        for _ in range(200):
+            call("attend", out, q, number, one, "all", None, None, *mine)
+            if not np.array_equal(out, expected):
+                return False
+        return out.any()
+
+    assert not in_eight_threads(work)
 
 
 def refused():

@@ -6,6 +6,7 @@ use crate::cpu::MorayCpu;
 use crate::dtype::{MORAY_BF16, MORAY_F16, MORAY_F32, MorayDtype};
 use crate::kv_pages::MorayKvPages;
 use crate::status::{Fault, MorayStatus, Outcome, guard};
+use moray::Cpu;
 use moray::attention::{
     AttentionShape, Call, Heads, KvCache, KvDtype, KvPolicy, KvRow, KvShape, Limits, Span, Workspace,
     attend_paged_range, attend_range, write_kv, write_kv_paged,
@@ -161,16 +162,19 @@ pub unsafe extern "C" fn moray_attention_create(
 ) -> MorayStatus {
     guard(|| {
         // SAFETY: the caller's.
-        let (cpu, wanted) = unsafe { (&borrow("cpu", cpu)?.0, *borrow("shape", shape)?) };
-        let make = || {
-            let shape = AttentionShape::new(wanted.n_q_heads, wanted.n_kv_heads, wanted.head_dim)?;
-            let MorayAttentionShape { max_rows, max_spans, capacity, .. } = wanted;
-            let workspace = Workspace::new(cpu, shape, Limits { max_rows, max_spans, capacity })?;
-            Ok(MorayAttention { shape, workspace: Mutex::new(workspace) })
-        };
+        let (cpu, wanted) = unsafe { (&borrow("cpu", cpu)?.0, borrow("shape", shape)?) };
         // SAFETY: the caller's.
-        unsafe { create(out, make) }
+        unsafe { create(out, || MorayAttention::new(cpu, wanted)) }
     })
+}
+
+impl MorayAttention {
+    pub(crate) fn new(cpu: &Cpu, wanted: &MorayAttentionShape) -> Outcome<Self> {
+        let MorayAttentionShape { n_q_heads, n_kv_heads, head_dim, max_rows, max_spans, capacity } = *wanted;
+        let shape = AttentionShape::new(n_q_heads, n_kv_heads, head_dim)?;
+        let workspace = Workspace::new(cpu, shape, Limits { max_rows, max_spans, capacity })?;
+        Ok(MorayAttention { shape, workspace: Mutex::new(workspace) })
+    }
 }
 
 /// Ends what attention works in; null is none.
@@ -306,32 +310,43 @@ pub unsafe extern "C" fn moray_write_kv(
     k: MorayBytes,
     v: MorayBytes,
 ) -> MorayStatus {
-    guard(|| {
-        // SAFETY: the caller's.
-        let (cpu, call) = unsafe { (&borrow("cpu", cpu)?.0, sized("call", call)?) };
-        let policy = match policy {
-            MORAY_KV_WRITE_ALL => KvPolicy::WriteAll,
-            MORAY_KV_HOLE => KvPolicy::Hole,
-            MORAY_KV_ZERO => KvPolicy::Zero,
-            other => return Err(Fault::unsupported("policy", "a MORAY_KV_ constant", other)),
-        };
-        // SAFETY: the caller's.
-        let (k, v) = unsafe { (k.read("k")?, v.read("v")?) };
-        let write = |call: &Call<'_>, _: &MorayAttention, kv: Kv<'_>| match kv {
-            Kv::Cache(cache) => {
-                let mut cache = unless_busy("cache", cache.0.try_write())?;
-                Ok(write_kv(cpu, call, policy, None, k, v, &mut cache)?)
-            }
-            Kv::Pages(pages) => {
-                let read = [("k", MorayBytes::of(k).range()), ("v", MorayBytes::of(v).range())];
-                // SAFETY: the memory is the caller's, apart from what is read.
-                let mut kv = unsafe { pages.view_mut(call.shape.n_kv_heads, call.shape.head_dim, &read)? };
-                Ok(write_kv_paged(cpu, call, policy, None, k, v, &mut kv)?)
-            }
-        };
-        // SAFETY: the caller's.
-        unsafe { call.with(write) }
-    })
+    // SAFETY: the caller's.
+    guard(|| unsafe { write(&borrow("cpu", cpu)?.0, sized("call", call)?, policy, k, v) })
+}
+
+/// Writes keys and values.
+///
+/// # Safety
+/// As [`moray_write_kv`].
+pub(crate) unsafe fn write(
+    cpu: &Cpu,
+    call: &MorayAttend,
+    policy: MorayKvPolicy,
+    k: MorayBytes,
+    v: MorayBytes,
+) -> Outcome {
+    let policy = match policy {
+        MORAY_KV_WRITE_ALL => KvPolicy::WriteAll,
+        MORAY_KV_HOLE => KvPolicy::Hole,
+        MORAY_KV_ZERO => KvPolicy::Zero,
+        other => return Err(Fault::unsupported("policy", "a MORAY_KV_ constant", other)),
+    };
+    // SAFETY: the caller's.
+    let (k, v) = unsafe { (k.read("k")?, v.read("v")?) };
+    let write = |call: &Call<'_>, _: &MorayAttention, kv: Kv<'_>| match kv {
+        Kv::Cache(cache) => {
+            let mut cache = unless_busy("cache", cache.0.try_write())?;
+            Ok(write_kv(cpu, call, policy, None, k, v, &mut cache)?)
+        }
+        Kv::Pages(pages) => {
+            let read = [("k", MorayBytes::of(k).range()), ("v", MorayBytes::of(v).range())];
+            // SAFETY: the memory is the caller's, apart from what is read.
+            let mut kv = unsafe { pages.view_mut(call.shape.n_kv_heads, call.shape.head_dim, &read)? };
+            Ok(write_kv_paged(cpu, call, policy, None, k, v, &mut kv)?)
+        }
+    };
+    // SAFETY: the caller's.
+    unsafe { call.with(write) }
 }
 
 /// Computes out[t, h] = sum over j of softmax_j(q[t, h] * k[j] / sqrt(head_dim)) * v[j] over the positions j up to t's own that the
@@ -351,32 +366,37 @@ pub unsafe extern "C" fn moray_attend(
     q: MorayBytes,
     out: MorayBytesMut,
 ) -> MorayStatus {
-    guard(|| {
-        // SAFETY: the caller's.
-        let (cpu, call) = unsafe { (&borrow("cpu", cpu)?.0, sized("call", call)?) };
-        out.check_apart("out", &[("q", q.range())])?;
-        let out_memory = out;
-        // SAFETY: the memory is the caller's, apart from what is read; other calls that share it write other rows and heads.
-        let (q, out) = unsafe { (q.read("q")?, out.shared("out")?) };
-        let (spans, heads) = ((call.span_begin, call.span_end), (call.kv_head_begin, call.kv_head_end));
-        let compute = |call: &Call<'_>, attention: &MorayAttention, kv: Kv<'_>| {
-            let mut workspace = unless_busy("attention", attention.workspace.try_lock())?;
-            let range = |(begin, end): (usize, usize), all: usize| begin..if end == 0 { all } else { end };
-            let (spans, heads) = (range(spans, call.spans.len()), range(heads, attention.shape.n_kv_heads));
-            match kv {
-                Kv::Cache(cache) => {
-                    let cache = unless_busy("cache", cache.0.try_read())?;
-                    Ok(attend_range(cpu, call, spans, heads, q, &cache, out, &mut workspace)?)
-                }
-                Kv::Pages(pages) => {
-                    out_memory.check_apart("out", &pages.ranges())?;
-                    // SAFETY: the caller's.
-                    let kv = unsafe { pages.view(call.shape.n_kv_heads, call.shape.head_dim)? };
-                    Ok(attend_paged_range(cpu, call, spans, heads, q, &kv, out, &mut workspace)?)
-                }
+    // SAFETY: the caller's.
+    guard(|| unsafe { attend(&borrow("cpu", cpu)?.0, sized("call", call)?, q, out) })
+}
+
+/// Computes attention.
+///
+/// # Safety
+/// As [`moray_attend`].
+pub(crate) unsafe fn attend(cpu: &Cpu, call: &MorayAttend, q: MorayBytes, out: MorayBytesMut) -> Outcome {
+    out.check_apart("out", &[("q", q.range())])?;
+    let out_memory = out;
+    // SAFETY: the memory is the caller's, apart from what is read; other calls that share it write other rows and heads.
+    let (q, out) = unsafe { (q.read("q")?, out.shared("out")?) };
+    let (spans, heads) = ((call.span_begin, call.span_end), (call.kv_head_begin, call.kv_head_end));
+    let compute = |call: &Call<'_>, attention: &MorayAttention, kv: Kv<'_>| {
+        let mut workspace = unless_busy("attention", attention.workspace.try_lock())?;
+        let range = |(begin, end): (usize, usize), all: usize| begin..if end == 0 { all } else { end };
+        let (spans, heads) = (range(spans, call.spans.len()), range(heads, attention.shape.n_kv_heads));
+        match kv {
+            Kv::Cache(cache) => {
+                let cache = unless_busy("cache", cache.0.try_read())?;
+                Ok(attend_range(cpu, call, spans, heads, q, &cache, out, &mut workspace)?)
             }
-        };
-        // SAFETY: the caller's.
-        unsafe { call.with(compute) }
-    })
+            Kv::Pages(pages) => {
+                out_memory.check_apart("out", &pages.ranges())?;
+                // SAFETY: the caller's.
+                let kv = unsafe { pages.view(call.shape.n_kv_heads, call.shape.head_dim)? };
+                Ok(attend_paged_range(cpu, call, spans, heads, q, &kv, out, &mut workspace)?)
+            }
+        }
+    };
+    // SAFETY: the caller's.
+    unsafe { call.with(compute) }
 }

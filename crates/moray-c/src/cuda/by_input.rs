@@ -3,9 +3,11 @@
 #[cfg(feature = "cuda-input-sparse")]
 use super::call::{launch, prepare};
 #[cfg(feature = "cuda-input-sparse")]
-use super::fill::by_input::{pack, sizes};
+pub(crate) use super::fill::by_input::{pack as input_rows_pack, sizes as input_rows_sizes};
 #[cfg(not(feature = "cuda-input-sparse"))]
-use super::no_operation::{launch, pack, prepare, sizes};
+use super::no_operation::{launch, prepare};
+#[cfg(not(feature = "cuda-input-sparse"))]
+pub(crate) use super::no_operation::{pack as input_rows_pack, sizes as input_rows_sizes};
 use super::{CUstream_st, MorayCuda};
 use crate::arguments::{MorayBytes, MorayBytesMut, borrow, give, sized};
 use crate::by_input::MorayInputWeight;
@@ -106,7 +108,7 @@ pub unsafe extern "C" fn moray_cuda_input_rows_sizes(
 ) -> MorayStatus {
     guard(|| {
         // SAFETY: the caller's.
-        unsafe { give("out", out, sizes(borrow("weight", weight)?)?) }
+        unsafe { give("out", out, input_rows_sizes(borrow("weight", weight)?)?) }
     })
 }
 
@@ -121,7 +123,7 @@ pub unsafe extern "C" fn moray_cuda_input_rows_pack(
 ) -> MorayStatus {
     guard(|| {
         // SAFETY: the caller's.
-        unsafe { pack(borrow("weight", weight)?, borrow("memory", memory)?) }
+        unsafe { input_rows_pack(borrow("weight", weight)?, borrow("memory", memory)?) }
     })
 }
 

@@ -21,7 +21,7 @@ pub(crate) fn prepare<C>(_: &MorayCuda, _: &C) -> Outcome<usize> {
 }
 
 /// As of an operation that there is.
-pub(super) fn sizes<W, M>(_: &W) -> Outcome<M> {
+pub(crate) fn sizes<W, M>(_: &W) -> Outcome<M> {
     Err(NOT_BUILT.into())
 }
 
@@ -29,6 +29,6 @@ pub(super) fn sizes<W, M>(_: &W) -> Outcome<M> {
 ///
 /// # Safety
 /// None is needed.
-pub(super) unsafe fn pack<W, M>(_: &W, _: &M) -> Outcome {
+pub(crate) unsafe fn pack<W, M>(_: &W, _: &M) -> Outcome {
     Err(NOT_BUILT.into())
 }

@@ -1,9 +1,9 @@
 //! The arguments of a call, taken one after another.
 
-use super::tensor::{CPU, Rows};
+use super::tensor::{CPU, Rows, Strided};
 use super::value::TvmFfiAny;
 use crate::arguments::{MorayBytes, MorayBytesMut};
-use crate::format::MorayFormat;
+use crate::format::{MorayFormat, MorayOffset};
 use crate::status::{Fault, Outcome};
 use crate::{MORAY_ACT_SCALES_FINE, MORAY_ACT_SCALES_TOKEN, MorayActScales};
 use crate::{MORAY_GROUP_SCALE_F16, MORAY_GROUP_SCALE_INTEGER, MORAY_GROUP_SCALE_QQQ};
@@ -74,6 +74,15 @@ impl<'a> Arguments<'a> {
         unsafe { self.next(what)?.tensor(what)?.rows(what, self.device_type) }
     }
 
+    /// A tensor with strides.
+    ///
+    /// # Safety
+    /// As [`TvmFfiAny::tensor`].
+    pub(super) unsafe fn strided(&mut self, what: &'static str) -> Outcome<Strided> {
+        // SAFETY: the caller's.
+        unsafe { self.next(what)?.tensor(what)?.strided(what, self.device_type) }
+    }
+
     /// # Safety
     /// As [`TvmFfiAny::tensor`].
     pub(super) unsafe fn optional(&mut self, what: &'static str) -> Outcome<Option<Rows>> {
@@ -84,6 +93,21 @@ impl<'a> Arguments<'a> {
             }
             // SAFETY: the caller's.
             _ => unsafe { self.tensor(what) }.map(Some),
+        }
+    }
+
+    /// As [`Arguments::optional`], with strides.
+    ///
+    /// # Safety
+    /// As [`TvmFfiAny::tensor`].
+    pub(super) unsafe fn optional_strided(&mut self, what: &'static str) -> Outcome<Option<Strided>> {
+        match self.left.as_slice().first() {
+            Some(value) if value.is_none() => {
+                self.left.next();
+                Ok(None)
+            }
+            // SAFETY: the caller's.
+            _ => unsafe { self.strided(what) }.map(Some),
         }
     }
 
@@ -111,15 +135,24 @@ impl<'a> Arguments<'a> {
             ("integer", MORAY_GROUP_SCALE_INTEGER),
             ("qqq", MORAY_GROUP_SCALE_QQQ),
         ];
-        let offsets = [("none", MORAY_OFFSET_NONE), ("f16", MORAY_OFFSET_F16), ("zero_point", MORAY_OFFSET_ZERO_POINT)];
         Ok(MorayFormat {
             bits: narrow("bits", bits)?,
             group_size: narrow("group_size", group_size)?,
             // SAFETY: the caller's.
             group_scale: unsafe { self.name("group_scale", &scales)? },
             // SAFETY: the caller's.
-            offset: unsafe { self.name("offset_kind", &offsets)? },
+            offset: unsafe { self.offset()? },
         })
+    }
+
+    /// What groups have besides a scale: "none", "f16" or "zero_point".
+    ///
+    /// # Safety
+    /// As [`TvmFfiAny::text`].
+    pub(super) unsafe fn offset(&mut self) -> Outcome<MorayOffset> {
+        let offsets = [("none", MORAY_OFFSET_NONE), ("f16", MORAY_OFFSET_F16), ("zero_point", MORAY_OFFSET_ZERO_POINT)];
+        // SAFETY: the caller's.
+        unsafe { self.name("offset_kind", &offsets) }
     }
 
     /// The four sections of a packed weight, u8; None for those that its format has not.

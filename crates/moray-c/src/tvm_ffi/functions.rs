@@ -6,7 +6,7 @@ use super::tensor::{F32, I32, I64};
 use crate::MORAY_ABI_VERSION;
 use crate::arguments::MorayBytes;
 use crate::dtype::with_dtype;
-use crate::status::Outcome;
+use crate::status::{Fault, Outcome};
 use moray::element::Element;
 use moray::sparse_mlp::{self, Activation, IndexList, Score, ScoreOn, Selection, Shape, Weights, Workspace};
 use moray::w4a8::{Activations, Epilogue, PackedView, QuantizedWeight, linear as multiply, pack_into, quantize};
@@ -197,6 +197,11 @@ pub(super) unsafe fn sparse_mlp(arguments: &mut Arguments<'_>) -> Returned {
     // SAFETY: the caller's.
     let (y, x) = unsafe { (arguments.tensor("y")?.of("y", F32)?, arguments.tensor("x")?.of("x", F32)?) };
     let mlp = MLPS.get(arguments.size("mlp")?)?;
+    let d_model = mlp.weights.shape().d_model;
+    if x.shape.last() != Some(&d_model) {
+        let expected = format!("{d_model} features in its last dimension");
+        return Err(Fault::Argument { what: "x", expected, got: format!("shape {:?}", x.shape) });
+    }
     let y = y.shaped("y", &x.shape)?;
     let kinds = [("all", ALL), ("indices", INDICES), ("threshold", THRESHOLD), ("top_k", TOP_K)];
     // SAFETY: the caller's.
@@ -224,7 +229,7 @@ pub(super) unsafe fn sparse_mlp(arguments: &mut Arguments<'_>) -> Returned {
         THRESHOLD => Selection::Threshold { score, threshold: value as f32 },
         _ => Selection::TopK { score, k: value as usize },
     };
-    let mut workspace = mlp.take((x.len() / mlp.weights.shape().d_model).max(1))?;
+    let mut workspace = mlp.take((x.len() / d_model).max(1))?;
     let computed = sparse_mlp::forward(&cpu, &mlp.weights, x, &selection, None, y, &mut workspace.1);
     mlp.give(workspace);
     Ok(computed.map(|()| None)?)

@@ -4,6 +4,7 @@
 //! What stands here of TVM FFI's ABI are the public C structures of `tvm/ffi/c_api.h` and `dlpack.h`. Nothing of it is linked: the
 //! function that takes an error is looked up in the process, which has TVM FFI's library when it calls these.
 
+mod attention;
 mod by_input;
 mod call;
 mod cuda;
@@ -42,10 +43,23 @@ export! {
     "__tvm_ffi_moray_sparse_mlp_create" functions::sparse_mlp_create,
     "__tvm_ffi_moray_sparse_mlp" functions::sparse_mlp,
     "__tvm_ffi_moray_sparse_mlp_destroy" functions::sparse_mlp_destroy,
+    "__tvm_ffi_moray_attention_create" attention::attention_create,
+    "__tvm_ffi_moray_write_kv" attention::write_kv,
+    "__tvm_ffi_moray_attend" attention::attend,
+    "__tvm_ffi_moray_attention_destroy" attention::attention_destroy,
     "__tvm_ffi_moray_by_input_create" by_input::by_input_create,
     "__tvm_ffi_moray_by_input_create_quantized" by_input::by_input_create_quantized,
     "__tvm_ffi_moray_by_input" by_input::by_input,
     "__tvm_ffi_moray_by_input_destroy" by_input::by_input_destroy,
+    "__tvm_ffi_moray_by_input_rows_sizes" by_input::by_input_rows_sizes,
+    "__tvm_ffi_moray_by_input_rows" by_input::by_input_rows,
+    "__tvm_ffi_moray_cuda_load_kernels" cuda::cuda_load_kernels,
+    "__tvm_ffi_moray_cuda_by_input" cuda::cuda_by_input,
+    "__tvm_ffi_moray_cuda_by_input_four_bit_scratch" cuda::cuda_by_input_four_bit_scratch,
+    "__tvm_ffi_moray_cuda_by_input_four_bit" cuda::cuda_by_input_four_bit,
+    "__tvm_ffi_moray_cuda_write_kv" cuda::cuda_write_kv,
+    "__tvm_ffi_moray_cuda_attend_scratch" cuda::cuda_attend_scratch,
+    "__tvm_ffi_moray_cuda_attend" cuda::cuda_attend,
 }
 
 /// Runs a function on the arguments of a call; what it refuses is raised.

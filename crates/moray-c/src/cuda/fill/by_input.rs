@@ -18,7 +18,7 @@ fn rows(weight: &MorayInputWeight) -> Outcome<FourBitRows<'_>> {
 }
 
 /// How a weight is stored, without addresses.
-pub(in crate::cuda) fn sizes(weight: &MorayInputWeight) -> Outcome<MorayCudaInputRows> {
+pub(crate) fn sizes(weight: &MorayInputWeight) -> Outcome<MorayCudaInputRows> {
     let packed = rows(weight)?;
     let of = |bytes| MorayBytesMut { data: std::ptr::null_mut(), bytes };
     Ok(MorayCudaInputRows {
@@ -35,7 +35,7 @@ pub(in crate::cuda) fn sizes(weight: &MorayInputWeight) -> Outcome<MorayCudaInpu
 ///
 /// # Safety
 /// As [`MorayBytesMut::write`], for each part.
-pub(in crate::cuda) unsafe fn pack(weight: &MorayInputWeight, memory: &MorayCudaInputRows) -> Outcome {
+pub(crate) unsafe fn pack(weight: &MorayInputWeight, memory: &MorayCudaInputRows) -> Outcome {
     let packed = rows(weight)?;
     for (what, from, to) in [("rows", packed.rows, memory.rows), ("scales", &packed.scales[..], memory.scales)] {
         // SAFETY: the caller's.
