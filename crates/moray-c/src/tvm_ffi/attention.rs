@@ -17,15 +17,15 @@ struct Held {
     shape: MorayAttentionShape,
     threads: usize,
     /// What no call works in at the moment.
-    free: Mutex<Vec<Box<MorayAttention>>>,
+    free: Mutex<Vec<MorayAttention>>,
 }
 
 impl Held {
-    fn make(&self) -> Outcome<Box<MorayAttention>> {
-        Ok(Box::new(MorayAttention::new(&*cpu(self.threads)?, &self.shape)?))
+    fn make(&self) -> Outcome<MorayAttention> {
+        MorayAttention::new(&*cpu(self.threads)?, &self.shape)
     }
 
-    fn give(&self, attention: Box<MorayAttention>) {
+    fn give(&self, attention: MorayAttention) {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).push(attention);
     }
 
@@ -40,7 +40,7 @@ impl Held {
     fn with(&self, call: impl FnOnce(*mut MorayAttention) -> Outcome) -> Returned {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut attention = free.map_or_else(|| self.make(), Ok)?;
-        let computed = call(&raw mut *attention);
+        let computed = call(&raw mut attention);
         self.give(attention);
         computed.map(|()| None)
     }

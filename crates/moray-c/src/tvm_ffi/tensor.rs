@@ -142,7 +142,8 @@ impl DlTensor {
         let strides: Vec<usize> = given.iter().filter_map(|&stride| usize::try_from(stride).ok()).collect();
         let stands = |(&size, &stride): (&usize, &usize)| size == 1 || stride > 0;
         let fits = strides.len() == shape.len() && shape.iter().zip(&strides).all(stands);
-        if !shape.contains(&0) && !(fits && strides.last().is_none_or(|&last| last == 1)) {
+        let is_beside = strides.last().is_none_or(|&last| last == 1);
+        if !(shape.contains(&0) || fits && is_beside) {
             let got = format!("shape {shape:?} with strides {given:?}");
             return Err(Fault::unsupported(what, "elements of the last dimension one after another", got));
         }
