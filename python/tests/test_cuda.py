@@ -253,6 +253,45 @@ def test_mlps_on_the_device_are_the_cpus_but_for_the_order_of_sums(tokens, strea
                 assert np.array_equal(kept.fetch(stream)[: count.fetch(stream)[0]], read)
 
 
+@pytest.mark.parametrize("tokens", [1, 20])
+def test_parts_of_mlps_have_the_bits_of_the_whole(tokens, stream):
+    x = Tensor((RNG.standard_normal((tokens, D_MODEL)) / 2).astype(np.float32))
+    residual, at = Tensor(RNG.standard_normal((tokens, D_MODEL)).astype(np.float32)), {"stream": stream.value, "max_tokens": 32}
+    padded = np.zeros(D_FF, np.uint32)
+    padded[:32] = np.arange(0, D_FF, 3)
+    there = cuda.Indices(Tensor(padded), Tensor(np.array([32], np.uint32)))
+    keep = Tensor(words(RNG.random((tokens, D_FF)) < 0.4))
+    for _, mlp in mlps():
+        room = zeros(cuda.parts_scratch(mlp, tokens, max_tokens=32))
+        gate, hidden = (zeros(tokens * mlp.stride, np.float32) for _ in range(2))
+        for values in (gate, hidden):
+            values.reshape((tokens, mlp.stride))
+        for neurons in (None, there, cuda.Union(there.list, there.count, keep), moray.TopK(9, "gate")):
+            expected, y = (Tensor(np.zeros((tokens, D_MODEL), np.float32)) for _ in range(2))
+            kept = {"kept": zeros(D_FF, np.uint32), "kept_count": zeros(1, np.uint32)}
+            cuda.sparse_mlp(mlp, x, neurons, out=expected, residual=residual, workspace=zeros(mlp.scratch(tokens, neurons, max_tokens=32)), **kept, **at)
+            if given := isinstance(neurons, moray.TopK):
+                cuda.gate_up(mlp, x, gate=gate, workspace=room, **at)
+                masks = cuda.select(gate, neurons, masks=Tensor(np.zeros((tokens, 2), np.uint64)), stream=stream.value)
+                neurons = cuda.Union(*cuda.union(masks, D_FF, list=kept["kept"], count=kept["kept_count"], stream=stream.value), masks)
+            cuda.gate_up(mlp, x, neurons, gate=gate, hidden=hidden, gate_is_given=given, workspace=room, **at)
+            assert cuda.down(mlp, hidden, neurons, out=y, residual=residual, workspace=room, **at) is y
+            assert np.array_equal(y.fetch(stream), expected.fetch(stream)) and y.fetch(stream).any()
+        for error, text, attempt in [
+            (moray.NullError, "hidden", lambda: cuda.gate_up(mlp, x, gate=gate, gate_is_given=True, workspace=room, **at)),
+            (moray.LengthError, "gate: expected shape", lambda: cuda.gate_up(mlp, x, gate=Tensor(np.zeros((tokens + 1, 96), np.float32)), workspace=room, **at)),
+            (moray.LengthError, "x: expected 64 features", lambda: cuda.gate_up(mlp, hidden, gate=gate, workspace=room, **at)),
+            (moray.LengthError, "workspace", lambda: cuda.gate_up(mlp, x, gate=gate, workspace=zeros(16), **at)),
+            (moray.OverlapError, "hidden", lambda: cuda.gate_up(mlp, x, gate=gate, hidden=gate, workspace=room, **at)),
+            (TypeError, "neurons", lambda: cuda.gate_up(mlp, x, [1, 2], gate=gate, workspace=room, **at)),
+            (moray.LengthError, "hidden: expected 96 features", lambda: cuda.down(mlp, x, out=y, workspace=room, **at)),
+            (moray.LengthError, "out: expected", lambda: cuda.down(mlp, hidden, out=Tensor(np.zeros((tokens + 1, D_MODEL), np.float32)), workspace=room, **at)),
+            (moray.OverlapError, "y", lambda: cuda.down(mlp, hidden, out=y, residual=y, workspace=room, **at)),
+        ]:  # fmt: skip
+            with pytest.raises(error, match=text):
+                attempt()
+
+
 def test_masks_and_unions_of_the_device_are_the_cpus(stream):
     values = RNG.standard_normal((5, 70)).astype(np.float32)
     scale = np.linspace(0, 2, 70, dtype=np.float32)

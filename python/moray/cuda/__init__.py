@@ -9,11 +9,12 @@ from ._device import current
 from .attention import Batch, HeadLists, HeadMask, KvCache, attend, attend_scratch, span_records, write_kv
 from .input_sparse import ByInputScratch, InputSparse, by_input
 from .linear import Scratch, Weight, linear, multiply, quantize, scratch, weight_of
+from .mlp_parts import down, gate_up, parts_scratch
 from .selection import Indices, Masks, Union, select, union
 from .sparse_mlp import MAX_TOKENS, SparseMlp, sparse_mlp
 
 __all__ = [
     "Batch", "ByInputScratch", "HeadLists", "HeadMask", "Indices", "InputSparse", "KvCache", "MAX_TOKENS", "Masks", "Scratch", "SparseMlp", "Union", "Weight",
-    "attend", "attend_scratch", "by_input", "current", "linear", "multiply", "quantize", "scratch", "select", "span_records", "sparse_mlp",
+    "attend", "attend_scratch", "by_input", "current", "down", "gate_up", "linear", "multiply", "parts_scratch", "quantize", "scratch", "select", "span_records", "sparse_mlp",
     "union", "weight_of", "write_kv",
 ]  # fmt: skip

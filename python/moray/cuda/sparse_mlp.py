@@ -58,6 +58,8 @@ class SparseMlp:
                 raise LengthError(f"{name}: expected {size} bytes, got none")
             parts[name] = lender.memory(name, given, ("u8",), (size,)) if size else _memory.NONE
         self._owners = lender
+        #: Values of a token in what :func:`moray.cuda.gate_up` writes: d_ff rounded up to 32.
+        self.stride: int = -(-mlp.d_ff // 32) * 32
         shape = described.shape
         self._weights = (
             (shape.d_model, shape.d_ff, shape.activation), described.format,
