@@ -399,6 +399,42 @@ const _: () = {
     ["Offset of field: MorayCudaMlp::workspace"][::core::mem::offset_of!(MorayCudaMlp, workspace) - 400usize];
 };
 const _: () = {
+    ["Size of MorayCudaMlpGateUp"][::core::mem::size_of::<MorayCudaMlpGateUp>() - 344usize];
+    ["Alignment of MorayCudaMlpGateUp"][::core::mem::align_of::<MorayCudaMlpGateUp>() - 8usize];
+    ["Offset of field: MorayCudaMlpGateUp::struct_size"]
+        [::core::mem::offset_of!(MorayCudaMlpGateUp, struct_size) - 0usize];
+    ["Offset of field: MorayCudaMlpGateUp::x_dtype"][::core::mem::offset_of!(MorayCudaMlpGateUp, x_dtype) - 4usize];
+    ["Offset of field: MorayCudaMlpGateUp::gate_is_given"]
+        [::core::mem::offset_of!(MorayCudaMlpGateUp, gate_is_given) - 8usize];
+    ["Offset of field: MorayCudaMlpGateUp::weights"][::core::mem::offset_of!(MorayCudaMlpGateUp, weights) - 16usize];
+    ["Offset of field: MorayCudaMlpGateUp::list"][::core::mem::offset_of!(MorayCudaMlpGateUp, list) - 216usize];
+    ["Offset of field: MorayCudaMlpGateUp::count"][::core::mem::offset_of!(MorayCudaMlpGateUp, count) - 232usize];
+    ["Offset of field: MorayCudaMlpGateUp::masks"][::core::mem::offset_of!(MorayCudaMlpGateUp, masks) - 248usize];
+    ["Offset of field: MorayCudaMlpGateUp::tokens"][::core::mem::offset_of!(MorayCudaMlpGateUp, tokens) - 264usize];
+    ["Offset of field: MorayCudaMlpGateUp::max_tokens"]
+        [::core::mem::offset_of!(MorayCudaMlpGateUp, max_tokens) - 272usize];
+    ["Offset of field: MorayCudaMlpGateUp::x"][::core::mem::offset_of!(MorayCudaMlpGateUp, x) - 280usize];
+    ["Offset of field: MorayCudaMlpGateUp::gate"][::core::mem::offset_of!(MorayCudaMlpGateUp, gate) - 296usize];
+    ["Offset of field: MorayCudaMlpGateUp::hidden"][::core::mem::offset_of!(MorayCudaMlpGateUp, hidden) - 312usize];
+    ["Offset of field: MorayCudaMlpGateUp::workspace"]
+        [::core::mem::offset_of!(MorayCudaMlpGateUp, workspace) - 328usize];
+};
+const _: () = {
+    ["Size of MorayCudaMlpDown"][::core::mem::size_of::<MorayCudaMlpDown>() - 320usize];
+    ["Alignment of MorayCudaMlpDown"][::core::mem::align_of::<MorayCudaMlpDown>() - 8usize];
+    ["Offset of field: MorayCudaMlpDown::struct_size"][::core::mem::offset_of!(MorayCudaMlpDown, struct_size) - 0usize];
+    ["Offset of field: MorayCudaMlpDown::y_dtype"][::core::mem::offset_of!(MorayCudaMlpDown, y_dtype) - 4usize];
+    ["Offset of field: MorayCudaMlpDown::weights"][::core::mem::offset_of!(MorayCudaMlpDown, weights) - 8usize];
+    ["Offset of field: MorayCudaMlpDown::list"][::core::mem::offset_of!(MorayCudaMlpDown, list) - 208usize];
+    ["Offset of field: MorayCudaMlpDown::count"][::core::mem::offset_of!(MorayCudaMlpDown, count) - 224usize];
+    ["Offset of field: MorayCudaMlpDown::tokens"][::core::mem::offset_of!(MorayCudaMlpDown, tokens) - 240usize];
+    ["Offset of field: MorayCudaMlpDown::max_tokens"][::core::mem::offset_of!(MorayCudaMlpDown, max_tokens) - 248usize];
+    ["Offset of field: MorayCudaMlpDown::hidden"][::core::mem::offset_of!(MorayCudaMlpDown, hidden) - 256usize];
+    ["Offset of field: MorayCudaMlpDown::residual"][::core::mem::offset_of!(MorayCudaMlpDown, residual) - 272usize];
+    ["Offset of field: MorayCudaMlpDown::y"][::core::mem::offset_of!(MorayCudaMlpDown, y) - 288usize];
+    ["Offset of field: MorayCudaMlpDown::workspace"][::core::mem::offset_of!(MorayCudaMlpDown, workspace) - 304usize];
+};
+const _: () = {
     ["Size of MorayCudaByInput"][::core::mem::size_of::<MorayCudaByInput>() - 128usize];
     ["Alignment of MorayCudaByInput"][::core::mem::align_of::<MorayCudaByInput>() - 8usize];
     ["Offset of field: MorayCudaByInput::struct_size"][::core::mem::offset_of!(MorayCudaByInput, struct_size) - 0usize];
@@ -976,6 +1012,34 @@ mod header {
         ) -> MorayStatus;
     }
     unsafe extern "C" {
+        pub fn moray_cuda_mlp_gate_up_prepare(
+            cuda: *const MorayCuda,
+            call: *const MorayCudaMlpGateUp,
+            bytes: *mut usize,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_mlp_gate_up(
+            cuda: *const MorayCuda,
+            stream: *mut CUstream_st,
+            call: *const MorayCudaMlpGateUp,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_mlp_down_prepare(
+            cuda: *const MorayCuda,
+            call: *const MorayCudaMlpDown,
+            bytes: *mut usize,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_mlp_down(
+            cuda: *const MorayCuda,
+            stream: *mut CUstream_st,
+            call: *const MorayCudaMlpDown,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
         pub fn moray_cuda_by_input_prepare(cuda: *const MorayCuda, call: *const MorayCudaByInput) -> MorayStatus;
     }
     unsafe extern "C" {
@@ -1118,6 +1182,11 @@ fn signatures_of_the_header_match_the_crate() {
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_mlp_pack, moray_cuda_mlp_pack];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_mlp_prepare, moray_cuda_mlp_prepare];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_mlp, moray_cuda_mlp];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] =
+        [header::moray_cuda_mlp_gate_up_prepare, moray_cuda_mlp_gate_up_prepare];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_mlp_gate_up, moray_cuda_mlp_gate_up];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_mlp_down_prepare, moray_cuda_mlp_down_prepare];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_mlp_down, moray_cuda_mlp_down];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_by_input_prepare, moray_cuda_by_input_prepare];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_by_input, moray_cuda_by_input];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_input_rows_sizes, moray_cuda_input_rows_sizes];
