@@ -13,6 +13,10 @@ pub(crate) struct Rows<'a, T> {
 /// Rows that are read side by side: sums are loaded and stored once for all of them.
 const ROWS: usize = 8;
 
+/// Vectors of each of these rows from the one that is read to the one that is asked into the first-level cache: of 16-bit weights 4 KiB
+/// in all. The next rows are asked into the second-level cache.
+const NEAR: usize = 16;
+
 /// Tokens between two write-backs.
 pub(super) const TILE_TOKENS: usize = 48;
 
@@ -68,7 +72,7 @@ impl<T: SimdElement> Kernel for Few<'_, T> {
     }
 }
 
-/// Adds rows `at..at + R` of the list, each times N tokens' inputs, and asks for the next as many.
+/// Adds rows `at..at + R` of the list, each times N tokens' inputs, and asks for the next as many (see [`NEAR`]).
 #[inline(always)]
 fn add_rows<S: Simd, T: SimdElement, const N: usize, const R: usize>(
     simd: S,
@@ -88,8 +92,11 @@ fn add_rows<S: Simd, T: SimdElement, const N: usize, const R: usize>(
     for v in 0..vectors {
         // a line of 16-bit weights is two vectors
         if size_of::<T>() == 4 || v % 2 == 0 {
+            let near = v + NEAR;
             for i in 0..R {
-                simd.prefetch_line(&ahead[i][v]);
+                simd.prefetch_far_line(&ahead[i][v]);
+                let next = if near < vectors { &lines[i][near] } else { &ahead[i][(near - vectors).min(vectors - 1)] };
+                simd.prefetch_line(next);
             }
         }
         let mut w = [simd.splat(0.0); R];

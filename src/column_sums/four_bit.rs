@@ -14,8 +14,11 @@ pub(crate) const CHUNKS: usize = 16;
 /// Slots whose rows are added up together.
 const QUAD: usize = 4;
 
-/// Bytes of rows from a quad to the one that is asked for meanwhile.
-const AHEAD_BYTES: usize = 6 << 10;
+/// Bytes of rows from a quad to the one that is asked into the second-level cache meanwhile.
+const FAR_BYTES: usize = 8 << 10;
+
+/// Bytes of rows from a quad to the one that is asked from there into the first-level cache.
+const NEAR_BYTES: usize = 2 << 10;
 
 /// Vectors of 16 columns in a chunk.
 const VECTORS: usize = 8;
@@ -256,7 +259,7 @@ impl FourBitSums<'_> {
     fn add_quad<S: Simd, const N: usize>(
         simd: S,
         rows: &[&[[u8; 16]]; QUAD],
-        ahead: &[&[[u8; 16]]; QUAD],
+        (near, far): (&[&[[u8; 16]]; QUAD], &[&[[u8; 16]]; QUAD]),
         at: usize,
         h: [S::I; QUAD / 2],
         short: &mut [S::I; VECTORS / 2],
@@ -264,11 +267,13 @@ impl FourBitSums<'_> {
         let mut acc = *short;
         for pair in 0..QUAD / 2 {
             let (first, second) = (rows[2 * pair], rows[2 * pair + 1]);
-            for ahead in [ahead[2 * pair], ahead[2 * pair + 1]] {
-                simd.prefetch_line(&ahead[at]);
+            for i in [2 * pair, 2 * pair + 1] {
+                simd.prefetch_far_line(&far[i][at]);
+                simd.prefetch_line(&near[i][at]);
                 // rows of other than whole lines begin and end inside of some
                 if N < 4 {
-                    simd.prefetch_line(&ahead[at + N - 1]);
+                    simd.prefetch_far_line(&far[i][at + N - 1]);
+                    simd.prefetch_line(&near[i][at + N - 1]);
                 }
             }
             let codes =
@@ -307,20 +312,21 @@ impl FourBitSums<'_> {
             sums.short = [simd.splat_i16(piece.shift as i16); VECTORS / 2];
         }
         let (last, bytes) = (rows.rows() - QUAD, SEGMENT / 2 * (columns.segments * sums.len()));
-        let lead = AHEAD_BYTES.div_ceil(bytes).next_multiple_of(QUAD);
+        let lead = |ahead: usize| ahead.div_ceil(bytes).next_multiple_of(QUAD);
+        let (near, far) = (lead(NEAR_BYTES), lead(FAR_BYTES));
         for (i, &[a, b, c, d]) in piece.h.iter().enumerate() {
             let slot = piece.slot + QUAD * i;
             let four = four_rows(rows, slot);
-            let ahead = four_rows(rows, (slot + lead).min(last));
+            let ahead = (&four_rows(rows, (slot + near).min(last)), &four_rows(rows, (slot + far).min(last)));
             let pair = |first: i8, second: i8| i16::from_le_bytes([first as u8, second as u8]);
             let h = [simd.splat_i16(pair(a, b)), simd.splat_i16(pair(c, d))];
             for (i, sums) in sums.iter_mut().enumerate() {
                 let at = i * columns.segments;
                 match columns.segments_of(self.chunks.start + i) {
-                    1 => Self::add_quad::<S, 1>(simd, &four, &ahead, at, h, &mut sums.short),
-                    2 => Self::add_quad::<S, 2>(simd, &four, &ahead, at, h, &mut sums.short),
-                    3 => Self::add_quad::<S, 3>(simd, &four, &ahead, at, h, &mut sums.short),
-                    _ => Self::add_quad::<S, 4>(simd, &four, &ahead, at, h, &mut sums.short),
+                    1 => Self::add_quad::<S, 1>(simd, &four, ahead, at, h, &mut sums.short),
+                    2 => Self::add_quad::<S, 2>(simd, &four, ahead, at, h, &mut sums.short),
+                    3 => Self::add_quad::<S, 3>(simd, &four, ahead, at, h, &mut sums.short),
+                    _ => Self::add_quad::<S, 4>(simd, &four, ahead, at, h, &mut sums.short),
                 }
             }
         }

@@ -48,6 +48,16 @@ pub(super) fn prefetch_line<T>(at: &T) {
     }
 }
 
+/// Asks for a value's cache line in the second-level cache.
+#[inline(always)]
+pub(super) fn prefetch_far_line<T>(at: &T) {
+    #[allow(unused_unsafe)] // newer compilers call it safe
+    // SAFETY: as in `prefetch_line`.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast());
+    }
+}
+
 #[target_feature(enable = "avx2,fma,f16c,popcnt")]
 fn run_avx2<K: Kernel, S: Simd>(kernel: K, simd: S) -> K::Output {
     kernel.run(simd)
@@ -454,5 +464,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn prefetch_line<T>(self, at: &T) {
         prefetch_line(at);
+    }
+
+    #[inline(always)]
+    fn prefetch_far_line<T>(self, at: &T) {
+        prefetch_far_line(at);
     }
 }

@@ -243,4 +243,9 @@ impl Simd for Avx512 {
     fn prefetch_line<T>(self, at: &T) {
         super::avx2::prefetch_line(at);
     }
+
+    #[inline(always)]
+    fn prefetch_far_line<T>(self, at: &T) {
+        super::avx2::prefetch_far_line(at);
+    }
 }

@@ -165,6 +165,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Asks for a value's cache line.
     fn prefetch_line<T>(self, at: &T);
 
+    /// Asks for a value's cache line in the second-level cache, which has room for more of them on their way than the first.
+    fn prefetch_far_line<T>(self, at: &T);
+
     /// Asks for the cache lines of a slice, in steps of a line from its start.
     #[inline(always)]
     fn prefetch<T>(self, slice: &[T]) {

@@ -242,4 +242,6 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn prefetch_line<T>(self, _: &T) {}
+    #[inline(always)]
+    fn prefetch_far_line<T>(self, _: &T) {}
 }
