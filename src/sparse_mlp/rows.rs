@@ -5,6 +5,10 @@ use crate::simd::{Kernel, Simd, SimdElement, load_first};
 /// Neurons whose rows are computed together.
 pub(crate) const BLOCK: usize = 16;
 
+/// Vectors of each of four rows from the one that is multiplied to the one that is asked into the first-level cache: of 16-bit weights
+/// 4 KiB in all. The next rows are asked into the second-level cache.
+const NEAR: usize = 32;
+
 /// out\[t\]\[i\] = Σ_k matrix\[rows\[i\], k\] · x\[t, k\], lane k mod 16 by lane, then over lanes as [`Simd::sum`].
 pub(crate) struct Rows<'a, T> {
     /// \[d_ff, d\].
@@ -69,8 +73,12 @@ fn dot_tile<S: Simd, T: SimdElement, const N: usize>(
     for i in 0..d / 16 {
         // a line of 16-bit weights is two vectors
         if N == 1 && (size_of::<T>() == 4 || i % 2 == 0) {
+            let near = i + NEAR;
             for r in 0..4 {
-                simd.prefetch_line(&next[r][16 * i]);
+                simd.prefetch_far_line(&next[r][16 * i]);
+                if near < d / 16 {
+                    simd.prefetch_line(&rows[r][16 * near]);
+                }
             }
         }
         let mut w = [simd.splat(0.0); 4];

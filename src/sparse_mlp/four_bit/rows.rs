@@ -6,12 +6,16 @@ use crate::column_sums::{Codes, SEGMENT};
 use crate::simd::{ByteRows, Kernel, Simd};
 use crate::sparse_mlp::rows::BLOCK;
 use crate::w4a8::Offset;
+use std::ops::Range;
 
 /// Tokens that one unit of the gate and up projections covers at most.
 pub(crate) const ROW_TOKENS: usize = 64;
 
 /// Steps of four segments whose sums wait until all 16 rows have theirs.
 const STEPS: usize = 16;
+
+/// Steps of four rows from the one that is multiplied to the one that is asked into the first-level cache: 2 KiB of codes.
+const NEAR: usize = 8;
 
 /// out\[t\]\[i\] = act_scale\[t\] · Σ_g (float(Σ_{k∈g} (code − zero) · a) · scale (+ Σ_{k∈g} a · offset)), groups in order, by runs of K as
 /// in [`crate::w4a8`].
@@ -51,17 +55,28 @@ impl FourBitRows<'_> {
         ByteRows::new(self.matrix.records(), self.matrix.stride, rows, self.matrix.stride + 12)
     }
 
-    /// Asks for what four of the next rows have where a step of the rows at hand is: 64 bytes of codes and, every fourth step, a line of
-    /// scales. Lines that come in even shares are on their way while codes are multiplied; in bursts they would wait for one another,
-    /// and the work for them.
+    /// Asks for what four of the next rows have where a step of the rows at hand is: 64 bytes of codes, into the second-level cache, and,
+    /// every fourth step, a line of scales. Lines that come in even shares are on their way while codes are multiplied; in bursts they
+    /// would wait for one another, and the work for them.
     #[inline(always)]
     fn prefetch_quad<S: Simd>(&self, simd: S, next: &ByteRows<'_, BLOCK>, row: usize, step: usize) {
         let m = self.matrix;
         let scales = (m.d / 2 + 16 * step).min(m.stride - 4);
         for r in row..row + 4 {
-            simd.prefetch_line(next.chunks::<1>(r, 64 * step));
+            simd.prefetch_far_line(next.chunks::<1>(r, 64 * step));
             if step % 4 == 0 {
                 simd.prefetch_line(next.chunks::<1>(r, scales));
+            }
+        }
+    }
+
+    /// Asks for four of the rows at hand where a step of `steps` is, or where the next four are if it is past them.
+    #[inline(always)]
+    fn prefetch_near<S: Simd>(simd: S, rows: &ByteRows<'_, BLOCK>, (four, i): (usize, usize), steps: Range<usize>) {
+        let (four, i) = if i < steps.len() { (four, i) } else { (four + 1, i - steps.len()) };
+        if four < BLOCK / 4 && i < steps.len() {
+            for row in 4 * four..4 * four + 4 {
+                simd.prefetch_line(rows.chunks::<1>(row, 64 * (steps.start + i)));
             }
         }
     }
@@ -97,6 +112,7 @@ impl FourBitRows<'_> {
             for four in 0..4 {
                 for (i, (sums, x)) in sums.iter_mut().zip(&x).enumerate().take(count) {
                     self.prefetch_quad(simd, &next, 4 * four, start + i);
+                    Self::prefetch_near(simd, rows, (four, i + NEAR), start..start + count);
                     let (row, byte) = (4 * four, 64 * (start + i));
                     sums[four] = match segments - 4 * (start + i) {
                         1 => Self::quad::<S, 1>(simd, rows, row, byte, *x),
