@@ -631,6 +631,44 @@ typedef struct {
   MorayBytesMut workspace;
 } MorayCudaLinear;
 
+// A quantization and a multiplication: y = x' * w^T + bias + residual, x' being x, its RMSNorm or act(gate) * up of it in int8. Of few tokens
+// it is one launch, where that is faster. Gated, y = act(g) * u, where g and u are the first and the second half of these outputs.
+typedef struct {
+  // `sizeof(MorayCudaProduct)`.
+  uint32_t struct_size;
+  // Of `y` and `residual`.
+  MorayDtype dtype;
+  // Of `x`.
+  MorayDtype x_dtype;
+  // What is quantized; of gated outputs not `MORAY_SOURCE_GATED`.
+  MoraySource source;
+  // How finely tokens are scaled.
+  MorayActScales scales;
+  // Whether outputs are gated: 0 or 1.
+  uint32_t gated;
+  // act, of gated outputs and of `MORAY_SOURCE_GATED`; else not looked at.
+  MorayActivation activation;
+  // For `MORAY_SOURCE_RMS_NORM`; else not looked at.
+  float eps;
+  // Tokens M, at most 1048560; of gated outputs 1 to 4, times K rounded up to 64 at most 16384.
+  size_t m;
+  // w[N, K]; of gated outputs N is a multiple of 32.
+  MorayCudaWeight weight;
+  // [M, K], or [M, 2 * K] gate before up for `MORAY_SOURCE_GATED`, row-major.
+  MorayBytes x;
+  // f32 [K] for `MORAY_SOURCE_RMS_NORM`; else left out.
+  MorayBytes norm_weight;
+  // f32 [N], or left out.
+  MorayBytes bias;
+  // [M, N], or left out, as it is of gated outputs; apart from `y`.
+  MorayBytes residual;
+  // [M, N], gated [M, N / 2], row-major.
+  MorayBytesMut y;
+  // As many bytes as `moray_cuda_product_prepare` says, or more: zeros before the first call with it, and good for the next call of any weight
+  // and no more tokens after every one that runs to its end. Calls that may run at once have one each.
+  MorayBytesMut workspace;
+} MorayCudaProduct;
+
 // A normalisation of rows, or of each head of a row.
 typedef struct {
   // `sizeof(MorayCudaRmsNorm)`.
@@ -980,6 +1018,46 @@ typedef struct {
   // As many bytes as `moray_cuda_attend_prepare` says, or more; left out where it says 0. Calls that may run at once have one each.
   MorayBytesMut workspace;
 } MorayCudaAttend;
+
+// The writing of a call's keys and values and the attention of its tokens. It is one launch where (tokens of the longest span) * (query heads of
+// a KV head) is at most 16, as in a decode step, else two.
+typedef struct {
+  // `sizeof(MorayCudaWriteAttend)`.
+  uint32_t struct_size;
+  // Of q, k and v.
+  MorayDtype dtype;
+  // Of `out`.
+  MorayDtype out_dtype;
+  // What is stored for a KV head that no query head reads; holes need `kv.present`.
+  MorayKvPolicy policy;
+  // The cache.
+  MorayKvPages kv;
+  // The tokens and heads.
+  MorayCudaSpans spans;
+  // Most spans of the engine's calls: by it contexts are cut into parts, on which results of few tokens depend.
+  size_t max_spans;
+  // [M, n_q_heads, head_dim], rows `q_stride` apart, or more: queries as they are projected.
+  MorayBytes q;
+  // Elements from one token's q to the next.
+  size_t q_stride;
+  // [M, n_kv_heads, head_dim], rows `kv_stride` apart, or more.
+  MorayBytes k;
+  // As `k`.
+  MorayBytes v;
+  // Elements from one token's k, and v, to the next.
+  size_t kv_stride;
+  // f32 [context, head_dim]: head_dim / 2 cosines, then as many sines, of each position; left out where q and k are turned already.
+  MorayBytes rope;
+  // Positions in the table.
+  size_t context;
+  // [M, n_q_heads, head_dim]; all of it is written.
+  MorayBytesMut out;
+  // As many bytes as `moray_cuda_write_attend_prepare` says, or more. Calls that may run at once have one each.
+  MorayBytesMut workspace;
+  // u32 [n_spans, n_kv_heads], or more: zeros before the first call with them, and left so by every call that runs to its end. Parts of a context
+  // are merged by the block that comes last then; left out, or where it is two launches, by a launch of its own, to the same numbers.
+  MorayBytesMut counters;
+} MorayCudaWriteAttend;
 
 // A run of consecutive tokens of one sequence, as kernels read it.
 typedef struct {
@@ -1615,6 +1693,22 @@ MorayStatus moray_cuda_linear(const MorayCuda *cuda,
                               CUstream_st *stream,
                               const MorayCudaLinear *call);
 
+// Loads the kernels of a product, whose addresses are not looked at, and says how many bytes `workspace` needs, which serve every smaller M and
+// depend on N not at all; 0 where it may be left out.
+//
+// Fails as `moray_cuda_product`, and as `moray_cuda_load_kernels`.
+MorayStatus moray_cuda_product_prepare(const MorayCuda *cuda,
+                                       const MorayCudaProduct *call,
+                                       size_t *bytes);
+
+// Quantizes and multiplies as `moray_cuda_quantize` and `moray_cuda_linear` do, with the same bits.
+//
+// Fails as these two; with `MORAY_STATUS_SHAPE` for gated outputs of more tokens or another N, `MORAY_STATUS_UNSUPPORTED` for
+// `MORAY_SOURCE_GATED` and a residual of gated outputs.
+MorayStatus moray_cuda_product(const MorayCuda *cuda,
+                               CUstream_st *stream,
+                               const MorayCudaProduct *call);
+
 // Loads the kernel of a normalisation, whose addresses are not looked at.
 //
 // Fails as `moray_cuda_rms_norm`, and as `moray_cuda_load_kernels`.
@@ -1780,6 +1874,18 @@ MorayStatus moray_cuda_attend_prepare(const MorayCuda *cuda, const MorayCudaAtte
 MorayStatus moray_cuda_attend(const MorayCuda *cuda,
                               CUstream_st *stream,
                               const MorayCudaAttend *call);
+
+// Loads the kernels of a call, whose addresses are not looked at, and says how many bytes `workspace` needs.
+//
+// Fails as `moray_cuda_write_attend`, and as `moray_cuda_load_kernels`.
+MorayStatus moray_cuda_write_attend_prepare(const MorayCuda *cuda, const MorayCudaWriteAttend *call, size_t *bytes);
+
+// Turns q and k, writes k and v and attends, as `moray_cuda_write_kv` and `moray_cuda_attend` do one after the other, with the same bits.
+//
+// Fails as these two.
+MorayStatus moray_cuda_write_attend(const MorayCuda *cuda,
+                                    CUstream_st *stream,
+                                    const MorayCudaWriteAttend *call);
 
 #ifdef __cplusplus
 }  // extern "C"

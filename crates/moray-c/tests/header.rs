@@ -26,6 +26,7 @@ const SOURCES: &[&str] = &[
     "cuda/device",
     "cuda/activations",
     "cuda/linear",
+    "cuda/product",
     "cuda/norm",
     "cuda/selection",
     "cuda/select",
@@ -33,6 +34,7 @@ const SOURCES: &[&str] = &[
     "cuda/mlp_parts",
     "cuda/by_input",
     "cuda/attention",
+    "cuda/write_attend",
 ];
 
 #[test]

@@ -311,6 +311,27 @@ const _: () = {
     ["Offset of field: MorayCudaLinear::workspace"][::core::mem::offset_of!(MorayCudaLinear, workspace) - 200usize];
 };
 const _: () = {
+    ["Size of MorayCudaProduct"][::core::mem::size_of::<MorayCudaProduct>() - 240usize];
+    ["Alignment of MorayCudaProduct"][::core::mem::align_of::<MorayCudaProduct>() - 8usize];
+    ["Offset of field: MorayCudaProduct::struct_size"][::core::mem::offset_of!(MorayCudaProduct, struct_size) - 0usize];
+    ["Offset of field: MorayCudaProduct::dtype"][::core::mem::offset_of!(MorayCudaProduct, dtype) - 4usize];
+    ["Offset of field: MorayCudaProduct::x_dtype"][::core::mem::offset_of!(MorayCudaProduct, x_dtype) - 8usize];
+    ["Offset of field: MorayCudaProduct::source"][::core::mem::offset_of!(MorayCudaProduct, source) - 12usize];
+    ["Offset of field: MorayCudaProduct::scales"][::core::mem::offset_of!(MorayCudaProduct, scales) - 16usize];
+    ["Offset of field: MorayCudaProduct::gated"][::core::mem::offset_of!(MorayCudaProduct, gated) - 20usize];
+    ["Offset of field: MorayCudaProduct::activation"][::core::mem::offset_of!(MorayCudaProduct, activation) - 24usize];
+    ["Offset of field: MorayCudaProduct::eps"][::core::mem::offset_of!(MorayCudaProduct, eps) - 28usize];
+    ["Offset of field: MorayCudaProduct::m"][::core::mem::offset_of!(MorayCudaProduct, m) - 32usize];
+    ["Offset of field: MorayCudaProduct::weight"][::core::mem::offset_of!(MorayCudaProduct, weight) - 40usize];
+    ["Offset of field: MorayCudaProduct::x"][::core::mem::offset_of!(MorayCudaProduct, x) - 144usize];
+    ["Offset of field: MorayCudaProduct::norm_weight"]
+        [::core::mem::offset_of!(MorayCudaProduct, norm_weight) - 160usize];
+    ["Offset of field: MorayCudaProduct::bias"][::core::mem::offset_of!(MorayCudaProduct, bias) - 176usize];
+    ["Offset of field: MorayCudaProduct::residual"][::core::mem::offset_of!(MorayCudaProduct, residual) - 192usize];
+    ["Offset of field: MorayCudaProduct::y"][::core::mem::offset_of!(MorayCudaProduct, y) - 208usize];
+    ["Offset of field: MorayCudaProduct::workspace"][::core::mem::offset_of!(MorayCudaProduct, workspace) - 224usize];
+};
+const _: () = {
     ["Size of MorayCudaRmsNorm"][::core::mem::size_of::<MorayCudaRmsNorm>() - 96usize];
     ["Alignment of MorayCudaRmsNorm"][::core::mem::align_of::<MorayCudaRmsNorm>() - 8usize];
     ["Offset of field: MorayCudaRmsNorm::struct_size"][::core::mem::offset_of!(MorayCudaRmsNorm, struct_size) - 0usize];
@@ -525,6 +546,35 @@ const _: () = {
     ["Offset of field: MorayCudaAttend::q"][::core::mem::offset_of!(MorayCudaAttend, q) - 296usize];
     ["Offset of field: MorayCudaAttend::out"][::core::mem::offset_of!(MorayCudaAttend, out) - 312usize];
     ["Offset of field: MorayCudaAttend::workspace"][::core::mem::offset_of!(MorayCudaAttend, workspace) - 328usize];
+};
+const _: () = {
+    ["Size of MorayCudaWriteAttend"][::core::mem::size_of::<MorayCudaWriteAttend>() - 440usize];
+    ["Alignment of MorayCudaWriteAttend"][::core::mem::align_of::<MorayCudaWriteAttend>() - 8usize];
+    ["Offset of field: MorayCudaWriteAttend::struct_size"]
+        [::core::mem::offset_of!(MorayCudaWriteAttend, struct_size) - 0usize];
+    ["Offset of field: MorayCudaWriteAttend::dtype"][::core::mem::offset_of!(MorayCudaWriteAttend, dtype) - 4usize];
+    ["Offset of field: MorayCudaWriteAttend::out_dtype"]
+        [::core::mem::offset_of!(MorayCudaWriteAttend, out_dtype) - 8usize];
+    ["Offset of field: MorayCudaWriteAttend::policy"][::core::mem::offset_of!(MorayCudaWriteAttend, policy) - 12usize];
+    ["Offset of field: MorayCudaWriteAttend::kv"][::core::mem::offset_of!(MorayCudaWriteAttend, kv) - 16usize];
+    ["Offset of field: MorayCudaWriteAttend::spans"][::core::mem::offset_of!(MorayCudaWriteAttend, spans) - 184usize];
+    ["Offset of field: MorayCudaWriteAttend::max_spans"]
+        [::core::mem::offset_of!(MorayCudaWriteAttend, max_spans) - 296usize];
+    ["Offset of field: MorayCudaWriteAttend::q"][::core::mem::offset_of!(MorayCudaWriteAttend, q) - 304usize];
+    ["Offset of field: MorayCudaWriteAttend::q_stride"]
+        [::core::mem::offset_of!(MorayCudaWriteAttend, q_stride) - 320usize];
+    ["Offset of field: MorayCudaWriteAttend::k"][::core::mem::offset_of!(MorayCudaWriteAttend, k) - 328usize];
+    ["Offset of field: MorayCudaWriteAttend::v"][::core::mem::offset_of!(MorayCudaWriteAttend, v) - 344usize];
+    ["Offset of field: MorayCudaWriteAttend::kv_stride"]
+        [::core::mem::offset_of!(MorayCudaWriteAttend, kv_stride) - 360usize];
+    ["Offset of field: MorayCudaWriteAttend::rope"][::core::mem::offset_of!(MorayCudaWriteAttend, rope) - 368usize];
+    ["Offset of field: MorayCudaWriteAttend::context"]
+        [::core::mem::offset_of!(MorayCudaWriteAttend, context) - 384usize];
+    ["Offset of field: MorayCudaWriteAttend::out"][::core::mem::offset_of!(MorayCudaWriteAttend, out) - 392usize];
+    ["Offset of field: MorayCudaWriteAttend::workspace"]
+        [::core::mem::offset_of!(MorayCudaWriteAttend, workspace) - 408usize];
+    ["Offset of field: MorayCudaWriteAttend::counters"]
+        [::core::mem::offset_of!(MorayCudaWriteAttend, counters) - 424usize];
 };
 const _: () = {
     ["Size of MorayCudaSpan"][::core::mem::size_of::<MorayCudaSpan>() - 16usize];
@@ -962,6 +1012,20 @@ mod header {
         ) -> MorayStatus;
     }
     unsafe extern "C" {
+        pub fn moray_cuda_product_prepare(
+            cuda: *const MorayCuda,
+            call: *const MorayCudaProduct,
+            bytes: *mut usize,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_product(
+            cuda: *const MorayCuda,
+            stream: *mut CUstream_st,
+            call: *const MorayCudaProduct,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
         pub fn moray_cuda_rms_norm_prepare(cuda: *const MorayCuda, call: *const MorayCudaRmsNorm) -> MorayStatus;
     }
     unsafe extern "C" {
@@ -1099,6 +1163,20 @@ mod header {
             call: *const MorayCudaAttend,
         ) -> MorayStatus;
     }
+    unsafe extern "C" {
+        pub fn moray_cuda_write_attend_prepare(
+            cuda: *const MorayCuda,
+            call: *const MorayCudaWriteAttend,
+            bytes: *mut usize,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
+        pub fn moray_cuda_write_attend(
+            cuda: *const MorayCuda,
+            stream: *mut CUstream_st,
+            call: *const MorayCudaWriteAttend,
+        ) -> MorayStatus;
+    }
 }
 
 #[test]
@@ -1172,6 +1250,8 @@ fn signatures_of_the_header_match_the_crate() {
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_quantize, moray_cuda_quantize];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_linear_prepare, moray_cuda_linear_prepare];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_linear, moray_cuda_linear];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_product_prepare, moray_cuda_product_prepare];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_product, moray_cuda_product];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_rms_norm_prepare, moray_cuda_rms_norm_prepare];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_rms_norm, moray_cuda_rms_norm];
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_select_prepare, moray_cuda_select_prepare];
@@ -1199,4 +1279,7 @@ fn signatures_of_the_header_match_the_crate() {
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_write_kv, moray_cuda_write_kv];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_attend_prepare, moray_cuda_attend_prepare];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_attend, moray_cuda_attend];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] =
+        [header::moray_cuda_write_attend_prepare, moray_cuda_write_attend_prepare];
+    let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_write_attend, moray_cuda_write_attend];
 }

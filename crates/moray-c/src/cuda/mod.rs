@@ -20,8 +20,10 @@ pub(crate) mod no_device;
 #[cfg_attr(feature = "cuda-device", allow(dead_code))] // operations that there are do not use it
 pub(crate) mod no_operation;
 mod norm;
+mod product;
 mod select;
 mod selection;
+mod write_attend;
 
 pub use activations::*;
 pub use attention::*;
@@ -31,8 +33,10 @@ pub use linear::*;
 pub use mlp::*;
 pub use mlp_parts::*;
 pub use norm::*;
+pub use product::*;
 pub use select::*;
 pub use selection::*;
+pub use write_attend::*;
 
 #[cfg(feature = "cuda-device")]
 pub(crate) use call::place;

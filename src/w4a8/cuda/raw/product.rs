@@ -1,14 +1,16 @@
 //! The whole product of activations in floating point: quantize, multiply.
 
 use super::{ALIGNMENT, Gemv, Linear, Quantize, Source, Tokens, check_weight, name_sections};
+use crate::activation::Activation;
 use crate::device::{Address, Buffer, Device, ElementKind, Enqueue, Queue, product};
 use crate::error::{Error, Result};
 use crate::w4a8::cuda::variant::{Architecture, Variant};
 use crate::w4a8::{ActScales, Format, LAYOUT_VERSION, Sections};
 
-/// y = x · wᵀ + bias + residual with x in floating point: of few tokens a [`Gemv`], where [`Gemv::is_for`] says so, else a [`Quantize`] and a
-/// [`Linear`] in scratch of the engine's; the bits are the same. An engine that multiplies the same x of many tokens with several weights
-/// quantizes once and makes the two calls. Every address is a multiple of 16.
+/// y = x' · wᵀ + bias + residual with x' = x in floating point, its RMSNorm, or act(gate) ⊙ up of it: of few tokens a [`Gemv`], where
+/// [`Gemv::is_for`] says so, else a [`Quantize`] and a [`Linear`] in scratch of the engine's; the bits are the same. An engine that multiplies the
+/// same x of many tokens with several weights quantizes once and makes the two calls. Gated, y = act(g) ⊙ u, where g, u are the first and the
+/// second half of these outputs: that is one launch, and other sizes than it takes are refused as by [`Gemv`]. Every address is a multiple of 16.
 ///
 /// # Example
 /// ```no_run
@@ -46,17 +48,23 @@ pub struct Product {
     pub layout: u32,
     /// The sections of [`Format::section_bytes`]; null for those that the format does not have.
     pub weight: Sections<Address>,
-    /// How finely x is scaled.
-    pub act_scales: ActScales,
-    /// \[M, K\].
+    /// What is quantized: all of [`Source`], but of gated outputs not [`Source::SwiGlu`].
+    pub source: Source,
+    /// \[M, K\], or \[M, 2·K\] for [`Source::SwiGlu`].
     pub x: Address,
+    /// Of x.
+    pub x_element: ElementKind,
+    /// How finely tokens are scaled.
+    pub act_scales: ActScales,
     /// f32 \[N\].
     pub bias: Option<Address<f32>>,
-    /// \[M, N\].
+    /// \[M, N\]; none where outputs are gated.
     pub residual: Option<Address>,
-    /// \[M, N\].
+    /// act, where outputs are gated.
+    pub gate: Option<Activation>,
+    /// \[M, N\], gated \[M, N/2\].
     pub y: Address,
-    /// Of x, y and residual.
+    /// Of y and residual.
     pub element: ElementKind,
     /// [`Product::workspace_bytes`] of scratch: zeros before the first call that uses it, in order between calls. A product in one launch does
     /// not touch it. A launch cut short ends its context and this memory with it; whoever copies it to another context clears it there.
@@ -75,8 +83,8 @@ struct Scratch {
 }
 
 impl Product {
-    /// A product of M tokens with a packed weight whose sections are at these addresses, one scale for each token, without bias and
-    /// residual; the workspace is still to be said.
+    /// A product of M tokens as they are with a packed weight whose sections are at these addresses, x and y of one type, one scale for
+    /// each token, without bias, residual and gate; the workspace is still to be said.
     pub fn new(
         m: usize,
         packed: &crate::w4a8::PackedWeight,
@@ -94,10 +102,13 @@ impl Product {
             k: packed.k(),
             layout: LAYOUT_VERSION,
             weight: weight.zip(sections).map(null),
-            act_scales: ActScales::Token,
+            source: Source::Plain,
             x,
+            x_element: element,
+            act_scales: ActScales::Token,
             bias: None,
             residual: None,
+            gate: None,
             y,
             element,
             workspace: Address::NULL,
@@ -105,9 +116,9 @@ impl Product {
         }
     }
 
-    /// Bytes of scratch on a device; as many serve every smaller M.
+    /// Bytes of scratch on a device; as many serve every smaller M. 0 where outputs are gated.
     pub fn workspace_bytes(&self, device: &Device) -> usize {
-        self.scratch(device).bytes
+        if self.gate.is_some() { 0 } else { self.scratch(device).bytes }
     }
 
     fn variant(&self, device: &Device) -> Variant {
@@ -137,7 +148,8 @@ impl Product {
 
     /// Whether it is one launch on a device.
     pub fn is_one(&self, device: &Device) -> bool {
-        Gemv::is_for(Architecture::of(device), self.format, self.act_scales, self.m, self.n, self.k)
+        let is_for = || Gemv::is_for(Architecture::of(device), self.format, self.act_scales, self.m, self.n, self.k);
+        self.gate.is_some() || (!matches!(self.source, Source::SwiGlu { .. }) && is_for())
     }
 
     fn one(&self) -> Gemv {
@@ -148,13 +160,13 @@ impl Product {
             k: self.k,
             layout: self.layout,
             weight: self.weight,
-            source: Source::Plain,
+            source: self.source,
             x: self.x,
-            x_element: self.element,
+            x_element: self.x_element,
             act_scales: self.act_scales,
             bias: self.bias,
             residual: self.residual,
-            gate: None,
+            gate: self.gate,
             y: self.y,
             element: self.element,
         }
@@ -183,16 +195,20 @@ impl Product {
             partial: at(scratch.partial).cast(),
             arrived: at(scratch.arrived).cast(),
         };
-        (tokens.quantize(Source::Plain, self.x, self.element), linear)
+        (tokens.quantize(self.source, self.x, self.x_element), linear)
     }
 }
 
 impl Enqueue for Product {
     fn check_sizes(&self, device: &Device) -> Result<()> {
-        check_weight(self.format, self.n, self.k, self.layout)?;
-        let (quantize, linear) = self.calls(device);
-        quantize.check_sizes(device)?;
-        linear.check_sizes(device)?;
+        if self.is_one(device) {
+            self.one().check_sizes(device)?;
+        } else {
+            check_weight(self.format, self.n, self.k, self.layout)?;
+            let (quantize, linear) = self.calls(device);
+            quantize.check_sizes(device)?;
+            linear.check_sizes(device)?;
+        }
         let expected = self.workspace_bytes(device);
         match self.workspace_bytes < expected {
             true => Err(Error::Length { what: "workspace", expected, got: self.workspace_bytes }),
@@ -203,8 +219,12 @@ impl Enqueue for Product {
     fn name_buffers(&self, device: &Device, show: &mut dyn FnMut(Buffer)) {
         name_sections(self.format, self.n, self.k, &self.weight, show);
         let mut show = |buffer: Buffer| show(buffer.aligned(ALIGNMENT));
-        let outputs = product([self.m, self.n]);
-        show(Buffer::read("x", self.x, product([self.m, self.k])).of_bytes(self.element.bytes()));
+        let wide = if matches!(self.source, Source::SwiGlu { .. }) { 2 } else { 1 };
+        let outputs = product([self.m, if self.gate.is_some() { self.n / 2 } else { self.n }]);
+        show(Buffer::read("x", self.x, product([self.m, self.k, wide])).of_bytes(self.x_element.bytes()));
+        if let Source::RmsNorm { weight, .. } = self.source {
+            show(Buffer::read("norm_weight", weight, self.k));
+        }
         if let Some(bias) = self.bias {
             show(Buffer::read("bias", bias, self.n));
         }

@@ -4,12 +4,12 @@ use super::element;
 use crate::attention::*;
 use crate::cuda::call::Fill;
 use crate::cuda::lent::Lent;
-use crate::cuda::{MORAY_KV_KEEP, MorayCudaAttend, MorayCudaSpans, MorayCudaWriteKv};
+use crate::cuda::{MORAY_KV_KEEP, MorayCudaAttend, MorayCudaSpans, MorayCudaWriteAttend, MorayCudaWriteKv};
 use crate::dtype::{MORAY_BF16, MORAY_F16, MORAY_F32};
 use crate::kv_pages::MorayKvPages;
 use crate::status::{Fault, Outcome};
 use moray::attention::AttentionShape;
-use moray::attention::cuda::raw::{Attend, Heads, Kv, Queries, RopeTable, Skipped, Spans, WriteKv};
+use moray::attention::cuda::raw::{Attend, Heads, Kv, Queries, RopeTable, Skipped, Spans, WriteAttend, WriteKv};
 use moray::attention::cuda::{KvFormat, Split};
 use moray::device::{Access, Address, Device};
 
@@ -84,17 +84,21 @@ impl MorayCudaSpans {
     }
 }
 
+/// What is stored for a KV head that no query head reads.
+fn skipped(policy: MorayKvPolicy) -> Outcome<Skipped> {
+    match policy {
+        MORAY_KV_WRITE_ALL => Ok(Skipped::Write),
+        MORAY_KV_HOLE => Ok(Skipped::Hole),
+        MORAY_KV_ZERO => Ok(Skipped::Zero),
+        MORAY_KV_KEEP => Ok(Skipped::Keep),
+        other => Err(Fault::unsupported("policy", "a MORAY_KV_ constant", other)),
+    }
+}
+
 impl Fill for MorayCudaWriteKv {
     type Call = WriteKv;
 
     fn fill(&self, _: &Device, lent: &mut Lent) -> Outcome<WriteKv> {
-        let skipped = match self.policy {
-            MORAY_KV_WRITE_ALL => Skipped::Write,
-            MORAY_KV_HOLE => Skipped::Hole,
-            MORAY_KV_ZERO => Skipped::Zero,
-            MORAY_KV_KEEP => Skipped::Keep,
-            other => return Err(Fault::unsupported("policy", "a MORAY_KV_ constant", other)),
-        };
         let queries = (!self.q.is_none()).then(|| Queries {
             q: lent.read_rows("q", self.q),
             stride: self.q_stride,
@@ -106,7 +110,7 @@ impl Fill for MorayCudaWriteKv {
             kv: self.kv.fill(self.spans.n_kv_heads, Access::Write, lent)?,
             heads: self.spans.heads(lent)?,
             spans: self.spans.spans(lent),
-            skipped,
+            skipped: skipped(self.policy)?,
             rope,
             queries,
             k: lent.read_rows("k", self.k),
@@ -144,4 +148,66 @@ impl Fill for MorayCudaAttend {
     fn bytes(call: &Attend, _: &Device) -> usize {
         call.workspace_bytes
     }
+}
+
+/// What the workspace's parts begin at multiples of.
+const ALIGNMENT: usize = 16;
+
+impl Fill for MorayCudaWriteAttend {
+    type Call = WriteAttend;
+
+    fn fill(&self, device: &Device, lent: &mut Lent) -> Outcome<WriteAttend> {
+        let MorayCudaSpans { n_spans, n_kv_heads, .. } = self.spans;
+        let (shape, heads, spans) = (self.spans.shape()?, self.spans.heads(lent)?, self.spans.spans(lent));
+        let kv = self.kv.fill(n_kv_heads, Access::Write, lent)?;
+        let queries = Queries { q: lent.read_rows("q", self.q), stride: self.q_stride, out: Address::NULL };
+        let write = WriteKv {
+            shape,
+            kv,
+            heads,
+            spans,
+            skipped: skipped(self.policy)?,
+            rope: lent.optional("rope", self.rope).map(|table| RopeTable { table, context: self.context }),
+            queries: Some(queries),
+            k: lent.read_rows("k", self.k),
+            v: lent.read_rows("v", self.v),
+            kv_stride: self.kv_stride,
+            element: element(self.dtype)?,
+        };
+        let split = Split::choose(n_kv_heads, self.max_spans, kv.capacity, device.multiprocessors() as usize);
+        let attend = Attend {
+            shape,
+            kv,
+            heads,
+            spans,
+            q: Address::NULL,
+            out: lent.write("out", self.out),
+            out_type: element(self.out_dtype)?,
+            split,
+            workspace: Address::NULL,
+            workspace_bytes: 0,
+            arrived: None,
+        };
+        let mut call = WriteAttend { write, attend };
+        if call.is_one() && !self.counters.as_read().is_none() {
+            let bytes = n_spans.saturating_mul(n_kv_heads).saturating_mul(size_of::<u32>());
+            call.attend.arrived = Some(lent.write_within("counters", self.counters, bytes).cast());
+        }
+        let (turned, bytes) = (turned_bytes(&call), call.attend.workspace_bytes());
+        let memory = lent.write_within("workspace", self.workspace, turned.saturating_add(bytes));
+        call.write.queries = Some(Queries { out: memory.cast(), ..queries });
+        call.attend.q = memory.cast();
+        (call.attend.workspace, call.attend.workspace_bytes) = (memory.offset(turned).cast(), bytes);
+        Ok(call)
+    }
+
+    fn bytes(call: &WriteAttend, _: &Device) -> usize {
+        turned_bytes(call).saturating_add(call.attend.workspace_bytes)
+    }
+}
+
+/// Bytes of the turned queries, up to where what attention needs begins.
+fn turned_bytes(call: &WriteAttend) -> usize {
+    let elems = call.attend.spans.rows.saturating_mul(call.attend.shape.q_elems());
+    elems.saturating_mul(size_of::<f32>()).checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX)
 }

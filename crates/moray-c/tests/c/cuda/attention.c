@@ -2,7 +2,7 @@
 #include "device.h"
 #include <math.h>
 
-enum { Q_HEADS = 4, KV_HEADS = 2, DIM = 16, LEN = 70, SLOTS = 2, PAGE = 16, CAPACITY = 80, MAX_PAGES = CAPACITY / PAGE, PAGES = 2 * MAX_PAGES };
+enum { Q_HEADS = 4, KV_HEADS = 2, DIM = 16, LEN = 270, SLOTS = 2, PAGE = 16, CAPACITY = 320, MAX_PAGES = CAPACITY / PAGE, PAGES = 2 * MAX_PAGES };
 enum { Q = Q_HEADS * DIM, KV = KV_HEADS * DIM };
 
 static float q[LEN * Q], k[LEN * KV], v[LEN * KV];
@@ -142,6 +142,108 @@ static void check_type(MorayDtype dtype) {
     close_problem(&p);
 }
 
+/* The call that is both of `run`, of these keys and values and queries in f32. */
+static MorayCudaWriteAttend both_of(const Problem *p) {
+    const MorayCudaWriteKv *write = &p->write;
+    MorayCudaWriteAttend call = {.struct_size = sizeof call, .policy = write->policy, .kv = write->kv, .spans = write->spans,
+                                 .max_spans = p->attend.max_spans, .q = p->attend.q, .q_stride = Q, .k = write->k, .v = write->v,
+                                 .kv_stride = KV, .out = p->attend.out};
+    return call;
+}
+
+static void run_both(void *call) { OK(moray_cuda_write_attend(cuda, stream, call)); }
+
+/* Steps together have the output and the cache of the two calls, bit for bit: in one launch that merges, with a launch that does, in two. */
+static void check_together(MorayDtype dtype, size_t len) {
+    static float expected[LEN * Q], got[LEN * Q], turned[LEN * Q];
+    static char cache[2][PAGES * 2 * PAGE * KV * 4];
+    float rope[CAPACITY * DIM];
+    for (size_t position = 0; position < CAPACITY; position++)
+        for (size_t i = 0; i < DIM / 2; i++) {
+            rope[position * DIM + i] = (float)cos((double)position / (1 + i));
+            rope[position * DIM + DIM / 2 + i] = (float)sin((double)position / (1 + i));
+        }
+    MorayBytesMut table = upload(rope, sizeof rope), q_out = upload(turned, sizeof turned);
+    Problem two, one;
+    open_problem(&two, dtype), open_problem(&one, dtype);
+    Problem *each[] = {&two, &one};
+    uint32_t zeros[SLOTS * KV_HEADS] = {0}, left[SLOTS * KV_HEADS];
+    MorayBytesMut counters = upload(zeros, sizeof zeros);
+    const size_t before = LEN - 3 * len;
+    for (int i = 0; i < 2; i++) {
+        aim(each[i], 0, before, MORAY_HEADS_ALL), run(each[i]);
+        DRIVER(cuStreamSynchronize(stream));
+        release(each[i]->attend.workspace);
+    }
+    for (size_t step = 0; step < 3; step++) {
+        const size_t start = before + step * len, q_bytes = len * Q * 4;
+        const MorayHeads heads = step == 1 ? MORAY_HEADS_LIST : MORAY_HEADS_ALL;
+        for (int i = 0; i < 2; i++) aim(each[i], start, len, heads);
+        two.write.rope = lent(table), two.write.context = CAPACITY;
+        two.write.q = two.attend.q, two.write.q_stride = Q;
+        two.write.q_out = part(q_out, 0, q_bytes), two.attend.q = lent(two.write.q_out);
+        run(&two), download(expected, two.attend.out);
+        MorayCudaWriteAttend call = both_of(&one);
+        call.rope = lent(table), call.context = CAPACITY;
+        if (step != 2) call.counters = counters;
+        size_t bytes = 0;
+        OK(moray_cuda_write_attend_prepare(cuda, &call, &bytes));
+        MorayBytesMut workspace = call.workspace = upload(NULL, bytes);
+        DRIVER(cuMemsetD8((uintptr_t)call.out.data, 0xff, call.out.bytes));
+        step == 1 ? replay(run_both, &call) : run_both(&call);
+        download(got, call.out);
+        CHECK(memcmp(got, expected, q_bytes) == 0);
+        download(left, counters);
+        CHECK(memcmp(left, zeros, sizeof zeros) == 0);
+        for (int i = 0; i < 2; i++) download(cache[i], each[i]->memory), release(each[i]->attend.workspace);
+        CHECK(memcmp(cache[0], cache[1], one.memory.bytes) == 0);
+        release(workspace);
+    }
+    release(table), release(q_out), release(counters);
+    close_problem(&two), close_problem(&one);
+}
+
+static void check_together_refused(void) {
+    static float out[Q];
+    Problem p;
+    open_problem(&p, MORAY_F16);
+    aim(&p, 0, 1, MORAY_HEADS_ALL);
+    MorayCudaWriteAttend good = both_of(&p);
+    size_t bytes = 0;
+    OK(moray_cuda_write_attend_prepare(cuda, &good, &bytes));
+    CHECK(bytes >= Q * 4);
+    MorayBytesMut workspace = good.workspace = upload(NULL, bytes), counters = good.counters = upload(NULL, KV_HEADS * 4);
+#define BOTH(code, words, ...)                                               \
+    do {                                                                       \
+        MorayCudaWriteAttend wrong = good;                                     \
+        __VA_ARGS__;                                                           \
+        REFUSED(code, words, moray_cuda_write_attend(cuda, stream, &wrong)); \
+    } while (0)
+    BOTH(MORAY_STATUS_NULL, "q", wrong.q = NONE);
+    BOTH(MORAY_STATUS_LENGTH, "q: expected 64 elements", wrong.q.bytes -= 4);
+    BOTH(MORAY_STATUS_LENGTH, "k: expected 32 elements", wrong.k.bytes -= 4);
+    BOTH(MORAY_STATUS_LENGTH, "out: expected 64 elements, got 63", wrong.out.bytes -= 4);
+    BOTH(MORAY_STATUS_MISALIGNED, "out", wrong.out.data = past(wrong.out.data, 4));
+    BOTH(MORAY_STATUS_LENGTH, "workspace", wrong.workspace.bytes -= 4);
+    BOTH(MORAY_STATUS_NULL, "workspace", wrong.workspace.data = NULL);
+    BOTH(MORAY_STATUS_LENGTH, "counters", wrong.counters.bytes -= 4);
+    BOTH(MORAY_STATUS_NULL, "kv.v", wrong.kv.v.data = NULL);
+    BOTH(MORAY_STATUS_OVERLAP, "out", wrong.out.data = (void *)wrong.q.data);
+    BOTH(MORAY_STATUS_OVERLAP, "workspace", wrong.workspace.data = wrong.kv.k.data);
+    BOTH(MORAY_STATUS_SHAPE, "stride", wrong.q_stride = 3);
+    BOTH(MORAY_STATUS_UNSUPPORTED, "policy: expected a MORAY_KV_ constant", wrong.policy = 9);
+    BOTH(MORAY_STATUS_UNSUPPORTED, "kv policy", wrong.policy = MORAY_KV_HOLE);
+    BOTH(MORAY_STATUS_UNSUPPORTED, "dtype", wrong.dtype = MORAY_INT8);
+    BOTH(MORAY_STATUS_UNSUPPORTED, "dtype", wrong.out_dtype = 99);
+    BOTH(MORAY_STATUS_UNSUPPORTED, "spans.heads", wrong.spans.heads = 9);
+    BOTH(MORAY_STATUS_VERSION, "struct_size", wrong.struct_size += 8);
+    REFUSED(MORAY_STATUS_NULL, "call", moray_cuda_write_attend(cuda, stream, NULL));
+    download(out, good.out);
+    for (size_t i = 0; i < Q; i++) CHECK(out[i] == 0);
+    release(workspace), release(counters), release(p.attend.workspace);
+    close_problem(&p);
+}
+
 static void check_bad_input(void) {
     Problem p;
     open_problem(&p, MORAY_INT8);
@@ -155,8 +257,8 @@ static void check_bad_input(void) {
 #define WRITE(code, words, ...) WRONG(moray_cuda_write_kv, p.write, code, words, __VA_ARGS__)
 #define ATTEND(code, words, ...) WRONG(moray_cuda_attend, p.attend, code, words, __VA_ARGS__)
     WRITE(MORAY_STATUS_LENGTH, "kv.k: expected", wrong.kv.k.bytes /= 2);
-    WRITE(MORAY_STATUS_LENGTH, "k: expected 2240 elements", wrong.k.bytes -= 4);
-    WRITE(MORAY_STATUS_LENGTH, "kv.page_table: expected 10 elements, got 9", wrong.kv.page_table.bytes -= 4);
+    WRITE(MORAY_STATUS_LENGTH, "k: expected 8640 elements", wrong.k.bytes -= 4);
+    WRITE(MORAY_STATUS_LENGTH, "kv.page_table: expected 40 elements, got 39", wrong.kv.page_table.bytes -= 4);
     WRITE(MORAY_STATUS_LENGTH, "spans.counts", wrong.spans.counts.bytes += 4);
     WRITE(MORAY_STATUS_OVERLAP, "", wrong.k = (MorayBytes){wrong.kv.k.data, wrong.k.bytes});
     WRITE(MORAY_STATUS_MISALIGNED, "k_scale", wrong.kv.k_scale.data = past(wrong.kv.k_scale.data, 2));
@@ -165,8 +267,8 @@ static void check_bad_input(void) {
     WRITE(MORAY_STATUS_SHAPE, "page_size", wrong.kv.page_size = 15);
     WRITE(MORAY_STATUS_SHAPE, "stride", wrong.kv_stride = 3);
     WRITE(MORAY_STATUS_UNSUPPORTED, "dtype", wrong.dtype = MORAY_INT8);
-    ATTEND(MORAY_STATUS_LENGTH, "out: expected 4480 elements, got 4479", wrong.out.bytes -= 4);
-    ATTEND(MORAY_STATUS_LENGTH, "out: expected 4480 elements, got 8960", wrong.out_dtype = MORAY_BF16);
+    ATTEND(MORAY_STATUS_LENGTH, "out: expected 17280 elements, got 17279", wrong.out.bytes -= 4);
+    ATTEND(MORAY_STATUS_LENGTH, "out: expected 17280 elements, got 34560", wrong.out_dtype = MORAY_BF16);
     ATTEND(MORAY_STATUS_OVERLAP, "out: expected memory of its own, got memory that overlaps q", wrong.out.data = p.q.data);
     ATTEND(MORAY_STATUS_NULL, "kv.v", wrong.kv.v.data = NULL);
     ATTEND(MORAY_STATUS_NULL, "head list", wrong.spans.list = NONE);
@@ -187,6 +289,10 @@ int main(void) {
     open_device();
     check_type(MORAY_F16);
     check_type(MORAY_INT8);
+    check_together(MORAY_F16, 1);
+    check_together(MORAY_INT8, 3);
+    check_together(MORAY_F32, 12); /* 12 tokens of 2 heads: more rows than one launch takes */
+    check_together_refused();
     check_bad_input();
     close_device();
     moray_attention_destroy(attention);
