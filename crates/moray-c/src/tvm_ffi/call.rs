@@ -33,6 +33,15 @@ impl<'a> Arguments<'a> {
         self.left.next().ok_or_else(|| Fault::unsupported(what, "an argument", got))
     }
 
+    /// Whether the next argument is None, which is taken then.
+    fn is_left_out(&mut self) -> bool {
+        let is_none = self.left.as_slice().first().is_some_and(TvmFfiAny::is_none);
+        if is_none {
+            self.left.next();
+        }
+        is_none
+    }
+
     /// Checks that there are no more.
     pub(super) fn end(&mut self) -> Outcome {
         match self.left.len() {
@@ -86,14 +95,11 @@ impl<'a> Arguments<'a> {
     /// # Safety
     /// As [`TvmFfiAny::tensor`].
     pub(super) unsafe fn optional(&mut self, what: &'static str) -> Outcome<Option<Rows>> {
-        match self.left.as_slice().first() {
-            Some(value) if value.is_none() => {
-                self.left.next();
-                Ok(None)
-            }
-            // SAFETY: the caller's.
-            _ => unsafe { self.tensor(what) }.map(Some),
+        if self.is_left_out() {
+            return Ok(None);
         }
+        // SAFETY: the caller's.
+        unsafe { self.tensor(what) }.map(Some)
     }
 
     /// As [`Arguments::optional`], with strides.
@@ -101,14 +107,11 @@ impl<'a> Arguments<'a> {
     /// # Safety
     /// As [`TvmFfiAny::tensor`].
     pub(super) unsafe fn optional_strided(&mut self, what: &'static str) -> Outcome<Option<Strided>> {
-        match self.left.as_slice().first() {
-            Some(value) if value.is_none() => {
-                self.left.next();
-                Ok(None)
-            }
-            // SAFETY: the caller's.
-            _ => unsafe { self.strided(what) }.map(Some),
+        if self.is_left_out() {
+            return Ok(None);
         }
+        // SAFETY: the caller's.
+        unsafe { self.strided(what) }.map(Some)
     }
 
     /// How finely activations are scaled: "token" or "fine".
