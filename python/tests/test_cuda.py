@@ -122,6 +122,54 @@ def test_products_have_the_bits_of_the_cpu(format, m, stream):
         assert np.array_equal(out.fetch(stream), moray.linear(host, x, bias=bias, residual=residual, act_scales=scales))
 
 
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+@pytest.mark.parametrize("m", [1, 4, 9])
+def test_products_of_a_source_have_the_bits_of_the_cpu(format, m, stream):
+    host, weight, x = problem(format, m)
+    bias, residual = RNG.standard_normal(48).astype(np.float32), RNG.standard_normal((m, 48)).astype(np.float32)
+    gate_up = np.concatenate([x, RNG.standard_normal((m, 128)).astype(np.float32)], axis=1)
+    relu = np.maximum(gate_up[:, :128], 0) * gate_up[:, 128:]
+    for scales in ("token", "fine"):
+        for source, given, taken in ((None, x, x), (cuda.Gated("relu"), gate_up, relu)):
+            out = Tensor(np.zeros((m, 48), np.float32))
+            room = zeros(cuda.product_scratch(weight, m, source=source, act_scales=scales))
+            returned = cuda.product(
+                weight, Tensor(given), out=out, workspace=room, source=source, bias=Tensor(bias), residual=Tensor(residual), act_scales=scales,
+                stream=stream.value,
+            )  # fmt: skip
+            assert returned is out
+            expected = moray.linear(host, taken, bias=bias, residual=residual, act_scales=scales)
+            assert np.array_equal(out.fetch(stream), expected)
+
+
+def test_products_of_few_tokens_are_normalised_and_gated(stream):
+    w, x = RNG.standard_normal((64, 128), np.float32), RNG.standard_normal((2, 128), np.float32)
+    host = moray.Weight(Quantized.quantize(w, FORMATS[0]))
+    weight = cuda.Weight({part: Tensor(section) for part, section in host.sections.items()}, 64, 128, FORMATS[0])
+    ones = Tensor(np.ones(128, np.float32))
+    out, halves = Tensor(np.zeros((2, 64), np.float32)), Tensor(np.zeros((2, 32), np.float32))
+    room = zeros(cuda.product_scratch(weight, 2, source=cuda.Norm(ones, 1e-6)))
+    cuda.product(weight, Tensor(x), out=out, workspace=room, source=cuda.Norm(ones, 1e-6), stream=stream.value)
+    y = out.fetch(stream)
+    exact = x / np.sqrt((x.astype(np.float64) ** 2).mean(axis=1, keepdims=True) + 1e-6)
+    # a code may be the next one where the sum of squares has another order
+    assert np.abs(y - moray.linear(host, exact.astype(np.float32))).max() <= 128 * np.abs(w).max() * np.abs(exact).max() / 127
+    assert cuda.product_scratch(weight, 2, source=cuda.Norm(ones, 1e-6), gate="relu") == 0
+    cuda.product(weight, Tensor(x), out=halves, source=cuda.Norm(ones, 1e-6), gate="relu", stream=stream.value)
+    assert np.array_equal(halves.fetch(stream), np.maximum(y[:, :32], 0) * y[:, 32:])
+    for error, text, changed in [
+        (moray.LengthError, "out: expected shape [2, 32]", {"out": out}),
+        (moray.UnsupportedError, "residual", {"residual": out}),
+        (moray.LengthError, "x: expected 256 features", {"source": cuda.Gated()}),
+        (moray.LengthError, "norm: expected shape [128]", {"source": cuda.Norm(Tensor(np.ones(64, np.float32)), 1e-6)}),
+        (moray.UnsupportedError, "activation", {"gate": "tanh"}),
+        (TypeError, "source", {"source": "norm"}),
+    ]:
+        with pytest.raises(error) as raised:
+            cuda.product(weight, Tensor(x), stream=stream.value, **{"out": halves, "gate": "relu", **changed})
+        assert text in str(raised.value)
+
+
 def test_types_of_halves_and_leading_dimensions_are_taken(stream):
     host, weight, x = problem(FORMATS[2], 6)
     x = x.astype(np.float16).reshape(2, 3, 128)
@@ -385,6 +433,13 @@ def test_attention_over_pages_matches_the_formula(layout, form, stream):
         room = zeros(cuda.attend_scratch(cache, batch, HEADS, max_spans=2))
         assert cuda.attend(cache, batch, turned, out=out, max_spans=2, workspace=room, stream=stream.value) is out
         got, row = out.fetch(stream), 0
+        # once more, together: the same keys and values to the same places
+        again, counters = Tensor(np.full((rows, HEADS, HEAD_DIM), 9, np.float32)), zeros(2 * KV_HEADS, np.uint32)
+        room = zeros(cuda.write_attend_scratch(cache, batch, HEADS, max_spans=2))
+        returned = cuda.write_attend(
+            cache, batch, *parts, out=again, max_spans=2, workspace=room, counters=counters if rows == 2 else None, stream=stream.value,
+        )  # fmt: skip
+        assert returned is again and np.array_equal(again.fetch(stream), got) and not counters.fetch(stream).any()
         for span in spans:
             keys, values = past[span.slot]
             for _ in range(span.len):

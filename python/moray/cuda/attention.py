@@ -130,6 +130,26 @@ def _of_tokens(what: str, found: _memory.Strided, rows: int) -> None:
         raise LengthError(f"{what}: expected {rows} tokens or more, got {found.view.shape[0]}")
 
 
+def _projected(lender: Lender, cache: KvCache, batch: Batch, k: Any, v: Any) -> tuple[_memory.Strided, _memory.Strided]:
+    """The keys and values of a call's tokens, which lie alike."""
+    keys, values = (_tokens(lender, what, array, cache.n_kv_heads, cache.head_dim) for what, array in (("k", k), ("v", v)))
+    for what, found in (("k", keys), ("v", values)):
+        _of_tokens(what, found, batch.rows)
+    if values.strides[0] != keys.strides[0] or values.view.dtype != keys.view.dtype:
+        expected = f"{keys.view.dtype} with tokens {keys.strides[0]} apart, as k's"
+        raise LayoutError(f"v: expected {expected}, got {values.view.dtype} with {values.strides[0]}")
+    return keys, values
+
+
+def _queries(lender: Lender, batch: Batch, q: Any, shape: tuple[int, int], keys: _memory.Strided) -> _memory.Strided:
+    """The queries of a call's tokens, before they are turned."""
+    found = _tokens(lender, "q", q, *shape)
+    _of_tokens("q", found, batch.rows)
+    if found.view.dtype != keys.view.dtype:
+        raise LayoutError(f"q: expected {keys.view.dtype}, as k's, got {found.view.dtype}")
+    return found
+
+
 def write_kv(
     cache: KvCache,
     batch: Batch,
@@ -163,18 +183,10 @@ def write_kv(
     """
     lender, number = Lender(stream), constant("policy", POLICIES, policy)
     heads, head_dim = cache.n_kv_heads, cache.head_dim
-    keys, values = _tokens(lender, "k", k, heads, head_dim), _tokens(lender, "v", v, heads, head_dim)
-    for what, found in (("k", keys), ("v", values)):
-        _of_tokens(what, found, batch.rows)
-    if values.strides[0] != keys.strides[0] or values.view.dtype != keys.view.dtype:
-        expected = f"{keys.view.dtype} with tokens {keys.strides[0]} apart, as k's"
-        raise LayoutError(f"v: expected {expected}, got {values.view.dtype} with {values.strides[0]}")
+    keys, values = _projected(lender, cache, batch, k, v)
     queries, stride, written = _memory.NONE, 0, _memory.NONE
     if q is not None:
-        found = _tokens(lender, "q", q, n_q_heads, head_dim)
-        _of_tokens("q", found, batch.rows)
-        if found.view.dtype != keys.view.dtype:
-            raise LayoutError(f"q: expected {keys.view.dtype}, as k's, got {found.view.dtype}")
+        found = _queries(lender, batch, q, (n_q_heads, head_dim), keys)
         queries, stride = found.view.memory, found.strides[0]
         written = lender.memory("q_out", q_out, ("f32",), (None, n_q_heads, head_dim))
     table = None if rope is None else lender.view("rope", rope, ("f32",), (None, head_dim))
@@ -234,3 +246,74 @@ def attend_scratch(cache: KvCache, batch: Batch, n_q_heads: int, *, max_spans: i
 def _attend(cache: KvCache, kind: int, spans: tuple, max_spans: int, memory: list) -> Any:
     name = "MorayCudaAttend"
     return ffi.new(f"{name} *", (ffi.sizeof(name), kind, cache._fields, spans, max_spans, *memory))
+
+
+def write_attend(
+    cache: KvCache,
+    batch: Batch,
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    out: Any,
+    workspace: Any = None,
+    counters: Any = None,
+    policy: str = "write_all",
+    rope: Any = None,
+    max_spans: int | None = None,
+    stream: int = 0,
+) -> Any:
+    """Puts what :func:`write_kv` with `q` and :func:`attend` of these queries do on a stream, with the same bits, and returns `out`. It is one launch
+    where (tokens of the longest span) · (query heads of a KV head) is at most 16, as in a decode step.
+
+    Args:
+        q: f32, f16 or bf16 [M, n_q_heads, head_dim], as it is projected; tokens may be apart, as in the output of one projection.
+        k, v, policy, rope: as :func:`write_kv`.
+        out, max_spans: as :func:`attend`.
+        workspace: u8, as many bytes as :func:`write_attend_scratch` says, or more; calls that may run at once have one each.
+        counters: u32 [spans · KV heads] or more, zeros before the first call with them and left so by each; None: parts of a context are merged by a
+            launch of its own, to the same numbers.
+        stream: as :func:`moray.cuda.linear`.
+
+    Raises:
+        as :func:`write_kv` and :func:`attend`.
+    """
+    lender, number = Lender(stream), constant("policy", POLICIES, policy)
+    keys, values = _projected(lender, cache, batch, k, v)
+    y = lender.view("out", out, tuple(DTYPES), (None, None, cache.head_dim))
+    shape = (y.shape[1], cache.head_dim)
+    queries = _queries(lender, batch, q, shape, keys)
+    if y.shape[0] < batch.rows:
+        raise LengthError(f"out: expected {batch.rows} tokens or more, got {y.shape[0]}")
+    table = None if rope is None else lender.view("rope", rope, ("f32",), (None, cache.head_dim))
+    spans = batch.fields(lender, shape[0], cache.n_kv_heads, cache.head_dim)
+    if not spans[1] or not batch.rows:
+        return out
+    projected = (
+        queries.view.memory, queries.strides[0], keys.view.memory, values.view.memory, keys.strides[0], _memory.memory(table),
+        0 if table is None else table.shape[0],
+    )  # fmt: skip
+    memory = [y.memory, lender.memory("workspace", workspace, ("u8",)), lender.memory("counters", counters, WORDS)]
+    kinds = (DTYPES[keys.view.dtype], DTYPES[y.dtype], number)
+    call = _write_attend(cache, kinds, spans, spans[1] if max_spans is None else max_spans, projected, memory)
+    check(lib.moray_cuda_write_attend(current(), handle_of(stream), call))
+    return out
+
+
+def write_attend_scratch(cache: KvCache, batch: Batch, n_q_heads: int, *, max_spans: int | None = None, out_dtype: str = "f32") -> int:
+    """Loads the kernels of :func:`write_attend`, which a capture could not, and says how many bytes its workspace needs."""
+    kinds, size = (DTYPES["f32"], constant("out_dtype", DTYPES, out_dtype), POLICIES["write_all"]), ffi.new("size_t *")
+    spans = batch.fields(Lender(UNORDERED), n_q_heads, cache.n_kv_heads, cache.head_dim)
+    most, none = spans[1] if max_spans is None else max_spans, _memory.NONE
+    width = cache.n_kv_heads * cache.head_dim
+    projected = (none, n_q_heads * cache.head_dim, none, none, width, none, 0)
+    check(lib.moray_cuda_load_kernels(current()))
+    call = _write_attend(cache, kinds, spans, most, projected, [none] * 3)
+    check(lib.moray_cuda_write_attend_prepare(current(), call, size))
+    return size[0]
+
+
+def _write_attend(cache: KvCache, kinds: tuple[int, int, int], spans: tuple, max_spans: int, projected: tuple, memory: list) -> Any:
+    """The types and the policy; q to context; out, workspace and counters."""
+    name, (dtype, out_dtype, policy) = "MorayCudaWriteAttend", kinds
+    return ffi.new(f"{name} *", (ffi.sizeof(name), dtype, out_dtype, policy, cache._fields, spans, max_spans, *projected, *memory))
