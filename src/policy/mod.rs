@@ -52,6 +52,8 @@ mod statistic;
 mod table;
 mod tda;
 mod teal;
+mod teal_greedy;
+mod teal_kl;
 mod top_k;
 mod training;
 mod wina;
@@ -79,9 +81,10 @@ pub use refresh::{Refresh, RefreshOptions, Refreshed};
 pub use set::PolicySet;
 pub use site::{ModelSizes, Projection, Site, Sizes};
 pub use statistic::PromptStatistic;
-pub use table::{Chosen, Context, Entry, Named, help};
-pub use tda::{Tda, TdaQuantile};
+pub use table::{Chosen, Context, Effect, Entry, Named, help};
+pub use tda::{Tda, TdaQuantile, TdaShareOfMax};
 pub use teal::{Teal, TealCalibrator};
+use teal_kl::TealKl;
 pub use top_k::TopK;
 pub use training::Training;
 pub use wina::Wina;
@@ -107,6 +110,8 @@ pub const TABLE: &[Entry] = &[
     Entry::found("cett:T", NEURONS, Chosen::PerToken, "contributions whose rest is the error T", Cett::find, Cett::make).calibrated().reading_all(GATE_UP),
     Entry::new("griffin:K", NEURONS, Chosen::ByPrompt, "the largest over the prompt, as many in each layer", Griffin::make),
     Entry::new("tda:K", NEURONS, Chosen::ByPrompt, "the largest over the prompt, in all layers together", TdaQuantile::make),
+    Entry::found("tda-cett:T", NEURONS, Chosen::ByPrompt, "those of the prompt above thresholds whose rest is the error T on the calibration text", Tda::find_by_cett, Tda::make_by_cett).calibrated(),
+    Entry::new("tda-max:T", NEURONS, Chosen::ByPrompt, "those of the prompt above T of the layer's largest", TdaShareOfMax::make),
     Entry::new("griffin-refresh:K[:R]", NEURONS, Chosen::ByPrompt, "griffin renewed every R tokens, 32 if not said, K with the tokens that run whole for it", Refreshed::make_griffin),
     Entry::new("tda-refresh:K[:R]", NEURONS, Chosen::ByPrompt, "tda renewed in the same way", Refreshed::make_tda),
     Entry::new("coreinfer:K", NEURONS, Chosen::ByPrompt, "those most often among the largest of the prompt's tokens", CoreInfer::make),
@@ -115,6 +120,8 @@ pub const TABLE: &[Entry] = &[
     Entry::found("dejavu-trained:K[:A]", NEURONS, Chosen::PerToken, "the same predictors, trained by gradients from there", deja_vu::find_trained, deja_vu::make).calibrated_on(deja_vu::TOKENS),
     Entry::found("moefication:K", NEURONS, Chosen::PerToken, "clusters that a router chooses", moefication::find, moefication::make).once().calibrated_on(deja_vu::TOKENS),
     Entry::found("teal:K", &Site::INPUTS, Chosen::PerToken, "inputs above thresholds, calibrated for each layer and matrix", Teal::find, Teal::make).calibrated(),
+    Entry::found("teal-greedy:K", &Site::INPUTS, Chosen::PerToken, "teal with shares of a block's matrices by the error of its output", teal_greedy::find, Teal::make).calibrated(),
+    Entry::found("teal-kl:K", &Site::INPUTS, Chosen::PerToken, "teal with thresholds that cost the model's distribution as much for each weight, K of the weights", TealKl::find, TealKl::make).once().calibrated(),
     Entry::found("wina:K", &Site::INPUTS, Chosen::PerToken, "as many of the inputs for each token, by their sizes times the norms of their columns", Wina::find_norms, Wina::make_exact).once(),
     Entry::found("wina-threshold:K", &Site::INPUTS, Chosen::PerToken, "inputs whose sizes times the norms of their columns are above calibrated thresholds", Wina::find_thresholds, Wina::make_above).calibrated(),
     Entry::new("norm:K[:R]", HEADS, Chosen::ByPrompt, "the largest outputs over the prompt, chosen anew every R tokens", HeadNorm::make),

@@ -13,6 +13,9 @@ const BIN_BITS: u32 = 11;
 
 const BINS: usize = (OCTAVES << BIN_BITS) as usize;
 
+/// Quantiles in a table of them: of shares 0, 1/100 and so on, below 1.
+pub(super) const STEPS: usize = 100;
+
 /// Sizes of values, counted in bins: memory does not grow with their number, and their order does not matter.
 #[derive(Debug, Clone)]
 pub(super) struct Quantiles(Vec<u64>);
@@ -52,6 +55,31 @@ impl Quantiles {
         let threshold = Threshold { threshold: upper_edge(found.unwrap_or(BINS - 1)), largest };
         threshold.check()?;
         Ok(threshold)
+    }
+}
+
+impl Quantiles {
+    /// For each share i / [`STEPS`], the smallest size at a bin's upper edge that at least so many of the sizes do not exceed; 0 for the share 0,
+    /// and where so many are below all bins.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] before any size.
+    pub(super) fn table(&self) -> Result<Vec<f32>> {
+        let total: u64 = self.0.iter().sum();
+        if total == 0 {
+            let expected = "activations of every layer";
+            return Err(Error::Shape { what: "calibration", expected, got: 0 });
+        }
+        let (mut bin, mut below) = (0, self.0[0]);
+        let size = |step: usize| {
+            while (below as f64) < total as f64 * step as f64 / STEPS as f64 {
+                bin += 1;
+                below += self.0[bin];
+            }
+            // values in the lowest bin count as 0
+            if bin == 0 { 0.0 } else { upper_edge(bin) }
+        };
+        Ok((0..STEPS).map(size).collect())
     }
 }
 

@@ -88,6 +88,18 @@ impl ModelSizes {
     }
 }
 
+impl ModelSizes {
+    /// The weights of a layer's matrix, or of all that share the input.
+    pub fn weights(&self, projection: Projection) -> usize {
+        let outputs = match projection {
+            Projection::Qkv => self.attention.q_elems() + 2 * self.attention.kv_elems(),
+            Projection::GateUp => 2 * self.d_ff,
+            Projection::Output | Projection::Down => self.d_model,
+        };
+        outputs * self.count(Site::Inputs(projection))
+    }
+}
+
 /// The sizes of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {

@@ -42,6 +42,23 @@ pub trait Context {
     /// # Errors
     /// [`Error::Shape`] for a text without tokens; otherwise those of the forward pass.
     fn run(&mut self, policies: Vec<Arc<dyn PolicyConfig>>) -> Result<()>;
+
+    /// What thresholds on the inputs of one layer's matrices, in the order of [`Projection::ALL`], do over the beginning of the calibration text while all
+    /// else is computed whole.
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a layer that is not there, [`Error::Unsupported`] if its weights are not held by input, [`Error::Shape`] for a text without
+    /// tokens; otherwise those of the forward pass.
+    fn effect(&mut self, layer: usize, thresholds: [f32; 4], on: Effect) -> Result<f64>;
+}
+
+/// Where the effect of leaving something out is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// On what the layer passes on: the squares of what changes over the squares of what was there.
+    Block,
+    /// On the model's distribution: the mean of D(whole ‖ changed) over the tokens, in nats.
+    Divergence,
 }
 
 /// Tokens of a calibration text that set thresholds and statistics.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use super::found::Threshold;
+use super::record::Record;
 use super::statistic::check_seen;
-use super::table::{Arguments, Policies};
+use super::table::{Arguments, Context, Policies};
 use super::{
-    ByPrompt, LayerRule, ModelSizes, Policy, PolicyConfig, PromptRule, PromptStatistic, RefreshOptions, Sizes,
-    check_layer, kept_count, threshold_for_cett,
+    ByPrompt, Found, LayerRule, ModelSizes, Policy, PolicyConfig, PromptRule, PromptStatistic, RefreshOptions, Sizes,
+    Values, check_layer, kept_count, threshold_for_cett,
 };
 use crate::error::{Error, Result};
 use crate::sparse_mlp::{NeuronList, Weights};
@@ -84,7 +86,32 @@ impl Tda {
     pub fn thresholds(&self) -> &[f64] {
         &self.thresholds
     }
+
+    /// Finds thresholds by CETT as if the calibration text's beginning were a prompt: on its statistic, by the errors of its own tokens.
+    pub(super) fn find_by_cett(arguments: &Arguments, context: &mut dyn Context) -> Result<Found> {
+        let mut thresholds = Vec::new();
+        for (layer, activations) in Record::of(context, Values::Hidden, TOKENS)?.iter().enumerate() {
+            let mut statistic = PromptStatistic::new(context.model().d_ff)?;
+            statistic.observe(activations)?;
+            let threshold = Tda::calibrated_by_cett(context.mlp(layer)?, &statistic, activations, arguments.fraction)?;
+            let largest = statistic.all_normalised().into_iter().fold(0.0, f64::max) as f32;
+            let found = Threshold { threshold: threshold as f32, largest };
+            found.check()?;
+            thresholds.push(found);
+        }
+        let mut found = Found::default();
+        found.put_thresholds(&[thresholds.len()], thresholds)?;
+        Ok(found)
+    }
+
+    pub(super) fn make_by_cett(_: &Arguments, model: &ModelSizes, found: &Found) -> Policies {
+        let thresholds = found.thresholds(&[model.n_layers])?.iter().map(|&threshold| f64::from(threshold)).collect();
+        Ok(vec![Arc::new(Tda::new(thresholds)?)])
+    }
 }
+
+/// Tokens of a calibration text that are taken for a prompt.
+const TOKENS: usize = 128;
 
 impl LayerRule for Tda {
     /// There may be none.
@@ -130,6 +157,39 @@ impl PromptRule for TdaQuantile {
 }
 
 impl PolicyConfig for TdaQuantile {
+    fn policy(&self, sizes: &Sizes) -> Result<Box<dyn Policy>> {
+        Ok(Box::new(ByPrompt::new(Arc::new(*self), RefreshOptions::NEVER, sizes)?))
+    }
+}
+
+/// [`Tda`] with the thresholds that each prompt's [`Tda::fraction_of_max`] gives.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TdaShareOfMax {
+    fraction: f32,
+}
+
+impl TdaShareOfMax {
+    /// Takes the fraction of a layer's highest score.
+    ///
+    /// # Errors
+    /// [`Error::Value`] outside (0, 1].
+    pub fn new(fraction: f32) -> Result<Self> {
+        super::check_fraction("fraction of the maximum", fraction)?;
+        Ok(TdaShareOfMax { fraction })
+    }
+
+    pub(super) fn make(arguments: &Arguments, _: &ModelSizes) -> Policies {
+        Ok(vec![Arc::new(TdaShareOfMax::new(arguments.fraction)?)])
+    }
+}
+
+impl PromptRule for TdaShareOfMax {
+    fn settle(&self, prompt: &[PromptStatistic]) -> Result<Arc<dyn LayerRule>> {
+        Ok(Arc::new(Tda::fraction_of_max(prompt, self.fraction)?))
+    }
+}
+
+impl PolicyConfig for TdaShareOfMax {
     fn policy(&self, sizes: &Sizes) -> Result<Box<dyn Policy>> {
         Ok(Box::new(ByPrompt::new(Arc::new(*self), RefreshOptions::NEVER, sizes)?))
     }

@@ -17,7 +17,8 @@ use crate::sparse_mlp::{Score, ScoreOn, Selection, check_finite};
 /// Keeps input k of a matrix for a token iff |x\[k\]| > threshold\[layer\]. A session has one for each matrix.
 ///
 /// # Source
-/// TEAL: training-free activation sparsity (arXiv 2408.14690), without its allocation of shares to matrices.
+/// TEAL: training-free activation sparsity (arXiv 2408.14690), with the same share for every matrix; `teal-greedy` in [`super::TABLE`] has its
+/// allocation of shares.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Teal {
     projection: Projection,
@@ -43,11 +44,7 @@ impl Teal {
 
     pub(super) fn find(arguments: &Arguments, context: &mut dyn Context) -> Result<Found> {
         let n_layers = context.model().n_layers;
-        let calibrates =
-            Projection::ALL.map(|projection| TealCalibrator::new(projection, n_layers).map(Calibrate::new));
-        let calibrates = calibrates.into_iter().collect::<Result<Vec<_>>>()?;
-        context
-            .run(calibrates.iter().map(|calibrate| Arc::new(calibrate.clone()) as Arc<dyn PolicyConfig>).collect())?;
+        let calibrates = calibrators(context)?;
         let mut thresholds = Vec::with_capacity(Projection::ALL.len() * n_layers);
         for calibrate in &calibrates {
             thresholds.extend(calibrate.with(|calibrator| calibrator.thresholds(arguments.fraction))?);
@@ -64,6 +61,20 @@ impl Teal {
         };
         Projection::ALL.into_iter().zip(thresholds).map(teal).collect()
     }
+}
+
+/// Shows the calibration text to a calibrator of each matrix.
+pub(super) fn calibrators(context: &mut dyn Context) -> Result<Vec<Calibrate<TealCalibrator>>> {
+    let n_layers = context.model().n_layers;
+    let calibrates = Projection::ALL.map(|projection| TealCalibrator::new(projection, n_layers).map(Calibrate::new));
+    let calibrates = calibrates.into_iter().collect::<Result<Vec<_>>>()?;
+    context.run(calibrates.iter().map(|calibrate| Arc::new(calibrate.clone()) as Arc<dyn PolicyConfig>).collect())?;
+    Ok(calibrates)
+}
+
+/// A threshold of one matrix, the others' 0.
+pub(super) fn one_at(place: usize, threshold: f32) -> [f32; 4] {
+    std::array::from_fn(|other| if other == place { threshold } else { 0.0 })
 }
 
 impl PolicyConfig for Teal {
@@ -142,6 +153,17 @@ impl TealCalibrator {
 
     fn thresholds(&self, kept: f32) -> Result<Vec<Threshold>> {
         self.layers.iter().map(|layer| layer.threshold(kept)).collect()
+    }
+
+    /// As [`TealCalibrator::finish`], of one layer.
+    pub(super) fn threshold(&self, layer: usize, kept: f32) -> Result<Threshold> {
+        check_layer(layer, self.layers.len())?;
+        self.layers[layer].threshold(kept)
+    }
+
+    /// The quantiles of each layer, see [`Quantiles::table`].
+    pub(super) fn quantiles(&self) -> Result<Vec<Vec<f32>>> {
+        self.layers.iter().map(Quantiles::table).collect()
     }
 }
 

@@ -109,3 +109,43 @@ fn files_that_hold_no_questions_are_refused_with_the_line() {
         assert!(refusal.contains(part), "{text}: {refusal}");
     }
 }
+
+/// The script's questions are halves of sentences that the text has: the right choice goes on, the others are of the same document.
+#[test]
+fn questions_that_the_script_makes_of_a_text_are_read_and_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/choice_items.py");
+    let sentence = |document: usize, index: usize| {
+        let words = (0..12 + index % 3).map(|word| format!("w{document}x{index}x{word}")).collect::<Vec<_>>();
+        format!("A{}.", words.join(" "))
+    };
+    let document = |number| (0..7).map(|index| sentence(number, index)).collect::<Vec<_>>().join(" ");
+    std::fs::write(path("text.txt"), format!("{}\nToo short.\n{}\n", document(0), document(1))).unwrap();
+    let make = |arguments: &[&str]| {
+        std::process::Command::new("python3").arg(script).args(arguments).output().expect("python3")
+    };
+    let (text, out, again) = (path("text.txt"), path("items.jsonl"), path("again.jsonl"));
+    assert!(make(&[&text, &out]).status.success() && make(&[&text, &again]).status.success());
+    assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(&again).unwrap());
+    let items = moray_lab::choices::read(out.as_ref()).unwrap();
+    // every sentence but the first of a document
+    assert_eq!(items.len(), 12);
+    let documents = [document(0), document(1)];
+    for item in &items {
+        assert_eq!(item.choices.len(), 4);
+        let of =
+            documents.iter().find(|document| document.contains(&item.question)).expect("a question of one document");
+        for (place, choice) in item.choices.iter().enumerate() {
+            assert_eq!(of.contains(&format!("{} {choice}", item.question)), place == item.answer, "{item:?}");
+            assert!(of.contains(choice.as_str()) && !item.question.contains(choice.as_str()), "{item:?}");
+        }
+    }
+    assert!(make(&[&text, &out, "5", "3"]).status.success());
+    assert_eq!(moray_lab::choices::read(out.as_ref()).unwrap().len(), 5);
+    std::fs::write(&text, "One sentence alone is no question.\n").unwrap();
+    for (arguments, said) in [(vec![&*text, &*out], "got none that fits"), (vec![&*text, &*out, "0"], "at least 1")] {
+        let refused = make(&arguments);
+        assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains(said), "{refused:?}");
+    }
+}

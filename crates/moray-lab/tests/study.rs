@@ -31,6 +31,14 @@ impl Folder {
         Ok(String::from_utf8(out).unwrap())
     }
 
+    /// The numbers of a column of study.csv, whose texts have no commas.
+    fn csv_column(&self, name: &str) -> Vec<f64> {
+        let csv = std::fs::read_to_string(self.path("out/study.csv")).unwrap();
+        let mut lines = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
+        let place = lines.next().unwrap().iter().position(|column| *column == name).unwrap();
+        lines.map(|fields| fields[place].parse().unwrap()).collect()
+    }
+
     fn study(&self) -> Study {
         serde_json::from_slice(&std::fs::read(self.path("out/study.json")).unwrap()).unwrap()
     }
@@ -157,6 +165,20 @@ fn speeds_are_measured_beside_the_same_weights_whole() {
     let decoding = |record: &moray_lab::study::Record| record.decoding.clone().unwrap();
     assert!(decoding(whole).speed.low > 0.0 && decoding(whole).over_whole.is_none());
     assert!(decoding(teal).over_whole.unwrap().low > 0.0 && decoding(teal).idle_over_whole.unwrap().low > 0.0);
+    // the same memory, and the bytes of what was scored
+    for record in &study.records {
+        let bandwidth = decoding(record).predicted.unwrap() * record.bytes_per_token as f64;
+        assert!((1e8..1e13).contains(&bandwidth), "{bandwidth} bytes a second");
+        // a number that was read from JSON may differ in its last bit
+        let is_it = |number: &f64| (number * record.bytes_per_token as f64 / bandwidth - 1.0).abs() < 1e-12;
+        assert!(folder.csv_column("predicted_tokens_per_second").iter().any(is_it));
+    }
+    assert!(std::fs::read_to_string(folder.path("out/study.html")).unwrap().contains("<th>predicted</th>"));
+    let idle = decoding(teal).idle_over_whole.unwrap();
+    let said = study.findings().pop().unwrap();
+    let told = if idle.high < 1.0 || idle.low > 1.0 { "" } else { "not told apart from none" };
+    let cost = format!("--weights dense teal {:+.1}%", 100.0 * (1.0 / idle.median - 1.0));
+    assert!(said.contains(&cost) && said.contains(told), "{said}");
     assert_eq!((study.decoded, study.rounds, study.threads), (Some([2, 32]), 2, 1));
     assert!(teal.kept[1].is_some_and(|kept| (0.3..0.7).contains(&kept)));
     assert_eq!(teal.kept_by_layer.len(), 4);

@@ -131,7 +131,11 @@ fn drafted(loaded: &Loaded) -> Result<(Drafted, TextIdentity)> {
             let Some(name) = policy.found_as() else { continue };
             if !drafted.holds(&held, &name) {
                 looked_at = looked_at.max(policy.calibration_tokens());
-                drafted.add(&held, &name, &switches.find(run, policy)?);
+                let found = switches.find(run, policy)?;
+                // what keeps everything may need nothing, where another share does
+                if found.arrays().next().is_some() {
+                    drafted.add(&held, &name, &found);
+                }
             }
         }
         bar.inc(1);

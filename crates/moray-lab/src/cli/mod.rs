@@ -8,6 +8,7 @@ pub mod choices;
 pub mod demo;
 mod device;
 pub mod doctor;
+mod effects;
 pub mod eval;
 pub mod generate;
 pub mod help;

@@ -256,7 +256,7 @@ impl<'a> Bench<'a> {
         let reference = against.map(|line| self::way(self.arguments, line)).transpose()?;
         let report = self.score(way, reference.as_ref())?;
         let (model, found) = (&self.loaded.run(way).model, &report.evaluation);
-        let dense = found.dense.as_ref();
+        let (dense, bytes_per_token) = (found.dense.as_ref(), model.bytes_read(&found.usage));
         Ok(Record {
             key,
             switches: cell.line.clone(),
@@ -273,9 +273,9 @@ impl<'a> Bench<'a> {
             scored_tokens: found.scored_tokens,
             kept: [found.kept_neurons, found.kept_inputs, found.kept_heads],
             kept_by_layer: SiteKept::of(&found.usage),
-            bytes_per_token: model.bytes_read(&found.usage),
+            bytes_per_token,
             whole_bytes_per_token: self.loaded.run(&self::way(self.arguments, &cell.whole)?).weight_bytes_per_token(),
-            decoding: self.decoding(cell, way)?,
+            decoding: self.decoding(cell, way, bytes_per_token)?,
         })
     }
 
@@ -294,7 +294,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Decodes in turn with the same weights whole and the same method that keeps everything.
-    fn decoding(&self, cell: &Cell, way: &Way) -> Result<Option<Decoding>> {
+    fn decoding(&self, cell: &Cell, way: &Way, bytes_per_token: usize) -> Result<Option<Decoding>> {
         let Arguments { context, n, repeats, .. } = *self.arguments;
         if repeats == 0 {
             return Ok(None);
@@ -312,6 +312,7 @@ impl<'a> Bench<'a> {
         let over_whole = |row: usize| (row < loaded.ways.len()).then(|| measured.rounds.ratio(row, 1, 0)).flatten();
         let decoding = measured.rounds.figure(0, 0).map(|speed| Decoding {
             speed,
+            predicted: Some(measured.bandwidth / bytes_per_token as f64),
             over_whole: (loaded.ways.len() > 1).then(|| over_whole(0)).flatten(),
             idle_over_whole: over_whole(2),
         });

@@ -1,5 +1,7 @@
 //! The switches that say how a model runs.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -8,12 +10,13 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use moray::attention::{KvDtype, KvPolicy};
 use moray::llama::{Mlp, Model, Settings};
-use moray::policy::{Chosen, Context, Found, ModelSizes, Named, PolicyConfig, Projection, Site, Usage};
+use moray::policy::{Chosen, Context, Effect, Found, ModelSizes, Named, PolicyConfig, Projection, Site, Usage};
 use moray::sparse_mlp::Weights;
 use moray::{Cpu, Isa};
 use serde::Serialize;
 
 use super::device::cuda;
+use super::effects::Effects;
 use super::eval::read_text;
 use super::{LeftOut, progress_bar};
 use crate::activations::ActivationScheme;
@@ -27,6 +30,9 @@ use crate::weights::WeightScheme;
 
 /// Tokens of calibration text after which the inputs of the output layer are looked at.
 pub(super) const OUTPUT_TOKENS: usize = 128;
+
+/// Tokens of calibration text over which effects of thresholds on single layers are measured.
+const EFFECT_TOKENS: usize = 128;
 
 /// What a file of calibrations calls the sizes of the output layer's inputs.
 const PREVIEW_SIZES: &str = "sizes";
@@ -204,6 +210,8 @@ pub struct Run {
     pub model: Model<Cpu>,
     /// Seconds that loading took.
     pub load_seconds: f64,
+    /// What policies were set by so far, by the calibration and what it is found as.
+    found: RefCell<BTreeMap<(Option<PathBuf>, String), Found>>,
 }
 
 impl Run {
@@ -275,7 +283,7 @@ impl Switches {
         let bar = progress_bar(checkpoint.config().n_layers, "loading");
         let model = load_cpu(&checkpoint, self.load_options(), |done, _| bar.set_position(done as u64))?;
         bar.finish_and_clear();
-        let mut run = Run { cpu, checkpoint, tokenizer, model, load_seconds: 0.0 };
+        let mut run = Run { cpu, checkpoint, tokenizer, model, load_seconds: 0.0, found: RefCell::default() };
         if let Some(exact) = self.left_out.logits.0 {
             let sizes = match self.calibration_file(&run.checkpoint)? {
                 Some(file) => file.found(&self.held(&run.checkpoint), PREVIEW)?,
@@ -358,7 +366,7 @@ impl Switches {
             0 => Vec::new(),
             count => self.calibration_tokens(run, count)?,
         };
-        Ok(policy.find(&mut CalibrationText { cpu: &run.cpu, model: &run.model, tokens })?)
+        Ok(policy.find(&mut CalibrationText { cpu: &run.cpu, model: &run.model, tokens, effects: None })?)
     }
 
     /// Finds in the calibration text what a preview of the logits is set by.
@@ -379,7 +387,16 @@ impl Switches {
                 return file.found(&held, &name);
             }
         }
-        self.find(run, policy)
+        let Some(name) = policy.found_as() else { return self.find(run, policy) };
+        let key = (self.calibration.clone(), name);
+        if let Some(found) = run.found.borrow().get(&key) {
+            return Ok(found.clone());
+        }
+        let found = self.find(run, policy)?;
+        if found.arrays().next().is_some() {
+            run.found.borrow_mut().insert(key, found.clone());
+        }
+        Ok(found)
     }
 
     /// Settings of a session of `slots` sequences and `context` positions.
@@ -407,6 +424,8 @@ struct CalibrationText<'a> {
     cpu: &'a Cpu,
     model: &'a Model<Cpu>,
     tokens: Vec<u32>,
+    /// Made when it is first asked for.
+    effects: Option<Effects<'a>>,
 }
 
 impl Context for CalibrationText<'_> {
@@ -454,5 +473,16 @@ impl Context for CalibrationText<'_> {
         settings.policies = policies;
         let mut session = self.model.session(self.cpu, settings)?;
         self.model.prefill(self.cpu, &mut session, 0, &self.tokens).map(drop)
+    }
+
+    fn effect(&mut self, layer: usize, thresholds: [f32; 4], on: Effect) -> moray::Result<f64> {
+        let effects = match self.effects.take() {
+            Some(effects) => effects,
+            None => {
+                let tokens = &self.tokens[..self.tokens.len().min(EFFECT_TOKENS)];
+                Effects::new(self.cpu, self.model, tokens)?
+            }
+        };
+        self.effects.insert(effects).of(layer, thresholds, on)
     }
 }

@@ -31,6 +31,9 @@ impl SiteKept {
 pub struct Decoding {
     /// Tokens a second.
     pub speed: Figure,
+    /// The most that memory allows: what it read a second around these rounds, over the bytes of weights that a token reads. None in a log of before
+    /// this was written.
+    pub predicted: Option<f64>,
     /// Over the same weights of which all is computed, round by round; none for those.
     pub over_whole: Option<Figure>,
     /// The same of the method that keeps everything: below 1 is what selecting costs when it spares nothing.

@@ -11,6 +11,9 @@ use crate::cli::Figure;
 /// What is found at this much more perplexity, in percent.
 const LOSS_PERCENT: f64 = 2.0;
 
+/// And at this much divergence, in nats, which a text of a few thousand tokens tells far better than its perplexity.
+const LOSS_NATS: f64 = 0.1;
+
 /// A study: where it was made, and its cells.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Study {
@@ -47,10 +50,12 @@ pub struct SeriesFound<'a> {
     pub fewer_bytes: f64,
     /// How many times faster it decodes there; none where that was not measured.
     pub faster: Option<f64>,
+    /// How many times fewer bytes a token reads where the divergence is 0.1 nats.
+    pub fewer_bytes_by_divergence: f64,
 }
 
 /// Headings of the table of cells.
-pub(super) const HEADINGS: [&str; 11] = [
+pub(super) const HEADINGS: [&str; 12] = [
     "switches",
     "kept %",
     "perplexity",
@@ -59,13 +64,15 @@ pub(super) const HEADINGS: [&str; 11] = [
     "same top %",
     "MB a token",
     "fewer bytes ×",
+    "predicted",
     "tokens a second",
     "over whole ×",
     "selecting costs %",
 ];
 
 /// Headings of the table of series.
-pub(super) const SERIES_HEADINGS: [&str; 3] = ["at +2% perplexity", "fewer bytes ×", "faster ×"];
+pub(super) const SERIES_HEADINGS: [&str; 4] =
+    ["at +2% perplexity", "fewer bytes ×", "faster ×", "fewer bytes × at 0.1 nats"];
 
 impl Study {
     /// Methods, each with its cells, as the grid has them; those that leave nothing out are none.
@@ -80,11 +87,14 @@ impl Study {
         let found = |name| {
             let records: Vec<&Record> = sparse.iter().copied().filter(|record| record.series == name).collect();
             let bytes: Vec<Point> = records.iter().map(|record| record.point(record.fewer_bytes())).collect();
+            let by_divergence = |record: &&Record| Point { gain: record.fewer_bytes(), loss: record.kl };
+            let by_divergence: Vec<Point> = records.iter().map(by_divergence).collect();
             let speeds = records.iter().map(|record| Some(record.point(record.faster()?))).collect::<Option<Vec<_>>>();
             SeriesFound {
                 name,
                 fewer_bytes: allowed_at(&bytes, LOSS_PERCENT),
                 faster: speeds.map(|speeds| allowed_at(&speeds, LOSS_PERCENT)),
+                fewer_bytes_by_divergence: allowed_at(&by_divergence, LOSS_NATS),
                 records,
             }
         };
@@ -92,15 +102,17 @@ impl Study {
     }
 
     /// One line for each cell, as the table shows it.
-    pub(super) fn rows(&self) -> Vec<[String; 11]> {
+    pub(super) fn rows(&self) -> Vec<[String; 12]> {
         self.records.iter().map(Record::cells).collect()
     }
 
     /// One line for each method.
-    pub(super) fn series_rows(&self) -> Vec<[String; 3]> {
+    pub(super) fn series_rows(&self) -> Vec<[String; 4]> {
         let row = |found: &SeriesFound<'_>| {
             let faster = found.faster.map_or(String::new(), |faster| format!("{faster:.2}"));
-            [found.name.to_owned(), format!("{:.2}", found.fewer_bytes), faster]
+            let bytes = [found.fewer_bytes, found.fewer_bytes_by_divergence].map(|times| format!("{times:.2}"));
+            let [at_perplexity, at_divergence] = bytes;
+            [found.name.to_owned(), at_perplexity, faster, at_divergence]
         };
         self.series().iter().map(row).collect()
     }
@@ -131,7 +143,38 @@ impl Study {
                 said.push(format!("No cell reads less at less perplexity than {}.", front.join(", ")));
             }
         }
+        said.extend(self.selecting());
         said
+    }
+
+    /// What selecting costs, method by method, and which of these costs the rounds tell apart from none.
+    fn selecting(&self) -> Option<String> {
+        let percent = |ratio: f64| 100.0 * (1.0 / ratio - 1.0);
+        let mut costs = Vec::new();
+        for found in self.series() {
+            let idle = |record: &&Record| record.decoding.as_ref()?.idle_over_whole;
+            let mut idle: Vec<Figure> = found.records.iter().filter_map(idle).collect();
+            if idle.is_empty() {
+                continue;
+            }
+            idle.sort_by(|a, b| a.median.total_cmp(&b.median));
+            let low = idle.iter().fold(f64::INFINITY, |low, figure| low.min(figure.low));
+            let high = idle.iter().fold(0.0, |high: f64, figure| high.max(figure.high));
+            let [median, least, most] = [idle[idle.len() / 2].median, high, low].map(percent);
+            let told = match (least > 0.0, most < 0.0) {
+                (true, _) => "",
+                (_, true) => ", less than nothing",
+                _ => ", which is not told apart from none",
+            };
+            costs.push(format!("{} {median:+.1}% ({least:+.1} to {most:+.1}{told})", found.name));
+        }
+        (!costs.is_empty()).then(|| {
+            format!(
+                "Keeping everything by a selection costs, of a token's time with the same weights whole, the form that weights are held in included: {}; \
+                 the middle of the cells' medians, and the widest of their quartiles.",
+                costs.join(", ")
+            )
+        })
     }
 
     /// Where and on what it was made, in a sentence.
@@ -162,6 +205,7 @@ impl Study {
             "- kept: of what its method selects from, measured; over whole: against the same weights of which all is computed, or 16 bits, \
              at the same positions.\n\
              - MB a token: weights of the layers and the output layer that a token reads; fewer bytes: the speed that bytes allow.\n\
+             - predicted: tokens a second that memory allows, what it read a second in the same rounds over the bytes of weights a token.\n\
              - selecting costs: time of the same method that keeps everything, over the same weights whole, less 1."
         )
     }
@@ -170,7 +214,8 @@ impl Study {
     pub fn csv(&self) -> String {
         let columns = "switches,series,against,sparse,kept_neurons,kept_inputs,kept_heads,perplexity,perplexity_se,perplexity_ratio,\
                        perplexity_ratio_se,kl,kl_se,agreement_percent,scored_tokens,bytes_per_token,whole_bytes_per_token,\
-                       tokens_per_second,tokens_per_second_low,tokens_per_second_high,over_whole,idle_over_whole\n";
+                       tokens_per_second,tokens_per_second_low,tokens_per_second_high,over_whole,idle_over_whole,\
+                       predicted_tokens_per_second\n";
         let line = |record: &Record| {
             let number = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
             let speed = record.decoding.as_ref();
@@ -193,6 +238,7 @@ impl Study {
                 speed.map(|speed| speed.speed.high),
                 speed.and_then(|speed| Some(speed.over_whole?.median)),
                 speed.and_then(|speed| Some(speed.idle_over_whole?.median)),
+                speed.and_then(|speed| speed.predicted),
             ];
             let fields = texts.into_iter().chain(record.kept.map(number)).chain(quality.map(|value| value.to_string()));
             let fields = fields.chain(counts.map(|count| count.to_string())).chain(medians.map(number));
@@ -217,7 +263,7 @@ impl Record {
         Point { gain, loss: self.increase_percent() }
     }
 
-    fn cells(&self) -> [String; 11] {
+    fn cells(&self) -> [String; 12] {
         let figure = |figure: Option<Figure>, digits: usize| {
             figure.map_or(String::new(), |Figure { median, low, high }| {
                 format!("{median:.digits$} ({low:.digits$}–{high:.digits$})")
@@ -235,6 +281,7 @@ impl Record {
             against(format!("{:.1}", self.agreement_percent)),
             format!("{:.1}", self.bytes_per_token as f64 / 1e6),
             format!("{:.2}", self.fewer_bytes()),
+            speed.and_then(|speed| speed.predicted).map_or(String::new(), |predicted| format!("{predicted:.1}")),
             figure(speed.map(|speed| speed.speed), 1),
             figure(speed.and_then(|speed| speed.over_whole), 2),
             idle.map_or(String::new(), |idle| format!("{:+.1}", 100.0 * (1.0 / idle.median - 1.0))),
