@@ -1,6 +1,6 @@
-//! `cargo xtask gains`: writes `results/gains.md`, the README's one table, from the result files; `--check` compares.
+//! `cargo xtask gains`: writes the tables of the README and of `docs/study.md` that come from several result files; `--check` compares.
 //!
-//! Each row sets a figure of moray's beside the strongest alternative that the same result file holds, and says where the two were
+//! Each row of `results/gains.md` sets a figure of moray's beside the strongest alternative that the same result file holds, and says where the two were
 //! measured, or that they are predicted.
 
 use std::fs;
@@ -27,18 +27,19 @@ struct Gain {
 
 /// Runs the task.
 pub fn run(arguments: &[String]) -> TaskResult {
-    let fresh = table()?;
-    let path = root().join(FILE);
-    match arguments {
-        [] => fs::write(&path, fresh)?,
-        [check] if check == "--check" => {
-            if fs::read_to_string(&path)? != fresh {
-                return Err(format!("{FILE} is stale; `cargo xtask gains` writes it").into());
+    for (file, fresh) in [(FILE, table()?)].into_iter().chain(crate::claims::files()?) {
+        let path = root().join(file);
+        match arguments {
+            [] => fs::write(&path, fresh)?,
+            [check] if check == "--check" => {
+                if fs::read_to_string(&path)? != fresh {
+                    return Err(format!("{file} is stale; `cargo xtask gains` writes it").into());
+                }
             }
+            _ => return Err("gains: expected --check or nothing".into()),
         }
-        _ => return Err("gains: expected --check or nothing".into()),
+        println!("{file} is current");
     }
-    println!("{FILE} is current");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Maintainers' tasks: `cargo xtask <task>`.
 
 mod activations;
+mod claims;
 mod demo;
 mod dependencies;
 mod engines;
@@ -60,7 +61,11 @@ const TASKS: &[Task] = &[
     Task { name: "fetch", help: "obtain the model and the text that examples and tests use", run: fetch::run },
     Task { name: "figures", help: "draw docs/figures from the result files; --check compares", run: figures::run },
     Task { name: "fuzz", help: "run fuzz targets on changes of their corpora: [runs [target ...]]", run: fuzz::run },
-    Task { name: "gains", help: "write results/gains.md from the result files; --check compares", run: gains::run },
+    Task {
+        name: "gains",
+        help: "write the tables that come from several result files; --check compares",
+        run: gains::run,
+    },
     Task { name: "resources", help: "write docs/kernels.md; --check compares", run: resources::run },
     Task {
         name: "roofline",
