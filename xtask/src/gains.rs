@@ -87,25 +87,31 @@ const LARGE_ROWS: [(&str, &str, &str, &str); 3] = [
 
 const FOUR_BITS: &str = "--weights as-file";
 
-/// Rows of benches on this project's machines.
+/// Rows of benches on this project's machines, a line of the cells for each machine.
 fn measured() -> Result<Vec<Gain>> {
     let read = |file: &'static str| fs::read_to_string(root().join(file)).map(|text| (file, text));
     let texts = BENCHES.into_iter().map(read).collect::<std::io::Result<Vec<_>>>()?;
-    let gain = |model: &str, (work, row, over, column): (&str, &str, &str, &str), (file, text): &(&str, String)| {
-        let table = Table::of(text, "over").ok_or_else(|| format!("{file}: expected a table of ratios, got none"))?;
-        let cell = table.cell(&[(0, &format!("`{row}`")), (1, over)], column);
-        let times = cell.ok_or_else(|| format!("{file}: expected {column} of {row} over {over}, got none"))?;
-        let place = text.lines().find_map(place_of).ok_or_else(|| format!("{file}: expected a processor, got none"))?;
+    let gain = |model: &str, (work, row, over, column): (&str, &str, &str, &str), texts: &[(&str, String)]| {
+        let of = |(file, text): &(&str, String)| {
+            let table =
+                Table::of(text, "over").ok_or_else(|| format!("{file}: expected a table of ratios, got none"))?;
+            let cell = table.cell(&[(0, &format!("`{row}`")), (1, over)], column);
+            let times = cell.ok_or_else(|| format!("{file}: expected {column} of {row} over {over}, got none"))?;
+            let place =
+                text.lines().find_map(place_of).ok_or_else(|| format!("{file}: expected a processor, got none"))?;
+            Ok((times, format!("{place}, measured")))
+        };
+        let (times, places): (Vec<_>, Vec<_>) = texts.iter().map(of).collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let over = match over {
             DENSE => "all of it, 16 bits",
             FOUR_BITS => "all of it, 4 bits",
             other => other,
         };
         let (work, over) = (format!("{model}, {work}"), over.to_owned());
-        Ok(Gain { work, over, times, place: format!("{place}, measured") })
+        Ok(Gain { work, over, times: times.join("<br>"), place: places.join("<br>") })
     };
-    let large = read(LARGE)?;
-    let small = BENCH_ROWS.iter().flat_map(|row| texts.iter().map(|text| gain("SmolLM2-135M", *row, text)));
+    let large = [read(LARGE)?];
+    let small = BENCH_ROWS.iter().map(|row| gain("SmolLM2-135M", *row, &texts));
     small
         .chain(LARGE_ROWS.iter().map(|row| gain("8 layers in LLaMA-2-7B's shape, random 4-bit weights", *row, &large)))
         .collect()

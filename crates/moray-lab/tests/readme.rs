@@ -27,3 +27,11 @@ fn tables_match_their_result_files() {
     let tables: usize = documents.chain([root.join("README.md")]).map(|document| check(&root, &document)).sum();
     assert!(tables >= 4, "{tables} tables");
 }
+
+#[test]
+fn the_readme_is_read_in_one_sitting() {
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).expect("README.md");
+    let lines = text.lines().count();
+    assert!(lines <= 150, "README.md has {lines} lines, expected at most 150");
+}
