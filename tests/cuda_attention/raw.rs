@@ -187,6 +187,7 @@ fn raw_calls_over_an_engines_pages_match_the_safe_calls() {
             // SAFETY: as above.
             unsafe { counted.launch(&device, device.raw_stream()).unwrap() };
             assert_eq!(bits(&engine.floats(counted.out.cast())), bits(&got));
+            assert!(engine.floats(arrived.cast()).iter().all(|count| count.to_bits() == 0));
         }
     }
     assert!(split, "a decode step of 320 positions is split");

@@ -149,6 +149,18 @@ matches_cpu! {
     few_tokens_match_cpu_bit_for_bit_8: 8;
 }
 
+/// More rows of tiles than the teams of 132 multiprocessors take in one turn, gated ones too.
+#[test]
+fn teams_that_take_several_rows_match_cpu_bit_for_bit() {
+    let Some(device) = device() else { return };
+    let mut random = Random::new(65);
+    for (kind, m, scales) in [(0, 2, ActScales::Token), (1, 1, ActScales::Fine), (6, 4, ActScales::Token)] {
+        let packed = PackedWeight::pack(&random_weight(&mut random, kind, 32 * (3 * 132 + 5), 96));
+        let case = Case::new(&mut random, packed, m, kind == 1, scales);
+        case.compare::<f32, f32>(&device, &mut random);
+    }
+}
+
 /// Few rows of the widest tokens, so that values past those that a thread keeps are normalised too.
 #[test]
 fn widest_token_matches_cpu_bit_for_bit() {
