@@ -156,16 +156,17 @@ impl Linear {
     }
 
     /// Adds a copy in few bits, for an output layer: a forward pass computes the `exact` largest logits of each token with the matrix, and
-    /// the others are the copy's. [`Linear::forward`] computes all with the matrix. `sizes` f32 \[K\] are typical sizes of the inputs.
+    /// the others are the copy's, of which it reads the share `read` of the inputs. [`Linear::forward`] computes all with the matrix. `sizes` f32
+    /// \[K\] are typical sizes of the inputs.
     ///
     /// # Errors
     /// As [`Preview::new`]; [`Error::Unsupported`] for a matrix by input or with norms of heads.
-    pub fn with_preview(mut self, sizes: &[f32], exact: NonZeroUsize) -> Result<Self> {
+    pub fn with_preview(mut self, sizes: &[f32], exact: NonZeroUsize, read: f32) -> Result<Self> {
         if matches!(self.weight, Weight::ByInput(_)) || self.qk_norm.is_some() {
             let (expected, got) = ("an output layer by output", "another matrix".into());
             return Err(Error::Unsupported { what: "preview", expected, got });
         }
-        self.preview = Some(Preview::new(&self, sizes, exact)?);
+        self.preview = Some(Preview::new(&self, sizes, exact, read)?);
         Ok(self)
     }
 

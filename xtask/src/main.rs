@@ -22,6 +22,7 @@ mod resources;
 mod roofline;
 mod simcuda;
 mod sizes;
+mod study;
 mod test;
 mod toolkit;
 mod trial;
@@ -65,6 +66,11 @@ const TASKS: &[Task] = &[
         name: "gains",
         help: "write the tables that come from several result files; --check compares",
         run: gains::run,
+    },
+    Task {
+        name: "study",
+        help: "run the commands of results/study.md again and write what they print: [beginning of a heading ...]",
+        run: study::run,
     },
     Task { name: "resources", help: "write docs/kernels.md; --check compares", run: resources::run },
     Task {

@@ -140,8 +140,11 @@ fn an_interrupted_study_goes_on_and_ends_alike() {
     std::fs::write(&log, &lines[..end + 40]).unwrap();
     assert_eq!(folder.run(&quality()).unwrap(), whole);
     assert_eq!(std::fs::read_to_string(&log).unwrap(), lines);
+    // half of a character is no line either
+    std::fs::write(&log, [lines.as_bytes(), b"{\"key\": \"\xc3"].concat()).unwrap();
     // nothing is left to run
     assert_eq!(folder.run(&quality()).unwrap(), whole);
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), lines);
     // another text is another study
     let count = || std::fs::read_to_string(&log).unwrap().lines().count();
     let before = count();
@@ -149,9 +152,15 @@ fn an_interrupted_study_goes_on_and_ends_alike() {
     std::fs::write(&text, std::fs::read_to_string(&text).unwrap().replace("and", "or")).unwrap();
     folder.run(&quality()).unwrap();
     assert_eq!(count(), 2 * before);
-    std::fs::write(&log, "{\"key\": 1}\n").unwrap();
-    let refusal = folder.run(&quality()).unwrap_err();
-    assert!(refusal.contains("study.jsonl: line 1: expected a record of a study"), "{refusal}");
+    for (other, said) in [
+        (&b"{\"key\": 1}\nand more"[..], "study.jsonl: line 1: expected a record of a study"),
+        (b"\xff\xfe\n", "study.jsonl: lines: expected records of a study, in UTF-8"),
+    ] {
+        std::fs::write(&log, other).unwrap();
+        let refusal = folder.run(&quality()).unwrap_err();
+        assert!(refusal.contains(said), "{refusal}");
+        assert_eq!(std::fs::read(&log).unwrap(), other);
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ mod turns;
 mod ways;
 
 pub use left_out::{LeftOut, Scheme};
-pub use logits::LogitsSwitch;
+pub use logits::{LogitsSwitch, Looked};
 pub use peer::Peer;
 pub use switches::{Device, KvSwitch, Run, Switches};
 pub use turns::Figure;

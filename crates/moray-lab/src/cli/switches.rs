@@ -1,6 +1,6 @@
 //! The switches that say how a model runs.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::device::cuda;
 use super::effects::Effects;
 use super::eval::read_text;
-use super::{LeftOut, progress_bar};
+use super::{LeftOut, LogitsSwitch, Looked, progress_bar};
 use crate::activations::ActivationScheme;
 use crate::calibration::{Calibration, PREVIEW, is_calibration};
 use crate::checkpoint::Checkpoint;
@@ -32,7 +32,7 @@ use crate::weights::WeightScheme;
 pub(super) const OUTPUT_TOKENS: usize = 128;
 
 /// Tokens of calibration text over which effects of thresholds on single layers are measured.
-const EFFECT_TOKENS: usize = 128;
+const EFFECT_TOKENS: usize = 64;
 
 /// What a file of calibrations calls the sizes of the output layer's inputs.
 const PREVIEW_SIZES: &str = "sizes";
@@ -284,13 +284,13 @@ impl Switches {
         let model = load_cpu(&checkpoint, self.load_options(), |done, _| bar.set_position(done as u64))?;
         bar.finish_and_clear();
         let mut run = Run { cpu, checkpoint, tokenizer, model, load_seconds: 0.0, found: RefCell::default() };
-        if let Some(exact) = self.left_out.logits.0 {
+        if let Some(Looked { exact, read }) = self.left_out.logits.0 {
             let sizes = match self.calibration_file(&run.checkpoint)? {
                 Some(file) => file.found(&self.held(&run.checkpoint), PREVIEW)?,
                 None => self.find_preview(&run)?,
             };
             let sizes = sizes.f32(PREVIEW_SIZES, &[run.checkpoint.config().hidden])?.to_vec();
-            run.model = run.model.with_preview(&sizes, exact)?;
+            run.model = run.model.with_preview(&sizes, exact, read)?;
         }
         run.load_seconds = start.elapsed().as_secs_f64();
         Ok(run)
@@ -366,7 +366,9 @@ impl Switches {
             0 => Vec::new(),
             count => self.calibration_tokens(run, count)?,
         };
-        Ok(policy.find(&mut CalibrationText { cpu: &run.cpu, model: &run.model, tokens, effects: None })?)
+        let exact = OnceCell::new();
+        let mut text = CalibrationText { switches: self, run, tokens, exact: &exact, effects: None };
+        Ok(policy.find(&mut text)?)
     }
 
     /// Finds in the calibration text what a preview of the logits is set by.
@@ -421,20 +423,44 @@ impl Switches {
 
 /// A model and a text to set policies by.
 struct CalibrationText<'a> {
-    cpu: &'a Cpu,
-    model: &'a Model<Cpu>,
+    switches: &'a Switches,
+    run: &'a Run,
     tokens: Vec<u32>,
+    /// The same model in 16 bits, loaded where effects are asked for and its weights are integers.
+    exact: &'a OnceCell<Run>,
     /// Made when it is first asked for.
     effects: Option<Effects<'a>>,
 }
 
+impl<'a> CalibrationText<'a> {
+    /// The model that effects are measured on. With int8 inputs any change of one layer moves the rounding of all that follow, by more than
+    /// a threshold does.
+    fn unrounded(&self) -> moray::Result<&'a Run> {
+        match self.switches.weights.resolved(&self.run.checkpoint) {
+            WeightScheme::Dense | WeightScheme::F32 => return Ok(self.run),
+            _ => {}
+        }
+        if let Some(run) = self.exact.get() {
+            return Ok(run);
+        }
+        let mut switches = Switches { weights: WeightScheme::Dense, ..self.switches.clone() };
+        switches.activations = ActivationScheme::default();
+        switches.left_out.logits = LogitsSwitch::default();
+        let run = switches.load().map_err(|error| {
+            let expected = "a model that can be held in 16 bits, to measure what thresholds do to it";
+            moray::Error::Unsupported { what: "weights", expected, got: error.to_string() }
+        })?;
+        Ok(self.exact.get_or_init(|| run))
+    }
+}
+
 impl Context for CalibrationText<'_> {
     fn model(&self) -> ModelSizes {
-        self.model.config().sizes()
+        self.run.model.config().sizes()
     }
 
     fn mlp(&self, layer: usize) -> moray::Result<&Weights> {
-        let layers = self.model.layers();
+        let layers = self.run.model.layers();
         match layers.get(layer).map(|layer| &layer.mlp) {
             Some(Mlp::ByNeuron(weights)) => Ok(weights),
             Some(_) => {
@@ -446,7 +472,7 @@ impl Context for CalibrationText<'_> {
     }
 
     fn column_norms(&self, projection: Projection, layer: usize) -> moray::Result<Vec<f32>> {
-        let layers = self.model.layers();
+        let layers = self.run.model.layers();
         let Some(layer) = layers.get(layer) else {
             return Err(moray::Error::Index { what: "layer", limit: layers.len(), got: layer });
         };
@@ -471,8 +497,9 @@ impl Context for CalibrationText<'_> {
     fn run(&mut self, policies: Vec<Arc<dyn PolicyConfig>>) -> moray::Result<()> {
         let mut settings = Settings::dense(self.tokens.len().max(1));
         settings.policies = policies;
-        let mut session = self.model.session(self.cpu, settings)?;
-        self.model.prefill(self.cpu, &mut session, 0, &self.tokens).map(drop)
+        let Run { cpu, model, .. } = self.run;
+        let mut session = model.session(cpu, settings)?;
+        model.prefill(cpu, &mut session, 0, &self.tokens).map(drop)
     }
 
     fn effect(&mut self, layer: usize, thresholds: [f32; 4], on: Effect) -> moray::Result<f64> {
@@ -480,7 +507,8 @@ impl Context for CalibrationText<'_> {
             Some(effects) => effects,
             None => {
                 let tokens = &self.tokens[..self.tokens.len().min(EFFECT_TOKENS)];
-                Effects::new(self.cpu, self.model, tokens)?
+                let Run { cpu, model, .. } = self.unrounded()?;
+                Effects::new(cpu, model, tokens)?
             }
         };
         self.effects.insert(effects).of(layer, thresholds, on)

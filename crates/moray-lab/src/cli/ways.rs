@@ -1,6 +1,5 @@
 //! Several ways to run one model, measured in turn.
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::str::FromStr;
@@ -14,7 +13,7 @@ use moray::policy::Named;
 use super::device::cuda;
 use super::generate::{Decode, by_calls};
 use super::turns::{Rounds, Turn, in_turn};
-use super::{Device, Run, Switches};
+use super::{Device, Looked, Run, Switches};
 use crate::config::Activation;
 use crate::error::{Error, Result};
 use crate::load::LoadOptions;
@@ -67,7 +66,7 @@ impl Way {
 }
 
 /// What ways share that share a model.
-type Held = (LoadOptions, Option<Activation>, Option<(NonZeroUsize, Option<PathBuf>)>);
+type Held = (LoadOptions, Option<Activation>, Option<(Looked, Option<PathBuf>)>);
 
 /// Ways whose models are loaded, each model once however many ways share it.
 #[derive(Debug)]
@@ -77,7 +76,7 @@ pub(super) struct Loaded {
 }
 
 fn held(switches: &Switches) -> Held {
-    let preview = switches.left_out.logits.0.map(|exact| (exact, switches.calibration.clone()));
+    let preview = switches.left_out.logits.0.map(|looked| (looked, switches.calibration.clone()));
     (switches.load_options(), switches.activation, preview)
 }
 

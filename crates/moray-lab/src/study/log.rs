@@ -23,15 +23,20 @@ impl Log {
     pub fn open(path: &Path) -> Result<Self> {
         let io = |action| move |source| Error::io(action, path, source);
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(io("open"))?;
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut file, &mut text).map_err(io("read"))?;
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        file.set_len(whole as u64).map_err(io("shorten"))?;
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut file, &mut bytes).map_err(io("read"))?;
+        // what was not finished may end inside of a character
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        bytes.truncate(whole);
+        let text = String::from_utf8(bytes)
+            .map_err(|error| Error::malformed(path, "lines", "records of a study, in UTF-8", error))?;
         let record = |(index, line): (usize, &str)| {
             serde_json::from_str(line)
                 .map_err(|error| Error::malformed(path, format!("line {}", index + 1), "a record of a study", error))
         };
-        let records = text[..whole].lines().enumerate().map(record).collect::<Result<_>>()?;
+        let records = text.lines().enumerate().map(record).collect::<Result<_>>()?;
+        // a file of something else is left as it is
+        file.set_len(whole as u64).map_err(io("shorten"))?;
         Ok(Log { path: path.into(), file, records })
     }
 
