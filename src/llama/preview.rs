@@ -82,7 +82,11 @@ impl Preview {
             return Err(Error::Value { what: "size of an input", expected: "a finite number of at least 0", got });
         }
         if !(read > 0.0 && read <= 1.0) {
-            return Err(Error::Value { what: "share of a preview's inputs", expected: "a number in (0, 1]", got: read });
+            return Err(Error::Value {
+                what: "share of a preview's inputs",
+                expected: "a number in (0, 1]",
+                got: read,
+            });
         }
         let mut inputs: Vec<u32> = (0..k as u32).collect();
         inputs.sort_by(|&a, &b| sizes[b as usize].total_cmp(&sizes[a as usize]));
@@ -381,9 +385,14 @@ mod tests {
                     row
                 })
                 .collect();
-            for (exact, share, count) in
-                [(1, 1.0, K - LARGE), (2, 1.0, K - LARGE), (3, 0.999, K - LARGE), (1, 0.7, 157), (2, 0.3, 67), (1, 1e-9, 1)]
-            {
+            for (exact, share, count) in [
+                (1, 1.0, K - LARGE),
+                (2, 1.0, K - LARGE),
+                (3, 0.999, K - LARGE),
+                (1, 0.7, 157),
+                (2, 0.3, 67),
+                (1, 1e-9, 1),
+            ] {
                 let looked = looked_at(&held, &x, &bias, count);
                 let matrix = matrix.clone().with_preview(&sizes(), NonZeroUsize::new(exact).unwrap(), share).unwrap();
                 let mut expected = looked.clone();
@@ -400,7 +409,10 @@ mod tests {
                             let preview = matrix.preview().unwrap();
                             preview.multiply(&cpu, &matrix, x, y, (&mut room, &mut workspace)).unwrap();
                         }
-                        assert_eq!(found, expected, "{exact} exact, {share} read, {isa:?}, {threads} threads, {tokens} tokens");
+                        assert_eq!(
+                            found, expected,
+                            "{exact} exact, {share} read, {isa:?}, {threads} threads, {tokens} tokens"
+                        );
                     }
                 }
             }

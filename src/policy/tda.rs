@@ -56,10 +56,10 @@ impl Tda {
     /// Sets each layer's threshold to a fraction of its highest s_j / √P.
     ///
     /// # Errors
-    /// [`Error::Value`] for a fraction outside (0, 1], [`Error::Shape`] without layers or tokens.
+    /// [`Error::Value`] for a fraction outside (0, 1), [`Error::Shape`] without layers or tokens.
     pub fn fraction_of_max(layers: &[PromptStatistic], fraction: f32) -> Result<Self> {
         check_layers(layers)?;
-        super::check_fraction("fraction of the maximum", fraction)?;
+        check_below_max(fraction)?;
         let max = |layer: &PromptStatistic| layer.all_normalised().into_iter().fold(0.0, f64::max);
         Ok(Tda { thresholds: layers.iter().map(|layer| max(layer) * f64::from(fraction)).collect() })
     }
@@ -162,6 +162,15 @@ impl PolicyConfig for TdaQuantile {
     }
 }
 
+/// Refuses a fraction of the highest score that keeps nothing: no score is above the highest.
+fn check_below_max(fraction: f32) -> Result<()> {
+    if fraction > 0.0 && fraction < 1.0 {
+        return Ok(());
+    }
+    let expected = "a number in (0, 1), since nothing is above the maximum";
+    Err(Error::Value { what: "fraction of the maximum", expected, got: fraction })
+}
+
 /// [`Tda`] with the thresholds that each prompt's [`Tda::fraction_of_max`] gives.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TdaShareOfMax {
@@ -172,9 +181,9 @@ impl TdaShareOfMax {
     /// Takes the fraction of a layer's highest score.
     ///
     /// # Errors
-    /// [`Error::Value`] outside (0, 1].
+    /// [`Error::Value`] outside (0, 1).
     pub fn new(fraction: f32) -> Result<Self> {
-        super::check_fraction("fraction of the maximum", fraction)?;
+        check_below_max(fraction)?;
         Ok(TdaShareOfMax { fraction })
     }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use moray::policy::{
     Calibration, Cats, CatsCalibrator, Cett, Griffin, LayerRule, Observed, Policy, PolicyConfig, PromptStatistic,
-    Refresh, RefreshOptions, Refreshed, Tda, TdaQuantile, TopK, cett_of_dropping, kept_count, threshold_for_cett,
+    Refresh, RefreshOptions, Refreshed, Tda, TdaQuantile, TdaShareOfMax, TopK, cett_of_dropping, kept_count,
+    threshold_for_cett,
 };
 use moray::sparse_mlp::{Activation, Matrix, NeuronList, Selection, Shape, Weights, Workspace, forward};
 use moray::{Cpu, Error};
@@ -113,6 +114,16 @@ fn tda_fraction_of_max_keeps_what_is_above_it() {
         let expected = NeuronList::from_fn(64, |j| s.normalised(j) > max * f64::from(0.4f32));
         assert_eq!(tda.list(l, s).unwrap(), expected);
         assert!(!expected.indices().is_empty() && expected.indices().len() < 64);
+    }
+    // nothing is above the maximum
+    for fraction in [1.0, 0.0, 1.5, f32::NAN] {
+        let refused = Tda::fraction_of_max(&layers, fraction).unwrap_err().to_string();
+        assert!(refused.contains("nothing is above the maximum"), "{refused}");
+        assert_eq!(TdaShareOfMax::new(fraction).unwrap_err().to_string(), refused);
+    }
+    let nearly = Tda::fraction_of_max(&layers, f32::from_bits(1.0f32.to_bits() - 1)).unwrap();
+    for (l, s) in layers.iter().enumerate() {
+        assert!(!nearly.list(l, s).unwrap().indices().is_empty());
     }
 }
 

@@ -18,6 +18,10 @@ const CSV: &str = "results/study.csv";
 /// What stands before the output of a part's commands.
 const MARK: &str = "<!-- output -->";
 
+/// Tables that are made of the file, and the documents that show them.
+const SHOWN: [&str; 3] = ["results/front.md", "results/claims.md", "results/goals.md"];
+const DOCUMENTS: [&str; 2] = ["README.md", "docs/study.md"];
+
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// A part of the file.
@@ -50,15 +54,31 @@ pub fn run(arguments: &[String]) -> TaskResult {
         println!("{heading}");
         let text = fs::read_to_string(&path)?;
         let parts = parts_of(&text)?;
-        let part = parts.iter().find(|part| part.heading == heading).ok_or_else(|| format!("{FILE}: no part {heading}"))?;
+        let part =
+            parts.iter().find(|part| part.heading == heading).ok_or_else(|| format!("{FILE}: no part {heading}"))?;
         let output = output_of(&folder, part.commands)?;
         fs::write(&path, with_output(&text, part, &output))?;
         if *heading == headings[0] {
             fs::copy(folder.join("study/study.csv"), root().join(CSV))?;
         }
     }
+    let read = |file: &str| fs::read_to_string(root().join(file));
+    let before = SHOWN.map(read).into_iter().collect::<std::io::Result<Vec<_>>>()?;
     gains::run(&[])?;
-    figures::run(&[])
+    figures::run(&[])?;
+    for document in DOCUMENTS {
+        let mut text = read(document)?;
+        for (file, before) in SHOWN.iter().zip(&before) {
+            text = shown(&text, file, before, &read(file)?);
+        }
+        fs::write(root().join(document), text)?;
+    }
+    Ok(())
+}
+
+/// A document with another content of a table that it shows.
+fn shown(text: &str, file: &str, before: &str, after: &str) -> String {
+    text.replace(&format!("<!-- {file} -->\n{before}"), &format!("<!-- {file} -->\n{after}"))
 }
 
 /// The headings that begin with one of the arguments, all without any.
@@ -152,6 +172,13 @@ mod tests {
             let refused = parts_of(text).unwrap_err().to_string();
             assert!(refused.contains(said), "{refused}");
         }
+    }
+
+    #[test]
+    fn documents_show_the_table_that_is_made() {
+        let document = "a\n<!-- results/t.md -->\n| old |\n\nb | old |\n";
+        assert_eq!(shown(document, "results/t.md", "| old |\n", "| new |\n"), document.replacen("old", "new", 1));
+        assert_eq!(shown(document, "results/u.md", "| old |\n", "| new |\n"), document);
     }
 
     #[test]

@@ -264,7 +264,7 @@ fn the_command_reports_json_for_each_kind_of_run() {
         assert!((0.0..most).contains(&kl) && previewed["logits"] == looked, "{looked} {kl}");
     }
     for (text_of, part) in
-        [("preview:0", "preview:N"), ("some", "all or preview:N"), ("preview:300", "spares something")]
+        [("preview:0", "preview:N"), ("some", "all, preview:N or preview:N:K"), ("preview:300", "spares something")]
     {
         let refusal = command(&files, &text, &["--logits", text_of]).unwrap_err();
         assert!(refusal.contains(part), "{refusal}");

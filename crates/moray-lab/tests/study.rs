@@ -164,6 +164,30 @@ fn an_interrupted_study_goes_on_and_ends_alike() {
 }
 
 #[test]
+fn a_method_that_keeps_everything_is_timed_where_no_cell_is_like_it() {
+    let folder = Folder::new();
+    let grid = [
+        "--methods",
+        "teal",
+        "--kept",
+        "0.5",
+        "--logits",
+        "preview:2:0.7",
+        "--repeats",
+        "1",
+        "-n",
+        "1",
+        "--threads",
+        "1",
+    ];
+    folder.run(&[&WINDOWS[..], &grid].concat()).unwrap();
+    let study = folder.study();
+    let [_, teal] = &study.records[..] else { panic!("{:?}", study.records) };
+    assert_eq!(teal.switches, "--weights dense --inputs teal:0.5 --logits preview:2:0.7");
+    assert!(teal.decoding.as_ref().unwrap().idle_over_whole.unwrap().low > 0.0);
+}
+
+#[test]
 fn speeds_are_measured_beside_the_same_weights_whole() {
     let folder = Folder::new();
     let speed =

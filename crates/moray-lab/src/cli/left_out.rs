@@ -7,8 +7,8 @@ use std::str::FromStr;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use moray::policy::{Named, Site};
 
-use super::{LogitsSwitch, Looked};
 use super::switches::{inputs, inputs_help};
+use super::{LogitsSwitch, Looked};
 
 /// Which inputs of the layers' matrices are read and which logits are computed exactly.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,7 +24,7 @@ impl LeftOut {
     pub const NOTHING: LeftOut = LeftOut { inputs: Named::EVERY_INPUT, logits: LogitsSwitch(None) };
 }
 
-/// A scheme of `--sparse` with the share of the layers' weights that it keeps.
+/// A scheme of `--sparse` with the share of the inputs that it keeps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scheme {
     kept: f32,
@@ -37,7 +37,7 @@ impl Scheme {
     /// Its name and argument.
     pub const SYNTAX: &'static str = "auto:K";
 
-    /// The kept share where none is stated: what costs 2.5 ± 1.5% of perplexity over 16-bit weights in results/study.md.
+    /// The kept share where none is stated: what costs 2.3 ± 1.5% of perplexity over 16-bit weights in results/study.md.
     const KEPT: f32 = 0.75;
 
     /// Logits of a token that are exact, and the share of the inputs that the look at the others reads.
@@ -48,7 +48,7 @@ impl Scheme {
     /// # Errors
     /// As [`Named::parse`].
     pub fn parts(self) -> moray::Result<LeftOut> {
-        let inputs = Named::parse(Site::INPUTS[0], &format!("teal-kl:{}", self.kept))?;
+        let inputs = Named::parse(Site::INPUTS[0], &format!("teal:{}", self.kept))?;
         Ok(LeftOut { inputs, logits: LogitsSwitch(Some(Self::LOGITS)) })
     }
 }
@@ -63,7 +63,7 @@ impl FromStr for Scheme {
         };
         match stated.filter(|kept| *kept > 0.0 && *kept <= 1.0) {
             Some(kept) => Ok(Scheme { kept }),
-            None => Err(format!("expected auto or auto:K, K the kept share of the weights in (0, 1], got {text}")),
+            None => Err(format!("expected auto or auto:K, K the kept share of the inputs in (0, 1], got {text}")),
         }
     }
 }
@@ -77,7 +77,7 @@ impl fmt::Display for Scheme {
 /// The switches as they are stated.
 #[derive(Args)]
 struct Stated {
-    /// One scheme for all matrices: auto:K, which is --inputs teal-kl:K --logits preview:64:0.7, K the kept share of the weights, 0.75 for auto
+    /// One scheme for all matrices: auto:K, which is --inputs teal:K --logits preview:64:0.7, K the kept share of the inputs, 0.75 for auto
     /// alone; none by default. What it stands for cannot be stated besides.
     #[arg(long, conflicts_with_all = ["inputs", "logits", "mlp"])]
     sparse: Option<Scheme>,
@@ -127,9 +127,9 @@ mod tests {
     #[test]
     fn a_scheme_is_the_parts_that_it_stands_for() {
         for (scheme, parts) in [
-            ("auto", "--inputs teal-kl:0.75 --logits preview:64:0.7"),
-            ("auto:0.6", "--inputs teal-kl:0.6 --logits preview:64:0.7"),
-            ("auto:1", "--inputs teal-kl:1 --logits preview:64:0.7"),
+            ("auto", "--inputs teal:0.75 --logits preview:64:0.7"),
+            ("auto:0.6", "--inputs teal:0.6 --logits preview:64:0.7"),
+            ("auto:1", "--inputs teal:1 --logits preview:64:0.7"),
         ] {
             let stated: Way = format!("--weights as-file --sparse {scheme}").parse().unwrap();
             let written: Way = format!("--weights as-file {parts}").parse().unwrap();

@@ -245,6 +245,9 @@ impl<'a> Bench<'a> {
         let mut ways = vec![way(arguments, "--weights dense")?];
         for (cell, own) in cells {
             ways.extend([own.clone(), way(arguments, &cell.whole)?]);
+            if let Some(idle) = cell.idle.as_ref().filter(|_| arguments.repeats > 0) {
+                ways.push(way(arguments, idle)?);
+            }
         }
         Ok(Bench { arguments, tokens, loaded: Loaded::new(ways, || ())? })
     }

@@ -32,7 +32,7 @@ use crate::weights::WeightScheme;
 pub(super) const OUTPUT_TOKENS: usize = 128;
 
 /// Tokens of calibration text over which effects of thresholds on single layers are measured.
-const EFFECT_TOKENS: usize = 64;
+const EFFECT_TOKENS: usize = 128;
 
 /// What a file of calibrations calls the sizes of the output layer's inputs.
 const PREVIEW_SIZES: &str = "sizes";
