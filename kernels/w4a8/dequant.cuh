@@ -39,6 +39,16 @@ __device__ __forceinline__ void nibbles(uint32_t (&a)[4], const uint4& tile, int
     a[3] = (far >> 4) & NIBBLES;
 }
 
+// Sixteen times (code − 8), in the same order. `eights` is 0x80808080, from a register: of two masks an instruction holds one.
+__device__ __forceinline__ void centred_nibbles(uint32_t (&a)[4], const uint4& tile, int step, uint32_t eights) {
+    constexpr uint32_t UPPER = ~NIBBLES;
+    const uint32_t near = step == 0 ? tile.x : tile.y, far = step == 0 ? tile.z : tile.w;
+    a[0] = ((near << 4) & UPPER) ^ eights;
+    a[1] = (near & UPPER) ^ eights;
+    a[2] = ((far << 4) & UPPER) ^ eights;
+    a[3] = (far & UPPER) ^ eights;
+}
+
 __device__ __forceinline__ void bytes(uint32_t (&a)[4], const uint4& tile) {
     a[0] = tile.x, a[1] = tile.y, a[2] = tile.z, a[3] = tile.w;
 }
@@ -152,22 +162,22 @@ __device__ __forceinline__ int32_t group_zero(Offset kind, uint32_t point) {
     }
 }
 
-// Integers as numbers: with fine scales, those of their block's activations.
+// Integers as a number; with fine scales, times that of their block's activations.
 template <bool FINE>
-__device__ __forceinline__ float activations(int32_t sum, float act_scale) {
-    return FINE ? __fmul_rn(__int2float_rn(sum), act_scale) : __int2float_rn(sum);
+__device__ __forceinline__ float activations(float integers, float act_scale) {
+    return FINE ? __fmul_rn(integers, act_scale) : integers;
 }
 
 // Adds a group's integers times its scale, or its sum of activations times its offset, to a row's sum: in the CPU's order, one
 // rounding for each product and sum together.
 template <bool FINE>
-__device__ __forceinline__ float add_group(float acc, int32_t integers, float act_scale, float scale) {
+__device__ __forceinline__ float add_group(float acc, float integers, float act_scale, float scale) {
     return __fmaf_rn(activations<FINE>(integers, act_scale), scale, acc);
 }
 
 // Adds the integers that share a fine scale to a row's sum, in modes that stay in integers otherwise.
-__device__ __forceinline__ float add_block(float acc, int32_t integers, float act_scale) {
-    return __fmaf_rn(__int2float_rn(integers), act_scale, acc);
+__device__ __forceinline__ float add_block(float acc, float integers, float act_scale) {
+    return __fmaf_rn(integers, act_scale, acc);
 }
 
 }  // namespace moray

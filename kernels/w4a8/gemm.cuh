@@ -61,15 +61,21 @@ struct SumOf<true> {
 };
 
 // A way through a product: a mode of weights, a tile, the K that is combined in f32 (0: none is), whether activation scales are
-// fine, and whether groups have offsets in f16, which is a loop of its own in a kernel.
-template <typename W_, typename T_, uint32_t BLOCK_K_, bool FINE_, bool OFFSETS_ = false>
+// fine, and what groups have besides scales: nothing, zero points (also of modes that have neither), or offsets in f16, each of which is
+// a loop of its own in a kernel.
+template <typename W_, typename T_, uint32_t BLOCK_K_, bool FINE_, Offset OFFSET_ = Offset::zero_point>
 struct Gemm {
     using W = W_;
     using T = T_;
-    static constexpr bool FINE = FINE_, HAS_OFFSETS = OFFSETS_, FLOATS = BLOCK_K_ > 0;
+    static constexpr bool FINE = FINE_, HAS_OFFSETS = OFFSET_ == Offset::f16, FLOATS = BLOCK_K_ > 0;
     static constexpr uint32_t BLOCK_K = BLOCK_K_;
+    // Whether operands are 16 · (code − 8), so that nothing is to be subtracted from sums, and no instruction for it.
+    static constexpr bool CENTRED = FLOATS && W::ZERO == 8 && (!W::GROUPED || OFFSET_ == Offset::none);
+    // Whether a group's zero point times the sum of its activations is.
+    static constexpr bool SUBTRACTS = W::GROUPED && W::ZERO == 8 && OFFSET_ == Offset::zero_point;
     using Value = typename SumOf<FLOATS>::Value;
     static_assert(FLOATS == (W::GROUPED || FINE) && (W::GROUPED || !FINE || BLOCK_K == ACT_BLOCK), "what is combined in f32");
+    static_assert(BLOCK_K <= 128, "sums that `exact` takes");
 
     // One stage in shared memory, in parts at byte offsets. In 8 bits a stage of half as long K has as many bytes, except where
     // blocks of K need 128.
@@ -82,12 +88,12 @@ struct Gemm {
     static constexpr uint32_t SCALES = X + T::TOKENS * STAGE_K;                            // (tile row, group, row16)
     static constexpr uint32_t SCALE_ROW = GROUPS * TILE_N * W::SCALE_BYTES;                // of a tile row
     static constexpr uint32_t OFFSETS = SCALES + T::ROWS / TILE_N * SCALE_ROW;             // as scales, f16 or u8
-    static constexpr bool HAS_SUMS = W::GROUPED || (FINE && W::ZERO != 0);
+    static constexpr bool HAS_SUMS = HAS_OFFSETS || SUBTRACTS;
     static constexpr uint32_t SUMS = OFFSETS + (W::GROUPED ? OFFSETS - SCALES : 0);        // (group, token)
     static constexpr uint32_t ACT_SCALES = SUMS + (HAS_SUMS ? STAGE_K / BLOCK_K * T::TOKENS * 4 : 0);  // (128 of K, token)
     static constexpr uint32_t BYTES = ACT_SCALES + (FINE ? STAGE_K / ACT_BLOCK * T::TOKENS * 4 : 0);
     static_assert(BYTES % 16 == 0, "stages start where 16-byte copies may go");
-    static constexpr uint32_t ROOM = SHARED_BYTES - (FLOATS ? 64 : 0);  // beside it a turn and what `arrived` says
+    static constexpr uint32_t ROOM = SHARED_BYTES - (FLOATS ? 96 : 0);  // beside it a turn and what `arrived` says, of three ways
     static constexpr uint32_t STAGES = ROOM / BYTES < T::MOST_STAGES ? ROOM / BYTES : T::MOST_STAGES;
     static_assert(STAGES >= 2, "copies are under way while a stage is multiplied");
     static constexpr uint32_t ALL_BYTES = STAGES * BYTES;
@@ -183,7 +189,7 @@ __device__ __forceinline__ void load_stage(const LinearParams& p, const Place& a
         const uint32_t g0 = W::GROUPED ? index * G::GROUPS : groups_of(p, index * G::STAGE_K);
         load_group_rows<G>(p, at, stage_smem + G::SCALES, p.group_scale, g0, count, TILE_N * W::SCALE_BYTES);
         if constexpr (G::HAS_OFFSETS) load_group_rows<G>(p, at, stage_smem + G::OFFSETS, p.offset, g0, count, TILE_N * 2);
-        else if (W::GROUPED && W::BITS == 4 && p.offset_kind == Offset::zero_point)
+        else if constexpr (G::SUBTRACTS)
             load_group_rows<G>(p, at, stage_smem + G::OFFSETS, p.offset, g0, count, TILE_N);
     }
     if constexpr (G::HAS_SUMS) {
@@ -230,7 +236,8 @@ __device__ __forceinline__ void dequantize(const LinearParams& p, const char* st
             const uint32_t group = G::GROUPS == 1 ? 0 : groups_of(p, step * 32);
             scales = row_values<W::SCALE_BYTES>(stage + G::SCALES + row * G::SCALE_ROW + group * TILE_N * W::SCALE_BYTES);
         }
-        W::fragment(a[i], tile, step % PER_TILE, scales);
+        if constexpr (G::CENTRED) centred_nibbles(a[i], tile, step % PER_TILE, 0x80808080u * min(p.k, 1u));
+        else W::fragment(a[i], tile, step % PER_TILE, scales);
     }
 }
 
@@ -271,7 +278,7 @@ __device__ __forceinline__ void multiply(const LinearParams& p, const char* stag
 // A scale, or −0 past the end of K: a zero times it changes no sum, not even the sign of a zero.
 __device__ __forceinline__ float unless(bool past, float scale) { return past ? -0.0f : scale; }
 
-// What a lane's two rows of a row tile have of a block of K: scales, and what is added to codes, less than nothing.
+// What a lane's two rows of a row tile have of a block of K: scales, and zero points with the other sign.
 struct RowGroup {
     float scale[2];
     int32_t minus[2];
@@ -280,22 +287,29 @@ struct RowGroup {
 template <typename G>
 __device__ __forceinline__ RowGroup row_group(const LinearParams& p, const char* stage, uint32_t r, uint32_t group, bool past) {
     using W = typename G::W;
-    RowGroup of = {{}, {-W::ZERO, -W::ZERO}};
+    RowGroup of = {};
     if constexpr (W::GROUPED) {
         const char* row = stage + (G::T::warp_row() / TILE_N + r) * G::SCALE_ROW;
         const RowScales scale = row_values<2>(row + G::SCALES + group * TILE_N * 2);
         of.scale[0] = unless(past, half_bits(scale.low)), of.scale[1] = unless(past, half_bits(scale.high));
-        if constexpr (G::HAS_OFFSETS) of.minus[0] = of.minus[1] = 0;
-        else if constexpr (W::BITS == 4) {
-            // without a branch: what is read where there are no zero points is masked away
-            const bool points = p.offset_kind == Offset::zero_point;
-            const uint32_t mask = points ? 0xff : 0, otherwise = points ? 0 : W::ZERO;
-            const RowScales point = row_values<1>(row + (points ? G::OFFSETS : G::SCALES) + group * TILE_N);
-            of.minus[0] = -static_cast<int32_t>((point.low & mask) | otherwise);
-            of.minus[1] = -static_cast<int32_t>((point.high & mask) | otherwise);
+        if constexpr (G::SUBTRACTS) {
+            const RowScales point = row_values<1>(row + G::OFFSETS + group * TILE_N);
+            of.minus[0] = -static_cast<int32_t>(point.low), of.minus[1] = -static_cast<int32_t>(point.high);
         }
     }
     return of;
+}
+
+// Integers of a block of K as numbers, exactly, by additions alone: the matrix units' sums begin at the bits of 1.5 · 2^23, whose last
+// place is 1, and stay between 2^23 and 2^24 − 1 while no sum is beyond 2^22. None of 128 products is: with zero points, of which any
+// byte may be one, 255 · 128 · 128, and of 16 · (code − 8), as of int8, 128 · 128 · 128.
+constexpr int32_t EXACT_BITS = 0x4b400000;
+constexpr float EXACT = 12582912.0f;
+
+template <typename G>
+__device__ __forceinline__ float exact(int32_t bits) {
+    if constexpr (G::CENTRED) return __fmaf_rn(__int_as_float(bits), 0.0625f, -EXACT * 0.0625f);
+    else return __fsub_rn(__int_as_float(bits), EXACT);
 }
 
 // What a lane's two tokens of token tile t have of a block of K: the sum of their codes, the scale of the codes.
@@ -333,7 +347,7 @@ __device__ __forceinline__ void add_offsets(const char* stage, uint32_t group, b
             const TokenGroup tokens = token_group<G>(stage, t, group);
 #pragma unroll
             for (uint32_t i = 0; i < 4; ++i)
-                sums[r][t][i] = add_group<G::FINE>(sums[r][t][i], tokens.sum[i % 2], tokens.act_scale[i % 2], offset[i / 2]);
+                sums[r][t][i] = add_group<G::FINE>(sums[r][t][i], __int2float_rn(tokens.sum[i % 2]), tokens.act_scale[i % 2], offset[i / 2]);
         }
     }
 }
@@ -344,6 +358,7 @@ __device__ __forceinline__ void multiply(const LinearParams& p, const char* stag
                                          float (&sums)[G::T::ROW_TILES][G::T::TOKEN_TILES][4]) {
     using T = typename G::T;
     constexpr uint32_t BLOCKS = G::STAGE_K / G::BLOCK_K, STEPS = G::BLOCK_K / 32;
+    const int32_t begin[4] = {EXACT_BITS, EXACT_BITS, EXACT_BITS, EXACT_BITS};
     // with many sums there are no registers for the operands of several blocks
 #pragma unroll (T::ROW_TILES * T::TOKEN_TILES > 8 ? 1 : BLOCKS)
     for (uint32_t block = 0; block < BLOCKS; ++block) {
@@ -358,13 +373,15 @@ __device__ __forceinline__ void multiply(const LinearParams& p, const char* stag
 #pragma unroll
         for (uint32_t pair = 0; pair < T::TOKEN_TILES; pair += 2) {
             int32_t dots[2][T::ROW_TILES][4];
+            if constexpr (G::SUBTRACTS) {
 #pragma unroll
-            for (uint32_t t = 0; t < 2; ++t) {
-                const TokenGroup tokens = token_group<G>(stage, pair + t, block);
+                for (uint32_t t = 0; t < 2; ++t) {
+                    const TokenGroup tokens = token_group<G>(stage, pair + t, block);
 #pragma unroll
-                for (uint32_t r = 0; r < T::ROW_TILES; ++r)
+                    for (uint32_t r = 0; r < T::ROW_TILES; ++r)
 #pragma unroll
-                    for (uint32_t i = 0; i < 4; ++i) dots[t][r][i] = rows[r].minus[i / 2] * tokens.sum[i % 2];
+                        for (uint32_t i = 0; i < 4; ++i) dots[t][r][i] = rows[r].minus[i / 2] * tokens.sum[i % 2] + EXACT_BITS;
+                }
             }
 #pragma unroll
             for (uint32_t step = 0; step < STEPS; ++step) {
@@ -373,7 +390,10 @@ __device__ __forceinline__ void multiply(const LinearParams& p, const char* stag
 #pragma unroll
                 for (uint32_t t = 0; t < 2; ++t)
 #pragma unroll
-                    for (uint32_t r = 0; r < T::ROW_TILES; ++r) mma_s8(dots[t][r], a[r][step], b[t * 2], b[t * 2 + 1]);
+                    for (uint32_t r = 0; r < T::ROW_TILES; ++r) {
+                        if (step == 0 && !G::SUBTRACTS) mma_s8_from(dots[t][r], begin, a[r][step], b[t * 2], b[t * 2 + 1]);
+                        else mma_s8(dots[t][r], a[r][step], b[t * 2], b[t * 2 + 1]);
+                    }
             }
 #pragma unroll
             for (uint32_t t = 0; t < 2; ++t) {
@@ -384,8 +404,8 @@ __device__ __forceinline__ void multiply(const LinearParams& p, const char* stag
                     for (uint32_t i = 0; i < 4; ++i) {
                         float& sum = sums[r][pair + t][i];
                         const float act_scale = tokens.act_scale[i % 2];
-                        if constexpr (G::W::GROUPED) sum = add_group<G::FINE>(sum, dots[t][r][i], act_scale, rows[r].scale[i / 2]);
-                        else sum = add_block(sum, dots[t][r][i], unless(past, act_scale));
+                        if constexpr (G::W::GROUPED) sum = add_group<G::FINE>(sum, exact<G>(dots[t][r][i]), act_scale, rows[r].scale[i / 2]);
+                        else sum = add_block(sum, exact<G>(dots[t][r][i]), unless(past, act_scale));
                     }
             }
         }
@@ -678,11 +698,16 @@ __device__ __forceinline__ void gemm(const LinearParams& p) {
 template <typename W, typename T, uint32_t BLOCK_K, bool FINE>
 struct Kernel {
     using Plain = Gemm<W, T, BLOCK_K, FINE>;
-    static constexpr uint32_t THREADS = T::THREADS, SHARED = Plain::ALL_BYTES;
+    using Symmetric = Gemm<W, T, BLOCK_K, FINE, W::GROUPED && W::ZERO != 0 ? Offset::none : Offset::zero_point>;
+    using WithOffsets = Gemm<W, T, BLOCK_K, FINE, W::GROUPED ? Offset::f16 : Offset::zero_point>;
+    static constexpr uint32_t THREADS = T::THREADS;
+    static constexpr uint32_t PLAIN = Plain::ALL_BYTES > Symmetric::ALL_BYTES ? Plain::ALL_BYTES : Symmetric::ALL_BYTES;
+    static constexpr uint32_t SHARED = PLAIN > WithOffsets::ALL_BYTES ? PLAIN : WithOffsets::ALL_BYTES;
 
     static __device__ __forceinline__ void run(const LinearParams& p) {
         if constexpr (W::GROUPED) {
-            if (p.offset_kind == Offset::f16) return gemm<Gemm<W, T, BLOCK_K, FINE, true>>(p);
+            if (p.offset_kind == Offset::f16) return gemm<WithOffsets>(p);
+            if (W::ZERO != 0 && p.offset_kind == Offset::none) return gemm<Symmetric>(p);
         }
         gemm<Plain>(p);
     }

@@ -161,7 +161,7 @@ __device__ __forceinline__ float add_parts(const LinearParams& p, const Tokens& 
         const int32_t sum = W::GROUPED || W::ZERO != 0 ? tokens.sum(token, g) : 0;
         const float act_scale = FINE ? tokens.scale(token, g * size / ACT_BLOCK) : 1.0f;
         if constexpr (!W::GROUPED) {
-            acc = add_block(acc, dot - W::ZERO * sum, act_scale);
+            acc = add_block(acc, __int2float_rn(dot - W::ZERO * sum), act_scale);
             continue;
         }
         const size_t at = (size_t(tile_row) * groups + g) * TILE_N + row;
@@ -170,8 +170,8 @@ __device__ __forceinline__ float add_parts(const LinearParams& p, const Tokens& 
         if (p.offset_kind == Offset::f16) offset = __half2float(static_cast<const __half*>(p.offset)[at]);
         if (p.offset_kind == Offset::zero_point) point = static_cast<const uint8_t*>(p.offset)[at];
         const int32_t zero = group_zero<W>(p.offset_kind, point);
-        acc = add_group<FINE>(acc, dot - zero * sum, act_scale, __half2float(scales[at]));
-        if (p.offset_kind == Offset::f16) acc = add_group<FINE>(acc, sum, act_scale, offset);
+        acc = add_group<FINE>(acc, __int2float_rn(dot - zero * sum), act_scale, __half2float(scales[at]));
+        if (p.offset_kind == Offset::f16) acc = add_group<FINE>(acc, __int2float_rn(sum), act_scale, offset);
     }
     return acc;
 }

@@ -130,6 +130,9 @@ fn raw_calls_on_an_engines_memory_match_cpu() {
             multiply.launch(&device, stream).unwrap();
         }
         assert_eq!(bits(&device.download(&y).unwrap()), bits(&engine.expected), "{format:?}");
+        for left in [&partial, &arrived] {
+            assert!(device.download(left).unwrap().iter().all(|&byte| byte == 0), "{format:?}");
+        }
     }
 }
 

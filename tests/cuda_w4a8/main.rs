@@ -10,6 +10,7 @@ mod weights;
 mod bad_input;
 mod capture;
 mod engine;
+mod extremes;
 mod few;
 mod linear;
 mod meter;

@@ -190,11 +190,11 @@ static MODULE_GEMM_FINE: Module = Module::new(
 );
 
 pub(super) const GEMM_FINE_PER_CHANNEL_128: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_per_channel_128", 256, 76800, 128);
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_per_channel_128", 256, 75264, 128);
 pub(super) const GEMM_FINE_PER_CHANNEL_16: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_per_channel_16", 128, 75264, 128);
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_per_channel_16", 128, 74496, 128);
 pub(super) const GEMM_FINE_PER_CHANNEL_64: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_per_channel_64", 256, 75264, 128);
+    Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_per_channel_64", 256, 74496, 128);
 pub(super) const GEMM_FINE_QQQ_128: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_FINE, "w4a8_gemm_fine_qqq_128", 256, 76032, 128);
 pub(super) const GEMM_FINE_QQQ_16: Kernel<LinearParams> =
@@ -246,7 +246,7 @@ pub(super) const GEMM_FINE_PER_GROUP_G128_16: Kernel<LinearParams> =
 pub(super) const GEMM_FINE_PER_GROUP_G128_64: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_fine_per_group_g128_64", 256, 78336, 128);
 pub(super) const GEMM_PER_GROUP8_G128_128: Kernel<LinearParams> =
-    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group8_g128_128", 256, 67584, 128);
+    Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group8_g128_128", 256, 99840, 128);
 pub(super) const GEMM_PER_GROUP8_G128_16: Kernel<LinearParams> =
     Kernel::new(&MODULE_GEMM_G128, "w4a8_gemm_per_group8_g128_16", 128, 63360, 128);
 pub(super) const GEMM_PER_GROUP8_G128_64: Kernel<LinearParams> =

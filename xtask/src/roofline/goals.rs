@@ -35,17 +35,11 @@ pub struct Outcome {
 }
 
 /// What stands in the way of goals, by the start of their work and by machine.
-const NOTES: [(&str, &str, &str); 12] = [
+const NOTES: [(&str, &str, &str); 11] = [
     (
         "per channel, N=8192 K=21760, M=1,",
         "H200",
         "the weights at the speed of a copy and one launch: only fewer bytes or a cheaper launch would reach it",
-    ),
-    (
-        "groups of 128",
-        "A100",
-        "128 of K are scaled in f32 between their products: one after the other a multiplication, a conversion and an addition; a larger tile, \
-         of which more chains run side by side, does not have the registers for integers beside sums in f32",
     ),
     (
         "groups of 128, exact scales, M=16,",
@@ -55,8 +49,8 @@ const NOTES: [(&str, &str, &str); 12] = [
     (
         "groups of 128",
         "H200",
-        "the main loop has twice the instructions of per-channel's: each sum of a group is converted, scaled and added; scales in whole numbers \
-         (two-level), which leave that to the end, reach per-channel's time at M = 128 and 2048",
+        "the main loop has twice the instructions of per-channel's: each sum of a group becomes f32 by an addition, is scaled and added; scales in \
+         whole numbers (two-level), which leave that to the end, reach per-channel's time at M = 128 and 2048",
     ),
     (
         "LLaMA-2-7B decode",
