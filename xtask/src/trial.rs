@@ -9,13 +9,15 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 use std::{env, fs};
 
-use crate::{TaskResult, fetch, root, simcuda};
+use crate::{TaskResult, fetch, root, simcuda, toolkit};
 
 /// Documents whose commands are for users; those of `crates/moray-bpipe` have a test of their own, as their output is exact.
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 13] = [
     "README.md",
     "docs/command.md",
     "docs/rust.md",
+    "crates/moray-c/README.md",
+    "docs/python.md",
     "docs/demo.md",
     "docs/speed.md",
     "docs/quality.md",
@@ -36,6 +38,9 @@ const NAMES: [(&str, &str); 7] = [
     ("DIR", "out"),
     ("URL", "file://CLONE"),
 ];
+
+/// What a reader calls the program of a page: the first block of its language.
+const PROGRAMS: [(&str, &str); 3] = [("c", "program.c"), ("cpp", "program.cc"), ("python", "program.py")];
 
 /// What a reader would ask.
 const QUESTIONS: &str = r#"{"question": "The capital of France is", "choices": ["Paris", "a square"], "answer": 0}
@@ -95,9 +100,22 @@ fn follow(clone: &Path, is_long: bool) -> TaskResult {
         return Err(format!("expected cargo to make a crate, got {status}").into());
     }
     fs::write(clone.join("questions.jsonl"), QUESTIONS)?;
+    if is_long {
+        let environment = clone.with_file_name("environment");
+        let status = Command::new(toolkit::python()?).args(["-m", "venv"]).arg(&environment).status()?;
+        if !status.success() {
+            return Err(format!("expected an environment of Python's, got {status}").into());
+        }
+    }
     let (mut followed, mut left) = (0, Vec::new());
     for document in DOCUMENTS {
-        for step in steps(&fs::read_to_string(clone.join(document))?) {
+        let text = fs::read_to_string(clone.join(document))?;
+        for (language, file) in PROGRAMS {
+            if let Some(program) = first_block(&text, language) {
+                fs::write(clone.join(file), program)?;
+            }
+        }
+        for step in steps(&text) {
             let takes_long = ["minutes", "hour"].iter().any(|word| step.comment.contains(word));
             let is_elsewhere = ELSEWHERE.iter().any(|word| step.command.contains(word));
             if is_elsewhere || (takes_long && !is_long) {
@@ -123,7 +141,8 @@ fn try_step(step: &Step, clone: &Path) -> Result<(), String> {
     }
     line = line.replace("CLONE", &clone.display().to_string());
     let is_readers = line.starts_with("cargo add");
-    let mut path = vec![clone.join("target/release")];
+    // a Python of the reader's own, where there is one
+    let mut path = vec![clone.join("target/release"), clone.with_file_name("environment").join("bin")];
     path.extend(env::var_os("PATH").iter().flat_map(env::split_paths));
     let mut command = Command::new("bash");
     command.args(["-euc", &line]).current_dir(if is_readers {
@@ -148,6 +167,10 @@ fn try_step(step: &Step, clone: &Path) -> Result<(), String> {
         Some(expected) if said(expected) => Err(format!("expected\n{}\ngot\n{printed}", expected.join("\n"))),
         _ => Ok(()),
     }
+}
+
+fn first_block<'a>(text: &'a str, language: &str) -> Option<&'a str> {
+    text.split(&format!("\n```{language}\n")).nth(1)?.split("\n```").next()
 }
 
 /// The commands of a document.
@@ -225,6 +248,13 @@ mod tests {
         let expected =
             [step("cargo b -c", " 2 minutes", None), step("d e", "", Some(&["f ...", ""])), step("g", "", Some(&[]))];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn first_block_matches_its_language() {
+        let text = "a\n```cpp\nb\n```\n```c\nd\ne\n```\n```c\nf\n```\n";
+        assert_eq!(first_block(text, "c"), Some("d\ne"));
+        assert_eq!(first_block(text, "python"), None);
     }
 
     #[test]
