@@ -1,16 +1,18 @@
 //! One token over matrices that are held by input, with thresholds that keep shares of its inputs, beside the same numbers as they
-//! are held where nothing is selected: packed in 4 bits, rows of outputs in 16. Weights come from memory.
+//! are held where nothing is selected: packed in 4 bits, rows of outputs in 16, and beside a loop that only touches what is read. Weights come
+//! from memory.
 //!
 //! Every form has its turn in each round, so that whatever else the machine does falls on all of them; the lower quartile counts.
 
 mod common;
 
-use common::{copies, numbers, read_bandwidth};
+use common::{LINE_BYTES, copies, load_lines, numbers, read_bandwidth, scattered, weight_memory};
 use criterion::{Criterion, criterion_group, criterion_main};
 use moray::input_sparse::{Weight, Workspace};
 use moray::llama::DenseWeight;
 use moray::w4a8::{Activations, Epilogue, Format, Offset, PackedWeight, quantize};
 use moray::{Cpu, DenseType, input_sparse, w4a8};
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 /// (layer, K, N)
@@ -52,6 +54,25 @@ fn by_input<'a>(cpu: &'a Cpu, bits: &str, weights: &'a [Weight], x: &'a [f32]) -
     KEPT.into_iter().enumerate().map(form).collect()
 }
 
+/// What products by input read if 0.7 of the inputs are kept, and nothing else: a byte of each line of the kept rows, which threads share, and of
+/// each line of the scales. No product that reads them takes less.
+fn lines<'a>(cpu: &'a Cpu, bits: &str, weight: &Weight, raw: &'a [DenseWeight], row: usize) -> Form<'a> {
+    let (k, list) = (weight.k(), scattered(weight.k(), 0.7));
+    let scales = weight.bytes_read(0.0);
+    let bytes = weight.bytes_read(list.len() as f64 / k as f64);
+    let run = move |turn: usize, y: &mut [f32]| {
+        let data = raw[turn % raw.len()].data();
+        cpu.team().for_ranges(list.len(), list.len().div_ceil(4 * cpu.threads()), |range| {
+            black_box(list[range].iter().map(|&j| load_lines(data, j as usize * row, row)).sum::<u64>());
+        });
+        cpu.team().for_ranges(scales, scales.div_ceil(4 * cpu.threads()).max(LINE_BYTES), |range| {
+            black_box(load_lines(data, k * row + range.start, range.len()));
+        });
+        y.fill(1.0);
+    };
+    Form { name: format!("{bits}, lines of 0.7"), run: Box::new(run), bytes }
+}
+
 /// Prints how long each form takes of one layer's matrix, in turn.
 fn table(cpu: &Cpu, (layer, k, n): (&str, usize, usize), rounds: usize) {
     let (w, x) = (numbers(n * k, 1), numbers(k, 2));
@@ -61,6 +82,8 @@ fn table(cpu: &Cpu, (layer, k, n): (&str, usize, usize), rounds: usize) {
     let four = vec![Weight::from_quantized(&quantized).expect("groups of 32"); copies];
     let dense = vec![DenseWeight::from_f32(&w, n, k, DenseType::F16).expect("a valid shape"); copies.div_ceil(2)];
     let sixteen = vec![Weight::from_f32(&w, n, k, DenseType::F16).expect("a valid shape"); copies.div_ceil(2)];
+    let raw = |weights: &[Weight]| vec![weight_memory(weights[0].bytes_read(1.0) + LINE_BYTES); weights.len()];
+    let (four_lines, sixteen_lines) = (raw(&four), raw(&sixteen));
     let mut int8 = Activations::with_capacity(1, k);
     let four_bits = |turn: usize, y: &mut [f32]| {
         int8.quantize(cpu, &x, 1, k).expect("finite numbers");
@@ -71,8 +94,10 @@ fn table(cpu: &Cpu, (layer, k, n): (&str, usize, usize), rounds: usize) {
     };
     let mut forms = vec![Form { name: "4 bits, packed".into(), run: Box::new(four_bits), bytes: packed[0].bytes() }];
     forms.extend(by_input(cpu, "4 bits", &four, &x));
+    forms.push(lines(cpu, "4 bits", &four[0], &four_lines, n / 2));
     forms.push(Form { name: "16 bits, whole".into(), run: Box::new(whole), bytes: dense[0].bytes() });
     forms.extend(by_input(cpu, "16 bits", &sixteen, &x));
+    forms.push(lines(cpu, "16 bits", &sixteen[0], &sixteen_lines, 2 * n));
     let mut y = vec![0.0; n];
     let mut times = vec![Vec::with_capacity(rounds); forms.len()];
     for round in 0..rounds {
@@ -88,13 +113,12 @@ fn table(cpu: &Cpu, (layer, k, n): (&str, usize, usize), rounds: usize) {
         times[times.len() / 4].as_secs_f64() * 1e6
     };
     let times: Vec<f64> = times.iter_mut().map(quartile).collect();
-    println!("{layer}, K {k}, N {n}, one token, lower quartile of {rounds}, all in turn:");
-    println!("{:<30} {:>8} {:>7} {:>12}", "", "µs", "GB/s", "× its whole");
+    println!("\n{layer}, K {k}, N {n}, one token, lower quartile of {rounds}, all in turn:\n");
+    println!("| form | µs | GB/s | × its whole |\n|---|---:|---:|---:|");
     for (i, (form, time)) in forms.iter().zip(&times).enumerate() {
-        let whole = times[i / (1 + KEPT.len()) * (1 + KEPT.len())];
-        println!("{:<30} {time:8.1} {:7.1} {:12.2}", form.name, form.bytes as f64 / time / 1e3, time / whole);
+        let whole = times[i / (2 + KEPT.len()) * (2 + KEPT.len())];
+        println!("| {} | {time:.1} | {:.1} | {:.2} |", form.name, form.bytes as f64 / time / 1e3, time / whole);
     }
-    println!();
 }
 
 fn tables(_: &mut Criterion) {

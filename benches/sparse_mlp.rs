@@ -8,20 +8,20 @@
 
 mod common;
 
-use common::{copies, numbers, read_bandwidth, scattered};
+use common::{LINE_BYTES, copies, load_lines, numbers, read_bandwidth, scattered, weight_memory};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
-use moray::llama::DenseWeight;
+use moray::Cpu;
 use moray::sparse_mlp::{
     Activation, Gathered, IndexList, Matrix, Score, ScoreOn, Selection, Shape, Weights, Workspace, activate_product,
     bytes_read, forward,
 };
 use moray::w4a8::{Activations, Epilogue, Format, Offset, PackedWeight, linear, quantize};
-use moray::{Cpu, DenseType};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 const SHAPE: Shape = Shape { d_model: 576, d_ff: 1536, activation: Activation::Silu };
+const LLAMA_1B: Shape = Shape { d_model: 2048, d_ff: 8192, activation: Activation::Silu };
 const LLAMA_7B: Shape = Shape { d_model: 4096, d_ff: 11008, activation: Activation::Silu };
 
 fn weights(shape: Shape, four_bit: bool) -> Weights {
@@ -40,7 +40,6 @@ fn weights(shape: Shape, four_bit: bool) -> Weights {
 
 fn sparse_mlp(c: &mut Criterion) {
     let cpu = Cpu::detect();
-    println!("{} threads, {}, reads {:.1} GB/s", cpu.threads(), cpu.isa().name(), read_bandwidth(&cpu) / 1e9);
     let lists = [0.5, 0.25, 0.1].map(|kept| scattered(SHAPE.d_ff, kept));
     let list = |i: usize| Selection::List(IndexList::new(&lists[i], SHAPE.d_ff).expect("a sorted list"));
     let gate = Score::plain(ScoreOn::Gate);
@@ -113,14 +112,6 @@ impl Packed {
     }
 }
 
-const LINE_BYTES: usize = 64;
-
-/// Loads a byte of each cache line of `len` bytes from `start` on.
-fn load_lines(bytes: &[u8], start: usize, len: usize) -> u64 {
-    let first = start / LINE_BYTES * LINE_BYTES;
-    (first..start + len).step_by(LINE_BYTES).map(|at| u64::from(bytes[at])).sum()
-}
-
 /// Loads what the neurons of `list` take of a layer of groups of 32 with offsets: gate and up records, blocks of neurons
 /// shared among threads, then the codes of down, of which each thread has its columns.
 fn touch(cpu: &Cpu, shape: Shape, layer: &[u8], list: &[u32]) {
@@ -165,10 +156,7 @@ fn ratios(name: &str, shape: Shape, rounds: usize) {
     // by neuron, and with rows in tiles of those matrices that a selection by a score reads whole
     let [layers, gates, both] = [tiles(&[]), tiles(&[Matrix::Gate]), tiles(&[Matrix::Gate, Matrix::Up])];
     let packed = vec![Packed::new(shape); layers.len()];
-    // in the memory that weights are in
-    let lines = (bytes_of_layer + LINE_BYTES).div_ceil(LINE_BYTES);
-    let raw = DenseWeight::from_f32(&vec![1.0; 16 * lines], 16, lines, DenseType::F32).expect("a layer's bytes");
-    let raw = vec![raw; layers.len()];
+    let raw = vec![weight_memory(bytes_of_layer + LINE_BYTES); layers.len()];
     let every: Vec<u32> = (0..shape.d_ff as u32).collect();
     let lists = [0.5, 0.25, 0.1].map(|kept| scattered(shape.d_ff, kept));
     let list = |i: usize| Selection::List(IndexList::new(&lists[i], shape.d_ff).expect("a sorted list"));
@@ -219,19 +207,22 @@ fn ratios(name: &str, shape: Shape, rounds: usize) {
         times[times.len() / 4].as_secs_f64() * 1e6
     };
     let times: Vec<f64> = times.iter_mut().map(quartile).collect();
-    println!("{name}, one token, 4-bit groups of 32 with offsets, lower quartile of {rounds}, all in turn:");
-    println!("{:<25} {:>8} {:>11} {:>15}", "", "µs", "× all", "× all's bytes");
-    for ((name, ..), (time, bytes_of)) in forms.iter().zip(times.iter().zip(&bytes)) {
-        println!("{name:<25} {time:8.1} {:11.2} {:15.2}", time / times[0], *bytes_of as f64 / bytes[0] as f64);
+    let packed = times[forms.len() + 1];
+    println!("\n{name}, one token, 4-bit groups of 32 with offsets, lower quartile of {rounds}, all in turn:\n");
+    println!("| neurons | µs | × packed | MB |\n|---|---:|---:|---:|");
+    for ((name, ..), (time, bytes)) in forms.iter().zip(times.iter().zip(&bytes)) {
+        println!("| {name} | {time:.1} | {:.2} | {:.2} |", time / packed, *bytes as f64 / 1e6);
     }
     for (name, time) in others.iter().zip(&times[forms.len()..]) {
-        println!("{name:<25} {time:8.1} {:11.2}", time / times[0]);
+        println!("| {name} | {time:.1} | {:.2} | |", time / packed);
     }
-    println!();
 }
 
 fn tables(_: &mut Criterion) {
+    let cpu = Cpu::detect();
+    println!("{} threads, {}, reads {:.1} GB/s", cpu.threads(), cpu.isa().name(), read_bandwidth(&cpu) / 1e9);
     ratios("SmolLM2-135M", SHAPE, 600);
+    ratios("Llama-3.2-1B", LLAMA_1B, 100);
     ratios("LLaMA-7B", LLAMA_7B, 30);
 }
 

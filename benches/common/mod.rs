@@ -1,7 +1,8 @@
 //! What the benches share: seeded data and the machine's read bandwidth.
 #![allow(dead_code)] // each bench uses its part
 
-use moray::Cpu;
+use moray::llama::DenseWeight;
+use moray::{Cpu, DenseType};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -28,9 +29,24 @@ pub fn scattered(d_ff: usize, kept: f32) -> Vec<u32> {
     order
 }
 
-/// Copies of a working set that together are well above the last-level cache.
+/// Copies of a working set that together are well above the last-level cache, of which some processors have 260 MB.
 pub fn copies(bytes: usize) -> usize {
-    (256usize << 20).div_ceil(bytes).max(1)
+    (512usize << 20).div_ceil(bytes).max(1)
+}
+
+/// Bytes of a cache line.
+pub const LINE_BYTES: usize = 64;
+
+/// Memory of the size and the kind that weights of so many bytes are in.
+pub fn weight_memory(bytes: usize) -> DenseWeight {
+    let lines = bytes.div_ceil(LINE_BYTES);
+    DenseWeight::from_f32(&vec![1.0; 16 * lines], 16, lines, DenseType::F32).expect("a size of memory")
+}
+
+/// Loads a byte of each cache line of `len` bytes from `start` on.
+pub fn load_lines(bytes: &[u8], start: usize, len: usize) -> u64 {
+    let first = start / LINE_BYTES * LINE_BYTES;
+    (first..start + len).step_by(LINE_BYTES).map(|at| u64::from(bytes[at])).sum()
 }
 
 /// Bytes a second that all threads together read from memory, the best of several passes over 512 MiB, in huge pages where the system has them, as

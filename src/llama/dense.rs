@@ -22,8 +22,11 @@ const TOKEN_BLOCK: usize = 48;
 /// Tokens that wait for memory: what they read next is asked for.
 const FEW_TOKENS: usize = 4;
 
-/// Bytes from the weights at hand to those that are asked for meanwhile.
-const AHEAD_BYTES: usize = 4096;
+/// Bytes from the weights at hand to those that are asked into the second-level cache meanwhile.
+const FAR_BYTES: usize = 8 << 10;
+
+/// Bytes from the weights at hand to those that are asked from there into the first-level cache.
+const NEAR_BYTES: usize = 2 << 10;
 
 /// A weight matrix w\[N, K\] in floating point, stored \[N/16\]\[K\]\[16\] so that 16 rows are the lanes of a vector.
 ///
@@ -249,7 +252,8 @@ impl<T: SimdElement> Kernel for Multiply<'_, T> {
     }
 }
 
-/// `rows` is at least \[K\]\[16\], `x` at least \[M, K\] and `sums` M. `AHEAD` asks for the rows [`AHEAD_BYTES`] further.
+/// `rows` is at least \[K\]\[16\], `x` at least \[M, K\] and `sums` M. `AHEAD` asks for the rows [`FAR_BYTES`] and
+/// [`NEAR_BYTES`] further.
 #[inline(always)]
 fn multiply_tokens<S: Simd, T: SimdElement, const M: usize, const AHEAD: bool>(
     simd: S,
@@ -262,9 +266,12 @@ fn multiply_tokens<S: Simd, T: SimdElement, const M: usize, const AHEAD: bool>(
     let x: [&[f32]; M] = std::array::from_fn(|m| &x[m * k..][..k]);
     let (quads, rest) = rows[..k].as_chunks::<4>();
     let x_quads: [&[[f32; 4]]; M] = std::array::from_fn(|m| &x[m].as_chunks().0[..quads.len()]);
-    let lead = AHEAD_BYTES / size_of::<[T; ROWS]>();
+    let [near, far] = [NEAR_BYTES, FAR_BYTES].map(|ahead| ahead / size_of::<[T; ROWS]>());
     for (i, quad) in quads.iter().enumerate() {
-        if AHEAD && let Some(later) = rows.get(4 * i + lead..4 * i + lead + 4) {
+        if AHEAD && let Some(later) = rows.get(4 * i + far..4 * i + far + 4) {
+            simd.prefetch_far(later.as_flattened());
+        }
+        if AHEAD && let Some(later) = rows.get(4 * i + near..4 * i + near + 4) {
             simd.prefetch(later.as_flattened());
         }
         for phase in 0..4 {

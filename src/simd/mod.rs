@@ -171,17 +171,24 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Asks for the cache lines of a slice, in steps of a line from its start.
     #[inline(always)]
     fn prefetch<T>(self, slice: &[T]) {
-        let step = (LINE_BYTES / size_of::<T>().max(1)).max(1);
-        let mut at = 0;
-        while at < slice.len() {
-            self.prefetch_line(&slice[at]);
-            at += step;
-        }
+        slice.chunks(elements_of_line::<T>()).for_each(|line| self.prefetch_line(&line[0]));
+    }
+
+    /// Asks for the cache lines of a slice in the second-level cache, as [`Simd::prefetch`] does in the first.
+    #[inline(always)]
+    fn prefetch_far<T>(self, slice: &[T]) {
+        slice.chunks(elements_of_line::<T>()).for_each(|line| self.prefetch_far_line(&line[0]));
     }
 }
 
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
+
+/// Elements in a cache line, at least one.
+const fn elements_of_line<T>() -> usize {
+    let bytes = if size_of::<T>() == 0 { 1 } else { size_of::<T>() };
+    if bytes < LINE_BYTES { LINE_BYTES / bytes } else { 1 }
+}
 
 /// Work that runs on any instruction set.
 pub(crate) trait Kernel {
