@@ -96,14 +96,40 @@ impl<S: Simd> Floats<S> {
     }
 }
 
-/// One token's sums of a chunk.
-#[derive(Clone, Copy)]
+/// One token's sums of chunks, each kind by itself: what every row is added to stays in the first-level cache.
 struct Sums<S: Simd> {
-    floats: Floats<S>,
     /// Of a piece, in lanes of 16 bits.
-    short: [S::I; VECTORS / 2],
+    short: [[S::I; VECTORS / 2]; CHUNKS],
     /// Of a run that takes several pieces.
-    acc: [S::I; VECTORS],
+    acc: [[S::I; VECTORS]; CHUNKS],
+    /// Of the run of K at hand.
+    chain: [[S::F; VECTORS]; CHUNKS],
+    /// Of those before it.
+    total: [[S::F; VECTORS]; CHUNKS],
+}
+
+impl<S: Simd> Sums<S> {
+    #[inline(always)]
+    fn none(simd: S) -> Self {
+        let (zero, none) = (simd.splat_i32(0), simd.splat(0.0));
+        Sums {
+            short: [[zero; VECTORS / 2]; CHUNKS],
+            acc: [[zero; VECTORS]; CHUNKS],
+            chain: [[none; VECTORS]; CHUNKS],
+            total: [[none; VECTORS]; CHUNKS],
+        }
+    }
+
+    /// Adds the chains of a run to those before it, of the first `chunks`.
+    #[inline(always)]
+    fn end_run(&mut self, simd: S, chunks: usize) {
+        for (total, chain) in self.total.iter_mut().zip(&mut self.chain).take(chunks) {
+            for v in 0..VECTORS {
+                total[v] = simd.add(total[v], chain[v]);
+                chain[v] = simd.splat(0.0);
+            }
+        }
+    }
 }
 
 /// out\[t\]\[c\] = act_scale\[t\] · Σ_blocks (float(Σ_slots (code − zero) · a) · scale (+ Σ_slots a · offset)), blocks in order, by
@@ -286,32 +312,37 @@ impl FourBitSums<'_> {
         *short = acc;
     }
 
-    /// Adds the sums of a piece's rows to those of its run, and where it is the last, the run to the f32 sums.
+    /// Adds the sums of a piece's rows in the unit's chunk `i` to those of its run, and where it is the last, the run to the f32 sums.
     #[inline(always)]
-    fn end_piece<S: Simd, const N: usize>(&self, simd: S, chunk: usize, piece: &Piece<'_>, sums: &mut Sums<S>) {
+    fn end_piece<S: Simd, const N: usize>(&self, simd: S, i: usize, piece: &Piece<'_>, sums: &mut Sums<S>) {
         let mut acc = [simd.splat_i32(0); VECTORS];
         for v in 0..VECTORS / 2 {
-            [acc[2 * v], acc[2 * v + 1]] = simd.widen_u16(sums.short[v]);
+            [acc[2 * v], acc[2 * v + 1]] = simd.widen_u16(sums.short[i][v]);
         }
         if !piece.only {
             for v in 0..VECTORS {
-                acc[v] = simd.add_i32(acc[v], sums.acc[v]);
+                acc[v] = simd.add_i32(acc[v], sums.acc[i][v]);
             }
-            sums.acc = if piece.last { [simd.splat_i32(0); VECTORS] } else { acc };
+            sums.acc[i] = if piece.last { [simd.splat_i32(0); VECTORS] } else { acc };
         }
         if piece.last {
-            self.add_block::<S, N>(simd, (chunk, piece.block), piece.run, &acc, &mut sums.floats.chain);
+            let chunk = self.chunks.start + i;
+            self.add_block::<S, N>(simd, (chunk, piece.block), piece.run, &acc, &mut sums.chain[i]);
         }
     }
 
     /// Adds a piece's rows to the sums of the unit's chunks, four rows after four, each read from its first column to its last.
     #[inline(always)]
-    fn add_piece<S: Simd>(&self, simd: S, rows: &Gather<'_, [u8; 16]>, piece: &Piece<'_>, sums: &mut [Sums<S>]) {
+    fn add_piece<S: Simd>(
+        &self,
+        simd: S,
+        rows: &Gather<'_, [u8; 16]>,
+        piece: &Piece<'_>,
+        shorts: &mut [[S::I; VECTORS / 2]],
+    ) {
         let columns = &self.matrix.columns;
-        for sums in sums.iter_mut() {
-            sums.short = [simd.splat_i16(piece.shift as i16); VECTORS / 2];
-        }
-        let (last, bytes) = (rows.rows() - QUAD, SEGMENT / 2 * (columns.segments * sums.len()));
+        shorts.fill([simd.splat_i16(piece.shift as i16); VECTORS / 2]);
+        let (last, bytes) = (rows.rows() - QUAD, SEGMENT / 2 * (columns.segments * shorts.len()));
         let lead = |ahead: usize| ahead.div_ceil(bytes).next_multiple_of(QUAD);
         let (near, far) = (lead(NEAR_BYTES), lead(FAR_BYTES));
         for (i, &[a, b, c, d]) in piece.h.iter().enumerate() {
@@ -320,13 +351,13 @@ impl FourBitSums<'_> {
             let ahead = (&four_rows(rows, (slot + near).min(last)), &four_rows(rows, (slot + far).min(last)));
             let pair = |first: i8, second: i8| i16::from_le_bytes([first as u8, second as u8]);
             let h = [simd.splat_i16(pair(a, b)), simd.splat_i16(pair(c, d))];
-            for (i, sums) in sums.iter_mut().enumerate() {
+            for (i, short) in shorts.iter_mut().enumerate() {
                 let at = i * columns.segments;
                 match columns.segments_of(self.chunks.start + i) {
-                    1 => Self::add_quad::<S, 1>(simd, &four, ahead, at, h, &mut sums.short),
-                    2 => Self::add_quad::<S, 2>(simd, &four, ahead, at, h, &mut sums.short),
-                    3 => Self::add_quad::<S, 3>(simd, &four, ahead, at, h, &mut sums.short),
-                    _ => Self::add_quad::<S, 4>(simd, &four, ahead, at, h, &mut sums.short),
+                    1 => Self::add_quad::<S, 1>(simd, &four, ahead, at, h, short),
+                    2 => Self::add_quad::<S, 2>(simd, &four, ahead, at, h, short),
+                    3 => Self::add_quad::<S, 3>(simd, &four, ahead, at, h, short),
+                    _ => Self::add_quad::<S, 4>(simd, &four, ahead, at, h, short),
                 }
             }
         }
@@ -336,34 +367,32 @@ impl FourBitSums<'_> {
     #[inline(always)]
     fn one<S: Simd>(self, simd: S) {
         let columns = &self.matrix.columns;
-        let (rows, zero) = (self.rows(), simd.splat_i32(0));
-        let zero = Sums::<S> { floats: Floats::none(simd), short: [zero; VECTORS / 2], acc: [zero; VECTORS] };
-        let mut sums = [zero; CHUNKS];
-        let sums = &mut sums[..self.chunks.len()];
+        let (rows, chunks) = (self.rows(), self.chunks.len());
+        let mut sums = Sums::none(simd);
         let mut end = self.first_end();
         for (r, run) in self.runs.iter().enumerate() {
             if self.passes(run, &mut end) {
-                sums.iter_mut().for_each(|sums| sums.floats.end_run(simd));
+                sums.end_run(simd, chunks);
             }
             let next = self.runs.get(r + 1);
             for piece in Piece::all(run, self.h.codes, self.h.sums[r]) {
-                self.add_piece(simd, &rows, &piece, sums);
-                for (chunk, sums) in self.chunks.clone().zip(sums.iter_mut()) {
+                self.add_piece(simd, &rows, &piece, &mut sums.short[..chunks]);
+                for (i, chunk) in self.chunks.clone().enumerate() {
                     if let (true, Some(next)) = (piece.last, next) {
                         self.prefetch_scales(simd, next.block, chunk);
                     }
                     match columns.segments_of(chunk) {
-                        1 => self.end_piece::<S, 1>(simd, chunk, &piece, sums),
-                        2 => self.end_piece::<S, 2>(simd, chunk, &piece, sums),
-                        3 => self.end_piece::<S, 3>(simd, chunk, &piece, sums),
-                        _ => self.end_piece::<S, 4>(simd, chunk, &piece, sums),
+                        1 => self.end_piece::<S, 1>(simd, i, &piece, &mut sums),
+                        2 => self.end_piece::<S, 2>(simd, i, &piece, &mut sums),
+                        3 => self.end_piece::<S, 3>(simd, i, &piece, &mut sums),
+                        _ => self.end_piece::<S, 4>(simd, i, &piece, &mut sums),
                     }
                 }
             }
         }
-        for ((chunk, sums), out) in self.chunks.zip(sums).zip(self.out) {
-            sums.floats.end_run(simd);
-            Self::write(simd, &sums.floats.total, self.h.scale[0], columns.segments_of(chunk), out);
+        sums.end_run(simd, chunks);
+        for ((chunk, total), out) in self.chunks.zip(&sums.total).zip(self.out) {
+            Self::write(simd, total, self.h.scale[0], columns.segments_of(chunk), out);
         }
     }
 
