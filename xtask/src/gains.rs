@@ -1,4 +1,5 @@
-//! `cargo xtask gains`: writes the tables of the README and of `docs/study.md` that come from several result files; `--check` compares.
+//! `cargo xtask gains`: writes the tables of the README, of `docs/study.md` and of `docs/speed.md` that come from several result files; `--check`
+//! compares.
 //!
 //! Each row of `results/gains.md` sets a figure of moray's beside the strongest alternative that the same result file holds, and says where the two were
 //! measured, or that they are predicted.
@@ -27,7 +28,7 @@ struct Gain {
 
 /// Runs the task.
 pub fn run(arguments: &[String]) -> TaskResult {
-    for (file, fresh) in [(FILE, table()?)].into_iter().chain(crate::claims::files()?) {
+    for (file, fresh) in [(FILE, table()?), crate::speed_goals::file()?].into_iter().chain(crate::claims::files()?) {
         let path = root().join(file);
         match arguments {
             [] => fs::write(&path, fresh)?,

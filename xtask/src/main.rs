@@ -22,6 +22,7 @@ mod resources;
 mod roofline;
 mod simcuda;
 mod sizes;
+mod speed_goals;
 mod study;
 mod test;
 mod toolkit;
