@@ -199,7 +199,9 @@ fn measured(figure: &Figure) -> Result<Vec<Measured>> {
                 // the lesser of the runs
                 let runs = shown.split(", ").map(first_number).collect::<Result<Vec<f64>>>()?;
                 let value = runs.into_iter().fold(f64::INFINITY, f64::min);
-                let bound = Some("members share a counter of pieces and wait for the last one (`results/threads.md`)".to_owned());
+                let bound = Some(
+                    "members share a counter of pieces and wait for the last one (`results/threads.md`)".to_owned(),
+                );
                 Ok(Measured { place: (*place).to_owned(), value, shown, bound })
             };
             ["AMD EPYC", "Intel(R) Xeon(R) Processor"].iter().map(of).collect()
