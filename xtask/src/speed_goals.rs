@@ -154,7 +154,8 @@ pub fn file() -> Result<(&'static str, String)> {
             (_, missed) => format!("missed on {}", places(missed)),
         };
         let shown: Vec<String> = figures.iter().map(|figure| format!("{} {}", figure.place, figure.shown)).collect();
-        let bounds: Vec<String> = missed.iter().filter_map(|figure| figure.bound.clone()).collect();
+        let mut bounds: Vec<String> = missed.iter().filter_map(|figure| figure.bound.clone()).collect();
+        bounds.dedup();
         made += &format!("| {work} | {aim} | {verdict} | {} | {} |\n", shown.join("; "), bounds.join("; "));
     }
     Ok(("results/speed-goals.md", made))
