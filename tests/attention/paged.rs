@@ -325,6 +325,21 @@ fn layouts_and_memory_that_do_not_fit_are_rejected() {
     // entries of pages that are not written are not looked at
     engine.table.as_mut().unwrap()[good.0.max_pages] = u32::MAX;
     assert_eq!(write(KvPolicy::WriteAll, 31, &mut engine), Error::Length { what: "k", expected: 32, got: 31 });
+    // rows over each other can be read, as where heads share one, and not be written
+    let PageLayout { page_size, head_stride, row_stride, n_kv_heads, .. } = good.0;
+    let reach = (page_size - 1) * row_stride + (n_kv_heads - 1) * head_stride + good.0.head_dim;
+    let over: [(&str, usize, fn(&mut PageLayout) -> &mut usize); 3] = [
+        ("head_stride", 0, |layout| &mut layout.head_stride),
+        ("head_stride", good.0.head_dim - 1, |layout| &mut layout.head_stride),
+        ("page_stride", reach - 1, |layout| &mut layout.page_stride),
+    ];
+    for (what, stride, of) in over {
+        *of(&mut engine.layout) = stride;
+        let refused =
+            write_kv_paged(&cpu, &call, KvPolicy::WriteAll, None, &[1.0; 32], &[1.0; 32], &mut engine.view_mut());
+        assert_eq!(shape_of(refused.unwrap_err()), (what, stride));
+        engine.layout = good.0;
+    }
     engine.present = None;
     let refused = write(KvPolicy::Hole, 32, &mut engine).to_string();
     assert_eq!(refused, "kv policy: expected write-all or zero, or a cache with holes, got one that leaves holes");

@@ -368,6 +368,8 @@ fn raw_write_refuses_bad_addresses_and_sizes() {
                 call.kv.n_pages = 1 << 31;
                 call.kv.page_stride = 1 << 48;
             }),
+            ("head_stride", |call| call.kv.head_stride = 0),
+            ("page_stride", |call| call.kv.page_stride = call.kv.row_stride * (PAGE - 1)),
         ],
     );
 }

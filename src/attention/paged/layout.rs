@@ -64,6 +64,7 @@ impl PageLayout {
 
     /// Checks the numbers, and the buffers against them.
     pub(super) fn check(&self, dtype: KvDtype, lengths: &Lengths) -> Result<()> {
+        check_head_dim(self.head_dim)?;
         self.check_sizes(lengths.page_table.is_some())?;
         let reach = self.elems().and_then(|elems| elems.checked_mul(dtype.bytes()));
         let expected = "pages that can be counted";
@@ -75,23 +76,56 @@ impl PageLayout {
             }
         }
         if dtype == KvDtype::Int8 {
-            let expected = product("n_pages", &[self.n_pages, self.n_kv_heads, self.page_size])?;
+            let expected = product("n_pages", &self.scales())?;
             let [k, v] = lengths.scales.unwrap_or([0; 2]);
             check_len("k_scale", expected, k)?;
             check_len("v_scale", expected, v)?;
         }
         if let Some(got) = lengths.present {
-            let words = PageLayout::present_words(self.capacity);
-            check_len("present", product("n_slots", &[self.n_slots, self.n_kv_heads, words])?, got)?;
+            check_len("present", product("n_slots", &self.presence())?, got)?;
         }
         match lengths.page_table {
-            Some(got) => check_len("page_table", product("n_slots", &[self.n_slots, self.max_pages])?, got),
+            Some(got) => check_len("page_table", product("n_slots", &self.table())?, got),
             None => Ok(()),
         }
     }
 
-    fn check_sizes(&self, has_table: bool) -> Result<()> {
-        check_head_dim(self.head_dim)?;
+    /// The sizes of the scales of K, and of V.
+    pub(in crate::attention) fn scales(&self) -> [usize; 3] {
+        [self.n_pages, self.n_kv_heads, self.page_size]
+    }
+
+    /// The sizes of the presence words.
+    pub(in crate::attention) fn presence(&self) -> [usize; 3] {
+        [self.n_slots, self.n_kv_heads, PageLayout::present_words(self.capacity)]
+    }
+
+    /// The sizes of the page table.
+    pub(in crate::attention) fn table(&self) -> [usize; 2] {
+        [self.n_slots, self.max_pages]
+    }
+
+    /// Checks that no row lies over another, as a call needs that writes them: of positions, heads and pages those with the longer stride begin
+    /// beyond the last row of those with the shorter one.
+    pub(in crate::attention) fn check_apart(&self) -> Result<()> {
+        let mut steps = [
+            ("row_stride", self.page_size, self.row_stride),
+            ("head_stride", self.n_kv_heads, self.head_stride),
+            ("page_stride", self.n_pages, self.page_stride),
+        ];
+        steps.sort_by_key(|&(_, _, stride)| stride);
+        let mut reach = self.head_dim;
+        for (what, count, stride) in steps.into_iter().filter(|&(_, count, _)| count > 1) {
+            if stride < reach {
+                return Err(Error::Shape { what, expected: "rows that do not lie over each other", got: stride });
+            }
+            reach = reach.saturating_add((count - 1).saturating_mul(stride));
+        }
+        Ok(())
+    }
+
+    /// Checks the numbers by themselves, on the CPU and on devices.
+    pub(in crate::attention) fn check_sizes(&self, has_table: bool) -> Result<()> {
         let refuse = |what, expected, got| Err(Error::Shape { what, expected, got });
         let sizes = [
             ("n_kv_heads", self.n_kv_heads),

@@ -135,6 +135,7 @@ impl PagedKvMut<'_> {
             page_table: self.page_table.map(<[u32]>::len),
         };
         self.layout.check(self.dtype, &lengths)?;
+        self.layout.check_apart()?;
         let rows = call.check(&self.layout.kv_shape(call.layer))?;
         check_pages(&self.layout, self.page_table, call, |span| span.start)?;
         Ok(rows)

@@ -1,7 +1,7 @@
 //! One layer of a KV cache, by addresses and strides.
 
 use super::check_u32;
-use crate::attention::BLOCK;
+use crate::attention::PageLayout;
 use crate::attention::cuda::kv_format::KvFormat;
 use crate::attention::cuda::mirror::KvView;
 use crate::device::{Access, Address, Buffer, or_null, product};
@@ -52,30 +52,69 @@ pub struct Kv {
 impl Kv {
     /// Presence words of a (slot, KV head): whole blocks of 64 positions.
     pub fn present_words(capacity: usize) -> usize {
-        capacity.div_ceil(BLOCK) * (BLOCK / 32)
+        PageLayout::present_words(capacity)
     }
 
+    /// Where rows lie.
+    fn layout(&self, head_dim: usize) -> PageLayout {
+        let Kv {
+            n_kv_heads,
+            n_slots,
+            capacity,
+            n_pages,
+            page_size,
+            max_pages,
+            page_stride,
+            head_stride,
+            row_stride,
+            ..
+        } = *self;
+        PageLayout {
+            n_kv_heads,
+            head_dim,
+            n_slots,
+            capacity,
+            n_pages,
+            page_size,
+            max_pages,
+            page_stride,
+            head_stride,
+            row_stride,
+        }
+    }
+
+    /// Checks that no row lies over another, as a call needs that writes them.
+    pub(super) fn check_apart(&self, head_dim: usize) -> Result<()> {
+        self.layout(head_dim).check_apart()
+    }
+
+    /// Checks the layout, and besides what only devices ask: 32 bits, pages of powers of two, rows of whole 16 bytes.
     pub(super) fn check(&self, head_dim: usize) -> Result<()> {
         let refuse = |what, expected, got| Err(Error::Shape { what, expected, got });
         if self.format == KvFormat::Int8 && head_dim % 16 != 0 {
             return refuse("head_dim", "a multiple of 16 for int8 caches", head_dim);
         }
-        if self.capacity == 0 || self.capacity > 1 << 31 {
-            return refuse("capacity", "1 to 2^31", self.capacity);
+        let has_table = self.page_table.is_some();
+        let sizes = [
+            ("capacity", self.capacity),
+            ("n_slots", self.n_slots),
+            ("n_pages", self.n_pages),
+            ("page_size", self.page_size),
+            ("max_pages", if has_table { self.max_pages } else { 1 }),
+        ];
+        if let Some((what, got)) = sizes.into_iter().find(|&(_, size)| size == 0 || size > 1 << 31) {
+            return refuse(what, "1 to 2^31", got);
         }
-        if self.n_slots == 0 || self.n_slots > 1 << 31 {
-            return refuse("n_slots", "1 to 2^31", self.n_slots);
+        if has_table && !self.page_size.is_power_of_two() {
+            return refuse("page_size", "a power of two, at most 2^31", self.page_size);
         }
-        self.check_pages()?;
+        self.layout(head_dim).check_sizes(has_table)?;
         for (what, stride) in
             [("page_stride", self.page_stride), ("head_stride", self.head_stride), ("row_stride", self.row_stride)]
         {
             if stride > 1 << 48 || stride * self.format.bytes() % 16 != 0 {
                 return refuse(what, "a multiple of 16 bytes, at most 2^48 elements", stride);
             }
-        }
-        if self.row_stride < head_dim {
-            return refuse("row_stride", "at least head_dim", self.row_stride);
         }
         check_u32("row_stride", self.row_stride)?;
         match self.format == KvFormat::Int8 && (self.k_scale.is_none() || self.v_scale.is_none()) {
@@ -84,52 +123,27 @@ impl Kv {
         }
     }
 
-    fn check_pages(&self) -> Result<()> {
-        let refuse = |what, expected, got| Err(Error::Shape { what, expected, got });
-        if self.n_pages == 0 || self.n_pages > 1 << 31 {
-            return refuse("n_pages", "1 to 2^31", self.n_pages);
-        }
-        if self.page_table.is_none() {
-            return match () {
-                () if self.page_size < self.capacity || self.page_size > 1 << 31 => {
-                    refuse("page_size", "the capacity at least where there is no table", self.page_size)
-                }
-                () if self.n_pages < self.n_slots => refuse("n_pages", "a page for each slot", self.n_pages),
-                () => Ok(()),
-            };
-        }
-        if !self.page_size.is_power_of_two() || self.page_size > 1 << 31 {
-            return refuse("page_size", "a power of two, at most 2^31", self.page_size);
-        }
-        match self.max_pages < self.capacity.div_ceil(self.page_size) || self.max_pages > 1 << 31 {
-            true => refuse("max_pages", "pages for the capacity", self.max_pages),
-            false => Ok(()),
-        }
-    }
-
     /// Names the cache's buffers, whose rows are read or written.
     pub(super) fn name_buffers(&self, head_dim: usize, access: Access, show: &mut dyn FnMut(Buffer)) {
-        let last = |count: usize, stride: usize| product([count.saturating_sub(1), stride]);
-        let elems = last(self.n_pages, self.page_stride)
-            .saturating_add(last(self.n_kv_heads, self.head_stride))
-            .saturating_add(last(self.page_size, self.row_stride))
-            .saturating_add(head_dim);
+        let layout = self.layout(head_dim);
+        // what cannot be counted is longer than any memory
+        let elems = layout.elems().unwrap_or(usize::MAX);
         for (what, address) in [("k cache", self.k), ("v cache", self.v)] {
             let rows = Buffer::read(what, address, elems).of_bytes(self.format.bytes()).aligned(16);
             show(Buffer { access, ..rows });
         }
         for (what, scale) in [("k_scale", self.k_scale), ("v_scale", self.v_scale)] {
             if let Some(scale) = scale.filter(|_| self.format == KvFormat::Int8) {
-                let scales = Buffer::read(what, scale, product([self.n_pages, self.n_kv_heads, self.page_size]));
+                let scales = Buffer::read(what, scale, product(layout.scales()));
                 show(Buffer { access, ..scales });
             }
         }
         if let Some(present) = self.present {
-            let words = product([self.n_slots, self.n_kv_heads, Kv::present_words(self.capacity)]);
+            let words = product(layout.presence());
             show(Buffer { access, ..Buffer::read("present", present, words) });
         }
         if let Some(table) = self.page_table {
-            show(Buffer::read("page_table", table, product([self.n_slots, self.max_pages])));
+            show(Buffer::read("page_table", table, product(layout.table())));
         }
     }
 

@@ -105,6 +105,7 @@ fn parts_of_heads(tokens: u32, heads: u32) -> u32 {
 impl Enqueue for WriteKv {
     fn check_sizes(&self, _: &Device) -> Result<()> {
         check_shape(&self.shape, &self.kv)?;
+        self.kv.check_apart(self.shape.head_dim)?;
         self.heads.check()?;
         self.spans.check()?;
         self.check_strides()?;
