@@ -619,6 +619,73 @@ def test_products_by_input_of_tvm_ffi_have_the_bits_of_the_cpu(m, stream):
     assert np.array_equal(out.fetch(stream), moray.InputSparse(w.astype(kind))(x, 0.7, bias=bias, residual=residual))
 
 
+@pytest.mark.parametrize("tokens", [1, 20])
+@pytest.mark.parametrize("kind", [np.float16, None], ids=["f16", "4 bits"])
+def test_mlps_of_tvm_ffi_have_the_bits_of_the_packages(kind, tokens, stream):
+    call, sizes = tvm_ffi_functions(stream), np.zeros(6, np.int64)
+    gate, up, down = [(RNG.standard_normal(s) / 4).astype(np.float16) for s in ((D_FF, D_MODEL), (D_FF, D_MODEL), (D_MODEL, D_FF))]
+    if kind:
+        number, host, form = call("sparse_mlp_create", gate, up, down, "relu"), moray.SparseMlp(gate, up, down, activation="relu"), ("f16", 0, "none")
+    else:
+        number = call("sparse_mlp_create_quantized", gate, up, down, "relu", 4, 32, "f16", "f16")
+        host = moray.SparseMlp(*(Quantized.quantize(w, Format.per_group(32, "f16")) for w in (gate, up, down)), activation="relu")
+        form = ("four_bit", 32, "f16")
+    call("sparse_mlp_rows_sizes", sizes, number)
+    parts = [np.zeros(size, np.uint8) if size else None for size in sizes]
+    call("sparse_mlp_rows", *parts, number)
+    sections = cuda.SparseMlp.sections(host)
+    names = [f"{matrix}_{part}" for matrix in ("gate", "up", "down") for part in ("rows", "scales")]
+    assert all(np.array_equal(part, sections[name]) if part is not None else name not in sections for name, part in zip(names, parts))
+    mlp = cuda.SparseMlp({name: Tensor(part) for name, part in sections.items()}, host)
+    rows = [Tensor(part) if part is not None else None for part in parts]
+    stored = "relu", D_FF, *form
+    x, residual = Tensor((RNG.standard_normal((tokens, D_MODEL)) / 2).astype(np.float32)), Tensor(RNG.standard_normal((tokens, D_MODEL)).astype(np.float32))
+    listed, masks = np.arange(0, D_FF, 3, dtype=np.uint32), Tensor(words(RNG.random((tokens, D_FF)) < 0.4))
+    padded = np.zeros(D_FF, np.uint32)
+    padded[: listed.size] = listed
+    there, scale = [Tensor(padded), Tensor(np.array([listed.size], np.uint32))], Tensor(np.linspace(0.5, 2, D_FF, dtype=np.float32))
+    kept, count = zeros(D_FF, np.uint32), zeros(1, np.uint32)
+    lists = {"kept": kept, "kept_count": count}
+    forms = [
+        (("all", 0, "gate"), (None, None, None, None), None),
+        (("indices", 0, "gate"), (None, *there, None), cuda.Indices(*there)),
+        (("masks", 0, "gate"), (None, None, None, masks), cuda.Masks(masks)),
+        (("union", 0, "gate"), (None, *there, masks), cuda.Union(*there, masks=masks)),
+        (("threshold", 0.25, "hidden"), (scale, None, None, None), moray.Threshold(0.25, "hidden", scale)),
+        (("top_k", 9, "gate"), (scale, None, None, None), moray.TopK(9, "gate", scale)),
+    ]
+    for chosen, given, selection in forms:
+        size = call("cuda_sparse_mlp_scratch", tokens, 32, D_MODEL, *stored, *chosen, 0)
+        assert size == mlp.scratch(tokens, selection, max_tokens=32)
+        room, out, expected = zeros(size), Tensor(np.zeros((tokens, D_MODEL), np.float32)), Tensor(np.ones((tokens, D_MODEL), np.float32))
+        call("cuda_sparse_mlp", out, x, *rows, *stored, *chosen, *given, residual, kept, count, room, 32)
+        mine = kept.fetch(stream)[: count.fetch(stream)[0]]
+        cuda.sparse_mlp(mlp, x, selection, out=expected, workspace=room, residual=residual, max_tokens=32, stream=stream.value, **lists)
+        assert np.array_equal(out.fetch(stream), expected.fetch(stream))
+        assert np.array_equal(mine, kept.fetch(stream)[: count.fetch(stream)[0]])
+    before, whole = out.fetch(stream), (None, None, None, None)
+    refused = [
+        ("gate.rows", lambda: call("cuda_sparse_mlp", out, x, Tensor(parts[0][:-16]), *rows[1:], *stored, "all", 0, "gate", *whole, None, None, None, room, 32)),
+        ("up.rows", lambda: call("cuda_sparse_mlp", out, x, *rows[:2], None, *rows[3:], *stored, "all", 0, "gate", *whole, None, None, None, room, 32)),
+        ("gate_rows: expected memory of a CUDA device", lambda: call("cuda_sparse_mlp", out, x, parts[0], *rows[1:], *stored, "all", 0, "gate", *whole, None, None, None, room, 32)),
+        ("workspace", lambda: call("cuda_sparse_mlp", out, x, *rows, *stored, "all", 0, "gate", *whole, None, None, None, zeros(16), 32)),
+        ("kept", lambda: call("cuda_sparse_mlp", out, x, *rows, *stored, *forms[-1][0], *forms[-1][1], None, None, None, room, 32)),
+        ("y", lambda: call("cuda_sparse_mlp", out, out, *rows, *stored, "all", 0, "gate", *whole, None, None, None, room, 32)),
+        ("y: expected shape", lambda: call("cuda_sparse_mlp", Tensor(np.zeros((tokens, D_MODEL + 8), np.float32)), x, *rows, *stored, "all", 0, "gate", *whole, None, None, None, room, 32)),
+        ("selection.list", lambda: call("cuda_sparse_mlp", out, x, *rows, *stored, "indices", 0, "gate", *whole, None, None, None, room, 32)),
+        ("format: expected one of", lambda: call("cuda_sparse_mlp_scratch", tokens, 32, D_MODEL, "relu", D_FF, "f32", 0, "none", "all", 0, "gate", 0)),
+        ("expected", lambda: call("cuda_sparse_mlp_scratch", tokens, 32, D_MODEL, "relu", 2**60, *form, "all", 0, "gate", 0)),
+        ("gate_rows: expected", lambda: call("sparse_mlp_rows", parts[0][:-1].copy(), *parts[1:], number)),
+        ("gate_rows: expected memory of its own", lambda: call("sparse_mlp_rows", parts[0], parts[1], parts[0], *parts[3:], number)),
+    ]  # fmt: skip
+    for text, attempt in refused:
+        with pytest.raises(ValueError) as raised:
+            attempt()
+        assert text in str(raised.value)
+    assert np.array_equal(out.fetch(stream), before)
+    call("sparse_mlp_destroy", number)
+
+
 @pytest.mark.parametrize("layout", ["NHD", "HND"])
 @pytest.mark.parametrize("form", ["all", "list", "groups", "mask"])
 def test_attention_of_tvm_ffi_has_the_bits_of_the_packages(layout, form, stream):

@@ -64,15 +64,25 @@ def test_the_order_of_columns_is_taken():
     assert np.array_equal(y, expected)
 
 
-def test_sparse_mlps_equal_the_packages():
+@pytest.mark.parametrize("format", [None, Format.per_channel(), Format.per_group(32, "f16")], ids=str)
+def test_sparse_mlps_equal_the_packages(format):
     gate, up, down, x = random(96, 64), random(96, 64), random(64, 96), random(3, 64)
-    scale, indices = RNG.random(96, dtype=np.float32), np.array([1, 5, 90], np.int32)
-    number, mlp = call("sparse_mlp_create", gate, up, down, "silu"), SparseMlp(gate, up, down)
+    scale, indices, keep = RNG.random(96, dtype=np.float32), np.array([1, 5, 90], np.int32), RNG.random((3, 96)) < 0.4
+    if format is None:
+        number, mlp = call("sparse_mlp_create", gate, up, down, "silu"), SparseMlp(gate, up, down)
+    else:
+        number = call("sparse_mlp_create_quantized", gate, up, down, "silu", *named(format))
+        mlp = SparseMlp(*(Quantized.quantize(w, format) for w in (gate, up, down)))
+    padded = np.zeros((3, 128), bool)
+    padded[:, :96] = keep
+    masks, listed = np.packbits(padded, axis=1, bitorder="little").view(np.int64), moray.Indices(indices.view(np.uint32))
     cases = [
-        (("all", 0.0, "hidden", None, None), None),
-        (("indices", 0, "hidden", None, indices), moray.Indices(indices.view(np.uint32))),
-        (("threshold", 0.5, "gate", scale, None), Threshold(0.5, "gate", scale)),
-        (("top_k", 7, "hidden", None, None), TopK(7)),
+        (("all", 0.0, "hidden", None, None, None), None),
+        (("indices", 0, "hidden", None, indices, None), listed),
+        (("masks", 0, "hidden", None, None, masks), moray.Masks(keep)),
+        (("union", 0, "hidden", None, indices, masks.view(np.uint64)), moray.Union(indices.view(np.uint32), keep)),
+        (("threshold", 0.5, "gate", scale, None, None), Threshold(0.5, "gate", scale)),
+        (("top_k", 7, "hidden", None, None, None), TopK(7)),
     ]
     for arguments, selection in cases:
         y = np.zeros((3, 64), np.float32)
@@ -81,6 +91,28 @@ def test_sparse_mlps_equal_the_packages():
     for wrong in (random(6, 32), random(3, 65), np.zeros((), np.float32)):
         with pytest.raises(ValueError, match="x: expected 64 features in its last dimension"):
             call("sparse_mlp", wrong.copy(), wrong, number, *cases[0][0], 0)
+    before, row = y.copy(), np.zeros(96, np.float32)
+    for text, attempt in [
+        ("y: expected memory of its own", lambda: call("sparse_mlp", y, y, number, *cases[0][0], 0)),
+        ("channel_scale", lambda: call("sparse_mlp", row[:64].reshape(1, 64), x[:1].copy(), number, "threshold", 0.5, "gate", row, None, None, 0)),
+        ("indices: expected elements of u32 or i32", lambda: call("sparse_mlp", y, x, number, "indices", 0, "hidden", None, indices.astype(np.int64), None, 0)),
+        ("masks: expected elements of u64 or i64", lambda: call("sparse_mlp", y, x, number, "masks", 0, "hidden", None, None, masks.view(np.int32), 0)),
+        ("masks", lambda: call("sparse_mlp", y, x, number, "masks", 0, "hidden", None, None, masks[:2].copy(), 0)),
+        ("masks", lambda: call("sparse_mlp", y, x, number, "masks", 0, "hidden", None, None, None, 0)),
+        ("value: expected a whole number", lambda: call("sparse_mlp", y, x, number, "top_k", 1.5, "hidden", None, None, None, 0)),
+        ("k: expected", lambda: call("sparse_mlp", y, x, number, "top_k", 97, "hidden", None, None, None, 0)),
+        ("kind: expected one of all, indices, masks, union", lambda: call("sparse_mlp", y, x, number, "some", 0, "hidden", None, None, None, 0)),
+        ("threads: expected an argument", lambda: call("sparse_mlp", y, x, number, *cases[0][0])),
+        ("up: expected", lambda: call("sparse_mlp_create", gate, up[:95].copy(), down, "silu")),
+        ("down: expected elements of f32", lambda: call("sparse_mlp_create", gate, up, down.astype(np.float16), "silu")),
+        ("expected", lambda: call("sparse_mlp_create_quantized", gate, up, down, "silu", *named(Format.w8()))),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError) as raised:
+            attempt()
+        assert text in str(raised.value)
+    assert np.array_equal(y, before)
+    call("sparse_mlp", y, x, number, *cases[-1][0], 0)
+    assert np.array_equal(y, before)
     call("sparse_mlp_destroy", number)
     with pytest.raises(ValueError, match="mlp: expected the number of an MLP"):
         call("sparse_mlp", y, x, number, *cases[0][0], 0)

@@ -3,9 +3,11 @@
 #[cfg(feature = "cuda-sparse-mlp")]
 use super::call::{launch, prepare};
 #[cfg(feature = "cuda-sparse-mlp")]
-use super::fill::mlp::{pack, sizes};
+pub(crate) use super::fill::mlp::{pack as mlp_pack, sizes as mlp_sizes};
 #[cfg(not(feature = "cuda-sparse-mlp"))]
-use super::no_operation::{launch, pack, prepare, sizes};
+use super::no_operation::{launch, prepare};
+#[cfg(not(feature = "cuda-sparse-mlp"))]
+pub(crate) use super::no_operation::{pack as mlp_pack, sizes as mlp_sizes};
 use super::{CUstream_st, MorayCuda, MorayCudaSelection};
 use crate::arguments::{MorayBytes, MorayBytesMut, borrow, give, sized};
 use crate::dtype::MorayDtype;
@@ -63,7 +65,7 @@ pub struct MorayCudaMlpWeights {
 pub unsafe extern "C" fn moray_cuda_mlp_sizes(mlp: *const MorayMlp, out: *mut MorayCudaMlpWeights) -> MorayStatus {
     guard(|| {
         // SAFETY: the caller's.
-        unsafe { give("out", out, sizes(borrow("mlp", mlp)?)?) }
+        unsafe { give("out", out, mlp_sizes(borrow("mlp", mlp)?)?) }
     })
 }
 
@@ -74,7 +76,7 @@ pub unsafe extern "C" fn moray_cuda_mlp_sizes(mlp: *const MorayMlp, out: *mut Mo
 pub unsafe extern "C" fn moray_cuda_mlp_pack(mlp: *const MorayMlp, memory: *const MorayCudaMlpWeights) -> MorayStatus {
     guard(|| {
         // SAFETY: the caller's.
-        unsafe { pack(borrow("mlp", mlp)?, borrow("memory", memory)?) }
+        unsafe { mlp_pack(borrow("mlp", mlp)?, borrow("memory", memory)?) }
     })
 }
 

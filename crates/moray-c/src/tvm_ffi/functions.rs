@@ -1,15 +1,15 @@
 //! The functions: arguments in their order, then the call of the C ABI or of the library.
 
 use super::call::Arguments;
-use super::numbered::Numbered;
-use super::tensor::{F32, I32, I64};
+use super::tensor::{F32, I32, I64, Rows};
 use crate::MORAY_ABI_VERSION;
 use crate::arguments::MorayBytes;
 use crate::dtype::with_dtype;
-use crate::status::{Fault, Outcome};
+use crate::status::Outcome;
 use moray::element::Element;
-use moray::sparse_mlp::{self, Activation, IndexList, Score, ScoreOn, Selection, Shape, Weights, Workspace};
-use moray::w4a8::{Activations, Epilogue, PackedView, QuantizedWeight, linear as multiply, pack_into, quantize};
+use moray::w4a8::{
+    Activations, Epilogue, Format, PackedView, QuantizedWeight, linear as multiply, pack_into, quantize,
+};
 use moray::{Cpu, Isa};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -66,10 +66,19 @@ pub(super) unsafe fn quantized(arguments: &mut Arguments<'_>) -> Outcome<Quantiz
     // SAFETY: the caller's.
     let format = unsafe { arguments.format()? }.read()?;
     arguments.end()?;
-    let [n, k] = w.matrix("w")?;
-    Ok(with_dtype!("w", w.float("w")?, E => {
+    // SAFETY: the caller's.
+    unsafe { rounded("w", &w, format) }
+}
+
+/// Quantizes a matrix.
+///
+/// # Safety
+/// As [`Arguments::tensor`].
+pub(super) unsafe fn rounded(what: &'static str, w: &Rows, format: Format) -> Outcome<QuantizedWeight> {
+    let [n, k] = w.matrix(what)?;
+    Ok(with_dtype!(what, w.float(what)?, E => {
         // SAFETY: the caller's.
-        let values: Vec<f32> = unsafe { w.read().read::<E>("w")? }.iter().map(|&value| Element::to_f32(value)).collect();
+        let values: Vec<f32> = unsafe { w.read().read::<E>(what)? }.iter().map(|&value| Element::to_f32(value)).collect();
         quantize(&values, n, k, format)?
     }))
 }
@@ -132,105 +141,4 @@ pub(super) unsafe fn linear(arguments: &mut Arguments<'_>) -> Returned {
         });
         Ok(None)
     })
-}
-
-/// MLPs by the numbers that callers have of them.
-static MLPS: Numbered<Mlp> = Numbered::new("mlp", "the number of an MLP");
-
-struct Mlp {
-    weights: Weights,
-    /// What no call works in at the moment, and for how many tokens it was made.
-    free: Mutex<Vec<(usize, Workspace)>>,
-}
-
-impl Mlp {
-    /// A workspace for so many tokens that no other call has.
-    fn take(&self, tokens: usize) -> Outcome<(usize, Workspace)> {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match free {
-            Some(found) if found.0 >= tokens => Ok(found),
-            _ => Ok((tokens, Workspace::new(&self.weights, tokens)?)),
-        }
-    }
-
-    fn give(&self, workspace: (usize, Workspace)) {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
-    }
-}
-
-/// `(gate, up, down, activation) -> int`
-pub(super) unsafe fn sparse_mlp_create(arguments: &mut Arguments<'_>) -> Returned {
-    // SAFETY: the caller's.
-    let [gate, up, down] = unsafe { [arguments.tensor("gate")?, arguments.tensor("up")?, arguments.tensor("down")?] };
-    let names = [("silu", crate::MORAY_ACTIVATION_SILU), ("relu", crate::MORAY_ACTIVATION_RELU)];
-    // SAFETY: the caller's.
-    let activation = match unsafe { arguments.name("activation", &names)? } {
-        crate::MORAY_ACTIVATION_SILU => Activation::Silu,
-        _ => Activation::Relu,
-    };
-    arguments.end()?;
-    let [d_ff, d_model] = gate.matrix("gate")?;
-    let (up, down) = (up.shaped("up", &[d_ff, d_model])?, down.shaped("down", &[d_model, d_ff])?);
-    let shape = Shape { d_model, d_ff, activation };
-    let (up, down) = (up.of("up", gate.dtype)?, down.of("down", gate.dtype)?);
-    let weights = with_dtype!("gate", gate.float("gate")?, E => {
-        // SAFETY: the caller's.
-        unsafe { Weights::new(shape, gate.read().read::<E>("gate")?, up.read().read("up")?, down.read().read("down")?)? }
-    });
-    Ok(Some(MLPS.add(Mlp { weights, free: Mutex::default() })))
-}
-
-/// `(mlp)`
-pub(super) unsafe fn sparse_mlp_destroy(arguments: &mut Arguments<'_>) -> Returned {
-    let number = arguments.size("mlp")?;
-    arguments.end()?;
-    MLPS.remove(number).map(|()| None)
-}
-
-const ALL: u32 = 0;
-const INDICES: u32 = 1;
-const THRESHOLD: u32 = 2;
-const TOP_K: u32 = 3;
-
-/// `(y, x, mlp, kind, value, score, channel_scale, indices, threads)`
-pub(super) unsafe fn sparse_mlp(arguments: &mut Arguments<'_>) -> Returned {
-    // SAFETY: the caller's.
-    let (y, x) = unsafe { (arguments.tensor("y")?.of("y", F32)?, arguments.tensor("x")?.of("x", F32)?) };
-    let mlp = MLPS.get(arguments.size("mlp")?)?;
-    let d_model = mlp.weights.shape().d_model;
-    if x.shape.last() != Some(&d_model) {
-        let expected = format!("{d_model} features in its last dimension");
-        return Err(Fault::Argument { what: "x", expected, got: format!("shape {:?}", x.shape) });
-    }
-    let y = y.shaped("y", &x.shape)?;
-    let kinds = [("all", ALL), ("indices", INDICES), ("threshold", THRESHOLD), ("top_k", TOP_K)];
-    // SAFETY: the caller's.
-    let kind = unsafe { arguments.name("kind", &kinds)? };
-    let value = arguments.number("value")?;
-    // SAFETY: the caller's.
-    let score = unsafe { arguments.name("score", &[("input", 0), ("gate", 1), ("hidden", 2)])? };
-    let on = [ScoreOn::Input, ScoreOn::Gate, ScoreOn::Hidden][score as usize];
-    // SAFETY: the caller's.
-    let (scale, list) = unsafe { (arguments.optional("channel_scale")?, arguments.optional("indices")?) };
-    let cpu = cpu(arguments.size("threads")?)?;
-    arguments.end()?;
-    let bytes = |rows: Option<super::tensor::Rows>, what, dtype| -> Outcome<MorayBytes> {
-        Ok(rows.map(|rows| rows.of(what, dtype)).transpose()?.map_or(MorayBytes::NONE, |rows| rows.read()))
-    };
-    let (scale, list) = (bytes(scale, "channel_scale", F32)?, bytes(list, "indices", I32)?);
-    y.write().check_apart("y", &[("what is read", x.read().range())])?;
-    // SAFETY: the caller's; y is apart.
-    let (x, list, y) = unsafe { (x.read().read::<f32>("x")?, list.read("indices")?, y.write().write("y")?) };
-    // SAFETY: the caller's.
-    let score = Score { on, channel_scale: unsafe { scale.optional("channel_scale")? } };
-    let selection = match kind {
-        ALL => Selection::All,
-        INDICES => Selection::List(IndexList::new(list, mlp.weights.shape().d_ff)?),
-        THRESHOLD => Selection::Threshold { score, threshold: value as f32 },
-        _ => Selection::TopK { score, k: value as usize },
-    };
-    let mut workspace = mlp.take((x.len() / d_model).max(1))?;
-    let computed = sparse_mlp::forward(&cpu, &mlp.weights, x, &selection, None, y, &mut workspace.1);
-    mlp.give(workspace);
-    Ok(computed.map(|()| None)?)
 }

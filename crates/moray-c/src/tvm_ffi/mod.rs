@@ -12,6 +12,7 @@ mod functions;
 mod numbered;
 mod process;
 mod raise;
+mod sparse_mlp;
 mod tensor;
 mod value;
 
@@ -40,9 +41,14 @@ export! {
     "__tvm_ffi_moray_linear" functions::linear,
     "__tvm_ffi_moray_cuda_linear_scratch" cuda::cuda_linear_scratch,
     "__tvm_ffi_moray_cuda_linear" cuda::cuda_linear,
-    "__tvm_ffi_moray_sparse_mlp_create" functions::sparse_mlp_create,
-    "__tvm_ffi_moray_sparse_mlp" functions::sparse_mlp,
-    "__tvm_ffi_moray_sparse_mlp_destroy" functions::sparse_mlp_destroy,
+    "__tvm_ffi_moray_sparse_mlp_create" sparse_mlp::sparse_mlp_create,
+    "__tvm_ffi_moray_sparse_mlp_create_quantized" sparse_mlp::sparse_mlp_create_quantized,
+    "__tvm_ffi_moray_sparse_mlp" sparse_mlp::sparse_mlp,
+    "__tvm_ffi_moray_sparse_mlp_destroy" sparse_mlp::sparse_mlp_destroy,
+    "__tvm_ffi_moray_sparse_mlp_rows_sizes" sparse_mlp::sparse_mlp_rows_sizes,
+    "__tvm_ffi_moray_sparse_mlp_rows" sparse_mlp::sparse_mlp_rows,
+    "__tvm_ffi_moray_cuda_sparse_mlp_scratch" cuda::cuda_sparse_mlp_scratch,
+    "__tvm_ffi_moray_cuda_sparse_mlp" cuda::cuda_sparse_mlp,
     "__tvm_ffi_moray_attention_create" attention::attention_create,
     "__tvm_ffi_moray_write_kv" attention::write_kv,
     "__tvm_ffi_moray_attend" attention::attend,

@@ -38,6 +38,7 @@ pub(super) const I64: DlDataType = kind(0, 64);
 pub(super) const I32: DlDataType = kind(0, 32);
 const I8: DlDataType = kind(0, 8);
 const U32: DlDataType = kind(1, 32);
+const U64: DlDataType = kind(1, 64);
 pub(super) const U8: DlDataType = kind(1, 8);
 pub(super) const F32: DlDataType = kind(2, 32);
 const F16: DlDataType = kind(2, 16);
@@ -235,6 +236,14 @@ impl Rows {
         match self.dtype {
             I32 | U32 => Ok(self),
             other => Err(Fault::unsupported(what, "elements of u32 or i32", spell(other))),
+        }
+    }
+
+    /// As [`Rows::words`], of 64 bits.
+    pub(super) fn long_words(self, what: &'static str) -> Outcome<Self> {
+        match self.dtype {
+            I64 | U64 => Ok(self),
+            other => Err(Fault::unsupported(what, "elements of u64 or i64", spell(other))),
         }
     }
 

@@ -20,7 +20,7 @@ use moray::sparse_mlp::{Activation, Shape};
 use moray::w4a8::{Group, GroupScale, Offset};
 
 /// How an MLP is stored, without addresses.
-pub(in crate::cuda) fn sizes(mlp: &MorayMlp) -> Outcome<MorayCudaMlpWeights> {
+pub(crate) fn sizes(mlp: &MorayMlp) -> Outcome<MorayCudaMlpWeights> {
     let packed = PackedWeights::new(&mlp.0)?;
     let format = match packed.format {
         RowFormat::F16 => MORAY_ROWS_F16,
@@ -45,7 +45,7 @@ pub(in crate::cuda) fn sizes(mlp: &MorayMlp) -> Outcome<MorayCudaMlpWeights> {
 ///
 /// # Safety
 /// As [`MorayBytesMut::write`], for each part.
-pub(in crate::cuda) unsafe fn pack(mlp: &MorayMlp, memory: &MorayCudaMlpWeights) -> Outcome {
+pub(crate) unsafe fn pack(mlp: &MorayMlp, memory: &MorayCudaMlpWeights) -> Outcome {
     let packed = PackedWeights::new(&mlp.0)?;
     let pairs = [(&packed.gate, &memory.gate), (&packed.up, &memory.up), (&packed.down, &memory.down)];
     for (from, to) in pairs {

@@ -3,10 +3,12 @@
 mod attention;
 mod by_input;
 mod linear;
+mod sparse_mlp;
 
 pub(super) use attention::{cuda_attend, cuda_attend_scratch, cuda_write_kv};
 pub(super) use by_input::{cuda_by_input, cuda_by_input_four_bit, cuda_by_input_four_bit_scratch};
 pub(super) use linear::{cuda_linear, cuda_linear_scratch};
+pub(super) use sparse_mlp::{cuda_sparse_mlp, cuda_sparse_mlp_scratch};
 
 use super::call::Arguments;
 use super::functions::Returned;
@@ -25,7 +27,7 @@ use std::ffi::c_void;
 /// `kDLCUDA`.
 const CUDA: i32 = 2;
 
-const NONE: MorayBytesMut = MorayBytesMut { data: std::ptr::null_mut(), bytes: 0 };
+pub(super) const NONE: MorayBytesMut = MorayBytesMut { data: std::ptr::null_mut(), bytes: 0 };
 
 /// The stream of a device, null for its default stream.
 fn stream(number: usize) -> *mut CUstream_st {
