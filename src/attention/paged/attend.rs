@@ -161,12 +161,31 @@ impl<E: KvElement> Kernel for Gather<'_, '_, E> {
                 for (row, tile) in rows.iter().zip(&mut tile).filter(|(row, _)| !row.is_empty()) {
                     simd.store(tile, load(simd, row, i));
                 }
-                for (lane, key) in keys.iter_mut().enumerate() {
-                    *key = std::array::from_fn(|j| tile[j][lane]);
+                // a last tile of eight elements has no more keys
+                for (key, lanes) in keys.iter_mut().zip(turned(tile)) {
+                    *key = lanes;
                 }
             }
         }
     }
+}
+
+/// A tile whose row j holds the lane j of every row. Each pass interleaves row i with row i + 8, which turns the eight bits of an element's
+/// place, row and lane, by one: four passes swap the two.
+#[inline(always)]
+fn turned(mut tile: [[f32; 16]; 16]) -> [[f32; 16]; 16] {
+    for _ in 0..4 {
+        let mut next = [[0f32; 16]; 16];
+        for (i, pair) in next.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let (even, odd) = (&tile[i], &tile[i + 8]);
+            *pair = [
+                std::array::from_fn(|lane| if lane % 2 == 0 { even[lane / 2] } else { odd[lane / 2] }),
+                std::array::from_fn(|lane| if lane % 2 == 0 { even[8 + lane / 2] } else { odd[8 + lane / 2] }),
+            ];
+        }
+        tile = next;
+    }
+    tile
 }
 
 /// Sixteen elements of a row, its last eight with zeros behind them where it ends so.
