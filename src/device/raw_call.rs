@@ -14,8 +14,8 @@ pub trait RawCall: Enqueue {
     /// Checks sizes, formats, alignments and that what is needed is there: all that can be known without the memory.
     ///
     /// # Errors
-    /// [`crate::Error::Shape`] for sizes that no kernel takes, [`crate::Error::Misaligned`] for an address that is null or not
-    /// aligned as [`RawCall::buffers`] says, [`crate::Error::Length`] for a workspace that is too small,
+    /// [`crate::Error::Shape`] for sizes that no kernel takes and for rows of V that would be written over rows of K,
+    /// [`crate::Error::Misaligned`] for an address that is null or not aligned as [`RawCall::buffers`] says, [`crate::Error::Length`] for a workspace that is too small,
     /// [`crate::Error::Unsupported`] for what this device has no kernel for.
     fn check(&self, device: &Device) -> Result<()> {
         self.check_sizes(device)?;
@@ -25,7 +25,8 @@ pub trait RawCall: Enqueue {
                 result = buffer.check();
             }
         });
-        result
+        result?;
+        self.check_addresses()
     }
 
     /// Names every buffer that the call's kernels touch on this device, with its size and alignment. Sizes that
@@ -73,6 +74,12 @@ pub trait Enqueue {
     /// Checks all but addresses.
     #[doc(hidden)]
     fn check_sizes(&self, device: &Device) -> Result<()>;
+
+    /// Checks addresses against each other, of which each by itself has been checked.
+    #[doc(hidden)]
+    fn check_addresses(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Shows each buffer; none that kernels touch is left out.
     #[doc(hidden)]

@@ -346,3 +346,67 @@ fn layouts_and_memory_that_do_not_fit_are_rejected() {
     assert_eq!(engine.memory, before, "write_kv_paged wrote before it refused");
     write_kv_paged(&cpu, &call, KvPolicy::WriteAll, None, &[1.0; 32], &[1.0; 32], &mut engine.view_mut()).unwrap();
 }
+
+/// Every distance of V from K against the elements that the rows of each have.
+#[test]
+fn rows_of_values_over_rows_of_keys_are_rejected_where_they_share_an_element() {
+    let cpu = Cpu::new(1, Isa::detect()).unwrap();
+    let d = 8;
+    // pages, heads, positions, and the strides of each
+    let forms = [
+        ([1, 1, 1], [0, 0, d]),
+        ([3, 1, 1], [2 * d, 0, d]),
+        ([2, 2, 2], [8 * d, d, 2 * d]),
+        ([3, 2, 2], [12 * d, 3 * d, d]),
+        ([2, 2, 3], [7 * d + 3, 3 * d + 2, d]),
+        ([3, 2, 2], [2 * d, d, 6 * d + 1]),
+        ([2, 3, 2], [d + 3, 5 * d + 2, 2 * d + 5]),
+    ];
+    let (mut refused, mut taken) = (0, 0);
+    for ([n_pages, n_kv_heads, page_size], [page_stride, head_stride, row_stride]) in forms {
+        let layout = PageLayout {
+            n_kv_heads,
+            head_dim: d,
+            n_slots: 1,
+            capacity: n_pages * page_size,
+            n_pages,
+            page_size,
+            max_pages: n_pages,
+            page_stride,
+            head_stride,
+            row_stride,
+        };
+        let elems = layout.elems().unwrap();
+        let mut rows = vec![false; elems];
+        for (page, head, row) in (0..n_pages)
+            .flat_map(|page| (0..n_kv_heads).flat_map(move |head| (0..page_size).map(move |row| (page, head, row))))
+        {
+            rows[page * page_stride + head * head_stride + row * row_stride..][..d].fill(true);
+        }
+        let shape = AttentionShape::new(n_kv_heads, n_kv_heads, d).unwrap();
+        let spans = [Span { slot: 0, start: 0, len: 1 }];
+        let call = Call { shape, layer: 0, spans: &spans, heads: Heads::All };
+        let (x, table) = (noise(n_kv_heads * d, 1), (0..n_pages as u32).collect::<Vec<_>>());
+        for distance in 0..=elems {
+            let is_over = (distance..elems).any(|i| rows[i] && rows[i - distance]);
+            for (k, v) in [(0, 2 * distance), (2 * distance, 0)] {
+                let mut memory = vec![0u32; (elems + distance).div_ceil(2)];
+                let memory: &mut [u8] = bytemuck::cast_slice_mut(&mut memory);
+                let rows = KvRowsMut::Together { memory, k, v };
+                let dtype = KvDtype::F16;
+                let mut kv = PagedKvMut { layout, dtype, rows, scales: None, present: None, page_table: Some(&table) };
+                match write_kv_paged(&cpu, &call, KvPolicy::WriteAll, None, &x, &x, &mut kv) {
+                    Ok(()) => assert!(!is_over, "{layout:?}: {distance} was taken"),
+                    Err(Error::Shape { what: "v cache", got, .. }) => {
+                        assert!(is_over && got == 2 * distance, "{layout:?}: {distance} was refused");
+                        refused += 1;
+                        continue;
+                    }
+                    Err(other) => panic!("expected rows over rows, got {other}"),
+                }
+                taken += 1;
+            }
+        }
+    }
+    assert!(refused > 100 && taken > 50, "{refused} refused, {taken} taken");
+}

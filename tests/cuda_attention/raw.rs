@@ -340,6 +340,10 @@ fn raw_write_and_attend_refuse_calls_that_disagree() {
             ("q", |call| call.write.queries = None),
             ("stride", |call| call.write.kv_stride = 127),
             ("workspace", |call| call.attend.workspace = Address::NULL),
+            ("v cache", |call| {
+                call.write.kv.v = call.write.kv.v.offset(16);
+                call.attend.kv = call.write.kv;
+            }),
         ],
     );
 }
@@ -370,6 +374,8 @@ fn raw_write_refuses_bad_addresses_and_sizes() {
             }),
             ("head_stride", |call| call.kv.head_stride = 0),
             ("page_stride", |call| call.kv.page_stride = call.kv.row_stride * (PAGE - 1)),
+            ("v cache", |call| call.kv.v = call.kv.k),
+            ("v cache", |call| call.kv.v = call.kv.v.offset(32)),
         ],
     );
 }

@@ -105,23 +105,43 @@ impl PageLayout {
         [self.n_slots, self.max_pages]
     }
 
-    /// Checks that no row lies over another, as a call needs that writes them: of positions, heads and pages those with the longer stride begin
-    /// beyond the last row of those with the shorter one.
-    pub(in crate::attention) fn check_apart(&self) -> Result<()> {
+    /// Positions, heads and pages by their strides, shortest first: name, number, stride.
+    fn steps(&self) -> [(&'static str, usize, usize); 3] {
         let mut steps = [
             ("row_stride", self.page_size, self.row_stride),
             ("head_stride", self.n_kv_heads, self.head_stride),
             ("page_stride", self.n_pages, self.page_stride),
         ];
         steps.sort_by_key(|&(_, _, stride)| stride);
+        steps
+    }
+
+    /// Checks that no row lies over another, as a call needs that writes them: of positions, heads and pages those with the longer stride begin
+    /// beyond the last row of those with the shorter one.
+    pub(in crate::attention) fn check_apart(&self) -> Result<()> {
         let mut reach = self.head_dim;
-        for (what, count, stride) in steps.into_iter().filter(|&(_, count, _)| count > 1) {
+        for (what, count, stride) in self.steps().into_iter().filter(|&(_, count, _)| count > 1) {
             if stride < reach {
                 return Err(Error::Shape { what, expected: "rows that do not lie over each other", got: stride });
             }
             reach = reach.saturating_add((count - 1).saturating_mul(stride));
         }
         Ok(())
+    }
+
+    /// Checks that no row of V lies over one of K, given where both begin in bytes, of a layout that [`PageLayout::check_apart`] takes.
+    pub(in crate::attention) fn check_pair_apart(&self, dtype_bytes: usize, [k, v]: [u64; 2]) -> Result<()> {
+        let width = dtype_bytes as u64;
+        let steps = self.steps().map(|(_, count, stride)| (count as u64, (stride as u64).saturating_mul(width)));
+        let distance = k.abs_diff(v);
+        match is_over(&steps, self.head_dim as u64 * width, distance) {
+            true => Err(Error::Shape {
+                what: "v cache",
+                expected: "rows that do not lie over those of the k cache, from which it begins so many bytes away",
+                got: usize::try_from(distance).unwrap_or(usize::MAX),
+            }),
+            false => Ok(()),
+        }
     }
 
     /// Checks the numbers by themselves, on the CPU and on devices.
@@ -151,4 +171,15 @@ impl PageLayout {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether rows of `row` bytes, so many at each of the strides, lie over the same rows moved on by `distance` bytes. What is at one stride ends
+/// before its next begins, so that what is moved by whole strides and a rest lies over the place that it begins in or over the one after.
+fn is_over(steps: &[(u64, u64)], row: u64, distance: u64) -> bool {
+    let Some((&(count, stride), shorter)) = steps.split_last() else { return distance < row };
+    if count == 1 {
+        return is_over(shorter, row, distance);
+    }
+    let (whole, rest) = (distance / stride, distance % stride);
+    whole < count && is_over(shorter, row, rest) || whole + 1 < count && is_over(shorter, row, stride - rest)
 }

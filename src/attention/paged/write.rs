@@ -101,8 +101,8 @@ fn elements_mut<'a, E: bytemuck::Pod>(what: &'static str, bytes: &'a mut [u8]) -
 /// positions, and what lies between rows, stay as they are. Policies that leave holes need `present`, which is kept of all that is written.
 ///
 /// # Errors
-/// As [`crate::attention::write_kv`]; [`Error::Length`] and [`Error::Shape`] for a layout or its memory, [`Error::Misaligned`] for memory
-/// that is not aligned as its elements, [`Error::Index`] for entries of the page table, [`Error::Unsupported`] for a policy that leaves holes in
+/// As [`crate::attention::write_kv`]; [`Error::Length`] and [`Error::Shape`] for a layout or its memory, such as rows of V that lie over rows of K,
+/// [`Error::Misaligned`] for memory that is not aligned as its elements, [`Error::Index`] for entries of the page table, [`Error::Unsupported`] for a policy that leaves holes in
 /// a cache that has none. Nothing has been written then.
 ///
 /// # Example
@@ -136,6 +136,9 @@ impl PagedKvMut<'_> {
         };
         self.layout.check(self.dtype, &lengths)?;
         self.layout.check_apart()?;
+        if let KvRowsMut::Together { k, v, .. } = self.rows {
+            self.layout.check_pair_apart(self.dtype.bytes(), [k as u64, v as u64])?;
+        }
         let rows = call.check(&self.layout.kv_shape(call.layer))?;
         check_pages(&self.layout, self.page_table, call, |span| span.start)?;
         Ok(rows)

@@ -88,6 +88,11 @@ impl Kv {
         self.layout(head_dim).check_apart()
     }
 
+    /// Checks that no row of V lies over one of K, of a layout that has been checked.
+    pub(super) fn check_pair_apart(&self, head_dim: usize) -> Result<()> {
+        self.layout(head_dim).check_pair_apart(self.format.bytes(), [self.k.get(), self.v.get()])
+    }
+
     /// Checks the layout, and besides what only devices ask: 32 bits, pages of powers of two, rows of whole 16 bytes.
     pub(super) fn check(&self, head_dim: usize) -> Result<()> {
         let refuse = |what, expected, got| Err(Error::Shape { what, expected, got });

@@ -68,6 +68,10 @@ impl Enqueue for WriteAttend {
         self.attend.check_sizes(device)
     }
 
+    fn check_addresses(&self) -> Result<()> {
+        self.write.check_addresses()
+    }
+
     fn name_buffers(&self, device: &Device, show: &mut dyn FnMut(Buffer)) {
         self.write.name_buffers(device, show);
         self.attend.name_buffers(device, show);

@@ -119,6 +119,13 @@ impl Enqueue for WriteKv {
         }
     }
 
+    fn check_addresses(&self) -> Result<()> {
+        match self.spans.is_empty() {
+            true => Ok(()),
+            false => self.kv.check_pair_apart(self.shape.head_dim),
+        }
+    }
+
     fn name_buffers(&self, _: &Device, show: &mut dyn FnMut(Buffer)) {
         if self.spans.is_empty() {
             return;
