@@ -65,6 +65,12 @@ class Tensor:
         made.lent = DlTensor(whole.data, self.device, 0, view.ndim, whole.code, whole.bits, 1, shape, strides, start, None, None)
         return made
 
+    def of_another(self):
+        """The same memory, said to be of the next device."""
+        made = self.part(np.s_[:])
+        made.lent.device_id = 1
+        return made
+
     def reshape(self, shape):
         self.array = self.array.reshape(shape)
         self.lent.ndim, self.lent.shape = len(shape), (ctypes.c_int64 * len(shape))(*shape)
@@ -586,6 +592,8 @@ def test_products_by_input_of_tvm_ffi_have_the_bits_of_the_cpu(m, stream):
         for text, attempt in [
             ("rows: expected", lambda: call("cuda_by_input_four_bit", out, there, Tensor(parts[0][:-16]), weight[1], *of, 0.1, None, None, *room)),
             ("offset_kind: expected one of", lambda: call("cuda_by_input_four_bit", out, there, *weight, of[0], "some", 0.1, None, None, *room)),
+            ("x: expected memory of CUDA device 0, got of device 1", lambda: call(
+                "cuda_by_input_four_bit", out, there.of_another(), *weight, *of, 0.1, None, None, *room)),
             ("rows: expected memory of a CUDA device", lambda: call("cuda_by_input_four_bit", out, there, *parts, *of, 0.1, None, None, *room)),
             ("y: expected shape", lambda: call("cuda_by_input_four_bit", out, Tensor(np.zeros((m + 1, k), np.float32)), *weight, *of, 0.1, None, None, *room)),
             ("rows: expected", lambda: call("by_input_rows", parts[0][:-1], parts[1], number)),
@@ -666,18 +674,23 @@ def test_mlps_of_tvm_ffi_have_the_bits_of_the_packages(kind, tokens, stream):
     before, whole = out.fetch(stream), (None, None, None, None)
     refused = [
         ("gate.rows", lambda: call("cuda_sparse_mlp", out, x, Tensor(parts[0][:-16]), *rows[1:], *stored, "all", 0, "gate", *whole, None, None, None, room, 32)),
-        ("up.rows", lambda: call("cuda_sparse_mlp", out, x, *rows[:2], None, *rows[3:], *stored, "all", 0, "gate", *whole, None, None, None, room, 32)),
+        ("up_rows: expected an address, got null", lambda: call("cuda_sparse_mlp", out, x, *rows[:2], None, *rows[3:], *stored, "all", 0, "gate", *whole, None, None, None, room, 32)),
         ("gate_rows: expected memory of a CUDA device", lambda: call("cuda_sparse_mlp", out, x, parts[0], *rows[1:], *stored, "all", 0, "gate", *whole, None, None, None, room, 32)),
         ("workspace", lambda: call("cuda_sparse_mlp", out, x, *rows, *stored, "all", 0, "gate", *whole, None, None, None, zeros(16), 32)),
-        ("kept", lambda: call("cuda_sparse_mlp", out, x, *rows, *stored, *forms[-1][0], *forms[-1][1], None, None, None, room, 32)),
+        ("x: expected memory of CUDA device 0, got of device 1", lambda: call(
+            "cuda_sparse_mlp", out, x.of_another(), *rows, *stored, "all", 0, "gate", *whole, None, None, None, room, 32)),
+        ("list: expected an address, got null", lambda: call("cuda_sparse_mlp", out, x, *rows, *stored, *forms[-1][0], *forms[-1][1], None, None, None, room, 32)),
         ("y", lambda: call("cuda_sparse_mlp", out, out, *rows, *stored, "all", 0, "gate", *whole, None, None, None, room, 32)),
         ("y: expected shape", lambda: call("cuda_sparse_mlp", Tensor(np.zeros((tokens, D_MODEL + 8), np.float32)), x, *rows, *stored, "all", 0, "gate", *whole, None, None, None, room, 32)),
-        ("selection.list", lambda: call("cuda_sparse_mlp", out, x, *rows, *stored, "indices", 0, "gate", *whole, None, None, None, room, 32)),
+        ("list: expected an address, got null", lambda: call("cuda_sparse_mlp", out, x, *rows, *stored, "indices", 0, "gate", *whole, None, None, None, room, 32)),
         ("format: expected one of", lambda: call("cuda_sparse_mlp_scratch", tokens, 32, D_MODEL, "relu", D_FF, "f32", 0, "none", "all", 0, "gate", 0)),
         ("expected", lambda: call("cuda_sparse_mlp_scratch", tokens, 32, D_MODEL, "relu", 2**60, *form, "all", 0, "gate", 0)),
         ("gate_rows: expected", lambda: call("sparse_mlp_rows", parts[0][:-1].copy(), *parts[1:], number)),
         ("gate_rows: expected memory of its own", lambda: call("sparse_mlp_rows", parts[0], parts[1], parts[0], *parts[3:], number)),
     ]  # fmt: skip
+    if not kind:
+        refused.append(("down_scales: expected an address, got null", lambda: call(
+            "cuda_sparse_mlp", out, x, *rows[:5], None, *stored, "all", 0, "gate", *whole, None, None, None, room, 32)))  # fmt: skip
     for text, attempt in refused:
         with pytest.raises(ValueError) as raised:
             attempt()
@@ -744,6 +757,9 @@ def test_attention_of_tvm_ffi_has_the_bits_of_the_packages(layout, form, stream)
         ("policy: expected one of write_all, hole, zero, keep, got some", lambda: write(policy="some")),
         ("hole", lambda: write(policy="hole")),
         ("n_q_heads", lambda: write(n=3)),
+        ("v: expected memory of CUDA device 0, got of device 1", lambda: write(v=v.of_another())),
+        ("pages.v: expected memory of CUDA device 0, got of device 1", lambda: write(where=[mine[0], mine[1].of_another(), *mine[2:]])),
+        ("v cache: expected rows that do not lie over those of the k cache", lambda: write(where=[mine[0], mine[0], *mine[2:]])),
         ("pages.k: expected memory of a CUDA device", lambda: write(where=[np.zeros((8, 16, 2, 16), np.float16), *mine[1:]])),
         ("pages.v: expected shape", lambda: write(where=[mine[0], whole, *mine[2:]])),
         ("q: expected elements of f32, got f16", lambda: attend(q=half)),

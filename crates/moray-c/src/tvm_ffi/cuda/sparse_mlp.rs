@@ -119,6 +119,11 @@ pub(in crate::tvm_ffi) unsafe fn cuda_sparse_mlp(arguments: &mut Arguments<'_>) 
     }
     // SAFETY: the caller's.
     let mut weights = unsafe { stored(arguments, d_model)? };
+    // scales are of 4-bit rows alone
+    let is_needed = |i: usize| i % 2 == 0 || weights.format == MORAY_ROWS_FOUR_BIT;
+    if let Some(i) = (0..6).find(|&i| is_needed(i) && given[i].is_none()) {
+        return Err(Fault::Null { what: PARTS[i] });
+    }
     let matrices = [&mut weights.gate, &mut weights.up, &mut weights.down];
     for (matrix, part) in matrices.into_iter().zip(given.chunks_exact(2)) {
         (matrix.rows, matrix.scales) = (part[0], part[1]);
