@@ -394,6 +394,8 @@ def refused():
     format, w, x, y = Format.per_channel(), random(16, 64), random(2, 64), np.zeros((2, 16), np.float32)
     sections, end = packed(w, format), (None, None, None, *named(format), "token", 1)
     both = np.zeros((2, 64), np.float32)
+    codes, channel = sections[0].copy(), sections[1].copy()
+    within = codes[: 2 * 16 * 4].view(np.float32).reshape(2, 16)
     return [
         (ValueError, "y: expected a tensor, got an integer", lambda: call("linear", 1, x, *sections, *end)),
         (ValueError, "y: expected an argument, got 0 arguments to moray_linear", lambda: call("linear")),
@@ -407,6 +409,13 @@ def refused():
         (ValueError, "codes: expected elements of u8, got f32", lambda: call("linear", y, x, x, *sections[1:], *end)),
         (ValueError, "codes", lambda: call("linear", y, x, sections[0][:-1], *sections[1:], *end)),
         (ValueError, "y: expected memory of its own", lambda: call("linear", both.reshape(-1)[:32].reshape(2, 16), both, *sections, *end)),
+        (ValueError, "y: expected memory of its own, got memory that overlaps residual", lambda: call("linear", y, x, *sections, None, None, y, *end[3:])),
+        (ValueError, "y: expected memory of its own, got memory that overlaps bias", lambda: call("linear", y, x, *sections, None, y.reshape(-1)[:16], *end[2:])),
+        (ValueError, "y: expected memory of its own, got memory that overlaps codes", lambda: call("linear", within, x, codes, *sections[1:], *end)),
+        (ValueError, "overlaps w", lambda: call("pack", codes, channel, None, None, codes.view(np.float32).reshape(-1, 32), *named(format))),
+        (ValueError, "channel: expected memory of its own, got memory that overlaps codes", lambda: call("pack", codes, codes[:64], None, None, w, *named(format))),
+        (ValueError, "n: expected", lambda: call("section_bytes", np.zeros(4, np.int64), 2**62, 64, *named(format))),
+        (ValueError, "n: expected a size from 0, got -1", lambda: call("section_bytes", np.zeros(4, np.int64), -1, 64, *named(format))),
         (IndexError, "order", lambda: call("linear", y, x, *sections, np.full(64, 64, np.int32), *end[1:])),
     ]  # fmt: skip
 

@@ -36,6 +36,12 @@ pub struct MoraySectionsMut {
 const NAMES: [&str; 4] = ["codes", "channel", "group", "offset"];
 
 impl MoraySections {
+    /// The parts by name.
+    pub(crate) fn named(&self) -> [(&'static str, MorayBytes); 4] {
+        let [codes, channel, group, offset] = NAMES;
+        [(codes, self.codes), (channel, self.channel), (group, self.group), (offset, self.offset)]
+    }
+
     /// Borrows the bytes of packed sections.
     ///
     /// # Safety
@@ -96,17 +102,23 @@ impl MoraySections {
 }
 
 impl MoraySectionsMut {
+    /// The parts by name.
+    pub(crate) fn named(&self) -> [(&'static str, MorayBytesMut); 4] {
+        let [codes, channel, group, offset] = NAMES;
+        [(codes, self.codes), (channel, self.channel), (group, self.group), (offset, self.offset)]
+    }
+
     /// Borrows the memory of each section.
     ///
     /// # Safety
     /// As [`MorayBytesMut::write`], for each.
     pub(crate) unsafe fn packed<'a>(&self) -> Outcome<Sections<&'a mut [u8]>> {
-        let parts = [self.codes, self.channel, self.group, self.offset];
-        for (i, (part, what)) in parts.iter().zip(NAMES).enumerate() {
-            let before = |at: usize| (NAMES[at], parts[at].data.addr()..parts[at].data.addr() + parts[at].bytes);
-            part.check_apart(what, &(0..i).map(before).collect::<Vec<_>>())?;
+        let parts = self.named();
+        for (i, (what, part)) in parts.into_iter().enumerate() {
+            let before = parts[..i].iter().map(|(what, part)| (*what, part.as_read().range()));
+            part.check_apart(what, &before.collect::<Vec<_>>())?;
         }
-        let [codes, channel, group, offset] = parts;
+        let MoraySectionsMut { codes, channel, group, offset } = *self;
         // SAFETY: the caller's, and checked to be apart.
         unsafe {
             Ok(Sections {

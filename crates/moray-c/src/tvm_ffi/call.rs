@@ -14,18 +14,33 @@ pub(super) struct Arguments<'a> {
     function: &'static str,
     /// The kind of device that tensors are of.
     device_type: i32,
+    /// Which of them, that of the first tensor there.
+    device_id: Option<usize>,
     given: usize,
     left: std::slice::Iter<'a, TvmFfiAny>,
 }
 
 impl<'a> Arguments<'a> {
     pub(super) fn new(function: &'static str, values: &'a [TvmFfiAny]) -> Self {
-        Arguments { function, device_type: CPU, given: values.len(), left: values.iter() }
+        Arguments { function, device_type: CPU, device_id: None, given: values.len(), left: values.iter() }
     }
 
     /// Takes tensors of another kind of device from here on.
     pub(super) fn expect_device(&mut self, device_type: i32) {
         self.device_type = device_type;
+        self.device_id = None;
+    }
+
+    /// Checks that a tensor is of the same device as those before it; the CPU is one, whatever its number.
+    fn check_device(&mut self, what: &'static str, got: usize) -> Outcome {
+        let expected = *self.device_id.get_or_insert(got);
+        match self.device_type == CPU || got == expected {
+            true => Ok(()),
+            false => {
+                let (expected, got) = (format!("memory of CUDA device {expected}"), format!("of device {got}"));
+                Err(Fault::Argument { what, expected, got })
+            }
+        }
     }
 
     fn next(&mut self, what: &'static str) -> Outcome<&'a TvmFfiAny> {
@@ -80,7 +95,9 @@ impl<'a> Arguments<'a> {
     /// As [`TvmFfiAny::tensor`].
     pub(super) unsafe fn tensor(&mut self, what: &'static str) -> Outcome<Rows> {
         // SAFETY: the caller's.
-        unsafe { self.next(what)?.tensor(what)?.rows(what, self.device_type) }
+        let rows = unsafe { self.next(what)?.tensor(what)?.rows(what, self.device_type)? };
+        self.check_device(what, rows.device_id)?;
+        Ok(rows)
     }
 
     /// A tensor with strides.
@@ -89,7 +106,9 @@ impl<'a> Arguments<'a> {
     /// As [`TvmFfiAny::tensor`].
     pub(super) unsafe fn strided(&mut self, what: &'static str) -> Outcome<Strided> {
         // SAFETY: the caller's.
-        unsafe { self.next(what)?.tensor(what)?.strided(what, self.device_type) }
+        let strided = unsafe { self.next(what)?.tensor(what)?.strided(what, self.device_type)? };
+        self.check_device(what, strided.device_id)?;
+        Ok(strided)
     }
 
     /// # Safety

@@ -59,13 +59,26 @@ pub(super) unsafe fn section_bytes(arguments: &mut Arguments<'_>) -> Returned {
     Ok(None)
 }
 
-/// Quantizes `w, format..`, a call's last arguments.
-pub(super) unsafe fn quantized(arguments: &mut Arguments<'_>) -> Outcome<QuantizedWeight> {
+/// `w, format..`, a call's last arguments.
+///
+/// # Safety
+/// As [`Arguments::tensor`].
+unsafe fn matrix(arguments: &mut Arguments<'_>) -> Outcome<(Rows, Format)> {
     // SAFETY: the caller's.
     let w = unsafe { arguments.tensor("w")? };
     // SAFETY: the caller's.
     let format = unsafe { arguments.format()? }.read()?;
     arguments.end()?;
+    Ok((w, format))
+}
+
+/// Quantizes `w, format..`, a call's last arguments.
+///
+/// # Safety
+/// As [`Arguments::tensor`].
+pub(super) unsafe fn quantized(arguments: &mut Arguments<'_>) -> Outcome<QuantizedWeight> {
+    // SAFETY: the caller's.
+    let (w, format) = unsafe { matrix(arguments)? };
     // SAFETY: the caller's.
     unsafe { rounded("w", &w, format) }
 }
@@ -88,7 +101,12 @@ pub(super) unsafe fn pack(arguments: &mut Arguments<'_>) -> Returned {
     // SAFETY: the caller's.
     let sections = unsafe { arguments.sections_mut()? };
     // SAFETY: the caller's.
-    let quantized = unsafe { quantized(arguments)? };
+    let (w, format) = unsafe { matrix(arguments)? };
+    for (what, section) in sections.named() {
+        section.check_apart(what, &[("w", w.read().range())])?;
+    }
+    // SAFETY: the caller's.
+    let quantized = unsafe { rounded("w", &w, format)? };
     // SAFETY: the caller's.
     pack_into(&quantized, unsafe { sections.packed()? })?;
     Ok(None)
@@ -121,8 +139,8 @@ pub(super) unsafe fn linear(arguments: &mut Arguments<'_>) -> Returned {
     arguments.end()?;
     // SAFETY: the caller's.
     let weight = PackedView::new(n, k, format, unsafe { sections.packed()? })?;
-    let parts = [sections.codes, sections.channel, sections.group, sections.offset];
-    let read = [x.read(), order, bias, residual].into_iter().chain(parts).map(|bytes| ("what is read", bytes.range()));
+    let read = [("x", x.read()), ("order", order), ("bias", bias), ("residual", residual)];
+    let read = read.into_iter().chain(sections.named()).map(|(what, bytes)| (what, bytes.range()));
     y.write().check_apart("y", &read.collect::<Vec<_>>())?;
     SCRATCH.with_borrow_mut(|activations| {
         activations.set_scales(scales);

@@ -1,5 +1,5 @@
 //! The same operations as functions of [TVM FFI](https://tvm.apache.org/ffi/): one C symbol each, `__tvm_ffi_moray_<name>`, tensors by
-//! DLPack. `docs/python.md` has their arguments.
+//! DLPack. `docs/tvm-ffi.md` has their arguments.
 //!
 //! What stands here of TVM FFI's ABI are the public C structures of `tvm/ffi/c_api.h` and `dlpack.h`. Nothing of it is linked: the
 //! function that takes an error is looked up in the process, which has TVM FFI's library when it calls these.
