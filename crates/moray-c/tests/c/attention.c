@@ -126,6 +126,12 @@ static void refuse_pages(void) {
     REFUSED(MORAY_STATUS_LENGTH, "present: expected", WRITE((bad.pages.present = BYTES_MUT(present), bad.pages.present.bytes = 4)));
     REFUSED(MORAY_STATUS_OVERLAP, "pages.k_scale: expected", WRITE(bad.pages.k_scale = bad.pages.v_scale));
     REFUSED(MORAY_STATUS_OVERLAP, "pages.k: expected", WRITE(bad.pages.v = bad.pages.k));
+    REFUSED(MORAY_STATUS_SHAPE, "v cache: expected rows that do not lie over those of the k cache",
+            WRITE((bad.pages.v = bad.pages.k, bad.pages.v.data = (char *)bad.pages.k.data + DIM / 2, bad.pages.v.bytes -= DIM / 2)));
+    for (size_t *count = &bad.pages.n_slots; count <= &bad.pages.capacity; count++) {
+        const MorayStatus status = ATTEND(*count = SIZE_MAX);
+        CHECK(status == MORAY_STATUS_SHAPE || status == MORAY_STATUS_LENGTH);
+    }
     REFUSED(MORAY_STATUS_OVERLAP, "pages.present: expected", WRITE(bad.pages.present = (MorayBytesMut){good.table, sizeof good.table}));
     REFUSED(MORAY_STATUS_OVERLAP, "pages.v_scale: expected", WRITE(bad.pages.v_scale = (MorayBytesMut){k, sizeof good.scales[1]}));
     bad.pages = good.pages;
@@ -187,6 +193,8 @@ static void check_bad_input(void) {
     MorayAttention *none = NULL;
     REFUSED(MORAY_STATUS_SHAPE, "head_dim: expected", moray_kv_cache_create(&odd, MORAY_F16, &cache));
     REFUSED(MORAY_STATUS_SHAPE, "kv cache", moray_kv_cache_create(&huge, MORAY_F16, &cache));
+    const MorayKvShape around = {1, WRAPS(SLOTS, 64), KV_HEADS, DIM, LEN};
+    UNCOUNTED("expected", moray_kv_cache_create(&around, MORAY_INT8, &cache));
     REFUSED(MORAY_STATUS_UNSUPPORTED, "dtype: expected", moray_kv_cache_create(&shape, 9, &cache));
     REFUSED(MORAY_STATUS_NULL, "shape: expected", moray_kv_cache_create(NULL, MORAY_F16, &cache));
     const MorayAttentionShape three = {3, 2, DIM, LEN, 1, LEN};
@@ -210,6 +218,13 @@ static void check_bad_input(void) {
     REFUSED(MORAY_STATUS_NULL, "cache: expected", moray_attend(cpu, &call, BYTES(q), BYTES_MUT(out)));
     call = good, call.attention = NULL;
     REFUSED(MORAY_STATUS_NULL, "attention: expected", moray_attend(cpu, &call, BYTES(q), BYTES_MUT(out)));
+    call = good, call.struct_size = 8;
+    REFUSED(MORAY_STATUS_VERSION, "struct_size: expected", moray_attend(cpu, &call, BYTES(q), BYTES_MUT(out)));
+    REFUSED(MORAY_STATUS_VERSION, "struct_size: expected", moray_write_kv(cpu, &call, 0, BYTES(k), BYTES(v)));
+    call = good, call.heads = MORAY_HEADS_MASK, call.list = (MorayBytes){NULL, 4};
+    REFUSED(MORAY_STATUS_NULL, "list: expected", moray_attend(cpu, &call, BYTES(q), BYTES_MUT(out)));
+    REFUSED(MORAY_STATUS_NULL, "k: expected", moray_write_kv(cpu, &good, 0, (MorayBytes){NULL, sizeof k}, BYTES(v)));
+    REFUSED(MORAY_STATUS_NULL, "q: expected", moray_attend(cpu, &good, (MorayBytes){NULL, sizeof q}, BYTES_MUT(out)));
     call = good, call.heads = 9;
     REFUSED(MORAY_STATUS_UNSUPPORTED, "heads: expected", moray_attend(cpu, &call, BYTES(q), BYTES_MUT(out)));
     call = good, call.heads = MORAY_HEADS_LIST;

@@ -100,6 +100,8 @@ static void check_bad_input(void) {
     MorayInputWorkspace *workspace = NULL;
     REFUSED(MORAY_STATUS_LENGTH, "w: expected 3880 elements, got 3840", moray_input_weight_create(BYTES(w), MORAY_F32, N, K + 1, &weight));
     REFUSED(MORAY_STATUS_LENGTH, "w: expected", moray_input_weight_create(BYTES(w), MORAY_F32, (size_t)1 << 60, 64, &weight));
+    UNCOUNTED("w: expected", moray_input_weight_create((MorayBytes){w, 32 * N * sizeof *w}, MORAY_F32, WRAPS(N, 32), 32, &weight));
+    UNCOUNTED("w: expected", moray_input_weight_create((MorayBytes){w, 32 * N * sizeof *w}, MORAY_F32, WRAPS(N, 32 * 4), 32, &weight));
     REFUSED(MORAY_STATUS_SHAPE, "n: expected", moray_input_weight_create(NONE, MORAY_F32, 0, K, &weight));
     REFUSED(MORAY_STATUS_UNSUPPORTED, "dtype: expected", moray_input_weight_create(BYTES(w), 9, N, K, &weight));
     REFUSED(MORAY_STATUS_NULL, "weight", moray_input_weight_create_quantized(NULL, &weight));
@@ -129,6 +131,10 @@ static void check_bad_input(void) {
     REFUSED(MORAY_STATUS_LENGTH, "y: expected 120 elements, got 119", moray_by_input(cpu, &call));
     call = good, call.bias = BYTES(x);
     REFUSED(MORAY_STATUS_LENGTH, "bias: expected", moray_by_input(cpu, &call));
+    call = good, call.bias = (MorayBytes){NULL, sizeof bias};
+    REFUSED(MORAY_STATUS_NULL, "bias: expected", moray_by_input(cpu, &call));
+    call = good, call.workspace = NULL;
+    REFUSED(MORAY_STATUS_NULL, "workspace: expected", moray_by_input(cpu, &call));
     call = good, call.residual = (MorayBytes){y, sizeof y};
     REFUSED(MORAY_STATUS_OVERLAP, "y", moray_by_input(cpu, &call));
     call = good, call.weight = NULL;

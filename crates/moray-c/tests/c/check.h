@@ -23,6 +23,17 @@
         CHECK(strstr(moray_last_error(), words) != NULL);                             \
     } while (0)
 
+/* A number of things whose product with each of `of`, a power of two, is that of `n` in the lowest 64 bits. */
+#define WRAPS(n, of) (SIZE_MAX / (of) + 1 + (n))
+
+/* Sizes whose product is more than can be counted are refused by name, whatever their lowest bits. */
+#define UNCOUNTED(words, call)                                                        \
+    do {                                                                              \
+        const int status = (int)(call);                                               \
+        CHECK(status == MORAY_STATUS_SHAPE || status == MORAY_STATUS_LENGTH);         \
+        CHECK(strstr(moray_last_error(), words) != NULL);                             \
+    } while (0)
+
 #define BYTES(array) ((MorayBytes){(array), sizeof(array)})
 #define BYTES_MUT(array) ((MorayBytesMut){(array), sizeof(array)})
 #define NONE ((MorayBytes){NULL, 0})

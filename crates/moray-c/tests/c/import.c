@@ -116,6 +116,21 @@ static void check_bad_input(void) {
     REFUSED(MORAY_STATUS_UNSUPPORTED, "g_idx: expected", moray_import_exported(&from, &none));
     from = good, from.n = 0;
     REFUSED(MORAY_STATUS_SHAPE, "n: expected", moray_import_exported(&from, &none));
+    for (int layout = 0; layout < 3; layout++) {
+        from = good, from.layout = layout ? layout == 1 ? MORAY_LAYOUT_AWQ : MORAY_LAYOUT_COMPRESSED_TENSORS : MORAY_LAYOUT_GPTQ;
+        from.n = WRAPS(N, K / 8);
+        UNCOUNTED("expected", moray_import_exported(&from, &none));
+        from.n = WRAPS(N, 4 * K), from.zeros = NONE;
+        UNCOUNTED("expected", moray_import_exported(&from, &none));
+        from.n = N, from.k = WRAPS(K, N);
+        UNCOUNTED("expected", moray_import_exported(&from, &none));
+    }
+    from = good, from.scales.data = NULL;
+    REFUSED(MORAY_STATUS_NULL, "scales: expected", moray_import_exported(&from, &none));
+    from = good, from.zeros.data = NULL;
+    REFUSED(MORAY_STATUS_NULL, "zeros: expected", moray_import_exported(&from, &none));
+    from = good, from.group_of = (MorayBytes){NULL, sizeof beyond};
+    REFUSED(MORAY_STATUS_NULL, "group_of: expected", moray_import_exported(&from, &none));
     REFUSED(MORAY_STATUS_NULL, "arrays: expected", moray_import_exported(NULL, &none));
     CHECK(none == NULL);
 }
@@ -158,6 +173,9 @@ static void check_qqq(int grouped) {
     REFUSED(MORAY_STATUS_LENGTH, "group scales: expected 64 elements, got 63", moray_import_qqq(BYTES(words), BYTES(channel), short_group, QQQ_N, QQQ_K, &none));
     REFUSED(MORAY_STATUS_UNSUPPORTED, "qqq layout: expected N and K that are multiples of 64, got [32, 128]", moray_import_qqq(BYTES(words), BYTES(channel), NONE, 32, QQQ_K, &none));
     REFUSED(MORAY_STATUS_UNSUPPORTED, "qqq layout: expected", moray_import_qqq(BYTES(words), BYTES(channel), NONE, 0, 0, &none));
+    UNCOUNTED("expected", moray_import_qqq(BYTES(words), BYTES(channel), NONE, WRAPS(QQQ_N, QQQ_K), QQQ_K, &none));
+    UNCOUNTED("expected", moray_import_qqq(BYTES(words), BYTES(channel), BYTES(group), WRAPS(QQQ_N, QQQ_K / 8), QQQ_K, &none));
+    REFUSED(MORAY_STATUS_NULL, "channel_scale: expected", moray_import_qqq(BYTES(words), (MorayBytes){NULL, sizeof channel}, NONE, QQQ_N, QQQ_K, &none));
     REFUSED(MORAY_STATUS_NULL, "codes: expected", moray_import_qqq((MorayBytes){NULL, sizeof words}, BYTES(channel), NONE, QQQ_N, QQQ_K, &none));
     CHECK(none == NULL);
 }

@@ -168,7 +168,23 @@ static void check_bad_input(void) {
     REFUSED(MORAY_STATUS_LENGTH, "bytes: expected", moray_import_blocks(MORAY_BLOCK_Q4_0, BYTES(w), N, K, &plain));
     float nan_w[32] = {NAN};
     REFUSED(MORAY_STATUS_VALUE, "w: expected finite weights", moray_quantize(BYTES(nan_w), MORAY_F32, 1, 32, format, &plain));
-    CHECK(plain == NULL && other == NULL);
+    MoraySectionBytes size;
+    UNCOUNTED("n: expected", moray_section_bytes(format, WRAPS(N, K), K, &size));
+    UNCOUNTED("n: expected", moray_section_bytes(format, SIZE_MAX, K, &size));
+    UNCOUNTED("expected", moray_quantize(BYTES(w), MORAY_F32, WRAPS(N, K), K, format, &plain));
+    UNCOUNTED("expected", moray_quantize(BYTES(w), MORAY_F32, WRAPS(N, 4 * K), K, format, &plain));
+    static uint8_t blocks[N * K / 32 * 18];
+    UNCOUNTED("expected", moray_import_blocks(MORAY_BLOCK_Q4_0, BYTES(blocks), WRAPS(N, K / 32 * 2), K, &plain));
+    static int8_t codes[N * K];
+    static uint16_t group[N * K / 32];
+    MoraySections parts = {BYTES(codes), NONE, BYTES(group), NONE};
+    UNCOUNTED("expected", moray_quantized_create(&parts, WRAPS(N, K), K, format, &plain));
+    UNCOUNTED("expected", moray_weight_borrow(&parts, WRAPS(N, K), K, format, &weight));
+    parts.codes.data = NULL;
+    REFUSED(MORAY_STATUS_NULL, "codes: expected", moray_quantized_create(&parts, N, K, format, &plain));
+    parts.codes.data = codes, parts.group.data = NULL;
+    REFUSED(MORAY_STATUS_NULL, "group: expected", moray_quantized_create(&parts, N, K, format, &plain));
+    CHECK(plain == NULL && other == NULL && weight == NULL);
 
     OK(moray_quantize(BYTES(w), MORAY_F32, N, K, format, &plain));
     MoraySections missing = {0};
@@ -176,6 +192,8 @@ static void check_bad_input(void) {
     MoraySectionsMut short_memory = {0};
     REFUSED(MORAY_STATUS_LENGTH, "codes: expected", moray_pack(plain, &short_memory));
     REFUSED(MORAY_STATUS_NULL, "weight: expected", moray_weight_pack(NULL, &weight));
+    MoraySectionsMut near_end = {{(void *)(UINTPTR_MAX - 63), 128}, {NULL, 0}, {(void *)(UINTPTR_MAX - 31), 64}, {NULL, 0}};
+    REFUSED(MORAY_STATUS_OVERLAP, "group: expected memory of its own", moray_pack(plain, &near_end));
     OK(moray_weight_pack(plain, &weight));
     float row[K];
     REFUSED(MORAY_STATUS_INDEX, "n: expected an index below 40, got 40", moray_weight_row(weight, N, BYTES_MUT(row)));
@@ -187,6 +205,8 @@ static void check_bad_input(void) {
     uint32_t order[K] = {K};
     REFUSED(MORAY_STATUS_INDEX, "order: expected an index below 128, got 128",
             moray_activations_quantize(cpu, a, BYTES(x), MORAY_F32, M, K, BYTES(order)));
+    UNCOUNTED("m: expected", moray_activations_quantize(cpu, a, BYTES(x), MORAY_F32, WRAPS(M, K), K, NONE));
+    UNCOUNTED("expected", moray_activations_quantize(cpu, a, BYTES(x), MORAY_F32, M, WRAPS(K, 4), NONE));
     OK(moray_activations_quantize(cpu, a, BYTES(x), MORAY_F32, M, K, NONE));
 
     float y[M * N];

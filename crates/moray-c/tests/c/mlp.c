@@ -144,6 +144,10 @@ static void check_select(const MorayMlp *mlp, MorayMlpWorkspace *workspace) {
     REFUSED(MORAY_STATUS_SHAPE, "values: expected a multiple of n", moray_mlp_select(cpu, &bad, &count));
     bad = choice, bad.list = (MorayBytesMut){a, D_FF * sizeof *kept};
     REFUSED(MORAY_STATUS_OVERLAP, "list: expected", moray_mlp_select(cpu, &bad, &count));
+    bad = choice, bad.struct_size = 8;
+    REFUSED(MORAY_STATUS_VERSION, "struct_size: expected", moray_mlp_select(cpu, &bad, &count));
+    bad = choice, bad.values = (MorayBytes){NULL, bad.values.bytes};
+    REFUSED(MORAY_STATUS_NULL, "values: expected", moray_mlp_select(cpu, &bad, &count));
     bad = choice, bad.selection = NULL;
     REFUSED(MORAY_STATUS_NULL, "selection: expected", moray_mlp_select(cpu, &bad, &count));
     MoraySelection listed = select_by(MORAY_SELECT_ALL, 0);
@@ -234,6 +238,17 @@ static void check_bad_input(const MorayMlp *mlp, MorayMlpWorkspace *workspace) {
             moray_mlp_create(&SHAPE, MORAY_F32, BYTES(gate), BYTES(up), BYTES(down), &biases, &none));
     REFUSED(MORAY_STATUS_OUT_OF_MEMORY, "workspace: expected", moray_mlp_workspace_create(mlp, (size_t)1 << 50, &no_workspace));
     REFUSED(MORAY_STATUS_SHAPE, "max_tokens: expected", moray_mlp_workspace_create(mlp, 0, &no_workspace));
+    MorayMlpShape far = {D_MODEL, WRAPS(D_FF, D_MODEL), MORAY_ACTIVATION_SILU};
+    UNCOUNTED("expected", moray_mlp_create(&far, MORAY_F32, BYTES(gate), BYTES(up), BYTES(down), NULL, &none));
+    far.d_ff = WRAPS(D_FF, 4 * D_MODEL);
+    UNCOUNTED("expected", moray_mlp_create(&far, MORAY_F32, BYTES(gate), BYTES(up), BYTES(down), NULL, &none));
+    far = SHAPE, far.d_model = WRAPS(D_MODEL, 32);
+    UNCOUNTED("expected", moray_mlp_create(&far, MORAY_F32, BYTES(gate), BYTES(up), BYTES(down), NULL, &none));
+    REFUSED(MORAY_STATUS_NULL, "up: expected",
+            moray_mlp_create(&SHAPE, MORAY_F32, BYTES(gate), (MorayBytes){NULL, sizeof up}, BYTES(down), NULL, &none));
+    biases.gate = (MorayBytes){NULL, D_FF * sizeof(float)};
+    REFUSED(MORAY_STATUS_NULL, "biases.gate: expected",
+            moray_mlp_create(&SHAPE, MORAY_F32, BYTES(gate), BYTES(up), BYTES(down), &biases, &none));
     CHECK(none == NULL && no_workspace == NULL);
 
     MoraySelection selection = select_by(MORAY_SELECT_LIST, 0);
@@ -264,6 +279,14 @@ static void check_bad_input(const MorayMlp *mlp, MorayMlpWorkspace *workspace) {
     REFUSED(MORAY_STATUS_SHAPE, "k: expected", moray_mlp_forward(cpu, &good));
     selection = select_by(MORAY_SELECT_TOP_K, 8);
     REFUSED(MORAY_STATUS_UNSUPPORTED, "selection.score: expected", moray_mlp_forward(cpu, &good));
+    selection = select_by(MORAY_SELECT_LIST, 0), selection.struct_size = 4;
+    REFUSED(MORAY_STATUS_VERSION, "struct_size: expected", moray_mlp_forward(cpu, &good));
+    selection = select_by(MORAY_SELECT_LIST, 0), selection.list.data = NULL;
+    REFUSED(MORAY_STATUS_NULL, "list: expected", moray_mlp_forward(cpu, &good));
+    selection = select_by(MORAY_SELECT_MASKS, 0), selection.masks.data = NULL;
+    REFUSED(MORAY_STATUS_NULL, "masks: expected", moray_mlp_forward(cpu, &good));
+    selection = select_by(MORAY_SELECT_TOP_K, MORAY_SCORE_GATE), selection.channel_scale = (MorayBytes){NULL, D_FF * sizeof(float)};
+    REFUSED(MORAY_STATUS_NULL, "channel_scale: expected", moray_mlp_forward(cpu, &good));
     selection = select_by(77, 0);
     REFUSED(MORAY_STATUS_UNSUPPORTED, "selection.kind: expected", moray_mlp_forward(cpu, &good));
     call = good, call.selection = NULL;
