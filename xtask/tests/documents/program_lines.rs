@@ -10,8 +10,8 @@ const DOORS: [(&str, &str, &str, &str); 8] = [
     ("C", "crates/moray-c/README.md", "c", "int main"),
     ("C++", "crates/moray-c/README.md", "cpp", "int main"),
     ("Python", "docs/python.md", "python", "moray.linear"),
-    ("torch", "docs/python.md", "python", "torch.compile"),
-    ("TVM FFI", "docs/python.md", "python", "import tvm_ffi"),
+    ("torch", "docs/torch.md", "python", "torch.compile"),
+    ("TVM FFI", "docs/tvm-ffi.md", "python", "import tvm_ffi"),
     ("candle", "crates/moray-candle/README.md", "rust", "fn main"),
     ("cust", "docs/cuda-engines.md", "rust", "fn main"),
 ];
