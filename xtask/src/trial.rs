@@ -1,4 +1,5 @@
-//! `cargo xtask trial [--long]`: follows the documents' commands literally, in a clean clone, as someone would who has just come.
+//! `cargo xtask trial [--short | --long]`: follows the documents' commands literally, in a clean clone, as someone would who has just come;
+//! with `--short` those of the pages that take two minutes together.
 //!
 //! Lines of `sh` blocks have to succeed; a line of a `console` block, after `$ `, has to print what stands below it, where `...`
 //! stands for anything. What documents call M, TEXT and so on is filled in. A line whose comment speaks of minutes runs with
@@ -12,12 +13,19 @@ use std::{env, fs};
 use crate::{TaskResult, fetch, root, simcuda, toolkit};
 
 /// Documents whose commands are for users; those of `crates/moray-bpipe` have a test of their own, as their output is exact.
-const DOCUMENTS: [&str; 13] = [
+const DOCUMENTS: [&str; 20] = [
     "README.md",
     "docs/command.md",
     "docs/rust.md",
     "crates/moray-c/README.md",
+    "crates/moray-c/CUDA.md",
     "docs/python.md",
+    "docs/torch.md",
+    "docs/tvm-ffi.md",
+    "docs/vllm.md",
+    "docs/hub.md",
+    "docs/candle.md",
+    "docs/cuda-engines.md",
     "docs/demo.md",
     "docs/speed.md",
     "docs/quality.md",
@@ -27,6 +35,20 @@ const DOCUMENTS: [&str; 13] = [
     "docs/attention.md",
     "crates/simcuda/README.md",
 ];
+
+/// Documents that are followed with every change.
+const SHORT: [&str; 2] = ["docs/rust.md", "crates/moray-c/README.md"];
+
+/// How much of the documents is followed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// A few of them.
+    Short,
+    /// All that takes no minutes.
+    Usual,
+    /// All.
+    Long,
+}
 
 /// What a document's words stand for here.
 const NAMES: [(&str, &str); 7] = [
@@ -48,7 +70,8 @@ const QUESTIONS: &str = r#"{"question": "The capital of France is", "choices": [
 "#;
 
 /// What no clone brings.
-const ELSEWHERE: [&str; 4] = ["PYTHON", "cargo publish", "cargo install", "-F cuda"];
+const ELSEWHERE: [&str; 6] =
+    ["PYTHON", "cargo publish", "cargo install", "-F cuda", "--features cuda", "pip install torch"];
 
 /// A command of a document, and what it prints if the document says so.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,10 +83,11 @@ struct Step {
 
 /// Runs the task.
 pub fn run(arguments: &[String]) -> TaskResult {
-    let is_long = match arguments {
-        [] => false,
-        [long] if long == "--long" => true,
-        _ => return Err("trial: expected --long or nothing".into()),
+    let extent = match arguments {
+        [] => Extent::Usual,
+        [short] if short == "--short" => Extent::Short,
+        [long] if long == "--long" => Extent::Long,
+        _ => return Err("trial: expected --short, --long or nothing".into()),
     };
     fetch::run(&[])?;
     // always the same, so that the next trial finds what this one built
@@ -71,7 +95,7 @@ pub fn run(arguments: &[String]) -> TaskResult {
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
-    clone(&folder).and_then(|clone| follow(&clone, is_long))
+    clone(&folder).and_then(|clone| follow(&clone, extent))
 }
 
 /// A clone of what is committed, with the models that are fetched already and the target folder, where dependencies are built.
@@ -90,7 +114,7 @@ fn clone(folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
     Ok(clone)
 }
 
-fn follow(clone: &Path, is_long: bool) -> TaskResult {
+fn follow(clone: &Path, extent: Extent) -> TaskResult {
     // a crate of the reader's, for `cargo add`
     let status = Command::new(env!("CARGO"))
         .args(["new", "--quiet", "reader"])
@@ -100,7 +124,7 @@ fn follow(clone: &Path, is_long: bool) -> TaskResult {
         return Err(format!("expected cargo to make a crate, got {status}").into());
     }
     fs::write(clone.join("questions.jsonl"), QUESTIONS)?;
-    if is_long {
+    if extent == Extent::Long {
         let environment = clone.with_file_name("environment");
         let status = Command::new(toolkit::python()?).args(["-m", "venv"]).arg(&environment).status()?;
         if !status.success() {
@@ -108,7 +132,7 @@ fn follow(clone: &Path, is_long: bool) -> TaskResult {
         }
     }
     let (mut followed, mut left) = (0, Vec::new());
-    for document in DOCUMENTS {
+    for &document in if extent == Extent::Short { &SHORT[..] } else { &DOCUMENTS[..] } {
         let text = fs::read_to_string(clone.join(document))?;
         for (language, file) in PROGRAMS {
             if let Some(program) = first_block(&text, language) {
@@ -118,7 +142,7 @@ fn follow(clone: &Path, is_long: bool) -> TaskResult {
         for step in steps(&text) {
             let takes_long = ["minutes", "hour"].iter().any(|word| step.comment.contains(word));
             let is_elsewhere = ELSEWHERE.iter().any(|word| step.command.contains(word));
-            if is_elsewhere || (takes_long && !is_long) {
+            if is_elsewhere || (takes_long && extent != Extent::Long) {
                 left.push(format!("{document}: {}", step.command));
                 continue;
             }
