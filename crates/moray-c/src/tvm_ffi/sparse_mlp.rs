@@ -216,7 +216,7 @@ pub(super) unsafe fn sparse_mlp_rows(arguments: &mut Arguments<'_>) -> Returned 
     }
     for (i, (what, written)) in given.iter().enumerate() {
         let others = given[i + 1..].iter().map(|(what, bytes)| (*what, bytes.as_read().range()));
-        written.check_apart(*what, &others.collect::<Vec<_>>())?;
+        written.check_apart(what, &others.collect::<Vec<_>>())?;
     }
     // SAFETY: the caller's; each is apart from the others.
     unsafe { mlp_pack(&mlp.weights, &memory) }.map(|()| None)
