@@ -201,6 +201,8 @@ def _borrow(what: str, array: Any, stream: int | None) -> Strided:
     if device != (_CPU if stream is None else _CUDA):
         expected = "the CPU" if stream is None else "a CUDA device"
         raise DeviceError(f"{what}: expected memory of {expected}, got DLPack device {int(device)}:{number}")
+    if stream is not None:
+        _check_number(what, number)
     try:
         capsule = array.__dlpack__() if stream is None else array.__dlpack__(stream=stream)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
@@ -221,6 +223,14 @@ def _borrow(what: str, array: Any, stream: int | None) -> Strided:
         count *= shape[i]
     data = ffi.cast("char *", tensor.data) + tensor.byte_offset if count else ffi.NULL
     return Strided(View(data, reach(shape, strides) * SIZES[dtype], shape, dtype, (array, capsule)), tuple(strides))
+
+
+def _check_number(what: str, got: int) -> None:
+    from .cuda._device import number
+
+    expected = number()
+    if expected not in (None, got):
+        raise DeviceError(f"{what}: expected memory of CUDA device {expected}, whose context is current to the thread, got of device {got}")
 
 
 def _not_contiguous(what: str, shape: Sequence[int], strides: Sequence[int]) -> LayoutError:

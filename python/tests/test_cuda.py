@@ -76,7 +76,7 @@ class Tensor:
         self.lent.ndim, self.lent.shape = len(shape), (ctypes.c_int64 * len(shape))(*shape)
 
     def __dlpack_device__(self):
-        return self.device, 0
+        return self.device, self.lent.device_id
 
     def __dlpack__(self, stream=None):
         self.streams.append(stream)
@@ -222,6 +222,8 @@ def test_refusals_name_the_argument_and_leave_the_device_usable(stream):
     for error, text, changed in [
         (moray.DeviceError, "x: expected memory of a CUDA device, got DLPack device 1:0", {"x": x}),
         (moray.DeviceError, "x: expected memory of a CUDA device, got DLPack device 10:0", {"x": Tensor(x, 10)}),
+        (moray.DeviceError, "x: expected memory of CUDA device 0, whose context is current to the thread, got of device 1", {"x": Tensor(x).of_another()}),
+        (moray.DeviceError, "out: expected memory of CUDA device 0", {"out": good["out"].of_another()}),
         (moray.DtypeError, "x: expected an array with DLPack, got list", {"x": [1.0]}),
         (moray.DtypeError, "x: expected elements of f32 or f16 or bf16, got i32", {"x": Tensor(x.astype(np.int32))}),
         (moray.LengthError, "x: expected 128 features", {"x": Tensor(x[:, :64])}),
@@ -236,6 +238,8 @@ def test_refusals_name_the_argument_and_leave_the_device_usable(stream):
         assert text in str(raised.value)
     cuda.linear(weight, stream=stream.value, **good)
     assert np.array_equal(good["out"].fetch(stream), moray.linear(host, x))
+    with pytest.raises(moray.DeviceError, match="codes: expected memory of CUDA device 0"):
+        cuda.Weight({part: Tensor(section).of_another() for part, section in host.sections.items()}, host.n, host.k, FORMATS[0])
     with pytest.raises(moray.DeviceError, match="codes: expected memory of a CUDA device"):
         cuda.Weight(host.sections, host.n, host.k, FORMATS[0])
     driver("cuCtxSetCurrent", None)

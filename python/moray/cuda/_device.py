@@ -43,6 +43,12 @@ def current() -> Any:
     return found
 
 
+def number() -> int | None:
+    """Which device the context is of that is current to this thread; None without one."""
+    found = ctypes.c_int()
+    return None if _driver().cuCtxGetDevice(ctypes.byref(found)) else found.value
+
+
 def _open(context: int) -> Any:
     # kernels are unloaded with the process: a context may have gone before
     out = ffi.new("MorayCuda **")

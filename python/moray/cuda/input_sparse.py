@@ -35,7 +35,7 @@ class InputSparse:
 
     Raises:
         LengthError: for sections of other sizes.
-        DeviceError: for memory of another kind of device.
+        DeviceError: for memory of another device or kind of device.
         UnsupportedError: for a weight in floating point.
         KernelsNotBuiltError: if the library was built without CUDA.
     """

@@ -36,7 +36,7 @@ class Weight:
         format: how codes become numbers.
 
     Raises:
-        DeviceError: for memory of another kind of device.
+        DeviceError: for memory of another device or kind of device.
     """
 
     def __init__(self, sections: Mapping[str, Any], n: int, k: int, format: Format) -> None:
@@ -95,7 +95,7 @@ def linear(
     Raises:
         LengthError, ShapeError: for arrays of other sizes.
         DtypeError: for other element types.
-        DeviceError: for memory of another kind of device, and without a current context.
+        DeviceError: for memory of another device or kind of device, and without a current context.
         OverlapError: if what is written overlaps what is read.
     """
 

@@ -42,7 +42,7 @@ class SparseMlp:
 
     Raises:
         LengthError: for sections of other sizes.
-        DeviceError: for memory of another kind of device.
+        DeviceError: for memory of another device or kind of device.
         UnsupportedError, ShapeError, KernelsNotBuiltError: as :meth:`sections`.
     """
 
