@@ -40,6 +40,9 @@ const LATE: Duration = Duration::from_micros(300);
 /// For how many times such a wait the caller then works alone.
 const ALONE: u32 = 16;
 
+/// Shares that work is divided into, each with a counter of its own: members that count on one and the same wait for its cache line at every piece.
+const OWNERS: usize = 16;
+
 type Job = *const (dyn Fn(usize) + Sync);
 
 /// Keeps the counters that different threads write on different cache lines.
@@ -248,7 +251,8 @@ impl Team {
 
     /// Calls `f(range)` for consecutive ranges of at most `grain` indices that together cover `0..total`.
     ///
-    /// Members take the next range when they are free, so unequal ranges and unequal cores balance.
+    /// Each member has a share of the ranges; one that has none left takes from the others', so unequal ranges and unequal cores balance, and what
+    /// belongs to a member that does not come is done by those that do.
     pub fn for_ranges<F: Fn(Range<usize>) + Sync>(&self, total: usize, grain: usize, f: F) {
         self.share(total, grain, |_| (), |(), range| f(range));
     }
@@ -297,17 +301,45 @@ impl Team {
             }
             return;
         }
-        let next = Padded(AtomicUsize::new(0));
+        let pieces = total.div_ceil(grain);
+        let owners = self.len().min(pieces).min(OWNERS);
+        let (each, rest) = (pieces / owners, pieces % owners);
+        let first = |owner: usize| owner * each + owner.min(rest);
+        let shares: [Share; OWNERS] = std::array::from_fn(|owner| Share::new(first(owner)..first(owner + 1)));
         self.enter(|member| {
             let mut own = None;
-            loop {
-                let start = next.0.fetch_add(grain, Ordering::Relaxed);
-                if start >= total {
-                    break;
+            for turn in 0..owners {
+                let share = &shares[(member + turn) % owners];
+                while let Some(taken) = share.take() {
+                    let own = own.get_or_insert_with(|| enter(member));
+                    for piece in taken {
+                        f(own, piece * grain..total.min((piece + 1) * grain));
+                    }
                 }
-                f(own.get_or_insert_with(|| enter(member)), start..total.min(start + grain));
             }
         });
+    }
+}
+
+/// Consecutive pieces of work that one member takes first, and the others when their own are gone; each on cache lines of its own.
+#[repr(align(128))]
+struct Share {
+    next: AtomicUsize,
+    end: usize,
+}
+
+impl Share {
+    fn new(pieces: Range<usize>) -> Share {
+        Share { next: AtomicUsize::new(pieces.start), end: pieces.end }
+    }
+
+    /// Takes a quarter of the pieces that are left, at least one: few visits to a counter that others may want, and small pieces last, so that all
+    /// finish together.
+    fn take(&self) -> Option<Range<usize>> {
+        let after = |next: usize| next + (self.end - next).div_ceil(4);
+        let next =
+            self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| (next < self.end).then(|| after(next)));
+        next.ok().map(|next| next..after(next))
     }
 }
 

@@ -4,14 +4,18 @@ use super::*;
 
 #[test]
 fn every_range_is_visited_once_for_ragged_totals() {
-    let team = Team::new(3);
-    for total in [0, 1, 2, 7, 64, 1001] {
-        for grain in [1, 3, 64, 2000] {
-            let seen: Vec<_> = (0..total).map(|_| AtomicUsize::new(0)).collect();
-            team.for_ranges(total, grain, |range| {
-                seen[range].iter().for_each(|n| _ = n.fetch_add(1, Ordering::Relaxed));
-            });
-            assert!(seen.into_iter().all(|n| n.into_inner() == 1), "total {total}, grain {grain}");
+    // also more members than there are shares
+    for members in [2, 3, OWNERS + 4] {
+        let team = Team::new(members);
+        for total in [0, 1, 2, 7, 64, 1001] {
+            for grain in [1, 3, 64, 2000] {
+                let seen: Vec<_> = (0..total).map(|_| AtomicUsize::new(0)).collect();
+                team.for_ranges(total, grain, |range| {
+                    assert!(range.len() <= grain && range.start % grain == 0);
+                    seen[range].iter().for_each(|n| _ = n.fetch_add(1, Ordering::Relaxed));
+                });
+                assert!(seen.into_iter().all(|n| n.into_inner() == 1), "{members}, total {total}, grain {grain}");
+            }
         }
     }
 }
