@@ -242,28 +242,32 @@ impl Kernel for OfInputs<'_> {
             let (start, mut sum) = (used, zero);
             for at in (at..k.min(at + group_size)).step_by(16) {
                 let (code, rows, packed) = (&codes[at..], &mut list.rows[used..], &mut slots[used..]);
-                let (Some(code), Some(rows), Some(packed)) =
-                    (code.first_chunk(), rows.first_chunk_mut(), packed.first_chunk_mut())
-                else {
+                let (Some(code), Some(rows), Some(kept), Some(packed)) = (
+                    code.first_chunk(),
+                    rows.first_chunk_mut(),
+                    kept[count..].first_chunk_mut(),
+                    packed.first_chunk_mut(),
+                ) else {
                     unreachable!("K is a multiple of 32, and buffers have a step more");
                 };
                 let lanes = simd.load_i8(code);
                 let below = simd.ge_mask(threshold, simd.abs(load_first(simd, &x[at..])));
                 let bits = !below & simd.gt_mask(simd.abs(lanes), zero);
-                used += simd.list_lanes(bits, at as u32, rows);
+                let mut lanes_kept = [0; 16];
+                let more = simd.list_lanes(bits, at as u32, &mut lanes_kept);
+                (*rows, *kept) = (lanes_kept, lanes_kept);
+                (used, count) = (used + more, count + more);
                 simd.pack_lanes(bits, code, packed);
                 sum = simd.add(sum, simd.select(bits, lanes, zero));
             }
             if used == start {
                 continue;
             }
-            copy(&list.rows[start..], &mut kept[count..], used - start);
-            count += used - start;
-            let padded = start + (used - start).next_multiple_of(4);
+            // rows of four: the last once more, times 0
             let last = list.rows[used - 1];
-            list.rows[used..padded].fill(last);
-            slots[used..padded].fill(0);
-            used = padded;
+            list.rows[used..][..3].fill(last);
+            slots[used..][..3].fill(0);
+            used = start + (used - start).next_multiple_of(4);
             sums[list.runs.len()] = simd.sum(sum) as i32;
             list.runs.push(Run { block: block as u32, start: start as u32, end: used as u32 });
         }

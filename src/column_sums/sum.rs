@@ -4,7 +4,7 @@ use super::float::{Many, Rows, TILE_COLUMNS, TILE_TOKENS};
 use super::four_bit::{CHUNKS, FourBitSums, Run, TOKENS};
 use super::{CHUNK, Codes, ColumnMatrix, Kept, SEGMENT, SlotLayout, SplitSums, hull};
 use crate::Cpu;
-use crate::simd::SimdElement;
+use crate::simd::{Kernel, Simd, SimdElement, load_first};
 use crate::threads::{Fresh, Pieces, SharedSlice, Tiles};
 use crate::w4a8::Tokens;
 use std::ops::Range;
@@ -164,14 +164,36 @@ fn one_token_by_runs(
             let skip = asked.start.saturating_sub(start);
             let (part, rest) = y.split_at_mut(y.len().min(columns.start(1) - skip));
             let mut total = [0.0f32; CHUNK];
-            for sums in sums[at..].iter().step_by(strips * width) {
-                total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
-            }
-            total.iter_mut().for_each(|total| *total *= scale);
+            cpu.simd().run(AddRuns { sums: &sums[at..], stride: strips * width, scale, total: &mut total });
             added.write(0, start + skip, &total[skip..], part);
             y = rest;
         }
     });
+}
+
+/// A chunk's sums of all runs, in their order, times a token's scale.
+struct AddRuns<'a> {
+    /// Every `stride`-th, from the first on.
+    sums: &'a [[f32; CHUNK]],
+    stride: usize,
+    scale: f32,
+    total: &'a mut [f32; CHUNK],
+}
+
+impl Kernel for AddRuns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let scale = simd.splat(self.scale);
+        for (at, total) in self.total.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let mut sum = simd.splat(0.0);
+            for sums in self.sums.iter().step_by(self.stride) {
+                sum = simd.add(sum, load_first(simd, &sums[16 * at..][..16]));
+            }
+            simd.store(total, simd.mul(sum, scale));
+        }
+    }
 }
 
 /// Chunks of columns by tiles of tokens.
