@@ -10,7 +10,7 @@ use crate::attention::storage::with_element;
 use crate::attention::{BLOCK, Call, Workspace};
 use crate::cpu::Cpu;
 use crate::error::Result;
-use crate::simd::{Available, Kernel, Simd};
+use crate::simd::{Available, ByteRows, Kernel, Simd};
 use crate::threads::SharedSlice;
 
 /// Computes as [`crate::attention::attend`], with its bits, over one layer of a cache in memory of an engine's own. The call's `layer` is not looked
@@ -161,32 +161,21 @@ impl<E: KvElement> Kernel for Gather<'_, '_, E> {
                 for (row, tile) in rows.iter().zip(&mut tile).filter(|(row, _)| !row.is_empty()) {
                     simd.store(tile, load(simd, row, i));
                 }
-                // a last tile of eight elements has no more keys
-                for (key, lanes) in keys.iter_mut().zip(turned(tile)) {
-                    *key = lanes;
+                let width = size_of_val(&tile[0]);
+                let tile = ByteRows::new(bytemuck::cast_slice(tile.as_flattened()), width, TILE, width);
+                // four elements of all rows at a time; a last tile of eight has no more keys
+                for (quad, keys) in keys.chunks_mut(4).enumerate() {
+                    for (key, lanes) in keys.iter_mut().zip(simd.load_rows(&tile, 16 * quad)) {
+                        simd.store(key, simd.as_f32(lanes));
+                    }
                 }
             }
         }
     }
 }
 
-/// A tile whose row j holds the lane j of every row. Each pass interleaves row i with row i + 8, which turns the eight bits of an element's
-/// place, row and lane, by one: four passes swap the two.
-#[inline(always)]
-fn turned(mut tile: [[f32; 16]; 16]) -> [[f32; 16]; 16] {
-    for _ in 0..4 {
-        let mut next = [[0f32; 16]; 16];
-        for (i, pair) in next.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-            let (even, odd) = (&tile[i], &tile[i + 8]);
-            *pair = [
-                std::array::from_fn(|lane| if lane % 2 == 0 { even[lane / 2] } else { odd[lane / 2] }),
-                std::array::from_fn(|lane| if lane % 2 == 0 { even[8 + lane / 2] } else { odd[8 + lane / 2] }),
-            ];
-        }
-        tile = next;
-    }
-    tile
-}
+/// The rows of a tile in order.
+const TILE: [u32; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
 /// Sixteen elements of a row, its last eight with zeros behind them where it ends so.
 #[inline(always)]
