@@ -37,6 +37,9 @@ pub struct Launch {
     pub again_bytes: f64,
     /// Columns and rows of tiles, which blocks take by turns: those of the grid if nothing else is said.
     pub tiles: [f64; 2],
+    /// Times that all blocks wait for each other, and the bytes of memory that they have asked for, for later, before each.
+    pub waits: f64,
+    pub ahead_bytes: f64,
 }
 
 /// The launches of a call.
@@ -96,6 +99,8 @@ impl Launch {
             once_bytes: number("once_bytes"),
             again_bytes: number("again_bytes").unwrap_or(0.0),
             tiles: [tiles(0).unwrap_or(grid[0] * grid[2]), tiles(1).unwrap_or(grid[1])],
+            waits: number("waits").unwrap_or(0.0),
+            ahead_bytes: number("ahead_bytes").unwrap_or(0.0),
         })
     }
 }

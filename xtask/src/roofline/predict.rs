@@ -22,7 +22,7 @@ pub enum Resource {
     Latency,
     /// Bytes on their way: its main loop's waits for a memory that is as busy as the launch makes it.
     Flight,
-    /// Between kernels, and the first load and last store.
+    /// Between kernels, and the first load and last store; where blocks wait for each other.
     Launch,
 }
 
@@ -69,6 +69,13 @@ pub fn launch_seconds(machine: &Machine) -> f64 {
     machine.launch_seconds + 2.0 * machine.memory_cycles / machine.clock_hz
 }
 
+/// What the waits of all blocks for each other cost: each as much as a launch, less the time in which memory brings what has been asked for
+/// before, of which the second-level cache keeps at most half of what it holds.
+fn wait_seconds(machine: &Machine, launch: &Launch) -> f64 {
+    let ahead = launch.ahead_bytes.min(machine.l2_bytes / 2.0) / machine.copy;
+    launch.waits * (launch_seconds(machine) - ahead).max(0.0)
+}
+
 /// The times of a launch. What a multiprocessor does takes as long as the one with most blocks needs: waves and tails are in it.
 pub fn times(machine: &Machine, launch: &Launch, code: &Code) -> Times {
     let blocks = launch.blocks();
@@ -101,7 +108,7 @@ pub fn times(machine: &Machine, launch: &Launch, code: &Code) -> Times {
         latency,
         flight,
     ];
-    Times { of, launch: launch_seconds(machine) }
+    Times { of, launch: launch_seconds(machine) + wait_seconds(machine, launch) }
 }
 
 /// Turns of the main loop, of all warps.
@@ -201,6 +208,25 @@ mod tests {
         let more = Launch { passes: 109_000.0, grid: [109.0, 1.0, 1.0], ..launch() };
         let shared = |launch: &Launch| times(&a100, launch, &code()).of[2];
         assert!((shared(&more) / shared(&one) - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn wait_of_all_blocks_costs_a_launch_less_what_comes_meanwhile() {
+        let (a100, rtx3090) = (MACHINES[0], MACHINES[1]);
+        let own = |machine, ahead_bytes| {
+            let waits = Launch { waits: 2.0, ahead_bytes, ..launch() };
+            times(machine, &waits, &code()).launch / launch_seconds(machine)
+        };
+        assert!((own(&a100, 0.0) - 3.0).abs() < 1e-9);
+        // half of what a launch takes
+        assert!((own(&a100, launch_seconds(&a100) / 2.0 * a100.copy) - 2.0).abs() < 1e-9);
+        assert!((own(&a100, 20e6) - 1.0).abs() < 1e-9);
+        // 6 MB of cache keep 3 of what was asked for, which is more than a launch takes; of a tenth there would be something left
+        assert!((own(&rtx3090, 1e9) - 1.0).abs() < 1e-9);
+        let small = Machine { l2_bytes: 0.6e6, ..rtx3090 };
+        let left = 2.0 * (launch_seconds(&small) - 0.3e6 / small.copy) / launch_seconds(&small);
+        let waits = Launch { waits: 2.0, ahead_bytes: 1e9, ..launch() };
+        assert!((times(&small, &waits, &code()).launch / launch_seconds(&small) - 1.0 - left).abs() < 1e-9);
     }
 
     #[test]

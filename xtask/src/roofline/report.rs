@@ -24,7 +24,7 @@ A launch takes as long as the resource that needs longest, and what a launch cos
 | issue slots | instructions of the busiest multiprocessor, 4 a cycle: those that the meter counts (of PTX) or the machine code's main loop times its turns, whichever are more |\n\
 | latency | turns of a warp's main loop × waves of blocks × a turn alone on the machine: its own cycles and the trips to memory and cache that it waits for |\n\
 | bytes in flight | the same turns, trips to memory alone, each as long as the launch makes memory busy: bytes on their way against bandwidth × latency |\n\
-| launches | the gap between kernels, a first load and a last store, for each |\n\n\
+| launches | the gap between kernels, a first load and a last store, for each; where all blocks of a launch wait for each other, as much again, less the time in which memory brings what was asked for before it, of which the second-level cache keeps at most half of what it holds |\n\n\
 The busiest multiprocessor has ⌈blocks / multiprocessors⌉ blocks, so waves and tails are in its times. Loads of 8 bytes a lane and\n\
 more come from memory, narrower ones from the second-level cache. A main loop of more than one and a half times the instructions that\n\
 ran has branches that the launch does not take, and counts as what ran. What the model leaves out: turns of loops other than the main\n\
