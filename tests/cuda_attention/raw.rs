@@ -193,6 +193,42 @@ fn raw_calls_over_an_engines_pages_match_the_safe_calls() {
     assert!(split, "a decode step of 320 positions is split");
 }
 
+/// A replayed graph moves positions on whether or not there is room: tokens past the end touch nothing, in one launch as in two.
+#[test]
+fn tokens_past_the_end_of_the_cache_are_not_written() {
+    let Some(device) = device() else { return };
+    let rope = Rope::new(HEAD_DIM, 10_000.0, &RopeScaling::Default, CAPACITY).unwrap();
+    // the row after the end of slot 0's pages is one of slot 1's, that after slot 2's no page of the table
+    let past = |slot, start, len| Span { slot, start, len };
+    let spans = [past(0, CAPACITY - 1, 2), past(1, CAPACITY + 3, 1), past(2, CAPACITY, 1)];
+    let run = |together: bool| {
+        let mut engine = Engine { device: &device, words: Vec::new() };
+        let kv = engine_cache(&mut engine);
+        let (mut write, mut attend) = step(&mut engine, kv, &spans, &qkv(4, 9), &rope);
+        let all = engine.hold(&[0b1111u32; 3]);
+        (write.heads, attend.heads) = (Heads::Mask { words: all }, Heads::Mask { words: all });
+        attend.arrived = Some(engine.hold(&vec![0u32; attend.counters()]));
+        let before = bits(&engine.floats(kv.k.cast()));
+        // SAFETY: the engine holds every buffer of the calls.
+        unsafe {
+            let stream = device.raw_stream();
+            if together {
+                WriteAttend { write, attend }.launch(&device, stream).unwrap();
+            } else {
+                write.launch(&device, stream).unwrap();
+                attend.launch(&device, stream).unwrap();
+            }
+        }
+        let (after, present) = (bits(&engine.floats(kv.k.cast())), bits(&engine.floats(kv.present.unwrap().cast())));
+        let changed = before.iter().zip(&after).filter(|(before, after)| before != after).count();
+        // K and V of one position, two heads, in 16 bits
+        assert_eq!(changed, 2 * 2 * HEAD_DIM / 2, "together: {together}");
+        assert!(engine.floats(attend.arrived.unwrap().cast()).iter().all(|count| count.to_bits() == 0));
+        (after, present, bits(&engine.floats(attend.out.cast()))[..shape().q_elems()].to_vec())
+    };
+    assert!(run(true) == run(false));
+}
+
 /// Three decode steps, launched and replayed: the records move on by themselves.
 #[test]
 fn captured_raw_calls_match_launched_ones() {

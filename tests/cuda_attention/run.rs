@@ -81,6 +81,12 @@ impl DeviceCase {
         Workspace::new(device, self.case.shape, limits).unwrap()
     }
 
+    /// As every call leaves them, so that the next one's blocks count from 0.
+    pub fn assert_counters_are_zeros(&self, device: &Device, workspace: &Workspace) {
+        let counters = device.download(&workspace.counters()).unwrap();
+        assert!(counters.iter().all(|&count| count == 0), "{counters:?} after {self:?}");
+    }
+
     /// Attention of the case's spans in the type E; the output starts as NaN, so that nothing may stay unwritten.
     pub fn attend<E: DeviceElement>(&self, device: &Device, cache: &KvCache) -> Vec<f32> {
         self.attend_spans::<E>(device, cache, &self.case.spans, self.case.heads.as_heads(), &self.case.q())
@@ -98,7 +104,9 @@ impl DeviceCase {
         let (spans, heads) = (upload_spans(device, spans), self.upload_heads(device, &heads, spans.len()));
         let call = Call { shape: self.case.shape, layer: 1, spans: &spans, heads: heads.view() };
         let q = device.upload(&padded(q.to_vec())).unwrap();
-        attend::<E>(device, &call, &q, cache, &mut out, &mut self.workspace(device)).unwrap();
+        let mut workspace = self.workspace(device);
+        attend::<E>(device, &call, &q, cache, &mut out, &mut workspace).unwrap();
+        self.assert_counters_are_zeros(device, &workspace);
         let mut host = vec![E::from_f32(0.0); out.len()];
         device.stream().memcpy_dtoh(&out, &mut host).unwrap();
         device.synchronize().unwrap();

@@ -55,6 +55,7 @@ fn step<E: DeviceElement>(device: &Device, of: &DeviceCase, way: Way) -> Result 
             write_attend(device, &call, tokens, &mut q, &mut cache, &mut out, &mut workspace).unwrap();
         }
     }
+    of.assert_counters_are_zeros(device, &workspace);
     let mut held = Vec::new();
     for span in &case.spans {
         for (kv_head, position) in (0..shape.n_kv_heads).flat_map(|h| (0..CAPACITY).map(move |p| (h, p))) {
@@ -142,6 +143,21 @@ fn a_decode_step_is_one_launch() {
     assert_eq!(kernels, ["attention_write_f16", "attention_decode_f16_64"]);
 }
 
+/// Of tokens on both sides of a split's end each block writes those of its own part alone.
+#[test]
+fn every_new_row_is_written_once() {
+    const NAME: &str = "write_attend::every_new_row_is_written_once";
+    let Some(all) = metered(NAME, |device| {
+        step::<f32>(device, &plain_case(4, 2, 64, &[(254, 4)]), Way::Together);
+    }) else {
+        return;
+    };
+    let step = all.iter().find(|launch| launch.kernel().starts_with("attention_decode")).expect("the step");
+    // 4 tokens of 2 heads, K and V in 16 bits; sums and states of two splits of 4 tokens and 4 heads; the output; two counters made zeros
+    let (rows, partial, out, counters) = (4 * 2 * 2 * 64 * 2, 2 * 4 * 4 * (64 * 4 + 8), 4 * 4 * 64 * 4, 2 * 4);
+    assert_eq!(step.count("global_store_bytes"), rows + partial + out + counters);
+}
+
 /// Steps of a captured graph against single ones; positions move on by themselves and cross the end of a split.
 #[test]
 fn replayed_steps_match_single_ones() {
@@ -191,6 +207,7 @@ fn replayed_steps_match_single_ones() {
                 spans.advance(&device, CAPACITY).unwrap();
             }
             results.push(bits(&device.download(&out).unwrap()));
+            case.assert_counters_are_zeros(&device, &workspace);
         }
         results
     };

@@ -26,6 +26,7 @@ pub fn run(device: &Device, weight: &Weight, call: &Call, epilogue: bool) -> Vec
     let (bias, residual) = (epilogue.then_some(&bias), epilogue.then_some(&residual));
     let mut room = Room::with_capacity(device, call.x.len() / weight.k(), weight.n(), weight.k()).unwrap();
     linear(device, weight, &x.as_view(), call.threshold, bias, residual, &mut y.as_view_mut(), &mut room).unwrap();
+    assert!(device.download(&room.counters()).unwrap().iter().all(|&count| count == 0));
     device.download(&y).unwrap()
 }
 

@@ -1,7 +1,7 @@
 //! Attention: check, fill in, launch.
 
 use crate::attention::{AttentionShape, KvPolicy, Limits};
-use crate::device::cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut};
+use crate::device::cudarc::driver::{CudaSlice, CudaView, DevicePtr, DevicePtrMut};
 use crate::device::{Address, Arguments, Device, DeviceElement};
 use crate::error::{Error, Result};
 
@@ -52,6 +52,11 @@ impl Workspace {
     /// Bytes allocated on the device.
     pub fn memory_bytes(&self) -> usize {
         4 * (self.memory.len() + self.arrived.len())
+    }
+
+    /// What the blocks of a split context count in, u32 \[spans, blocks of a span\]: zeros between calls, for whoever keeps a copy of the memory.
+    pub fn counters(&self) -> CudaView<'_, u32> {
+        self.arrived.as_view()
     }
 
     fn check(&self, call: &Call<'_>, rows: usize, capacity: usize) -> Result<()> {
