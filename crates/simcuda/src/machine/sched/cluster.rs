@@ -16,9 +16,6 @@ use super::stuck;
 
 /// Steps a warp runs before the next one gets its turn.
 const SLICE: u32 = 4096;
-/// Rounds in which every warp only polls before that counts as a deadlock.
-const IDLE_ROUNDS: u32 = 10_000;
-
 /// What the blocks of a cluster share.
 #[derive(Debug, Default)]
 pub(crate) struct ClusterSync {
@@ -51,6 +48,8 @@ pub(crate) enum Outcome {
     Done,
     /// Out of steps.
     Parked,
+    /// Every warp waits or polls.
+    Idle,
     Fault(Box<Fault>),
 }
 
@@ -61,7 +60,8 @@ pub(crate) struct Cluster {
     sync: Arc<ClusterSync>,
     /// Not restarted yet.
     fresh: bool,
-    idle_rounds: u32,
+    /// Every warp only polled in the last round.
+    idle: bool,
     last_events: u64,
     random: u64,
     /// Steps taken since they were last asked for.
@@ -85,14 +85,14 @@ impl Cluster {
         let warp_count = env.threads().div_ceil(32);
         let warps = |_| (0..warp_count).map(|index| Warp::new(&env.code, index, env.config.block)).collect();
         let warps = (0..size).map(warps).collect();
-        Self { blocks, warps, sync, fresh: true, idle_rounds: 0, last_events: 0, random: env.options.seed, steps: 0 }
+        Self { blocks, warps, sync, fresh: true, idle: false, last_events: 0, random: env.options.seed, steps: 0 }
     }
 
     /// Starts the cluster of a linear index.
     pub(crate) fn restart(&mut self, env: &Env, index: u64) {
         self.sync.arrived.store(0, Ordering::Relaxed);
         self.sync.phase.store(0, Ordering::Relaxed);
-        self.idle_rounds = 0;
+        self.idle = false;
         // A generator of its own per cluster keeps the order of deliveries independent of the worker.
         self.random = env.options.seed ^ index.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         for (rank, (block, warps)) in self.blocks.iter_mut().zip(&mut self.warps).enumerate() {
@@ -118,7 +118,7 @@ impl Cluster {
         self.random
     }
 
-    /// Runs until all threads have ended or `quantum` steps are taken.
+    /// Runs until all threads have ended, `quantum` steps are taken, or all that warps do is to poll.
     pub(crate) fn run(&mut self, quantum: u32) -> Outcome {
         let mut left = quantum;
         loop {
@@ -140,6 +140,9 @@ impl Cluster {
             }
             if let Err(fault) = self.between_rounds(moved) {
                 return Outcome::Fault(fault);
+            }
+            if self.idle {
+                return Outcome::Idle;
             }
             if left == 0 {
                 return Outcome::Parked;
@@ -206,7 +209,7 @@ impl Cluster {
         }
         let events = self.sync.events.load(Ordering::Relaxed);
         if moved || events != self.last_events {
-            (self.last_events, self.idle_rounds) = (events, 0);
+            (self.last_events, self.idle) = (events, false);
             return Ok(());
         }
         for block in 0..self.blocks.len() {
@@ -215,25 +218,28 @@ impl Cluster {
                 return Ok(());
             }
         }
-        self.idle_rounds += 1;
         let ready = |w: &Warp| w.active != 0 || w.groups.iter().any(|g| g.state == State::Ready);
-        let polling = self.warps.iter().flatten().any(ready);
-        if polling && self.idle_rounds < IDLE_ROUNDS {
+        if self.warps.iter().flatten().any(ready) {
+            // what they poll for may be another cluster's to do
+            self.idle = true;
             return Ok(());
         }
+        self.stand()
+    }
+
+    /// Reports why nothing goes on, or breaks the standstill.
+    pub(crate) fn stand(&mut self) -> Result<(), Box<Fault>> {
+        self.idle = false;
         let at = self
             .warps
             .iter()
             .enumerate()
             .find_map(|(b, warps)| warps.iter().position(|w| !w.is_done()).map(|w| (b, w)));
         match at {
-            Some((block, warp)) => {
-                self.idle_rounds = 0;
-                match stuck::deferred(&mut self.blocks[block]) {
-                    Some(earlier) => Err(earlier),
-                    None => self.stands_still(block, warp),
-                }
-            }
+            Some((block, warp)) => match stuck::deferred(&mut self.blocks[block]) {
+                Some(earlier) => Err(earlier),
+                None => self.stands_still(block, warp),
+            },
             None => Ok(()),
         }
     }

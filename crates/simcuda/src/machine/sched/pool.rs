@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use super::super::env::Env;
 use super::super::error::Fault;
@@ -13,11 +14,23 @@ use super::stuck;
 
 /// Steps a cluster runs before it lets another one.
 const QUANTUM: u32 = 50_000;
+/// One of so many turns is first offered to a cluster that polled: what others do may be to poll in another way.
+const FAIR_TURNS: u64 = 16;
+/// Turns one after the other in which clusters only poll before that counts as a deadlock; a turn with a pause counts as so many.
+const IDLE_TURNS: u32 = 10_000;
+const PAUSE_TURNS: u32 = 10;
+/// What a worker waits after a turn in which a cluster only polled, so that others get on with what is polled for.
+const IDLE_PAUSE: Duration = Duration::from_millis(1);
 
 /// What the workers of a job share.
 struct Shared {
     /// Clusters that ran out of steps.
     parked: VecDeque<Cluster>,
+    /// Clusters that only polled when they ran last.
+    polling: VecDeque<Cluster>,
+    turns: u64,
+    /// Turns of clusters that only polled, since one did more.
+    idle_turns: u32,
     /// First cluster that has not been started.
     next: u64,
     /// Clusters started and not finished.
@@ -68,6 +81,9 @@ impl Totals {
 pub(crate) fn run_job(env: Arc<Env>, clusters: u64) -> Result<Totals, Box<Fault>> {
     let shared = Shared {
         parked: VecDeque::new(),
+        polling: VecDeque::new(),
+        turns: 0,
+        idle_turns: 0,
         next: 0,
         resident: 0,
         helpers: 0,
@@ -100,7 +116,8 @@ pub(crate) fn run_job(env: Arc<Env>, clusters: u64) -> Result<Totals, Box<Fault>
 }
 
 impl Job {
-    /// Takes a cluster to run: a new one while the device has room, else one that was parked. `finished` clusters have left.
+    /// Takes a cluster to run: a new one while the device has room, else one that was parked, else one that polls. `finished` clusters have
+    /// left.
     fn take(&self, spare: &mut Option<Cluster>, finished: u64) -> Option<Cluster> {
         let mut shared = lock(&self.shared);
         shared.resident -= finished;
@@ -113,7 +130,9 @@ impl Job {
             cluster.restart(&self.env, index);
             return Some(cluster);
         }
-        shared.parked.pop_front()
+        shared.turns += 1;
+        let fair = if shared.turns.is_multiple_of(FAIR_TURNS) { shared.polling.pop_front() } else { None };
+        fair.or_else(|| shared.parked.pop_front()).or_else(|| shared.polling.pop_front())
     }
 
     fn work(&self) {
@@ -125,6 +144,7 @@ impl Job {
             let outcome = catch_unwind(AssertUnwindSafe(|| cluster.run(QUANTUM)));
             let outcome = outcome.unwrap_or_else(|_| Outcome::Fault(stuck::internal(&self.env)));
             let outcome = self.charge(&mut cluster, outcome);
+            let outcome = self.judge(&mut cluster, outcome);
             match outcome {
                 Outcome::Done => {
                     finished = 1;
@@ -134,6 +154,7 @@ impl Job {
                     }
                 }
                 Outcome::Parked => lock(&self.shared).parked.push_back(cluster),
+                Outcome::Idle => lock(&self.shared).polling.push_back(cluster),
                 Outcome::Fault(fault) => {
                     self.stop.store(true, Ordering::Relaxed);
                     let mut shared = lock(&self.shared);
@@ -155,6 +176,28 @@ impl Job {
             return outcome;
         }
         cluster.endless().map_or(outcome, Outcome::Fault)
+    }
+
+    /// Says what a turn in which a cluster only polled was: one of too many of them is a fault, if it is not one that goes on.
+    fn judge(&self, cluster: &mut Cluster, outcome: Outcome) -> Outcome {
+        let mut shared = lock(&self.shared);
+        if !matches!(outcome, Outcome::Idle) {
+            shared.idle_turns = 0;
+            return outcome;
+        }
+        let alone = shared.resident == 1 && shared.next == self.clusters;
+        shared.idle_turns += if alone { 1 } else { PAUSE_TURNS };
+        if shared.idle_turns < IDLE_TURNS {
+            let others = !shared.parked.is_empty();
+            drop(shared);
+            if !alone && !others {
+                std::thread::sleep(IDLE_PAUSE);
+            }
+            return outcome;
+        }
+        shared.idle_turns = 0;
+        drop(shared);
+        cluster.stand().map_or_else(Outcome::Fault, |()| Outcome::Parked)
     }
 
     fn enter(&self) -> bool {
