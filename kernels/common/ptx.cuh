@@ -116,6 +116,13 @@ __device__ __forceinline__ uint4 load_streaming(const void* p_gmem) {
 // prefetch (9.7.9.16): brings the line of an address to the second-level cache.
 __device__ __forceinline__ void prefetch_l2(const void* p_gmem) { asm volatile("prefetch.global.L2 [%0];\n" ::"l"(p_gmem)); }
 
+// ld.acquire (9.7.9.8): a word that another block has written, and after it all that this block had written before.
+__device__ __forceinline__ uint32_t load_acquire(const uint32_t* p_gmem) {
+    uint32_t word;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];\n" : "=r"(word) : "l"(p_gmem) : "memory");
+    return word;
+}
+
 // bar.sync (9.7.13.1): waits at barrier `id`, from 1 to 15, until as many threads of the block are there.
 template <uint32_t Threads>
 __device__ __forceinline__ void barrier_sync(uint32_t id) {

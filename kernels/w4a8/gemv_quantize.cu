@@ -16,238 +16,33 @@
 // The codes lie as the lanes of gemv.cuh read them, 16 bytes for two steps of K.
 // Source: as gemm.cu and quantize.cu. Wrapper: src/w4a8/cuda/gemv.rs.
 
-#include "common/activation.cuh"
-#include "common/norm.cuh"
 #include "common/shared.cuh"
-#include "w4a8/gemv.cuh"
-#include "w4a8/quantize.cuh"
+#include "w4a8/gemv_quantize.cuh"
 
 namespace moray {
-
-constexpr uint32_t MAX_BYTES = 16384;  // of codes: M · padded K
-// Times four values of a token that a thread holds; what is past them is loaded twice.
-template <typename T>
-constexpr uint32_t KEPT = sizeof(T) == 4 ? 4 : 2;
 
 // Teams of a block, of which a multiprocessor holds one: what registers leave room for.
 template <typename W>
 constexpr uint32_t TEAMS = W::GROUPED || W::BITS == 8 ? 2 : 3;
 
-// Words from one token's codes to the next: an odd number of half the banks, so that the lanes of two tokens read different ones.
-__device__ __forceinline__ uint32_t token_words(uint32_t k) { return padded(k) / 4 | 16; }
-
-template <typename W>
-struct Shared {
-    union {
-        int32_t teams[TEAMS<W>][TEAM_WORDS<W>];
-        float squares[2][4 * TEAM * TEAMS<W>];  // values whose squares are added, a piece after another
-    };
-    uint32_t codes[MAX_BYTES / 4 + TOKENS * 16];         // (token, two steps of K, quarter4, (step2, half2)) -> four codes
-    int32_t sums[MAX_BYTES / 32];                        // (part, token), or (token) over all K
-    float scales[MAX_BYTES / ACT_BLOCK + TOKENS];        // (token), or fine (block, token)
-    uint32_t maxima[32];
-    int32_t total;
-    float factor;
-};
-
-// Quantized tokens in shared memory.
-template <typename W>
-struct BlockTokens {
-    static constexpr uint32_t STEPS = 2;
-
-    const Shared<W>& shared;
-    const uint32_t* x;  // of this lane
-    uint32_t m;
-
-    __device__ __forceinline__ void load(uint32_t (&b)[STEPS][2], uint32_t step, uint32_t end) const {
-        uint4 two = {0, 0, 0, 0};
-        if (step < end) two = *reinterpret_cast<const uint4*>(x + step * 8);
-        b[0][0] = two.x, b[0][1] = two.y, b[1][0] = two.z, b[1][1] = two.w;
-    }
-    __device__ __forceinline__ float scale(uint32_t token, uint32_t block = 0) const { return shared.scales[block * m + token]; }
-    __device__ __forceinline__ int32_t sum(uint32_t token, uint32_t part = 0) const { return shared.sums[part * m + token]; }
-};
-
-constexpr uint32_t ALL_K = 3;  // of levels of sums
-
-// Where the codes of a token go in shared memory.
-template <typename W>
-struct BlockCodes {
-    Shared<W>& shared;
-    uint32_t token, m, words;
-    uint32_t level;  // of the sums that are kept
-
-    __device__ __forceinline__ void codes(uint32_t k, uint32_t word) const {
-        const uint32_t at = k / 4 % 8;  // in its step
-        shared.codes[token * words + k / 64 * 16 + at % 4 * 4 + k / 32 % 2 * 2 + at / 4] = word;
-    }
-    __device__ __forceinline__ void sum(uint32_t of, uint32_t group, int32_t sum) const {
-        if (of == level) shared.sums[group * m + token] = sum;
-    }
-    __device__ __forceinline__ void scale(float scale, uint32_t block) const { shared.scales[block * m + token] = scale; }
-    __device__ __forceinline__ void total(int32_t sum) const {
-        if (level == ALL_K) shared.sums[token] = sum;
-    }
-};
-
-// The values of a token: x, and then, or at once, with its norm.
-template <typename T>
-struct TokenValues {
-    const T* x;
-    const float* norm;
-    float inverse;
-
-    __device__ __forceinline__ void load(float (&v)[4], uint32_t k) const {
-        load_4(v, x + k);
-        normalise(v, k);
-    }
-    __device__ __forceinline__ void normalise(float (&v)[4], uint32_t k) const {
-        if (norm == nullptr) return;
-        float w[4];
-        load_4(w, norm + k);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) v[i] = __fmul_rn(__fmul_rn(v[i], inverse), w[i]);
-    }
-};
-
-// RMSNorm's factor of a token of which the first values are in `kept`: `block_rms_factor`, with its bits, of values that are loaded once.
-// While the first warp adds the squares of a piece, the others bring the next.
-template <uint32_t THREADS, typename T>
-__device__ __forceinline__ float rms_factor(const float (&kept)[KEPT<T>][4], const T* x, uint32_t k_end, float eps,
-                                            float (&squares_smem)[2][4 * THREADS], float* factor_smem) {
-    constexpr uint32_t STRIDE = 4 * THREADS;
-    float squares = 0.0f;
-    const auto add = [&](uint32_t piece, const float (&v)[4]) {
-        float* piece_smem = squares_smem[piece % 2];
-        *reinterpret_cast<float4*>(piece_smem + 4 * threadIdx.x) = make_float4(v[0], v[1], v[2], v[3]);
-        __syncthreads();
-        if (threadIdx.x >= 32) return;
-        const uint32_t count = min(k_end - piece * STRIDE, STRIDE);
-#pragma unroll 4
-        for (uint32_t i = threadIdx.x; i < count; i += 32) squares = __fmaf_rn(piece_smem[i], piece_smem[i], squares);
-    };
-#pragma unroll
-    for (uint32_t piece = 0; piece < KEPT<T>; ++piece) {
-        if (piece * STRIDE < k_end) add(piece, kept[piece]);
-    }
-#pragma unroll 1
-    for (uint32_t piece = KEPT<T>; piece * STRIDE < k_end; ++piece) {
-        const uint32_t k = piece * STRIDE + 4 * threadIdx.x;
-        float v[4] = {};
-        if (k < k_end) load_4(v, x + k);
-        add(piece, v);
-    }
-    if (threadIdx.x < 32) {
-        const float factor = rms_of_squares(squares, k_end, eps);
-        if (threadIdx.x == 0) *factor_smem = factor;
-    }
-    __syncthreads();
-    return *factor_smem;
-}
-
-// Quantizes the tokens of x into shared memory.
-template <typename W, typename T>
-__device__ __forceinline__ void quantize_tokens(const GemvParams& q, Shared<W>& shared) {
-    constexpr uint32_t THREADS = TEAM * TEAMS<W>;
-    const LinearParams& p = q.linear;
-    uint32_t level = ALL_K;
-    if (W::GROUPED) level = p.group_size / 64;  // of 32, 64, 128
-    else if (p.fine) level = 2;
-#pragma unroll 1
-    for (uint32_t token = 0; token < p.m; ++token) {
-        if (threadIdx.x == 0) shared.total = 0;
-        TokenValues<T> values = {static_cast<const T*>(q.x) + size_t(token) * p.k, nullptr, 1.0f};
-        float kept[KEPT<T>][4];
-        load_kept<THREADS>(kept, values, p.k);
-        if (q.norm != nullptr) {
-            values.inverse = rms_factor<THREADS>(kept, values.x, p.k, q.eps, shared.squares, &shared.factor);
-            values.norm = q.norm;
-#pragma unroll
-            for (uint32_t piece = 0; piece < KEPT<T>; ++piece) {
-                const uint32_t k = piece * 4 * THREADS + 4 * threadIdx.x;
-                if (k < p.k) values.normalise(kept[piece], k);
-            }
-        }
-        const BlockCodes<W> out = {shared, token, p.m, token_words(p.k), level};
-        quantize_token<THREADS>(kept, values, p.k, p.fine, out, shared.maxima, &shared.total);
-    }
-    __syncthreads();
-}
-
-constexpr uint32_t NO_ROW = 0xffffffffu;
-
-// The rows of tiles of a team; gated, those of gates, each followed by its up's.
-struct Rows {
-    uint32_t count, up, stride;
-    bool gated;
-
-    template <uint32_t TEAMS>
-    __device__ static Rows of(const GemvParams& q) {
-        const uint32_t count = tiles_n(q.linear.n);
-        return {count, q.gated ? count / 2 : count, gridDim.x * TEAMS, q.gated != 0};
-    }
-    __device__ __forceinline__ uint32_t first() const {
-        // neighbouring blocks, which neighbouring multiprocessors have, before a block's second team
-        const uint32_t row = threadIdx.x / TEAM * gridDim.x + blockIdx.x;
-        return row < up ? row : NO_ROW;
-    }
-    __device__ __forceinline__ bool is_gate(uint32_t row) const { return gated && row < up; }
-    __device__ __forceinline__ uint32_t after(uint32_t row) const {
-        if (is_gate(row)) return row + up;
-        const uint32_t next = row - (gated ? up : 0) + stride;
-        return next < up ? next : NO_ROW;
-    }
-};
-
-// Multiplies the rows of tiles of this block's teams. While one is multiplied, the first weights of the next come to the second-level cache.
-template <typename W, bool FINE>
-__device__ __forceinline__ void multiply_rows(const GemvParams& q, const Rows& rows, Shared<W>& shared) {
-    const LinearParams& p = q.linear;
-    const uint32_t team = threadIdx.x / TEAM, thread = threadIdx.x % TEAM, token = thread / TILE_N;
-    const BlockTokens<W> tokens = {shared, shared.codes + threadIdx.x % 32 / 4 * token_words(p.k) + threadIdx.x % 4 * 4, p.m};
-    uint32_t slot = 0;
-    float gate = 0.0f;
-    for (uint32_t row = rows.first(); row != NO_ROW; row = rows.after(row)) {
-        const uint32_t next = rows.after(row);
-        if (next != NO_ROW) Unit<W>::prefetch(p, next, thread / 32);
-        const float sum = row_output<W, FINE, TEAMS<W>>(p, tokens, row, shared.teams[team], slot);
-        const uint32_t n = row * TILE_N + thread % TILE_N;
-        if (token >= p.m || n >= p.n) continue;
-        const float v = output(p, token, n, sum, FINE ? 1.0f : tokens.scale(token));
-        if (rows.is_gate(row)) {
-            gate = v;
-        } else if (rows.gated) {
-            const float hidden = __fmul_rn(activate(Activation(q.activation), gate), v);
-            store_element(p.y, size_t(token) * (p.n / 2) + n - p.n / 2, p.element, hidden);
-        } else {
-            store_element(p.y, size_t(token) * p.n + n, p.element, v);
-        }
-    }
-}
-
 template <typename W>
 __device__ __forceinline__ void gemv_quantize(const GemvParams& q) {
     extern __shared__ __align__(128) unsigned char dynamic_smem[];
-    Shared<W>& shared = *reinterpret_cast<Shared<W>*>(dynamic_smem);
-    const Rows rows = Rows::of<TEAMS<W>>(q);
-    if (rows.first() != NO_ROW) {
-        const uint32_t warp = threadIdx.x % TEAM / 32;
-        Unit<W>::prefetch(q.linear, rows.first(), warp);
-        Unit<W>::prefetch(q.linear, rows.first(), WARPS + warp);
-    }
+    auto& shared = *reinterpret_cast<Shared<W, TEAMS<W>>*>(dynamic_smem);
+    const Rows rows = Rows::of<TEAMS<W>>(q, q.gated != 0);
+    ask_ahead<W>(q, rows);
     switch (q.x_element) {
-        case Element::f16: quantize_tokens<W, __half>(q, shared); break;
-        case Element::bf16: quantize_tokens<W, __nv_bfloat16>(q, shared); break;
-        default: quantize_tokens<W, float>(q, shared);
+        case Element::f16: quantize_tokens<W, TEAMS<W>, __half>(q, q.norm, shared); break;
+        case Element::bf16: quantize_tokens<W, TEAMS<W>, __nv_bfloat16>(q, q.norm, shared); break;
+        default: quantize_tokens<W, TEAMS<W>, float>(q, q.norm, shared);
     }
-    if (q.linear.fine) multiply_rows<W, true>(q, rows, shared);
-    else multiply_rows<W, false>(q, rows, shared);
+    multiply_rows<W, TEAMS<W>>(q, rows, shared);
 }
 
 }  // namespace moray
 
 #define MORAY_GEMV_QUANTIZE(name, Weight)                                                                                            \
-    MORAY_SHARED(w4a8_gemv_quantize_##name, sizeof(moray::Shared<moray::Weight>))                                                   \
+    MORAY_SHARED(w4a8_gemv_quantize_##name, sizeof(moray::Shared<moray::Weight, moray::TEAMS<moray::Weight>>))                                                   \
     extern "C" __global__ void __launch_bounds__(moray::TEAM * moray::TEAMS<moray::Weight>, 1)        \
     w4a8_gemv_quantize_##name(const __grid_constant__ moray::GemvParams p) { moray::gemv_quantize<moray::Weight>(p); }
 

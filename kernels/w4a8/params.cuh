@@ -41,6 +41,14 @@ struct GemvParams {
 };
 static_assert(sizeof(GemvParams) == 160);
 
+// Two products, of which the second takes what the first gives.
+struct GemvPairParams {
+    GemvParams first;   // of gated outputs, in f32
+    GemvParams second;  // of these, as they are; not gated
+    uint32_t* arrived;  // [2], zeros between launches
+};
+static_assert(sizeof(GemvPairParams) == 328);
+
 struct QuantizeParams {
     const void* x;
     const float* weight;

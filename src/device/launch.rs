@@ -6,7 +6,15 @@ use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaFunction, DriverError};
 use std::ffi::c_void;
 
-/// Starts so many blocks of a kernel on a stream.
+/// The blocks of a launch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Grid {
+    pub(crate) blocks: [u32; 3],
+    /// Whether all are resident together, so that they may wait for each other: the driver refuses more than fit.
+    pub(crate) together: bool,
+}
+
+/// Starts blocks of a kernel on a stream.
 ///
 /// # Safety
 /// `function` is the kernel's; it and `stream` belong to the current context. Device addresses in `params` are valid for what the
@@ -14,28 +22,21 @@ use std::ffi::c_void;
 pub(crate) unsafe fn launch_raw<P: Copy>(
     function: &CudaFunction,
     kernel: Kernel<P>,
-    grid: [u32; 3],
+    grid: Grid,
     stream: sys::CUstream,
     mut params: P,
 ) -> Result<()> {
     let Kernel { symbol, threads, shared_bytes, .. } = kernel;
     let mut args = [(&raw mut params).cast::<c_void>()];
+    let [x, y, z] = grid.blocks;
+    let (function, args, no_extra) = (raw(function), args.as_mut_ptr(), std::ptr::null_mut());
     // SAFETY: the kernel's one parameter is a `P`, as the compiler reported, and the driver copies it before it returns; the rest
     // is the caller's.
     let code = unsafe {
-        sys::cuLaunchKernel(
-            raw(function),
-            grid[0],
-            grid[1],
-            grid[2],
-            threads,
-            1,
-            1,
-            shared_bytes,
-            stream,
-            args.as_mut_ptr(),
-            std::ptr::null_mut(),
-        )
+        match grid.together {
+            false => sys::cuLaunchKernel(function, x, y, z, threads, 1, 1, shared_bytes, stream, args, no_extra),
+            true => sys::cuLaunchCooperativeKernel(function, x, y, z, threads, 1, 1, shared_bytes, stream, args),
+        }
     };
     match code {
         CUresult::CUDA_SUCCESS => Ok(()),

@@ -53,7 +53,7 @@ pub use cudarc;
 pub use cudarc_0_19::DeviceElement;
 pub use element::ElementKind;
 pub(crate) use kernels::{Kernel, Module, images, layout};
-pub(crate) use launch::{call, launch_raw};
+pub(crate) use launch::{Grid, call, launch_raw};
 #[cfg(all(feature = "cuda-w4a8", feature = "cudarc-0_19"))]
 pub(crate) use lent::Memory;
 #[cfg(feature = "cudarc-0_19")]
@@ -165,6 +165,12 @@ impl Device {
         self.shared.multiprocessors
     }
 
+    /// Whether the blocks of a launch can be asked to be resident together.
+    #[cfg(feature = "cuda-w4a8")]
+    pub(crate) fn launches_together(&self) -> bool {
+        self.shared.launches_together
+    }
+
     /// Bytes of shared memory that a block can have.
     pub fn shared_bytes(&self) -> usize {
         self.shared.shared_bytes as usize
@@ -210,7 +216,7 @@ impl Device {
         kernels
     }
 
-    /// Starts so many blocks of a kernel on any stream of the context.
+    /// Starts blocks of a kernel on any stream of the context.
     ///
     /// # Safety
     /// `stream` is a stream of this device's context. Device addresses in `params` are valid for what the kernel reads and writes,
@@ -219,7 +225,7 @@ impl Device {
         &self,
         stream: CUstream,
         kernel: Kernel<P>,
-        grid: [u32; 3],
+        grid: Grid,
         params: P,
     ) -> Result<()> {
         let function = self.shared.function(kernel.module, kernel.symbol)?;

@@ -1,6 +1,6 @@
 //! Operations by addresses: what every raw call offers.
 
-use super::{Buffer, Device, Kernel, StreamHandle, keeping_current};
+use super::{Buffer, Device, Grid, Kernel, StreamHandle, keeping_current};
 use crate::error::Result;
 use cudarc::driver::sys::CUstream;
 
@@ -115,6 +115,16 @@ impl<'a> Queue<'a> {
 
     /// Starts so many blocks of a kernel.
     pub(crate) fn launch<P: Copy>(&self, kernel: Kernel<P>, grid: [u32; 3], params: P) -> Result<()> {
+        self.start(kernel, Grid { blocks: grid, together: false }, params)
+    }
+
+    /// Starts so many blocks of a kernel that wait for each other.
+    #[cfg(feature = "cuda-w4a8")]
+    pub(crate) fn launch_together<P: Copy>(&self, kernel: Kernel<P>, grid: [u32; 3], params: P) -> Result<()> {
+        self.start(kernel, Grid { blocks: grid, together: true }, params)
+    }
+
+    fn start<P: Copy>(&self, kernel: Kernel<P>, grid: Grid, params: P) -> Result<()> {
         let Some(stream) = self.stream else {
             return self.device.shared.function(kernel.module, kernel.symbol).map(drop);
         };

@@ -6,7 +6,7 @@ use moray::attention::cuda::{
 use moray::attention::{AttentionShape, KvPolicy, KvShape, Limits, RopeScaling, Span};
 use moray::device::cudarc::driver::CudaSlice;
 use moray::sparse_mlp::Activation;
-use moray::w4a8::cuda::{Epilogue, FewTokens, Weight, gated_few, is_few, linear_few};
+use moray::w4a8::cuda::{Epilogue, FewTokens, Weight, Workspace as Sums, is_few, is_pair, linear_few, mlp_few};
 use moray::w4a8::{ActScales, Format};
 
 use crate::attention::attention_bytes;
@@ -19,50 +19,70 @@ const D_FF: usize = 11008;
 const HEADS: usize = 32;
 const POSITION: usize = 1150;
 const CAPACITY: usize = 4096;
+const EPS: f32 = 1e-5;
 
-/// A product: its inputs as they are, or normalised, and then perhaps gates of its outputs.
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Plain,
-    Normed,
-    Gated,
-}
+/// Rows of a tile, and the teams of a block that multiplies two matrices: kernels/w4a8/gemv_pair.cu.
+const TILE_N: usize = 16;
+const TEAMS: usize = 2;
+/// What a team asks for of its first row of tiles before all blocks wait: two units of 256 of K for each of 8 warps, in 4 bits.
+const AHEAD_BYTES: usize = 2 * 8 * 256 * TILE_N / 2;
 
 pub fn count(counter: &mut Counter) {
     let shape = AttentionShape::new(HEADS, HEADS, D_MODEL / HEADS).unwrap();
-    let (qkv, qkv_bytes) = product(counter, Kind::Normed, 3 * D_MODEL, D_MODEL);
-    let (o, o_bytes) = product(counter, Kind::Plain, D_MODEL, D_MODEL);
-    let (gate_up, gate_up_bytes) = product(counter, Kind::Gated, 2 * D_FF, D_MODEL);
-    let (down, down_bytes) = product(counter, Kind::Plain, D_MODEL, D_FF);
+    let (qkv, qkv_bytes) = product(counter, true, 3 * D_MODEL, D_MODEL);
+    let (o, o_bytes) = product(counter, false, D_MODEL, D_MODEL);
+    let (mlp, mlp_bytes) = mlp(counter);
     let kv = KvShape { n_layers: 1, n_slots: 1, n_kv_heads: HEADS, head_dim: shape.head_dim, capacity: CAPACITY };
     let mut cache = KvCache::new(&counter.device, kv, KvFormat::F16, KvLayout::Contiguous, false).unwrap();
     let (attend, kv_bytes) = attention(counter, shape, &mut cache);
     let multiprocessors = counter.device.multiprocessors();
-    let bytes = qkv_bytes + kv_bytes + o_bytes + gate_up_bytes + down_bytes;
-    let launches = [qkv, attend, o, gate_up, down].concat();
+    let bytes = qkv_bytes + kv_bytes + o_bytes + mlp_bytes;
+    let launches = [qkv, attend, o, mlp].concat();
     counter.row(&format!("decode/per-channel/llama-2-7b/layer-{POSITION}"), Some(multiprocessors), bytes, launches);
 }
 
-/// A product with the quantization of its inputs, and the bytes that it has to move.
-fn product(counter: &mut Counter, kind: Kind, n: usize, k: usize) -> (Vec<Launch>, usize) {
+/// A product with the quantization of its inputs, perhaps normalised, and the bytes that it has to move.
+fn product(counter: &mut Counter, normed: bool, n: usize, k: usize) -> (Vec<Launch>, usize) {
     let device = &counter.device;
     let weight: Weight = weight(device, Format::per_channel(), n, k);
     assert!(is_few(device, &weight, ActScales::Token, 1), "as the forward pass chooses");
     let x: CudaSlice<f32> = device.zeros(k).unwrap();
     let norm: CudaSlice<f32> = device.zeros(k).unwrap();
-    let outputs = if kind == Kind::Gated { n / 2 } else { n };
-    let mut y: CudaSlice<f32> = device.zeros(outputs).unwrap();
+    let mut y: CudaSlice<f32> = device.zeros(n).unwrap();
     let launches = counter.launches(|device| {
         let (x, mut y) = (x.as_view(), y.as_view_mut());
-        let norm = (kind != Kind::Plain).then_some((&norm, 1e-5));
-        let tokens = FewTokens { x: &x, m: 1, norm, scales: ActScales::Token };
-        match kind {
-            Kind::Gated => gated_few(device, &weight, tokens, None, Activation::Silu, &mut y).unwrap(),
-            _ => linear_few(device, &weight, tokens, Epilogue::default(), &mut y).unwrap(),
-        }
+        let tokens = FewTokens { x: &x, m: 1, norm: normed.then_some((&norm, EPS)), scales: ActScales::Token };
+        linear_few(device, &weight, tokens, Epilogue::default(), &mut y).unwrap();
     });
-    let bytes = weight.bytes() + k + 4 * outputs;
+    let bytes = weight.bytes() + k + 4 * n;
     (with_bytes(launches, &[("w4a8_gemv", bytes, 0)]), bytes)
+}
+
+/// The whole MLP with the quantizations of its inputs, and the bytes that it has to move.
+fn mlp(counter: &mut Counter) -> (Vec<Launch>, usize) {
+    let device = &counter.device;
+    let (gate_up, down) = (
+        weight(device, Format::per_channel(), 2 * D_FF, D_MODEL),
+        weight(device, Format::per_channel(), D_MODEL, D_FF),
+    );
+    let is_one = |weight| is_few(device, weight, ActScales::Token, 1);
+    assert!(is_one(&gate_up) && is_one(&down) && is_pair(device, &gate_up, &down), "as the forward pass chooses");
+    let x: CudaSlice<f32> = device.zeros(D_MODEL).unwrap();
+    let norm: CudaSlice<f32> = device.zeros(D_MODEL).unwrap();
+    let mut hidden: CudaSlice<f32> = device.zeros(D_FF).unwrap();
+    let mut y: CudaSlice<f32> = device.zeros(D_MODEL).unwrap();
+    let mut sums = Sums::new(device).unwrap();
+    let multiprocessors = device.multiprocessors() as usize;
+    let launches = counter.launches(|device| {
+        let (x, mut hidden, mut y) = (x.as_view(), hidden.as_view_mut(), y.as_view_mut());
+        let tokens = FewTokens { x: &x, m: 1, norm: Some((&norm, EPS)), scales: ActScales::Token };
+        let (first, second) = ((&gate_up, tokens, None), (&down, ActScales::Token, Epilogue::default()));
+        mlp_few::<f32>(device, first, Activation::Silu, &mut hidden, second, &mut y, &mut sums).unwrap();
+    });
+    let inputs = D_MODEL + D_FF;
+    let bytes = gate_up.bytes() + down.bytes() + inputs + 4 * inputs;
+    let ahead = (D_MODEL / TILE_N).min(TEAMS * multiprocessors) * AHEAD_BYTES;
+    (launches.into_iter().map(|launch| launch.moves(bytes, 0).waits(1, ahead)).collect(), bytes)
 }
 
 /// The token's attention: RoPE, the write of its keys and values, and the reading of those before it.

@@ -5,10 +5,13 @@ use crate::device::{device, metered};
 use crate::weights::random_weight;
 use half::{bf16, f16};
 use moray::device::DeviceElement;
+use moray::device::cudarc::driver::{CudaSlice, DevicePtr};
+use moray::device::{Address, ElementKind, RawCall};
 use moray::llama::rms_norm;
 use moray::sparse_mlp::{Activation, activate_product};
-use moray::w4a8::cuda::{self, Architecture, FewTokens, Variant, gated_few, linear_few};
-use moray::w4a8::{ActScales, Activations, Epilogue, Format, Offset, PackedWeight, linear, quantize};
+use moray::w4a8::cuda::raw::{Gemv, GemvPair, Source};
+use moray::w4a8::cuda::{self, Architecture, FewTokens, Variant, gated_few, is_pair, linear_few, mlp_few};
+use moray::w4a8::{ActScales, Activations, Epilogue, Format, LAYOUT_VERSION, Offset, PackedWeight, linear, quantize};
 use moray::{Cpu, Device, Error};
 
 const EPS: f32 = 1e-5;
@@ -248,4 +251,155 @@ fn one_launch_reads_weights_once_and_has_no_bank_conflicts() {
         let most = weights + 108 * m * 8 * k + 2 * 4 * m * n;
         assert!(got >= weights && got <= most, "{}, M {m}: {got} bytes, weights {weights}", launch.kernel());
     }
+}
+
+/// A whole MLP: gates and ups of `d` inputs, and what is multiplied with the `d_ff` numbers that come of them.
+struct Mlp {
+    gate_up: Case,
+    down: Case,
+    residual: Vec<f32>,
+}
+
+impl Mlp {
+    fn new(
+        random: &mut Random,
+        kind: usize,
+        (m, d, d_ff): (usize, usize, usize),
+        normed: bool,
+        scales: [ActScales; 2],
+    ) -> Self {
+        let mut packed = |n, k| PackedWeight::pack(&random_weight(random, kind, n, k));
+        let (gate_up, down) = (packed(2 * d_ff, d), packed(d, d_ff));
+        let gate_up = Case::new(random, gate_up, m, normed, scales[0]);
+        Mlp { gate_up, down: Case::new(random, down, m, false, scales[1]), residual: random.weights(m * d, 1.0) }
+    }
+
+    /// The outputs by the CPU's own calls.
+    fn on_cpu(&self, activation: Activation) -> Vec<f32> {
+        let cpu = Cpu::detect();
+        let Case { packed, m, bias, scales, .. } = &self.down;
+        let x = self.gate_up.gated_on_cpu::<f32, f32>(&cpu, activation);
+        let down = Case { packed: packed.clone(), m: *m, x, norm: None, bias: bias.clone(), scales: *scales };
+        down.on_cpu::<f32, f32>(&cpu, Some(&self.residual))
+    }
+
+    /// The outputs of so many calls that work in the same memory, whose hidden values are NaN before each.
+    fn on_device(&self, device: &Device, activation: Activation, calls: usize) -> Vec<Vec<f32>> {
+        let upload = |of: &[f32]| device.upload(of).unwrap();
+        let [gate_up, down] = [&self.gate_up, &self.down].map(|of| cuda::Weight::upload(device, &of.packed).unwrap());
+        assert!(is_pair(device, &gate_up, &down), "{:?}", self.gate_up.packed);
+        let (x, norm, residual) =
+            (upload(&self.gate_up.x), self.gate_up.norm.as_deref().map(upload), upload(&self.residual));
+        let biases = [&self.gate_up, &self.down].map(|of| upload(&of.bias));
+        let (m, x, residual) = (self.gate_up.m, x.as_view(), residual.as_view());
+        let norm = norm.as_ref().map(|norm| (norm, EPS));
+        let tokens = FewTokens { x: &x, m, norm, scales: self.gate_up.scales };
+        let mut workspace = cuda::Workspace::new(device).unwrap();
+        let run = |_| {
+            let (mut hidden, mut y) = (upload(&vec![f32::NAN; m * down.k()]), upload(&vec![f32::NAN; m * down.n()]));
+            let epilogue = cuda::Epilogue { bias: Some(&biases[1]), residual: Some(&residual) };
+            let (first, second) = ((&gate_up, tokens, Some(&biases[0])), (&down, self.down.scales, epilogue));
+            let (h, out) = (&mut hidden.as_view_mut(), &mut y.as_view_mut());
+            mlp_few(device, first, activation, h, second, out, &mut workspace).unwrap();
+            assert!(device.download(&workspace.counters()).unwrap().iter().all(|&count| count == 0));
+            device.download(&y).unwrap()
+        };
+        (0..calls).map(run).collect()
+    }
+}
+
+/// Both products in one launch; rows of one block and of more than there are multiprocessors, gates and ups of one row of tiles and of many,
+/// more inputs of the second than a thread keeps.
+#[test]
+fn whole_mlp_matches_cpu_bit_for_bit() {
+    let Some(device) = device() else { return };
+    let mut random = Random::new(66);
+    use ActScales::{Fine, Token};
+    let shapes = [(1, 32, 64), (4, 96, 128), (2, 64, 1024), (1, 1152, 320), (1, 64, 4224)];
+    for (i, kind) in [0, 1, 2, 4, 6, 7, 8].into_iter().enumerate() {
+        for (j, (m, d, d_ff)) in shapes.into_iter().enumerate() {
+            let round = |k: usize| if kind == 8 { k.next_multiple_of(128) } else { k };
+            let (d, d_ff) = (round(d), round(d_ff));
+            let scales = [[Token, Token], [Fine, Token], [Token, Fine], [Fine, Fine]][(i + j) % 4];
+            let mlp = Mlp::new(&mut random, kind, (m, d, d_ff), (i + j) % 3 != 0, scales);
+            let activation = if j % 2 == 0 { Activation::Silu } else { Activation::Relu };
+            let expected = bits(&mlp.on_cpu(activation));
+            for got in mlp.on_device(&device, activation, 2) {
+                assert!(bits(&got) == expected, "kind {kind}, M {m}, d {d}, d_ff {d_ff}, {scales:?}");
+            }
+        }
+    }
+}
+
+/// Addresses of a whole MLP of one token per channel, and what holds them.
+fn raw_mlp(device: &Device, [gate_up, down]: [&cuda::Weight; 2], [x, hidden, y]: [u64; 3], arrived: u64) -> GemvPair {
+    let gemv = |weight: &cuda::Weight, x: u64, y: u64, gate: Option<Activation>| Gemv {
+        format: weight.format(),
+        m: 1,
+        n: weight.n(),
+        k: weight.k(),
+        layout: LAYOUT_VERSION,
+        weight: weight.addresses(),
+        source: Source::Plain,
+        x: Address::new(x),
+        x_element: ElementKind::F32,
+        act_scales: ActScales::Token,
+        bias: None,
+        residual: None,
+        gate,
+        y: Address::new(y),
+        element: ElementKind::F32,
+    };
+    assert!(device.multiprocessors() > 1);
+    let first = gemv(gate_up, x, hidden, Some(Activation::Silu));
+    GemvPair { first, second: gemv(down, hidden, y, None), arrived: Address::new(arrived) }
+}
+
+/// The counters are zeros after every launch; a launch that finds others, as no launch leaves them, would not wait.
+#[test]
+fn raw_mlp_leaves_its_counters_zeros_and_refuses_what_does_not_belong_together() {
+    let Some(device) = device() else { return };
+    let (d, d_ff) = (64, 512);
+    let mut random = Random::new(67);
+    let mut pack =
+        |n: usize, k: usize, format| PackedWeight::pack(&quantize(&random.weights(n * k, 1.0), n, k, format).unwrap());
+    let packed = [pack(2 * d_ff, d, Format::per_channel()), pack(d, d_ff, Format::per_channel())];
+    let other = cuda::Weight::upload(&device, &pack(d, d_ff, Format::w8())).unwrap();
+    let weights = packed.each_ref().map(|packed| cuda::Weight::upload(&device, packed).unwrap());
+    let x = device.upload(&random.weights(d, 1.0)).unwrap();
+    let (hidden, y) = (device.zeros::<f32>(d_ff).unwrap(), device.zeros::<f32>(d).unwrap());
+    let arrived = device.zeros::<u32>(2).unwrap();
+    let at = |slice: &CudaSlice<f32>| slice.device_ptr(device.stream()).0;
+    let counters = arrived.device_ptr(device.stream()).0;
+    let good = raw_mlp(&device, weights.each_ref(), [at(&x), at(&hidden), at(&y)], counters);
+    for _ in 0..3 {
+        // SAFETY: the memory is as large as the fields say, and is there until it is read below.
+        unsafe { good.launch(&device, device.raw_stream()).unwrap() };
+        assert_eq!(device.download(&arrived).unwrap(), [0, 0]);
+    }
+    assert!(device.download(&y).unwrap().iter().any(|&v| v != 0.0));
+    let refused = |spoil: &dyn Fn(&mut GemvPair)| {
+        let mut call = good;
+        spoil(&mut call);
+        let error = call.check(&device).unwrap_err();
+        // SAFETY: nothing is launched.
+        assert_eq!(unsafe { call.launch(&device, device.raw_stream()) }, Err(error.clone()));
+        match error {
+            Error::Shape { what, .. } | Error::Unsupported { what, .. } | Error::Misaligned { what, .. } => what,
+            error => panic!("{error}"),
+        }
+    };
+    assert_eq!(refused(&|call| call.first.gate = None), "gate");
+    assert_eq!(refused(&|call| call.second.gate = Some(Activation::Silu)), "gate");
+    assert_eq!(refused(&|call| call.second.x = call.first.x), "x");
+    assert_eq!(refused(&|call| call.first.x_element = ElementKind::F16), "x");
+    assert_eq!(refused(&|call| call.first.element = ElementKind::Bf16), "x");
+    assert_eq!(refused(&|call| call.second.m = 2), "m");
+    assert_eq!(refused(&|call| call.second.k = 256), "k");
+    assert_eq!(refused(&|call| call.second.source = Source::RmsNorm { weight: Address::new(16), eps: EPS }), "source");
+    assert_eq!(
+        refused(&|call| (call.second.format, call.second.weight) = (other.format(), other.addresses())),
+        "format"
+    );
+    assert_eq!(refused(&|call| call.arrived = Address::NULL), "arrived");
 }

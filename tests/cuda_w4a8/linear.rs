@@ -73,6 +73,7 @@ impl Case {
         }
         let mut out = y.as_view_mut();
         cuda::linear_with(device, variant, &weight, &activations, epilogue, &mut out, &mut workspace).unwrap();
+        assert!(device.download(&workspace.counters()).unwrap().iter().all(|&count| count == 0), "{variant:?}");
         device.download(&y).unwrap()
     }
 

@@ -96,6 +96,12 @@ impl Backend for Device {
     ) -> Result<()> {
         let WholeMlpCall { gate_up, down, activation, m, norm, gate_up_inputs, down_inputs: inputs } = call;
         let all = gate_up_inputs.input_threshold() == Some(0.0);
+        if all && inputs.input_threshold() == Some(0.0) {
+            let workspace = &mut work.scratch.workspace;
+            if gate_up.forward_mlp(self, (norm, m), activation, gated, (down, &mut *y), workspace)? {
+                return Ok(());
+            }
+        }
         if !(all && gate_up.forward_gated(self, (norm, m), activation, gated)?) {
             return call.by_matrix(self, work, gated, y);
         }

@@ -259,6 +259,42 @@ impl Linear {
         Ok(true)
     }
 
+    /// A whole MLP in one launch: y \[M, N\] = down of the gated outputs of this matrix + bias + residual, where the two take it; says whether
+    /// they did. `gated` is worked in.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for a buffer of another size.
+    pub(super) fn forward_mlp(
+        &self,
+        device: &Device,
+        (norm, m): (Norm<'_, Device>, usize),
+        activation: Activation,
+        gated: &mut CudaSlice<f32>,
+        (down, y): (&Linear, &mut CudaSlice<f32>),
+        workspace: &mut Workspace,
+    ) -> Result<bool> {
+        let (Weight::W4a8(gate_up), Weight::W4a8(down_weight)) = (&self.weight, &down.weight) else { return Ok(false) };
+        let residual = norm.x.slice(..m * down.n());
+        let pairs = self.n() % 32 == 0 && self.qk_norm.is_none() && down.qk_norm.is_none();
+        let both = pairs
+            && w4a8::is_few(device, down_weight, down.act_scales, m)
+            && w4a8::is_pair(device, gate_up, down_weight);
+        let Some(tokens) = self.few(device, gate_up, &Input::RmsNorm(norm), m).filter(|_| both) else {
+            return Ok(false);
+        };
+        let epilogue = Epilogue { bias: down.bias.as_ref(), residual: Some(&residual) };
+        w4a8::mlp_few(
+            device,
+            (gate_up, tokens.borrow(), self.bias.as_ref()),
+            activation,
+            &mut gated.slice_mut(..m * self.n() / 2),
+            (down_weight, down.act_scales, epilogue),
+            &mut y.slice_mut(..m * down.n()),
+            workspace,
+        )?;
+        Ok(true)
+    }
+
     /// The inputs of a W4A8 matrix that is multiplied in the launch that quantizes them.
     fn few<'a>(&self, device: &Device, weight: &w4a8::Weight, input: &Input<'a, Device>, m: usize) -> Option<Few<'a>> {
         let (x, norm) = match *input {

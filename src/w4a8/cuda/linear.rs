@@ -23,7 +23,7 @@ impl<E> Default for Epilogue<'_, E> {
     }
 }
 
-/// Where blocks that share an output add their parts: enough for every variant that [`Variant::choose`] gives, and so
+/// Where blocks that share an output add their parts, and where those are counted that have come: enough for every variant that [`Variant::choose`] gives, and so
 /// for every weight. Calls on one stream can share it.
 #[derive(Debug)]
 pub struct Workspace {
@@ -47,6 +47,16 @@ impl Workspace {
     /// [`Error::OutOfMemory`] if it does not fit.
     pub fn with_words(device: &Device, partial: usize, arrived: usize) -> Result<Self> {
         Ok(Workspace { partial: device.zeros(partial)?, arrived: device.zeros(arrived)? })
+    }
+
+    /// What blocks that share an output, or wait for each other, count in: zeros between calls, for whoever keeps a copy of the memory.
+    pub fn counters(&self) -> CudaView<'_, u32> {
+        self.arrived.as_view()
+    }
+
+    /// Holds the counters for a call: zeros, which it leaves so.
+    pub(super) fn arrivals<'a>(&'a mut self, arguments: &mut Arguments<'a>) -> Result<Address<u32>> {
+        arguments.write("workspace", &mut self.arrived)
     }
 }
 

@@ -42,6 +42,14 @@ pub(super) struct GemvParams {
 
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
+pub(super) struct GemvPairParams {
+    pub(super) first: GemvParams,
+    pub(super) second: GemvParams,
+    pub(super) arrived: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
 pub(super) struct QuantizeParams {
     pub(super) x: u64,
     pub(super) weight: u64,
@@ -99,6 +107,7 @@ layout!(
     fine = 124
 );
 layout!(GemvParams, 160, linear = 0, x = 128, norm = 136, eps = 144, x_element = 148, gated = 152, activation = 156);
+layout!(GemvPairParams, 328, first = 0, second = 160, arrived = 320);
 layout!(
     QuantizeParams,
     88,
@@ -367,6 +376,29 @@ pub(super) const GEMV_QQQ: Kernel<LinearParams> = Kernel::new(&MODULE_GEMV, "w4a
 pub(super) const GEMV_TWO_LEVEL: Kernel<LinearParams> = Kernel::new(&MODULE_GEMV, "w4a8_gemv_two_level", 256, 0, 128);
 pub(super) const GEMV_W8: Kernel<LinearParams> = Kernel::new(&MODULE_GEMV, "w4a8_gemv_w8", 256, 0, 128);
 
+static MODULE_GEMV_PAIR: Module = Module::new(
+    "w4a8/gemv_pair",
+    images::W4A8_GEMV_PAIR,
+    &[
+        "w4a8_gemv_pair_per_channel",
+        "w4a8_gemv_pair_per_group",
+        "w4a8_gemv_pair_qqq",
+        "w4a8_gemv_pair_two_level",
+        "w4a8_gemv_pair_w8",
+    ],
+);
+
+pub(super) const GEMV_PAIR_PER_CHANNEL: Kernel<GemvPairParams> =
+    Kernel::new(&MODULE_GEMV_PAIR, "w4a8_gemv_pair_per_channel", 512, 35736, 328);
+pub(super) const GEMV_PAIR_PER_GROUP: Kernel<GemvPairParams> =
+    Kernel::new(&MODULE_GEMV_PAIR, "w4a8_gemv_pair_per_group", 512, 84888, 328);
+pub(super) const GEMV_PAIR_QQQ: Kernel<GemvPairParams> =
+    Kernel::new(&MODULE_GEMV_PAIR, "w4a8_gemv_pair_qqq", 512, 35736, 328);
+pub(super) const GEMV_PAIR_TWO_LEVEL: Kernel<GemvPairParams> =
+    Kernel::new(&MODULE_GEMV_PAIR, "w4a8_gemv_pair_two_level", 512, 35736, 328);
+pub(super) const GEMV_PAIR_W8: Kernel<GemvPairParams> =
+    Kernel::new(&MODULE_GEMV_PAIR, "w4a8_gemv_pair_w8", 512, 35736, 328);
+
 static MODULE_GEMV_QUANTIZE: Module = Module::new(
     "w4a8/gemv_quantize",
     images::W4A8_GEMV_QUANTIZE,
@@ -438,6 +470,7 @@ pub(crate) static MODULES: &[&Module] = &[
     &MODULE_GEMM_G32,
     &MODULE_GEMM_G64,
     &MODULE_GEMV,
+    &MODULE_GEMV_PAIR,
     &MODULE_GEMV_QUANTIZE,
     &MODULE_QUANTIZE,
     &MODULE_ROWS,

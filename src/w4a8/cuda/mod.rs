@@ -40,7 +40,7 @@ mod weight;
 #[cfg(feature = "cudarc-0_19")]
 pub use activation::Activations;
 #[cfg(feature = "cudarc-0_19")]
-pub use gemv::{FewTokens, gated_few, is_few, linear_few};
+pub use gemv::{FewTokens, gated_few, is_few, is_pair, linear_few, mlp_few};
 #[cfg(feature = "cudarc-0_19")]
 pub use linear::{Epilogue, Workspace, linear, linear_with};
 pub(crate) use mirror::MODULES;

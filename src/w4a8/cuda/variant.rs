@@ -1,6 +1,6 @@
 //! Which kernel multiplies: a pure function of shape, format and architecture.
 
-use super::mirror::{GemvParams, LinearParams};
+use super::mirror::{GemvPairParams, GemvParams, LinearParams};
 use crate::device::{Device, Kernel, product};
 use crate::error::{Error, Result};
 use crate::w4a8::runs::runs;
@@ -38,6 +38,20 @@ pub(super) fn gemv_quantize(format: Format) -> Kernel<GemvParams> {
         (Some(GroupScale::Qqq), _) => GEMV_QUANTIZE_QQQ,
         (Some(GroupScale::F16), Bits::Four) => GEMV_QUANTIZE_PER_GROUP,
         (Some(GroupScale::F16), Bits::Eight) => GEMV_QUANTIZE_PER_GROUP8,
+    }
+}
+
+/// The kernel of two GEMVs that quantize their tokens, if weights of the kind have one.
+pub(super) fn gemv_pair(format: Format) -> Option<Kernel<GemvPairParams>> {
+    use super::mirror::*;
+    match (format.group_scale(), format.bits) {
+        (None, Bits::Four) => Some(GEMV_PAIR_PER_CHANNEL),
+        (None, Bits::Eight) => Some(GEMV_PAIR_W8),
+        (Some(GroupScale::Integer), _) => Some(GEMV_PAIR_TWO_LEVEL),
+        (Some(GroupScale::Qqq), _) => Some(GEMV_PAIR_QQQ),
+        (Some(GroupScale::F16), Bits::Four) => Some(GEMV_PAIR_PER_GROUP),
+        // its registers would not hold two products
+        (Some(GroupScale::F16), Bits::Eight) => None,
     }
 }
 

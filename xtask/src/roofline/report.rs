@@ -29,7 +29,7 @@ The busiest multiprocessor has ⌈blocks / multiprocessors⌉ blocks, so waves a
 more come from memory, narrower ones from the second-level cache. A main loop of more than one and a half times the instructions that\n\
 ran has branches that the launch does not take, and counts as what ran. What the model leaves out: turns of loops other than the main\n\
 one, conflicts between resources, clocks that fall under load. So three things of a decoded token are missing: what a block of\n\
-`w4a8_gemv_quantize_*` quantizes before its first product (about 1 µs for 4096 features with RMSNorm, while its first weights come), what\n\
+`w4a8_gemv_quantize_*` and `w4a8_gemv_pair_*` quantizes before each product (about 1 µs for 4096 features with RMSNorm, while its first weights come), what\n\
 a block of `attention_decode_*` turns and writes before its first keys (two trips to the second-level cache; the block that writes waits for\n\
 two more), and what the last block of a split context merges (by its trips about 1 µs at 1150 positions and 10 µs at 32768).\n\
 \n\

@@ -70,7 +70,12 @@ impl Gemv {
         if self.gate.is_some() { self.n / 2 } else { self.n }
     }
 
-    fn params(&self) -> GemvParams {
+    /// Rows of tiles that teams take by turns.
+    pub(super) fn rows(&self) -> usize {
+        self.width().div_ceil(TILE_FEATURES)
+    }
+
+    pub(super) fn params(&self) -> GemvParams {
         let Sections { codes, channel, group, offset } = self.weight.map(Address::get);
         let linear = LinearParams {
             codes,
@@ -155,8 +160,7 @@ impl Enqueue for Gemv {
     }
 
     fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
-        let rows = self.width().div_ceil(TILE_FEATURES);
-        let blocks = rows.min(queue.device().multiprocessors().max(1) as usize);
+        let blocks = self.rows().min(queue.device().multiprocessors().max(1) as usize);
         queue.launch(gemv_quantize(self.format), [blocks as u32, 1, 1], self.params())
     }
 }

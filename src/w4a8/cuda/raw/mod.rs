@@ -6,6 +6,7 @@
 
 mod gemv;
 mod linear;
+mod pair;
 mod product;
 mod quantize;
 mod rows;
@@ -13,6 +14,7 @@ mod tokens;
 
 pub use gemv::Gemv;
 pub use linear::Linear;
+pub use pair::GemvPair;
 pub use product::Product;
 pub use quantize::{Quantize, Source};
 pub use rows::Rows;
