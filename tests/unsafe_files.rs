@@ -56,6 +56,7 @@ const FILES_OF_C: &[&str] = &[
     "linear.rs",
     "mlp.rs",
     "mlp_parts.rs",
+    "openmp.rs",
     "quantized.rs",
     "sections.rs",
     "selection.rs",

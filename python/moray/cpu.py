@@ -20,20 +20,26 @@ class Cpu:
         threads: of the team, the calling one among them; 0 for as many as there are cores for this process. With 1, a call runs on the
             thread that makes it and takes no lock.
         arch: ``"native"``, ``"portable"``, ``"avx2"``, ``"avx_vnni"`` or ``"avx512_vnni"``. The bits of every result are the same.
+        openmp: the address of `GOMP_parallel` in an OpenMP runtime of the process, whose threads work in place of the library's own. In a forked
+            process the library has its own again, since such a runtime has none there.
 
     Raises:
         ShapeError: for more threads than 4096 or than the system starts.
         UnsupportedError: for an instruction set that this machine does not have.
     """
 
-    def __init__(self, threads: int = 0, arch: str = "native") -> None:
+    def __init__(self, threads: int = 0, arch: str = "native", openmp: int | None = None) -> None:
         if threads < 0:
             raise ShapeError(f"threads: expected at least 0, got {threads}")
-        self._make(threads, constant("arch", ARCHITECTURES, arch))
+        self._make(threads, constant("arch", ARCHITECTURES, arch), openmp)
         _ALIVE.add(self)
 
-    def _make(self, threads: int, arch: int) -> None:
-        self.handle = create(lib.moray_cpu_destroy, "MorayCpu", lib.moray_cpu_create, threads, arch)
+    def _make(self, threads: int, arch: int, openmp: int | None = None) -> None:
+        if openmp is None:
+            self.handle = create(lib.moray_cpu_destroy, "MorayCpu", lib.moray_cpu_create, threads, arch)
+        else:
+            place = ffi.cast("void *", openmp)
+            self.handle = create(lib.moray_cpu_destroy, "MorayCpu", lib.moray_cpu_create_openmp, threads, place, arch)
         found, isa = ffi.new("size_t *"), ffi.new("MorayArch *")
         check(lib.moray_cpu_describe(self.handle, found, isa))
         self._found = found[0], isa[0]

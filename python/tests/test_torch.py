@@ -1,6 +1,9 @@
 """torch's operators, modules and conversion against the library's own calls and against eager torch."""
 
 import copy
+import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,3 +205,43 @@ def test_a_converted_llama_compiles_whole():
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         assert torch.equal(compiled(ids, use_cache=False).logits, model(ids, use_cache=False).logits)
+
+
+def test_operators_work_on_the_threads_of_torchs_runtime():
+    from moray.torch import threads
+
+    layer, x = W4A8Linear.from_linear(torch.nn.Linear(512, 256), Format.per_group(64)), torch.randn(8, 512)
+    before, wide = torch.get_num_threads(), torch.randn(1 << 20)
+    tasks = Path("/proc/self/task")
+    try:
+        torch.set_num_threads(1)
+        expected = layer(x)
+        for count in (2, 3):
+            torch.set_num_threads(count)
+            wide.exp()  # starts torch's threads
+            started = len(list(tasks.iterdir())) if tasks.exists() else None
+            assert torch.equal(layer(x), expected) and threads.cpu().threads == count
+            if threads._parallel() is not None:
+                assert len(list(tasks.iterdir())) == started
+    finally:
+        torch.set_num_threads(before)
+    if sys.platform == "linux" and "ATen parallel backend: OpenMP" in torch.__config__.parallel_info():
+        assert threads._parallel() is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
+def test_a_forked_process_waits_for_no_thread_of_the_runtime():
+    layer, x = W4A8Linear.from_linear(torch.nn.Linear(512, 256), Format.per_group(64)), torch.randn(8, 512)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        expected = layer(x).numpy().tobytes()
+        child = os.fork()
+        if child == 0:
+            same = all(layer(x).numpy().tobytes() == expected for _ in range(3))
+            torch.set_num_threads(3)
+            os._exit(0 if same and layer(x).numpy().tobytes() == expected else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        torch.set_num_threads(before)

@@ -1272,6 +1272,16 @@ MorayStatus moray_cpu_create(size_t threads,
                              MorayArch arch,
                              MorayCpu **out);
 
+// Makes a CPU device of so many threads (0: as many as there are cores for this process) of an OpenMP runtime that the process has, in place of
+// threads of the library's own: between two of the program's parallel regions on the same thread no others wait for the cores.
+//
+// `gomp_parallel` is the address of the runtime's function `GOMP_parallel`, which libgomp, libomp and libiomp5 have; the runtime stays loaded as long
+// as the device. Fewer threads may come than are asked for, and results have the same bits. Fails as `moray_cpu_create`.
+MorayStatus moray_cpu_create_openmp(size_t threads,
+                                    const void *gomp_parallel,
+                                    MorayArch arch,
+                                    MorayCpu **out);
+
 // Ends a CPU device and its threads; null is none.
 void moray_cpu_destroy(MorayCpu *cpu);
 

@@ -1,8 +1,10 @@
 //! The CPU as a device.
 
 use crate::arguments::{borrow, create, destroy, give};
+use crate::openmp::OpenMp;
 use crate::status::{Fault, MorayStatus, Outcome, guard};
 use moray::{Cpu, Isa};
+use std::ffi::c_void;
 
 /// An instruction set of a CPU or the compute capability of a CUDA device: one of the `MORAY_ARCH_..` constants, or
 /// `MORAY_ARCH_CUDA + 10 * major + minor`.
@@ -51,6 +53,28 @@ pub unsafe extern "C" fn moray_cpu_create(threads: usize, arch: MorayArch, out: 
         let threads = if threads == 0 { available() } else { threads };
         // SAFETY: the caller's.
         unsafe { create(out, || Ok(MorayCpu(Cpu::new(threads, isa(arch)?)?))) }
+    })
+}
+
+/// Makes a CPU device of so many threads (0: as many as there are cores for this process) of an OpenMP runtime that the process has, in place of
+/// threads of the library's own: between two of the program's parallel regions on the same thread no others wait for the cores.
+///
+/// `gomp_parallel` is the address of the runtime's function `GOMP_parallel`, which libgomp, libomp and libiomp5 have; the runtime stays loaded as long
+/// as the device. Fewer threads may come than are asked for, and results have the same bits. Fails as `moray_cpu_create`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moray_cpu_create_openmp(
+    threads: usize,
+    gomp_parallel: *const c_void,
+    arch: MorayArch,
+    out: *mut *mut MorayCpu,
+) -> MorayStatus {
+    guard(|| {
+        let available = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if threads == 0 { available() } else { threads };
+        // SAFETY: the caller's.
+        let pool = unsafe { OpenMp::new(threads, gomp_parallel)? };
+        // SAFETY: the caller's.
+        unsafe { create(out, || Ok(MorayCpu(Cpu::on(pool, isa(arch)?)?))) }
     })
 }
 

@@ -28,6 +28,7 @@ mod kv_pages;
 mod linear;
 mod mlp;
 mod mlp_parts;
+mod openmp;
 mod quantized;
 mod sections;
 mod selection;

@@ -13,12 +13,12 @@ from .._library import check, constant, create, ffi, lib
 from .._memory import NONE
 from ..activations import SCALES, SCRATCH
 
-from ..cpu import shared
 from ..format import PARTS
 from ..errors import DeviceError, DtypeError, LayoutError, LengthError, NullError
 from ..input_sparse import InputSparse
 from ..selection import Indices, Threshold, TopK
 from ..sparse_mlp import SparseMlp
+from .threads import cpu as cpu_of_torch
 
 _LINEAR, _LINEAR_BYTES = ffi.typeof("MorayLinear *"), ffi.sizeof("MorayLinear")
 KINDS = {torch.float32: lib.MORAY_F32, torch.float16: lib.MORAY_F16, torch.bfloat16: lib.MORAY_BF16}
@@ -99,7 +99,7 @@ def _w4a8_linear(x, codes, channel, group, offset, order, bias, n, k, format, ac
         return y
     dtype, m = KINDS[x.dtype], x.numel() // k
     weight = _borrow(codes, channel, group, offset, n, k, format)
-    cpu = shared(torch.get_num_threads()).handle
+    cpu = cpu_of_torch().handle
     scratch = SCRATCH.get(act_scales) or SCRATCH[constant("act_scales", SCALES, act_scales)]
     activations = scratch.take(m, k)
     try:
@@ -181,7 +181,7 @@ def _sparse_mlp(x, mlp, kind, value, score, channel_scale, indices):
             "threshold": lambda: Threshold(value, score, scale),
             "top_k": lambda: TopK(int(value), score, scale),
         }[kind]()
-        found(plain.numpy(), selection, out=y.numpy(), cpu=shared(torch.get_num_threads()))
+        found(plain.numpy(), selection, out=y.numpy(), cpu=cpu_of_torch())
     return y.to(x.dtype)
 
 
@@ -219,7 +219,7 @@ def _by_input(x, weight, n, threshold, bias):
     y = plain.new_empty((*x.shape[:-1], found.n))
     if x.numel():
         biases = None if bias is None else bias.detach().to(torch.float32).numpy()
-        found(plain.numpy(), threshold, bias=biases, out=y.numpy(), cpu=shared(torch.get_num_threads()))
+        found(plain.numpy(), threshold, bias=biases, out=y.numpy(), cpu=cpu_of_torch())
     return y.to(x.dtype)
 
 

@@ -143,6 +143,68 @@ static void check_supports(void) {
     REFUSED(MORAY_STATUS_UNSUPPORTED, "op: expected", moray_supports(&query, &support));
 }
 
+typedef struct {
+    void (*work)(void *);
+    void *data;
+} Part;
+
+static int regions, comers;
+
+static void *come(void *part) {
+    ((Part *)part)->work(((Part *)part)->data);
+    return NULL;
+}
+
+/* As an OpenMP runtime's: the calling thread and others, here `comers` of them. */
+static void fake_parallel(void (*work)(void *), void *data, unsigned threads, unsigned flags) {
+    pthread_t others[8];
+    Part part = {work, data};
+    CHECK(threads == 3 && flags == 0);
+    regions++;
+    for (int i = 0; i < comers; i++) CHECK(pthread_create(&others[i], NULL, come, &part) == 0);
+    work(data);
+    for (int i = 0; i < comers; i++) CHECK(pthread_join(others[i], NULL) == 0);
+}
+
+/* The same bits on the threads of a runtime, however many come. */
+static void check_openmp(void) {
+    MorayCpu *there = NULL;
+    REFUSED(MORAY_STATUS_NULL, "gomp_parallel: expected an address", moray_cpu_create_openmp(3, NULL, MORAY_ARCH_NATIVE, &there));
+    void (*parallel)(void (*)(void *), void *, unsigned, unsigned) = fake_parallel;
+    const void *address;
+    memcpy(&address, &parallel, sizeof address);
+    REFUSED(MORAY_STATUS_SHAPE, "threads: expected 1 to 4096, got 5000", moray_cpu_create_openmp(5000, address, MORAY_ARCH_NATIVE, &there));
+    REFUSED(MORAY_STATUS_UNSUPPORTED, "arch: expected", moray_cpu_create_openmp(3, address, 77, &there));
+    REFUSED(MORAY_STATUS_NULL, "out: expected an address", moray_cpu_create_openmp(3, address, MORAY_ARCH_NATIVE, NULL));
+    CHECK(there == NULL);
+    OK(moray_cpu_create_openmp(3, address, MORAY_ARCH_NATIVE, &there));
+    size_t threads;
+    MorayArch arch;
+    OK(moray_cpu_describe(there, &threads, &arch));
+    CHECK(threads == 3);
+    enum { WIDE_N = 2048, WIDE_K = 512 }; /* work for several threads */
+    static float wide[WIDE_N * WIDE_K], tokens[M * WIDE_K], y[M * WIDE_N], expected[M * WIDE_N];
+    for (size_t i = 0; i < WIDE_N * WIDE_K; i++) wide[i] = noise(i);
+    for (size_t i = 0; i < M * WIDE_K; i++) tokens[i] = noise(i + 77);
+    MorayQuantized *plain;
+    MorayWeight *weight;
+    MorayActivations *a;
+    OK(moray_quantize(BYTES(wide), MORAY_F32, WIDE_N, WIDE_K, &FORMATS[2], &plain));
+    OK(moray_weight_pack(plain, &weight));
+    OK(moray_activations_create(M, WIDE_K, MORAY_ACT_SCALES_TOKEN, &a));
+    OK(moray_activations_quantize(cpu, a, BYTES(tokens), MORAY_F32, M, WIDE_K, NONE));
+    MorayLinear call = {.struct_size = sizeof call, .dtype = MORAY_F32, .weight = weight, .x = a, .y = BYTES_MUT(expected)};
+    OK(moray_linear(cpu, &call));
+    call.y = BYTES_MUT(y);
+    for (comers = 0; comers < 5; comers++) {
+        memset(y, 0xff, sizeof y), regions = 0;
+        OK(moray_activations_quantize(there, a, BYTES(tokens), MORAY_F32, M, WIDE_K, NONE));
+        OK(moray_linear(there, &call));
+        CHECK(memcmp(y, expected, sizeof y) == 0 && regions > 0);
+    }
+    moray_activations_destroy(a), moray_weight_destroy(weight), moray_quantized_destroy(plain), moray_cpu_destroy(there);
+}
+
 static void check_bad_input(void) {
     MorayQuantized *plain = NULL;
     MorayWeight *weight = NULL;
@@ -322,6 +384,7 @@ int main(void) {
     for (int i = 0; i < FORMAT_COUNT; i++) check_format(&FORMATS[i]);
     check_supports();
     check_bad_input();
+    check_openmp();
     check_threads(0);
     check_threads(1);
     moray_cpu_destroy(cpu);
