@@ -687,6 +687,14 @@ mod header {
         pub fn moray_cpu_create(threads: usize, arch: MorayArch, out: *mut *mut MorayCpu) -> MorayStatus;
     }
     unsafe extern "C" {
+        pub fn moray_cpu_create_openmp(
+            threads: usize,
+            gomp_parallel: *const ::core::ffi::c_void,
+            arch: MorayArch,
+            out: *mut *mut MorayCpu,
+        ) -> MorayStatus;
+    }
+    unsafe extern "C" {
         pub fn moray_cpu_destroy(cpu: *mut MorayCpu);
     }
     unsafe extern "C" {
@@ -1186,6 +1194,7 @@ fn signatures_of_the_header_match_the_crate() {
     let _: [unsafe extern "C" fn(_) -> _; 2] = [header::moray_init, moray_init];
     let _: [unsafe extern "C" fn() -> _; 2] = [header::moray_last_error, moray_last_error];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cpu_create, moray_cpu_create];
+    let _: [unsafe extern "C" fn(_, _, _, _) -> _; 2] = [header::moray_cpu_create_openmp, moray_cpu_create_openmp];
     let _: [unsafe extern "C" fn(_); 2] = [header::moray_cpu_destroy, moray_cpu_destroy];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cpu_describe, moray_cpu_describe];
     let _: [unsafe extern "C" fn(_, _, _, _) -> _; 2] = [header::moray_section_bytes, moray_section_bytes];
