@@ -216,21 +216,24 @@ impl ColumnMatrix {
 
     /// The numbers of row `j`, which is that of input `number`, f32 of the first `row.len()` outputs.
     pub(crate) fn row(&self, j: usize, number: usize, row: &mut [f32]) {
+        row.iter_mut().enumerate().for_each(|(n, out)| *out = self.value(j, number, n));
+    }
+
+    /// What [`ColumnMatrix::row`] gives for one output.
+    pub(crate) fn value(&self, j: usize, number: usize, n: usize) -> f32 {
         let d = self.columns.d;
         let codes = &self.codes()[j * d / 2..(j + 1) * d / 2];
         let params = number / self.group_size * self.parts() * d;
-        for (n, out) in row.iter_mut().enumerate() {
-            let at = self.columns.position(n);
-            let (scale, second) = match self.offset {
-                None => (self.channel_scale[at], 0),
-                Some(Offset::None) => (f16::from_bits(self.group_params[params + at]).to_f32(), 0),
-                Some(Offset::F16 | Offset::ZeroPoint) => {
-                    let scale = f16::from_bits(self.group_params[params + at]).to_f32();
-                    (scale, self.group_params[params + at + d])
-                }
-            };
-            *out = dequantize(self.offset, code_at(codes, n), scale, second);
-        }
+        let at = self.columns.position(n);
+        let (scale, second) = match self.offset {
+            None => (self.channel_scale[at], 0),
+            Some(Offset::None) => (f16::from_bits(self.group_params[params + at]).to_f32(), 0),
+            Some(Offset::F16 | Offset::ZeroPoint) => {
+                let scale = f16::from_bits(self.group_params[params + at]).to_f32();
+                (scale, self.group_params[params + at + d])
+            }
+        };
+        dequantize(self.offset, code_at(codes, n), scale, second)
     }
 }
 

@@ -192,11 +192,7 @@ impl Weight {
         match &self.store {
             Store::Floats(floats) => floats.column(n, out),
             Store::FourBit(matrix) => {
-                let mut row = vec![0.0; n + 1];
-                for (input, out) in out.iter_mut().enumerate() {
-                    matrix.row(input, input, &mut row);
-                    *out = row[n];
-                }
+                out.iter_mut().enumerate().for_each(|(input, out)| *out = matrix.value(input, input, n));
             }
         }
         Ok(())
