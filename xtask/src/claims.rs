@@ -121,7 +121,7 @@ impl Study<'_> {
         made += "\nRead off the line between the cells of each method, of 512 to 1024 scored tokens: perplexity has a standard error of one to two percent \
                  of itself there, \
                  and the divergence from the distribution of the same weights whole one of four to five. 1.00 is what costs more at every share that was tried. \
-                 Thresholds by divergence were timed before the whole model in 16 bits was made faster.\n";
+                 Rows are of several runs: `results/study.md` says when each was timed.\n";
         Ok(made)
     }
 
