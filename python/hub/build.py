@@ -18,6 +18,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 HEADER = ROOT / "crates/moray-c/include/moray.h"
+#: What the package and the kernel both find torch's threads by.
+OPENMP = ROOT / "python/moray/torch/openmp.py"
 #: The first torch that has what the operators are registered with. Nothing here is compiled against torch, so every later one will do.
 TORCH = (2, 4)
 #: The newest glibc that the `kernels` library allows a kernel to need.
@@ -151,6 +153,7 @@ def build(library: Path, out: Path, cuda: str | None = None) -> Path:
     if folder.exists():
         shutil.rmtree(folder)
     files = {path.name: path.read_bytes() for path in sorted((HERE / "kernel").glob("*.py"))}
+    files["_openmp.py"] = OPENMP.read_bytes()
     files["_abi.py"] = abi(HEADER.read_text(encoding="utf-8")).encode()
     files[f"libmoray_c{library.suffix}"] = library.read_bytes()
     # what a build consists of, and nothing else, makes its namespace: two builds never share one

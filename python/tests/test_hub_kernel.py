@@ -276,6 +276,25 @@ def test_calls_of_several_threads_and_of_a_forked_process(torch, kernel):
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_calls_work_on_the_threads_of_torchs_runtime(torch, kernel):
+    runtime = importlib.import_module(f"{kernel.__name__}._openmp")
+    packed, x, wide = kernel.quantize(torch.randn(256, 512)).pack(), torch.randn(8, 512), torch.randn(1 << 20)
+    before, tasks = torch.get_num_threads(), Path("/proc/self/task")
+    try:
+        torch.set_num_threads(1)
+        expected = kernel.w4a8_linear(x, packed)
+        torch.set_num_threads(3)
+        wide.exp()  # starts torch's threads
+        started = len(list(tasks.iterdir())) if tasks.exists() else None
+        assert torch.equal(kernel.w4a8_linear(x, packed), expected)
+        if runtime.parallel() is not None:
+            assert len(list(tasks.iterdir())) == started
+    finally:
+        torch.set_num_threads(before)
+    if sys.platform == "linux" and "ATen parallel backend: OpenMP" in torch.__config__.parallel_info():
+        assert runtime.parallel() is not None
+
+
 def test_the_kernels_library_takes_it(torch, folder, kernel):
     kernels = require("kernels")
     assert kernel is kernels.get_local_kernel(folder.parent.parent, backend="cpu")

@@ -221,12 +221,12 @@ def test_operators_work_on_the_threads_of_torchs_runtime():
             wide.exp()  # starts torch's threads
             started = len(list(tasks.iterdir())) if tasks.exists() else None
             assert torch.equal(layer(x), expected) and threads.cpu().threads == count
-            if threads._parallel() is not None:
+            if threads.parallel() is not None:
                 assert len(list(tasks.iterdir())) == started
     finally:
         torch.set_num_threads(before)
     if sys.platform == "linux" and "ATen parallel backend: OpenMP" in torch.__config__.parallel_info():
-        assert threads._parallel() is not None
+        assert threads.parallel() is not None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _abi
+from ._openmp import parallel
 
 DTYPES = {torch.float32: _abi.MORAY_F32, torch.float16: _abi.MORAY_F16, torch.bfloat16: _abi.MORAY_BF16}
 NONE = _abi.MorayBytes(None, 0)
@@ -65,6 +66,16 @@ def memory(what: str, tensor: Optional[Tensor], dtypes: Sequence[torch.dtype], k
 
 _CPUS: Dict[int, Handle] = {}
 _MAKING = threading.Lock()
+# Whether the process has been forked off one whose OpenMP runtime had threads, which are not here.
+_FORKED: List[bool] = []
+
+
+def _make(threads: int) -> Handle:
+    """A device on the threads of torch's own OpenMP runtime where it can be found, so that no others wait for its cores; else on the library's."""
+    place = None if threads == 1 or _FORKED else parallel()
+    if place is None:
+        return Handle(lib.moray_cpu_destroy, lib.moray_cpu_create, threads, _abi.MORAY_ARCH_NATIVE)
+    return Handle(lib.moray_cpu_destroy, lib.moray_cpu_create_openmp, threads, place, _abi.MORAY_ARCH_NATIVE)
 
 
 def cpu() -> Any:
@@ -75,7 +86,7 @@ def cpu() -> Any:
         with _MAKING:
             found = _CPUS.get(threads)
             if found is None:
-                found = _CPUS[threads] = Handle(lib.moray_cpu_destroy, lib.moray_cpu_create, threads, _abi.MORAY_ARCH_NATIVE)
+                found = _CPUS[threads] = _make(threads)
     return found.address
 
 
@@ -83,6 +94,7 @@ def _after_fork() -> None:
     """Forgets the devices of the parent process, whose threads are not in this one."""
     global _MAKING
     _MAKING = threading.Lock()
+    _FORKED.append(True)
     for device in _CPUS.values():
         device.abandon()
     _CPUS.clear()
