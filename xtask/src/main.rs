@@ -89,7 +89,7 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "packages",
-        help: "check what the published packages hold, the Rust they declare, and moray's from a crate outside the workspace; all: that each builds alone",
+        help: "check what the published packages hold, the Rust they declare, and moray's from a crate outside the workspace; all, as in CI: that those of the workspace build from their packages alone (moray-candle: engines candle; the wheel: python)",
         run: packages::run,
     },
     Task {
