@@ -115,6 +115,14 @@ pub enum Error {
         /// The address.
         got: u64,
     },
+    /// Memory that kernels of the device cannot reach.
+    #[error("{what}: expected memory that kernels of the context reach, got {got}")]
+    Elsewhere {
+        /// The argument, by its name in the documentation.
+        what: &'static str,
+        /// Whose memory the driver says it is.
+        got: String,
+    },
     /// A kernel could not be started.
     #[error("{kernel}: expected the kernel to start, got {message}")]
     Launch {

@@ -4,8 +4,10 @@ use super::kernels::MODULES;
 use super::{Module, call};
 use crate::error::{Error, Result};
 use cudarc::driver::result::ctx;
-use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute_enum, CUresult};
-use cudarc::driver::{CudaContext, CudaFunction};
+use cudarc::driver::sys::{
+    self, CUdevice_attribute as Attribute, CUfunction_attribute_enum, CUpointer_attribute, CUresult,
+};
+use cudarc::driver::{CudaContext, CudaFunction, DriverError};
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -167,6 +169,38 @@ pub fn keeping_current<R>(work: impl FnOnce() -> R) -> R {
         let _ = unsafe { ctx::set_current(before.unwrap_or(std::ptr::null_mut())) };
     }
     result
+}
+
+/// Where kernels of the current context reach what is at an address; `CUDA_ERROR_INVALID_VALUE` where they do not.
+pub(super) fn address_for_kernels(address: u64) -> std::result::Result<sys::CUdeviceptr, DriverError> {
+    // SAFETY: an address of the device is what the attribute is.
+    unsafe { attribute_of(CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_POINTER, address) }
+}
+
+/// The driver's number of the kind of memory that is at an address.
+pub(super) fn kind_of_memory(address: u64) -> std::result::Result<u32, DriverError> {
+    // SAFETY: an unsigned number is what the attribute is.
+    unsafe { attribute_of(CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address) }
+}
+
+/// The number of the device whose memory is at an address.
+pub(super) fn ordinal_of_memory(address: u64) -> std::result::Result<i32, DriverError> {
+    // SAFETY: a signed number is what the attribute is.
+    unsafe { attribute_of(CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address) }
+}
+
+/// What the driver says of an address, which it only looks for among those that it knows.
+///
+/// # Safety
+/// `T` is what the attribute is.
+unsafe fn attribute_of<T: Default>(
+    attribute: CUpointer_attribute,
+    address: u64,
+) -> std::result::Result<T, DriverError> {
+    let mut value = T::default();
+    // SAFETY: the caller's; one value is written.
+    let code = unsafe { sys::cuPointerGetAttribute((&raw mut value).cast(), attribute, address) };
+    code.result().map(|()| value)
 }
 
 /// A panic while a lock is held leaves whole entries behind.

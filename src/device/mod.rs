@@ -38,6 +38,7 @@ mod lent;
 #[cfg(feature = "cudarc-0_19")]
 mod memory;
 mod raw_call;
+mod reach;
 mod stream;
 
 pub use address::Address;

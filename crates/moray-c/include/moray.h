@@ -54,6 +54,8 @@ typedef enum {
   MORAY_STATUS_BUSY = 18,
   // A fault of the library itself.
   MORAY_STATUS_INTERNAL = 19,
+  // Memory that kernels of the device's context do not reach.
+  MORAY_STATUS_DEVICE = 20,
 } MorayStatus;
 
 // The driver's context: a `CUcontext` is a pointer to one.
@@ -75,8 +77,9 @@ typedef struct MorayCpu MorayCpu;
 //
 // Calls on it take addresses of memory of that context where others take memory of the process, and a stream of it, or null for its
 // default stream. They allocate nothing, wait for nothing, are done when the stream has passed them, and can be captured in a graph.
-// Addresses are multiples of 16 where nothing else is said. That there is memory of so many bytes at an address is the caller's
-// word; sizes are compared with what the call needs all the same.
+// Addresses are multiples of 16 where nothing else is said. Sizes are compared with what the call needs, and the driver is asked whether kernels of
+// the context reach the memory, unless `moray_cuda_check_memory` says not to; that the bytes between the first and the last are all there, and the
+// caller's, is the caller's word.
 // The context that is current to the thread stays so.
 typedef struct MorayCuda MorayCuda;
 
@@ -1662,6 +1665,12 @@ void moray_cuda_destroy(MorayCuda *cuda);
 
 // Says which architecture a device has, as `moray_supports` takes it, and how many multiprocessors.
 MorayStatus moray_cuda_describe(const MorayCuda *cuda, MorayArch *arch, uint32_t *multiprocessors);
+
+// Says whether calls ask the driver if kernels of the context reach each buffer's first and last byte, and refuse those that they do not with
+// `MORAY_STATUS_DEVICE`: 1, as it is at first, or 0, which spares the questions where addresses are known to be good. A kernel that is given others leaves
+// a context in which no call succeeds.
+MorayStatus moray_cuda_check_memory(const MorayCuda *cuda,
+                                    uint32_t checked);
 
 // Loads every kernel of the library, which a capture could not. The `prepare` of a call loads those of the call alone.
 //

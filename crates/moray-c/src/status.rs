@@ -49,6 +49,8 @@ pub enum MorayStatus {
     Busy = 18,
     /// A fault of the library itself.
     Internal = 19,
+    /// Memory that kernels of the device's context do not reach.
+    Device = 20,
 }
 
 /// Why a call refused its arguments or failed.
@@ -101,6 +103,7 @@ impl Fault {
                 Error::UnsupportedArchitecture { .. } => MorayStatus::UnsupportedArchitecture,
                 Error::OutOfMemory { .. } => MorayStatus::OutOfMemory,
                 Error::Misaligned { .. } => MorayStatus::Misaligned,
+                Error::Elsewhere { .. } => MorayStatus::Device,
                 Error::Launch { .. } => MorayStatus::Launch,
                 Error::Driver { .. } => MorayStatus::Driver,
                 _ => MorayStatus::Internal,

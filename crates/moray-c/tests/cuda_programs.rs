@@ -32,7 +32,7 @@ fn compiled(program: &Path, link: Link, driver: &[String]) -> tempfile::TempPath
     compile(program, link, &driver.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-const PROGRAMS: [&str; 5] = ["linear.c", "product.c", "mlp.c", "attention.c", "owners.cc"];
+const PROGRAMS: [&str; 6] = ["bad_input.c", "linear.c", "product.c", "mlp.c", "attention.c", "owners.cc"];
 
 #[test]
 fn programs_have_the_results_of_the_cpu() {

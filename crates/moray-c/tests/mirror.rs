@@ -666,6 +666,7 @@ const _: () = {
     assert!(MorayStatus::Overlap as u32 == 17);
     assert!(MorayStatus::Busy as u32 == 18);
     assert!(MorayStatus::Internal as u32 == 19);
+    assert!(MorayStatus::Device as u32 == 20);
 };
 
 mod header {
@@ -989,6 +990,9 @@ mod header {
         ) -> MorayStatus;
     }
     unsafe extern "C" {
+        pub fn moray_cuda_check_memory(cuda: *const MorayCuda, checked: u32) -> MorayStatus;
+    }
+    unsafe extern "C" {
         pub fn moray_cuda_load_kernels(cuda: *const MorayCuda) -> MorayStatus;
     }
     unsafe extern "C" {
@@ -1254,6 +1258,7 @@ fn signatures_of_the_header_match_the_crate() {
     let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_create, moray_cuda_create];
     let _: [unsafe extern "C" fn(_); 2] = [header::moray_cuda_destroy, moray_cuda_destroy];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_describe, moray_cuda_describe];
+    let _: [unsafe extern "C" fn(_, _) -> _; 2] = [header::moray_cuda_check_memory, moray_cuda_check_memory];
     let _: [unsafe extern "C" fn(_) -> _; 2] = [header::moray_cuda_load_kernels, moray_cuda_load_kernels];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_quantize_prepare, moray_cuda_quantize_prepare];
     let _: [unsafe extern "C" fn(_, _, _) -> _; 2] = [header::moray_cuda_quantize, moray_cuda_quantize];

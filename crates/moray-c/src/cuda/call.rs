@@ -29,18 +29,21 @@ pub(crate) trait Fill {
 /// As [`RawCall::launch`], for the memory that the arguments name.
 pub(crate) unsafe fn launch<C: Fill>(cuda: &MorayCuda, stream: *mut CUstream_st, arguments: &C) -> Outcome {
     let mut lent = Lent::default();
-    let call = arguments.fill(&cuda.0, &mut lent)?;
-    lent.check(&cuda.0, &call)?;
+    let call = arguments.fill(&cuda.device, &mut lent)?;
+    lent.check(&cuda.device, &call)?;
+    if cuda.is_memory_checked() {
+        lent.check_reach(&cuda.device)?;
+    }
     // SAFETY: the caller's; every buffer of the call lies in memory that was lent for what is done with it.
-    unsafe { call.launch(&cuda.0, stream.cast())? };
+    unsafe { call.launch(&cuda.device, stream.cast())? };
     Ok(())
 }
 
 /// Loads the kernels of a call, whose addresses are not looked at, and says how many bytes it needs besides its operands.
 pub(crate) fn prepare<C: Fill>(cuda: &MorayCuda, arguments: &C) -> Outcome<usize> {
-    let call = arguments.fill(&cuda.0, &mut Lent::default())?;
-    call.prepare(&cuda.0)?;
-    Ok(C::bytes(&call, &cuda.0))
+    let call = arguments.fill(&cuda.device, &mut Lent::default())?;
+    call.prepare(&cuda.device)?;
+    Ok(C::bytes(&call, &cuda.device))
 }
 
 /// Which code answers a question about an architecture of CUDA's, or why none.

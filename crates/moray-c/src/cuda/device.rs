@@ -8,6 +8,7 @@ use crate::status::{Fault, MorayStatus, Outcome, guard};
 #[cfg(feature = "cuda-device")]
 use moray::device::{Device, keeping_current};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// The driver's context: a `CUcontext` is a pointer to one.
@@ -28,11 +29,27 @@ pub struct CUstream_st {
 ///
 /// Calls on it take addresses of memory of that context where others take memory of the process, and a stream of it, or null for its
 /// default stream. They allocate nothing, wait for nothing, are done when the stream has passed them, and can be captured in a graph.
-/// Addresses are multiples of 16 where nothing else is said. That there is memory of so many bytes at an address is the caller's
-/// word; sizes are compared with what the call needs all the same.
+/// Addresses are multiples of 16 where nothing else is said. Sizes are compared with what the call needs, and the driver is asked whether kernels of
+/// the context reach the memory, unless `moray_cuda_check_memory` says not to; that the bytes between the first and the last are all there, and the
+/// caller's, is the caller's word.
 /// The context that is current to the thread stays so.
 #[derive(Debug)]
-pub struct MorayCuda(pub(crate) Device);
+pub struct MorayCuda {
+    pub(crate) device: Device,
+    /// Whether calls ask the driver whose memory they are given.
+    checks_memory: AtomicBool,
+}
+
+impl MorayCuda {
+    fn of(device: Device) -> Self {
+        MorayCuda { device, checks_memory: AtomicBool::new(true) }
+    }
+
+    #[cfg_attr(not(feature = "cuda-device"), allow(dead_code))] // calls of a device ask
+    pub(crate) fn is_memory_checked(&self) -> bool {
+        self.checks_memory.load(Ordering::Relaxed)
+    }
+}
 
 /// Takes a context, which stays the caller's: it is there for as long as the handle, and not destroyed with it.
 ///
@@ -48,7 +65,7 @@ pub unsafe extern "C" fn moray_cuda_create(context: *mut CUctx_st, out: *mut *mu
             return Err(Fault::Null { what: "context" });
         }
         // SAFETY: the caller's; calls name their stream themselves.
-        let make = || Ok(MorayCuda(unsafe { Device::from_raw(context.cast(), std::ptr::null_mut())? }));
+        let make = || Ok(MorayCuda::of(unsafe { Device::from_raw(context.cast(), std::ptr::null_mut())? }));
         // SAFETY: the caller's.
         keeping_current(|| unsafe { create(out, make) })
     })
@@ -63,7 +80,7 @@ pub(crate) fn of_number(number: usize) -> Outcome<&'static MorayCuda> {
     if let Some(&found) = open.get(&number) {
         return Ok(found);
     }
-    let made: &'static MorayCuda = Box::leak(Box::new(MorayCuda(keeping_current(|| Device::new(number))?)));
+    let made: &'static MorayCuda = Box::leak(Box::new(MorayCuda::of(keeping_current(|| Device::new(number))?)));
     open.insert(number, made);
     Ok(made)
 }
@@ -86,13 +103,29 @@ pub unsafe extern "C" fn moray_cuda_describe(
 ) -> MorayStatus {
     guard(|| {
         // SAFETY: the caller's.
-        let device = unsafe { &borrow("cuda", cuda)?.0 };
+        let device = unsafe { &borrow("cuda", cuda)?.device };
         let (major, minor) = device.capability();
         // SAFETY: the caller's.
         unsafe {
             give("arch", arch, MORAY_ARCH_CUDA + 10 * major + minor)?;
             give("multiprocessors", multiprocessors, device.multiprocessors())
         }
+    })
+}
+
+/// Says whether calls ask the driver if kernels of the context reach each buffer's first and last byte, and refuse those that they do not with
+/// `MORAY_STATUS_DEVICE`: 1, as it is at first, or 0, which spares the questions where addresses are known to be good. A kernel that is given others leaves
+/// a context in which no call succeeds.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moray_cuda_check_memory(cuda: *const MorayCuda, checked: u32) -> MorayStatus {
+    guard(|| {
+        // SAFETY: the caller's.
+        let cuda = unsafe { borrow("cuda", cuda)? };
+        if checked > 1 {
+            return Err(Fault::unsupported("checked", "0 or 1", checked));
+        }
+        cuda.checks_memory.store(checked == 1, Ordering::Relaxed);
+        Ok(())
     })
 }
 
@@ -104,7 +137,7 @@ pub unsafe extern "C" fn moray_cuda_describe(
 pub unsafe extern "C" fn moray_cuda_load_kernels(cuda: *const MorayCuda) -> MorayStatus {
     guard(|| {
         // SAFETY: the caller's.
-        let device = unsafe { &borrow("cuda", cuda)?.0 };
+        let device = unsafe { &borrow("cuda", cuda)?.device };
         Ok(keeping_current(|| device.load_kernels())?)
     })
 }

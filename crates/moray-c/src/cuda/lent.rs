@@ -89,16 +89,36 @@ impl Lent {
     /// Checks that every buffer of a call lies in memory that was lent for it, and that what is written is apart from the rest.
     pub(super) fn check(&self, device: &Device, call: &impl RawCall) -> Outcome {
         self.pieces().try_for_each(Piece::check_address)?;
-        call.check(device).map_err(null)?;
+        call.check(device).map_err(|error| null(self.named(error)))?;
         self.pieces().try_for_each(Piece::check_extent)?;
+        // where two have the same address, a buffer there would be taken for either
+        self.check_apart()?;
         let mut result = Ok(());
         call.visit_buffers(device, &mut |buffer| {
             if result.is_ok() {
                 result = self.covers(&buffer);
             }
         });
-        result?;
-        self.check_apart()
+        result
+    }
+
+    /// Checks that kernels of the device's context reach all of it, as far as the driver says.
+    pub(super) fn check_reach(&self, device: &Device) -> Outcome {
+        self.pieces().try_for_each(|piece| {
+            device.check_memory(piece.what, piece.memory.data.addr() as u64, piece.memory.bytes)?;
+            Ok(())
+        })
+    }
+
+    /// An error of an address with C's name for the memory that it is in.
+    fn named(&self, error: Error) -> Error {
+        match error {
+            Error::Misaligned { what, expected, got } => {
+                let piece = self.pieces().find(|piece| piece.has(got));
+                Error::Misaligned { what: piece.map_or(what, |piece| piece.what), expected, got }
+            }
+            error => error,
+        }
     }
 
     fn covers(&self, buffer: &Buffer) -> Outcome {

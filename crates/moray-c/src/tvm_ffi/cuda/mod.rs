@@ -72,7 +72,7 @@ unsafe fn rows(
 pub(super) unsafe fn cuda_load_kernels(arguments: &mut Arguments<'_>) -> Returned {
     let number = arguments.size("device")?;
     arguments.end()?;
-    let device = &of_number(number)?.0;
+    let device = &of_number(number)?.device;
     keeping_current(|| device.load_kernels())?;
     Ok(None)
 }
