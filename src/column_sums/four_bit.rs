@@ -17,9 +17,6 @@ const QUAD: usize = 4;
 /// Bytes of rows from a quad to the one that is asked into the second-level cache meanwhile.
 const FAR_BYTES: usize = 8 << 10;
 
-/// Bytes of rows from a quad to the one that is asked from there into the first-level cache.
-const NEAR_BYTES: usize = 2 << 10;
-
 /// Vectors of 16 columns in a chunk.
 const VECTORS: usize = 8;
 
@@ -38,37 +35,6 @@ pub(crate) struct Run {
     pub start: u32,
     /// After the last slot.
     pub end: u32,
-}
-
-/// Some slots of a run.
-struct Piece<'a> {
-    /// The first.
-    slot: usize,
-    /// Their activations, of at most [`PIECE`] slots.
-    h: &'a [[i8; QUAD]],
-    /// What sums in lanes of 16 bits begin at.
-    shift: i32,
-    /// The run's block, whether this is its only piece, and its last.
-    block: u32,
-    only: bool,
-    last: bool,
-    /// Σ a and the shifts of the whole run.
-    run: (i32, i32),
-}
-
-impl<'a> Piece<'a> {
-    /// The pieces of a run whose activations' sum is `sum`; `codes` are those of all slots.
-    #[inline(always)]
-    fn all(run: &Run, codes: &'a [i8], sum: i32) -> impl Iterator<Item = Piece<'a>> {
-        let (start, end, block) = (run.start as usize, run.end as usize, run.block);
-        let only = end - start <= PIECE;
-        let shifts = ((end - start).div_ceil(PIECE) << 15) as i32 - 8 * sum;
-        (start..end).step_by(PIECE).map(move |slot| {
-            let h = &codes[slot..end.min(slot + PIECE)];
-            let shift = if only { shifts } else { (1 << 15) - 8 * h.iter().map(|&h| i32::from(h)).sum::<i32>() };
-            Piece { slot, h: h.as_chunks().0, shift, block, only, last: slot + PIECE >= end, run: (sum, shifts) }
-        })
-    }
 }
 
 /// One token's sums of a chunk in f32.
@@ -96,37 +62,55 @@ impl<S: Simd> Floats<S> {
     }
 }
 
-/// One token's sums of chunks, each kind by itself: what every row is added to stays in the first-level cache.
+/// One token's sums of a unit's chunks.
 struct Sums<S: Simd> {
-    /// Of a piece, in lanes of 16 bits.
-    short: [[S::I; VECTORS / 2]; CHUNKS],
-    /// Of a run that takes several pieces.
+    /// Those of the run at hand, where it takes several pieces, and what they are too large by.
     acc: [[S::I; VECTORS]; CHUNKS],
-    /// Of the run of K at hand.
-    chain: [[S::F; VECTORS]; CHUNKS],
-    /// Of those before it.
-    total: [[S::F; VECTORS]; CHUNKS],
+    shift: i32,
+    floats: [Floats<S>; CHUNKS],
 }
 
-impl<S: Simd> Sums<S> {
+/// Asks for the rows of slots, four after four and each from its first column to its last, into the second-level cache: a step for each
+/// chunk of four rows that is added up, and so far ahead that memory has answered by then.
+struct Ahead<'a> {
+    rows: &'a Gather<'a, [u8; 16]>,
+    /// Segments of a chunk.
+    segments: usize,
+    /// The first of the four rows that are asked for, which are these; nothing is asked for from the slot `end` on.
+    slot: usize,
+    end: usize,
+    four: [&'a [[u8; 16]]; QUAD],
+    /// The segment that the next step asks for.
+    at: usize,
+}
+
+impl<'a> Ahead<'a> {
     #[inline(always)]
-    fn none(simd: S) -> Self {
-        let (zero, none) = (simd.splat_i32(0), simd.splat(0.0));
-        Sums {
-            short: [[zero; VECTORS / 2]; CHUNKS],
-            acc: [[zero; VECTORS]; CHUNKS],
-            chain: [[none; VECTORS]; CHUNKS],
-            total: [[none; VECTORS]; CHUNKS],
-        }
+    fn new(rows: &'a Gather<'a, [u8; 16]>, segments: usize, slots: Range<usize>) -> Self {
+        let four = four_rows(rows, slots.start);
+        Ahead { rows, segments, slot: slots.start, end: slots.end, four, at: 0 }
     }
 
-    /// Adds the chains of a run to those before it, of the first `chunks`.
     #[inline(always)]
-    fn end_run(&mut self, simd: S, chunks: usize) {
-        for (total, chain) in self.total.iter_mut().zip(&mut self.chain).take(chunks) {
-            for v in 0..VECTORS {
-                total[v] = simd.add(total[v], chain[v]);
-                chain[v] = simd.splat(0.0);
+    fn step<S: Simd>(&mut self, simd: S) {
+        if self.slot >= self.end {
+            return;
+        }
+        for row in self.four {
+            simd.prefetch_far_line(&row[self.at]);
+        }
+        self.at += self.segments;
+        let len = self.four[0].len();
+        if self.at >= len {
+            // rows of other than whole lines end inside of one
+            if len % 4 != 0 {
+                for row in self.four {
+                    simd.prefetch_far_line(&row[len - 1]);
+                }
+            }
+            (self.slot, self.at) = (self.slot + QUAD, 0);
+            if self.slot < self.end {
+                self.four = four_rows(self.rows, self.slot);
             }
         }
     }
@@ -277,122 +261,164 @@ impl FourBitSums<'_> {
         }
     }
 
-    /// Adds four rows to the sums of a chunk of N segments, each times its activation, and asks for those of rows that follow.
-    ///
-    /// Two rows at a time, in lanes of 16 bits. Codes less 8 times activations fit there, codes alone do not: lanes begin at what makes
-    /// the last sums right and not below zero ([`Piece::shift`]), whatever wraps around on the way.
+    /// Asks for a segment of four rows, which the second-level cache should have, in the first.
+    #[inline(always)]
+    fn prefetch_quad<S: Simd>(simd: S, rows: &[&[[u8; 16]]; QUAD], at: usize) {
+        for row in rows {
+            simd.prefetch_line(&row[at.min(row.len() - 1)]);
+        }
+    }
+
+    /// Adds four rows, each times its activation, to sums of a chunk of N segments in 32 bits.
     #[inline(always)]
     fn add_quad<S: Simd, const N: usize>(
         simd: S,
         rows: &[&[[u8; 16]]; QUAD],
-        (near, far): (&[&[[u8; 16]]; QUAD], &[&[[u8; 16]]; QUAD]),
         at: usize,
-        h: [S::I; QUAD / 2],
+        h: [i8; QUAD],
+        acc: &mut [S::I; VECTORS],
+    ) {
+        let bytes = simd.interleave(rows.map(|row| simd.load_segments(&row[at..at + N])));
+        let h = simd.splat_i32(i32::from_le_bytes(h.map(i8::cast_unsigned)));
+        for v in 0..VECTORS / 2 {
+            acc[v] = simd.dot(acc[v], simd.low_nibbles(bytes[v]), h);
+            acc[4 + v] = simd.dot(acc[4 + v], simd.high_nibbles(bytes[v]), h);
+        }
+    }
+
+    /// As [`Self::add_quad`] in lanes of 16 bits, two rows at a time.
+    #[inline(always)]
+    fn add_pairs<S: Simd, const N: usize>(
+        simd: S,
+        rows: &[&[[u8; 16]]; QUAD],
+        at: usize,
+        [a, b, c, d]: [i8; QUAD],
         short: &mut [S::I; VECTORS / 2],
     ) {
-        let mut acc = *short;
-        for pair in 0..QUAD / 2 {
-            let (first, second) = (rows[2 * pair], rows[2 * pair + 1]);
-            for i in [2 * pair, 2 * pair + 1] {
-                simd.prefetch_far_line(&far[i][at]);
-                simd.prefetch_line(&near[i][at]);
-                // rows of other than whole lines begin and end inside of some
-                if N < 4 {
-                    simd.prefetch_far_line(&far[i][at + N - 1]);
-                    simd.prefetch_line(&near[i][at + N - 1]);
-                }
-            }
-            let codes =
-                simd.interleave_pair(simd.load_segments(&first[at..at + N]), simd.load_segments(&second[at..at + N]));
+        let pair = |first: i8, second: i8| simd.splat_i16(i16::from_le_bytes([first as u8, second as u8]));
+        for (rows, h) in rows.as_chunks::<2>().0.iter().zip([pair(a, b), pair(c, d)]) {
+            let [first, second] = rows.map(|row| simd.load_segments(&row[at..at + N]));
+            let codes = simd.interleave_pair(first, second);
             for v in 0..2 {
-                acc[v] = simd.dot_pairs(acc[v], simd.low_nibbles(codes[v]), h[pair]);
-                acc[2 + v] = simd.dot_pairs(acc[2 + v], simd.high_nibbles(codes[v]), h[pair]);
+                short[v] = simd.dot_pairs(short[v], simd.low_nibbles(codes[v]), h);
+                short[2 + v] = simd.dot_pairs(short[2 + v], simd.high_nibbles(codes[v]), h);
             }
-        }
-        *short = acc;
-    }
-
-    /// Adds the sums of a piece's rows in the unit's chunk `i` to those of its run, and where it is the last, the run to the f32 sums.
-    #[inline(always)]
-    fn end_piece<S: Simd, const N: usize>(&self, simd: S, i: usize, piece: &Piece<'_>, sums: &mut Sums<S>) {
-        let mut acc = [simd.splat_i32(0); VECTORS];
-        for v in 0..VECTORS / 2 {
-            [acc[2 * v], acc[2 * v + 1]] = simd.widen_u16(sums.short[i][v]);
-        }
-        if !piece.only {
-            for v in 0..VECTORS {
-                acc[v] = simd.add_i32(acc[v], sums.acc[i][v]);
-            }
-            sums.acc[i] = if piece.last { [simd.splat_i32(0); VECTORS] } else { acc };
-        }
-        if piece.last {
-            let chunk = self.chunks.start + i;
-            self.add_block::<S, N>(simd, (chunk, piece.block), piece.run, &acc, &mut sums.chain[i]);
         }
     }
 
-    /// Adds a piece's rows to the sums of the unit's chunks, four rows after four, each read from its first column to its last.
+    /// Sums of at most [`PIECE`] slots in the unit's chunk `i` of N segments, Σ code · a, and what they are too large by.
+    ///
+    /// Where four products are not one instruction, lanes of 16 bits add up two. Codes less 8 times activations fit there, codes alone do not: lanes
+    /// begin at what makes the last sums right and not below zero, whatever wraps around on the way.
     #[inline(always)]
-    fn add_piece<S: Simd>(
+    fn slot_sums<S: Simd, const N: usize>(
         &self,
         simd: S,
         rows: &Gather<'_, [u8; 16]>,
-        piece: &Piece<'_>,
-        shorts: &mut [[S::I; VECTORS / 2]],
-    ) {
-        let columns = &self.matrix.columns;
-        shorts.fill([simd.splat_i16(piece.shift as i16); VECTORS / 2]);
-        let (last, bytes) = (rows.rows() - QUAD, SEGMENT / 2 * (columns.segments * shorts.len()));
-        let lead = |ahead: usize| ahead.div_ceil(bytes).next_multiple_of(QUAD);
-        let (near, far) = (lead(NEAR_BYTES), lead(FAR_BYTES));
-        for (i, &[a, b, c, d]) in piece.h.iter().enumerate() {
-            let slot = piece.slot + QUAD * i;
-            let four = four_rows(rows, slot);
-            let ahead = (&four_rows(rows, (slot + near).min(last)), &four_rows(rows, (slot + far).min(last)));
-            let pair = |first: i8, second: i8| i16::from_le_bytes([first as u8, second as u8]);
-            let h = [simd.splat_i16(pair(a, b)), simd.splat_i16(pair(c, d))];
-            for (i, short) in shorts.iter_mut().enumerate() {
-                let at = i * columns.segments;
-                match columns.segments_of(self.chunks.start + i) {
-                    1 => Self::add_quad::<S, 1>(simd, &four, ahead, at, h, short),
-                    2 => Self::add_quad::<S, 2>(simd, &four, ahead, at, h, short),
-                    3 => Self::add_quad::<S, 3>(simd, &four, ahead, at, h, short),
-                    _ => Self::add_quad::<S, 4>(simd, &four, ahead, at, h, short),
-                }
+        (slots, i): (Range<usize>, usize),
+        ahead: &mut Ahead<'_>,
+    ) -> ([S::I; VECTORS], i32) {
+        let h = &self.h.codes[slots.clone()];
+        let at = i * self.matrix.columns.segments;
+        let mut acc = [simd.splat_i32(0); VECTORS];
+        if S::SHORT == 0 {
+            for (q, &h) in h.as_chunks().0.iter().enumerate() {
+                let four = four_rows(rows, slots.start + QUAD * q);
+                Self::prefetch_quad(simd, &four, at + N);
+                Self::add_quad::<S, N>(simd, &four, at, h, &mut acc);
+                ahead.step(simd);
             }
+            return (acc, 0);
         }
+        let shift = (1 << 15) - 8 * h.iter().map(|&h| i32::from(h)).sum::<i32>();
+        let mut short = [simd.splat_i16(shift as i16); VECTORS / 2];
+        for (q, &h) in h.as_chunks().0.iter().enumerate() {
+            let four = four_rows(rows, slots.start + QUAD * q);
+            Self::prefetch_quad(simd, &four, at + N);
+            Self::add_pairs::<S, N>(simd, &four, at, h, &mut short);
+            ahead.step(simd);
+        }
+        for v in 0..VECTORS / 2 {
+            [acc[2 * v], acc[2 * v + 1]] = simd.widen_u16(short[v]);
+        }
+        (acc, shift)
     }
 
-    /// Computes one token.
+    /// Adds some slots of a run to its sums of a chunk of N segments, and where they are the last, the run to the f32 sums.
+    #[inline(always)]
+    fn add_piece<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        rows: &Gather<'_, [u8; 16]>,
+        (r, slots, chunk): (usize, Range<usize>, usize),
+        ahead: &mut Ahead<'_>,
+        sums: &mut Sums<S>,
+    ) {
+        let run = &self.runs[r];
+        let (is_first, is_last) = (slots.start == run.start as usize, slots.end == run.end as usize);
+        let i = chunk - self.chunks.start;
+        let (mut acc, mut shift) = self.slot_sums::<S, N>(simd, rows, (slots, i), ahead);
+        if !is_first {
+            for v in 0..VECTORS {
+                acc[v] = simd.add_i32(acc[v], sums.acc[i][v]);
+            }
+            shift += sums.shift;
+        }
+        if !is_last {
+            sums.acc[i] = acc;
+            if i + 1 == self.chunks.len() {
+                sums.shift = shift;
+            }
+            return;
+        }
+        if let Some(next) = self.runs.get(r + 1) {
+            self.prefetch_scales(simd, next.block, chunk);
+        }
+        self.add_block::<S, N>(simd, (chunk, run.block), (self.h.sums[r], shift), &acc, &mut sums.floats[i].chain);
+    }
+
+    /// Computes one token: some slots after others, and of each a chunk after the other, whose sums stay in registers.
     #[inline(always)]
     fn one<S: Simd>(self, simd: S) {
-        let columns = &self.matrix.columns;
-        let (rows, chunks) = (self.rows(), self.chunks.len());
-        let mut sums = Sums::none(simd);
+        let (columns, count) = (&self.matrix.columns, self.chunks.len());
+        let rows = self.rows();
+        let none = simd.splat_i32(0);
+        let mut sums = Sums { acc: [[none; VECTORS]; CHUNKS], shift: 0, floats: [Floats::none(simd); CHUNKS] };
         let mut end = self.first_end();
-        for (r, run) in self.runs.iter().enumerate() {
-            if self.passes(run, &mut end) {
-                sums.end_run(simd, chunks);
+        let slots = match self.runs {
+            [first, .., last] => first.start as usize..last.end as usize,
+            [only] => only.start as usize..only.end as usize,
+            [] => 0..0,
+        };
+        if !slots.is_empty() {
+            let mut ahead = Ahead::new(&rows, columns.segments, slots);
+            // the chunks of a piece are added up one after the other, so that the first asks for all of its rows
+            let lead = FAR_BYTES / (SEGMENT / 2 * columns.segments * count) + PIECE;
+            for _ in 0..lead.div_ceil(QUAD) * count {
+                ahead.step(simd);
             }
-            let next = self.runs.get(r + 1);
-            for piece in Piece::all(run, self.h.codes, self.h.sums[r]) {
-                self.add_piece(simd, &rows, &piece, &mut sums.short[..chunks]);
-                for (i, chunk) in self.chunks.clone().enumerate() {
-                    if let (true, Some(next)) = (piece.last, next) {
-                        self.prefetch_scales(simd, next.block, chunk);
-                    }
-                    match columns.segments_of(chunk) {
-                        1 => self.end_piece::<S, 1>(simd, i, &piece, &mut sums),
-                        2 => self.end_piece::<S, 2>(simd, i, &piece, &mut sums),
-                        3 => self.end_piece::<S, 3>(simd, i, &piece, &mut sums),
-                        _ => self.end_piece::<S, 4>(simd, i, &piece, &mut sums),
+            for (r, run) in self.runs.iter().enumerate() {
+                if self.passes(run, &mut end) {
+                    sums.floats.iter_mut().take(count).for_each(|floats| floats.end_run(simd));
+                }
+                let (start, end) = (run.start as usize, run.end as usize);
+                for start in (start..end).step_by(PIECE) {
+                    let slots = start..end.min(start + PIECE);
+                    for chunk in self.chunks.clone() {
+                        let at = (r, slots.clone(), chunk);
+                        match columns.segments_of(chunk) {
+                            1 => self.add_piece::<S, 1>(simd, &rows, at, &mut ahead, &mut sums),
+                            2 => self.add_piece::<S, 2>(simd, &rows, at, &mut ahead, &mut sums),
+                            3 => self.add_piece::<S, 3>(simd, &rows, at, &mut ahead, &mut sums),
+                            _ => self.add_piece::<S, 4>(simd, &rows, at, &mut ahead, &mut sums),
+                        }
                     }
                 }
             }
         }
-        sums.end_run(simd, chunks);
-        for ((chunk, total), out) in self.chunks.zip(&sums.total).zip(self.out) {
-            Self::write(simd, total, self.h.scale[0], columns.segments_of(chunk), out);
+        for ((chunk, floats), out) in self.chunks.zip(&mut sums.floats).zip(self.out) {
+            floats.end_run(simd);
+            Self::write(simd, &floats.total, self.h.scale[0], columns.segments_of(chunk), out);
         }
     }
 
