@@ -262,7 +262,12 @@ fn write_back<E: Element>(
             let residual = &residual[m * n + rows.start..m * n + rows.end];
             sums.iter_mut().zip(residual).for_each(|(sum, residual)| *sum += residual.to_f32());
         }
-        y.row(m).iter_mut().zip(&sums).for_each(|(out, &sum)| *out = E::from_f32(sum));
+        let y = y.row(m);
+        match y.first_chunk_mut::<TILE_N>() {
+            // of a length that is known, no call is made to copy them
+            Some(y) => y.iter_mut().zip(&sums).for_each(|(out, &sum)| *out = E::from_f32(sum)),
+            None => y.iter_mut().zip(&sums).for_each(|(out, &sum)| *out = E::from_f32(sum)),
+        }
     }
 }
 
