@@ -8,8 +8,8 @@ use crate::root;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const SMALL: &[&str] = &BENCHES;
-const LARGE: &[&str] = &["results/bench-llama-3.2-1b.md"];
-const MLP: &str = "results/sparse-mlp-intel-avx512.md";
+const LARGE: &[&str] = &["results/bench-llama-3.2-1b-amd.md", "results/bench-llama-3.2-1b.md"];
+const MLP: [&str; 2] = ["results/sparse-mlp-amd-avx512.md", "results/sparse-mlp-intel-avx512.md"];
 const THREADS: &str = "results/threads.md";
 
 const DENSE: &str = "--weights dense";
@@ -177,24 +177,7 @@ fn measured(figure: &Figure) -> Result<Vec<Measured>> {
                 Ok(Measured { place: text.place()?, value: first_number(&shown)?, shown, bound: None })
             })
             .collect(),
-        Figure::Mlp { row } => {
-            let text = Text::of(MLP)?;
-            let (shape, row) = row.split_once(' ').ok_or("expected a shape and a row")?;
-            let part = text.after(&format!("{shape}, one token"))?;
-            let value = part.cell(MLP_TIME, &[(0, row)], MLP_TIME)?;
-            let touched = part.cell(MLP_TIME, &[(0, "lines of list 0.5")], MLP_TIME)?;
-            let bytes = |row| part.cell(MLP_TIME, &[(0, row)], "MB").and_then(|cell| first_number(&cell));
-            let (read, whole) = (bytes("top-k by gate 0.5")?, bytes("all, by neuron")?);
-            Ok(vec![Measured {
-                place: text.place()?,
-                value: first_number(&value)?,
-                shown: value,
-                bound: Some(format!(
-                    "{:.2} of the bytes, as the gate is read whole; only touching the lines of a list of half takes {touched}",
-                    read / whole
-                )),
-            }])
-        }
+        Figure::Mlp { row } => MLP.iter().map(|file| mlp_of(file, row)).collect(),
         Figure::Threads { column } => {
             let text = Text::of(THREADS)?;
             let of = |place: &&str| {
@@ -208,6 +191,25 @@ fn measured(figure: &Figure) -> Result<Vec<Measured>> {
             ["AMD EPYC", "Intel(R) Xeon(R) Processor"].iter().map(of).collect()
         }
     }
+}
+
+/// The time of a row of the MLP bench, `SHAPE ROW`, over that of the packed matrices.
+fn mlp_of(file: &'static str, row: &str) -> Result<Measured> {
+    let text = Text::of(file)?;
+    let (shape, row) = row.split_once(' ').ok_or("expected a shape and a row")?;
+    let part = text.after(&format!("{shape}, one token"))?;
+    let shown = part.cell(MLP_TIME, &[(0, row)], MLP_TIME)?;
+    let touched = part.cell(MLP_TIME, &[(0, "lines of list 0.5")], MLP_TIME)?;
+    let bytes = |row| part.cell(MLP_TIME, &[(0, row)], "MB").and_then(|cell| first_number(&cell));
+    let (read, whole) = (bytes("top-k by gate 0.5")?, bytes("all, by neuron")?);
+    let gate = format!(
+        "{:.2} of the bytes, as the gate is read whole; only touching the lines of a list of half takes {touched}",
+        read / whole
+    );
+    // a list that was gathered reads half of all
+    let bound =
+        if row.contains("gathered") { format!("only touching the lines of the list takes {touched}") } else { gate };
+    Ok(Measured { place: text.place()?, value: first_number(&shown)?, shown, bound: Some(bound) })
 }
 
 /// A row of the bench over another, and what of it the bytes and the bandwidth explain.
