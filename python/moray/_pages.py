@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, Sequence
 from . import _memory
 from ._library import constant, lib
 from ._memory import WORDS
+from ._numbers import whole
 from .errors import ShapeError
 from .quantized import DTYPES
 
@@ -42,7 +43,7 @@ def pages_of(
         UnsupportedError: for another layout.
         ShapeError, LengthError, DtypeError, DeviceError, LayoutError: for arrays of other sizes, types, places and strides.
     """
-    rows = constant("layout", {"NHD": 1, "HND": 2}, layout)
+    rows, capacity = constant("layout", {"NHD": 1, "HND": 2}, layout), whole("capacity", capacity)
     heads = 3 - rows
     keys, values = lender.strided("k", k, tuple(_KINDS), 4), lender.strided("v", v, tuple(_KINDS), 4)
     for what, got, expected in (("shape", values.view.shape, keys.view.shape), ("strides", values.strides, keys.strides)):

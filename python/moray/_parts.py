@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import OutOfRangeError, ShapeError
+from ._numbers import range_of
+from .errors import ShapeError
 
 
 def part_of(what: str, part: tuple[int, int] | None, most: int, out: Any, shape: tuple[int, ...]) -> tuple[Any, int, int]:
@@ -14,8 +15,5 @@ def part_of(what: str, part: tuple[int, int] | None, most: int, out: Any, shape:
     if part is None:
         return np.empty(shape, np.float32) if out is None else out, 0, most
     if out is None:
-        raise ShapeError(f"out: expected an array for the {what} {list(part)}, got none: others have no value")
-    begin, end = part
-    if not 0 <= begin < end:
-        raise OutOfRangeError(f"{what}: expected a range from 0 to {most}, got {begin} to {end}")
-    return out, begin, end
+        raise ShapeError(f"out: expected an array for the {what} {part}, got none: others have no value")
+    return out, *range_of(what, part, most)

@@ -8,6 +8,7 @@ import numpy as np
 
 from . import _memory
 from ._library import check, constant, constants, create, ffi, lib
+from ._numbers import whole
 from .cpu import Cpu, shared
 from .quantized import DTYPES
 
@@ -28,7 +29,7 @@ class Activations:
     """
 
     def __init__(self, max_m: int, max_k: int, scales: str = "token") -> None:
-        kind = constant("scales", SCALES, scales)
+        kind, max_m, max_k = constant("scales", SCALES, scales), whole("max_m", max_m), whole("max_k", max_k)
         self.handle = create(lib.moray_activations_destroy, "MorayActivations", lib.moray_activations_create, max_m, max_k, kind)
         self.max_m, self.max_k, self.scales = max_m, max_k, scales
 

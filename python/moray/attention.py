@@ -9,9 +9,10 @@ import numpy as np
 
 from . import _memory
 from ._library import check, constant, constants, create, ffi, lib
+from ._numbers import index, range_of, u32_list, whole
 from ._pages import pages_of
 from .cpu import Cpu, shared
-from .errors import OutOfRangeError, ShapeError
+from .errors import ShapeError
 from .quantized import DTYPES
 
 CACHE_DTYPES = {**DTYPES, "int8": lib.MORAY_INT8}
@@ -65,13 +66,14 @@ class KvCache:
 
     def __init__(self, n_layers: int, n_slots: int, n_kv_heads: int, head_dim: int, capacity: int, dtype: str = "f32") -> None:
         kind = constant("dtype", CACHE_DTYPES, dtype)
-        shape = ffi.new("MorayKvShape *", (n_layers, n_slots, n_kv_heads, head_dim, capacity))
+        sizes = {"n_layers": n_layers, "n_slots": n_slots, "n_kv_heads": n_kv_heads, "head_dim": head_dim, "capacity": capacity}
+        shape = ffi.new("MorayKvShape *", [whole(name, size) for name, size in sizes.items()])
         self.handle = create(lib.moray_kv_cache_destroy, "MorayKvCache", lib.moray_kv_cache_create, shape, kind)
         self.head_dim, self.dtype = head_dim, dtype
 
     def truncate(self, slot: int, len: int) -> None:
         """Forgets positions `len` and later of a sequence, in every layer; 0 empties it."""
-        check(lib.moray_kv_cache_truncate(self.handle, slot, len))
+        check(lib.moray_kv_cache_truncate(self.handle, index("slot", slot), index("len", len)))
 
     def read(self, layer: int, slot: int, kv_head: int, position: int) -> tuple[np.ndarray, np.ndarray, bool]:
         """One key and value as the cache holds them, f32 [head_dim] each, and whether the row is held or a hole, which reads as zeros.
@@ -80,7 +82,8 @@ class KvCache:
             OutOfRangeError: for a row that is not there.
         """
         k, v = np.empty(self.head_dim, np.float32), np.empty(self.head_dim, np.float32)
-        row, held = ffi.new("MorayKvRow *", (layer, slot, kv_head, position)), ffi.new("uint32_t *")
+        place = {"layer": layer, "slot": slot, "kv_head": kv_head, "position": position}
+        row, held = ffi.new("MorayKvRow *", [index(name, at) for name, at in place.items()]), ffi.new("uint32_t *")
         check(lib.moray_kv_cache_read(self.handle, row, (ffi.from_buffer(k), k.nbytes), (ffi.from_buffer(v), v.nbytes), held))
         return k, v, bool(held[0])
 
@@ -156,7 +159,11 @@ class Attention:
     ) -> None:  # fmt: skip
         self.cpu = cpu or shared()
         self.n_q_heads, self.n_kv_heads, self.head_dim = n_q_heads, n_kv_heads, head_dim
-        shape = ffi.new("MorayAttentionShape *", (n_q_heads, n_kv_heads, head_dim, max_rows, max_spans, capacity))
+        sizes = {
+            "n_q_heads": n_q_heads, "n_kv_heads": n_kv_heads, "head_dim": head_dim, "max_rows": max_rows, "max_spans": max_spans,
+            "capacity": capacity,
+        }  # fmt: skip
+        shape = ffi.new("MorayAttentionShape *", [whole(name, size) for name, size in sizes.items()])
         make = lib.moray_attention_create
         self.handle = create(lib.moray_attention_destroy, "MorayAttention", make, self.cpu.handle, shape)
 
@@ -208,11 +215,8 @@ class Attention:
         written = _memory.view("out", out, ("f32",), found.shape, writable=True)
         call, _alive = self._call(cache, layer, spans, heads)
         if part is not None:
-            for name, (begin, end), most in (("spans", part.spans, len(spans)), ("kv_heads", part.kv_heads, self.n_kv_heads)):
-                if not 0 <= begin < end:
-                    raise OutOfRangeError(f"{name}: expected a range from 0 to {most}, got {begin} to {end}")
-            call.span_begin, call.span_end = part.spans
-            call.kv_head_begin, call.kv_head_end = part.kv_heads
+            call.span_begin, call.span_end = range_of("spans", part.spans, len(spans))
+            call.kv_head_begin, call.kv_head_end = range_of("kv_heads", part.kv_heads, self.n_kv_heads)
         check(lib.moray_attend(self.cpu.handle, call, found.memory, written.memory))
         return out
 
@@ -237,18 +241,19 @@ class Attention:
                 kind = lib.MORAY_HEADS_ALL
             case HeadLists(lists, groups):
                 kind = lib.MORAY_HEADS_GROUPS if groups else lib.MORAY_HEADS_LIST
-                counts = np.array([len(heads) for heads in lists], np.uint32)
-                listed = np.zeros((len(lists), max(counts, default=0)), np.uint32)
-                for row, values in zip(listed, lists):
+                rows = [u32_list("heads", values) for values in lists]
+                counts = np.array([len(row) for row in rows], np.uint32)
+                listed = np.zeros((len(rows), max(counts, default=0)), np.uint32)
+                for row, values in zip(listed, rows):
                     row[: len(values)] = values
             case HeadMask(words):
                 kind, listed = lib.MORAY_HEADS_MASK, self._words(words)
             case _:
                 raise TypeError(f"heads: expected HeadLists, HeadMask or None, got {type(heads).__name__}")
         views = [_memory.optional("heads", array, ("u32",)) for array in (listed, counts)]
-        runs = ffi.new("MoraySpan[]", [tuple(span) for span in spans])
+        runs = ffi.new("MoraySpan[]", [[index(f"spans.{name}", at) for name, at in zip(Span._fields, span, strict=True)] for span in spans])
         call = ffi.new("MorayAttend *", (
-            ffi.sizeof("MorayAttend"), kind, self.handle, handle, layer, runs, len(runs), *map(_memory.memory, views), 0, 0, 0, 0, pages,
+            ffi.sizeof("MorayAttend"), kind, self.handle, handle, index("layer", layer), runs, len(runs), *map(_memory.memory, views), 0, 0, 0, 0, pages,
         ))  # fmt: skip
         return call, (views, runs)
 
@@ -256,6 +261,7 @@ class Attention:
         found = _memory.view("heads", words, ("u32", "bool"), (None, None))
         if found.dtype == "u32":
             return words
+        _memory.check_shape("heads", found.shape, (None, self.n_q_heads))
         bits = np.frombuffer(ffi.buffer(found.address, found.bytes), np.uint8).reshape(found.shape)
         padded = np.zeros((found.shape[0], -(-found.shape[1] // 32) * 4), np.uint8)
         packed = np.packbits(bits, axis=1, bitorder="little")

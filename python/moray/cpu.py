@@ -7,7 +7,7 @@ import threading
 import weakref
 
 from ._library import check, constant, constants, create, ffi, lib
-from .errors import ShapeError
+from ._numbers import whole
 
 ARCHITECTURES = constants("MORAY_ARCH_", "MORAY_ARCH_CUDA")
 _ALIVE: weakref.WeakSet[Cpu] = weakref.WeakSet()
@@ -29,9 +29,7 @@ class Cpu:
     """
 
     def __init__(self, threads: int = 0, arch: str = "native", openmp: int | None = None) -> None:
-        if threads < 0:
-            raise ShapeError(f"threads: expected at least 0, got {threads}")
-        self._make(threads, constant("arch", ARCHITECTURES, arch), openmp)
+        self._make(whole("threads", threads), constant("arch", ARCHITECTURES, arch), openmp)
         _ALIVE.add(self)
 
     def _make(self, threads: int, arch: int, openmp: int | None = None) -> None:

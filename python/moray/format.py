@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._library import check, constant, constants, ffi, lib
+from ._numbers import WORD, whole
 
 GROUP_SCALES = constants("MORAY_GROUP_SCALE_")
 OFFSETS = constants("MORAY_OFFSET_")
@@ -76,14 +77,15 @@ class Format:
             UnsupportedError: for parts that do not go together.
         """
         out = ffi.new("MoraySectionBytes *")
-        check(lib.moray_section_bytes(self.handle(), n, k, out))
+        check(lib.moray_section_bytes(self.handle(), whole("n", n), whole("k", k), out))
         return {part: getattr(out, part) for part in PARTS}
 
     def handle(self) -> Any:
         """The `MorayFormat` of C."""
         scale = 0 if self.group_scale is None else constant("format.group_scale", GROUP_SCALES, self.group_scale)
         offset = constant("format.offset", OFFSETS, self.offset)
-        return ffi.new("MorayFormat *", (self.bits, self.group_size, scale, offset))
+        bits, group_size = whole("format.bits", self.bits, WORD), whole("format.group_size", self.group_size, WORD)
+        return ffi.new("MorayFormat *", (bits, group_size, scale, offset))
 
     @classmethod
     def of(cls, handle: Any) -> Format:

@@ -9,8 +9,9 @@ import numpy as np
 from . import _memory
 from ._library import check, constant, ffi, lib
 from .activations import SCALES, SCRATCH, Activations
+from ._numbers import range_of
 from .cpu import Cpu, shared
-from .errors import DtypeError, LengthError, OutOfRangeError, ShapeError
+from .errors import DtypeError, LengthError, ShapeError
 from .quantized import DTYPES
 from .weight import Weight
 
@@ -58,8 +59,10 @@ def linear(
     lead = found.shape[:-1]
     tokens = found.bytes // (_memory.SIZES[found.dtype] * weight.k)
     constant("act_scales", SCALES, act_scales)
+    if not tokens:
+        return _multiply(weight, None, lead, found.dtype, bias, residual, out, rows, cpu)
     scratch = SCRATCH[act_scales]
-    activations = scratch.take(max(tokens, 1), weight.k)
+    activations = scratch.take(tokens, weight.k)
     try:
         order = None if weight.order is None else _memory.view("order", weight.order, ("u32",))
         activations.quantize_view(found, order, cpu)
@@ -69,21 +72,22 @@ def linear(
 
 
 def _multiply(
-    weight: Weight, x: Activations, lead: tuple[int, ...], dtype: str, bias: Any, residual: Any, out: Any,
+    weight: Weight, x: Activations | None, lead: tuple[int, ...], dtype: str, bias: Any, residual: Any, out: Any,
     rows: tuple[int, int] | None, cpu: Cpu,
 ) -> Any:  # fmt: skip
     if out is None:
         if rows is not None:
-            raise ShapeError(f"out: expected an array for the rows {list(rows)}, got none: others have no value")
+            raise ShapeError(f"out: expected an array for the rows {rows}, got none: others have no value")
         if dtype not in _NUMPY:
             raise DtypeError(f"out: expected an array to write, as numpy has no {dtype}, got none")
         out = np.empty((*lead, weight.n), _NUMPY[dtype])
     y = _memory.view("out", out, tuple(DTYPES), (*lead, weight.n), writable=True)
     biases = _memory.optional("bias", bias, ("f32",), (weight.n,))
     added = _memory.optional("residual", residual, (y.dtype,), y.shape)
-    begin, end = (0, weight.n) if rows is None else rows
-    if not 0 <= begin < end:
-        raise OutOfRangeError(f"rows: expected a range from 0 to {weight.n}, got {begin} to {end}")
+    begin, end = (0, weight.n) if rows is None else range_of("rows", rows, weight.n)
+    if x is None:
+        # no tokens
+        return out
     call = ffi.new("MorayLinear *", (
         ffi.sizeof("MorayLinear"), DTYPES[y.dtype], weight.handle, x.handle, _memory.memory(biases), _memory.memory(added), y.memory,
         begin, end,

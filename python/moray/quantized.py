@@ -8,6 +8,7 @@ import numpy as np
 
 from . import _memory
 from ._library import check, constant, constants, create, ffi, lib
+from ._numbers import whole
 from .format import PARTS, Format
 
 DTYPES = {"f32": lib.MORAY_F32, "f16": lib.MORAY_F16, "bf16": lib.MORAY_BF16}
@@ -94,7 +95,7 @@ class Quantized:
         """
         number = constant("kind", BLOCKS, kind)
         found = _memory.view("blocks", blocks, ("u8",))
-        return cls._create(lib.moray_import_blocks, number, found.memory, n, k)
+        return cls._create(lib.moray_import_blocks, number, found.memory, whole("n", n), whole("k", k))
 
     @classmethod
     def from_gptq(

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _memory
 from ._library import constant, constants, ffi, lib
+from ._numbers import u32_list, whole
 from .errors import NotIncreasingError
 
 SCORES = constants("MORAY_SCORE_")
@@ -64,17 +65,15 @@ Selection = Indices | Masks | Union | Threshold | TopK
 def indices(what: str, values: Any) -> _memory.View:
     """u32 of an array, or of a Python list."""
     if isinstance(values, (list, tuple, range)):
-        whole = np.asarray(values, np.int64).reshape(-1)
-        if whole.size and (whole.min() < 0 or whole.max() > 0xFFFF_FFFF):
-            raise NotIncreasingError(f"{what}: expected indices from 0, got {int(whole.min())} to {int(whole.max())}")
-        values = whole.astype(np.uint32)
+        values = u32_list(what, values, NotIncreasingError)
     return _memory.view(what, values, ("u32",), (None,))
 
 
-def _words(masks: Any) -> _memory.View:
+def _words(masks: Any, n: int) -> _memory.View:
     found = _memory.view("masks", masks, ("u64", "bool"), (None, None))
     if found.dtype == "u64":
         return found
+    _memory.check_shape("masks", found.shape, (None, n))
     tokens, d_ff = found.shape
     plain = np.frombuffer(ffi.buffer(found.address, found.bytes), np.uint8).reshape(tokens, d_ff)
     padded = np.zeros((tokens, -(-d_ff // 64) * 8), np.uint8)
@@ -83,8 +82,8 @@ def _words(masks: Any) -> _memory.View:
     return _memory.view("masks", padded.view("<u8"), ("u64",))
 
 
-def handle(selection: Selection | None) -> tuple[Any, Any]:
-    """The `MoraySelection` of C, null for all neurons, and what has to live during the call."""
+def handle(selection: Selection | None, n: int) -> tuple[Any, Any]:
+    """The `MoraySelection` of C of `n` neurons, null for all of them, and what has to live during the call."""
     if selection is None:
         return ffi.NULL, None
     listed, masks, scale = None, None, None
@@ -93,9 +92,9 @@ def handle(selection: Selection | None) -> tuple[Any, Any]:
         case Indices(values):
             kind, listed = lib.MORAY_SELECT_LIST, indices("list", values)
         case Masks(values):
-            kind, masks = lib.MORAY_SELECT_MASKS, _words(values)
-        case Union(values, words):
-            kind, listed, masks = lib.MORAY_SELECT_UNION, indices("list", values), _words(words)
+            kind, masks = lib.MORAY_SELECT_MASKS, _words(values, n)
+        case Union(values, masks):
+            kind, listed, masks = lib.MORAY_SELECT_UNION, indices("list", values), _words(masks, n)
         case Threshold(threshold, score, scale):
             kind = lib.MORAY_SELECT_THRESHOLD
         case TopK(k, score, scale):
@@ -105,6 +104,7 @@ def handle(selection: Selection | None) -> tuple[Any, Any]:
     score = constant("score", SCORES, score) if isinstance(score, str) else 0
     scale = _memory.optional("channel_scale", scale, ("f32",), (None,))
     parts = (
-        ffi.sizeof("MoraySelection"), kind, _memory.memory(listed), _memory.memory(masks), score, threshold, k, _memory.memory(scale),
+        ffi.sizeof("MoraySelection"), kind, _memory.memory(listed), _memory.memory(masks), score, threshold, whole("k", k),
+        _memory.memory(scale),
     )  # fmt: skip
     return ffi.new("MoraySelection *", parts), (listed, masks, scale)

@@ -113,7 +113,7 @@ class SparseMlp:
             out = np.empty(found.shape, np.float32)
         y = _memory.view("out", out, ("f32",), found.shape, writable=True)
         added = _memory.optional("residual", residual, ("f32",), found.shape)
-        chosen, _alive = selections.handle(selection)
+        chosen, _alive = selections.handle(selection, self.d_ff)
         with self._workspaces.take(found.bytes // (4 * self.d_model)) as workspace:
             call = ffi.new("MorayMlpForward *", (
                 ffi.sizeof("MorayMlpForward"), self.handle, workspace, chosen, found.memory, _memory.memory(added), y.memory,
@@ -252,7 +252,7 @@ def select(
         masks = np.empty((tokens, -(-n // 64)), np.uint64)
     written = _memory.view("masks", masks, ("u64",), (tokens, -(-n // 64)), writable=True)
     listed, count = np.empty(n, np.uint32), ffi.new("size_t *")
-    chosen, _alive = selections.handle(keep)
+    chosen, _alive = selections.handle(keep, n)
     call = ffi.new("MorayMlpSelect *", (
         ffi.sizeof("MorayMlpSelect"), chosen, n, found.memory, written.memory, _memory.view("list", listed, ("u32",)).memory,
     ))  # fmt: skip

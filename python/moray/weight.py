@@ -8,6 +8,7 @@ import numpy as np
 
 from . import _memory
 from ._library import check, create, ffi, lib
+from ._numbers import index, whole
 from .errors import OutOfRangeError
 from .format import PARTS, Format
 from .quantized import Quantized
@@ -60,6 +61,7 @@ class Weight:
             MisalignedError: for scales that begin elsewhere.
             InvalidValueError: for whole-numbered scales above 16. What the codes and other scales are is not looked at.
         """
+        n, k = whole("n", n), whole("k", k)
         views = [_memory.optional(part, sections.get(part), ("u8",)) for part in PARTS]
         parts = ffi.new("MoraySections *", [_memory.memory(part) for part in views])
         weight = cls.__new__(cls)
@@ -87,10 +89,8 @@ class Weight:
         Raises:
             OutOfRangeError: unless `row` is 0 to N − 1.
         """
-        if row < 0:
-            raise OutOfRangeError(f"row: expected 0 to {self.n - 1}, got {row}")
         values = np.empty(self.k, np.float32)
-        check(lib.moray_weight_row(self.handle, row, (ffi.from_buffer(values), values.nbytes)))
+        check(lib.moray_weight_row(self.handle, index("row", row), (ffi.from_buffer(values), values.nbytes)))
         return values
 
     def __repr__(self) -> str:

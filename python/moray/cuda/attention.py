@@ -10,9 +10,10 @@ import numpy as np
 from .. import _memory
 from .._library import check, constant, constants, ffi, lib
 from .._memory import WORDS
+from .._numbers import WORD, whole
 from .._pages import pages_of
 from ..attention import Span
-from ..errors import LayoutError, LengthError
+from ..errors import LayoutError, LengthError, OutOfRangeError
 from ..quantized import DTYPES
 from ._arrays import Lender
 from ._device import UNORDERED, current, handle_of
@@ -39,8 +40,12 @@ class HeadMask:
 
 def span_records(spans: Sequence[Span]) -> np.ndarray:
     """Spans as kernels read them, to be copied to the device: u32 [spans, 4], slot, start, length and the row of the first token."""
-    rows = np.cumsum([0, *(span.len for span in spans)], dtype=np.uint64)
-    return np.array([(*span, row) for span, row in zip(spans, rows)], np.uint32).reshape(-1, 4)
+    records, row = [], 0
+    for span in spans:
+        fields = {**dict(zip(Span._fields, span, strict=True)), "row": row}
+        records.append([whole(f"spans.{name}", at, WORD, OutOfRangeError) for name, at in fields.items()])
+        row += records[-1][2]
+    return np.array(records, np.uint32).reshape(-1, 4)
 
 
 class Batch:
@@ -55,7 +60,7 @@ class Batch:
     """
 
     def __init__(self, records: Any, *, rows: int, longest: int, heads: HeadLists | HeadMask | None = None) -> None:
-        self.records, self.rows, self.longest, self.heads = records, rows, longest, heads
+        self.records, self.rows, self.longest, self.heads = records, whole("rows", rows), whole("longest", longest), heads
 
     def fields(self, lender: Lender, n_q_heads: int, n_kv_heads: int, head_dim: int) -> tuple:
         """The `MorayCudaSpans` of C."""

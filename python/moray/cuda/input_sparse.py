@@ -9,6 +9,7 @@ import numpy as np
 from .. import _memory
 from .._library import check, ffi, lib
 from .._memory import WORDS
+from .._numbers import whole
 from ..errors import LengthError, ShapeError
 from ..input_sparse import InputSparse as Host
 from ..quantized import DTYPES
@@ -93,7 +94,7 @@ class InputSparse:
 
     def scratch(self, m: int) -> ByInputScratch:
         """Loads the kernels of a product of `m` tokens, which a capture could not, and says what it needs."""
-        none = [_memory.NONE] * 6
+        none, m = [_memory.NONE] * 6, whole("m", m)
         if self._rows is None:
             check(lib.moray_cuda_by_input_prepare(current(), self._call(0.0, m, none)))
             return ByInputScratch(0, 0)

@@ -7,6 +7,7 @@ from typing import Any, Mapping, NamedTuple, Sequence
 
 from .. import _memory
 from .._library import check, constant, ffi, lib
+from .._numbers import whole
 from ..activations import SCALES
 from ..errors import LengthError
 from ..format import PARTS, Format
@@ -55,7 +56,7 @@ class Weight:
             dtype: of y: ``"f32"``, ``"f16"`` or ``"bf16"``.
         """
         scales, kind = constant("act_scales", SCALES, act_scales), constant("dtype", DTYPES, dtype)
-        return scratch(current(), self.n, self.k, self._numbers, m, scales, kind)
+        return scratch(current(), self.n, self.k, self._numbers, whole("m", m), scales, kind)
 
 
 def _parts(sections: Mapping[str, Any]) -> Sequence[tuple[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 from .. import _memory
 from .._library import check, constant, ffi, lib
 from .._memory import LONG_WORDS, WORDS
+from .._numbers import whole
 from ..errors import LengthError
 from ..quantized import DTYPES
 from ._arrays import Lender, tokens_of
@@ -56,6 +57,7 @@ def parts_scratch(mlp: SparseMlp, tokens: int, *, max_tokens: int = MAX_TOKENS, 
     """
     none, size = [_memory.NONE] * 4, ffi.new("size_t *")
     kinds = constant("dtype", DTYPES, dtype), constant("out_dtype", DTYPES, out_dtype)
+    tokens, max_tokens = whole("tokens", tokens), whole("max_tokens", max_tokens)
     check(lib.moray_cuda_mlp_gate_up_prepare(current(), _gate_up(mlp, kinds[0], False, tuple(none[:3]), tokens, max_tokens, none), size))
     check(lib.moray_cuda_mlp_down_prepare(current(), _down(mlp, kinds[1], tuple(none[:3]), tokens, max_tokens, none), size))
     return size[0]

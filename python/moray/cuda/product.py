@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from .. import _memory
 from .._library import check, constant, ffi, lib
+from .._numbers import whole
 from ..activations import SCALES
 from ..quantized import DTYPES
 from ..sparse_mlp import ACTIVATIONS
@@ -92,7 +93,7 @@ def product_scratch(
     """Loads the kernels of a product of `m` tokens, which a capture could not, and says how many bytes its workspace needs: zeros before the first
     call, good for any weight's product of as many tokens or fewer after each."""
     size = ffi.new("size_t *")
-    call = _call(weight, m, (dtype, x_dtype), source, gate, act_scales, [_memory.NONE] * 6)
+    call = _call(weight, whole("m", m), (dtype, x_dtype), source, gate, act_scales, [_memory.NONE] * 6)
     check(lib.moray_cuda_product_prepare(current(), call, size))
     return size[0]
 

@@ -8,6 +8,7 @@ from typing import Any
 from .. import _memory
 from .._library import check, constant, ffi, lib
 from .._memory import LONG_WORDS, WORDS
+from .._numbers import whole
 from ..errors import ShapeError
 from ..selection import SCORES, Threshold, TopK
 from ._arrays import Lender
@@ -65,12 +66,12 @@ def fields(selection: Selection | None, tokens: int, d_model: int, d_ff: int, le
             raise TypeError(f"selection: expected one of moray.cuda's, Threshold or TopK, got {type(selection).__name__}")
     number = constant("score", SCORES, score)
     if lender is None:
-        return kind, number, _memory.NONE, _memory.NONE, _memory.NONE, _memory.NONE, threshold, k
+        return kind, number, _memory.NONE, _memory.NONE, _memory.NONE, _memory.NONE, threshold, whole("k", k)
     scored = d_model if score == "input" else d_ff
     return (
         kind, number, lender.memory("list", listed, WORDS, (d_ff,)), lender.memory("count", count, WORDS, (1,)),
         lender.memory("masks", masks, LONG_WORDS, (tokens, -(-d_ff // 64))), lender.memory("channel_scale", scale, ("f32",), (scored,)),
-        threshold, k,
+        threshold, whole("k", k),
     )  # fmt: skip
 
 
@@ -93,7 +94,7 @@ def select(values: Any, keep: Threshold | TopK, *, masks: Any, stream: int = 0) 
     if isinstance(keep, Threshold):
         kind, threshold, k = lib.MORAY_SELECT_THRESHOLD, keep.threshold, 0
     elif isinstance(keep, TopK):
-        kind, threshold, k = lib.MORAY_SELECT_TOP_K, 0.0, keep.k
+        kind, threshold, k = lib.MORAY_SELECT_TOP_K, 0.0, whole("k", keep.k)
     else:
         raise TypeError(f"keep: expected Threshold or TopK, got {type(keep).__name__}")
     scale = lender.memory("channel_scale", keep.channel_scale, ("f32",), (n,))
@@ -118,7 +119,7 @@ def union(masks: Any, n: int, *, list: Any, count: Any, stream: int = 0) -> tupl
     Raises:
         LengthError, ShapeError, DtypeError, DeviceError: for arrays of other sizes, types and places.
     """
-    lender = Lender(stream)
+    lender, n = Lender(stream), whole("n", n)
     found = lender.view("masks", masks, LONG_WORDS, (None, -(-n // 64)))
     if not found.shape[0]:
         raise ShapeError("masks: expected a token or more, got none")

@@ -9,6 +9,7 @@ import numpy as np
 from .. import _memory
 from .._library import check, constant, ffi, lib
 from .._memory import WORDS
+from .._numbers import whole
 from ..errors import LengthError, NullError
 from ..quantized import DTYPES
 from ..selection import Threshold, TopK
@@ -95,6 +96,7 @@ class SparseMlp:
             dtype, out_dtype: of x and of y.
         """
         kinds = constant("dtype", DTYPES, dtype), constant("out_dtype", DTYPES, out_dtype)
+        tokens, max_tokens = whole("tokens", tokens), whole("max_tokens", max_tokens)
         chosen, size = fields(selection, tokens, self.d_model, self.d_ff, None), ffi.new("size_t *")
         none = [_memory.NONE] * 6
         check(lib.moray_cuda_mlp_prepare(current(), self._call(kinds, chosen, tokens, max_tokens, none), size))
