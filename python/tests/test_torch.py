@@ -245,3 +245,30 @@ def test_a_forked_process_waits_for_no_thread_of_the_runtime():
         assert os.waitpid(child, 0)[1] == 0
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_backward_pass_is_refused_and_not_left_out():
+    gate, up, down = (torch.randn(shape) for shape in ((96, 64), (96, 64), (64, 96)))
+    linear = torch.nn.Linear(64, 40)
+    for name, module in [
+        ("w4a8_linear", W4A8Linear.from_linear(linear, Format.per_group(64))),
+        ("by_input", InputSparseLinear.from_linear(linear, 0.5)),
+        ("sparse_mlp", SparseMlp(gate, up, down, TopK(8))),
+    ]:
+        x = torch.randn(3, 64)
+        expected = module(x)
+        for layer in (module, torch.compile(module, fullgraph=True)):
+            # a forward pass is one whether a gradient is asked for or not
+            learned = x.clone().requires_grad_()
+            y = layer(learned)
+            assert torch.equal(y.detach(), expected)
+            with pytest.raises(moray.UnsupportedError, match=f"^moray::{name}: expected a forward pass alone"):
+                y.sum().backward()
+            with torch.no_grad():
+                assert torch.equal(layer(learned), expected)
+
+
+def test_a_fraction_of_a_neuron_is_refused():
+    gate, up, down = (torch.randn(shape) for shape in ((96, 64), (96, 64), (64, 96)))
+    with pytest.raises(moray.DtypeError, match="^k: expected a whole number"):
+        SparseMlp(gate, up, down, TopK(1.5))

@@ -1,7 +1,7 @@
 """moray in torch: operators that `torch.compile` takes whole, modules, and the conversion of a Hugging Face model.
 
 Operators take tensors of the CPU, and of CUDA devices where the library is built for them, in f32, f16 or bf16, forwards only: a backward pass is
-refused by torch.
+refused.
 """
 
 from . import on_cuda  # noqa: F401 - the operators on CUDA tensors

@@ -14,7 +14,7 @@ from .._memory import NONE
 from ..activations import SCALES, SCRATCH
 
 from ..format import PARTS
-from ..errors import DeviceError, DtypeError, LayoutError, LengthError, NullError
+from ..errors import DeviceError, DtypeError, LayoutError, LengthError, NullError, UnsupportedError
 from ..input_sparse import InputSparse
 from ..selection import Indices, Threshold, TopK
 from ..sparse_mlp import SparseMlp
@@ -242,3 +242,33 @@ def by_input(x: Tensor, weight: int, n: int, threshold: float, bias: Tensor | No
         MorayError: for tensors of other types, sizes or devices, and for a weight that does not live any more.
     """
     return torch.ops.moray.by_input.default(x, weight, n, threshold, bias)
+
+
+# Stands for a gradient in a graph that torch traces, and refuses to be computed.
+torch.library.define("moray::no_gradient", "(Tensor gradient, SymInt features, str name) -> Tensor")
+
+
+@torch.library.impl("moray::no_gradient", "CompositeExplicitAutograd")
+def _no_gradient(gradient, features, name):
+    raise UnsupportedError(f"{name}: expected a forward pass alone, got a backward pass through it")
+
+
+@torch.library.register_fake("moray::no_gradient")
+def _(gradient, features, name):
+    return gradient.new_empty((*gradient.shape[:-1], features))
+
+
+def _refuse_backward(name: str) -> None:
+    """Makes a backward pass an error; torch alone would warn, and leave gradients out."""
+
+    def keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.features, ctx.others = inputs[0].shape[-1], len(inputs) - 1
+
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
+        return torch.ops.moray.no_gradient.default(gradient, ctx.features, name), *(None for _ in range(ctx.others))
+
+    torch.library.register_autograd(name, backward, setup_context=keep)
+
+
+for _name in ("moray::w4a8_linear", "moray::sparse_mlp", "moray::by_input"):
+    _refuse_backward(_name)

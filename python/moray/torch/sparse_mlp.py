@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import sparse_mlp as library
+from .._numbers import whole
 from ..errors import UnsupportedError
 from ..quantized import Quantized
 from ..selection import Indices, Selection, Threshold, TopK, indices as to_indices
@@ -50,7 +51,7 @@ class SparseMlp(nn.Module):
             case Threshold(threshold, score, scale):
                 self._kind, self._value, self._score = "threshold", float(threshold), score
             case TopK(k, score, scale):
-                self._kind, self._value, self._score = "top_k", float(k), score
+                self._kind, self._value, self._score = "top_k", float(whole("k", k)), score
             case _:
                 raise UnsupportedError(f"selection: expected Indices, Threshold, TopK or None, got {type(selection).__name__}")
         self.register_buffer("indices", listed, persistent=False)
