@@ -6,7 +6,7 @@ use super::mlp::Mlp;
 use super::recompute::Recompute;
 use crate::attention::{Call, Heads, KvPolicy, Span};
 use crate::error::{Error, Result, check_len};
-use crate::policy::Wanted;
+use crate::policy::{Projection, Wanted};
 use crate::sparse_mlp::Selection;
 use std::ops::Range;
 
@@ -107,6 +107,17 @@ impl<B: Backend> Pass<'_, B> {
 }
 
 impl<B: Backend> Layer<B> {
+    /// A matrix by its place; none for those of an MLP that lies by neuron.
+    pub fn matrix(&self, projection: Projection) -> Option<&B::Linear> {
+        match (projection, &self.mlp) {
+            (Projection::Qkv, _) => Some(&self.qkv),
+            (Projection::Output, _) => Some(&self.o),
+            (Projection::GateUp, Mlp::Whole { gate_up, .. }) => Some(gate_up),
+            (Projection::Down, Mlp::Whole { down, .. }) => Some(down),
+            (Projection::GateUp | Projection::Down, _) => None,
+        }
+    }
+
     /// Checks the sizes against the model's.
     ///
     /// # Errors

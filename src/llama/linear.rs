@@ -162,7 +162,7 @@ impl Linear {
     /// # Errors
     /// As [`Preview::new`]; [`Error::Unsupported`] for a matrix by input or with norms of heads.
     pub fn with_preview(mut self, sizes: &[f32], exact: NonZeroUsize, read: f32) -> Result<Self> {
-        if matches!(self.weight, Weight::ByInput(_)) || self.qk_norm.is_some() {
+        if self.is_by_input() || self.qk_norm.is_some() {
             let (expected, got) = ("an output layer by output", "another matrix".into());
             return Err(Error::Unsupported { what: "preview", expected, got });
         }
@@ -238,9 +238,14 @@ impl Linear {
         }
     }
 
+    /// Whether its weights lie by input, so that inputs can be selected.
+    pub fn is_by_input(&self) -> bool {
+        matches!(self.weight, Weight::ByInput(_))
+    }
+
     /// Checks that its weights are read input by input.
     pub(super) fn check_by_input(&self) -> Result<()> {
-        if matches!(self.weight, Weight::ByInput(_)) {
+        if self.is_by_input() {
             return Ok(());
         }
         let (expected, got) = ("weights by input for a selection of inputs", "weights by output".into());

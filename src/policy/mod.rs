@@ -21,6 +21,7 @@
 //! | [`Wina`] | inputs of a matrix | per token | \|x\|·‖column‖, exactly top-k or above a calibrated threshold | – |
 //! | [`Random`] | both | beforehand | a fixed seed | kept rows |
 //! | [`Lists`] | both | beforehand | given | kept rows |
+//! | [`InLayers`] | its own | as another policy, in some of the layers | | |
 //! | [`Calibrate`] | both | keeps all | shows a calibration what it sees | whole |
 //!
 //! [`TABLE`] names them for commands. A policy is added in a file of its own here, and a line in that table.
@@ -36,6 +37,7 @@ mod deja_vu;
 mod found;
 mod griffin;
 mod head_norm;
+mod in_layers;
 mod lists;
 mod low_rank;
 mod magnitude;
@@ -70,6 +72,7 @@ pub use deja_vu::deja_vu;
 pub use found::{Array, Elements, Found};
 pub use griffin::Griffin;
 pub use head_norm::HeadNorm;
+pub use in_layers::InLayers;
 pub use lists::Lists;
 pub use low_rank::LowRank;
 pub use magnitude::Magnitude;

@@ -247,6 +247,38 @@ impl Plain {
         ))
     }
 
+    /// The layers in 4 bits, by input where `by_input` says it of a layer's matrix, the others by output.
+    pub fn w4a8_partly_by_input(&self, format: Format, by_input: impl Fn(usize, Projection) -> bool) -> Model<Cpu> {
+        let by_output = |matrix: &Matrix| matrix.w4a8(format);
+        let mut layers = self.layers(by_output, |layer| Mlp::Whole {
+            gate_up: by_output(&layer.gate.over(&layer.up)),
+            down: by_output(&layer.down),
+        });
+        let others = self.layers(
+            |matrix| matrix.w4a8_by_input(format),
+            |layer| Mlp::Whole {
+                gate_up: layer.gate.over(&layer.up).w4a8_by_input(format),
+                down: layer.down.w4a8_by_input(format),
+            },
+        );
+        for (index, (layer, other)) in layers.iter_mut().zip(others).enumerate() {
+            let replace = |matrix: &mut Linear, other: Linear, projection| {
+                if by_input(index, projection) {
+                    *matrix = other;
+                }
+            };
+            replace(&mut layer.qkv, other.qkv, Projection::Qkv);
+            replace(&mut layer.o, other.o, Projection::Output);
+            if let (Mlp::Whole { gate_up, down }, Mlp::Whole { gate_up: others, down: other }) =
+                (&mut layer.mlp, other.mlp)
+            {
+                replace(gate_up, others, Projection::GateUp);
+                replace(down, other, Projection::Down);
+            }
+        }
+        self.assemble(layers)
+    }
+
     /// f32, MLPs by neuron.
     pub fn by_neuron(&self) -> Model<Cpu> {
         self.assemble(self.layers(Matrix::dense, |layer| {

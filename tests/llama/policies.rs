@@ -6,8 +6,8 @@ use moray::attention::KvPolicy;
 use moray::attention::Span;
 use moray::llama::{LogitRows, Model, Sequence, Settings};
 use moray::policy::{
-    Griffin, HeadNorm, Kept, Lists, LowRank, Observed, Policy, PolicyConfig, Predicted, PredictedLayer, Projection,
-    Random, RefreshOptions, Refreshed, Site, Sizes, TdaQuantile, Teal, TopK, Values, Wanted, Wina,
+    Griffin, HeadNorm, InLayers, Kept, Lists, LowRank, Observed, Policy, PolicyConfig, Predicted, PredictedLayer,
+    Projection, Random, RefreshOptions, Refreshed, Site, Sizes, TdaQuantile, Teal, TopK, Values, Wanted, Wina,
 };
 use moray::sparse_mlp::{NeuronList, Selection};
 use moray::w4a8::{Format, Offset};
@@ -249,6 +249,40 @@ fn thresholds_on_the_inputs_of_every_matrix_are_counted_and_hold_for_recomputed_
         // quotients of the same counts: a few roundings of f64 apart
         assert!((session.policies().usage().fraction(&Site::INPUTS).unwrap() - all).abs() < 8.0 * f64::EPSILON);
     }
+}
+
+#[test]
+fn a_policy_in_some_layers_matches_thresholds_of_0_in_the_others() {
+    let (cpu, tokens) = (Cpu::detect(), tokens(18, LEN));
+    let (plain, group) = (multi_head(3), Format::per_group(32, Offset::F16));
+    let all = plain.w4a8_by_input(group);
+    let some = |layer: usize, projection: Projection| (layer + projection as usize) % 3 > 0;
+    let only_gate_up = |_: usize, projection: Projection| projection == Projection::GateUp;
+    for by_input in [&some as &dyn Fn(usize, Projection) -> bool, &only_gate_up, &|_, _| false, &|_, _| true] {
+        let model = plain.w4a8_partly_by_input(group, by_input);
+        let (mut settings, mut expected) = (roomy(LEN), roomy(LEN));
+        for (projection, threshold) in Projection::ALL.into_iter().zip(THRESHOLDS) {
+            let layers = model.layers().iter().map(|layer| layer.matrix(projection).unwrap().is_by_input());
+            let layers: Vec<bool> = layers.collect();
+            assert!(layers.iter().enumerate().all(|(layer, &is)| is == by_input(layer, projection)));
+            let thresholds = layers.iter().map(|&by_input| if by_input { threshold } else { 0.0 }).collect();
+            expected = expected.with(Teal::new(projection, thresholds).unwrap());
+            let teal = Arc::new(Teal::new(projection, vec![threshold; 3]).unwrap());
+            settings = settings.with(InLayers::new(teal, layers));
+        }
+        let run = |settings| generation(&cpu, &model, settings, &tokens);
+        assert_same(&run(&settings), &generation(&cpu, &all, &expected, &tokens), "thresholds of 0");
+        let mut session = model.session(&cpu, settings).unwrap();
+        feed(&cpu, &model, &mut session, &tokens);
+        let usage = session.policies().usage();
+        for (layer, projection) in (0..3).flat_map(|layer| Projection::ALL.map(|projection| (layer, projection))) {
+            let kept = usage.kept(Site::Inputs(projection), layer);
+            assert_eq!(kept < 1.0, by_input(layer, projection), "{kept} of layer {layer}, {projection:?}");
+        }
+    }
+    let teal = Arc::new(Teal::new(Projection::Qkv, vec![0.5; 3]).unwrap());
+    let error = all.session(&cpu, roomy(LEN).with(InLayers::new(teal, vec![true; 2]))).map(drop).unwrap_err();
+    assert!(error.to_string().contains("layers"), "{error}");
 }
 
 #[test]

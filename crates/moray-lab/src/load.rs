@@ -36,9 +36,15 @@ pub enum Form {
     ByGate,
     /// As by neuron, but 4-bit rows of gate and up in tiles: for selections by all products of them.
     ByProduct,
-    /// All by input, for thresholds on inputs.
+    /// All by input, for selections of inputs.
     ByInput,
+    /// By input where one input's weights take [`SHORT_ROW`] bytes or more, the others by output.
+    ByLongInput,
 }
+
+/// Bytes of an input's weights from which on it pays to leave an input out: shorter rows lie so near that memory gives the skipped ones
+/// besides, and `results/by-input-*.md` have the products of 4 bits on both sides of it.
+pub const SHORT_ROW: usize = 1024;
 
 impl Form {
     /// The form of an MLP for a policy that reads all rows of these matrices for each token.
@@ -56,7 +62,7 @@ impl Form {
             Form::ByNeuron => Some(&[]),
             Form::ByGate => Some(&[Matrix::Gate]),
             Form::ByProduct => Some(&[Matrix::Gate, Matrix::Up]),
-            Form::Whole | Form::ByInput => None,
+            Form::Whole | Form::ByInput | Form::ByLongInput => None,
         }
     }
 
@@ -66,7 +72,16 @@ impl Form {
             Form::Whole => "whole",
             // the numbers are the same
             Form::ByNeuron | Form::ByGate | Form::ByProduct => "by-neuron",
-            Form::ByInput => "by-input",
+            Form::ByInput | Form::ByLongInput => "by-input",
+        }
+    }
+
+    /// Whether a matrix of `n` outputs whose weights have `bits` bits each lies by input.
+    pub(crate) fn is_by_input(self, n: usize, bits: usize) -> bool {
+        match self {
+            Form::ByInput => true,
+            Form::ByLongInput => n * bits >= 8 * SHORT_ROW,
+            Form::Whole | Form::ByNeuron | Form::ByGate | Form::ByProduct => false,
         }
     }
 }

@@ -145,13 +145,13 @@ pub(crate) fn linear(parts: &[Tensor<'_>], scheme: WeightScheme, form: Form) -> 
 /// # Errors
 /// [`Error::Kernel`] for a mode to requantize them into.
 pub(crate) fn quantized_linear(parts: Vec<PackedMatrix>, scheme: WeightScheme, form: Form) -> Result<Linear> {
-    let float = |dtype| {
+    let float = |dtype: DenseType| {
         let n = parts.iter().map(|part| part.weight.n()).sum();
         let k = parts.first().map_or(0, |part| part.weight.k());
         let values: Vec<f32> = parts.iter().flat_map(PackedMatrix::dequantize).collect();
-        Ok(match form {
-            Form::ByInput => input_sparse::Weight::from_f32(&values, n, k, dtype)?.into(),
-            _ => DenseWeight::from_f32(&values, n, k, dtype)?.into(),
+        Ok(match form.is_by_input(n, 8 * dtype.bytes()) {
+            true => input_sparse::Weight::from_f32(&values, n, k, dtype)?.into(),
+            false => DenseWeight::from_f32(&values, n, k, dtype)?.into(),
         })
     };
     let order = parts.first().and_then(|part| part.order.clone());
@@ -229,7 +229,7 @@ fn requantize(tensor: &Tensor<'_>, format: Format) -> Result<QuantizedWeight> {
 
 fn dense(parts: &[Tensor<'_>], dtype: DenseType, form: Form) -> Result<Linear> {
     let (n, k) = (parts.iter().map(|part| part.shape[0]).sum(), parts.first().map_or(0, |part| part.shape[1]));
-    if form == Form::ByInput {
+    if form.is_by_input(n, 8 * dtype.bytes()) {
         let mut weight = input_sparse::Weight::zeros(n, k, dtype)?;
         for_rows(parts, k, |first, rows| weight.set_rows(first, rows))?;
         return Ok(weight.into());
@@ -257,9 +257,13 @@ fn for_rows(parts: &[Tensor<'_>], k: usize, mut f: impl FnMut(usize, &[f32]) -> 
 
 /// Integer codes in a form.
 fn packed(weight: &QuantizedWeight, form: Form) -> Result<Linear> {
-    match form {
-        Form::ByInput => Ok(input_sparse::Weight::from_quantized(weight)?.into()),
-        _ => Ok(PackedWeight::pack(weight).into()),
+    let bits = match weight.format().bits {
+        Bits::Four => 4,
+        Bits::Eight => 8,
+    };
+    match form.is_by_input(weight.n(), bits) {
+        true => Ok(input_sparse::Weight::from_quantized(weight)?.into()),
+        false => Ok(PackedWeight::pack(weight).into()),
     }
 }
 

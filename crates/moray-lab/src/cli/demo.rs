@@ -386,7 +386,7 @@ impl Demo {
              every matrix is read, those above calibrated thresholds. heads K: the fraction K of the attention heads runs."
                 .into(),
             if self.rows.iter().any(|row| row.name.ends_with("auto")) {
-                "auto: TEAL 0.75 and an output layer whose 64 largest logits are exact, the others those of a copy in 4 bits, of which 0.7 is read."
+                "auto: TEAL 0.75 in matrices of which an input has 1024 bytes of weights or more, and an output layer whose 64 largest logits are exact, the others those of a copy in 4 bits, of which 0.7 is read."
             } else {
                 "auto is not here: of so small an output layer a copy in 4 bits spares nothing."
             }

@@ -1,10 +1,10 @@
-//! `--sparse`, `--inputs` and `--logits`: what of the matrices is not read for a token, part by part or as one scheme.
+//! `--sparse`, `--inputs`, `--short-rows` and `--logits`: what of the matrices is not read for a token, part by part or as one scheme.
 
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
-use clap::{ArgMatches, Args, Command, FromArgMatches};
+use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 use moray::policy::{Named, Site};
 
 use super::switches::{inputs, inputs_help};
@@ -15,13 +15,26 @@ use super::{LogitsSwitch, Looked};
 pub struct LeftOut {
     /// Inputs that are read.
     pub inputs: Named,
+    /// Which matrices that is said of.
+    pub short_rows: ShortRows,
     /// Logits that are computed exactly.
     pub logits: LogitsSwitch,
 }
 
 impl LeftOut {
     /// Everything is read.
-    pub const NOTHING: LeftOut = LeftOut { inputs: Named::EVERY_INPUT, logits: LogitsSwitch(None) };
+    pub const NOTHING: LeftOut =
+        LeftOut { inputs: Named::EVERY_INPUT, short_rows: ShortRows::Sparse, logits: LogitsSwitch(None) };
+}
+
+/// What is done with matrices of which an input's weights take less than [`crate::load::SHORT_ROW`] bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum ShortRows {
+    /// Inputs are selected there as everywhere.
+    #[default]
+    Sparse,
+    /// They lie by output, and are read whole.
+    Whole,
 }
 
 /// A scheme of `--sparse` with the share of the inputs that it keeps.
@@ -49,7 +62,7 @@ impl Scheme {
     /// As [`Named::parse`].
     pub fn parts(self) -> moray::Result<LeftOut> {
         let inputs = Named::parse(Site::INPUTS[0], &format!("teal:{}", self.kept))?;
-        Ok(LeftOut { inputs, logits: LogitsSwitch(Some(Self::LOGITS)) })
+        Ok(LeftOut { inputs, short_rows: ShortRows::Whole, logits: LogitsSwitch(Some(Self::LOGITS)) })
     }
 }
 
@@ -77,13 +90,17 @@ impl fmt::Display for Scheme {
 /// The switches as they are stated.
 #[derive(Args)]
 struct Stated {
-    /// One scheme for all matrices: auto:K, which is --inputs teal:K --logits preview:64:0.7, K the kept share of the inputs, 0.75 for auto
-    /// alone; none by default. What it stands for cannot be stated besides.
-    #[arg(long, conflicts_with_all = ["inputs", "logits", "mlp"])]
+    /// One scheme for all matrices: auto:K, which is --inputs teal:K --short-rows whole --logits preview:64:0.7, K the kept share of the
+    /// inputs, 0.75 for auto alone; none by default. What it stands for cannot be stated besides.
+    #[arg(long, conflicts_with_all = ["inputs", "short_rows", "logits", "mlp"])]
     sparse: Option<Scheme>,
     /// Inputs that are read.
     #[arg(long, default_value = "all", value_parser = inputs, help = inputs_help())]
     inputs: Named,
+    /// Where an input's weights in a matrix take less than 1024 bytes, which memory gives with those around them: sparse, --inputs selects
+    /// there too; whole, the matrix lies by output and all of it is read.
+    #[arg(long, value_enum, default_value_t)]
+    short_rows: ShortRows,
     /// Logits that are computed exactly: all, or preview:N, for each token the N largest by a copy of the output layer in 4 bits; the others
     /// are that copy's. With preview:N:K the copy lies by input, and a token reads the share K of it that matters most to it.
     #[arg(long, default_value = "all")]
@@ -92,9 +109,9 @@ struct Stated {
 
 impl Stated {
     fn left_out(self) -> Result<LeftOut, clap::Error> {
-        let Stated { sparse, inputs, logits } = self;
+        let Stated { sparse, inputs, short_rows, logits } = self;
         let refused = |error: moray::Error| clap::Error::raw(clap::error::ErrorKind::ValueValidation, error);
-        sparse.map_or(Ok(LeftOut { inputs, logits }), |scheme| scheme.parts().map_err(refused))
+        sparse.map_or(Ok(LeftOut { inputs, short_rows, logits }), |scheme| scheme.parts().map_err(refused))
     }
 }
 
@@ -127,9 +144,9 @@ mod tests {
     #[test]
     fn a_scheme_is_the_parts_that_it_stands_for() {
         for (scheme, parts) in [
-            ("auto", "--inputs teal:0.75 --logits preview:64:0.7"),
-            ("auto:0.6", "--inputs teal:0.6 --logits preview:64:0.7"),
-            ("auto:1", "--inputs teal:1 --logits preview:64:0.7"),
+            ("auto", "--inputs teal:0.75 --short-rows whole --logits preview:64:0.7"),
+            ("auto:0.6", "--inputs teal:0.6 --short-rows whole --logits preview:64:0.7"),
+            ("auto:1", "--inputs teal:1 --short-rows whole --logits preview:64:0.7"),
         ] {
             let stated: Way = format!("--weights as-file --sparse {scheme}").parse().unwrap();
             let written: Way = format!("--weights as-file {parts}").parse().unwrap();
@@ -141,7 +158,14 @@ mod tests {
 
     #[test]
     fn what_a_scheme_stands_for_cannot_be_stated_besides() {
-        for besides in ["--inputs teal:0.7", "--inputs all", "--logits all", "--logits preview:2", "--mlp topk:0.5"] {
+        for besides in [
+            "--inputs teal:0.7",
+            "--inputs all",
+            "--short-rows sparse",
+            "--logits all",
+            "--logits preview:2",
+            "--mlp topk:0.5",
+        ] {
             let refusal = format!("--sparse auto {besides}").parse::<Way>().unwrap_err();
             let name = besides.split(' ').next().unwrap();
             assert!(refusal.contains("--sparse") && refusal.contains(name), "{refusal}");

@@ -21,7 +21,7 @@ mod switches;
 mod turns;
 mod ways;
 
-pub use left_out::{LeftOut, Scheme};
+pub use left_out::{LeftOut, Scheme, ShortRows};
 pub use logits::{LogitsSwitch, Looked};
 pub use peer::Peer;
 pub use switches::{Device, KvSwitch, Run, Switches};

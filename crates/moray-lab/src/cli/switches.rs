@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use moray::attention::{KvDtype, KvPolicy};
-use moray::llama::{Mlp, Model, Settings};
-use moray::policy::{Chosen, Context, Effect, Found, ModelSizes, Named, PolicyConfig, Projection, Site, Usage};
+use moray::llama::{Linear, Mlp, Model, Settings};
+use moray::policy::{
+    Chosen, Context, Effect, Found, InLayers, ModelSizes, Named, PolicyConfig, Projection, Site, Usage,
+};
 use moray::sparse_mlp::Weights;
 use moray::{Cpu, Isa};
 use serde::Serialize;
@@ -18,7 +20,7 @@ use serde::Serialize;
 use super::device::cuda;
 use super::effects::Effects;
 use super::eval::read_text;
-use super::{LeftOut, LogitsSwitch, Looked, progress_bar};
+use super::{LeftOut, LogitsSwitch, Looked, ShortRows, progress_bar};
 use crate::activations::ActivationScheme;
 use crate::calibration::{Calibration, PREVIEW, is_calibration};
 use crate::checkpoint::Checkpoint;
@@ -254,7 +256,10 @@ impl Switches {
                 // what a device holds has no tiles
                 (_, Chosen::Never) if self.device == Device::Cuda => Form::ByNeuron,
                 (_, Chosen::Never) => Form::of_neurons(self.mlp.reads_all()),
-                _ => Form::ByInput,
+                _ => match self.left_out.short_rows {
+                    ShortRows::Sparse => Form::ByInput,
+                    ShortRows::Whole => Form::ByLongInput,
+                },
             },
         }
     }
@@ -411,12 +416,23 @@ impl Switches {
         settings.kv_dtype = self.kv_type.into();
         settings.kv = self.kv.0;
         settings.gather_lists = !self.lists_in_place;
-        let policies = [self.heads, self.mlp, self.left_out.inputs];
         let file = self.calibration_file(&run.checkpoint)?;
         let sizes = run.model.config().sizes();
-        for policy in policies {
-            settings.policies.extend(policy.make_of(&sizes, &self.found(run, &policy, file.as_ref())?)?);
-        }
+        let made = |policy: &Named| -> Result<Vec<Arc<dyn PolicyConfig>>> {
+            Ok(policy.make_of(&sizes, &self.found(run, policy, file.as_ref())?)?)
+        };
+        settings.policies = [made(&self.heads)?, made(&self.mlp)?].concat();
+        let inputs = made(&self.left_out.inputs)?;
+        let Form::ByLongInput = self.load_options().form else {
+            settings.policies.extend(inputs);
+            return Ok(settings);
+        };
+        // one for each matrix
+        settings.policies.extend(inputs.into_iter().zip(Projection::ALL).map(|(policy, projection)| {
+            let layers = run.model.layers().iter();
+            let by_input = layers.map(|layer| layer.matrix(projection).is_some_and(Linear::is_by_input)).collect();
+            Arc::new(InLayers::new(policy, by_input)) as Arc<dyn PolicyConfig>
+        }));
         Ok(settings)
     }
 }
@@ -433,18 +449,22 @@ struct CalibrationText<'a> {
 }
 
 impl<'a> CalibrationText<'a> {
-    /// The model that effects are measured on. With int8 inputs any change of one layer moves the rounding of all that follow, by more than
-    /// a threshold does.
+    /// The model that effects are measured on, all of it by input. With int8 inputs any change of one layer moves the rounding of all that
+    /// follow, by more than a threshold does.
     fn unrounded(&self) -> moray::Result<&'a Run> {
-        match self.switches.weights.resolved(&self.run.checkpoint) {
-            WeightScheme::Dense | WeightScheme::F32 => return Ok(self.run),
-            _ => {}
+        let scheme = self.switches.weights.resolved(&self.run.checkpoint);
+        if matches!(scheme, WeightScheme::Dense | WeightScheme::F32)
+            && self.switches.left_out.short_rows == ShortRows::Sparse
+        {
+            return Ok(self.run);
         }
         if let Some(run) = self.exact.get() {
             return Ok(run);
         }
-        let mut switches = Switches { weights: WeightScheme::Dense, ..self.switches.clone() };
+        let weights = if scheme == WeightScheme::F32 { scheme } else { WeightScheme::Dense };
+        let mut switches = Switches { weights, ..self.switches.clone() };
         switches.activations = ActivationScheme::default();
+        switches.left_out.short_rows = ShortRows::Sparse;
         switches.left_out.logits = LogitsSwitch::default();
         let run = switches.load().map_err(|error| {
             let expected = "a model that can be held in 16 bits, to measure what thresholds do to it";
@@ -476,15 +496,9 @@ impl Context for CalibrationText<'_> {
         let Some(layer) = layers.get(layer) else {
             return Err(moray::Error::Index { what: "layer", limit: layers.len(), got: layer });
         };
-        let matrix = match (projection, &layer.mlp) {
-            (Projection::Qkv, _) => &layer.qkv,
-            (Projection::Output, _) => &layer.o,
-            (Projection::GateUp, Mlp::Whole { gate_up, .. }) => gate_up,
-            (Projection::Down, Mlp::Whole { down, .. }) => down,
-            _ => {
-                let expected = "matrices of an MLP by input";
-                return Err(moray::Error::Unsupported { what: "mlp", expected, got: "an MLP by neuron".into() });
-            }
+        let Some(matrix) = layer.matrix(projection) else {
+            let expected = "matrices of an MLP by input";
+            return Err(moray::Error::Unsupported { what: "mlp", expected, got: "an MLP by neuron".into() });
         };
         let (mut squares, mut row) = (vec![0.0f64; matrix.k()], vec![0.0; matrix.k()]);
         for n in 0..matrix.n() {
