@@ -138,8 +138,14 @@ impl FromArgMatches for LeftOut {
 
 #[cfg(test)]
 mod tests {
+    use moray::llama::{LogitRows, Sequence};
+    use moray::policy::Projection;
+
     use super::*;
     use crate::cli::Way;
+    use crate::dtype::DType;
+    use crate::fixture::Fixture;
+    use crate::load::SHORT_ROW;
 
     #[test]
     fn a_scheme_is_the_parts_that_it_stands_for() {
@@ -172,6 +178,40 @@ mod tests {
         }
         for text in ["", "auto:", "auto:0", "auto:1.5", "auto:nan", "automatic", "teal:0.7"] {
             assert!(text.parse::<Scheme>().unwrap_err().contains("auto:K"), "{text}");
+        }
+    }
+    #[test]
+    fn inputs_are_selected_of_matrices_of_long_rows_alone_where_short_ones_are_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("model.gguf");
+        let fixture = Fixture { d_ff: SHORT_ROW, dtype: DType::Q4_0, ..Fixture::default() };
+        fixture.write_gguf(&model).unwrap();
+        let outputs = |projection| match projection {
+            Projection::Qkv => (fixture.n_q_heads + 2 * fixture.n_kv_heads) * fixture.head_dim,
+            Projection::GateUp => 2 * fixture.d_ff,
+            Projection::Output | Projection::Down => fixture.hidden,
+        };
+        for (weights, bits) in [("as-file", 4), ("per-channel", 4), ("dense", 16), ("f32", 32)] {
+            for (short, least) in [("sparse", 0), ("whole", SHORT_ROW)] {
+                let way: Way = format!("--weights {weights} --inputs teal:0.5 --short-rows {short}").parse().unwrap();
+                let switches = way.on(&model).switches;
+                let run = switches.load().unwrap();
+                let mut session = run.model.session(&run.cpu, switches.settings(&run, 1, 64).unwrap()).unwrap();
+                let tokens: Vec<u32> = (0..64).map(|t| 3 + t * 5 % 250).collect();
+                run.model
+                    .forward(&run.cpu, &mut session, &[Sequence { slot: 0, tokens: &tokens }], LogitRows::Last)
+                    .unwrap();
+                let usage = session.policies().usage();
+                for (layer, projection) in
+                    (0..2).flat_map(|layer| Projection::ALL.map(|projection| (layer, projection)))
+                {
+                    let is_long = outputs(projection) * bits / 8 >= least;
+                    let matrix = run.model.layers()[layer].matrix(projection).unwrap();
+                    assert_eq!(matrix.is_by_input(), is_long, "{weights}, {short}, {projection:?}");
+                    let kept = usage.kept(Site::Inputs(projection), layer);
+                    assert_eq!(kept < 0.9, is_long, "{weights}, {short}, {projection:?}: {kept}");
+                }
+            }
         }
     }
 }
