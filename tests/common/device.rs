@@ -57,6 +57,14 @@ pub fn with_environment(test: &str, variables: &[(&str, Option<&str>)], body: im
     }
 }
 
+/// Runs `body`, a test that compares what blocks leave each other, in a process of its own where what warps have not done when their block
+/// tells another so comes late; nothing on a GPU.
+///
+/// `test` is the name of the calling test, which does nothing else.
+pub fn with_late_warps(test: &str, body: impl FnOnce()) {
+    with_environment(test, &[("SIMCUDA_BLOCKS", Some("youngest"))], body);
+}
+
 /// Whether this process is one that [`run_alone`] has started for the test.
 fn is_alone(test: &str) -> bool {
     std::env::var(CHILD).is_ok_and(|name| name == test)

@@ -15,7 +15,7 @@ use moray::device::{Access, Address, ElementKind, RawCall};
 use moray::{Device, Error};
 
 use crate::case::{bits, noise};
-use crate::device::{device, metered};
+use crate::device::{device, metered, with_late_warps};
 use crate::run::upload_spans;
 
 const HEAD_DIM: usize = 64;
@@ -191,6 +191,13 @@ fn raw_calls_over_an_engines_pages_match_the_safe_calls() {
         }
     }
     assert!(split, "a decode step of 320 positions is split");
+}
+
+/// A split tells that it is there when all of its warps have left what the last of the splits merges.
+#[test]
+fn splits_are_merged_whole_where_warps_are_late() {
+    const NAME: &str = "raw::splits_are_merged_whole_where_warps_are_late";
+    with_late_warps(NAME, raw_calls_over_an_engines_pages_match_the_safe_calls);
 }
 
 /// A replayed graph moves positions on whether or not there is room: tokens past the end touch nothing, in one launch as in two.

@@ -10,7 +10,7 @@ use moray::{Cpu, Device};
 
 use crate::case::{Call, bits};
 use crate::common::Random;
-use crate::device::{device, metered};
+use crate::device::{device, metered, with_late_warps};
 use crate::exact::run;
 use crate::w4a8::random_weight;
 
@@ -45,6 +45,13 @@ fn products_match_the_cpu_bit_for_bit_for_every_kind_shape_and_threshold() {
             }
         }
     }
+}
+
+/// A run tells that it is there when all of its warps have left their sums.
+#[test]
+fn runs_are_added_whole_where_warps_are_late() {
+    const NAME: &str = "four_bit::runs_are_added_whole_where_warps_are_late";
+    with_late_warps(NAME, products_match_the_cpu_bit_for_bit_for_every_kind_shape_and_threshold);
 }
 
 #[test]

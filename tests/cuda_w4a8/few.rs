@@ -1,7 +1,7 @@
 //! Quantization and multiplication in one launch: the CPU's bits, by every mode, element and kind of output.
 
 use crate::common::{Random, bits};
-use crate::device::{device, metered};
+use crate::device::{device, metered, with_late_warps};
 use crate::weights::random_weight;
 use half::{bf16, f16};
 use moray::device::DeviceElement;
@@ -329,6 +329,13 @@ fn whole_mlp_matches_cpu_bit_for_bit() {
             }
         }
     }
+}
+
+/// Blocks wait until all warps of all have left their gated outputs.
+#[test]
+fn whole_mlp_matches_cpu_where_warps_are_late() {
+    const NAME: &str = "few::whole_mlp_matches_cpu_where_warps_are_late";
+    with_late_warps(NAME, whole_mlp_matches_cpu_bit_for_bit);
 }
 
 /// Addresses of a whole MLP of one token per channel, and what holds them.

@@ -1,7 +1,7 @@
 //! The multiplication: every mode, variant and ragged shape.
 
 use crate::common::{Random, bits};
-use crate::device::device;
+use crate::device::{device, with_late_warps};
 use crate::weights::random_weight;
 use half::{bf16, f16};
 use moray::device::DeviceElement;
@@ -209,6 +209,16 @@ fn linear_matches_cpu_bit_for_bit_where_blocks_share_runs() {
             }
         }
     }
+}
+
+/// A block tells that its part of a tile is there when all of its warps have left their sums.
+#[test]
+fn shared_tiles_match_cpu_where_warps_are_late() {
+    const NAME: &str = "linear::shared_tiles_match_cpu_where_warps_are_late";
+    with_late_warps(NAME, || {
+        linear_matches_cpu_bit_for_bit_where_blocks_share_what_is_left_of_tiles();
+        linear_matches_cpu_bit_for_bit_where_blocks_share_runs();
+    });
 }
 
 proptest! {

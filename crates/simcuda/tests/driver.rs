@@ -54,6 +54,7 @@ fn wrong_setting_matches_invalid_value_and_names_the_variable() {
         ("SIMCUDA_DRIVER_VERSION", "13060"),
         ("SIMCUDA_ORDER", "sometimes"),
         ("SIMCUDA_SMS", "0"),
+        ("SIMCUDA_BLOCKS", "oldest"),
         ("SIMCUDA_SAMPLE", "gemm"),
         ("SIMCUDA_MEMORY", "0"),
     ] {

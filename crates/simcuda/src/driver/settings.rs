@@ -90,6 +90,12 @@ impl Settings {
         if let Some(workers) = read("SIMCUDA_WORKERS", "a number of threads from 1 up", positive)? {
             options.workers = workers;
         }
+        options.youngest_first = read("SIMCUDA_BLOCKS", "eldest or youngest", |text| match text {
+            "eldest" => Some(false),
+            "youngest" => Some(true),
+            _ => None,
+        })?
+        .unwrap_or(false);
         if let Some(budget) = read("SIMCUDA_BUDGET", "a number of warp-instructions from 1 up", positive)? {
             options.instruction_budget = budget;
         }

@@ -23,6 +23,9 @@ pub struct Options {
     pub max_shared_bytes: u32,
     /// Which blocks of a launch run; all by default.
     pub sample: Sample,
+    /// Whether a warp's atomic on global memory ends its block's turn, and of the blocks that wait for a turn the youngest goes first, all on
+    /// one worker: what the block's other warps have not done by then comes late.
+    pub youngest_first: bool,
     /// Seed of the order in which asynchronous operations are delivered.
     pub seed: u64,
 }
@@ -42,6 +45,7 @@ impl Options {
             sm_count: 16,
             max_shared_bytes,
             sample: Sample::default(),
+            youngest_first: false,
             seed: 0,
         }
     }

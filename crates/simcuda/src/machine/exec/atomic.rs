@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::super::check::shadow::Access;
 use super::half::{Bf16, Fp16, Half};
-use super::memory::{Plan, plan};
+use super::memory::{Plan, SHARED, plan};
 use super::undefined::Spread;
 use super::{Block, Flow, Inst, Isa, LANES, Op, Portable, Warp};
 
@@ -117,6 +117,10 @@ impl<const SIZE: usize, const SPACE: u8> Op for Atom<SIZE, SPACE> {
         }
         apply_lanes(w, i, &pointers, SIZE);
         b.counters.atomics += 1;
+        if b.env.options.youngest_first && SPACE != SHARED {
+            b.pause = true;
+            return Flow::Yield;
+        }
         Flow::Next
     }
 }

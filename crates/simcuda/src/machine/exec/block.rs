@@ -41,6 +41,8 @@ pub(crate) struct Block {
     pub memory: Memory,
     pub arena_base: u64,
     pub arena_span: usize,
+    /// Ends the turn of the block's cluster.
+    pub pause: bool,
     /// Whether any check is made, and which.
     pub checks: bool,
     pub levels: Levels,
@@ -92,6 +94,7 @@ impl Block {
             memory: env.memory.clone(),
             arena_base: env.memory.base(),
             arena_span: env.memory.span(),
+            pause: false,
             checks: env.levels.any(),
             levels: env.levels,
             metered: env.options.meter,

@@ -133,6 +133,9 @@ impl Cluster {
                         Ok(ran) => moved |= ran,
                         Err(fault) => return Outcome::Fault(fault),
                     }
+                    if std::mem::take(&mut self.blocks[block].pause) {
+                        return Outcome::Parked;
+                    }
                 }
             }
             if !live {

@@ -16,6 +16,8 @@ use super::stuck;
 const QUANTUM: u32 = 50_000;
 /// One of so many turns is first offered to a cluster that polled: what others do may be to poll in another way.
 const FAIR_TURNS: u64 = 16;
+/// One of so many turns is the eldest's where the youngest has the others, which may wait for it by atomics.
+const ELDEST_TURNS: u64 = 1024;
 /// Turns one after the other in which clusters only poll before that counts as a deadlock; a turn with a pause counts as so many.
 const IDLE_TURNS: u32 = 10_000;
 const PAUSE_TURNS: u32 = 10;
@@ -91,7 +93,8 @@ pub(crate) fn run_job(env: Arc<Env>, clusters: u64) -> Result<Totals, Box<Fault>
         fault: None,
         totals: Totals::new(&env),
     };
-    let helpers = (env.options.workers.max(1) as u64).min(clusters) - 1;
+    let workers = if env.options.youngest_first { 1 } else { env.options.workers.max(1) as u64 };
+    let helpers = workers.min(clusters) - 1;
     let job = Arc::new(Job {
         clusters,
         budget: AtomicU64::new(env.options.instruction_budget),
@@ -132,7 +135,9 @@ impl Job {
         }
         shared.turns += 1;
         let fair = if shared.turns.is_multiple_of(FAIR_TURNS) { shared.polling.pop_front() } else { None };
-        fair.or_else(|| shared.parked.pop_front()).or_else(|| shared.polling.pop_front())
+        let youngest = self.env.options.youngest_first && !shared.turns.is_multiple_of(ELDEST_TURNS);
+        let parked = |shared: &mut Shared| if youngest { shared.parked.pop_back() } else { shared.parked.pop_front() };
+        fair.or_else(|| parked(&mut shared)).or_else(|| shared.polling.pop_front())
     }
 
     fn work(&self) {
