@@ -142,8 +142,10 @@ struct Run {
     }
 
     __device__ __forceinline__ void fetch() {
+        const uint32_t lane = threadIdx.x % 32, there = next < end ? min(p.group_size, end - next) : 0;
+        const float* from = p.x + (size_t(token0) * p.k + next + lane);
 #pragma unroll
-        for (uint32_t i = 0; i < LOOKS; i++) ahead[i] = value(0, i);
+        for (uint32_t i = 0; i < LOOKS; i++) ahead[i] = lane + 32 * i < there ? from[32 * i] : 0.0f;
     }
 
     // Lists the next group: at least one step, perhaps of nothing.
@@ -182,7 +184,9 @@ struct Run {
         const uint32_t shift = 4 * (rounds % ROUNDS);
         counts = (counts & ~(15u << shift)) | steps << shift;
         listed += steps, rounds++, next += WARPS * p.group_size;
-        if constexpr (TOKENS == 1) fetch();
+        if constexpr (TOKENS == 1) {
+            if (next < end) fetch();
+        }
         __syncwarp();
     }
 
@@ -287,7 +291,7 @@ struct Outputs {
     bool there;
     float chain[EACH] = {}, total[EACH] = {};
     int32_t whole[EACH] = {};  // of channels' scales
-    uint32_t scale[WARPS], second[WARPS];
+    uint32_t scale[WARPS] = {}, second[WARPS] = {};
 
     __device__ __forceinline__ explicit Outputs(const FourBitParams& p) : p(p) {
         within = threadIdx.x % COLUMNS, first = threadIdx.x / COLUMNS * EACH;
@@ -297,14 +301,15 @@ struct Outputs {
 
     // Loads the scales of a round's groups, from group `group` on.
     __device__ __forceinline__ void fetch(uint32_t group, uint32_t count) {
+        if (!there || p.group_scale == GroupScale::none) return;
         const uint32_t parts = p.offset == Offset::none ? 1 : 2;
-        const auto* row = static_cast<const uint16_t*>(p.scales) + column;
+        const size_t stride = size_t(parts) * p.d;
+        const uint16_t* row = static_cast<const uint16_t*>(p.scales) + group * stride + column;
 #pragma unroll
-        for (uint32_t i = 0; i < WARPS; i++) {
-            const bool reads = there && i < count && p.group_scale != GroupScale::none;
-            const uint16_t* of = row + size_t(group + i) * parts * p.d;
-            scale[i] = reads ? of[0] : 0;
-            second[i] = reads && parts == 2 ? of[p.d] : 0;
+        for (uint32_t i = 0; i < WARPS; i++, row += stride) {
+            if (i >= count) break;
+            scale[i] = row[0];
+            if (parts == 2) second[i] = row[p.d];
         }
     }
 
