@@ -113,6 +113,13 @@ __device__ __forceinline__ uint4 load_streaming(const void* p_gmem) {
     return v;
 }
 
+// The same for 8 bytes, at a multiple of 8.
+__device__ __forceinline__ uint2 load_streaming_8(const void* p_gmem) {
+    uint2 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];\n" : "=r"(v.x), "=r"(v.y) : "l"(p_gmem));
+    return v;
+}
+
 // prefetch (9.7.9.16): brings the line of an address to the second-level cache.
 __device__ __forceinline__ void prefetch_l2(const void* p_gmem) { asm volatile("prefetch.global.L2 [%0];\n" ::"l"(p_gmem)); }
 

@@ -113,6 +113,15 @@ struct DownParams {
 };
 static_assert(sizeof(DownParams) == 176);
 
+struct WholeParams {
+    GateUpParams gate_up;  // of one token, with gate and up
+    DownParams down;       // of its neurons and hidden
+    uint32_t* arrived;     // [2], zeros between launches
+    uint32_t splits;       // of the list for down
+    uint32_t reserved;
+};
+static_assert(sizeof(WholeParams) == 424);
+
 struct CombineParams {
     const float* partial;    // f32 [splits, tokens, d_model]
     const float* act_scale;  // f32 [tokens] or null

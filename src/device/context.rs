@@ -29,7 +29,7 @@ pub(super) struct Context {
     /// Shared memory that a block may ask for.
     pub(super) shared_bytes: u32,
     /// Whether it takes cooperative launches.
-    #[cfg(feature = "cuda-w4a8")]
+    #[cfg(any(feature = "cuda-sparse-mlp", feature = "cuda-w4a8"))]
     pub(super) launches_together: bool,
     /// Every module of the crate, from when it was first asked for.
     modules: HashMap<&'static str, OnceLock<Functions>>,
@@ -69,7 +69,7 @@ impl Context {
             capability,
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
-            #[cfg(feature = "cuda-w4a8")]
+            #[cfg(any(feature = "cuda-sparse-mlp", feature = "cuda-w4a8"))]
             launches_together: attribute(Attribute::CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH)? != 0,
             modules: MODULES.iter().copied().flatten().map(|module| (module.name, OnceLock::new())).collect(),
             loading: Mutex::new(context.clone()),

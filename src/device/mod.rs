@@ -167,7 +167,7 @@ impl Device {
     }
 
     /// Whether the blocks of a launch can be asked to be resident together.
-    #[cfg(feature = "cuda-w4a8")]
+    #[cfg(any(feature = "cuda-sparse-mlp", feature = "cuda-w4a8"))]
     pub(crate) fn launches_together(&self) -> bool {
         self.shared.launches_together
     }

@@ -119,7 +119,7 @@ impl<'a> Queue<'a> {
     }
 
     /// Starts so many blocks of a kernel that wait for each other.
-    #[cfg(feature = "cuda-w4a8")]
+    #[cfg(any(feature = "cuda-sparse-mlp", feature = "cuda-w4a8"))]
     pub(crate) fn launch_together<P: Copy>(&self, kernel: Kernel<P>, grid: [u32; 3], params: P) -> Result<()> {
         self.start(kernel, Grid { blocks: grid, together: true }, params)
     }

@@ -111,7 +111,7 @@ fn refused_calls_launch_nothing() {
         return;
     };
     let kernels: Vec<&str> = all.iter().map(|launch| launch.kernel()).collect();
-    let call = ["sparse_mlp_gate_up_f16_1", "sparse_mlp_down_f16_1"];
+    let call = ["sparse_mlp_whole_f16_1"];
     let observed = ["sparse_mlp_norms", "sparse_mlp_observe"];
     assert_eq!(kernels, [&call[..], &observed].concat());
 }

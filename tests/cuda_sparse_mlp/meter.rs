@@ -6,6 +6,7 @@ use moray::sparse_mlp::cuda::{NeuronList, Selection, Workspace, forward};
 
 use crate::common::Random;
 use crate::device::metered;
+use crate::raw::call_by_parts;
 use crate::run::{Model, call, shape};
 
 /// Every third neuron of 192, d_model 512: the weights' sectors and what else a kernel reads, by kernel.
@@ -23,7 +24,9 @@ fn gathers_read_the_selected_rows_once_in_whole_sectors() {
             Model::f16(device, &mut random, shape(d_model, d_ff)),
             Model::four_bit(device, &mut random, [1; 3], 32, shape(d_model, d_ff)),
         ] {
-            call(device, &model.device, &random.weights(d_model, 1.0), &Selection::List(&list), None);
+            let x = random.weights(d_model, 1.0);
+            call(device, &model.device, &x, &Selection::List(&list), None);
+            call_by_parts(device, &model, &x, &kept);
         }
     }) else {
         return;
@@ -48,6 +51,15 @@ fn gathers_read_the_selected_rows_once_in_whole_sectors() {
     // the list and its activations once for each of 2 tiles of 256 columns, the count for each warp of 6 splits, whose sums are read
     // by the last of them
     check("sparse_mlp_down_f16_1", rows * row16, 2 * 2 * (rows / 4) + 2 * 6 * 8 + 6 * columns / 8);
+    // in one launch down reads the list once before a team waits, and with its activations once for each of 2 tiles of 256 columns (codes: one of
+    // 512), the count for each warp of all blocks twice; sums of 6 splits, by the last of them; a block looks whether the others have come
+    let whole = all.iter().find(|launch| launch.kernel() == "sparse_mlp_whole_f16_1").expect("the kernel has run");
+    let blocks = whole.count("blocks_run");
+    let down = 3 * 2 * (rows / 4) + 2 * 16 * blocks + 6 * columns / 8 + 64 * blocks;
+    check("sparse_mlp_whole_f16_1", rows * 3 * row16, others(4 * columns) + down);
+    // 16 groups of 32: a sector of f16 scales for each row of gate and up; of down each warp's part has scales of all columns, read by halves
+    let scales = 6 * 8 * 2 * columns * 2 / 32;
+    check("sparse_mlp_whole_int4_1", rows * (3 * row4 + 2), others(2 * 4 * columns) + down + scales);
 }
 
 /// Every third neuron of 1536: a warp reads the scales of a block of 32 neurons once, however many of its rows the list has.
@@ -58,10 +70,8 @@ fn down_reads_the_scales_of_a_block_once_for_each_warps_part() {
     let kept: Vec<u32> = (0..d_ff as u32).step_by(3).collect();
     let Some(all) = metered(NAME, |device| {
         let mut random = Random::new(44);
-        let mut list = NeuronList::new(device, d_ff).unwrap();
-        list.set(device, IndexList::new(&kept, d_ff).unwrap()).unwrap();
         let model = Model::four_bit(device, &mut random, [1; 3], 32, shape(d_model, d_ff));
-        call(device, &model.device, &random.weights(d_model, 1.0), &Selection::List(&list), None);
+        call_by_parts(device, &model, &random.weights(d_model, 1.0), &kept);
     }) else {
         return;
     };
@@ -76,8 +86,7 @@ fn down_reads_the_scales_of_a_block_once_for_each_warps_part() {
     // columns and the maxima of at most as many blocks as there are rows
     let others = 2 * parts + 48 * 8 + 48 * (256 + rows) / 8;
     let read = launch.count("global_load_sectors");
-    // a lane reads a sector of its scales in two halves, of which the first-level cache has the second
-    let limit = codes + 2 * scales(parts + blocks) + others;
+    let limit = codes + scales(parts + blocks) + others;
     assert!(
         read >= codes + scales(blocks) && read <= limit,
         "{read} sectors, {codes} of codes, {} of scales",
@@ -154,7 +163,9 @@ fn no_neurons_read_no_rows() {
         let mut random = Random::new(42);
         let model = Model::f16(device, &mut random, shape(512, 192));
         let list = NeuronList::new(device, 192).unwrap();
-        call(device, &model.device, &random.weights(512, 1.0), &Selection::List(&list), None);
+        let x = random.weights(512, 1.0);
+        call(device, &model.device, &x, &Selection::List(&list), None);
+        call_by_parts(device, &model, &x, &[]);
     }) else {
         return;
     };
@@ -165,12 +176,19 @@ fn no_neurons_read_no_rows() {
         assert!(launch.count("global_load_bytes") <= 4 * 32 * 16 * 16 + sums, "{launch:?}");
         assert!((1..=stores).contains(&launch.count("global_store_sectors")), "{launch:?}");
     }
+    let launch = all.iter().find(|launch| launch.kernel() == "sparse_mlp_whole_f16_1").expect("the kernel has run");
+    // each warp reads the count for gate and up, before it waits and after; the last teams of down read the sums of six parts; a block looks
+    // whether the others have come
+    let blocks = launch.count("blocks_run");
+    let (sums, looks) = (4 * 512 * 6, blocks * 4 * 64);
+    assert!(launch.count("global_load_bytes") <= 3 * blocks * 16 * 4 * 32 + sums + looks, "{launch:?}");
+    assert!((1..=7 * 512 / 8 + 4).contains(&launch.count("global_store_sectors")), "{launch:?}");
 }
 
 /// What a call of few tokens starts, whatever type its inputs have.
 #[test]
-fn few_tokens_take_two_launches_after_several_are_quantized_for_4_bits() {
-    const NAME: &str = "meter::few_tokens_take_two_launches_after_several_are_quantized_for_4_bits";
+fn one_token_takes_one_launch_and_several_two_after_they_are_quantized_for_4_bits() {
+    const NAME: &str = "meter::one_token_takes_one_launch_and_several_two_after_they_are_quantized_for_4_bits";
     let (d_model, d_ff) = (64, 96);
     let Some(all) = metered(NAME, |device| {
         let mut random = Random::new(45);
@@ -190,9 +208,9 @@ fn few_tokens_take_two_launches_after_several_are_quantized_for_4_bits() {
     };
     let kernels: Vec<&str> = all.iter().map(|launch| launch.kernel().trim_start_matches("sparse_mlp_")).collect();
     let expected = [
-        ["gate_up_f16_1", "down_f16_1"].as_slice(),
+        ["whole_f16_1"].as_slice(),
         &["gate_up_f16_8", "down_f16_8"],
-        &["gate_up_int4_1", "down_int4_1"],
+        &["whole_int4_1"],
         // 16-bit inputs of several tokens are widened first
         &["keep", "quantize", "gate_up_int4_8", "down_int4_8"],
     ];

@@ -13,7 +13,7 @@ use moray::w4a8::Group;
 use moray::{Device, Error};
 
 use crate::common::{Random, bits};
-use crate::device::{device, metered};
+use crate::device::{device, metered, with_late_warps};
 use crate::run::{Model, shape, subset};
 
 /// An engine's memory: what it has allocated, by addresses.
@@ -75,6 +75,7 @@ impl Engine<'_> {
             y: self.hold(&vec![f32::NAN; x.len()]).cast(),
             y_type: ElementKind::F32,
             kept: self.list(&[], shape.d_ff),
+            together: None,
             workspace: self.hold(&vec![f32::NAN; plan.workspace_bytes() / 4]),
             workspace_bytes: plan.workspace_bytes(),
         }
@@ -84,6 +85,15 @@ impl Engine<'_> {
         // SAFETY: the engine holds every buffer of the call.
         unsafe { call.launch(self.device, self.device.raw_stream()).unwrap() };
     }
+}
+
+/// A call in two launches or more.
+pub fn call_by_parts(device: &Device, model: &Model, x: &[f32], kept: &[u32]) {
+    let mut engine = Engine { device, slices: Vec::new() };
+    let list = engine.list(kept, model.host.shape().d_ff);
+    let call = engine.call(model, x, Selection::List(list));
+    engine.run(&call);
+    device.synchronize().unwrap();
 }
 
 /// The safe call with the same inputs.
@@ -153,6 +163,60 @@ fn raw_call_over_an_engines_memory_matches_the_safe_call() {
             assert_eq!(bits(&engine.read(call.y.cast(), x.len())), bits(&expected), "{raw:?}, {tokens} tokens");
         }
     }
+}
+
+/// Both parts in one launch, over tiles of columns and parts of the list that are more than the teams of blocks and fewer, neurons that are
+/// fewer than blocks, a part's rows that are more than are asked for ahead, rows wider than shared memory; again in the same memory.
+#[test]
+fn one_token_in_one_launch_matches_two_bit_for_bit() {
+    let Some(device) = device() else { return };
+    let mut random = Random::new(75);
+    let (f16, bf16, four_bits): (usize, usize, usize) = (0, 1, 2);
+    let cases = [
+        (f16, 64, 100, 0.6),
+        (f16, 1096, 2304, 0.9),
+        (f16, 8, 3, 1.0),
+        (bf16, 264, 1600, 0.3),
+        (bf16, 8200, 24, 0.0),
+        (four_bits, 64, 96, 0.7),
+        (four_bits, 1056, 6400, 0.95),
+        (four_bits, 576, 1536, 0.1),
+        (four_bits, 32_800, 32, 0.5),
+    ];
+    for (kind, d_model, d_ff, share) in cases {
+        let of = shape(d_model, d_ff);
+        let model = match kind {
+            0 => Model::f16(&device, &mut random, of),
+            1 => Model::bf16(&device, &mut random, of),
+            _ => Model::four_bit(&device, &mut random, [d_ff / 32 % 4, 2, d_model / 32 % 4], 32, of),
+        };
+        let model = model.with_biases(&device, &mut random);
+        let mut engine = Engine { device: &device, slices: Vec::new() };
+        let list = engine.list(&subset(&mut random, d_ff, share), d_ff);
+        let mut words = vec![0u32; mask_words(d_ff)];
+        (0..d_ff).filter(|j| j % 5 < 3).for_each(|j| words[j / 32] |= 1 << (j % 32));
+        let masks = engine.hold(&words);
+        let x = random.weights(d_model, 1.0);
+        for selection in [Selection::List(list), Selection::Masks(masks), Selection::All] {
+            let two = engine.call(&model, &x, selection);
+            engine.run(&two);
+            let together = engine.hold(&[0u32; 2]);
+            let one = Mlp { together: Some(together), ..engine.call(&model, &x, selection) };
+            for _ in 0..2 {
+                engine.run(&one);
+                let [expected, got] = [two, one].map(|call| bits(&engine.read(call.y.cast(), d_model)));
+                assert!(got == expected, "{selection:?}, kind {kind}, {d_model} of {d_ff}");
+                assert_eq!(engine.read(together, 2), [0u32, 0]);
+            }
+        }
+    }
+}
+
+/// Blocks wait until all warps of all have left their products, and the last part of the list until the sums of the others are there.
+#[test]
+fn one_launch_matches_two_where_warps_are_late() {
+    const NAME: &str = "raw::one_launch_matches_two_where_warps_are_late";
+    with_late_warps(NAME, one_token_in_one_launch_matches_two_bit_for_bit);
 }
 
 /// x in 16 bits is what it is in f32.

@@ -48,7 +48,7 @@ pub fn forward<X: DeviceElement, E: DeviceElement>(
     selection.check(tokens, d_model, d_ff)?;
     let plan = *workspace.plan();
     let mut arguments = Arguments::new(device);
-    let (memory, kept) = workspace.hold(&mut arguments)?;
+    let (memory, kept, together) = workspace.hold(&mut arguments)?;
     let mlp = raw::Mlp {
         plan,
         weights: weights.hold(&mut arguments)?,
@@ -60,6 +60,7 @@ pub fn forward<X: DeviceElement, E: DeviceElement>(
         y: arguments.write("y", y)?.cast(),
         y_type: E::KIND,
         kept,
+        together: Some(together),
         workspace: memory,
         workspace_bytes: plan.workspace_bytes(),
     };

@@ -112,6 +112,16 @@ pub(super) struct DownParams {
 
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
+pub(super) struct WholeParams {
+    pub(super) gate_up: GateUpParams,
+    pub(super) down: DownParams,
+    pub(super) arrived: u64,
+    pub(super) splits: u32,
+    pub(super) reserved: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
 pub(super) struct CombineParams {
     pub(super) partial: u64,
     pub(super) act_scale: u64,
@@ -249,6 +259,7 @@ layout!(
     offset = 168,
     reserved = 172
 );
+layout!(WholeParams, 424, gate_up = 0, down = 232, arrived = 408, splits = 416, reserved = 420);
 layout!(
     CombineParams,
     64,
@@ -414,6 +425,23 @@ pub(super) const OBSERVE: Kernel<StatisticParams> = Kernel::new(&MODULE_SELECT, 
 pub(super) const QUANTIZE: Kernel<QuantizeParams> = Kernel::new(&MODULE_SELECT, "sparse_mlp_quantize", 1024, 0, 40);
 pub(super) const UNION: Kernel<UnionParams> = Kernel::new(&MODULE_SELECT, "sparse_mlp_union", 1024, 0, 32);
 
+static MODULE_WHOLE: Module = Module::new(
+    "sparse_mlp/whole",
+    images::SPARSE_MLP_WHOLE,
+    &["sparse_mlp_whole_bf16_1", "sparse_mlp_whole_f16_1", "sparse_mlp_whole_int4_1"],
+);
+
+pub(super) const WHOLE_BF16_1: Kernel<WholeParams> = Kernel::new(&MODULE_WHOLE, "sparse_mlp_whole_bf16_1", 512, 0, 424);
+pub(super) const WHOLE_F16_1: Kernel<WholeParams> = Kernel::new(&MODULE_WHOLE, "sparse_mlp_whole_f16_1", 512, 0, 424);
+pub(super) const WHOLE_INT4_1: Kernel<WholeParams> = Kernel::new(&MODULE_WHOLE, "sparse_mlp_whole_int4_1", 512, 0, 424);
+
 /// Every compiled source.
-pub(crate) static MODULES: &[&Module] =
-    &[&MODULE_DOWN, &MODULE_DOWN_TILES, &MODULE_GATHER, &MODULE_GATHER_TILES, &MODULE_OPERAND, &MODULE_SELECT];
+pub(crate) static MODULES: &[&Module] = &[
+    &MODULE_DOWN,
+    &MODULE_DOWN_TILES,
+    &MODULE_GATHER,
+    &MODULE_GATHER_TILES,
+    &MODULE_OPERAND,
+    &MODULE_SELECT,
+    &MODULE_WHOLE,
+];

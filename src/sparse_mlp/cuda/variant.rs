@@ -1,6 +1,6 @@
 //! Which kernel computes how many tokens: a function of the row format, the tokens and the shape alone.
 
-use super::mirror::{self, DownParams, GateUpParams, OperandParams};
+use super::mirror::{self, DownParams, GateUpParams, OperandParams, WholeParams};
 use super::row_format::RowFormat;
 use crate::device::Kernel;
 
@@ -93,13 +93,18 @@ pub(super) fn down(format: RowFormat, tokens: usize, d_model: usize) -> Variant<
     Variant { kernel, grid }
 }
 
+/// The kernel of gate, up and down of one token in one launch.
+pub(super) fn whole(format: RowFormat) -> Kernel<WholeParams> {
+    [mirror::WHOLE_F16_1, mirror::WHOLE_BF16_1, mirror::WHOLE_INT4_1][index_of(format)]
+}
+
 /// Columns of y that a block of down computes.
 fn down_columns(format: RowFormat, tokens: usize) -> usize {
     let wide = if format == RowFormat::FourBit { 2 } else { 1 };
     match (token_tile(tokens), format) {
         (16, _) => 64 * wide,
         (64, _) => 128 * wide,
-        (1, RowFormat::FourBit) => 1024,
+        (1, RowFormat::FourBit) => 512,
         _ => 256,
     }
 }
@@ -114,10 +119,7 @@ pub(super) fn down_splits(
     multiprocessors: usize,
 ) -> usize {
     let (splits, least) = match is_tiled(tokens) {
-        false => {
-            let resident = if format == RowFormat::FourBit { 1 } else { 2 };
-            (resident * multiprocessors / d_model.div_ceil(down_columns(format, 1)), 32)
-        }
+        false => (2 * multiprocessors / d_model.div_ceil(down_columns(format, 1)), 32),
         true => {
             let blocks = d_model.div_ceil(down_columns(format, tokens)) * tokens.div_ceil(token_tile(tokens));
             ((2 * multiprocessors).div_ceil(blocks), 256)

@@ -16,6 +16,8 @@ pub struct Workspace {
     /// As [`Plan::sections`] cuts it.
     memory: CudaSlice<f32>,
     kept: NeuronList,
+    /// What blocks of one launch that wait for each other count in: zeros between calls.
+    together: CudaSlice<u32>,
 }
 
 impl Workspace {
@@ -27,12 +29,13 @@ impl Workspace {
         let multiprocessors = device.multiprocessors() as usize;
         let plan = Plan::new(weights.format(), weights.shape(), max_tokens, multiprocessors)?;
         let kept = NeuronList::new(device, plan.shape().d_ff)?;
-        Ok(Workspace { plan, memory: device.zeros(plan.workspace_bytes() / size_of::<f32>())?, kept })
+        let memory = device.zeros(plan.workspace_bytes() / size_of::<f32>())?;
+        Ok(Workspace { plan, memory, kept, together: device.zeros(2)? })
     }
 
     /// Bytes allocated on the device.
     pub fn memory_bytes(&self) -> usize {
-        size_of::<f32>() * (self.memory.len() + self.plan.shape().d_ff + 1)
+        size_of::<f32>() * (self.memory.len() + self.plan.shape().d_ff + 3)
     }
 
     pub(super) fn plan(&self) -> &Plan {
@@ -55,9 +58,18 @@ impl Workspace {
         Ok(())
     }
 
-    /// Holds the memory and the list for a call.
-    pub(super) fn hold<'a>(&'a mut self, arguments: &mut Arguments<'a>) -> Result<(Address<f32>, super::raw::List)> {
-        Ok((arguments.write("workspace", &mut self.memory)?, self.kept.hold_mut(arguments)?))
+    /// Holds the memory, the list and the counters for a call.
+    pub(super) fn hold<'a>(
+        &'a mut self,
+        arguments: &mut Arguments<'a>,
+    ) -> Result<(Address<f32>, super::raw::List, Address<u32>)> {
+        let memory = arguments.write("workspace", &mut self.memory)?;
+        Ok((memory, self.kept.hold_mut(arguments)?, arguments.write("workspace", &mut self.together)?))
+    }
+
+    /// What the blocks of a launch that wait for each other count in: zeros between calls, for whoever keeps a copy of the memory.
+    pub fn counters(&self) -> CudaView<'_, u32> {
+        self.together.as_view()
     }
 
     /// act(x·gate) of the last call, f32 \[max_tokens, [`Workspace::stride`]\]: by neuron after [`super::Selection::All`] and after

@@ -99,9 +99,20 @@ impl Enqueue for Down {
         if self.tokens == 0 {
             return Ok(());
         }
+        let Variant { kernel, grid } = variant::down(self.format, self.tokens, self.shape.d_model);
+        queue.launch(kernel, [grid[0], self.splits as u32, grid[1]], self.params())?;
+        match self.hidden {
+            Activations::Operand(operand) => combine(queue, self, &operand),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Down {
+    pub(super) fn params(&self) -> DownParams {
         let (hidden, _, _, operand) = self.hidden.params(self.format, self.tokens);
         let group = self.matrix.group;
-        let params = DownParams {
+        DownParams {
             rows: self.matrix.rows.get(),
             scales: or_null(self.matrix.scales),
             neurons: self.neurons.params(),
@@ -119,12 +130,6 @@ impl Enqueue for Down {
             group_size: group.map_or(self.shape.d_ff, |group| group.size) as u32,
             offset: group.map_or(0, |group| group.offset as u32),
             reserved: 0,
-        };
-        let Variant { kernel, grid } = variant::down(self.format, self.tokens, self.shape.d_model);
-        queue.launch(kernel, [grid[0], self.splits as u32, grid[1]], params)?;
-        match self.hidden {
-            Activations::Operand(operand) => combine(queue, self, &operand),
-            _ => Ok(()),
         }
     }
 }

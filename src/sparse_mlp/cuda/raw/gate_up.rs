@@ -86,10 +86,19 @@ impl Enqueue for GateUp {
         if self.tokens == 0 {
             return Ok(());
         }
-        let Shape { d_model, d_ff, activation } = self.shape;
+        let multiprocessors = queue.device().multiprocessors() as usize;
+        let Variant { kernel, grid } = variant::gate_up(self.format, self.tokens, self.shape.d_ff, multiprocessors);
+        let blocks = self.maxima.map_or(grid[0], |maxima| maxima.count as u32);
+        queue.launch(kernel, [blocks, grid[1], 1], self.params())
+    }
+}
+
+impl GateUp {
+    pub(super) fn params(&self) -> GateUpParams {
+        let Shape { d_model, activation, .. } = self.shape;
         let matrix = |matrix: Option<Matrix>| matrix.map(|m| m.params(self.format, d_model)).unwrap_or_default();
         let (x, x_dtype, x_int8, operand) = self.x.params(self.format, self.tokens);
-        let params = GateUpParams {
+        GateUpParams {
             gate: matrix(self.gate),
             up: matrix(self.up),
             neurons: self.neurons.params(),
@@ -109,15 +118,9 @@ impl Enqueue for GateUp {
                 Activation::Silu => 0,
                 Activation::Relu => 1,
             },
-        };
-        let multiprocessors = queue.device().multiprocessors() as usize;
-        let Variant { kernel, grid } = variant::gate_up(self.format, self.tokens, d_ff, multiprocessors);
-        let blocks = self.maxima.map_or(grid[0], |maxima| maxima.count as u32);
-        queue.launch(kernel, [blocks, grid[1], 1], params)
+        }
     }
-}
 
-impl GateUp {
     /// Whether it has what only few tokens may have.
     fn for_few(&self) -> bool {
         self.maxima.is_some() || self.arrivals.is_some()

@@ -1,6 +1,7 @@
 //! A whole call: its parts, one after the other.
 
 use super::activations::takes_codes;
+use super::whole::Whole;
 use super::{
     Activations, Down, FillOperand, GateUp, List, MaskValues, Matrix, Maxima, Neurons, Output, Plan, QuantizeRows,
     Score, Sections, SelectMask, Selection, Union, Weights,
@@ -36,6 +37,9 @@ pub struct Mlp {
     /// Where the neurons that any token keeps go, where the call makes the list itself: after masks and scores on the gate or the
     /// product. Not used otherwise.
     pub kept: List,
+    /// u32 \[2\], zeros before the first call and left so: with them a call of one token whose neurons are known before it is one launch, whose
+    /// blocks wait for each other, where the device has such. None: it is two. A launch that does not run to its end ends its context and them.
+    pub together: Option<Address<u32>>,
     /// Scratch, aligned to 16 bytes; see [`Plan::sections`] for what it holds after the call.
     pub workspace: Address<f32>,
     /// Bytes at `workspace`: at least [`Plan::workspace_bytes`].
@@ -50,8 +54,16 @@ impl Mlp {
     fn each_part(&self, visit: Visit<'_>) -> Result<()> {
         let sections = self.plan.sections(self.workspace);
         let x = self.prepare_inputs(&sections, visit)?;
-        let (neurons, maxima) = self.compute_hidden(&sections, x, visit)?;
-        self.down(&sections, neurons, maxima, visit)
+        match self.score() {
+            Some((score, keep)) if score.on != ScoreOn::Input => {
+                let (neurons, maxima) = self.select_by_value(&sections, x, score, keep, visit)?;
+                self.down(&sections, neurons, maxima, visit)
+            }
+            _ => {
+                let neurons = self.known_neurons(visit)?;
+                self.gather_and_down(&sections, x, neurons, visit)
+            }
+        }
     }
 
     /// Zeroes inputs that score too low if the selection is on inputs, and brings them into the kernels' form.
@@ -64,30 +76,34 @@ impl Mlp {
         prepare_inputs(&self.plan, s, self.tokens, (self.x, self.x_type), &select, visit)
     }
 
-    /// Fills the gate and the products and returns the positions of the products, and their maxima where down takes them.
-    fn compute_hidden(&self, s: &Sections, x: Activations, visit: Visit<'_>) -> Result<(Neurons, Option<Maxima>)> {
+    /// The neurons of a call that does not choose them by products; makes the list of masks.
+    fn known_neurons(&self, visit: Visit<'_>) -> Result<Neurons> {
         let all = Neurons::all(self.plan.shape().d_ff);
-        let neurons = match self.selection {
+        Ok(match self.selection {
             Selection::List(list) => Neurons { list: Some(list), ..all },
             Selection::Masks(masks) => {
                 visit(&self.union_of(masks))?;
                 Neurons { list: Some(self.kept), masks: Some(masks), ..all }
             }
             Selection::Union { list, masks } => Neurons { list: Some(list), masks: Some(masks), ..all },
-            Selection::All | Selection::Threshold { .. } | Selection::TopK { .. } => match self.score() {
-                Some((score, keep)) if score.on != ScoreOn::Input => {
-                    return self.select_by_value(s, x, score, keep, visit);
-                }
-                _ => all,
-            },
-        };
-        let Weights { gate, up, .. } = self.weights;
-        let gather = self.gather(s, x, neurons, Some(gate), Some((up, s.hidden)));
-        visit(&gather)?;
-        Ok((neurons, gather.maxima))
+            Selection::All | Selection::Threshold { .. } | Selection::TopK { .. } => all,
+        })
     }
 
-    /// Rows of every gate (and up, for a score on the product), then the selection, then the rest of what is kept.
+    /// Rows of gate, up and down of neurons that are known.
+    fn gather_and_down(&self, s: &Sections, x: Activations, neurons: Neurons, visit: Visit<'_>) -> Result<()> {
+        let Weights { gate, up, .. } = self.weights;
+        let gather = self.gather(s, x, neurons, Some(gate), Some((up, s.hidden)));
+        if let (1, Some(arrived)) = (self.tokens, self.together) {
+            let down = self.down_of(s, neurons, gather.maxima, Activations::Floats(s.hidden.cast(), ElementKind::F32));
+            return visit(&Whole { gate_up: gather, down, arrived });
+        }
+        visit(&gather)?;
+        self.down(s, neurons, gather.maxima, visit)
+    }
+
+    /// Rows of every gate (and up, for a score on the product), then the selection, then the rest of what is kept. Returns the positions of
+    /// the products, and their maxima where down takes them.
     fn select_by_value(
         &self,
         s: &Sections,
@@ -126,16 +142,22 @@ impl Mlp {
 
     /// Rows of down.
     fn down(&self, s: &Sections, neurons: Neurons, maxima: Option<Maxima>, visit: Visit<'_>) -> Result<()> {
-        let (format, shape, stride, tokens) = (self.plan.format(), self.plan.shape(), self.plan.stride(), self.tokens);
+        let (format, d_ff, stride, tokens) =
+            (self.plan.format(), self.plan.shape().d_ff, self.plan.stride(), self.tokens);
         let hidden = if is_tiled(tokens) {
             let (to, count) = (s.hidden_operand, neurons.list.map(|list| list.count));
-            visit(&FillOperand { format, x: s.hidden, count, to, n: shape.d_ff, stride, tokens })?;
+            visit(&FillOperand { format, x: s.hidden, count, to, n: d_ff, stride, tokens })?;
             Activations::Operand(to)
         } else {
             Activations::Floats(s.hidden.cast(), ElementKind::F32)
         };
+        visit(&self.down_of(s, neurons, maxima, hidden))
+    }
+
+    fn down_of(&self, s: &Sections, neurons: Neurons, maxima: Option<Maxima>, hidden: Activations) -> Down {
+        let (format, shape, stride, tokens) = (self.plan.format(), self.plan.shape(), self.plan.stride(), self.tokens);
         let matrix = self.weights.down;
-        visit(&Down {
+        Down {
             format,
             shape,
             matrix,
@@ -148,7 +170,7 @@ impl Mlp {
             partial: s.partial,
             arrivals: self.plan.arrivals(s, tokens),
             output: Output { bias: matrix.bias, residual: self.residual, y: self.y, y_type: self.y_type },
-        })
+        }
     }
 
     fn gather(

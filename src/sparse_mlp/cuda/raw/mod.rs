@@ -48,6 +48,7 @@
 //!     y: Address::new(0x7f20_0030_0000),
 //!     y_type: ElementKind::F16,
 //!     kept: list,
+//!     together: None,
 //!     workspace: Address::new(0x7f20_0040_0000),
 //!     workspace_bytes: plan.workspace_bytes(),
 //! };
@@ -78,6 +79,7 @@ mod quantize;
 mod select;
 mod selection;
 mod union;
+mod whole;
 
 pub use activations::{Activations, Codes, Operand};
 pub use arrivals::Arrivals;

@@ -239,6 +239,7 @@ impl Fill for MorayCudaMlp {
                 list: or_null(lent.optional_write("kept", self.kept)),
                 count: or_null(lent.optional_write("kept_count", self.kept_count)),
             },
+            together: None,
             workspace: lent.write_within("workspace", self.workspace, workspace_bytes).cast(),
             workspace_bytes,
         })
