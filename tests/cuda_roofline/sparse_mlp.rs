@@ -1,7 +1,8 @@
 //! One token's sparse MLP in the shape of Llama-3-8B, with neurons that are spread evenly.
 
 use half::f16;
-use moray::sparse_mlp::cuda::{NeuronList, Selection, Weights, Workspace, forward};
+use moray::sparse_mlp::cuda::raw::Plan;
+use moray::sparse_mlp::cuda::{NeuronList, RowFormat, Selection, Weights, Workspace, forward};
 use moray::sparse_mlp::{self as host, Activation, IndexList, Shape, Weights as HostWeights, bytes_read};
 use moray::w4a8::{Format, Offset, QuantizedWeight, Scales};
 
@@ -29,6 +30,20 @@ fn four_bit() -> HostWeights {
     HostWeights::from_quantized(SHAPE, &wide, &wide, &down).unwrap()
 }
 
+/// What blocks ask for of so many rows of down before they wait: the first rows of each warp's part of the list in a tile of columns, as far
+/// as there are so many; kernels/sparse_mlp/down.cuh.
+fn ahead_bytes(weights: &Weights, count: usize, multiprocessors: u32) -> usize {
+    const WARPS: usize = 8;
+    let (columns, bytes_of_8, rows) = if weights.format() == RowFormat::FourBit { (512, 4, 16) } else { (256, 16, 8) };
+    let plan = Plan::new(weights.format(), SHAPE, 1, multiprocessors as usize).unwrap();
+    let parts = plan.splits(1) * WARPS;
+    let share = count.div_ceil(parts).next_multiple_of(4);
+    let asked: usize = (0..parts).map(|part| count.saturating_sub(part * share).min(share).min(rows)).sum();
+    let tiles = SHAPE.d_model / columns;
+    assert!(tiles * plan.splits(1) <= 2 * multiprocessors as usize, "no team takes two units");
+    asked * tiles * columns / 8 * bytes_of_8
+}
+
 pub fn count(counter: &mut Counter) {
     let multiprocessors = counter.device.multiprocessors();
     for (name, host) in [("f16", dense()), ("q4-g64", four_bit())] {
@@ -50,10 +65,11 @@ pub fn count(counter: &mut Counter) {
                 });
                 (launches, bytes_read(&host, &host::Selection::List(on_host), &list))
             };
-            // gate and up are two of three matrices
-            let of = [("sparse_mlp_gate_up", bytes * 2 / 3, 0), ("sparse_mlp_down", bytes / 3, 0)];
+            let ahead = ahead_bytes(&weights, list.len(), multiprocessors);
             let id = format!("sparse_mlp/{name}/llama-3-8b/kept-{kept}/m1");
-            counter.row(&id, Some(multiprocessors), bytes, with_bytes(launches, &of));
+            let launches = with_bytes(launches, &[("sparse_mlp", bytes, 0)]);
+            let launches = launches.into_iter().map(|launch| launch.waits(1, ahead)).collect();
+            counter.row(&id, Some(multiprocessors), bytes, launches);
         }
     }
 }
