@@ -60,10 +60,21 @@ impl Engine<'_> {
 
     /// A call with memory of its own for everything but the selection.
     fn call<X: DeviceElement + bytemuck::Pod>(&mut self, model: &Model, x: &[X], selection: Selection) -> Mlp {
-        let shape = model.host.shape();
+        let (shape, multiprocessors) = (model.host.shape(), self.device.multiprocessors() as usize);
         let tokens = x.len() / shape.d_model;
         let format = PackedWeights::new(&model.host).unwrap().format;
-        let plan = Plan::new(format, shape, tokens, self.device.multiprocessors() as usize).unwrap();
+        self.planned(model, x, selection, Plan::new(format, shape, tokens, multiprocessors).unwrap())
+    }
+
+    fn planned<X: DeviceElement + bytemuck::Pod>(
+        &mut self,
+        model: &Model,
+        x: &[X],
+        selection: Selection,
+        plan: Plan,
+    ) -> Mlp {
+        let shape = model.host.shape();
+        let tokens = x.len() / shape.d_model;
         Mlp {
             plan,
             weights: self.weights(model),
@@ -208,6 +219,30 @@ fn one_token_in_one_launch_matches_two_bit_for_bit() {
                 assert!(got == expected, "{selection:?}, kind {kind}, {d_model} of {d_ff}");
                 assert_eq!(engine.read(together, 2), [0u32, 0]);
             }
+        }
+    }
+}
+
+/// A plan for fewer multiprocessors than there are has maxima of as many blocks; with one for more there would be blocks that wait for others
+/// that are not there.
+#[test]
+fn plan_for_another_number_of_multiprocessors_matches_two_launches_bit_for_bit() {
+    let Some(device) = device() else { return };
+    let mut random = Random::new(76);
+    let of = shape(64, 384);
+    for model in [Model::f16(&device, &mut random, of), Model::four_bit(&device, &mut random, [1, 2, 3], 32, of)] {
+        let x = random.weights(of.d_model, 1.0);
+        let format = PackedWeights::new(&model.host).unwrap().format;
+        for multiprocessors in [1, 5, 300] {
+            let mut engine = Engine { device: &device, slices: Vec::new() };
+            let plan = Plan::new(format, of, 1, multiprocessors).unwrap();
+            let two = engine.planned(&model, &x, Selection::All, plan);
+            engine.run(&two);
+            let together = Some(engine.hold(&[0u32; 2]));
+            let one = Mlp { together, ..engine.planned(&model, &x, Selection::All, plan) };
+            engine.run(&one);
+            let [expected, got] = [two, one].map(|call| bits(&engine.read(call.y.cast(), of.d_model)));
+            assert!(got == expected, "{format:?} planned for {multiprocessors} multiprocessors");
         }
     }
 }

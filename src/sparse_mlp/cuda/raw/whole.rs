@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::sparse_mlp::cuda::mirror::WholeParams;
 use crate::sparse_mlp::cuda::variant;
 
-/// [`GateUp`] and the [`Down`] of its hidden, of one token: in one launch whose blocks wait for each other on a device that has such, and in
-/// two on others, with the same numbers.
+/// [`GateUp`] and the [`Down`] of its hidden, of one token: in one launch whose blocks wait for each other on a device that has such and a
+/// multiprocessor for each, and in two on others, with the same numbers.
 pub(super) struct Whole {
     /// With gate and up.
     pub(super) gate_up: GateUp,
@@ -30,13 +30,14 @@ impl Enqueue for Whole {
 
     fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
         let Self { gate_up, down, arrived } = self;
-        if !queue.device().launches_together() {
+        let multiprocessors = queue.device().multiprocessors();
+        let [most, _] = variant::gate_up(gate_up.format, 1, gate_up.shape.d_ff, multiprocessors as usize).grid;
+        // as many as a plan, perhaps for another device, has maxima for, each of which is down's
+        let blocks = gate_up.maxima.map_or(most, |maxima| maxima.count as u32);
+        if !queue.device().launches_together() || blocks > multiprocessors {
             gate_up.enqueue(queue)?;
             return down.enqueue(queue);
         }
-        let multiprocessors = queue.device().multiprocessors() as usize;
-        // as many as gate and up have: the maxima of each are down's
-        let [blocks, _] = variant::gate_up(gate_up.format, 1, gate_up.shape.d_ff, multiprocessors).grid;
         let params = WholeParams {
             gate_up: gate_up.params(),
             down: down.params(),
