@@ -65,6 +65,13 @@ pub fn with_late_warps(test: &str, body: impl FnOnce()) {
     with_environment(test, &[("SIMCUDA_BLOCKS", Some("youngest"))], body);
 }
 
+/// Runs `body`, a test whose bounds allow for it, in a process of its own where matrix units cut the floats that they add; nothing on a GPU.
+///
+/// `test` is the name of the calling test, which does nothing else.
+pub fn with_cut_sums(test: &str, body: impl FnOnce()) {
+    with_environment(test, &[("SIMCUDA_MMA", Some("truncated"))], body);
+}
+
 /// Whether this process is one that [`run_alone`] has started for the test.
 fn is_alone(test: &str) -> bool {
     std::env::var(CHILD).is_ok_and(|name| name == test)

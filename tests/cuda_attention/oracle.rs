@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::case::{Case, any_case};
-use crate::device::device;
+use crate::device::{device, with_cut_sums};
 use crate::run::DeviceCase;
 
 /// The rounding of the operands of a format: relative, and absolute below the normal numbers; and the products that stand for one.
@@ -183,4 +183,10 @@ fn attention_matches_f64_over_the_table_of_kernels() {
             }
         }
     }
+}
+
+#[test]
+fn attention_matches_f64_where_matrix_units_cut_their_sums() {
+    const NAME: &str = "oracle::attention_matches_f64_where_matrix_units_cut_their_sums";
+    with_cut_sums(NAME, attention_matches_f64_over_the_table_of_kernels);
 }

@@ -4,7 +4,7 @@ use moray::sparse_mlp::cuda::{NeuronList, Selection, upload_masks};
 use moray::sparse_mlp::{Activation, IndexList, Matrix, Shape, TokenMasks, mask_from_list};
 
 use crate::common::Random;
-use crate::device::device;
+use crate::device::{device, with_cut_sums};
 use crate::run::{Model, Output, call, shape, subset};
 
 const U: f64 = 1.0 / (1u64 << 24) as f64;
@@ -221,4 +221,11 @@ fn biases_and_relu_match_f64() {
         assert!(out.hidden[..d_ff].contains(&0.0), "some neurons are cut off");
         check(&rows(&with_biases, biases), &x, &residual, &all, &out, |_, _| true);
     }
+}
+
+/// The tensor cores' 16-bit parts of inputs keep what f32 has, also where their sums are cut.
+#[test]
+fn all_neurons_match_f64_where_matrix_units_cut_their_sums() {
+    const NAME: &str = "oracle::all_neurons_match_f64_where_matrix_units_cut_their_sums";
+    with_cut_sums(NAME, all_neurons_match_f64_for_every_kind_of_rows_and_shape);
 }

@@ -55,6 +55,7 @@ fn wrong_setting_matches_invalid_value_and_names_the_variable() {
         ("SIMCUDA_ORDER", "sometimes"),
         ("SIMCUDA_SMS", "0"),
         ("SIMCUDA_BLOCKS", "oldest"),
+        ("SIMCUDA_MMA", "cut"),
         ("SIMCUDA_SAMPLE", "gemm"),
         ("SIMCUDA_MEMORY", "0"),
     ] {

@@ -65,7 +65,10 @@ fn pack(matrix: &dyn Fn(usize, usize) -> u32, map: Map, regs: usize, bits: u32) 
 
 /// Runs one `mma` on packed fragments.
 fn mma(opcode: &str, a: &[u32], b: &[u32], c: &[u32]) -> Vec<u32> {
-    let device = Device::new();
+    mma_on(&Device::new(), opcode, a, b, c)
+}
+
+fn mma_on(device: &Device, opcode: &str, a: &[u32], b: &[u32], c: &[u32]) -> Vec<u32> {
     let names = |letter: char, n: usize| (0..n).map(|i| format!("%{letter}{i}")).collect::<Vec<_>>().join(", ");
     let (na, nb, nc) = (a.len() / 32, b.len() / 32, c.len() / 32);
     let mut loads = String::new();
@@ -573,4 +576,28 @@ fn stmatrix_and_movmatrix_match_ldmatrix() {
 #[test]
 fn the_same_holds_without_avx2() {
     device::rerun_portable("the_same_holds_without_avx2");
+}
+
+/// 16 products beside a 1: of 2⁻²⁴ they are lost either way, of 2⁻²³ kept, and of 1.5 · 2⁻²⁴ each counts as 2⁻²³ where sums are rounded and
+/// nothing where they are cut.
+#[test]
+fn float_mma_cuts_what_it_adds_where_it_is_told_to() {
+    let mut cuts = Device::new();
+    cuts.options.truncates = true;
+    let (one, tiny) = (f16::from_f32(1.0).to_bits(), f16::from_f32(2f32.powi(-12)).to_bits());
+    let both = |x: u16| u32::from(x) << 16 | u32::from(x);
+    let opcode = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32";
+    let sums = |device: &Device, x: u16, y: u16, c: f32| {
+        let d = mma_on(device, opcode, &[both(x); 128], &[both(y); 64], &[c.to_bits(); 128]);
+        assert!(d.iter().all(|&v| v == d[0]));
+        f32::from_bits(d[0])
+    };
+    let rounds = Device::new();
+    let more = f16::from_f32(1.5 * 2f32.powi(-12)).to_bits();
+    for (device, up) in [(&rounds, 2f32.powi(-19)), (&cuts, 0.0)] {
+        assert_eq!(sums(device, tiny, tiny, 1.0), 1.0);
+        assert_eq!(sums(device, tiny, f16::from_f32(2f32.powi(-11)).to_bits(), 1.0), 1.0 + 2f32.powi(-19));
+        assert_eq!(sums(device, more, tiny, 1.0), 1.0 + up);
+        assert_eq!(sums(device, one, one, 1.0), 17.0);
+    }
 }

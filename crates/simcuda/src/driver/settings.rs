@@ -96,6 +96,12 @@ impl Settings {
             _ => None,
         })?
         .unwrap_or(false);
+        options.truncates = read("SIMCUDA_MMA", "rounded or truncated", |text| match text {
+            "rounded" => Some(false),
+            "truncated" => Some(true),
+            _ => None,
+        })?
+        .unwrap_or(false);
         if let Some(budget) = read("SIMCUDA_BUDGET", "a number of warp-instructions from 1 up", positive)? {
             options.instruction_budget = budget;
         }

@@ -26,6 +26,8 @@ pub struct Options {
     /// Whether a warp's atomic on global memory ends its block's turn, and of the blocks that wait for a turn the youngest goes first, all on
     /// one worker: what the block's other warps have not done by then comes late.
     pub youngest_first: bool,
+    /// Whether matrix products of floats cut what they add, as tensor cores do, instead of rounding each sum: see `add_truncated`.
+    pub truncates: bool,
     /// Seed of the order in which asynchronous operations are delivered.
     pub seed: u64,
 }
@@ -46,6 +48,7 @@ impl Options {
             max_shared_bytes,
             sample: Sample::default(),
             youngest_first: false,
+            truncates: false,
             seed: 0,
         }
     }

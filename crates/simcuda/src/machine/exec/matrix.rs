@@ -151,7 +151,7 @@ fn multiply_int<I: Isa, const WORDS: usize, const A: u8, const B: u8>(
 /// Floating-point `mma` of 16 x 8 x K with 4 * WORDS bytes of K: list entries are D, A (WORDS / 2), B (WORDS / 4), C; C and D
 /// have 4 registers of f32, or with `HALF` 2 of f16x2.
 ///
-/// Products are exact; they are added in f32 in the order of k to the accumulator.
+/// Products are exact; they are added in f32 in the order of k to the accumulator, or as [`add_truncated`] does.
 pub(crate) struct MmaFloat<const WORDS: usize, const A: u8, const B: u8, const HALF: bool>;
 
 impl<const WORDS: usize, const A: u8, const B: u8, const HALF: bool> Op for MmaFloat<WORDS, A, B, HALF> {
@@ -172,7 +172,10 @@ impl<const WORDS: usize, const A: u8, const B: u8, const HALF: bool> Op for MmaF
         if HALF {
             c = widen_accumulator(&c);
         }
-        let mut d = multiply_float::<I, WORDS, A, B>(&x, &y, &c);
+        let mut d = match b.env.options.truncates {
+            true => multiply_truncated::<WORDS, A, B>(&x, &y, &c),
+            false => multiply_float::<I, WORDS, A, B>(&x, &y, &c),
+        };
         if HALF {
             d = narrow_accumulator(&d);
         }
@@ -259,6 +262,67 @@ fn multiply_float<I: Isa, const WORDS: usize, const A: u8, const B: u8>(
         }
     }
     d
+}
+
+/// Products of an element type that a tensor core adds at a time: those of compute capability 8.0, of which later ones add no fewer.
+pub(super) const fn added_together(element: u8) -> usize {
+    match element {
+        TF32 => 4,
+        E4M3 | E5M2 => 16,
+        _ => 8,
+    }
+}
+
+/// [`multiply_float`] by [`add_truncated`].
+fn multiply_truncated<const WORDS: usize, const A: u8, const B: u8>(
+    a: &[Register; 4],
+    b: &[Register; 2],
+    c: &[Register; 4],
+) -> [Register; 4] {
+    let mut d = [[0; LANES]; 4];
+    for row in 0..16 {
+        let x = widen_row::<WORDS, A>(&row_of_a::<WORDS>(a, row));
+        for column in 0..8 {
+            let y = widen_row::<WORDS, B>(&column_of_b::<WORDS>(b, column));
+            let (register, lane) = place(row, column);
+            let depth = depth::<WORDS, A>();
+            let c = f32::from_bits(c[register][lane]);
+            d[register][lane] = dot_truncated(c, &x[..depth], &y[..depth], added_together(A)).to_bits();
+        }
+    }
+    d
+}
+
+/// c + x · y, so many products at a time by [`add_truncated`].
+pub(super) fn dot_truncated(c: f32, x: &[f32], y: &[f32], together: usize) -> f32 {
+    x.chunks(together).zip(y.chunks(together)).fold(c, |sum, (x, y)| add_truncated(sum, x, y))
+}
+
+/// c + x · y as a tensor core adds: c and the exact products are aligned to the largest of them, cut to its 24 bits, toward zero, and the exact sum
+/// of these is cut to the 24 bits of an f32. Tensor cores from 8.0 on keep some bits more while they add, so their errors are smaller.
+///
+/// # Source
+/// Fasi, Higham, Mikaitis and Pranesh, Numerical behavior of NVIDIA tensor cores (PeerJ Computer Science 2021).
+fn add_truncated(c: f32, x: &[f32], y: &[f32]) -> f32 {
+    let terms = || x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).chain([f64::from(c)]);
+    let largest = terms().map(f64::abs).fold(0.0, f64::max);
+    let plain = terms().sum::<f64>();
+    if largest == 0.0 || !plain.is_finite() {
+        return super::float::output::<false, false>(plain as f32);
+    }
+    // the place of the largest one's last bit: f64 has the exponents of all products
+    let exponent = (largest.to_bits() >> 52) as i32 - 1023;
+    let unit = f64::from_bits(((exponent - 23 + 1023) as u64) << 52);
+    toward_zero(terms().map(|term| (term / unit).trunc()).sum::<f64>() * unit)
+}
+
+/// The f32 next to a number of f64, or it, that is not further from zero.
+fn toward_zero(v: f64) -> f32 {
+    let nearest = v as f32;
+    if f64::from(nearest).abs() > v.abs() && nearest.is_finite() {
+        return f32::from_bits(nearest.to_bits() - 1);
+    }
+    nearest
 }
 
 /// `movmatrix`: transposes the 8 x 8 matrix of 16-bit elements in `a`.

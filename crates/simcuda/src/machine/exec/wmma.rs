@@ -7,7 +7,7 @@
 use super::super::check::shadow::Access;
 use super::block::SHARED_WINDOW;
 use super::half::{narrow_f16, widen_f16};
-use super::matrix::{BF16, F16, S4, S8, TF32, U4, U8, operand, together};
+use super::matrix::{BF16, F16, S4, S8, TF32, U4, U8, added_together, dot_truncated, operand, together};
 use super::memory::{SHARED, addresses};
 use super::scatter::{locate, settle};
 use super::undefined::{self, Spread};
@@ -264,7 +264,7 @@ fn integer(raw: u32, element: u8) -> i32 {
 }
 
 /// `wmma.mma`: [`Product`] and registers in the list at `extra`; `target` 1 saturates integers. Products of floats are exact and
-/// are added in f32 in the order of k to the accumulator.
+/// are added in f32 in the order of k to the accumulator, or truncated as `mma` adds them.
 pub(crate) struct WmmaMultiply;
 
 impl Op for WmmaMultiply {
@@ -296,8 +296,13 @@ fn multiply(w: &mut Warp, b: &Block, i: &Inst) {
             let c = c[at] as i32;
             return if i.target == 1 { c.saturating_add(sum) } else { c.wrapping_add(sum) } as u32;
         }
-        let pairs = x.iter().zip(y);
-        let sum = pairs.fold(float(c[at], c_type), |sum, (&x, &y)| float(x, a_type).mul_add(float(y, b_type), sum));
+        let c = float(c[at], c_type);
+        let widen = |line: &[u32], element: u8| line.iter().map(|&raw| float(raw, element)).collect::<Vec<f32>>();
+        let (x, y) = (widen(x, a_type), widen(y, b_type));
+        let sum = match b.env.options.truncates {
+            true => dot_truncated(c, &x, &y, added_together(a_type)),
+            false => x.iter().zip(&y).fold(c, |sum, (x, y)| x.mul_add(*y, sum)),
+        };
         if product.types[0] == F16 { narrow_f16(sum) } else { super::float::output::<false, false>(sum).to_bits() }
     };
     let d: Vec<u32> = (0..(product.m * product.n) as usize).map(element).collect();
