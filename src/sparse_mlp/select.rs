@@ -95,8 +95,12 @@ impl Selection<'_> {
         *self == Selection::All || self.score().is_some_and(|score| score.on == ScoreOn::Input)
     }
 
-    /// Checks it against the sizes of a call.
-    pub(crate) fn check(&self, tokens: usize, d_model: usize, d_ff: usize) -> Result<()> {
+    /// Checks it against the sizes of a call, as every call does; for those who hand it on to a device, where nothing reads factors first.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for a list, masks or factors of other sizes, [`Error::Value`] for a threshold or a factor that is not finite or below 0,
+    /// [`Error::Shape`] for `k` out of range.
+    pub fn check(&self, tokens: usize, d_model: usize, d_ff: usize) -> Result<()> {
         let list = |list: &IndexList<'_>| check_len("selection list's limit", d_ff, list.limit());
         let masks = |masks: &TokenMasks<'_>| {
             check_len("selection masks' neurons", d_ff, masks.n())?;

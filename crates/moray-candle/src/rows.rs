@@ -170,11 +170,14 @@ pub(crate) fn narrowed<E: Float>(y: Vec<f32>) -> CpuStorage {
     }
 }
 
-/// A matrix or vector of weights as f32 on the CPU, with its name in errors.
+/// A matrix or vector of weights as f32 on the host, wherever it is, with its name in errors.
 ///
 /// # Errors
-/// Unless it is on the CPU and has this shape.
+/// Unless it has this shape and is of floating point.
 pub(crate) fn host_f32(what: &'static str, tensor: &Tensor, dims: &[usize]) -> Result<Vec<f32>> {
+    if !tensor.dtype().is_float() {
+        bail!("{what}: expected floating point, got {}", tensor.dtype().as_str());
+    }
     if tensor.dims() != dims {
         bail!("{what}: expected the shape {dims:?}, got {:?}", tensor.dims());
     }

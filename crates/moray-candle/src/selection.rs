@@ -1,7 +1,7 @@
 //! Which neurons a call computes.
 
 use candle_core::{Result, Tensor, WithDType, bail};
-use moray::sparse_mlp::{IndexList, Score, ScoreOn, Selection as Neurons, TokenMasks};
+use moray::sparse_mlp::{IndexList, Score, ScoreOn, Selection as Neurons, Shape, TokenMasks};
 
 use crate::rows::host_f32;
 
@@ -57,15 +57,13 @@ impl Selection {
     /// What a call with inputs of these dimensions computes, read from whatever device the tensors are on.
     pub(crate) fn resolve(&self, x: &[usize], d_ff: usize) -> Result<Resolved> {
         let scale = |scale: &Option<Tensor>| {
-            scale.as_ref().map(|scale| host_f32("channel_scale", scale, scale.dims())).transpose()
+            scale.as_ref().map(|scale| host_f32("channel_scale", scale, &[scale.elem_count()])).transpose()
         };
         Ok(match self {
             Selection::All => Resolved::All,
-            Selection::List(list) => Resolved::List(host::<u32>("list", list)?),
+            Selection::List(list) => Resolved::List(indices(list)?),
             Selection::Masks(masks) => Resolved::Masks(words(masks, x, d_ff)?),
-            Selection::Union { list, masks } => {
-                Resolved::Union { list: host::<u32>("list", list)?, masks: words(masks, x, d_ff)? }
-            }
+            Selection::Union { list, masks } => Resolved::Union { list: indices(list)?, masks: words(masks, x, d_ff)? },
             Selection::Threshold { on, channel_scale, threshold } => {
                 Resolved::Threshold { on: *on, scale: scale(channel_scale)?, threshold: *threshold }
             }
@@ -89,10 +87,10 @@ impl Resolved {
     /// As moray's CPU operation takes it.
     ///
     /// # Errors
-    /// Those of lists and masks that are out of order or out of range.
-    pub(crate) fn view(&self, tokens: usize, d_ff: usize) -> moray::Result<Neurons<'_>> {
+    /// Those of lists and masks that are out of order or out of range, and of [`Neurons::check`].
+    pub(crate) fn view(&self, tokens: usize, Shape { d_model, d_ff, .. }: Shape) -> moray::Result<Neurons<'_>> {
         let score = |on: &ScoreOn, scale| Score { on: *on, channel_scale: Option::as_deref(scale) };
-        Ok(match self {
+        let neurons = match self {
             Resolved::All => Neurons::All,
             Resolved::List(list) => Neurons::List(IndexList::new(list, d_ff)?),
             Resolved::Masks(masks) => Neurons::Masks(TokenMasks::new(masks, tokens, d_ff)?),
@@ -103,7 +101,9 @@ impl Resolved {
                 Neurons::Threshold { score: score(on, scale), threshold: *threshold }
             }
             Resolved::TopK { on, scale, k } => Neurons::TopK { score: score(on, scale), k: *k },
-        })
+        };
+        neurons.check(tokens, d_model, d_ff)?;
+        Ok(neurons)
     }
 }
 
@@ -113,6 +113,14 @@ fn host<T: WithDType>(what: &'static str, tensor: &Tensor) -> Result<Vec<T>> {
         bail!("{what}: expected {}, got {}", T::DTYPE.as_str(), tensor.dtype().as_str());
     }
     tensor.flatten_all()?.to_vec1()
+}
+
+/// The numbers of a list.
+fn indices(list: &Tensor) -> Result<Vec<u32>> {
+    if list.rank() != 1 {
+        bail!("list: expected one dimension, got the shape {:?}", list.dims());
+    }
+    host::<u32>("list", list)
 }
 
 /// Masks of one byte an index as words: u64 \[tokens, ⌈d_ff/64⌉\].

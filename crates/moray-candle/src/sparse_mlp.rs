@@ -107,7 +107,14 @@ impl SparseMlp {
         Self::from_quantized(runtime, shape, &parts)?.to_device(gate.device())
     }
 
-    fn from_quantized(runtime: &Runtime, shape: mlp::Shape, [gate, up, down]: &[QuantizedWeight; 3]) -> Result<Self> {
+    fn from_quantized(runtime: &Runtime, shape: mlp::Shape, parts: &[QuantizedWeight; 3]) -> Result<Self> {
+        let (by_neuron, [gate, up, down]) = ([shape.d_ff, shape.d_model], parts);
+        let expected = [("gate", by_neuron), ("up", by_neuron), ("down", [shape.d_model, shape.d_ff])];
+        for ((what, dims), part) in expected.into_iter().zip(parts) {
+            if [part.n(), part.k()] != dims {
+                bail!("{what}: expected the shape {dims:?}, got {:?}", [part.n(), part.k()]);
+            }
+        }
         Ok(Self::of(runtime, Weights::from_quantized(shape, gate, up, down).map_err(Error::wrap)?, true))
     }
 
@@ -202,13 +209,13 @@ struct Call {
 
 impl Call {
     fn compute<E: Float>(&self, weights: &Weights, four_bit: bool, x: Argument<'_>) -> Result<(CpuStorage, Shape)> {
-        let mlp::Shape { d_model, d_ff, .. } = weights.shape();
+        let d_model = weights.shape().d_model;
         let (tokens, runtime) = (x.rows(d_model)?, &self.mlp.runtime);
+        let selection = self.selection.view(tokens, weights.shape()).map_err(Error::wrap)?;
         let mut y = vec![0.0; tokens * d_model];
         if tokens > 0 {
             let values = x.widened::<E>()?;
             let run = |workspace: &mut mlp::Workspace| {
-                let selection = self.selection.view(tokens, d_ff)?;
                 forward(runtime.cpu(), weights, &values, &selection, None, &mut y, workspace)
             };
             runtime.with_mlp_workspace(weights, four_bit, tokens, run).map_err(Error::wrap)?;

@@ -6,11 +6,11 @@ use moray::w4a8::{Block, Format, QuantizedWeight, quantize};
 
 use crate::rows::host_f32;
 
-/// The two dimensions of a weight.
+/// The two dimensions of a weight, neither of them 0.
 pub(crate) fn matrix_dims(what: &'static str, dims: &[usize]) -> Result<(usize, usize)> {
     match *dims {
-        [n, k] => Ok((n, k)),
-        _ => Err(Error::Msg(format!("{what}: expected a matrix [N, K], got the shape {dims:?}")).bt()),
+        [n, k] if n > 0 && k > 0 => Ok((n, k)),
+        _ => Err(Error::Msg(format!("{what}: expected a matrix [N, K] of numbers, got the shape {dims:?}")).bt()),
     }
 }
 

@@ -48,7 +48,7 @@ impl Mlp {
         let (weights, device) = (self.0.held(), self.0.with_stream_of(&x)?);
         let mlp::Shape { d_model, d_ff, .. } = weights.shape();
         let (tokens, on) = (x.rows(d_model)?, x.storage.device());
-        selection.view(tokens, d_ff).map_err(Error::wrap)?;
+        selection.view(tokens, weights.shape()).map_err(Error::wrap)?;
         // SAFETY: the runs below write the rows of all tokens.
         let mut y = unsafe { result::<E>(on, tokens * d_model)? };
         let rows = x.in_rows::<E>()?;

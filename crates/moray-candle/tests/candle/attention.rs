@@ -7,7 +7,7 @@ use moray_candle::moray::attention::{
     attend, write_kv,
 };
 
-use super::{FLOATS, assert_refused, f32s, layouts, numbers, runtime};
+use super::{FLOATS, assert_refused, bits, f32s, layouts, numbers, runtime, shared_views};
 
 const SHAPE: AttentionShape = AttentionShape { n_q_heads: 6, n_kv_heads: 2, head_dim: 16 };
 const KV: KvShape = KvShape { n_layers: 2, n_slots: 3, n_kv_heads: 2, head_dim: 16, capacity: 40 };
@@ -68,6 +68,49 @@ fn steps_match_moray_in_every_type_and_layout() {
 }
 
 #[test]
+fn views_that_share_memory_give_the_bits_of_their_copies() {
+    let span = [Span { slot: 1, start: 0, len: 4 }];
+    for dtype in FLOATS {
+        // a cache of its own for each, so that what is written is seen too
+        let step = |q: &Tensor, k: &Tensor, v: &Tensor| {
+            let attention = Attention::new(&runtime(), 6, KV, KvDtype::F32).unwrap();
+            bits(&attention.forward(0, &span, Heads::All, q, k, v).unwrap())
+        };
+        let [q, k, v] = inputs(4, 0, dtype);
+        for (name, view, copy) in shared_views(&[4, 6, 16], 53, dtype) {
+            assert_eq!(step(&view, &k, &v), step(&copy, &k, &v), "{dtype:?} q: {name}");
+        }
+        for (name, view, copy) in shared_views(&[4, 2, 16], 71, dtype) {
+            assert_eq!(step(&q, &view, &v), step(&q, &copy, &v), "{dtype:?} k: {name}");
+            assert_eq!(step(&q, &k, &view), step(&q, &k, &copy), "{dtype:?} v: {name}");
+        }
+        // the three in one storage, as a projection of all has them; and one tensor as k and as v
+        let all = Tensor::cat(&[&q, &k, &v], 1).unwrap();
+        let [q_part, k_part, v_part] = [(0, 6), (6, 2), (8, 2)].map(|(first, n)| all.narrow(1, first, n).unwrap());
+        assert_eq!(step(&q_part, &k_part, &v_part), step(&q, &k, &v), "{dtype:?} in one storage");
+        assert_eq!(step(&q, &k, &k), step(&q, &k, &k.copy().unwrap()), "{dtype:?} k as v");
+        let within = all.narrow(1, 5, 2).unwrap();
+        assert_eq!(step(&q_part, &within, &k_part), step(&q, &within.contiguous().unwrap(), &k), "{dtype:?} overlap");
+    }
+}
+
+#[test]
+fn no_token_gives_no_token() {
+    let attention = Attention::new(&runtime(), 6, KV, KvDtype::F32).unwrap();
+    for dtype in FLOATS {
+        let [q, k, v] = inputs(0, 0, dtype);
+        let empty = [Span { slot: 1, start: 0, len: 0 }];
+        for spans in [&[][..], &empty] {
+            match attention.forward(0, spans, Heads::All, &q, &k, &v) {
+                Ok(out) => assert_eq!((out.dtype(), out.dims()), (dtype, &[0, 6, 16][..])),
+                Err(error) => panic!("{spans:?}: {error}"),
+            }
+        }
+    }
+    assert!(attention.is_empty(0) && attention.is_empty(1));
+}
+
+#[test]
 fn bad_input_is_refused_by_name_and_leaves_the_cache_alone() {
     let attention = Attention::new(&runtime(), 6, KV, KvDtype::F32).unwrap();
     let [q, k, v] = inputs(2, 0, DType::F32);
@@ -82,6 +125,21 @@ fn bad_input_is_refused_by_name_and_leaves_the_cache_alone() {
     let heads = Heads::List { list: &[6], counts: &[1] };
     assert_refused(call(&span(0, 2), heads, &q, &k), &["head list", "6"]);
     assert_refused(attention.forward(2, &span(0, 2), Heads::All, &q, &k, &v), &["layer"]);
+    let of = |q: &Tensor, k: &Tensor, v: &Tensor| attention.forward(0, &span(0, 2), Heads::All, q, k, v);
+    let wide = q.to_dtype(DType::F64).unwrap();
+    assert_refused(of(&wide, &k, &v), &["q: expected f32, f16 or bf16, got f64"]);
+    let whole = v.to_dtype(DType::U32).unwrap();
+    assert_refused(of(&q, &k, &whole), &["v: expected f32, got u32"]);
+    assert_refused(of(&q, &k, &v.narrow(0, 0, 1).unwrap()), &["v: ", "2 tokens", "[1, 2, 16]"]);
+    assert_refused(of(&q, &k, &v.narrow(2, 0, 8).unwrap()), &["v: ", "2 heads and 16", "[2, 2, 8]"]);
+    assert_refused(of(&q.flatten_all().unwrap(), &k, &v), &["q: ", "[192]"]);
+    // in other dimensions the order of tokens and heads is another
+    assert_refused(of(&q.transpose(0, 1).unwrap(), &k, &v), &["q: ", "6 heads", "[6, 2, 16]"]);
+    let none = k.narrow(0, 0, 0).unwrap();
+    assert_refused(of(&q, &none, &v), &["k: ", "2 tokens", "[0, 2, 16]"]);
+    let twice = [Span { slot: 0, start: 0, len: 1 }, Span { slot: 0, start: 1, len: 1 }];
+    assert_refused(call(&twice, Heads::All, &q, &k), &["slot"]);
+    assert_refused(call(&[Span { slot: 3, start: 0, len: 2 }], Heads::All, &q, &k), &["slot", "3"]);
     assert!(attention.is_empty(0));
     assert_refused(attention.truncate(3, 0), &["slot"]);
     assert_refused(Attention::new(&runtime(), 5, KV, KvDtype::F32), &["n_q_heads"]);

@@ -8,7 +8,7 @@ use moray_candle::moray::DenseType;
 use moray_candle::moray::input_sparse::{Weight, Workspace, linear, linear_reference};
 use moray_candle::moray::w4a8::{Block, Epilogue, Format, Offset, quantize};
 
-use super::{FLOATS, assert_refused, bits, f32s, layouts, numbers, runtime};
+use super::{FLOATS, assert_refused, bits, f32s, layouts, numbers, runtime, shared_views};
 
 const N: usize = 40;
 const K: usize = 96;
@@ -68,6 +68,23 @@ fn blocks_match_what_is_imported_alike() {
 }
 
 #[test]
+fn views_that_share_memory_give_the_bits_of_their_copies() {
+    let w = numbers(&[N, K], 37, DType::F32);
+    for dtype in FLOATS {
+        let layer = InputSparseLinear::new(&runtime(), &w.to_dtype(dtype).unwrap(), THRESHOLD).unwrap();
+        for (name, x, copy) in shared_views(&[2, 5, K], 53, dtype) {
+            let expected = bits(&layer.forward(&copy).unwrap());
+            assert_eq!(bits(&layer.forward(&x).unwrap()), expected, "{dtype:?} {name}");
+        }
+        let x = numbers(&[2, K], 53, dtype);
+        let of = |w: &Tensor| InputSparseLinear::new(&runtime(), w, THRESHOLD).unwrap().forward(&x).unwrap();
+        for (name, view, copy) in shared_views(&[N, K], 37, dtype) {
+            assert_eq!(bits(&of(&view)), bits(&of(&copy)), "{dtype:?} weight: {name}");
+        }
+    }
+}
+
+#[test]
 fn bad_input_is_refused_by_name() {
     let w = numbers(&[N, K], 37, DType::F32);
     let layer = InputSparseLinear::new(&runtime(), &w, THRESHOLD).unwrap();
@@ -77,7 +94,19 @@ fn bad_input_is_refused_by_name() {
     for threshold in [-1.0, f32::NAN, f32::INFINITY] {
         assert_refused(layer.clone().with_threshold(threshold), &["threshold: expected a finite number"]);
     }
-    assert_refused(layer.with_bias(&numbers(&[N + 1], 3, DType::F32)), &["bias: ", "[40]", "[41]"]);
+    assert_refused(layer.forward(&Tensor::new(1.0f32, &Device::Cpu).unwrap()), &["x: ", "[]"]);
+    let none = Tensor::zeros((0, K), DType::F32, &Device::Cpu).unwrap();
+    assert_refused(layer.forward(&none.to_dtype(DType::I64).unwrap()), &["x: expected f32, f16 or bf16, got i64"]);
+    assert_refused(layer.forward(&none.narrow(1, 0, 64).unwrap()), &["x: ", "96", "[0, 64]"]);
+    let halves = x.to_dtype(DType::F16).unwrap();
+    assert_refused(halves.apply_op1(layer.clone()), &["x: expected f32, got f16"]);
+    assert_refused(layer.clone().with_bias(&numbers(&[N + 1], 3, DType::F32)), &["bias: ", "[40]", "[41]"]);
+    let whole_bias = Tensor::ones(N, DType::U8, &Device::Cpu).unwrap();
+    assert_refused(layer.with_bias(&whole_bias), &["bias: expected floating point, got u8"]);
+    for dims in [[0, K], [N, 0]] {
+        let none = Tensor::zeros(&dims, DType::F32, &Device::Cpu).unwrap();
+        assert_refused(InputSparseLinear::new(&runtime(), &none, 0.0), &["weight: ", &format!("{dims:?}")]);
+    }
     assert_refused(InputSparseLinear::new(&runtime(), &w.get(0).unwrap(), 0.0), &["weight: ", "[96]"]);
     let whole = w.to_dtype(DType::U32).unwrap();
     assert_refused(InputSparseLinear::new(&runtime(), &whole, 0.0), &["weight: expected f32, f16 or bf16, got u32"]);

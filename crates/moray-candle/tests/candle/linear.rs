@@ -10,7 +10,7 @@ use moray_candle::moray::w4a8::{
     ActScales, Activations, Block, Epilogue, Format, Offset, PackedWeight, QuantizedWeight, linear_reference, quantize,
 };
 
-use super::{FLOATS, assert_refused, bits, f32s, layouts, numbers, runtime};
+use super::{FLOATS, assert_refused, bits, f32s, layouts, numbers, runtime, shared_views};
 
 const N: usize = 40;
 const K: usize = 96;
@@ -118,6 +118,27 @@ fn blocks_match_their_own_numbers() {
 }
 
 #[test]
+fn views_that_share_memory_give_the_bits_of_their_copies() {
+    let linear = QuantizedLinear::new(&runtime(), PackedWeight::pack(&weight()));
+    for dtype in FLOATS {
+        let (x, residual) = (numbers(&[2, 5, K], 53, dtype), numbers(&[2, 5, N], 71, dtype));
+        for (name, x, copy) in shared_views(&[2, 5, K], 53, dtype) {
+            let expected = bits(&linear.forward(&copy).unwrap());
+            assert_eq!(bits(&linear.forward(&x).unwrap()), expected, "{dtype:?} {name}");
+        }
+        for (name, residual, copy) in shared_views(&[2, 5, N], 71, dtype) {
+            let expected = bits(&linear.forward_add(&x, &copy).unwrap());
+            assert_eq!(bits(&linear.forward_add(&x, &residual).unwrap()), expected, "{dtype:?} residual: {name}");
+        }
+        // x and the residual in one storage, one beginning within the other
+        let both = Tensor::cat(&[&x, &residual], 2).unwrap();
+        let (x, residual) = (both.narrow(2, 0, K).unwrap(), both.narrow(2, K - 10, N).unwrap());
+        let expected = linear.forward_add(&x.contiguous().unwrap(), &residual.contiguous().unwrap()).unwrap();
+        assert_eq!(bits(&linear.forward_add(&x, &residual).unwrap()), bits(&expected), "{dtype:?} in one storage");
+    }
+}
+
+#[test]
 fn every_split_of_a_batch_gives_the_same_bits() {
     let linear = QuantizedLinear::new(&runtime(), PackedWeight::pack(&weight()));
     let x = numbers(&[7, K], 53, DType::F16);
@@ -143,6 +164,15 @@ fn no_token_gives_no_token() {
     let linear = QuantizedLinear::new(&runtime(), PackedWeight::pack(&weight()));
     let x = Tensor::zeros((2, 0, K), DType::F32, &Device::Cpu).unwrap();
     assert_eq!(linear.forward(&x).unwrap().dims(), [2, 0, N]);
+    let residual = Tensor::zeros((2, 0, N), DType::F32, &Device::Cpu).unwrap();
+    assert_eq!(linear.forward_add(&x, &residual).unwrap().dims(), [2, 0, N]);
+    // and is refused what tokens are refused
+    assert_refused(linear.forward(&x.to_dtype(DType::U32).unwrap()), &["x: expected f32, f16 or bf16, got u32"]);
+    assert_refused(linear.forward(&x.narrow(2, 0, 64).unwrap()), &["x: ", "96", "[2, 0, 64]"]);
+    let half = residual.to_dtype(DType::F16).unwrap();
+    assert_refused(linear.forward_add(&x, &half), &["residual: expected f32, got f16"]);
+    let narrow = residual.narrow(2, 0, N - 1).unwrap();
+    assert_refused(linear.forward_add(&x, &narrow), &["residual: ", "[2, 0, 40]", "[2, 0, 39]"]);
 }
 
 #[test]
@@ -164,6 +194,41 @@ fn bad_input_is_refused_by_name() {
     assert_refused(QuantizedLinear::quantize(&runtime(), &odd, Format::per_channel()), &["k: ", "48"]);
     let vector = numbers(&[64], 37, DType::F32);
     assert_refused(QuantizedLinear::quantize(&runtime(), &vector, Format::per_channel()), &["weight: ", "[64]"]);
+    // what has no rows, no columns, whole numbers or three dimensions
+    let quantize = |weight: &Tensor| QuantizedLinear::quantize(&runtime(), weight, Format::per_channel());
+    for dims in [[0, K], [N, 0]] {
+        assert_refused(
+            quantize(&Tensor::zeros(&dims, DType::F32, &Device::Cpu).unwrap()),
+            &["weight: ", &format!("{dims:?}")],
+        );
+    }
+    let whole = Tensor::ones((N, K), DType::U32, &Device::Cpu).unwrap();
+    assert_refused(quantize(&whole), &["weight: expected floating point, got u32"]);
+    assert_refused(quantize(&numbers(&[1, N, K], 37, DType::F32)), &["weight: ", "[1, 40, 96]"]);
+    let whole = Tensor::ones(N, DType::I64, &Device::Cpu).unwrap();
+    assert_refused(linear.clone().with_bias(&whole), &["bias: expected floating point, got i64"]);
+    let none = Tensor::zeros(0, DType::F32, &Device::Cpu).unwrap();
+    assert_refused(linear.clone().with_bias(&none), &["bias: ", "[40]", "[0]"]);
+    assert_refused(linear.with_bias(&numbers(&[1, N], 3, DType::F32)), &["bias: ", "[40]", "[1, 40]"]);
+}
+
+#[test]
+fn weights_and_biases_may_lie_anyhow() {
+    let (w, x) = (numbers(&[N, K], 37, DType::F32), numbers(&[2, K], 53, DType::F32));
+    let of = |w: &Tensor, bias: &Tensor| {
+        let layer = QuantizedLinear::quantize(&runtime(), w, Format::per_channel()).unwrap().with_bias(bias).unwrap();
+        bits(&layer.forward(&x).unwrap())
+    };
+    let bias = numbers(&[N], 11, DType::F32);
+    for laid in layouts(&w) {
+        assert_eq!(of(&laid, &bias), of(&w, &bias), "{:?}", laid.stride());
+    }
+    for (name, view, copy) in shared_views(&[N, K], 37, DType::F32) {
+        assert_eq!(of(&view, &bias), of(&copy, &bias), "{name}");
+    }
+    for (name, view, copy) in shared_views(&[N], 37, DType::F32) {
+        assert_eq!(of(&w, &view), of(&w, &copy), "bias: {name}");
+    }
 }
 
 #[test]
