@@ -22,9 +22,15 @@ const PROGRAMS: [&str; 3] = ["cust", "cudarc_0_18", "driver"];
 const PROMPT: &str = "1, 2, 3, 4, 5, 6, 7,";
 const TOKENS: &str = "24";
 
-/// The parts of the task by name; without one all run.
-const PARTS: [(&str, fn() -> TaskResult); 3] =
-    [("candle", in_candle), ("cuda", in_other_bindings), ("candle-cuda", in_candle_on_cuda)];
+/// The parts of the task by name; without one all run, and with `candle` those too that `cargo xtask test` and `packages all` run of it.
+const PARTS: [(&str, fn() -> TaskResult); 5] = [
+    (OF_CANDLE[0], candle_tests),
+    (OF_CANDLE[1], candle_package),
+    ("candle", in_candle),
+    ("cuda", in_other_bindings),
+    ("candle-cuda", in_candle_on_cuda),
+];
+const OF_CANDLE: [&str; 2] = ["candle-tests", "candle-package"];
 
 /// Runs the task.
 pub fn run(arguments: &[String]) -> TaskResult {
@@ -32,15 +38,25 @@ pub fn run(arguments: &[String]) -> TaskResult {
     if let Some(unknown) = arguments.iter().find(|argument| !names.contains(&argument.as_str())) {
         return Err(format!("engines: expected {}, got {unknown}", names.join(", ")).into());
     }
-    let is_asked = |name: &str| arguments.is_empty() || arguments.iter().any(|argument| argument == name);
+    let is_named = |name: &str| arguments.is_empty() || arguments.iter().any(|argument| argument == name);
+    let is_asked = |name: &str| is_named(name) || (OF_CANDLE.contains(&name) && is_named("candle"));
     PARTS.into_iter().filter(|(name, _)| is_asked(name)).try_for_each(|(_, part)| part())
 }
 
-/// Tests the operations, and continues a text by candle's forward pass with moray's layers, by candle's own and by moray's.
-fn in_candle() -> TaskResult {
+/// Tests the operations on the CPU. Nothing is optimised, which takes candle's crates the most time, and shapes are small.
+fn candle_tests() -> TaskResult {
     check(cargo(CANDLE, &["fmt", "--check"]))?;
-    check(cargo(CANDLE, &["test", "--release", "--locked"]))?;
-    outside::check_beside("moray-candle", &simcuda::target_folder().join("engines"))?;
+    check(cargo(CANDLE, &["test", "--locked", "--lib", "--tests"]))?;
+    check(cargo(CANDLE, &["test", "--locked", "--doc"]))
+}
+
+/// Builds moray-candle from its package and moray's alone, in the folder that the tests build in.
+pub fn candle_package() -> TaskResult {
+    outside::check_beside("moray-candle", &simcuda::target_folder().join("engines"))
+}
+
+/// Continues a text by candle's forward pass with moray's layers, by candle's own and by moray's.
+fn in_candle() -> TaskResult {
     fetch::run(&[])?;
     let model = root().join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
     let mut example = cargo(CANDLE, &["run", "--release", "--locked", "--quiet", "--example", "smollm2", "--"]);

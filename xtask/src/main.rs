@@ -55,7 +55,7 @@ const TASKS: &[Task] = &[
     Task { name: "test", help: "run everything that is tested; cuda: only on the simulated device", run: test::run },
     Task {
         name: "trial",
-        help: "follow the documents' commands in a clean clone; --long: those of minutes too",
+        help: "follow the documents' commands in a clean clone, of all pages or of some; --long: those of minutes too",
         run: trial::run,
     },
     Task { name: "toolkit", help: "obtain a CUDA compiler where there is none", run: toolkit::run },
@@ -84,12 +84,12 @@ const TASKS: &[Task] = &[
     Task { name: "dependencies", help: "check the licences and sources of all dependencies", run: dependencies::run },
     Task {
         name: "engines",
-        help: "test moray in engines that are no part of the workspace, all or some: candle, candle-cuda, cuda (cust, another cudarc, a driver loaded by hand)",
+        help: "test moray in engines that are no part of the workspace, all or some: candle (or its candle-tests and candle-package alone), candle-cuda, cuda (cust, another cudarc, a driver loaded by hand)",
         run: engines::run,
     },
     Task {
         name: "packages",
-        help: "check what the published packages hold, the Rust they declare, and moray's from a crate outside the workspace; all, as in CI: that those of the workspace build from their packages alone (moray-candle: engines candle; the wheel: python)",
+        help: "check what the published packages hold, the Rust they declare, and moray's from a crate outside the workspace; all, as in CI: that each crate builds from the packages alone (the wheel: python)",
         run: packages::run,
     },
     Task {

@@ -95,10 +95,13 @@ fn check_beside_in(folder: &Path, name: &str, target: &Path) -> TaskResult {
     let moray = ["moray".to_owned()];
     let patch = format!("patch.crates-io.moray.path = {:?}", unpack(folder, &moray)?[0].1);
     let mut pack = Command::new(env!("CARGO"));
-    pack.args(["package", "--config", &patch, "--manifest-path", &format!("crates/{name}/Cargo.toml")]);
+    // a lock file of the package would name moray's of a registry, which need not have it
+    pack.args(["package", "--exclude-lockfile", "--manifest-path", &format!("crates/{name}/Cargo.toml")]);
     let packed = pack_into(pack, target.into(), folder, [name].into_iter())?;
+    // the versions that are tested
+    fs::copy(root().join(format!("crates/{name}/Cargo.lock")), packed[0].1.join("Cargo.lock"))?;
     let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--release", "--quiet", "--config", &patch, "--target-dir"]).arg(target);
+    build.args(["build", "--quiet", "--config", &patch, "--target-dir"]).arg(target);
     build.current_dir(&packed[0].1);
     run(build)?;
     println!("{name} builds from its package and moray's alone");

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::{TaskResult, outside, root};
+use crate::{TaskResult, engines, outside, root};
 
 /// What every published package carries beside its code.
 const FILES: [&str; 3] = ["LICENSE-MIT", "LICENSE-APACHE", "README.md"];
@@ -14,7 +14,7 @@ const FILES: [&str; 3] = ["LICENSE-MIT", "LICENSE-APACHE", "README.md"];
 /// The package that is a workspace of its own.
 const BESIDE: &str = "moray-candle";
 
-/// Runs the task; `all` also builds every package of the workspace, which takes minutes.
+/// Runs the task; `all` also builds every package, which takes minutes.
 pub fn run(arguments: &[String]) -> TaskResult {
     let are_built = match arguments {
         [] => false,
@@ -30,7 +30,8 @@ pub fn run(arguments: &[String]) -> TaskResult {
     }
     println!("{}: each has {}", packages.join(", "), FILES.join(", "));
     check_with_declared_rust()?;
-    outside::check(&packages.into_iter().filter(|name| name != BESIDE).collect::<Vec<_>>(), are_built)
+    outside::check(&packages.into_iter().filter(|name| name != BESIDE).collect::<Vec<_>>(), are_built)?;
+    if are_built { engines::candle_package() } else { Ok(()) }
 }
 
 /// The packages that are meant for a registry.

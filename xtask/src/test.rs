@@ -12,7 +12,7 @@ const CAPABILITIES: [&str; 2] = ["8.0", "9.0"];
 pub const ARCHITECTURES: &str = "compute_80,compute_90a";
 
 /// Obtains the model and the text, then runs the tests of every crate, the examples in the documentation among them, those of the
-/// Python package, moray with other bindings of CUDA, and the tests of the CUDA device on the simulated driver.
+/// Python package, moray in candle and with other bindings of CUDA, and the tests of the CUDA device on the simulated driver.
 pub fn run(arguments: &[String]) -> TaskResult {
     if arguments.first().is_some_and(|argument| argument == "cuda") {
         return on_the_simulated_device(&arguments[1..]);
@@ -22,8 +22,7 @@ pub fn run(arguments: &[String]) -> TaskResult {
     command.args(["test", "--workspace"]).args(arguments).current_dir(root()).env("MORAY_REQUIRE_MODEL", "1");
     check(command)?;
     python::run(&[])?;
-    // candle alone takes a tenth of the time of all the others: `cargo xtask engines candle`
-    engines::run(&["cuda".to_owned()])?;
+    engines::run(&["candle-tests", "cuda"].map(str::to_owned))?;
     on_the_simulated_device(arguments)
 }
 
