@@ -1,5 +1,5 @@
-//! `cargo xtask trial [--short | --long]`: follows the documents' commands literally, in a clean clone, as someone would who has just come;
-//! with `--short` those of the pages that take two minutes together.
+//! `cargo xtask trial [--short | --long] [page ...]`: follows the documents' commands literally, in a clean clone, as someone would who has just
+//! come; with `--short` those of the pages that take two minutes together, or of the pages that are named.
 //!
 //! Lines of `sh` blocks have to succeed; a line of a `console` block, after `$ `, has to print what stands below it, where `...`
 //! stands for anything. What documents call M, TEXT and so on is filled in. A line whose comment speaks of minutes runs with
@@ -83,19 +83,33 @@ struct Step {
 
 /// Runs the task.
 pub fn run(arguments: &[String]) -> TaskResult {
-    let extent = match arguments {
-        [] => Extent::Usual,
-        [short] if short == "--short" => Extent::Short,
-        [long] if long == "--long" => Extent::Long,
-        _ => return Err("trial: expected --short, --long or nothing".into()),
+    let (extent, pages) = match arguments.split_first() {
+        Some((short, pages)) if short == "--short" => (Extent::Short, pages),
+        Some((long, pages)) if long == "--long" => (Extent::Long, pages),
+        _ => (Extent::Usual, arguments),
     };
+    let documents = documents(extent, pages)?;
     fetch::run(&[])?;
     // always the same, so that the next trial finds what this one built
     let folder = env::temp_dir().join("moray-trial");
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
-    clone(&folder).and_then(|clone| follow(&clone, extent))
+    clone(&folder).and_then(|clone| follow(&clone, extent, &documents))
+}
+
+/// The pages that are followed: those that are named, or all of an extent.
+fn documents(extent: Extent, named: &[String]) -> Result<Vec<&'static str>, String> {
+    let of_extent = if extent == Extent::Short { &SHORT[..] } else { &DOCUMENTS[..] };
+    if named.is_empty() {
+        return Ok(of_extent.to_vec());
+    }
+    let find = |page: &String| {
+        let known = DOCUMENTS.into_iter().find(|document| document == page);
+        known
+            .ok_or_else(|| format!("trial: expected --short, --long, or pages of {}, got {page}", DOCUMENTS.join(", ")))
+    };
+    named.iter().map(find).collect()
 }
 
 /// A clone of what is committed, with the models that are fetched already and the target folder, where dependencies are built.
@@ -114,7 +128,7 @@ fn clone(folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
     Ok(clone)
 }
 
-fn follow(clone: &Path, extent: Extent) -> TaskResult {
+fn follow(clone: &Path, extent: Extent, documents: &[&str]) -> TaskResult {
     // a crate of the reader's, for `cargo add`
     let status = Command::new(env!("CARGO"))
         .args(["new", "--quiet", "reader"])
@@ -132,7 +146,7 @@ fn follow(clone: &Path, extent: Extent) -> TaskResult {
         }
     }
     let (mut followed, mut left) = (0, Vec::new());
-    for &document in if extent == Extent::Short { &SHORT[..] } else { &DOCUMENTS[..] } {
+    for document in documents {
         let text = fs::read_to_string(clone.join(document))?;
         for (language, file) in PROGRAMS {
             if let Some(program) = first_block(&text, language) {
@@ -272,6 +286,14 @@ mod tests {
         let expected =
             [step("cargo b -c", " 2 minutes", None), step("d e", "", Some(&["f ...", ""])), step("g", "", Some(&[]))];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn documents_are_those_named_or_those_of_the_extent() {
+        assert_eq!(documents(Extent::Short, &[]).unwrap(), SHORT);
+        assert_eq!(documents(Extent::Usual, &[]).unwrap(), DOCUMENTS);
+        assert_eq!(documents(Extent::Long, &["docs/hub.md".to_owned()]).unwrap(), ["docs/hub.md"]);
+        assert!(documents(Extent::Usual, &["--quick".to_owned()]).unwrap_err().contains("got --quick"));
     }
 
     #[test]
