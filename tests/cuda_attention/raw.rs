@@ -7,7 +7,7 @@ use moray::attention::cuda::raw::{
 use moray::attention::cuda::{
     self, Call, KvCache, KvFormat, KvLayout, Projections, Split, Workspace, attend, write_kv,
 };
-use moray::attention::{AttentionShape, KvPolicy, KvShape, Limits, Rope, RopeScaling, Span};
+use moray::attention::{AttentionShape, KvPolicy, KvShape, Limits, PageLayout, Rope, RopeScaling, Span};
 use moray::device::cudarc::driver::sys::CUgraphInstantiate_flags_enum as InstantiateFlags;
 use moray::device::cudarc::driver::sys::CUstreamCaptureMode_enum as CaptureMode;
 use moray::device::cudarc::driver::{CudaSlice, DevicePtr};
@@ -73,17 +73,20 @@ fn engine_cache(engine: &mut Engine<'_>) -> Kv {
         v: rows.offset(plane).cast(),
         k_scale: None,
         v_scale: None,
-        present: Some(engine.hold(&vec![0u32; 3 * shape.n_kv_heads * Kv::present_words(CAPACITY)])),
+        present: Some(engine.hold(&vec![0u32; 3 * shape.n_kv_heads * PageLayout::present_words(CAPACITY)])),
         page_table: Some(engine.hold(&table)),
-        n_slots: 3,
-        n_pages,
-        page_size: PAGE,
-        max_pages,
-        page_stride: 2 * plane,
-        head_stride: HEAD_DIM,
-        row_stride: shape.kv_elems(),
-        capacity: CAPACITY,
-        n_kv_heads: shape.n_kv_heads,
+        layout: PageLayout {
+            n_kv_heads: shape.n_kv_heads,
+            head_dim: HEAD_DIM,
+            n_slots: 3,
+            capacity: CAPACITY,
+            n_pages,
+            page_size: PAGE,
+            max_pages,
+            page_stride: 2 * plane,
+            head_stride: HEAD_DIM,
+            row_stride: shape.kv_elems(),
+        },
     }
 }
 
@@ -338,6 +341,7 @@ fn raw_attend_refuses_bad_addresses_and_sizes() {
             ("n_splits", |call| call.split.n_splits = 1),
             ("head_dim", |call| call.shape.head_dim = 264),
             ("n_kv_heads", |call| call.shape.n_kv_heads = 4),
+            ("head_dim", |call| call.kv.layout.head_dim -= 8),
             ("n_kv_heads", |call| call.shape.n_kv_heads = 0),
             ("spans", |call| call.spans.records = Address::new(2)),
             ("longest", |call| call.spans.longest = 4),
@@ -349,13 +353,13 @@ fn raw_attend_refuses_bad_addresses_and_sizes() {
             ("k cache", |call| call.kv.k = Address::NULL),
             ("v cache", |call| call.kv.v = call.kv.v.offset(8)),
             ("page_table", |call| call.kv.page_table = Some(Address::NULL)),
-            ("page_size", |call| call.kv.page_size = 24),
+            ("page_size", |call| call.kv.layout.page_size = 24),
             ("page_size", |call| call.kv.page_table = None),
-            ("max_pages", |call| call.kv.max_pages -= 1),
-            ("row_stride", |call| call.kv.row_stride = HEAD_DIM - 8),
-            ("head_stride", |call| call.kv.head_stride = HEAD_DIM + 4),
-            ("n_pages", |call| call.kv.n_pages = 0),
-            ("capacity", |call| call.kv.capacity = 0),
+            ("max_pages", |call| call.kv.layout.max_pages -= 1),
+            ("row_stride", |call| call.kv.layout.row_stride = HEAD_DIM - 8),
+            ("head_stride", |call| call.kv.layout.head_stride = HEAD_DIM + 4),
+            ("n_pages", |call| call.kv.layout.n_pages = 0),
+            ("capacity", |call| call.kv.layout.capacity = 0),
             ("kv scale", |call| call.kv.format = KvFormat::Int8),
         ],
     );
@@ -376,7 +380,7 @@ fn raw_write_and_attend_refuse_calls_that_disagree() {
         &good,
         &[
             ("shape", |call| call.attend.shape.n_q_heads = 2),
-            ("kv", |call| call.attend.kv.capacity -= 1),
+            ("kv", |call| call.attend.kv.layout.capacity -= 1),
             ("heads", |call| call.attend.heads = Heads::All),
             ("spans", |call| call.write.spans.rows = 2),
             ("q", |call| call.attend.q = call.attend.q.offset(4)),
@@ -412,11 +416,11 @@ fn raw_write_refuses_bad_addresses_and_sizes() {
             ("present", |call| call.kv.present = Some(Address::NULL)),
             ("kv policy", |call| call.kv.present = None),
             ("k cache", |call| {
-                call.kv.n_pages = 1 << 31;
-                call.kv.page_stride = 1 << 48;
+                call.kv.layout.n_pages = 1 << 31;
+                call.kv.layout.page_stride = 1 << 48;
             }),
-            ("head_stride", |call| call.kv.head_stride = 0),
-            ("page_stride", |call| call.kv.page_stride = call.kv.row_stride * (PAGE - 1)),
+            ("head_stride", |call| call.kv.layout.head_stride = 0),
+            ("page_stride", |call| call.kv.layout.page_stride = call.kv.layout.row_stride * (PAGE - 1)),
             ("v cache", |call| call.kv.v = call.kv.k),
             ("v cache", |call| call.kv.v = call.kv.v.offset(32)),
         ],
@@ -434,7 +438,7 @@ fn named_buffers_match_the_documented_shapes() {
     let buffers = write.buffers(&device);
     let sizes: Vec<_> = buffers.iter().map(|buffer| (buffer.what, buffer.elems, buffer.access)).collect();
     let plane = PAGE * 2 * HEAD_DIM;
-    let cache = (kv.n_pages - 1) * 2 * plane + plane;
+    let cache = (kv.layout.n_pages - 1) * 2 * plane + plane;
     assert_eq!(
         sizes,
         [

@@ -48,7 +48,8 @@ pub struct MorayKvPages {
 }
 
 impl MorayKvPages {
-    fn layout(&self, n_kv_heads: usize, head_dim: usize) -> PageLayout {
+    /// Where its rows lie.
+    pub(crate) fn layout(&self, n_kv_heads: usize, head_dim: usize) -> PageLayout {
         let MorayKvPages {
             n_slots, n_pages, page_size, max_pages, page_stride, head_stride, row_stride, capacity, ..
         } = *self;

@@ -1,6 +1,6 @@
 //! The KV cache on the device: contiguous or in pages, f32 to int8, with or without holes.
 
-use crate::attention::{KvRow, KvShape, check_index};
+use crate::attention::{KvRow, KvShape, PageLayout, check_index};
 use crate::device::cudarc::driver::CudaSlice;
 use crate::device::{Address, Arguments, Device};
 use crate::error::{Error, Result, check_len};
@@ -75,7 +75,7 @@ impl Geometry {
 
     /// Presence words of a (layer, slot, kv_head).
     fn present_words(&self) -> usize {
-        Kv::present_words(self.shape.capacity)
+        PageLayout::present_words(self.shape.capacity)
     }
 
     /// A layer of a cache.
@@ -93,15 +93,18 @@ impl Geometry {
             v_scale: scale(all + first),
             present: parts.present.map(|present| present.offset(words)),
             page_table: parts.table,
-            n_slots: shape.n_slots,
-            n_pages,
-            page_size,
-            max_pages: self.max_pages(),
-            page_stride: shape.n_kv_heads * page_size * shape.head_dim,
-            head_stride: page_size * shape.head_dim,
-            row_stride: shape.head_dim,
-            capacity: shape.capacity,
-            n_kv_heads: shape.n_kv_heads,
+            layout: PageLayout {
+                n_kv_heads: shape.n_kv_heads,
+                head_dim: shape.head_dim,
+                n_slots: shape.n_slots,
+                capacity: shape.capacity,
+                n_pages,
+                page_size,
+                max_pages: self.max_pages(),
+                page_stride: shape.n_kv_heads * page_size * shape.head_dim,
+                head_stride: page_size * shape.head_dim,
+                row_stride: shape.head_dim,
+            },
         })
     }
 }

@@ -111,7 +111,7 @@ impl Enqueue for Attend {
         check_shape(&self.shape, &self.kv)?;
         self.heads.check()?;
         self.spans.check()?;
-        self.split.check(self.kv.capacity)?;
+        self.split.check(self.kv.layout.capacity)?;
         if self.spans.is_empty() {
             return Ok(());
         }
@@ -132,7 +132,7 @@ impl Enqueue for Attend {
         show(Buffer::write("out", self.out, elems).of_bytes(self.out_type.bytes()).aligned(16));
         self.spans.name_buffers(show);
         self.heads.name_buffers(&self.shape, self.spans.n_spans, show);
-        self.kv.name_buffers(self.shape.head_dim, Access::Read, show);
+        self.kv.name_buffers(Access::Read, show);
         show(Buffer::write("workspace", self.workspace, self.workspace_bytes() / 4).aligned(16));
         if let Some(arrived) = self.arrived {
             show(Buffer::write("arrived", arrived, self.counters()));

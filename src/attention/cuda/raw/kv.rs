@@ -7,16 +7,12 @@ use crate::attention::cuda::mirror::KvView;
 use crate::device::{Access, Address, Buffer, or_null, product};
 use crate::error::{Error, Result};
 
-/// One layer of a KV cache in an engine's memory.
-///
-/// Row `position` of a KV head begins at `page · page_stride + kv_head · head_stride + row · row_stride` elements, where page and
-/// row are the slot and the position (contiguous), or the entry of the slot's page table and the position within the page. So
-/// pages may have heads outside positions or the other way round, K and V may lie in one allocation, and rows may be padded.
+/// One layer of a KV cache in an engine's memory, whose rows lie where [`PageLayout`] says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kv {
     /// What rows are stored as.
     pub format: KvFormat,
-    /// Keys after RoPE; aligned to 16 bytes, as all strides are.
+    /// Keys after RoPE; aligned to 16 bytes.
     pub k: Address,
     /// Values, as `k`.
     pub v: Address,
@@ -24,104 +20,53 @@ pub struct Kv {
     pub k_scale: Option<Address<f32>>,
     /// As `k_scale`.
     pub v_scale: Option<Address<f32>>,
-    /// u32 \[n_slots, n_kv_heads, [`Kv::present_words`]\], bit p % 32 of word p / 32 says that position p is held. None: every
+    /// u32 \[n_slots, n_kv_heads, [`PageLayout::present_words`]\], bit p % 32 of word p / 32 says that position p is held. None: every
     /// position before a span's end is.
     pub present: Option<Address<u32>>,
     /// u32 \[n_slots, max_pages\], each entry below `n_pages`. None: contiguous, slot s is page s.
     pub page_table: Option<Address<u32>>,
-    /// Sequences that spans may name.
-    pub n_slots: usize,
-    /// Pages at `k` and `v`; of a contiguous cache at least `n_slots`.
-    pub n_pages: usize,
-    /// Positions of a page: a power of two where there is a table, at least the capacity where there is none.
-    pub page_size: usize,
-    /// Entries of a slot in the table.
-    pub max_pages: usize,
-    /// Elements from one page to the next.
-    pub page_stride: usize,
-    /// Elements from one KV head's rows to the next's.
-    pub head_stride: usize,
-    /// Elements from one position to the next.
-    pub row_stride: usize,
-    /// Positions of a slot; later ones are neither read nor written.
-    pub capacity: usize,
-    /// KV heads.
-    pub n_kv_heads: usize,
+    /// Where the rows of K lie from `k` on, and those of V from `v` on; on devices all strides are multiples of 16 bytes, and pages that a table
+    /// names have a power of two of positions. Positions of the capacity and later are neither read nor written.
+    pub layout: PageLayout,
 }
 
 impl Kv {
-    /// Presence words of a (slot, KV head): whole blocks of 64 positions.
-    pub fn present_words(capacity: usize) -> usize {
-        PageLayout::present_words(capacity)
-    }
-
-    /// Where rows lie.
-    fn layout(&self, head_dim: usize) -> PageLayout {
-        let Kv {
-            n_kv_heads,
-            n_slots,
-            capacity,
-            n_pages,
-            page_size,
-            max_pages,
-            page_stride,
-            head_stride,
-            row_stride,
-            ..
-        } = *self;
-        PageLayout {
-            n_kv_heads,
-            head_dim,
-            n_slots,
-            capacity,
-            n_pages,
-            page_size,
-            max_pages,
-            page_stride,
-            head_stride,
-            row_stride,
-        }
-    }
-
-    /// Checks that no row lies over another, as a call needs that writes them.
-    pub(super) fn check_apart(&self, head_dim: usize) -> Result<()> {
-        self.layout(head_dim).check_apart()
-    }
-
     /// Checks that no row of V lies over one of K, of a layout that has been checked.
-    pub(super) fn check_pair_apart(&self, head_dim: usize) -> Result<()> {
-        self.layout(head_dim).check_pair_apart(self.format.bytes(), [self.k.get(), self.v.get()])
+    pub(super) fn check_pair_apart(&self) -> Result<()> {
+        self.layout.check_pair_apart(self.format.bytes(), [self.k.get(), self.v.get()])
     }
 
     /// Checks the layout, and besides what only devices ask: 32 bits, pages of powers of two, rows of whole 16 bytes.
-    pub(super) fn check(&self, head_dim: usize) -> Result<()> {
-        let refuse = |what, expected, got| Err(Error::Shape { what, expected, got });
-        if self.format == KvFormat::Int8 && head_dim % 16 != 0 {
-            return refuse("head_dim", "a multiple of 16 for int8 caches", head_dim);
+    pub(super) fn check(&self) -> Result<()> {
+        let (layout, refuse) = (&self.layout, |what, expected, got| Err(Error::Shape { what, expected, got }));
+        if self.format == KvFormat::Int8 && layout.head_dim % 16 != 0 {
+            return refuse("head_dim", "a multiple of 16 for int8 caches", layout.head_dim);
         }
         let has_table = self.page_table.is_some();
         let sizes = [
-            ("capacity", self.capacity),
-            ("n_slots", self.n_slots),
-            ("n_pages", self.n_pages),
-            ("page_size", self.page_size),
-            ("max_pages", if has_table { self.max_pages } else { 1 }),
+            ("capacity", layout.capacity),
+            ("n_slots", layout.n_slots),
+            ("n_pages", layout.n_pages),
+            ("page_size", layout.page_size),
+            ("max_pages", if has_table { layout.max_pages } else { 1 }),
         ];
         if let Some((what, got)) = sizes.into_iter().find(|&(_, size)| size == 0 || size > 1 << 31) {
             return refuse(what, "1 to 2^31", got);
         }
-        if has_table && !self.page_size.is_power_of_two() {
-            return refuse("page_size", "a power of two, at most 2^31", self.page_size);
+        if has_table && !layout.page_size.is_power_of_two() {
+            return refuse("page_size", "a power of two, at most 2^31", layout.page_size);
         }
-        self.layout(head_dim).check_sizes(has_table)?;
-        for (what, stride) in
-            [("page_stride", self.page_stride), ("head_stride", self.head_stride), ("row_stride", self.row_stride)]
-        {
+        layout.check_sizes(has_table)?;
+        for (what, stride) in [
+            ("page_stride", layout.page_stride),
+            ("head_stride", layout.head_stride),
+            ("row_stride", layout.row_stride),
+        ] {
             if stride > 1 << 48 || stride * self.format.bytes() % 16 != 0 {
                 return refuse(what, "a multiple of 16 bytes, at most 2^48 elements", stride);
             }
         }
-        check_u32("row_stride", self.row_stride)?;
+        check_u32("row_stride", layout.row_stride)?;
         match self.format == KvFormat::Int8 && (self.k_scale.is_none() || self.v_scale.is_none()) {
             true => Err(Error::Misaligned { what: "kv scale", expected: 4, got: 0 }),
             false => Ok(()),
@@ -129,8 +74,8 @@ impl Kv {
     }
 
     /// Names the cache's buffers, whose rows are read or written.
-    pub(super) fn name_buffers(&self, head_dim: usize, access: Access, show: &mut dyn FnMut(Buffer)) {
-        let layout = self.layout(head_dim);
+    pub(super) fn name_buffers(&self, access: Access, show: &mut dyn FnMut(Buffer)) {
+        let layout = &self.layout;
         // what cannot be counted is longer than any memory
         let elems = layout.elems().unwrap_or(usize::MAX);
         for (what, address) in [("k cache", self.k), ("v cache", self.v)] {
@@ -154,6 +99,7 @@ impl Kv {
 
     /// What kernels take.
     pub(super) fn params(&self) -> KvView {
+        let layout = &self.layout;
         KvView {
             k: self.k.get(),
             v: self.v.get(),
@@ -161,14 +107,14 @@ impl Kv {
             v_scale: or_null(self.v_scale),
             present: or_null(self.present),
             page_table: or_null(self.page_table),
-            page_stride: self.page_stride as u64,
-            head_stride: self.head_stride as u64,
-            row_stride: self.row_stride as u32,
-            page_size: self.page_size as u32,
-            max_pages: self.max_pages as u32,
-            present_words: Kv::present_words(self.capacity) as u32,
-            capacity: self.capacity as u32,
-            n_kv_heads: self.n_kv_heads as u32,
+            page_stride: layout.page_stride as u64,
+            head_stride: layout.head_stride as u64,
+            row_stride: layout.row_stride as u32,
+            page_size: layout.page_size as u32,
+            max_pages: layout.max_pages as u32,
+            present_words: PageLayout::present_words(layout.capacity) as u32,
+            capacity: layout.capacity as u32,
+            n_kv_heads: layout.n_kv_heads as u32,
         }
     }
 }

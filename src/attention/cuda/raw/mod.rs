@@ -11,7 +11,7 @@
 //! One decode step of four sequences over pages of 16 positions, as an engine with a pool of its own would run it.
 //! ```no_run
 //! use moray::Device;
-//! use moray::attention::AttentionShape;
+//! use moray::attention::{AttentionShape, PageLayout};
 //! use moray::attention::cuda::raw::{Attend, Heads, Kv, Spans};
 //! use moray::attention::cuda::{KvFormat, Split};
 //! use moray::device::{Address, ElementKind, RawCall};
@@ -28,15 +28,18 @@
 //!     v_scale: None,
 //!     present: None,
 //!     page_table: Some(Address::new(0x7f20_0000_0000)), // u32 [slots, capacity / page_size]
-//!     n_slots: slots,
-//!     n_pages,
-//!     page_size,
-//!     max_pages: capacity / page_size,
-//!     page_stride: page_size * shape.kv_elems(),
-//!     head_stride: shape.head_dim,
-//!     row_stride: shape.kv_elems(),
-//!     capacity,
-//!     n_kv_heads: shape.n_kv_heads,
+//!     layout: PageLayout {
+//!         n_kv_heads: shape.n_kv_heads,
+//!         head_dim: shape.head_dim,
+//!         n_slots: slots,
+//!         capacity,
+//!         n_pages,
+//!         page_size,
+//!         max_pages: capacity / page_size,
+//!         page_stride: page_size * shape.kv_elems(),
+//!         head_stride: shape.head_dim,
+//!         row_stride: shape.kv_elems(),
+//!     },
 //! };
 //! let mut call = Attend {
 //!     shape,
@@ -85,8 +88,11 @@ fn check_shape(shape: &AttentionShape, kv: &Kv) -> Result<()> {
     if shape.head_dim > MAX_HEAD_DIM {
         return refuse("head_dim", "a positive multiple of 8, at most 256", shape.head_dim);
     }
-    if shape.n_kv_heads != kv.n_kv_heads {
+    if shape.n_kv_heads != kv.layout.n_kv_heads {
         return refuse("n_kv_heads", "the cache's n_kv_heads", shape.n_kv_heads);
+    }
+    if shape.head_dim != kv.layout.head_dim {
+        return refuse("head_dim", "the cache's head_dim", shape.head_dim);
     }
     if shape.group_size() > MAX_GROUP {
         return refuse("query heads per KV head", "at most 256", shape.group_size());
@@ -94,7 +100,7 @@ fn check_shape(shape: &AttentionShape, kv: &Kv) -> Result<()> {
     if shape.n_q_heads > 0xffff {
         return refuse("n_q_heads", "at most 65535", shape.n_q_heads);
     }
-    kv.check(shape.head_dim)
+    kv.check()
 }
 
 /// Checks that a size fits the 32 bits in which kernels have it.

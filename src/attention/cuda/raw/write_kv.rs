@@ -105,7 +105,7 @@ fn parts_of_heads(tokens: u32, heads: u32) -> u32 {
 impl Enqueue for WriteKv {
     fn check_sizes(&self, _: &Device) -> Result<()> {
         check_shape(&self.shape, &self.kv)?;
-        self.kv.check_apart(self.shape.head_dim)?;
+        self.kv.layout.check_apart()?;
         self.heads.check()?;
         self.spans.check()?;
         self.check_strides()?;
@@ -122,7 +122,7 @@ impl Enqueue for WriteKv {
     fn check_addresses(&self) -> Result<()> {
         match self.spans.is_empty() {
             true => Ok(()),
-            false => self.kv.check_pair_apart(self.shape.head_dim),
+            false => self.kv.check_pair_apart(),
         }
     }
 
@@ -144,7 +144,7 @@ impl Enqueue for WriteKv {
         }
         self.spans.name_buffers(show);
         self.heads.name_buffers(&self.shape, self.spans.n_spans, show);
-        self.kv.name_buffers(self.shape.head_dim, Access::Write, show);
+        self.kv.name_buffers(Access::Write, show);
     }
 
     fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
@@ -170,7 +170,7 @@ impl Enqueue for WriteKv {
         let grid = [
             longest,
             n_spans,
-            parts_of_heads(longest.saturating_mul(n_spans), params.n_q_heads + 2 * self.kv.n_kv_heads as u32),
+            parts_of_heads(longest.saturating_mul(n_spans), params.n_q_heads + 2 * self.kv.layout.n_kv_heads as u32),
         ];
         queue.launch(kernel, grid, params)
     }

@@ -14,7 +14,12 @@ use moray::attention::cuda::{KvFormat, Split};
 use moray::device::{Access, Address, Device};
 
 impl MorayKvPages {
-    fn fill(&self, n_kv_heads: usize, access: Access, lent: &mut Lent) -> Outcome<Kv> {
+    fn fill(
+        &self,
+        AttentionShape { n_kv_heads, head_dim, .. }: AttentionShape,
+        access: Access,
+        lent: &mut Lent,
+    ) -> Outcome<Kv> {
         let format = match self.dtype {
             MORAY_F32 => KvFormat::F32,
             MORAY_F16 => KvFormat::F16,
@@ -42,15 +47,7 @@ impl MorayKvPages {
             v_scale,
             present: part("kv.present", self.present).map(Address::cast),
             page_table: lent.optional("kv.page_table", self.page_table),
-            n_slots: self.n_slots,
-            n_pages: self.n_pages,
-            page_size: self.page_size,
-            max_pages: self.max_pages,
-            page_stride: self.page_stride,
-            head_stride: self.head_stride,
-            row_stride: self.row_stride,
-            capacity: self.capacity,
-            n_kv_heads,
+            layout: self.layout(n_kv_heads, head_dim),
         })
     }
 }
@@ -105,9 +102,10 @@ impl Fill for MorayCudaWriteKv {
             out: lent.write("q_out", self.q_out),
         });
         let rope = lent.optional("rope", self.rope).map(|table| RopeTable { table, context: self.context });
+        let shape = self.spans.shape()?;
         Ok(WriteKv {
-            shape: self.spans.shape()?,
-            kv: self.kv.fill(self.spans.n_kv_heads, Access::Write, lent)?,
+            shape,
+            kv: self.kv.fill(shape, Access::Write, lent)?,
             heads: self.spans.heads(lent)?,
             spans: self.spans.spans(lent),
             skipped: skipped(self.policy)?,
@@ -125,17 +123,16 @@ impl Fill for MorayCudaAttend {
     type Call = Attend;
 
     fn fill(&self, device: &Device, lent: &mut Lent) -> Outcome<Attend> {
-        let MorayCudaSpans { n_kv_heads, .. } = self.spans;
-        let multiprocessors = device.multiprocessors() as usize;
+        let (shape, multiprocessors) = (self.spans.shape()?, device.multiprocessors() as usize);
         let mut call = Attend {
-            shape: self.spans.shape()?,
-            kv: self.kv.fill(n_kv_heads, Access::Read, lent)?,
+            shape,
+            kv: self.kv.fill(shape, Access::Read, lent)?,
             heads: self.spans.heads(lent)?,
             spans: self.spans.spans(lent),
             q: lent.read("q", self.q),
             out: lent.write("out", self.out),
             out_type: element(self.out_dtype)?,
-            split: Split::choose(n_kv_heads, self.max_spans, self.kv.capacity, multiprocessors),
+            split: Split::choose(shape.n_kv_heads, self.max_spans, self.kv.capacity, multiprocessors),
             workspace: Address::NULL,
             workspace_bytes: 0,
             arrived: None,
@@ -159,7 +156,7 @@ impl Fill for MorayCudaWriteAttend {
     fn fill(&self, device: &Device, lent: &mut Lent) -> Outcome<WriteAttend> {
         let MorayCudaSpans { n_spans, n_kv_heads, .. } = self.spans;
         let (shape, heads, spans) = (self.spans.shape()?, self.spans.heads(lent)?, self.spans.spans(lent));
-        let kv = self.kv.fill(n_kv_heads, Access::Write, lent)?;
+        let kv = self.kv.fill(shape, Access::Write, lent)?;
         let queries = Queries { q: lent.read_rows("q", self.q), stride: self.q_stride, out: Address::NULL };
         let write = WriteKv {
             shape,
@@ -174,7 +171,7 @@ impl Fill for MorayCudaWriteAttend {
             kv_stride: self.kv_stride,
             element: element(self.dtype)?,
         };
-        let split = Split::choose(n_kv_heads, self.max_spans, kv.capacity, device.multiprocessors() as usize);
+        let split = Split::choose(n_kv_heads, self.max_spans, self.kv.capacity, device.multiprocessors() as usize);
         let attend = Attend {
             shape,
             kv,
