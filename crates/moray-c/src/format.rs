@@ -43,6 +43,16 @@ pub struct MorayFormat {
     pub offset: MorayOffset,
 }
 
+/// What a constant names.
+pub(crate) fn offset(what: &'static str, constant: MorayOffset) -> Outcome<Offset> {
+    match constant {
+        MORAY_OFFSET_NONE => Ok(Offset::None),
+        MORAY_OFFSET_F16 => Ok(Offset::F16),
+        MORAY_OFFSET_ZERO_POINT => Ok(Offset::ZeroPoint),
+        other => Err(Fault::unsupported(what, "a MORAY_OFFSET_ constant", other)),
+    }
+}
+
 impl MorayFormat {
     /// The format that the numbers name; whether its parts go together, [`Format::check`] says.
     pub(crate) fn read(self) -> Outcome<Format> {
@@ -51,12 +61,7 @@ impl MorayFormat {
             8 => Bits::Eight,
             other => return Err(Fault::unsupported("format.bits", "4 or 8", other)),
         };
-        let offset = match self.offset {
-            MORAY_OFFSET_NONE => Offset::None,
-            MORAY_OFFSET_F16 => Offset::F16,
-            MORAY_OFFSET_ZERO_POINT => Offset::ZeroPoint,
-            other => return Err(Fault::unsupported("format.offset", "a MORAY_OFFSET_ constant", other)),
-        };
+        let offset = offset("format.offset", self.offset)?;
         let scale = match (self.group_size, self.group_scale) {
             (0, 0) if offset == Offset::None => return Ok(Format { bits, group: None }),
             (0, _) => {

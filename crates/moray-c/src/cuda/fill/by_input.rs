@@ -1,16 +1,15 @@
 //! Products by input.
 
-use super::element;
+use super::{element, group};
 use crate::by_input::MorayInputWeight;
 use crate::cuda::call::Fill;
 use crate::cuda::lent::Lent;
 use crate::cuda::{MorayCudaByInput, MorayCudaByInputFourBit, MorayCudaInputRows};
 use crate::status::{Fault, Outcome};
-use crate::{MORAY_OFFSET_F16, MORAY_OFFSET_NONE, MORAY_OFFSET_ZERO_POINT, MorayBytesMut};
+use crate::{MORAY_OFFSET_NONE, MorayBytesMut};
 use moray::device::{Address, Device};
 use moray::input_sparse::FourBitRows;
 use moray::input_sparse::cuda::raw::{FourBit, Linear};
-use moray::w4a8::{Group, GroupScale, Offset};
 
 fn rows(weight: &MorayInputWeight) -> Outcome<FourBitRows<'_>> {
     let refused = || Fault::unsupported("weight", "one of 4 bits", "floating point");
@@ -68,19 +67,6 @@ impl Fill for MorayCudaByInput {
     }
 }
 
-impl MorayCudaInputRows {
-    fn group(&self) -> Outcome<Option<Group>> {
-        let offset = match self.offset {
-            MORAY_OFFSET_NONE => Offset::None,
-            MORAY_OFFSET_F16 => Offset::F16,
-            MORAY_OFFSET_ZERO_POINT => Offset::ZeroPoint,
-            other => return Err(Fault::unsupported("offset", "a MORAY_OFFSET_ constant", other)),
-        };
-        let size = self.group_size as usize;
-        Ok((size > 0).then_some(Group { size, scale: GroupScale::F16, offset }))
-    }
-}
-
 impl Fill for MorayCudaByInputFourBit {
     type Call = FourBit;
 
@@ -89,7 +75,7 @@ impl Fill for MorayCudaByInputFourBit {
         let mut call = FourBit {
             rows: lent.read("rows", weight.rows.as_read()),
             scales: lent.read("scales", weight.scales.as_read()),
-            group: weight.group()?,
+            group: group(weight.group_size, weight.offset)?,
             x: lent.read("x", self.x),
             threshold: self.threshold,
             bias: lent.optional("bias", self.bias),

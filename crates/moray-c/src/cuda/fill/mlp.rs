@@ -1,6 +1,6 @@
 //! The sparse MLP.
 
-use super::element;
+use super::{element, group};
 use crate::cuda::call::Fill;
 use crate::cuda::lent::Lent;
 use crate::cuda::{
@@ -10,14 +10,13 @@ use crate::cuda::{
 use crate::mlp::{MORAY_ACTIVATION_RELU, MORAY_ACTIVATION_SILU, MorayMlp, MorayMlpShape};
 use crate::selection::*;
 use crate::status::{Fault, Outcome};
-use crate::{MORAY_OFFSET_F16, MORAY_OFFSET_NONE, MORAY_OFFSET_ZERO_POINT, MorayBytes, MorayBytesMut};
+use crate::{MORAY_OFFSET_NONE, MorayBytes, MorayBytesMut};
 use moray::device::{Address, Device};
 use moray::sparse_mlp::cuda::raw::{
     DownMatrix, List, Matrix, Mlp, MlpDown, MlpGateUp, Neurons, Plan, Score, Selection, Weights,
 };
 use moray::sparse_mlp::cuda::{PackedRows, PackedWeights, RowFormat};
 use moray::sparse_mlp::{Activation, Shape};
-use moray::w4a8::{Group, GroupScale, Offset};
 
 /// How an MLP is stored, without addresses.
 pub(crate) fn sizes(mlp: &MorayMlp) -> Outcome<MorayCudaMlpWeights> {
@@ -70,22 +69,11 @@ pub(crate) unsafe fn pack(mlp: &MorayMlp, memory: &MorayCudaMlpWeights) -> Outco
 type Names = [&'static str; 3];
 
 impl MorayCudaRows {
-    fn group(&self) -> Outcome<Option<Group>> {
-        let offset = match self.offset {
-            MORAY_OFFSET_NONE => Offset::None,
-            MORAY_OFFSET_F16 => Offset::F16,
-            MORAY_OFFSET_ZERO_POINT => Offset::ZeroPoint,
-            other => return Err(Fault::unsupported("offset", "a MORAY_OFFSET_ constant", other)),
-        };
-        let size = self.group_size as usize;
-        Ok((size > 0).then_some(Group { size, scale: GroupScale::F16, offset }))
-    }
-
     fn row_matrix(&self, [rows, scales, bias]: Names, lent: &mut Lent) -> Outcome<Matrix> {
         Ok(Matrix {
             rows: lent.read(rows, self.rows.as_read()),
             scales: lent.optional(scales, self.scales.as_read()),
-            group: self.group()?,
+            group: group(self.group_size, self.offset)?,
             bias: lent.optional(bias, self.bias.as_read()),
         })
     }
@@ -94,7 +82,7 @@ impl MorayCudaRows {
         Ok(DownMatrix {
             rows: lent.read(rows, self.rows.as_read()),
             scales: lent.optional(scales, self.scales.as_read()),
-            group: self.group()?,
+            group: group(self.group_size, self.offset)?,
             bias: lent.optional(bias, self.bias.as_read()),
         })
     }
