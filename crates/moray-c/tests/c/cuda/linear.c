@@ -224,22 +224,41 @@ static void check_bad_input(void) {
     close_problem(&p);
 }
 
+enum { THREADS = 8, ROUNDS = 50, RECORDED = 200 };
+
 /* A thread with a stream and memory of its own, in whose context nothing is current between its calls. */
-static void *worker(void *number) {
-    static const size_t CALLS = 20;
+typedef struct {
+    MorayCuda *cuda;
+    size_t number;
+} Worker;
+
+/* The two calls of a problem on a stream, with no context current. */
+static void call_alone(const Worker *of, CUstream own, const Problem *p) {
+    CUcontext now = context;
+    DRIVER(cuCtxSetCurrent(NULL));
+    OK(moray_cuda_quantize(of->cuda, own, &p->quantize));
+    OK(moray_cuda_linear(of->cuda, own, &p->linear));
+    DRIVER(cuCtxGetCurrent(&now));
+    CHECK(now == NULL);
+    DRIVER(cuCtxSetCurrent(context));
+}
+
+/* In each round many products that only a graph records, by which the library does all that it does in a call while the simulated device, which is
+   slow, runs nothing; and one that runs. */
+static void *worker(void *argument) {
+    const Worker *of = argument;
     Problem *p = malloc(sizeof *p);
     DRIVER(cuCtxSetCurrent(context));
-    open_problem(p, &FORMATS[(size_t)number % FORMAT_COUNT], 1 + (size_t)number % 5, MORAY_ACT_SCALES_TOKEN);
+    open_problem(p, &FORMATS[of->number % FORMAT_COUNT], 1 + of->number % 5, MORAY_ACT_SCALES_TOKEN);
     CUstream own;
     DRIVER(cuStreamCreate(&own, CU_STREAM_NON_BLOCKING));
-    for (size_t i = 0; i < CALLS; i++) {
-        CUcontext now = context;
-        DRIVER(cuCtxSetCurrent(NULL));
-        OK(moray_cuda_quantize(cuda, own, &p->quantize));
-        OK(moray_cuda_linear(cuda, own, &p->linear));
-        DRIVER(cuCtxGetCurrent(&now));
-        CHECK(now == NULL);
-        DRIVER(cuCtxSetCurrent(context));
+    for (size_t round = 0; round < ROUNDS; round++) {
+        CUgraph graph;
+        DRIVER(cuStreamBeginCapture(own, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+        for (size_t i = 0; i < RECORDED; i++) call_alone(of, own, p);
+        DRIVER(cuStreamEndCapture(own, &graph));
+        DRIVER(cuGraphDestroy(graph));
+        call_alone(of, own, p);
         DRIVER(cuStreamSynchronize(own));
         check_y(p);
         DRIVER(cuMemsetD8((uintptr_t)p->y.data, 0, p->y.bytes));
@@ -250,10 +269,27 @@ static void *worker(void *number) {
     return NULL;
 }
 
-static void check_threads(void) {
-    pthread_t threads[8];
-    for (size_t i = 0; i < 8; i++) CHECK(pthread_create(&threads[i], NULL, worker, (void *)i) == 0);
-    for (size_t i = 0; i < 8; i++) pthread_join(threads[i], NULL);
+static size_t free_bytes(void) {
+    size_t now, all;
+    DRIVER(cuMemGetInfo(&now, &all));
+    return now;
+}
+
+/* On one handle, or on one each; the device's memory is afterwards what it was. */
+static void check_threads(int own_handles) {
+    pthread_t threads[THREADS];
+    Worker workers[THREADS];
+    const size_t before = free_bytes();
+    for (size_t i = 0; i < THREADS; i++) {
+        workers[i] = (Worker){cuda, i};
+        if (own_handles) OK(moray_cuda_create(context, &workers[i].cuda));
+        CHECK(pthread_create(&threads[i], NULL, worker, &workers[i]) == 0);
+    }
+    for (size_t i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        if (own_handles) moray_cuda_destroy(workers[i].cuda);
+    }
+    CHECK(free_bytes() == before);
 }
 
 static void check_device(void) {
@@ -293,7 +329,8 @@ int main(void) {
     check_products();
     check_norm();
     check_bad_input();
-    check_threads();
+    check_threads(0);
+    check_threads(1);
     check_bf16();
     close_device();
     moray_cpu_destroy(cpu);
