@@ -51,7 +51,7 @@ fn table() -> Result<String> {
     for Gain { work, over, times, place } in measured()?.into_iter().chain(quality()?).chain(predicted()?) {
         text += &format!("| {work} | {over} | {times} | {place} |\n");
     }
-    text += "\nTimes: how often as fast, medians (quartiles) of rounds in turn; below 1 it is slower. Predicted: from counted bytes, passes and \
+    text += "\nTimes: how many times as fast, medians (quartiles) of rounds in which each has its turn; below 1 it is slower. Predicted: from counted bytes, passes and \
              instructions of each launch and published rates; no GPU has measured these kernels yet.\n";
     Ok(text)
 }
