@@ -58,7 +58,13 @@ impl Kernel for Merge<'_> {
     fn run<S: Simd>(self, simd: S) {
         let stride = state_elems(self.head_dim);
         for (total, segment) in self.total.chunks_exact_mut(stride).zip(self.segment.chunks_exact(stride)) {
-            if segment[0] == f32::NEG_INFINITY {
+            // A state whose sums are NaN has seen a score that is none, and may have no maximum; what it is merged with becomes NaN.
+            let spoilt = simd.sum(simd.load(&segment[16..].as_chunks().0[0])).is_nan();
+            if segment[0] == f32::NEG_INFINITY && !spoilt {
+                continue;
+            }
+            if spoilt || simd.sum(simd.load(&total[16..].as_chunks().0[0])).is_nan() {
+                total[16..STATE_HEADER].fill(f32::NAN);
                 continue;
             }
             if total[0] == f32::NEG_INFINITY {
@@ -76,7 +82,7 @@ impl Kernel for Merge<'_> {
     }
 }
 
-/// Divides a state's output by its sum of weights, in place; nothing to attend to gives zeros.
+/// Divides a state's output by its sum of weights, in place; nothing to attend to gives zeros, and scores that are no numbers NaN.
 pub(super) struct Finish<'a> {
     pub(super) state: &'a mut [f32],
 }
@@ -87,11 +93,13 @@ impl Kernel for Finish<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let (header, out) = self.state.split_at_mut(STATE_HEADER);
-        if header[0] == f32::NEG_INFINITY {
+        let sum = simd.sum(simd.load(&header.as_chunks().0[1]));
+        // without a maximum because every score was NaN, the sum is NaN too
+        if header[0] == f32::NEG_INFINITY && !sum.is_nan() {
             out.fill(0.0);
             return;
         }
-        let inverse = simd.splat(1.0 / simd.sum(simd.load(&header.as_chunks().0[1])));
+        let inverse = simd.splat(1.0 / sum);
         for lanes in out.as_chunks_mut().0 {
             // Adding 0 makes one zero of the two.
             simd.store(lanes, simd.fma(simd.load(lanes), inverse, simd.splat(0.0)));

@@ -104,6 +104,10 @@ fn fitted(group: &[f32]) -> [f16; 2] {
     let (min, max) = group.iter().fold((f32::MAX, f32::MIN), |(low, high), &v| (low.min(v), high.max(v)));
     let stored = |[scale, offset]: [f32; 2]| [f16::from_f32(scale), f16::from_f32(offset)];
     let mut best = stored([(max - min) / 15.0, min]);
+    if !best.iter().all(|end| end.is_finite()) {
+        // no f16, which is refused later; a line through such codes would be the mean of all
+        return best;
+    }
     let (mut least, mut next) = error_and_fit(group, best);
     for _ in 1..LINES {
         let line = stored(next);

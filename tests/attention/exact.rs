@@ -148,3 +148,54 @@ fn skipped_groups_holes_and_later_positions_have_no_influence_even_as_nan() {
     }
     assert!(results[..2] == results[2..4] && results[..2] == results[4..]);
 }
+
+#[test]
+fn a_query_or_a_key_that_is_no_number_makes_what_sees_it_nan_and_no_other() {
+    let (shape, capacity) = (AttentionShape::new(4, 2, 40).unwrap(), 600);
+    let kv = KvShape { n_layers: 1, n_slots: 1, n_kv_heads: 2, head_dim: 40, capacity };
+    // positions: in one block, across blocks, across segments of 256
+    for (tokens, queries) in [(1, 1), (5, 5), (70, 7), (300, 3), (300, 70), (600, 1)] {
+        let (k, v, q) = (noise(tokens * 80, 1), noise(tokens * 80, 2), noise(queries * 160, 3));
+        let start = tokens - queries;
+        let attended = |cpu: &Cpu, k: &[f32], q: &[f32], dtype: KvDtype| {
+            let mut cache = KvCache::new(kv, dtype).unwrap();
+            let limits = Limits { max_rows: tokens, max_spans: 1, capacity };
+            let mut workspace = Workspace::new(cpu, shape, limits).unwrap();
+            let spans = [Span { slot: 0, start: 0, len: tokens }];
+            let call = Call { shape, layer: 0, spans: &spans, heads: Heads::All };
+            write_kv(cpu, &call, KvPolicy::WriteAll, None, k, &v, &mut cache).unwrap();
+            let spans = [Span { slot: 0, start, len: queries }];
+            let mut out = vec![0.5; q.len()];
+            attend(cpu, &Call { spans: &spans, ..call }, q, &cache, &mut out, &mut workspace).unwrap();
+            out
+        };
+        for isa in isas() {
+            let cpu = Cpu::new(2, isa).unwrap();
+            for dtype in DTYPES {
+                let whole = attended(&cpu, &k, &q, dtype);
+                let check = |out: &[f32], spoilt: &dyn Fn(usize, usize) -> bool, what: &str| {
+                    for (at, (out, whole)) in out.iter().zip(&whole).enumerate() {
+                        let (token, head) = (at / 160, at % 160 / 40);
+                        let right = if spoilt(token, head) { out.is_nan() } else { out.to_bits() == whole.to_bits() };
+                        assert!(right, "{what}, {dtype:?}, {}, {tokens}: [{token}, {head}] is {out}", isa.name());
+                    }
+                };
+                // one element of the last query of head 2
+                let mut wrong = q.clone();
+                wrong[(queries - 1) * 160 + 2 * 40 + 7] = f32::NAN;
+                check(&attended(&cpu, &k, &wrong, dtype), &|token, head| token == queries - 1 && head == 2, "q");
+                // the keys of KV head 1 at one position, at the first 256 and at all
+                for (keys, what) in
+                    [(0..1, "first"), (start..start + 1, "own"), (0..tokens.min(256), "segment"), (0..tokens, "all")]
+                {
+                    let (mut wrong, from) = (k.clone(), keys.start);
+                    for position in keys {
+                        wrong[position * 80 + 40..][..40].fill(f32::NAN);
+                    }
+                    let spoilt = |token: usize, head: usize| head >= 2 && start + token >= from;
+                    check(&attended(&cpu, &wrong, &q, dtype), &spoilt, what);
+                }
+            }
+        }
+    }
+}

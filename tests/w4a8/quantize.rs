@@ -192,3 +192,21 @@ fn qqq_rounds_the_exact_product_once_for_every_group_scale() {
         }
     }
 }
+
+#[test]
+fn groups_whose_offset_or_scale_is_no_f16_are_refused_and_none_becomes_its_mean() {
+    let format = Format::per_group(32, Offset::F16);
+    for (low, high) in [(-7e4, 7e4), (-7e4, 0.0), (7e4, 8e4), (-8e4, -7e4), (-3e38, 3e38), (0.0, 1e6)] {
+        let mut w: Vec<f32> = (0..64).map(|i| i as f32 / 64.0).collect();
+        for (i, w) in w[32..].iter_mut().enumerate() {
+            *w = low + (high - low) * (i as f32 / 31.0);
+        }
+        assert!(quantize(&w, 1, 64, format).is_err(), "{low} to {high}");
+    }
+    // the largest that f16 has
+    let w: Vec<f32> = (0..32).map(|i| -65504.0 + 65504.0 * (i as f32 / 31.0)).collect();
+    let q = quantize(&w, 1, 32, format).unwrap();
+    for (k, &w) in w.iter().enumerate() {
+        assert!((q.dequantize_at(0, k) - f64::from(w)).abs() < 65504.0 / 15.0, "{k}");
+    }
+}
