@@ -83,6 +83,9 @@ fn what_cannot_be_measured_is_refused_in_words() {
         assert!(parts.iter().all(|part| refusal.contains(part)), "{more:?}: {refusal}");
     }
     assert!(output(&["bench", "--text", "a"]).unwrap_err().contains("--model"));
+    let refusal =
+        output(&["bench", "--shape", "smollm2-135m", "--layers", "31", "--row", "--weights as-file"]).unwrap_err();
+    assert!(refusal.contains("layers: expected no more than the shape has, got 31"), "{refusal}");
 }
 
 #[test]

@@ -146,3 +146,65 @@ fn manual_pages_and_completions_name_every_command() {
         assert!(String::from_utf8(script).unwrap().contains("quantize"), "{shell}");
     }
 }
+
+#[test]
+fn a_reader_that_went_away_is_an_error_of_every_command_that_only_prints() {
+    struct Closed;
+    impl std::io::Write for Closed {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    for arguments in [&["moray"][..], &["moray", "doctor"], &["moray", "completions", "bash"]] {
+        let error = run(Cli::try_parse_from(arguments).unwrap(), &mut Closed).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write standard output"), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_refused_before_the_work_that_fills_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("file"), "kept").unwrap();
+    // the model, which is looked at next, is not there either
+    let (model, inside) = (path("none.gguf"), path("file/out.safetensors"));
+    let folder = path("folder.safetensors");
+    std::fs::create_dir(&folder).unwrap();
+    for arguments in [
+        &["calibrate", "--out", &path("none/out.safetensors")][..],
+        &["calibrate", "--out", &inside],
+        &["calibrate", "--out", &folder],
+        &["demo", "--text", &path("file"), "--html", &path("none/page.html")],
+        &["demo", "--text", &path("file"), "--html", &folder],
+        &["analyze", "--text", &path("file"), "--out", &path("file")],
+    ] {
+        let command = [&["moray", arguments[0], "--model", &model], &arguments[1..]].concat();
+        let error = run(Cli::try_parse_from(&command).unwrap(), &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains(arguments.last().unwrap()), "{arguments:?}: {error}");
+    }
+    // what can be written is neither changed nor left behind
+    for out in [path("new.safetensors"), path("old.safetensors")] {
+        let old = out.contains("old");
+        if old {
+            std::fs::write(&out, "old").unwrap();
+        }
+        let command = ["moray", "calibrate", "--model", &model, "--out", &out];
+        let error = run(Cli::try_parse_from(command).unwrap(), &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("none.gguf"), "{error}");
+        assert_eq!(std::fs::read(&out).ok().as_deref(), old.then_some(&b"old"[..]));
+    }
+    assert_eq!(std::fs::read(path("file")).unwrap(), b"kept");
+}
+
+#[test]
+fn a_number_below_zero_is_refused_as_a_number() {
+    for (switch, number) in [("-n", "-1"), ("--temperature", "-1"), ("--threads", "-2"), ("--top-p", "-0.5")] {
+        let arguments = ["moray", "generate", "--model", "none", "-p", "a", switch, number];
+        let found = help::command().try_get_matches_from(arguments);
+        let error = found.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(!error.contains("unexpected argument"), "{error}");
+    }
+}

@@ -73,9 +73,11 @@ pub struct Arguments {
 /// # Errors
 /// What is wrong with the model, the text or the folder.
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
-    let found = analyses(arguments)?;
     if let Some(folder) = &arguments.out {
         std::fs::create_dir_all(folder).map_err(|source| Error::io("create", folder, source))?;
+    }
+    let found = analyses(arguments)?;
+    if let Some(folder) = &arguments.out {
         for analysis in &found {
             let json =
                 serde_json::to_string_pretty(analysis).map_err(|source| Error::io("write", folder, source.into()))?;

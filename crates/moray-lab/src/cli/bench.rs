@@ -248,6 +248,10 @@ impl ModelFile {
         };
         let mut fixture = shape.fixture();
         let all = fixture.n_layers;
+        if let Some(got) = arguments.layers.filter(|layers| *layers > all) {
+            let (what, expected) = ("layers", "no more than the shape has");
+            return Err(Error::Kernel(moray::Error::Shape { what, expected, got }));
+        }
         fixture.n_layers = arguments.layers.unwrap_or(all);
         let layers =
             if fixture.n_layers == all { String::new() } else { format!(", {} of {all} layers", fixture.n_layers) };

@@ -8,7 +8,7 @@ use moray::policy::Named;
 
 use super::switches::{self, OUTPUT_TOKENS};
 use super::ways::Loaded;
-use super::{LogitsSwitch, Way, progress_bar, written};
+use super::{LogitsSwitch, Way, check_writable, progress_bar, written};
 use crate::activations::ActivationScheme;
 use crate::calibration::{About, Drafted, ModelIdentity, PREVIEW, TextIdentity, VERSION, is_calibration};
 use crate::config::Activation;
@@ -69,6 +69,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
         let (expected, got) = ("at least one that is calibrated", "none");
         return Err(Error::unsupported(&arguments.model, "methods", expected, got));
     }
+    check_writable(&arguments.out)?;
     let loaded = Loaded::new(ways, || ())?;
     let (drafted, text) = drafted(&loaded)?;
     let model = ModelIdentity::of(&loaded.run(&loaded.ways[0]).checkpoint);

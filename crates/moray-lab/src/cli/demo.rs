@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::generate::Report;
 use super::ways::{Loaded, Measured, Plan, measure};
-use super::{Figure, Run, Switches, Way, eval, generate, progress_bar, written};
+use super::{Figure, Run, Switches, Way, check_writable, eval, generate, progress_bar, written};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, Runner, Scored, Text, evaluate};
 use crate::machine::processor;
@@ -132,6 +132,7 @@ const WAYS: [(&str, &str); 13] = [
 /// # Errors
 /// What is wrong with the model or the text.
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<()> {
+    arguments.html.as_deref().map_or(Ok(()), check_writable)?;
     let demo = demo(arguments)?;
     if let Some(path) = &arguments.html {
         std::fs::write(path, demo.page()?).map_err(|source| Error::io("write", path, source))?;

@@ -54,6 +54,11 @@ pub fn examples(path: &str) -> impl Iterator<Item = &'static str> {
 }
 
 fn with_examples(command: Command, path: &str) -> Command {
+    // a number below zero is refused as a value, not taken for a flag
+    let command = command.mut_args(|argument| match argument.get_action().takes_values() {
+        true => argument.allow_negative_numbers(true),
+        false => argument,
+    });
     let below: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     if below.is_empty() {
         let lines: Vec<_> = examples(path).map(|line| format!("  {line}")).collect();
@@ -74,8 +79,14 @@ pub(super) fn first_steps(out: &mut dyn Write) -> Result<()> {
 }
 
 /// Prints the completions of a shell.
-pub(super) fn completions(arguments: &Completions, out: &mut dyn Write) {
-    clap_complete::generate(arguments.shell, &mut command(), "moray", out);
+///
+/// # Errors
+/// If `out` cannot be written to.
+pub(super) fn completions(arguments: &Completions, out: &mut dyn Write) -> Result<()> {
+    let mut script = Vec::new();
+    // which panics where it cannot write
+    clap_complete::generate(arguments.shell, &mut command(), "moray", &mut script);
+    written(out.write_all(&script))
 }
 
 /// Writes a manual page for the command and each of those below it.

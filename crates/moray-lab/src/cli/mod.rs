@@ -28,7 +28,9 @@ pub use switches::{Device, KvSwitch, Run, Switches};
 pub use turns::Figure;
 pub use ways::Way;
 
+use std::fs::{self, OpenOptions};
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
 use clap::{Parser, Subcommand};
 
@@ -93,10 +95,7 @@ pub fn run(cli: Cli, out: &mut dyn Write) -> Result<()> {
         Command::Demo(arguments) => demo::run(&arguments, out),
         Command::Doctor(arguments) => doctor::run(&arguments, out),
         Command::Bpipe(command) => Ok(moray_bpipe::cli::run(&command, out)?),
-        Command::Completions(arguments) => {
-            help::completions(&arguments, out);
-            Ok(())
-        }
+        Command::Completions(arguments) => help::completions(&arguments, out),
         Command::Man(arguments) => help::man(&arguments, out),
     }
 }
@@ -117,4 +116,18 @@ pub(crate) fn progress_bar(len: usize, what: &str) -> indicatif::ProgressBar {
 /// Writes to standard output and names it where that fails.
 pub(crate) fn written(result: std::io::Result<()>) -> Result<()> {
     result.map_err(|source| Error::io("write", "standard output".as_ref(), source))
+}
+
+/// Says before the work that fills it whether a file can be written. What is there stays as it is.
+pub(crate) fn check_writable(path: &Path) -> Result<()> {
+    let found = fs::metadata(path);
+    if found.as_ref().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        // a pipe or a terminal, which opening would change
+        return Ok(());
+    }
+    let checked = || {
+        OpenOptions::new().append(true).create(true).open(path)?;
+        if found.is_err() { fs::remove_file(path) } else { Ok(()) }
+    };
+    checked().map_err(|source| Error::io("write", path, source))
 }
