@@ -14,7 +14,7 @@ namespace moray {
 
 /* A call that was refused, with the sentence that says why. */
 struct Error : std::runtime_error {
-    explicit Error(MorayStatus status) : std::runtime_error(moray_last_error()), status(status) {}
+    explicit Error(MorayStatus code) : std::runtime_error(moray_last_error()), status(code) {}
     MorayStatus status;
 };
 

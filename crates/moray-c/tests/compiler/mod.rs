@@ -37,6 +37,10 @@ fn compiler(program: &Path) -> Command {
     let (variable, default) = if cpp { ("CXX", "c++") } else { ("CC", "cc") };
     let mut command = Command::new(std::env::var(variable).unwrap_or_else(|_| default.into()));
     command.arg(if cpp { "-std=c++17" } else { "-std=c11" }).args(["-O1", "-Wall", "-Wextra", "-Werror", "-pedantic"]);
+    if cpp {
+        // of moray.hpp, in which what programs compile with is compiled too
+        command.arg("-Wshadow");
+    }
     command.arg(program);
     command
 }
