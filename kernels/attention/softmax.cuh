@@ -292,9 +292,9 @@ __device__ inline void store_pair(void* out, size_t at, Element dtype, float low
     }
 }
 
-// Writes two weighted sums divided by the sum of weights; nothing to attend to gives zeros.
+// Writes two weighted sums divided by the sum of weights; nothing to attend to gives zeros, and scores that are no numbers NaN.
 __device__ inline void store_mean(void* out, size_t at, Element dtype, float low, float high, float sum) {
-    const bool any = sum > 0.0f;
+    const bool any = sum != 0.0f;  // also of NaN
     store_pair(out, at, dtype, any ? __fdiv_rn(low, sum) : 0.0f, any ? __fdiv_rn(high, sum) : 0.0f);
 }
 

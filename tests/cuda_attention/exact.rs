@@ -165,3 +165,23 @@ fn replayed_graph_matches_single_launches_with_new_positions_and_heads() {
     assert_eq!(launched, replayed);
     assert!(launched[0] != launched[1] && launched[1] != launched[2]);
 }
+
+/// One query head of one token is no number: nothing else is another for it, in a decode step, split or not, and in a tile.
+#[test]
+fn a_query_that_is_no_number_gives_nan_and_no_other() {
+    let Some(device) = device() else { return };
+    for format in [KvFormat::F32, KvFormat::F16, KvFormat::Bf16, KvFormat::Int8] {
+        for (start, len) in [(0, 1), (40, 1), (600, 1), (100, 5), (10, 70)] {
+            let mut case = plain_case(4, 2, 64, &[(start, len)]);
+            case.format = format;
+            let (cache, mut q) = (case.fill(&device), case.case.q());
+            let whole = case.attend::<f32>(&device, &cache);
+            let wrong = (len - 1) * 256 + 2 * 64;
+            q[wrong + 7] = f32::NAN;
+            let out = case.attend_spans::<f32>(&device, &cache, &case.case.spans, Heads::All, &q);
+            assert!(out[wrong..][..64].iter().all(|x| x.is_nan()), "{format:?}, {len} from {start}");
+            assert_eq!(bits(&out[..wrong]), bits(&whole[..wrong]), "{format:?}, {len} from {start}");
+            assert_eq!(bits(&out[wrong + 64..]), bits(&whole[wrong + 64..]), "{format:?}, {len} from {start}");
+        }
+    }
+}
