@@ -185,9 +185,13 @@ fn a_query_or_a_key_that_is_no_number_makes_what_sees_it_nan_and_no_other() {
                 wrong[(queries - 1) * 160 + 2 * 40 + 7] = f32::NAN;
                 check(&attended(&cpu, &k, &wrong, dtype), &|token, head| token == queries - 1 && head == 2, "q");
                 // the keys of KV head 1 at one position, at the first 256 and at all
-                for (keys, what) in
-                    [(0..1, "first"), (start..start + 1, "own"), (0..tokens.min(256), "segment"), (0..tokens, "all")]
-                {
+                for (keys, what) in [
+                    (0..1, "first"),
+                    (start..start + 1, "own"),
+                    (0..tokens.min(256), "segment"),
+                    (256.min(tokens)..512.min(tokens), "later segment"),
+                    (0..tokens, "all"),
+                ] {
                     let (mut wrong, from) = (k.clone(), keys.start);
                     for position in keys {
                         wrong[position * 80 + 40..][..40].fill(f32::NAN);
