@@ -150,9 +150,14 @@ impl ColumnMatrix {
         (splits, used)
     }
 
+    /// Runs of K, each of which is summed apart.
+    pub(crate) fn runs(&self) -> usize {
+        runs(self.k).count()
+    }
+
     /// Whether threads do better with whole rows of some runs of K than with pieces of all rows: pieces are short, and the runs come out even.
     pub(crate) fn splits_pay(&self, chunks: usize, threads: usize) -> bool {
-        let count = runs(self.k).count();
+        let count = self.runs();
         threads > 1 && count % threads == 0 && chunks * self.columns.start(1) / 2 < threads * SHORT_PIECE
     }
 
@@ -160,7 +165,7 @@ impl ColumnMatrix {
     pub(crate) fn split_sums(&self) -> usize {
         let chunks = self.columns.chunks();
         let strips = chunks.div_ceil(CHUNKS);
-        runs(self.k).count() * strips * chunks.div_ceil(strips) * CHUNK
+        self.runs() * strips * chunks.div_ceil(strips) * CHUNK
     }
 
     /// Inputs K.

@@ -27,9 +27,9 @@ pub(crate) use nibbles::{
     FORMS, RowScale, SEGMENT, SLACK, code_at, dequantize, form_of, format_of, pack_codes, scale_at, unsupported,
 };
 pub(crate) use panel::{vectors, with_tile};
-pub(crate) use slots::{OfInputs, PANEL_TOKENS, SlotLayout, SlotList};
+pub(crate) use slots::{InputsOfToken, OwnSlots, PANEL_TOKENS, SlotLayout, SlotList};
 pub(crate) use split::{Kept, SplitSums, hull, splits, splits_of};
-pub(crate) use sum::{Added, Slots, sum_codes, sum_tiles};
+pub(crate) use sum::{Added, Slots, sum_codes, sum_inputs, sum_tiles};
 
 /// Columns of y that one unit of codes covers at most.
 pub(crate) const CHUNK: usize = 128;

@@ -1,7 +1,7 @@
 //! Which rows of 4-bit codes a call sums, block after block: a row's place is a slot.
 
 use super::four_bit::Run;
-use super::{ColumnMatrix, SEGMENT};
+use super::{Codes, ColumnMatrix, SEGMENT, Slots};
 use crate::cpu::Cpu;
 use crate::simd::{Kernel, Simd, load_first};
 
@@ -208,21 +208,77 @@ impl Kernel for Spread<'_> {
     }
 }
 
-/// One token's slots straight from its inputs: those whose size is above a threshold, or NaN, and whose code is not 0. It is what
-/// [`SlotLayout::cut`] and [`SlotLayout::spread`] make of their list, which is written too.
-pub(crate) struct OfInputs<'a> {
+/// A token's inputs, of which those are kept whose size is above a threshold, or NaN, and whose code is not 0.
+pub(crate) struct InputsOfToken<'a> {
     /// \[K\], a multiple of 32.
     pub x: &'a [f32],
     pub threshold: f32,
-    /// Their int8 form, \[K\] and perhaps more.
+    /// Their int8 form, \[K\] and perhaps more, and its scale.
     pub codes: &'a [i8],
+    pub scale: &'a [f32],
     pub layout: SlotLayout,
+    /// Its number, other than that of the calls before it.
+    pub call: u64,
+}
+
+/// Slots of one token that a member of a team lists for itself, in cache lines that no other member writes.
+#[derive(Debug, Clone, Default)]
+#[repr(align(128))]
+pub(crate) struct OwnSlots {
+    /// The call that they are of.
+    call: u64,
+    kept: Vec<u32>,
+    count: usize,
+    list: SlotList,
+    codes: Vec<i8>,
+    sums: Vec<i32>,
+}
+
+impl OwnSlots {
+    /// Allocates for K inputs.
+    pub(crate) fn with_capacity(k: usize) -> Self {
+        let list = SlotList::with_capacity(k);
+        OwnSlots {
+            call: 0,
+            kept: vec![0; k + STEP],
+            count: 0,
+            list,
+            codes: vec![0; k + STEP],
+            sums: vec![0; k.div_ceil(SEGMENT)],
+        }
+    }
+
+    /// The inputs that are kept in a call, if the member has listed them.
+    pub(crate) fn kept_in(&self, call: u64) -> Option<&[u32]> {
+        (call > 0 && self.call == call).then(|| &self.kept[..self.count])
+    }
+
+    /// The slots of a token, listed when a call first asks for them.
+    pub(crate) fn list<'a>(&'a mut self, cpu: &Cpu, inputs: &InputsOfToken<'a>) -> Slots<'a> {
+        let &InputsOfToken { x, threshold, codes, scale, layout, call } = inputs;
+        if self.call != call {
+            let OwnSlots { kept, list, codes: slots, sums, .. } = &mut *self;
+            self.count = cpu.simd().run(OfInputs { x, threshold, codes, layout, kept, list, slots, sums });
+            self.call = call;
+        }
+        let h = Codes { codes: &self.codes, stride: x.len(), sums: &self.sums, sum_stride: self.sums.len(), scale };
+        Slots { layout, slots: self.list.rows(), runs: self.list.runs(), h }
+    }
+}
+
+/// One token's slots straight from its inputs: those whose size is above a threshold, or NaN, and whose code is not 0. It is what
+/// [`SlotLayout::cut`] and [`SlotLayout::spread`] make of their list, which is written too.
+struct OfInputs<'a> {
+    x: &'a [f32],
+    threshold: f32,
+    codes: &'a [i8],
+    layout: SlotLayout,
     /// Room for the list, K and 32 or more.
-    pub kept: &'a mut [u32],
-    pub list: &'a mut SlotList,
+    kept: &'a mut [u32],
+    list: &'a mut SlotList,
     /// Room for the codes of all slots, K and 32 or more, and for the sums of all runs.
-    pub slots: &'a mut [i8],
-    pub sums: &'a mut [i32],
+    slots: &'a mut [i8],
+    sums: &'a mut [i32],
 }
 
 impl Kernel for OfInputs<'_> {

@@ -2,10 +2,10 @@
 
 use super::float::{Many, Rows, TILE_COLUMNS, TILE_TOKENS};
 use super::four_bit::{CHUNKS, FourBitSums, Run, TOKENS};
-use super::{CHUNK, Codes, ColumnMatrix, Kept, SEGMENT, SlotLayout, SplitSums, hull};
+use super::{CHUNK, Codes, ColumnMatrix, InputsOfToken, Kept, OwnSlots, SEGMENT, SlotLayout, SplitSums, hull};
 use crate::Cpu;
 use crate::simd::{Kernel, Simd, SimdElement, load_first};
-use crate::threads::{Fresh, Pieces, SharedSlice, Tiles};
+use crate::threads::{Fresh, Parts, Pieces, SharedSlice, Tiles};
 use crate::w4a8::Tokens;
 use std::ops::Range;
 
@@ -91,11 +91,13 @@ pub(crate) fn sum_codes(
     if y.len() == added.d {
         let chunks = matrix.columns.start(1);
         let chunks = columns.start / chunks..columns.end.div_ceil(chunks);
+        let shared = |(): &mut (), use_it: &mut dyn FnMut(&Slots<'_>)| use_it(input);
         match matrix.splits(input.runs) {
-            (runs, 2..) if matrix.splits_pay(chunks.len(), cpu.threads()) => {
-                one_token_by_runs(cpu, matrix, (input, &runs), added, (y, columns, chunks), split);
+            (_, 2..) if matrix.splits_pay(chunks.len(), cpu.threads()) => {
+                let rows = (Fresh(|| ()), shared, input.h.scale[0]);
+                one_token_by_runs(cpu, matrix, rows, added, (y, columns, chunks), split);
             }
-            _ => one_token(cpu, matrix, input, added, (y, columns, chunks)),
+            _ => one_token(cpu, matrix, (Fresh(|| ()), shared), added, (y, columns, chunks)),
         }
     } else if input.layout.is_whole() {
         many_tokens(cpu, matrix, input, added, (y, columns));
@@ -104,11 +106,37 @@ pub(crate) fn sum_codes(
     }
 }
 
-/// One token: neighbouring chunks together, so that each thread reads as long a piece of a row as there is.
-fn one_token(
+/// Sums the rows of one token's inputs that are kept, which every member of the team lists for itself: what one wrote would have to come from its
+/// core to the others' line by line, and that takes longer than to list it.
+pub(crate) fn sum_inputs(
     cpu: &Cpu,
     matrix: &ColumnMatrix,
-    input: &Slots<'_>,
+    inputs: &InputsOfToken<'_>,
+    members: &mut [OwnSlots],
+    added: &Added<'_>,
+    (y, columns): (SharedSlice<'_, f32>, Range<usize>),
+    split: &mut SplitSums,
+) {
+    let width = matrix.columns.start(1);
+    let chunks = columns.start / width..columns.end.div_ceil(width);
+    let rooms = Pieces::new(members, 1);
+    let scale = inputs.scale[0];
+    let listed = |own: &mut &mut [OwnSlots], use_it: &mut dyn FnMut(&Slots<'_>)| {
+        use_it(&own[0].list(cpu, inputs));
+    };
+    if matrix.splits_pay(chunks.len(), cpu.threads()) && matrix.offset.is_some() {
+        one_token_by_runs(cpu, matrix, (rooms, listed, scale), added, (y, columns, chunks), split);
+    } else {
+        one_token(cpu, matrix, (rooms, listed), added, (y, columns, chunks));
+    }
+}
+
+/// One token: neighbouring chunks together, so that each thread reads as long a piece of a row as there is. `with` calls what it is given with
+/// the rows as a member of the team has them in its room.
+fn one_token<R: Parts>(
+    cpu: &Cpu,
+    matrix: &ColumnMatrix,
+    (rooms, with): (R, impl Fn(&mut R::Part, &mut dyn FnMut(&Slots<'_>)) + Sync),
     added: &Added<'_>,
     (y, asked, chunks): (SharedSlice<'_, f32>, Range<usize>, Range<usize>),
 ) {
@@ -116,12 +144,13 @@ fn one_token(
     let (width, first, count) = (columns.start(1), chunks.start, chunks.len());
     let units = count.div_ceil(CHUNKS).next_multiple_of(cpu.threads()).min(count);
     let parts = Pieces::shares(y, asked.clone(), width, units);
-    cpu.team().for_parts(parts, 1, |unit, mut y| {
+    cpu.team().for_parts_with(parts, 1, rooms, |room, unit, mut y| {
         let chunks = first + unit * count / units..first + (unit + 1) * count / units;
         let mut sums = [[0.0f32; CHUNK]; CHUNKS];
         let sums = &mut sums[..chunks.len()];
-        let Slots { slots, runs, h, .. } = *input;
-        cpu.simd().run(FourBitSums { matrix, slots, runs, h, tokens: 1, chunks: chunks.clone(), out: sums });
+        with(room, &mut |&Slots { slots, runs, h, .. }| {
+            cpu.simd().run(FourBitSums { matrix, slots, runs, h, tokens: 1, chunks: chunks.clone(), out: sums });
+        });
         for (chunk, sums) in chunks.zip(sums) {
             let start = columns.start(chunk);
             let skip = asked.start.saturating_sub(start);
@@ -132,32 +161,33 @@ fn one_token(
     });
 }
 
-/// One token, short rows: each thread reads whole rows of some runs of K, whose sums are then added in order.
-fn one_token_by_runs(
+/// One token, short rows: each thread reads whole rows of some runs of K, whose sums are then added in order, and scaled.
+fn one_token_by_runs<R: Parts>(
     cpu: &Cpu,
     matrix: &ColumnMatrix,
-    (input, splits): (&Slots<'_>, &[Range<usize>]),
+    (rooms, with, scale): (R, impl Fn(&mut R::Part, &mut dyn FnMut(&Slots<'_>)) + Sync, f32),
     added: &Added<'_>,
     (y, asked, chunks): (SharedSlice<'_, f32>, Range<usize>, Range<usize>),
     split: &mut SplitSums,
 ) {
     let columns = &matrix.columns;
-    let splits = splits.iter().filter(|runs| !runs.is_empty());
-    let count = splits.clone().count();
     let strips = chunks.len().div_ceil(CHUNKS);
     let width = chunks.len().div_ceil(strips);
-    let sums = split.room(count * strips * width * CHUNK).as_chunks_mut::<CHUNK>().0;
-    cpu.team().for_parts(Pieces::new(sums, width), 1, |unit, sums| {
+    let sums = split.room(matrix.runs() * strips * width * CHUNK).as_chunks_mut::<CHUNK>().0;
+    cpu.team().for_parts_with(Pieces::new(sums, width), 1, rooms, |room, unit, sums| {
         let first = chunks.start + unit % strips * width;
         let chunks = first..chunks.end.min(first + width);
-        let Some(runs) = splits.clone().nth(unit / strips) else { return };
-        let Slots { slots, runs: all, h, .. } = *input;
-        // not scaled before all are added
-        let h = Codes { sums: &h.sums[runs.start..], scale: &[1.0], ..h };
-        let (runs, out) = (&all[runs.clone()], &mut sums[..chunks.len()]);
-        cpu.simd().run(FourBitSums { matrix, slots, runs, h, tokens: 1, chunks, out });
+        let out = &mut sums[..chunks.len()];
+        with(room, &mut |&Slots { slots, runs, h, .. }| {
+            // a run of K that nothing is kept of has sums of 0
+            let of_unit = matrix.splits(runs).0[unit / strips].clone();
+            // not scaled before all are added
+            let h = Codes { sums: &h.sums[of_unit.start..], scale: &[1.0], ..h };
+            let (runs, chunks, out) = (&runs[of_unit], chunks.clone(), &mut *out);
+            cpu.simd().run(FourBitSums { matrix, slots, runs, h, tokens: 1, chunks, out });
+        });
     });
-    let (sums, scale) = (&*sums, input.h.scale[0]);
+    let sums = &*sums;
     cpu.team().for_parts(Pieces::shares(y, asked.clone(), asked.end.max(1), 1), 1, |_, mut y| {
         for (at, chunk) in chunks.clone().enumerate() {
             let start = columns.start(chunk);

@@ -61,6 +61,7 @@ pub fn linear_rows<'y>(
     check(weight, x, threshold, &epilogue, y.len())?;
     RowBlocks::new(rows, weight.n())?;
     if x.is_empty() {
+        workspace.by_members = 0;
         workspace.kept.take(0);
         return Ok(());
     }
@@ -71,6 +72,7 @@ pub fn linear_rows<'y>(
             return four_bit::multiply(cpu, matrix, input, (epilogue, weight.n()), (y, hull(rows)), workspace);
         }
     };
+    workspace.by_members = 0;
     gather(cpu, x, weight.k(), threshold, workspace);
     let Workspace { kept, x, split, .. } = workspace;
     let call = Call { cpu, n: weight.n(), k: weight.k(), rows, kept, x, epilogue };

@@ -2,7 +2,7 @@
 
 use super::kept::{PARALLEL_ELEMENTS, is_kept, list};
 use super::workspace::Workspace;
-use crate::column_sums::{Added, Codes, ColumnMatrix, OfInputs, SlotLayout, Slots, sum_codes};
+use crate::column_sums::{Added, Codes, ColumnMatrix, InputsOfToken, SlotLayout, Slots, sum_codes, sum_inputs};
 use crate::cpu::Cpu;
 use crate::error::Result;
 use crate::threads::{Pieces, SharedSlice};
@@ -24,17 +24,32 @@ pub(super) fn multiply(
     let m = x.len() / k;
     ws.int8.set_scales(ActScales::Token);
     ws.int8.quantize(cpu, x, m, k)?;
+    let added = Added { d: n, bias: epilogue.bias, residual: epilogue.residual };
+    if m == 1 {
+        ws.call_of_members(cpu.threads(), k);
+        let Workspace { members, calls, int8, split, .. } = ws;
+        let layout = SlotLayout::of(matrix, true, &[], 1);
+        let (codes, scale) = (int8.token(0), int8.scale());
+        let inputs = InputsOfToken { x, threshold, codes, scale, layout, call: *calls };
+        if columns.is_empty() {
+            // nobody lists what nothing is multiplied with
+            members[0].list(cpu, &inputs);
+            return Ok(());
+        }
+        sum_inputs(cpu, matrix, &inputs, members, &added, (y, columns), split);
+        return Ok(());
+    }
+    ws.by_members = 0;
     let layout = fill_slots(cpu, matrix, (x, k, threshold), ws);
     let (sum_stride, scale) = (k.div_ceil(GROUP), ws.int8.scale());
     let Workspace { slot_codes, sums, slots, split, .. } = ws;
     let h = Codes { codes: slot_codes, stride: k, sums, sum_stride, scale };
-    let added = Added { d: n, bias: epilogue.bias, residual: epilogue.residual };
     let input = Slots { layout, slots: slots.rows(), runs: slots.runs(), h };
     sum_codes(cpu, matrix, &input, &added, (y, columns), split);
     Ok(())
 }
 
-/// Lists what is kept and puts each token's kept codes into the slots, 0 for what it drops.
+/// Lists what several tokens keep and puts each one's kept codes into the slots, 0 for what it drops.
 fn fill_slots(
     cpu: &Cpu,
     matrix: &ColumnMatrix,
@@ -46,14 +61,6 @@ fn fill_slots(
     let grow = |len: usize, need: usize| len.max(need);
     slot_codes.resize(grow(slot_codes.len(), m * k + GROUP), 0);
     sums.resize(grow(sums.len(), m * groups), 0);
-    if m == 1 {
-        let layout = SlotLayout::of(matrix, true, &[], 1);
-        let (room, codes) = (kept.room(k + GROUP), int8.token(0));
-        let (list, slots) = (slots, slot_codes);
-        let count = cpu.simd().run(OfInputs { x, threshold, codes, layout, kept: room, list, slots, sums });
-        kept.take(count);
-        return layout;
-    }
     list(cpu, (x, k, threshold), Some(&*int8), kept);
     let layout = SlotLayout::of(matrix, true, kept, m);
     layout.cut(cpu, (kept, kept), slots);

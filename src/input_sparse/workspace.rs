@@ -1,6 +1,6 @@
 //! What a call works in.
 
-use crate::column_sums::{SlotList, SplitSums};
+use crate::column_sums::{OwnSlots, SlotList, SplitSums};
 use crate::w4a8::Activations;
 
 /// The kept inputs of a call's tokens, and their int8 form where weights are integers. Buffers grow to the largest call seen and
@@ -20,6 +20,12 @@ pub struct Workspace {
     pub(super) sums: Vec<i32>,
     /// The input of each slot, and the slots of each group.
     pub(super) slots: SlotList,
+    /// One token's slots in 4 bits, for each thread, with room for so many inputs; the number of the last call that used them, 0 where
+    /// `kept` is the last call's.
+    pub(super) members: Vec<OwnSlots>,
+    pub(super) member_inputs: usize,
+    pub(super) calls: u64,
+    pub(super) by_members: u64,
     /// The int8 form of a call's inputs.
     pub(crate) int8: Activations,
 }
@@ -65,6 +71,16 @@ impl Workspace {
 
     /// The inputs that the last call read, increasing.
     pub fn kept(&self) -> &[u32] {
-        &self.kept
+        self.members.iter().find_map(|own| own.kept_in(self.by_members)).unwrap_or(&self.kept)
+    }
+
+    /// Makes room for one token's slots on each of so many threads, and counts the call that takes it.
+    pub(super) fn call_of_members(&mut self, threads: usize, k: usize) {
+        if self.members.len() < threads || self.member_inputs < k {
+            self.member_inputs = k.max(self.member_inputs);
+            self.members = vec![OwnSlots::with_capacity(self.member_inputs); threads.max(self.members.len())];
+        }
+        self.calls += 1;
+        self.by_members = self.calls;
     }
 }
