@@ -80,6 +80,32 @@ fn largest_sums_match() {
 }
 
 #[test]
+fn one_workspace_serves_calls_of_any_size_on_any_number_of_threads() {
+    let random = &mut Random::new(9);
+    let mut workspace = Workspace::default();
+    let sizes = [(3, 64, 1), (40, 1536, 1), (300, 96, 5), (576, 2112, 1), (17, 32, 1), (40, 1536, 1), (2100, 64, 1)];
+    for (threads, first) in [(1, 0), (2, 1), (4, 2), (3, 3)] {
+        let cpu = Cpu::new(threads, Isa::detect()).unwrap();
+        for (at, (n, k, m)) in sizes.into_iter().enumerate() {
+            let quantized = random_weight(random, KINDS[(first + at) % 4], n, k);
+            let mut call = Call::new(random, m, n, k, 0.5);
+            if k > 1024 {
+                // a run of K of which nothing is kept
+                call.x[..k / 2].fill(0.0);
+            }
+            let kept = kept_codes(&call, m, k);
+            let mut expected = vec![f32::NAN; m * n];
+            w4a8::linear_reference(&quantized, &kept, call.epilogue(), &mut expected).unwrap();
+            let weight = Weight::from_quantized(&quantized).unwrap();
+            assert_eq!(bits(&call.run(&cpu, &weight, &mut workspace)), bits(&expected), "{threads}, {n}, {k}, {m}");
+            let is_read = |&i: &u32| kept.codes().chunks(kept.padded_k()).any(|codes| codes[i as usize] != 0);
+            let read: Vec<u32> = (0..k as u32).filter(is_read).collect();
+            assert_eq!(workspace.kept(), read, "{threads}, {n}, {k}, {m}");
+        }
+    }
+}
+
+#[test]
 fn inputs_whose_codes_are_0_are_not_read() {
     let random = &mut Random::new(9);
     let weight = Weight::from_quantized(&random_weight(random, 4, 64, 64)).unwrap();
