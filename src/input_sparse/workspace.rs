@@ -20,11 +20,13 @@ pub struct Workspace {
     pub(super) sums: Vec<i32>,
     /// The input of each slot, and the slots of each group.
     pub(super) slots: SlotList,
-    /// One token's slots in 4 bits, for each thread, with room for so many inputs; the number of the last call that used them, 0 where
-    /// `kept` is the last call's.
+    /// One token's slots in 4 bits, for each thread.
     pub(super) members: Vec<OwnSlots>,
+    /// Inputs that each of them has room for.
     pub(super) member_inputs: usize,
+    /// Calls of one token in 4 bits so far.
     pub(super) calls: u64,
+    /// The number of the last call if it was one of those; 0 where `kept` is the last call's.
     pub(super) by_members: u64,
     /// The int8 form of a call's inputs.
     pub(crate) int8: Activations,

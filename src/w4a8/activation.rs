@@ -43,9 +43,9 @@ impl ActScales {
 /// Activations quantized to int8: x\[m, k\] ≈ act_scale\[m\] · code\[m, k\], or act_scale\[m, k/128\] · code\[m, k\].
 ///
 /// act_scale = max |x\[m, k\]| / 127 over the k that share it, code = x / act_scale rounded to nearest, ties to even, so
-/// −127..=127. Where all are zeros, act_scale and codes are 0; where act_scale is below about 2⁻¹²⁸, so that its inverse is no f32, codes are 0; where one is NaN or infinite, act_scale is NaN and codes are 0, so that
-/// the token's results are NaN and no other's. The sums of the codes over each 32, 64 and 128 of K and over all of K are kept
-/// beside them, for weights with zero points or offsets.
+/// −127..=127. Where all are zeros, act_scale and codes are 0; where act_scale is below about 2⁻¹²⁸, so that its inverse is no f32,
+/// codes are 0; where one is NaN or infinite, act_scale is NaN and codes are 0, so that the token's results are NaN and no other's.
+/// The sums of the codes over each 32, 64 and 128 of K and over all of K are kept beside them, for weights with zero points or offsets.
 ///
 /// Buffers grow to the largest [M, K] seen and are then reused.
 #[derive(Debug, Clone, Default)]
