@@ -199,6 +199,24 @@ def test_convert_refuses_what_it_does_not_know():
         convert(llama(), weights=lambda name: Quantized.quantize(np.zeros((16, 32), np.float32), Format.per_channel()))
 
 
+@pytest.mark.parametrize("selection", [None, TopK(48)])
+def test_a_model_that_cannot_be_converted_whole_is_left_as_it_was(selection):
+    model, ids, asked = llama(), torch.arange(12)[None], []
+    plain, modules = model(ids).logits, dict(model.named_modules())
+
+    def weights(name):
+        asked.append(name)
+        if len(asked) == 9:
+            raise KeyError(name)
+
+    with pytest.raises(KeyError):
+        convert(model, Format.per_group(32), selection=selection, weights=weights)
+    assert len(asked) == 9, "eight layers had been replaced"
+    after = dict(model.named_modules())
+    assert after.keys() == modules.keys() and all(after[name] is modules[name] for name in modules)
+    assert torch.equal(model(ids).logits, plain)
+
+
 def test_a_converted_llama_compiles_whole():
     model = convert(llama(), Format.per_group(32, "f16"))
     ids = torch.arange(9)[None]

@@ -42,15 +42,21 @@ def convert(
 
     Raises:
         UnsupportedError: where nothing is replaced, for an MLP with another activation than SiLU and ReLU, and for a layer that the
-            format does not take, by its name.
+            format does not take, by its name. The model is then as it was, whatever is raised.
     """
     meant = _meant(layers, output_layer)
-    replaced = _convert_mlps(model, format, meant, selection, weights) if selection is not None else 0
-    for name, linear in list(model.named_modules()):
-        if type(linear) is nn.Linear and meant(name):
-            quantized = _weight(name, linear, format, weights)
-            _set(model, name, W4A8Linear(quantized, linear.bias, act_scales))
-            replaced += 1
+    replaced: list[tuple[str, nn.Module]] = []
+    try:
+        if selection is not None:
+            _convert_mlps(model, format, meant, selection, weights, replaced)
+        for name, linear in list(model.named_modules()):
+            if type(linear) is nn.Linear and meant(name):
+                quantized = _weight(name, linear, format, weights)
+                _replace(model, name, W4A8Linear(quantized, linear.bias, act_scales), replaced)
+    except BaseException:
+        for name, module in reversed(replaced):
+            _set(model, name, module)
+        raise
     if not replaced:
         raise UnsupportedError(f"layers: expected to find linear layers in {type(model).__name__}, got none for {layers!r}")
     return model
@@ -70,9 +76,8 @@ def _meant(layers: str | Callable[[str], bool], output_layer: bool) -> Callable[
 
 def _convert_mlps(
     model: nn.Module, format: Format, meant: Callable[[str], bool], selection: Selection | None,
-    weights: Callable[[str], Quantized | None],
-) -> int:  # fmt: skip
-    replaced = 0
+    weights: Callable[[str], Quantized | None], replaced: list[tuple[str, nn.Module]],
+) -> None:  # fmt: skip
     for name, mlp in list(model.named_modules()):
         if not all(isinstance(getattr(mlp, part, None), nn.Linear) for part in MLP):
             continue
@@ -86,11 +91,10 @@ def _convert_mlps(
             given = [_weight(part, linear, format, weights) for part, linear in zip(names, linears)]
         biases = dict(zip(("gate_bias", "up_bias", "down_bias"), (linear.bias for linear in linears)))
         try:
-            _set(model, name, SparseMlp(*given, selection=selection, activation=_NAMED[kind], **biases))
+            sparse = SparseMlp(*given, selection=selection, activation=_NAMED[kind], **biases)
         except MorayError as error:
             raise type(error)(f"{name}: {error}") from error
-        replaced += 1
-    return replaced
+        _replace(model, name, sparse, replaced)
 
 
 def _weight(name: str, linear: nn.Linear, format: Format, weights: Callable[[str], Quantized | None]) -> Quantized:
@@ -105,6 +109,12 @@ def _weight(name: str, linear: nn.Linear, format: Format, weights: Callable[[str
         expected, got = [linear.out_features, linear.in_features], [found.n, found.k]
         raise UnsupportedError(f"{name}: expected weights of shape {expected}, got {got}")
     return found
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module, replaced: list[tuple[str, nn.Module]]) -> None:
+    """Puts a module in the place of another, which is kept by its name."""
+    replaced.append((name, model.get_submodule(name)))
+    _set(model, name, module)
 
 
 def _set(model: nn.Module, name: str, module: nn.Module) -> None:
