@@ -11,11 +11,18 @@
 //! What the compiler remarks (warnings, spills, serialised matrix instructions) is a warning of the build: another compiler than
 //! the kernels were tuned with may spill a register, and the kernel is right all the same. `MORAY_CUDA_STRICT=1` makes remarks
 //! errors, as the maintainers' tests do. Images are compressed; `MORAY_CUDA_PLAIN=1` leaves them as text with lines of the source.
+//!
+//! `MORAY_CUDA_CACHE` names a folder in which compiled images are kept for builds with other features, target folders or copies of
+//! the crate; without it there is none.
 
+#[path = "build/cache.rs"]
+mod cache;
 #[path = "build/compile.rs"]
 mod compile;
 #[path = "build/nvcc.rs"]
 mod nvcc;
+#[path = "build/sha256.rs"]
+mod sha256;
 
 use compile::{Module, Sources};
 use std::path::{Path, PathBuf};
@@ -122,7 +129,8 @@ fn build(out: &Path, root: &Path, sources: &Sources) -> Result<(Vec<Module>, Vec
     })?;
     let nvcc = nvcc::Nvcc::open(nvcc).map_err(Problem::NoCompiler)?;
     let targets = nvcc::targets(&nvcc).map_err(Problem::Failed)?;
-    let compiled = compile::modules(sources, out, &nvcc, &targets, is_on("MORAY_CUDA_PLAIN"), ALLOWED_LOCAL_MEMORY)
+    let (plain, cache) = (is_on("MORAY_CUDA_PLAIN"), cache::Cache::named());
+    let compiled = compile::modules(sources, out, &nvcc, &targets, plain, ALLOWED_LOCAL_MEMORY, cache.as_ref())
         .map_err(Problem::Failed)?;
     report(&compiled.remarks, is_on("MORAY_CUDA_STRICT")).map_err(Problem::Failed)?;
     Ok((compiled.modules, targets.into_iter().map(|(_, code)| code).collect()))

@@ -1,13 +1,12 @@
 //! Compiling every kernel source that has changed, and what the compiler remarks on them.
 
-use std::collections::hash_map::DefaultHasher;
 use std::fs;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::cache::{Cache, Key};
 use super::nvcc::Nvcc;
 
 const FLAGS: [&str; 5] = [
@@ -95,6 +94,7 @@ pub fn modules(
     targets: &[(String, String)],
     plain: bool,
     allowed: &[(&str, &str, &str)],
+    cache: Option<&Cache>,
 ) -> Result<Compiled, String> {
     let Sources { folder: kernels, sources, headers } = list;
     let small = nvcc.compresses.then_some(SMALL);
@@ -103,24 +103,28 @@ pub fn modules(
         .chain(if plain { PLAIN.as_slice() } else { small.as_slice() })
         .map(|flag| flag.to_string())
         .chain(targets.iter().map(|(compute, code)| format!("-gencode=arch={compute},code={code}")))
-        .chain([format!("-I{}", kernels.display())])
         .collect();
     // Every header counts for every source: a change of one is rare, and a missed dependency is worse than a compilation.
-    let mut common = DefaultHasher::new();
-    (&nvcc.version, &flags).hash(&mut common);
+    let mut common = Key::new(&nvcc.version, &flags);
+    if plain {
+        // lines of the source are lines of a file
+        common.add("folder", kernels.as_os_str().as_encoded_bytes());
+    }
     for header in headers {
-        hash_file(header, &mut common)?;
+        common.add(&list.name_of(header), &read(header)?);
     }
     let folder = out.join("kernels");
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-    let mut images = Vec::new();
+    let (mut keys, mut images) = (Vec::new(), Vec::new());
     for source in sources {
-        let mut hasher = common.clone();
-        hash_file(source, &mut hasher)?;
         let name = list.name_of(source);
-        images.push(folder.join(format!("{}-{:016x}.fatbin", name.replace('/', "-"), hasher.finish())));
+        let key = common.of(&name, &read(source)?);
+        images.push(folder.join(format!("{}-{}.fatbin", name.replace('/', "-"), &key[..16])));
+        keys.push(key);
     }
-    compile_stale(nvcc, &flags, sources, &images)?;
+    // the same wherever the crate is unpacked
+    let flags = [flags, vec![format!("-I{}", kernels.display())]].concat();
+    compile_stale(nvcc, &flags, sources, &keys, &images, cache)?;
     let mut compiled = Compiled { modules: Vec::new(), remarks: Vec::new() };
     for (source, image) in sources.iter().zip(images) {
         let name = list.name_of(source);
@@ -133,15 +137,23 @@ pub fn modules(
     Ok(compiled)
 }
 
-/// Compiles the sources that have no image yet.
-fn compile_stale(nvcc: &Nvcc, flags: &[String], sources: &[PathBuf], images: &[PathBuf]) -> Result<(), String> {
-    let stale: Vec<_> = sources.iter().zip(images).filter(|(_, image)| !image.is_file()).collect();
+/// Compiles the sources that have no image yet, neither here nor in the cache.
+fn compile_stale(
+    nvcc: &Nvcc,
+    flags: &[String],
+    sources: &[PathBuf],
+    keys: &[String],
+    images: &[PathBuf],
+    cache: Option<&Cache>,
+) -> Result<(), String> {
+    let all = sources.iter().zip(keys).zip(images);
+    let stale: Vec<_> = all.filter(|(_, image)| !image.is_file()).collect();
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..jobs().min(stale.len()) {
             scope.spawn(|| {
-                while let Some((source, image)) = stale.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(message) = compile(nvcc, flags, source, image) {
+                while let Some(((source, key), image)) = stale.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(message) = obtain(cache, key, image, || compile(nvcc, flags, source, image)) {
                         failures.lock().expect("no job panics").push(message);
                     }
                 }
@@ -162,19 +174,47 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))
 }
 
-fn hash_file(path: &Path, hasher: &mut impl Hasher) -> Result<(), String> {
-    (path, read(path)?).hash(hasher);
-    Ok(())
-}
-
 /// Where the compiler's report on an image is.
 fn report_of(image: &Path) -> PathBuf {
     image.with_extension("log")
 }
 
+/// Takes an image and its report from the cache, or compiles it and keeps it there.
+fn obtain(
+    cache: Option<&Cache>,
+    key: &str,
+    image: &Path,
+    compile: impl FnOnce() -> Result<(), String>,
+) -> Result<(), String> {
+    let Some(cache) = cache else { return compile() };
+    if let Some((report, bytes)) = cache.get(key) {
+        let fresh = fresh_of(image);
+        fs::write(&fresh, bytes).map_err(|e| format!("cannot write {}: {e}", fresh.display()))?;
+        return place(&fresh, image, &report);
+    }
+    compile()?;
+    // what cannot be kept was compiled all the same
+    if let Err(error) = cache.keep(key, &read(&report_of(image))?, &read(image)?) {
+        println!("cargo:warning=moray: MORAY_CUDA_CACHE: expected a folder to write images to, got: {error}");
+    }
+    Ok(())
+}
+
+/// Where an image is made.
+fn fresh_of(image: &Path) -> PathBuf {
+    image.with_extension("fresh")
+}
+
+/// Puts a report and an image in place. The image comes last: where it is, its report is.
+fn place(fresh: &Path, image: &Path, report: &[u8]) -> Result<(), String> {
+    let path = report_of(image);
+    fs::write(&path, report).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+    fs::rename(fresh, image).map_err(|e| format!("cannot move {}: {e}", fresh.display()))
+}
+
 /// Compiles one source and leaves the compiler's report beside the image.
 fn compile(nvcc: &Nvcc, flags: &[String], source: &Path, image: &Path) -> Result<(), String> {
-    let fresh = image.with_extension("fresh");
+    let fresh = fresh_of(image);
     let run = Command::new(&nvcc.path).args(flags).arg("-o").arg(&fresh).arg(source).output();
     let run = run.map_err(|e| format!("expected {} to start, got: {e}", nvcc.path.display()))?;
     let log = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
@@ -183,10 +223,7 @@ fn compile(nvcc: &Nvcc, flags: &[String], source: &Path, image: &Path) -> Result
             log.lines().filter(|line| !line.starts_with("ptxas info") && !line.starts_with("    ")).collect();
         return Err(format!("nvcc failed on {} ({}):\n{}", source.display(), run.status, said.join("\n")));
     }
-    // The image comes last: where it is, its report is.
-    let report = report_of(image);
-    fs::write(&report, log).map_err(|e| format!("cannot write {}: {e}", report.display()))?;
-    fs::rename(&fresh, image).map_err(|e| format!("cannot move {}: {e}", fresh.display()))
+    place(&fresh, image, log.as_bytes())
 }
 
 /// What a compilation should not cause: warnings, and in ptxas's report frames on the stack, spills, and wgmma that waits for
@@ -232,7 +269,9 @@ fn kernels_of(log: &str, image: Vec<u8>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{kernels_of, remarks_of};
+    use super::{Cache, kernels_of, obtain, place, remarks_of, report_of};
+    use std::cell::Cell;
+    use std::fs;
 
     const LOG: &str = "\
 ptxas info    : 0 bytes gmem
@@ -244,6 +283,109 @@ ptxas info    : Compiling entry function 'gemm' for 'sm_90a'
 ptxas info    : Function properties for gemm
     16 bytes stack frame, 12 bytes spill stores, 12 bytes spill loads
 ptxas info    : Used 255 registers, used 1 barriers, 480 bytes cmem[0]";
+
+    #[test]
+    fn image_comes_from_the_cache_with_its_report_and_is_compiled_where_it_is_not_there() {
+        let folder = std::env::temp_dir().join(format!("moray-images-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let compiled = Cell::new(0);
+        let ask = |cache: Option<&Cache>, key: &str, image: &str| {
+            let image = folder.join(image);
+            let made = obtain(cache, key, &image, || {
+                compiled.set(compiled.get() + 1);
+                let fresh = folder.join("fresh");
+                fs::write(&fresh, format!("image of {key}")).unwrap();
+                place(&fresh, &image, format!("report of {key}").as_bytes())
+            });
+            made.unwrap();
+            [image.clone(), report_of(&image)].map(|path| fs::read_to_string(path).unwrap())
+        };
+        let cache = Cache::at(folder.join("cache"));
+        let cache = Some(&cache);
+        assert_eq!(ask(cache, "a", "1.fatbin"), ["image of a", "report of a"]);
+        assert_eq!(ask(cache, "a", "2.fatbin"), ["image of a", "report of a"]);
+        assert_eq!(compiled.get(), 1);
+        assert_eq!(ask(cache, "b", "3.fatbin"), ["image of b", "report of b"]);
+        assert_eq!(compiled.get(), 2);
+        assert_eq!(ask(None, "a", "4.fatbin"), ["image of a", "report of a"]);
+        assert_eq!(compiled.get(), 3, "there need not be a cache");
+        // a file where a folder would be
+        assert_eq!(ask(Some(&Cache::at(folder.join("1.fatbin"))), "c", "5.fatbin"), ["image of c", "report of c"]);
+        let failed = obtain(cache, "d", &folder.join("6.fatbin"), || Err("a reason".into()));
+        assert_eq!(failed, Err("a reason".into()));
+        assert_eq!(fs::read_dir(folder.join("cache")).unwrap().count(), 2, "what failed is not kept");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// A compiler that notes what it is asked for: the image is the source with its header.
+    #[cfg(unix)]
+    const COMPILER: &str = r#"#!/bin/sh
+case "$1" in
+    --version) echo "release VERSION";;
+    --list-gpu-arch) echo compute_80;;
+    --help) ;;
+    *)
+        for word; do
+            case "$word" in -I*) folder="${word#-I}";; esac
+            [ "$last" = -o ] && image="$word"
+            last="$word"
+        done
+        echo "$last" >> HERE/asked
+        cat "$last" "$folder/one/all.cuh" > "$image";;
+esac
+"#;
+
+    #[cfg(unix)]
+    #[test]
+    fn sources_are_compiled_once_for_all_folders_until_they_or_a_header_or_the_compiler_change() {
+        use super::super::nvcc::Nvcc;
+        use super::{Sources, modules};
+        use std::os::unix::fs::PermissionsExt;
+
+        let here = std::env::temp_dir().join(format!("moray-compiled-{}", std::process::id()));
+        let (compiler, cache) = (here.join("nvcc"), Cache::at(here.join("cache")));
+        let write_tree = |copy: &str, header: &str, source: &str| {
+            fs::create_dir_all(here.join(copy).join("one")).unwrap();
+            let files = [("all.cuh", header), ("a.cu", "a"), ("b.cu", source)];
+            files.iter().for_each(|(name, text)| fs::write(here.join(copy).join("one").join(name), text).unwrap());
+        };
+        let built = Cell::new(0);
+        // what was compiled, and what the images are
+        let build = |version: &str, copy: &str, plain: bool| {
+            let text = COMPILER.replace("VERSION", version).replace("HERE", &here.display().to_string());
+            fs::write(&compiler, text).unwrap();
+            fs::set_permissions(&compiler, fs::Permissions::from_mode(0o755)).unwrap();
+            built.set(built.get() + 1);
+            let out = here.join(format!("out-{}", built.get()));
+            let sources = Sources::list(&here.join(copy), |_| true).unwrap();
+            let targets = [("compute_80".to_owned(), "compute_80".to_owned())];
+            let nvcc = Nvcc::open(compiler.clone()).unwrap();
+            let compiled = modules(&sources, &out, &nvcc, &targets, plain, &[], Some(&cache)).unwrap();
+            let asked = fs::read_to_string(here.join("asked")).unwrap_or_default();
+            let _ = fs::remove_file(here.join("asked"));
+            let mut asked: Vec<String> = asked.lines().map(|line| line[line.len() - 4..].to_owned()).collect();
+            asked.sort();
+            let images = compiled.modules.into_iter().map(|module| fs::read_to_string(module.image.unwrap()).unwrap());
+            (asked, images.collect::<Vec<_>>())
+        };
+        let (none, all) = (Vec::<String>::new(), vec!["a.cu".to_owned(), "b.cu".to_owned()]);
+        let words = |list: &[&str]| list.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+        write_tree("first", "1", "b");
+        write_tree("second", "1", "b");
+        assert_eq!(build("1", "first", false), (all.clone(), words(&["a1", "b1"])));
+        assert_eq!(build("1", "first", false), (none.clone(), words(&["a1", "b1"])), "another target folder");
+        assert_eq!(build("1", "second", false), (none.clone(), words(&["a1", "b1"])), "a copy elsewhere");
+        assert_eq!(build("1", "first", true).0, all, "other arguments");
+        assert_eq!(build("1", "second", true).0, all, "lines of other files");
+        assert_eq!(build("2", "first", false).0, all, "another compiler");
+        write_tree("second", "1", "c");
+        assert_eq!(build("1", "second", false), (vec!["b.cu".to_owned()], words(&["a1", "c1"])), "another source");
+        write_tree("second", "2", "b");
+        assert_eq!(build("1", "second", false), (all, words(&["a2", "b2"])), "another header");
+        write_tree("second", "1", "b");
+        assert_eq!(build("1", "second", false), (none, words(&["a1", "b1"])), "as it was");
+        fs::remove_dir_all(here).unwrap();
+    }
 
     #[test]
     fn local_memory_is_remarked_unless_it_is_listed_with_its_module_and_kernel() {
