@@ -1,4 +1,4 @@
-"""Compiles kernels with NVRTC and ptxas for one architecture: oldest.py <folder of the packages> <kernels> <sm_80>.
+"""Compiles kernels with NVRTC and ptxas for one architecture: oldest.py <folder of the packages> <kernels> <sm_80> <share> <shares>.
 
 NVRTC brings no host headers, so <cstdint> and what nvcc takes from <cmath> stand here.
 """
@@ -61,7 +61,8 @@ def main():
     nvrtc = ctypes.CDLL(str(library / "libnvrtc.so.12"))
     ptxas = packages / "cuda_nvcc/bin/ptxas"
     ptxas.chmod(0o755)
-    sources = sorted(kernels.glob("*/*.cu"))
+    share, shares = int(sys.argv[4]), int(sys.argv[5])
+    sources = sorted(kernels.glob("*/*.cu"))[share::shares]
     with tempfile.TemporaryDirectory() as folder:
         text = pathlib.Path(folder) / "kernel.ptx"
         for source in sources:
@@ -84,7 +85,7 @@ def main():
             answer = subprocess.run(run, capture_output=True, text=True)
             if answer.returncode != 0:
                 sys.exit(f"{source}: expected ptxas to assemble it, got:\n{answer.stderr}")
-    print(f"{len(sources)} sources compile")
+    print(f"sources that compile: {len(sources)}")
 
 
 main()

@@ -3,6 +3,7 @@
 //! No wheel holds that toolkit's nvcc, but NVRTC, which is the same compiler behind a library, and ptxas. One architecture is
 //! enough to see whether every source is understood.
 
+use std::io;
 use std::process::Command;
 
 use crate::{TaskResult, root, simcuda, toolkit};
@@ -23,10 +24,17 @@ pub fn run(arguments: &[String]) -> TaskResult {
     }
     let folder = simcuda::target_folder().join("toolkit-oldest");
     toolkit::install(&folder, &PACKAGES, "nvidia/cuda_nvrtc")?;
-    let mut python = Command::new(toolkit::python()?);
-    python.arg("-c").arg(PROGRAM).arg(&folder).arg(root().join("kernels")).arg(ARCHITECTURE);
-    match python.status()? {
-        status if status.success() => Ok(()),
-        status => Err(format!("expected CUDA 12.4 to compile the kernels, got {status}").into()),
+    // both compilers have one thread: as many processes as there are cores, each with its share of the sources
+    let cores = std::thread::available_parallelism()?.get();
+    let python = |share: usize| {
+        let mut python = Command::new(toolkit::python()?);
+        python.arg("-c").arg(PROGRAM).arg(&folder).arg(root().join("kernels")).arg(ARCHITECTURE);
+        python.args([share, cores].map(|number| number.to_string())).spawn()
+    };
+    let started = (0..cores).map(python).collect::<Vec<_>>();
+    let ended = started.into_iter().map(|child| child?.wait()).collect::<io::Result<Vec<_>>>()?;
+    match ended.into_iter().find(|status| !status.success()) {
+        None => Ok(()),
+        Some(status) => Err(format!("expected CUDA 12.4 to compile the kernels, got {status}").into()),
     }
 }

@@ -31,7 +31,8 @@ impl Source {
     /// Compiles a source and reads its kernels, sorted by name.
     pub(super) fn read(nvcc: &Path, kernels: &Path, source: &Path) -> io::Result<Self> {
         let ptx = std::env::temp_dir().join(format!("moray-mirror-{}.ptx", std::process::id()));
-        let words = ["-ptx", "-std=c++17", "-o"];
+        // what is read is the same with little optimization, which takes most of the time
+        let words = ["-ptx", "-Xcicc", "-O1", "-std=c++17", "-o"];
         compile(nvcc, kernels, source, Command::new(nvcc).args(words).arg(&ptx))?;
         let text = fs::read_to_string(&ptx)?;
         fs::remove_file(&ptx)?;
