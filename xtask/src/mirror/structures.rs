@@ -40,7 +40,8 @@ impl Bindgen {
         let program = tools.join("bin/bindgen");
         if !program.is_file() {
             let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["install", "bindgen-cli", "--version", BINDGEN, "--locked", "--root"]).arg(&tools);
+            // what it reads is small: not optimised, it is the sooner there
+            cargo.args(["install", "bindgen-cli", "--debug", "--version", BINDGEN, "--locked", "--root"]).arg(&tools);
             let status = cargo.status()?;
             if !status.success() {
                 return Err(io::Error::other(format!("expected cargo to install bindgen, got {status}")));
