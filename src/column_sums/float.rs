@@ -85,7 +85,12 @@ fn add_rows<S: Simd, T: SimdElement, const N: usize, const R: usize>(
     let lines: [&[[T; 16]]; R] = std::array::from_fn(|i| &rows.row(at + i).as_chunks().0[..vectors]);
     let ahead: [&[[T; 16]]; R] =
         std::array::from_fn(|i| &rows.row((at + R + i).min(rows.rows() - 1)).as_chunks().0[..vectors]);
-    let x: [[S::F; R]; N] = std::array::from_fn(|t| std::array::from_fn(|i| simd.splat(x[t * stride + i])));
+    let mut factors = [[simd.splat(0.0); R]; N];
+    for t in 0..N {
+        for i in 0..R {
+            factors[t][i] = simd.splat(x[t * stride + i]);
+        }
+    }
     let mut rest = sums.chunks_exact_mut(width);
     let sums: [&mut [[f32; 16]]; N] =
         std::array::from_fn(|_| &mut rest.next().expect("N tokens").as_chunks_mut().0[..vectors]);
@@ -106,7 +111,7 @@ fn add_rows<S: Simd, T: SimdElement, const N: usize, const R: usize>(
         for t in 0..N {
             let mut sum = simd.load(&sums[t][v]);
             for i in 0..R {
-                sum = simd.fma(w[i], x[t][i], sum);
+                sum = simd.fma(w[i], factors[t][i], sum);
             }
             simd.store(&mut sums[t][v], sum);
         }

@@ -278,7 +278,11 @@ impl FourBitSums<'_> {
         h: [i8; QUAD],
         acc: &mut [S::I; VECTORS],
     ) {
-        let bytes = simd.interleave(rows.map(|row| simd.load_segments(&row[at..at + N])));
+        let mut quad = [simd.splat_i32(0); QUAD];
+        for i in 0..QUAD {
+            quad[i] = simd.load_segments(&rows[i][at..at + N]);
+        }
+        let bytes = simd.interleave(quad);
         let h = simd.splat_i32(i32::from_le_bytes(h.map(i8::cast_unsigned)));
         for v in 0..VECTORS / 2 {
             acc[v] = simd.dot(acc[v], simd.low_nibbles(bytes[v]), h);
@@ -295,9 +299,10 @@ impl FourBitSums<'_> {
         [a, b, c, d]: [i8; QUAD],
         short: &mut [S::I; VECTORS / 2],
     ) {
-        let pair = |first: i8, second: i8| simd.splat_i16(i16::from_le_bytes([first as u8, second as u8]));
-        for (rows, h) in rows.as_chunks::<2>().0.iter().zip([pair(a, b), pair(c, d)]) {
-            let [first, second] = rows.map(|row| simd.load_segments(&row[at..at + N]));
+        for (pair, h) in [[a, b], [c, d]].into_iter().enumerate() {
+            let h = simd.splat_i16(i16::from_le_bytes([h[0] as u8, h[1] as u8]));
+            let first = simd.load_segments(&rows[2 * pair][at..at + N]);
+            let second = simd.load_segments(&rows[2 * pair + 1][at..at + N]);
             let codes = simd.interleave_pair(first, second);
             for v in 0..2 {
                 short[v] = simd.dot_pairs(short[v], simd.low_nibbles(codes[v]), h);

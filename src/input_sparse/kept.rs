@@ -87,7 +87,10 @@ impl Kernel for Union<'_> {
                 let above = !simd.ge_mask(threshold, simd.abs(load_first(simd, &x[at..])));
                 // tokens of codes are padded to more than sixteen
                 let code = codes.and_then(|codes| codes.token(t)[at..].first_chunk());
-                bits |= above & code.map_or(u16::MAX, |code| simd.gt_mask(simd.abs(simd.load_i8(code)), zero));
+                bits |= match code {
+                    Some(code) => above & simd.gt_mask(simd.abs(simd.load_i8(code)), zero),
+                    None => above,
+                };
             }
             let bits = bits & (u16::MAX >> (16 - lanes));
             if let Some(room) = kept[count..].first_chunk_mut() {

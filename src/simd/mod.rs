@@ -3,6 +3,9 @@
 //! A kernel is a [`Kernel`] whose `run` is generic over [`Simd`]; [`Available::run`] has it compiled for each instruction
 //! set. Every operation rounds the same way in every implementation and sums lanes in the same order, so results are
 //! equal bit for bit.
+//!
+//! Kernels call operations in loops, not in closures (`array::map`, `from_fn`): one that the compiler does not put into its caller is code of
+//! no instruction set. `cargo xtask inlined` finds them.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

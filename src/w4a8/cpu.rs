@@ -98,8 +98,12 @@ fn multiply<E: Element>(
     y: SharedSlice<'_, E>,
 ) {
     let grain = if x.m() <= GEMV_TOKENS { gemv_grain(weight.k(), blocks.len(), cpu.threads()) } else { 1 };
+    let tokens = Tokens::new(x, weight.format().integer_group());
     cpu.team().for_parts(BlockColumns::new(y, weight.n(), blocks), grain, |_, (rows, mut y)| {
-        multiply_tile(simd, weight, rows, x, epilogue, &mut y);
+        let tile = weight.tile(rows.start / TILE_N);
+        tile_sums(simd, &tile, tokens, |tokens, sums| {
+            write_back(x, tokens, rows.clone(), weight.n(), sums, epilogue, &mut y);
+        });
     });
 }
 
@@ -136,21 +140,6 @@ pub(crate) fn with_panel<R>(k: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
         }
         f(&mut bytemuck::cast_slice_mut(lines)[..need])
     })
-}
-
-fn multiply_tile<E: Element>(
-    simd: impl TileKernels,
-    weight: &PackedView<'_>,
-    rows: Range<usize>,
-    x: &Activations,
-    epilogue: &Epilogue<'_, E>,
-    y: &mut Window<'_, E>,
-) {
-    let tile = weight.tile(rows.start / TILE_N);
-    let tokens = Tokens::new(x, tile.integer_group());
-    tile_sums(simd, &tile, tokens, |tokens, sums| {
-        write_back(x, tokens, rows.clone(), weight.n(), sums, epilogue, y);
-    });
 }
 
 /// Multiplies the rows of a tile with tokens, and hands `each` the sums of some of them after others.

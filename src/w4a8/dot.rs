@@ -62,7 +62,7 @@ fn block<S: Simd, const M: usize, const BYTES: bool>(
     for m in 0..M {
         codes[m] = tokens.codes(m).as_chunks().0;
     }
-    combine::<S, M>(simd, tile, tokens, Panel::<M, BYTES> { lines, codes }, out);
+    combine(simd, tile, tokens, Panel::<M, BYTES> { lines, codes }, out);
     M
 }
 
@@ -71,8 +71,17 @@ fn block<S: Simd, const M: usize, const BYTES: bool>(
 /// A trait and not a closure: its method is `#[inline(always)]`, so that it is compiled for the instruction set of the kernel that
 /// calls it in several places. A closure there stays a function of its own, of no instruction set, and calls every operation.
 pub(crate) trait Integers<S: Simd, const M: usize> {
+    /// Whether two groups of 32 that begin at a whole 64 cost less together.
+    const PAIRS: bool = false;
+
     /// Σ u·a over the columns `start..start + len`, which follow one another from call to call.
     fn sum(&mut self, simd: S, start: usize, len: usize) -> [S::I; M];
+
+    /// The sums over each half of the 64 columns from `start` on.
+    #[inline(always)]
+    fn sum_pair(&mut self, simd: S, start: usize) -> [[S::I; M]; 2] {
+        [self.sum(simd, start, 32), self.sum(simd, start + 32, 32)]
+    }
 }
 
 /// The codes of a panel and of M tokens, in words of four.
@@ -150,11 +159,11 @@ impl<const M: usize, const BYTES: bool> Panel<'_, M, BYTES> {
 /// Each sum in f32 is a chain in increasing order for each run of K, with one rounding for a product and its sum together; the chains are
 /// added to 0 in order.
 #[inline(always)]
-pub(crate) fn combine<S: Simd, const M: usize>(
+pub(crate) fn combine<S: Simd, const M: usize, I: Integers<S, M>>(
     simd: S,
     tile: &Tile<'_>,
     tokens: Tokens<'_>,
-    mut integers: impl Integers<S, M>,
+    mut integers: I,
     out: &mut [[f32; TILE_N]],
 ) {
     let fine = tokens.scales == ActScales::Fine;
@@ -188,6 +197,22 @@ pub(crate) fn combine<S: Simd, const M: usize>(
                     sums.end_block(simd, tokens, g * size / ACT_BLOCK);
                     sums.pass(simd, tokens.k, (g + 1) * size, &mut end, out);
                 }
+            }
+        }
+        Some((32, TileValues::F16(scale))) if I::PAIRS => {
+            let (pairs, last) = scale.as_chunks();
+            for (pair, [first, second]) in pairs.iter().enumerate() {
+                let ints = integers.sum_pair(simd, 64 * pair);
+                sums.add_group(simd, tile, tokens, 2 * pair, &ints[0], simd.load_f16(first), 32);
+                sums.add_group(simd, tile, tokens, 2 * pair + 1, &ints[1], simd.load_f16(second), 32);
+                // runs are whole pairs
+                sums.pass(simd, tokens.k, 64 * (pair + 1), &mut end, out);
+            }
+            if let [scale] = last {
+                let g = 2 * pairs.len();
+                let ints = integers.sum(simd, 32 * g, 32);
+                sums.add_group(simd, tile, tokens, g, &ints, simd.load_f16(scale), 32);
+                sums.pass(simd, tokens.k, 32 * (g + 1), &mut end, out);
             }
         }
         Some((size, TileValues::F16(scale))) => {

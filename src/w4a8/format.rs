@@ -127,6 +127,11 @@ impl Format {
         self.group.map(|group| group.scale)
     }
 
+    /// The K values whose products are summed as integers: QQQ's scales are inside its int8 weights.
+    pub(crate) fn integer_group(&self) -> Option<usize> {
+        self.group.filter(|group| group.scale != GroupScale::Qqq).map(|group| group.size)
+    }
+
     /// What groups have besides.
     pub fn offset(&self) -> Offset {
         self.group.map_or(Offset::None, |group| group.offset)

@@ -8,6 +8,7 @@ use super::tile_kernels::TileKernels;
 use crate::simd::{Avx2, Simd};
 use half::f16;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 impl<const VNNI: bool> TileKernels for Avx2<VNNI> {
     fn unpack(self, tile: &Tile<'_>, panel: &mut [u8]) {
@@ -159,9 +160,9 @@ fn multiply<const VNNI: bool, const M: usize, const COLUMNS: usize>(
     for m in 0..M {
         x[m] = tokens.codes(m).as_chunks().0;
     }
-    let straight = Straight { tiles: tile.codes.as_chunks().0, ahead: tile.ahead.as_chunks().0, x, second: None };
+    let straight = Straight { tiles: tile.codes.as_chunks().0, ahead: tile.ahead.as_chunks().0, x };
     let tile = if COLUMNS == 32 { &Tile { zero: 0, ..*tile } } else { tile };
-    combine::<Avx2<VNNI>, M>(simd, tile, tokens, straight, out);
+    combine(simd, tile, tokens, straight, out);
 }
 
 /// Sums straight from the tiles.
@@ -170,36 +171,49 @@ struct Straight<'a, const M: usize, const COLUMNS: usize> {
     /// These and what follows them in memory.
     ahead: &'a [[u8; TILE_BYTES]],
     x: [&'a [[i8; COLUMNS]]; M],
-    /// Groups of 32 come in pairs, as a tile of 4-bit codes holds them: the second of a pair whose first was asked for.
-    second: Option<[[__m256i; 2]; M]>,
 }
 
 impl<const VNNI: bool, const M: usize, const COLUMNS: usize> Integers<Avx2<VNNI>, M> for Straight<'_, M, COLUMNS> {
+    const PAIRS: bool = COLUMNS == 64;
+
     #[inline(always)]
     fn sum(&mut self, simd: Avx2<VNNI>, start: usize, len: usize) -> [[__m256i; 2]; M] {
-        if let Some(second) = self.second.take() {
-            return second;
+        let words = self.words(simd, start / COLUMNS..(start + len).div_ceil(COLUMNS));
+        // SAFETY: the token proves that the machine has AVX2.
+        unsafe {
+            if COLUMNS == 32 {
+                return eight_rows(&words);
+            }
+            let [first, second] = halves(&words);
+            match len {
+                32 if start % 64 == 0 => first,
+                32 => second,
+                _ => added(first, second),
+            }
         }
-        let mut words = [[simd.splat_i32(0); 2]; M];
-        for index in start / COLUMNS..(start + len).div_ceil(COLUMNS) {
+    }
+
+    #[inline(always)]
+    fn sum_pair(&mut self, simd: Avx2<VNNI>, start: usize) -> [[[__m256i; 2]; M]; 2] {
+        let words = self.words(simd, start / COLUMNS..start / COLUMNS + 1);
+        // SAFETY: as above.
+        unsafe { halves(&words) }
+    }
+}
+
+impl<const M: usize, const COLUMNS: usize> Straight<'_, M, COLUMNS> {
+    /// The sums over a range of tiles.
+    #[inline(always)]
+    fn words<const VNNI: bool>(&self, simd: Avx2<VNNI>, tiles: Range<usize>) -> [Words; M] {
+        let mut words: [Words; M] = [[[simd.splat_i32(0)[0]; 2]; 2]; M];
+        for index in tiles {
             if let Some(ahead) = self.ahead.get(index + PREFETCH_TILES) {
                 simd.prefetch(ahead);
             }
             // SAFETY: the token proves that the machine has AVX2.
             unsafe { self.add(index, &mut words) }
         }
-        // SAFETY: as above.
-        unsafe {
-            if COLUMNS == 32 {
-                return eight_rows(&words);
-            }
-            let [first, second] = halves(&words);
-            if len == 32 {
-                self.second = Some(second);
-                return first;
-            }
-            added(first, second)
-        }
+        words
     }
 }
 

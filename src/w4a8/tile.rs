@@ -52,9 +52,9 @@ impl<'a> TileValues<'a> {
 }
 
 impl<'a> Tile<'a> {
-    /// The K values whose products are summed as integers: QQQ's scales are inside its int8 weights.
+    /// The K values whose products are summed as integers.
     pub(crate) fn integer_group(&self) -> Option<usize> {
-        self.format.group.filter(|group| group.scale != GroupScale::Qqq).map(|group| group.size)
+        self.format.integer_group()
     }
 
     /// QQQ's group scales, which unpacking puts into the codes.

@@ -64,6 +64,23 @@ fn linear_matches_reference_bit_for_bit_where_k_has_several_runs() {
     }
 }
 
+#[test]
+fn sums_of_the_largest_codes_are_exact_over_long_rows() {
+    // whole bytes of two codes times activations fit into 32 bits over 65793 columns, just more than a weight may have
+    let (n, k) = (16, 65_536);
+    let weight = QuantizedWeight::new(n, k, Format::per_channel(), vec![15; n * k], Scales::per_channel(vec![0.5; n]));
+    let packed = PackedWeight::pack(&weight.unwrap());
+    for (cpu, m) in cpus().iter().flat_map(|cpu| (1..=5).map(move |m| (cpu, m))) {
+        for code in [127, -128] {
+            let mut x = Activations::default();
+            x.set_codes(ActScales::Token, &vec![code; m * k], &vec![1.0; m], m, k).unwrap();
+            let mut y = vec![0.0f32; m * n];
+            linear(cpu, &packed, &x, Epilogue::default(), &mut y).unwrap();
+            assert!(y.iter().all(|&y| y == 3.5 * f32::from(code) * k as f32), "{:?}, {m}: {y:?}", cpu.isa());
+        }
+    }
+}
+
 /// Groups of 32 with offsets over K columns, and codes of M tokens, cut to some columns; the token's scale is 1.
 fn product_over(random: &Random, (m, n, k): (usize, usize, usize), columns: std::ops::Range<usize>) -> Vec<f32> {
     let (mut random, len) = (random.clone(), columns.len());

@@ -11,6 +11,7 @@ mod fuzz;
 mod gains;
 mod gpu_bundle;
 mod hub_kernel;
+mod inlined;
 mod mirror;
 mod oldest;
 mod outside;
@@ -102,6 +103,7 @@ const TASKS: &[Task] = &[
         help: "measure what a call costs through each door: [--python FILE] [--candle]",
         run: overhead::run,
     },
+    Task { name: "inlined", help: "check that kernels call no vector operation, but hold it", run: inlined::run },
     Task { name: "sizes", help: "write how large the C library and the wheel are: [--cuda]", run: sizes::run },
     Task {
         name: "hub-kernel",

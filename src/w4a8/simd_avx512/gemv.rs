@@ -1,6 +1,6 @@
 //! Few tokens, straight from the tiles.
 
-use super::{add_parts, load_rows, nibbles, transpose4};
+use super::{add_parts, load_rows, transpose4};
 use crate::simd::Avx512;
 use crate::w4a8::dot::{Integers, combine};
 use crate::w4a8::format::Bits;
@@ -45,32 +45,35 @@ fn gemv_tokens<const M: usize, const EIGHT: bool>(
     let tile_k = if EIGHT { 32 } else { 64 };
     assert!(tiles.len() * tile_k >= tokens.stride && out.len() >= M);
     assert!(tokens.codes.len() >= M * tokens.stride && tokens.sums.len() >= M * tokens.groups);
-    let straight = Straight::<M, EIGHT> { steps: Steps { tiles, tokens }, second: None };
-    combine::<Avx512, M>(simd, tile, tokens, straight, out);
+    combine(simd, tile, tokens, Straight::<M, EIGHT>(Steps { tiles, tokens }), out);
 }
 
 /// Sums straight from the tiles, whose lengths [`gemv_tokens`] has checked.
-struct Straight<'a, const M: usize, const EIGHT: bool> {
-    steps: Steps<'a>,
-    /// Groups of 32 come in pairs, as a tile or two hold them: the second of a pair whose first was asked for.
-    second: Option<[__m512i; M]>,
-}
+struct Straight<'a, const M: usize, const EIGHT: bool>(Steps<'a>);
 
 impl<const M: usize, const EIGHT: bool> Integers<Avx512, M> for Straight<'_, M, EIGHT> {
+    const PAIRS: bool = !EIGHT;
+
     #[inline(always)]
     fn sum(&mut self, _: Avx512, start: usize, len: usize) -> [__m512i; M] {
         // SAFETY: the token proves the instruction set; the lengths were checked, and groups end within K ≤ stride.
         unsafe {
-            match (len, self.second.take()) {
-                (32, Some(half)) => half,
-                (32, None) => {
-                    let [first, half] = self.steps.sum_halves::<M, EIGHT>(start / 64);
-                    self.second = Some(half);
-                    first
-                }
-                _ => self.steps.sum::<M, EIGHT>(start / 64..(start + len) / 64),
+            if EIGHT {
+                self.0.sum8(start / 32..(start + len) / 32)
+            } else if len == 32 && start % 64 == 0 {
+                self.0.sum_first_half4(start / 64)
+            } else if len == 32 {
+                self.0.sum_halves4(start / 64)[1]
+            } else {
+                self.0.sum4(start / 64..(start + len) / 64)
             }
         }
+    }
+
+    #[inline(always)]
+    fn sum_pair(&mut self, _: Avx512, start: usize) -> [[__m512i; M]; 2] {
+        // SAFETY: as above.
+        unsafe { self.0.sum_halves4(start / 64) }
     }
 }
 
@@ -82,39 +85,80 @@ struct Steps<'a> {
 }
 
 impl Steps<'_> {
-    /// Sums over a range of 64 columns each.
+    /// Sums of 4-bit codes over a range of 64 columns each.
     #[inline(always)]
-    unsafe fn sum<const M: usize, const EIGHT: bool>(&self, k64: Range<usize>) -> [__m512i; M] {
+    unsafe fn sum4<const M: usize>(&self, k64: Range<usize>) -> [__m512i; M] {
         // SAFETY: the caller's.
         unsafe {
-            let mut acc = [[_mm512_setzero_si512(); 4]; M];
-            for k64 in k64 {
-                if EIGHT {
-                    self.add_tile8(2 * k64, &mut acc);
-                    self.add_tile8(2 * k64 + 1, &mut acc);
-                } else {
-                    self.add_words4::<M, 0>(k64, &mut acc);
-                }
+            let mut acc = zero();
+            for index in k64 {
+                let words = self.quads(index);
+                self.add_word4::<M, 0>(index, &words, &mut acc);
+                self.add_word4::<M, 1>(index, &words, &mut acc);
+                self.add_word4::<M, 2>(index, &words, &mut acc);
+                self.add_word4::<M, 3>(index, &words, &mut acc);
             }
-            add_all_parts(acc)
+            add_all_parts4(acc)
         }
     }
 
-    /// Sums over each 32 of the 64 columns of `k64`.
+    /// Sums of 4-bit codes over each 32 of the 64 columns of a tile.
     #[inline(always)]
-    unsafe fn sum_halves<const M: usize, const EIGHT: bool>(&self, k64: usize) -> [[__m512i; M]; 2] {
+    unsafe fn sum_halves4<const M: usize>(&self, index: usize) -> [[__m512i; M]; 2] {
         // SAFETY: the caller's.
         unsafe {
-            let mut low = [[_mm512_setzero_si512(); 4]; M];
-            let mut high = low;
-            if EIGHT {
-                self.add_tile8(2 * k64, &mut low);
-                self.add_tile8(2 * k64 + 1, &mut high);
-            } else {
-                self.add_words4::<M, 1>(k64, &mut low);
-                self.add_words4::<M, 2>(k64, &mut high);
+            let words = self.quads(index);
+            let (mut first, mut second) = (zero(), zero());
+            self.add_word4::<M, 0>(index, &words, &mut first);
+            self.add_word4::<M, 2>(index, &words, &mut first);
+            self.add_word4::<M, 1>(index, &words, &mut second);
+            self.add_word4::<M, 3>(index, &words, &mut second);
+            [add_all_parts4(first), add_all_parts4(second)]
+        }
+    }
+
+    /// Sums of 4-bit codes over the first 32 columns of a tile; the others need not be there in the tokens.
+    #[inline(always)]
+    unsafe fn sum_first_half4<const M: usize>(&self, index: usize) -> [__m512i; M] {
+        // SAFETY: the caller's.
+        unsafe {
+            let words = self.quads(index);
+            let mut first = zero();
+            self.add_word4::<M, 0>(index, &words, &mut first);
+            self.add_word4::<M, 2>(index, &words, &mut first);
+            add_all_parts4(first)
+        }
+    }
+
+    /// Sums of 8-bit codes over a range of 32 columns each.
+    #[inline(always)]
+    unsafe fn sum8<const M: usize>(&self, k32: Range<usize>) -> [__m512i; M] {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut acc = zero();
+            for index in k32 {
+                let words = self.quads(index);
+                self.add_word8::<M, 0>(index, &words, &mut acc);
+                self.add_word8::<M, 1>(index, &words, &mut acc);
+                self.add_word8::<M, 2>(index, &words, &mut acc);
+                self.add_word8::<M, 3>(index, &words, &mut acc);
             }
-            [add_all_parts(low), add_all_parts(high)]
+            let mut sums = [_mm512_setzero_si512(); M];
+            for m in 0..M {
+                sums[m] = add_parts(acc[m]);
+            }
+            sums
+        }
+    }
+
+    /// The words of a tile's first and last four rows of each half: (word, part4, row4).
+    #[inline(always)]
+    unsafe fn quads(&self, index: usize) -> [[__m512i; 4]; 2] {
+        // SAFETY: the caller's.
+        unsafe {
+            let tile = self.tiles.get_unchecked(index);
+            prefetch(tile);
+            [transpose4(load_rows(tile, 0)), transpose4(load_rows(tile, 1))]
         }
     }
 
@@ -129,61 +173,68 @@ impl Steps<'_> {
         }
     }
 
-    /// Adds a 4-bit tile: all its columns (`HALVES` 0), the first 32 (1) or the last 32 (2).
+    /// Adds 16 columns of a 4-bit tile: the low nibbles of rows 0–3 and 4–7, and whole bytes, which are those and 16 times the nibbles of
+    /// rows 8–15, for [`add_all_parts4`] to take apart. Bytes times activations, at most 255 · 128, fit into 32 bits over all of K.
     #[inline(always)]
-    unsafe fn add_words4<const M: usize, const HALVES: usize>(&self, index: usize, acc: &mut [Parts; M]) {
+    unsafe fn add_word4<const M: usize, const WORD: usize>(
+        &self,
+        index: usize,
+        [a, b]: &[[__m512i; 4]; 2],
+        acc: &mut [Parts; M],
+    ) {
         // SAFETY: the caller's.
         unsafe {
-            let tile = self.tiles.get_unchecked(index);
-            if HALVES != 2 {
-                prefetch(tile);
-            }
-            let (a, b) = (transpose4(load_rows(tile, 0)), transpose4(load_rows(tile, 1)));
-            for word in 0..4 {
-                if HALVES != 0 && word % 2 != HALVES - 1 {
-                    continue;
-                }
-                let column = 64 * index + 32 * (word % 2) + 16 * (word / 2);
-                let ((a_low, a_high), (b_low, b_high)) = (nibbles(a[word]), nibbles(b[word]));
-                for m in 0..M {
-                    let x = self.words(m, column);
-                    acc[m][0] = _mm512_dpbusd_epi32(acc[m][0], a_low, x);
-                    acc[m][1] = _mm512_dpbusd_epi32(acc[m][1], b_low, x);
-                    acc[m][2] = _mm512_dpbusd_epi32(acc[m][2], a_high, x);
-                    acc[m][3] = _mm512_dpbusd_epi32(acc[m][3], b_high, x);
-                }
+            let (a, b, nibble) = (a[WORD], b[WORD], _mm512_set1_epi8(15));
+            let (a_low, b_low) = (_mm512_and_si512(a, nibble), _mm512_and_si512(b, nibble));
+            for m in 0..M {
+                let x = self.words(m, 64 * index + 32 * (WORD % 2) + 16 * (WORD / 2));
+                acc[m][0] = _mm512_dpbusd_epi32(acc[m][0], a_low, x);
+                acc[m][1] = _mm512_dpbusd_epi32(acc[m][1], b_low, x);
+                acc[m][2] = _mm512_dpbusd_epi32(acc[m][2], a, x);
+                acc[m][3] = _mm512_dpbusd_epi32(acc[m][3], b, x);
             }
         }
     }
 
+    /// Adds 16 columns of half of the rows of an 8-bit tile.
     #[inline(always)]
-    unsafe fn add_tile8<const M: usize>(&self, index: usize, acc: &mut [Parts; M]) {
+    unsafe fn add_word8<const M: usize, const WORD: usize>(
+        &self,
+        index: usize,
+        [a, b]: &[[__m512i; 4]; 2],
+        acc: &mut [Parts; M],
+    ) {
         // SAFETY: the caller's.
         unsafe {
-            let tile = self.tiles.get_unchecked(index);
-            prefetch(tile);
-            let (a, b) = (transpose4(load_rows(tile, 0)), transpose4(load_rows(tile, 1)));
-            let sign = _mm512_set1_epi8(-128);
-            for word in 0..4 {
-                let (high, column) = (word % 2, 32 * index + 16 * (word / 2));
-                let (a, b) = (_mm512_xor_si512(a[word], sign), _mm512_xor_si512(b[word], sign));
-                for m in 0..M {
-                    let x = self.words(m, column);
-                    acc[m][2 * high] = _mm512_dpbusd_epi32(acc[m][2 * high], a, x);
-                    acc[m][2 * high + 1] = _mm512_dpbusd_epi32(acc[m][2 * high + 1], b, x);
-                }
+            let (half, sign) = (WORD % 2, _mm512_set1_epi8(-128));
+            let (a, b) = (_mm512_xor_si512(a[WORD], sign), _mm512_xor_si512(b[WORD], sign));
+            for m in 0..M {
+                let x = self.words(m, 32 * index + 16 * (WORD / 2));
+                acc[m][2 * half] = _mm512_dpbusd_epi32(acc[m][2 * half], a, x);
+                acc[m][2 * half + 1] = _mm512_dpbusd_epi32(acc[m][2 * half + 1], b, x);
             }
         }
     }
 }
 
 #[inline(always)]
-unsafe fn add_all_parts<const M: usize>(acc: [Parts; M]) -> [__m512i; M] {
+unsafe fn zero<const M: usize>() -> [Parts; M] {
+    // SAFETY: the caller has the instruction set.
+    unsafe { [[_mm512_setzero_si512(); 4]; M] }
+}
+
+/// The sums of rows 0–15 from those of the low nibbles of rows 0–7 and of the bytes.
+#[inline(always)]
+unsafe fn add_all_parts4<const M: usize>(acc: [Parts; M]) -> [__m512i; M] {
+    const HIGH: __mmask16 = 0xFF00;
     // SAFETY: the caller has the instruction set.
     unsafe {
         let mut sums = [_mm512_setzero_si512(); M];
         for m in 0..M {
-            sums[m] = add_parts(acc[m]);
+            let bytes = add_parts(acc[m]);
+            let low = _mm512_shuffle_i64x2::<0x44>(bytes, bytes);
+            let high = _mm512_mask_sub_epi32(bytes, HIGH, bytes, low);
+            sums[m] = _mm512_mask_srai_epi32::<4>(high, HIGH, high);
         }
         sums
     }
