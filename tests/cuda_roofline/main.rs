@@ -9,8 +9,10 @@ mod device;
 mod attention;
 mod counter;
 mod decode;
+mod dense;
 mod input_sparse;
 mod products;
+mod sampling;
 mod sparse_mlp;
 
 use counter::check;
@@ -46,11 +48,17 @@ fn counts_of_attention_match_the_committed_ones() {
 }
 
 #[test]
+fn counts_of_16_bit_products_match_the_committed_ones() {
+    check("counts_of_16_bit_products_match_the_committed_ones", "dense", 170, dense::count);
+}
+
+#[test]
 fn counts_of_products_by_input_match_the_committed_ones() {
     check("counts_of_products_by_input_match_the_committed_ones", "input_sparse", 170, input_sparse::count);
 }
 
-/// What depends on the device: the parts of the list that a sparse MLP's `down` is cut into, the blocks that quantize a decoded token.
+/// What depends on the device: the parts of the list that a sparse MLP's `down` is cut into, the blocks that quantize a decoded token or
+/// share a vocabulary.
 macro_rules! by_device {
     ($module:ident: $($test:ident, $index:literal;)*) => {
         $(#[test]
@@ -69,6 +77,15 @@ by_device! {
     counts_of_a_decode_step_on_128_multiprocessors_match_the_committed_ones, 2;
     counts_of_a_decode_step_on_132_multiprocessors_match_the_committed_ones, 3;
     counts_of_a_decode_step_on_170_multiprocessors_match_the_committed_ones, 4;
+}
+
+by_device! {
+    sampling:
+    counts_of_sampling_on_82_multiprocessors_match_the_committed_ones, 0;
+    counts_of_sampling_on_108_multiprocessors_match_the_committed_ones, 1;
+    counts_of_sampling_on_128_multiprocessors_match_the_committed_ones, 2;
+    counts_of_sampling_on_132_multiprocessors_match_the_committed_ones, 3;
+    counts_of_sampling_on_170_multiprocessors_match_the_committed_ones, 4;
 }
 
 by_device! {
