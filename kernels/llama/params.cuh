@@ -62,10 +62,11 @@ static_assert(sizeof(MoveParams) == 48);
 struct ArgmaxParams {
     const float* logits;
     uint32_t* token;
+    uint64_t* rooms;
     uint32_t vocab;
     uint32_t reserved;
 };
-static_assert(sizeof(ArgmaxParams) == 24);
+static_assert(sizeof(ArgmaxParams) == 32);
 
 struct Sampler {
     uint64_t state;
@@ -80,9 +81,10 @@ struct SampleParams {
     float* probability;
     Sampler* samplers;
     uint32_t* token;
+    uint64_t* rooms;
     uint32_t vocab;
     uint32_t reserved;
 };
-static_assert(sizeof(SampleParams) == 40);
+static_assert(sizeof(SampleParams) == 48);
 
 }  // namespace moray

@@ -3,7 +3,7 @@
 use crate::device::device;
 use crate::plain::{D_FF, Kind, Plain, roomy, tokens, with_thresholds};
 use moray::attention::KvDtype;
-use moray::llama::cuda::{self, Decoder, NO_TOKEN, argmax};
+use moray::llama::cuda::{self, Decoder, NO_TOKEN, Rooms, argmax};
 use moray::llama::{Backend, LogitRows, Model, Sampler, Sampling, Sequence, Session, Settings};
 use moray::policy::{Griffin, HeadNorm, TopK};
 use moray::w4a8::{ActScales, Format, Offset};
@@ -172,6 +172,18 @@ fn argmax_matches_the_greedy_sampler() {
         .collect();
     let mut got = device.zeros::<u32>(rows).unwrap();
     let logits = device.upload(&logits).unwrap();
-    argmax(&device, &logits.as_view(), vocab, &mut got.as_view_mut()).unwrap();
-    assert_eq!(device.download(&got).unwrap(), expected);
+    let mut rooms = Rooms::new(&device, rows).unwrap();
+    // a row, whose blocks share it, and all at once, of which each has one
+    for at_once in [1, 4, rows] {
+        device.clear(&mut got).unwrap();
+        for first in (0..rows).step_by(at_once) {
+            let end = (first + at_once).min(rows);
+            let logits = logits.slice(first * vocab..end * vocab);
+            argmax(&device, &logits, vocab, &mut got.slice_mut(first..end), &mut rooms).unwrap();
+        }
+        assert_eq!(device.download(&got).unwrap(), expected, "{at_once} rows at once");
+    }
+    let mut few = Rooms::new(&device, rows - 1).unwrap();
+    let error = argmax(&device, &logits.as_view(), vocab, &mut got.as_view_mut(), &mut few).unwrap_err();
+    assert!(matches!(error, Error::Length { what: "rooms", .. }), "{error}");
 }

@@ -144,12 +144,13 @@ fn raw_choices_of_tokens_match_greedy_ones() {
     let mut engine = Engine { device: &device, slices: Vec::new() };
     let logits = [0.5, 2.0, 2.0, -1.0, f32::NAN, 0.0, 1.0, 2.0];
     let (logits, token) = (engine.hold(&logits), engine.hold(&[7u32; 2]));
-    engine.run(&Argmax { logits, token, rows: 2, vocab: 4 });
+    let rooms = engine.hold(&vec![0u64; Argmax::room_words(2)]);
+    engine.run(&Argmax { logits, token, rooms, rows: 2, vocab: 4 });
     assert_eq!(engine.read(token), [1, NO_TOKEN]);
     let greedy = SamplerRecord { state: 3, top_p: 0, temperature: 0.0, min_p: 0.0 };
     let samplers = engine.hold(&[greedy; 2]);
     let (token, probability) = (engine.hold(&[7u32; 2]), engine.hold(&[0f32; 8]));
-    engine.run(&Sample { logits, probability, samplers, token, rows: 2, vocab: 4 });
+    engine.run(&Sample { logits, probability, samplers, token, rooms, rows: 2, vocab: 4 });
     assert_eq!(engine.read(token), [1, NO_TOKEN]);
 }
 
@@ -184,8 +185,9 @@ fn raw_calls_refuse_bad_addresses_and_sizes() {
         assert_eq!(unsafe { call.launch(&device, device.raw_stream()) }, Err(error));
     }
     let (logits, token) = (engine.hold(&[0f32; 4]), engine.hold(&[0u32; 1]));
+    let rooms = engine.hold(&vec![0u64; Argmax::room_words(1)]);
     for (rows, vocab) in [(0, 4), (1, 0), (1 << 16, 4)] {
-        assert!(matches!(Argmax { logits, token, rows, vocab }.check(&device), Err(Error::Shape { .. })));
+        assert!(matches!(Argmax { logits, token, rooms, rows, vocab }.check(&device), Err(Error::Shape { .. })));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Drawn tokens: the CPU's, one by one and from a captured graph.
 
 use crate::common::Random;
-use crate::device::device;
+use crate::device::{device, with_late_warps};
 use crate::plain::{Kind, Plain, roomy, tokens};
 use moray::attention::KvDtype;
 use moray::llama::cuda::{self, Decoder, NO_TOKEN, Samplers};
@@ -45,24 +45,32 @@ fn rows(vocab: usize, random: &mut Random) -> Vec<Vec<f32>> {
     rows
 }
 
-/// Draws `draws` times from every row with every setting, on both sides.
-fn compare(device: &Device, vocab: usize, settings: &[Sampling], draws: usize) {
+/// Draws `draws` times from every row with every setting, `at_once` of these in a call, on both sides.
+fn compare_some(device: &Device, vocab: usize, settings: &[Sampling], draws: usize, at_once: usize) {
     let rows = rows(vocab, &mut Random::new(vocab as u64));
-    let pairs = || rows.iter().flat_map(|row| settings.iter().map(move |setting| (row, *setting)));
-    let logits: Vec<f32> = pairs().flat_map(|(row, _)| row.iter().copied()).collect();
-    let mut on_cpu: Vec<Sampler> =
-        pairs().zip(0..).map(|((_, setting), seed)| Sampler::new(setting, seed * 77 + 5).unwrap()).collect();
-    let mut samplers = Samplers::new(device, &on_cpu, vocab).unwrap();
-    let logits = device.upload(&logits).unwrap();
-    let mut token = device.zeros::<u32>(on_cpu.len()).unwrap();
-    for draw in 0..draws {
-        samplers.sample(device, &logits.as_view(), &mut token.as_view_mut()).unwrap();
-        let got = device.download(&token).unwrap();
-        for (((row, setting), sampler), got) in pairs().zip(&mut on_cpu).zip(got) {
-            let expected = sampler.sample(row).unwrap_or(NO_TOKEN);
-            assert_eq!(got, expected, "draw {draw} of {setting:?}, vocab {vocab}, logits from {:?}", &row[..1]);
+    let pairs: Vec<_> = rows.iter().flat_map(|row| settings.iter().map(move |setting| (row, *setting))).collect();
+    for (pairs, call) in pairs.chunks(at_once).zip(0..) {
+        let logits: Vec<f32> = pairs.iter().flat_map(|(row, _)| row.iter().copied()).collect();
+        let sampler = |(&(_, setting), seed): (&(_, _), u64)| Sampler::new(setting, seed * 77 + 5 + call).unwrap();
+        let mut on_cpu: Vec<Sampler> = pairs.iter().zip(0..).map(sampler).collect();
+        let mut samplers = Samplers::new(device, &on_cpu, vocab).unwrap();
+        let logits = device.upload(&logits).unwrap();
+        let mut token = device.zeros::<u32>(on_cpu.len()).unwrap();
+        for draw in 0..draws {
+            samplers.sample(device, &logits.as_view(), &mut token.as_view_mut()).unwrap();
+            let got = device.download(&token).unwrap();
+            for (((row, setting), sampler), got) in pairs.iter().zip(&mut on_cpu).zip(got) {
+                let expected = sampler.sample(row).unwrap_or(NO_TOKEN);
+                let what = format!("draw {draw} of {setting:?}, vocab {vocab}, {at_once} at once");
+                assert_eq!(got, expected, "{what}, logits from {:?}", &row[..1]);
+            }
         }
     }
+}
+
+/// The same with all at once, where a row has one block.
+fn compare(device: &Device, vocab: usize, settings: &[Sampling], draws: usize) {
+    compare_some(device, vocab, settings, draws, usize::MAX);
 }
 
 #[test]
@@ -77,6 +85,29 @@ fn draws_match_the_cpus_for_all_settings_ties_infinities_and_refusals() {
 fn draws_match_the_cpus_over_the_vocabulary_of_a_real_model() {
     let Some(device) = device() else { return };
     compare(&device, 49_152, &SETTINGS[3..4], 1);
+    compare_some(&device, 49_152, &SETTINGS[2..4], 2, 1);
+}
+
+/// Rows of less than a block's share, of one, of one and a logit more, of as many as there are multiprocessors and of more; alone, and several
+/// of different settings side by side.
+#[test]
+fn draws_of_rows_that_blocks_share_match_the_cpus() {
+    let Some(device) = device() else { return };
+    for (vocab, draws, at_once) in
+        [(1, 1, 1), (1023, 1, 2), (1024, 1, 1), (1025, 3, 1), (2049, 2, 4), (3100, 2, 3), (16_500, 1, 1)]
+    {
+        compare_some(&device, vocab, &SETTINGS, draws, at_once);
+    }
+}
+
+/// What a row's blocks leave each other is there when they are told so.
+#[test]
+fn draws_of_rows_that_blocks_share_match_where_warps_are_late() {
+    const NAME: &str = "sampling::draws_of_rows_that_blocks_share_match_where_warps_are_late";
+    with_late_warps(NAME, || {
+        let Some(device) = device() else { return };
+        compare_some(&device, 3100, &SETTINGS, 2, 2);
+    });
 }
 
 #[test]

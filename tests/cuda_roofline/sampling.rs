@@ -7,10 +7,11 @@ use crate::counter::{Counter, with_bytes};
 
 const VOCABULARIES: [usize; 2] = [32_000, 128_256];
 
-const SETTINGS: [(&str, Sampling); 3] = [
-    ("greedy", Sampling::GREEDY),
-    ("temperature", Sampling { temperature: 0.8, top_p: 1.0, min_p: 0.05 }),
-    ("top-p", Sampling { temperature: 0.8, top_p: 0.9, min_p: 0.0 }),
+/// How a token is chosen, and how often the blocks wait for each other for it: kernels/llama/sampling.cu.
+const SETTINGS: [(&str, Sampling, usize); 3] = [
+    ("greedy", Sampling::GREEDY, 0),
+    ("temperature", Sampling { temperature: 0.8, top_p: 1.0, min_p: 0.05 }, 1),
+    ("top-p", Sampling { temperature: 0.8, top_p: 0.9, min_p: 0.0 }, 4),
 ];
 
 /// Logits between −8 and 8, most of them near 0: what a draw does depends on how many are alike.
@@ -24,7 +25,7 @@ fn logits(vocab: usize) -> Vec<f32> {
 
 pub fn count(counter: &mut Counter) {
     let multiprocessors = counter.device.multiprocessors();
-    for (name, setting) in SETTINGS {
+    for (name, setting, waits) in SETTINGS {
         for vocab in VOCABULARIES {
             let device = &counter.device;
             let sampler = Sampler::new(setting, 7).unwrap();
@@ -36,6 +37,7 @@ pub fn count(counter: &mut Counter) {
             });
             let bytes = 4 * vocab;
             let launches = with_bytes(launches, &[("llama_sample", bytes, 0)]);
+            let launches = launches.into_iter().map(|launch| launch.waits(waits, 0)).collect();
             counter.row(&format!("sampling/{name}/vocab-{vocab}"), Some(multiprocessors), bytes, launches);
         }
     }

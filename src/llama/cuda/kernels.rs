@@ -13,7 +13,7 @@ use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 pub(super) use embedding::embed_dense;
 pub(super) use rows::{Rows, narrow_rows, widen_rows};
 pub(super) use sampling::sample;
-pub use sampling::{NO_TOKEN, argmax};
+pub use sampling::{NO_TOKEN, Rooms, argmax};
 
 /// y\[i\] = RMSNorm of x\[rows\[i\]\], or of x\[i\] without rows, as [`crate::llama::rms_norm`]. `x` holds every row that is named.
 ///

@@ -67,6 +67,7 @@ pub(super) struct MoveParams {
 pub(super) struct ArgmaxParams {
     pub(super) logits: u64,
     pub(super) token: u64,
+    pub(super) rooms: u64,
     pub(super) vocab: u32,
     pub(super) reserved: u32,
 }
@@ -87,6 +88,7 @@ pub(super) struct SampleParams {
     pub(super) probability: u64,
     pub(super) samplers: u64,
     pub(super) token: u64,
+    pub(super) rooms: u64,
     pub(super) vocab: u32,
     pub(super) reserved: u32,
 }
@@ -96,9 +98,19 @@ layout!(DenseParams, 56, w = 0, x = 8, bias = 16, residual = 24, y = 32, m = 40,
 layout!(EmbedParams, 32, tokens = 0, table = 8, x = 16, k = 24, reserved = 28);
 layout!(NormParams, 48, x = 0, weight = 8, rows = 16, y = 24, k = 32, eps = 36, x_stride = 40, y_stride = 44);
 layout!(MoveParams, 48, x = 0, y = 8, from = 16, to = 24, k = 32, x_type = 36, y_type = 40, reserved = 44);
-layout!(ArgmaxParams, 24, logits = 0, token = 8, vocab = 16, reserved = 20);
+layout!(ArgmaxParams, 32, logits = 0, token = 8, rooms = 16, vocab = 24, reserved = 28);
 layout!(Sampler, 24, state = 0, top_p = 8, temperature = 16, min_p = 20);
-layout!(SampleParams, 40, logits = 0, probability = 8, samplers = 16, token = 24, vocab = 32, reserved = 36);
+layout!(
+    SampleParams,
+    48,
+    logits = 0,
+    probability = 8,
+    samplers = 16,
+    token = 24,
+    rooms = 32,
+    vocab = 40,
+    reserved = 44
+);
 
 static MODULE_ACTIVATION: Module = Module::new("llama/activation", images::LLAMA_ACTIVATION, &["llama_activate"]);
 
@@ -145,8 +157,8 @@ pub(super) const MOVE_ROWS: Kernel<MoveParams> = Kernel::new(&MODULE_ROWS, "llam
 static MODULE_SAMPLING: Module =
     Module::new("llama/sampling", images::LLAMA_SAMPLING, &["llama_argmax", "llama_sample"]);
 
-pub(super) const ARGMAX: Kernel<ArgmaxParams> = Kernel::new(&MODULE_SAMPLING, "llama_argmax", 512, 0, 24);
-pub(super) const SAMPLE: Kernel<SampleParams> = Kernel::new(&MODULE_SAMPLING, "llama_sample", 512, 0, 40);
+pub(super) const ARGMAX: Kernel<ArgmaxParams> = Kernel::new(&MODULE_SAMPLING, "llama_argmax", 512, 0, 32);
+pub(super) const SAMPLE: Kernel<SampleParams> = Kernel::new(&MODULE_SAMPLING, "llama_sample", 512, 0, 48);
 
 /// Every compiled source.
 pub(crate) static MODULES: &[&Module] =

@@ -29,7 +29,7 @@ mod selection;
 mod work;
 
 pub use decoder::Decoder;
-pub use kernels::{DenseWeight, NO_TOKEN, argmax};
+pub use kernels::{DenseWeight, NO_TOKEN, Rooms, argmax};
 pub use linear::{Linear, Weight};
 pub(crate) use mirror::MODULES;
 pub use sampling::Samplers;

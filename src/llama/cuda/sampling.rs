@@ -1,6 +1,6 @@
 //! Drawing tokens on the device.
 
-use super::kernels;
+use super::kernels::{self, Rooms};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::llama::Sampler;
@@ -38,6 +38,7 @@ pub struct Samplers {
     records: CudaSlice<u64>,
     /// f32 \[R, vocab\].
     probability: CudaSlice<f32>,
+    rooms: Rooms,
 }
 
 impl Samplers {
@@ -53,7 +54,13 @@ impl Samplers {
             }
         }
         let words: Vec<u64> = samplers.iter().flat_map(Sampler::words).collect();
-        Ok(Samplers { vocab, rows, records: device.upload(&words)?, probability: device.zeros(rows * vocab)? })
+        Ok(Samplers {
+            vocab,
+            rows,
+            records: device.upload(&words)?,
+            probability: device.zeros(rows * vocab)?,
+            rooms: Rooms::new(device, rows)?,
+        })
     }
 
     /// token\[r\] = what sampler r chooses of logits \[R, vocab\]; [`super::NO_TOKEN`] where [`Sampler::sample`] refuses them.
@@ -67,7 +74,7 @@ impl Samplers {
         logits: &CudaView<'_, f32>,
         token: &mut CudaViewMut<'_, u32>,
     ) -> Result<()> {
-        let Samplers { vocab, rows, records, probability } = self;
-        kernels::sample(device, (*rows, *vocab), logits, probability, records, token)
+        let Samplers { vocab, rows, records, probability, rooms } = self;
+        kernels::sample(device, (*rows, *vocab), logits, probability, records, token, rooms)
     }
 }

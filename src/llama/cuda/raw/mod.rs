@@ -44,6 +44,7 @@ pub use move_rows::MoveRows;
 pub use rms_norm::RmsNorm;
 pub use sample::{Sample, SamplerRecord};
 
+use crate::device::Device;
 use crate::error::{Error, Result};
 
 /// The most blocks along a grid's second axis.
@@ -54,6 +55,17 @@ fn check_rows(what: &'static str, got: usize) -> Result<()> {
         1..=MAX_GRID_Y => Ok(()),
         _ => Err(Error::Shape { what, expected: "1 to 65535", got }),
     }
+}
+
+/// Words of what the blocks of a row of logits tell each other: `Room` in kernels/llama/sampling.cu.
+const ROOM_WORDS: usize = 3841;
+
+/// The blocks that share a row of logits: each has a multiprocessor to itself, and 1024 logits or more.
+fn blocks_of_row(device: &Device, rows: usize, vocab: usize) -> u32 {
+    /// What a [`ROOM_WORDS`] has places for.
+    const MOST: usize = 256;
+    let multiprocessors = device.multiprocessors() as usize;
+    vocab.div_ceil(1024).min(multiprocessors / rows).clamp(1, MOST) as u32
 }
 
 fn check_width(what: &'static str, got: usize) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Drawing tokens from logits.
 
-use super::check_rows;
+use super::{ROOM_WORDS, blocks_of_row, check_rows};
 use crate::device::{Address, Buffer, Device, Enqueue, Queue, layout, product};
 use crate::error::{Error, Result};
 use crate::llama::cuda::mirror::{SAMPLE, SampleParams, Sampler};
@@ -24,6 +24,9 @@ const _: () = assert!(size_of::<SamplerRecord>() == size_of::<Sampler>());
 
 /// token\[r\] = what sampler r draws of row r, as [`crate::llama::Sampler`] on the CPU; [`crate::llama::cuda::NO_TOKEN`] where
 /// that refuses the logits.
+///
+/// Where there are fewer rows than multiprocessors, several blocks share a row; they wait for each other, so that all are resident together, at
+/// most one on each multiprocessor.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
     /// f32 \[rows, vocab\].
@@ -34,10 +37,20 @@ pub struct Sample {
     pub samplers: Address<SamplerRecord>,
     /// u32 \[rows\].
     pub token: Address<u32>,
+    /// u64 \[[`Sample::room_words`]\]: zeros before the first call of it or of an [`super::Argmax`]; no two calls use it at once. A launch that
+    /// does not run to its end ends its context and it.
+    pub rooms: Address<u64>,
     /// Rows, 1 to 65535.
     pub rows: usize,
     /// Tokens that there are, 1 to 2²⁴.
     pub vocab: usize,
+}
+
+impl Sample {
+    /// Words of what the blocks of rows tell each other.
+    pub fn room_words(rows: usize) -> usize {
+        rows.saturating_mul(ROOM_WORDS)
+    }
 }
 
 impl Enqueue for Sample {
@@ -55,6 +68,7 @@ impl Enqueue for Sample {
         show(Buffer::write("probability", self.probability, elems));
         show(Buffer::write("samplers", self.samplers, self.rows));
         show(Buffer::write("token", self.token, self.rows));
+        show(Buffer::write("rooms", self.rooms, Sample::room_words(self.rows)));
     }
 
     fn enqueue(&self, queue: &Queue<'_>) -> Result<()> {
@@ -63,9 +77,16 @@ impl Enqueue for Sample {
             probability: self.probability.get(),
             samplers: self.samplers.get(),
             token: self.token.get(),
+            rooms: self.rooms.get(),
             vocab: self.vocab as u32,
             reserved: 0,
         };
-        queue.launch(SAMPLE, [self.rows as u32, 1, 1], params)
+        let (device, rows) = (queue.device(), self.rows as u32);
+        match blocks_of_row(device, self.rows, self.vocab) {
+            blocks if blocks > 1 && device.launches_together() => {
+                queue.launch_together(SAMPLE, [blocks, rows, 1], params)
+            }
+            _ => queue.launch(SAMPLE, [1, rows, 1], params),
+        }
     }
 }
