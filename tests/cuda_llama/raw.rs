@@ -7,8 +7,9 @@ use moray::device::cudarc::driver::{CudaSlice, DevicePtr};
 use moray::device::{Address, ElementKind, RawCall};
 use moray::llama::cuda::NO_TOKEN;
 use moray::llama::cuda::raw::{Activate, Argmax, Dense, Embed, MoveRows, RmsNorm, Sample, SamplerRecord};
-use moray::llama::rms_norm;
+use moray::llama::{DenseType, DenseWeight, rms_norm};
 use moray::sparse_mlp::{Activation, activate_product};
+use moray::w4a8::Epilogue;
 use moray::{Device, Error};
 
 /// An engine's memory: what it has allocated, by addresses.
@@ -136,6 +137,67 @@ fn raw_dense_and_embedding_match_their_definition() {
     assert_eq!(moved[..k], w[16 * k..17 * k]);
     assert_eq!(moved[3 * k..], w[18 * k..19 * k]);
     assert!(moved[k..3 * k].iter().all(|x| x.is_nan()));
+}
+
+/// K below a stage of the ring, at it, past it, and past the ring; rows and tokens at the edges of their tiles.
+#[test]
+fn raw_dense_products_match_the_cpu_bit_for_bit() {
+    let Some(device) = device() else { return };
+    let (mut random, cpus) = (Random::new(82), cpus());
+    let types =
+        [(DenseType::F32, ElementKind::F32), (DenseType::F16, ElementKind::F16), (DenseType::Bf16, ElementKind::Bf16)];
+    let shapes = [(1, 1), (16, 63), (17, 64), (33, 65), (15, 2), (48, 640), (16, 1283), (5, 31), (40, 32), (8, 383)];
+    for ((dtype, element), (n, k)) in types.into_iter().flat_map(|kind| shapes.map(|shape| (kind, shape))) {
+        let weight = DenseWeight::from_f32(&random.weights(n * k, 0.5), n, k, dtype).unwrap();
+        for m in [1, 2, 8, 9] {
+            let mut engine = Engine { device: &device, slices: Vec::new() };
+            let (x, bias, residual) = (random.weights(m * k, 1.0), random.weights(n, 1.0), random.weights(m * n, 1.0));
+            let mut expected = vec![0.0; m * n];
+            let epilogue = Epilogue { bias: Some(&bias), residual: Some(&residual) };
+            weight.linear(&cpus[0], &x, epilogue, &mut expected).unwrap();
+            let call = Dense {
+                w: engine.hold(weight.data()).cast(),
+                element,
+                x: engine.hold(&x),
+                bias: Some(engine.hold(&bias)),
+                residual: Some(engine.hold(&residual)),
+                y: engine.hold(&vec![f32::NAN; m * n]),
+                m,
+                n,
+                k,
+            };
+            engine.run(&call);
+            assert_eq!(bits(&engine.read(call.y)), bits(&expected), "{dtype:?}, m {m}, n {n}, k {k}");
+        }
+    }
+}
+
+/// One token reads each weight once.
+#[test]
+fn dense_weights_are_read_once() {
+    let (n, k) = (48, 1000);
+    let Some(all) = metered("raw::dense_weights_are_read_once", |device| {
+        let mut engine = Engine { device, slices: Vec::new() };
+        let call = Dense {
+            w: engine.hold(&vec![f16::ONE; n * k]).cast(),
+            element: ElementKind::F16,
+            x: engine.hold(&vec![1f32; k]),
+            bias: None,
+            residual: None,
+            y: engine.hold(&vec![0f32; n]),
+            m: 1,
+            n,
+            k,
+        };
+        engine.run(&call);
+    }) else {
+        return;
+    };
+    let [launch] = &all[..] else { panic!("expected one launch, got {all:?}") };
+    // x once for each block of 16 rows
+    let (weights, inputs) = (2 * n * k, n / 16 * 4 * k);
+    assert_eq!(launch.count("global_load_bytes"), (weights + inputs) as u64);
+    assert_eq!(launch.count("shared_bank_conflicts"), 0);
 }
 
 #[test]

@@ -129,12 +129,12 @@ static MODULE_DENSE: Module = Module::new(
     ],
 );
 
-pub(super) const DENSE_BF16_1: Kernel<DenseParams> = Kernel::new(&MODULE_DENSE, "llama_dense_bf16_1", 256, 0, 56);
-pub(super) const DENSE_BF16_8: Kernel<DenseParams> = Kernel::new(&MODULE_DENSE, "llama_dense_bf16_8", 256, 0, 56);
-pub(super) const DENSE_F16_1: Kernel<DenseParams> = Kernel::new(&MODULE_DENSE, "llama_dense_f16_1", 256, 0, 56);
-pub(super) const DENSE_F16_8: Kernel<DenseParams> = Kernel::new(&MODULE_DENSE, "llama_dense_f16_8", 256, 0, 56);
-pub(super) const DENSE_F32_1: Kernel<DenseParams> = Kernel::new(&MODULE_DENSE, "llama_dense_f32_1", 256, 0, 56);
-pub(super) const DENSE_F32_8: Kernel<DenseParams> = Kernel::new(&MODULE_DENSE, "llama_dense_f32_8", 256, 0, 56);
+pub(super) const DENSE_BF16_1: Kernel<DenseParams> = Kernel::new(&MODULE_DENSE, "llama_dense_bf16_1", 32, 0, 56);
+pub(super) const DENSE_BF16_8: Kernel<DenseParams> = Kernel::new(&MODULE_DENSE, "llama_dense_bf16_8", 32, 0, 56);
+pub(super) const DENSE_F16_1: Kernel<DenseParams> = Kernel::new(&MODULE_DENSE, "llama_dense_f16_1", 32, 0, 56);
+pub(super) const DENSE_F16_8: Kernel<DenseParams> = Kernel::new(&MODULE_DENSE, "llama_dense_f16_8", 32, 0, 56);
+pub(super) const DENSE_F32_1: Kernel<DenseParams> = Kernel::new(&MODULE_DENSE, "llama_dense_f32_1", 32, 0, 56);
+pub(super) const DENSE_F32_8: Kernel<DenseParams> = Kernel::new(&MODULE_DENSE, "llama_dense_f32_8", 32, 0, 56);
 
 static MODULE_EMBEDDING: Module = Module::new(
     "llama/embedding",

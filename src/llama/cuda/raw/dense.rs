@@ -78,7 +78,7 @@ impl Enqueue for Dense {
             (ElementKind::Bf16, 1) => (mirror::DENSE_BF16_1, 1),
             (ElementKind::Bf16, _) => (mirror::DENSE_BF16_8, 8),
         };
-        let grid = [self.n.div_ceil(BLOCK_ROWS).div_ceil(8) as u32, self.m.div_ceil(tokens) as u32, 1];
+        let grid = [self.n.div_ceil(BLOCK_ROWS) as u32, self.m.div_ceil(tokens) as u32, 1];
         queue.launch(kernel, grid, params)
     }
 }
