@@ -1,17 +1,14 @@
 //! A linear layer that reads the weights of its large inputs.
 
-use std::sync::Arc;
-
 use candle_core::quantized::QTensor;
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, DType, Device, DeviceLocation, Error, Layout, Result, Shape, Tensor, bail,
-};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Device, Error, Layout, Result, Shape, Tensor, bail};
 use candle_nn::Module;
 use moray::DenseType;
 use moray::input_sparse::{Weight, linear};
 use moray::w4a8::{Epilogue, Format};
 
-use crate::rows::{Argument, check_location, host_f32, stays};
+use crate::place::Place;
+use crate::rows::{Argument, check_location, host_f32};
 use crate::weight::{from_blocks, from_numbers, matrix_dims};
 use crate::{Runtime, cuda};
 
@@ -36,15 +33,8 @@ use crate::{Runtime, cuda};
 #[derive(Debug, Clone)]
 pub struct InputSparseLinear {
     runtime: Runtime,
-    place: Place,
+    place: Place<Weight, cuda::InputWeight>,
     threshold: f32,
-}
-
-/// Where the numbers are.
-#[derive(Debug, Clone)]
-enum Place {
-    Cpu { weight: Arc<Weight>, bias: Option<Arc<[f32]>> },
-    Cuda { weight: cuda::InputWeight, device: Device },
 }
 
 impl InputSparseLinear {
@@ -84,8 +74,7 @@ impl InputSparseLinear {
     }
 
     fn of(runtime: &Runtime, weight: Weight, threshold: f32) -> Result<Self> {
-        let place = Place::Cpu { weight: Arc::new(weight), bias: None };
-        InputSparseLinear { runtime: runtime.clone(), place, threshold }.with_threshold(threshold)
+        InputSparseLinear { runtime: runtime.clone(), place: Place::cpu(weight), threshold }.with_threshold(threshold)
     }
 
     /// Says above which size inputs are kept.
@@ -104,16 +93,8 @@ impl InputSparseLinear {
     /// # Errors
     /// For another shape.
     pub fn with_bias(self, bias: &Tensor) -> Result<Self> {
-        let n = match &self.place {
-            Place::Cpu { weight, .. } => weight.n(),
-            Place::Cuda { weight, .. } => weight.n(),
-        };
-        let bias = host_f32("bias", bias, &[n])?;
-        let place = match self.place {
-            Place::Cpu { weight, .. } => Place::Cpu { weight, bias: Some(bias.into()) },
-            Place::Cuda { weight, device } => Place::Cuda { weight: weight.with_bias(&bias, &device)?, device },
-        };
-        Ok(InputSparseLinear { place, ..self })
+        let place = self.place.with_bias(bias)?;
+        Ok(InputSparseLinear { place, runtime: self.runtime, threshold: self.threshold })
     }
 
     /// Copies the weight to a CUDA device, where inputs are from then on; a layer that is there stays. Waits until it is there.
@@ -121,24 +102,8 @@ impl InputSparseLinear {
     /// # Errors
     /// For another device, and without the feature `cuda`.
     pub fn to_device(self, device: &Device) -> Result<Self> {
-        let place = match &self.place {
-            Place::Cpu { weight, bias } if !device.is_cpu() => {
-                let weight = cuda::InputWeight::upload(weight, bias.as_deref(), device)?;
-                Place::Cuda { weight, device: device.clone() }
-            }
-            place => {
-                stays(self.location(), device)?;
-                place.clone()
-            }
-        };
+        let place = self.place.to_device(device)?;
         Ok(InputSparseLinear { place, ..self })
-    }
-
-    fn location(&self) -> DeviceLocation {
-        match &self.place {
-            Place::Cpu { .. } => DeviceLocation::Cpu,
-            Place::Cuda { weight, .. } => weight.location(),
-        }
     }
 
     fn multiply(&self, weight: &Weight, bias: Option<&[f32]>, x: Argument<'_>) -> Result<(CpuStorage, Shape)> {
@@ -157,7 +122,7 @@ impl InputSparseLinear {
 impl Module for InputSparseLinear {
     /// Multiplies x \[.., K\] in f32, f16 or bf16 and gives y \[.., N\].
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        check_location("x", self.location(), x)?;
+        check_location("x", self.place.location(), x)?;
         match x.dtype() {
             DType::F32 => x.apply_op1(self.clone()),
             DType::F16 | DType::BF16 => x.to_dtype(DType::F32)?.apply_op1(self.clone())?.to_dtype(x.dtype()),
@@ -175,15 +140,15 @@ impl CustomOp1 for InputSparseLinear {
         let x = Argument::new("x", (storage, layout));
         match &self.place {
             Place::Cpu { weight, bias } => self.multiply(weight, bias.as_deref(), x),
-            Place::Cuda { .. } => Err(x.elsewhere(&self.location())),
+            Place::Cuda { .. } => Err(x.elsewhere(&self.place.location())),
         }
     }
 
     fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let x = Argument::new("x", (storage, layout));
         match &self.place {
-            Place::Cpu { .. } => Err(x.elsewhere(&self.location())),
-            Place::Cuda { weight, .. } => weight.run(self.runtime.on_device(), self.threshold, x),
+            Place::Cpu { .. } => Err(x.elsewhere(&self.place.location())),
+            Place::Cuda { layer, .. } => layer.run(self.runtime.on_device(), self.threshold, x),
         }
     }
 }

@@ -45,6 +45,7 @@ mod by_input;
 #[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
 mod cuda;
 mod linear;
+mod place;
 mod pool;
 mod rows;
 mod runtime;

@@ -1,15 +1,12 @@
 //! A linear layer with weights in 4 or 8 bits and int8 activations.
 
-use std::sync::Arc;
-
 use candle_core::quantized::QTensor;
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp2, Device, DeviceLocation, Error, Layout, Result, Shape, Tensor,
-};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Device, Error, Layout, Result, Shape, Tensor};
 use candle_nn::Module;
 use moray::w4a8::{ActScales, Epilogue, Format, PackedWeight, linear};
 
-use crate::rows::{Argument, Float, check_location, host_f32, stays, with_float};
+use crate::place::Place;
+use crate::rows::{Argument, Float, check_location, with_float};
 use crate::weight::{from_blocks, from_numbers};
 use crate::{Runtime, cuda};
 
@@ -38,22 +35,14 @@ use crate::{Runtime, cuda};
 #[derive(Debug, Clone)]
 pub struct QuantizedLinear {
     runtime: Runtime,
-    place: Place,
+    place: Place<PackedWeight, cuda::Linear>,
     scales: ActScales,
-}
-
-/// Where the numbers are.
-#[derive(Debug, Clone)]
-enum Place {
-    Cpu { weight: Arc<PackedWeight>, bias: Option<Arc<[f32]>> },
-    Cuda { linear: cuda::Linear, device: Device },
 }
 
 impl QuantizedLinear {
     /// Takes a packed weight, on the CPU.
     pub fn new(runtime: &Runtime, weight: PackedWeight) -> Self {
-        let place = Place::Cpu { weight: Arc::new(weight), bias: None };
-        QuantizedLinear { runtime: runtime.clone(), place, scales: ActScales::default() }
+        QuantizedLinear { runtime: runtime.clone(), place: Place::cpu(weight), scales: ActScales::default() }
     }
 
     /// Copies the weight to a CUDA device, where inputs are from then on; a layer that is there stays. Waits until it is there.
@@ -61,15 +50,7 @@ impl QuantizedLinear {
     /// # Errors
     /// For another device, and without the feature `cuda`.
     pub fn to_device(self, device: &Device) -> Result<Self> {
-        let place = match &self.place {
-            Place::Cpu { weight, bias } if !device.is_cpu() => {
-                Place::Cuda { linear: cuda::Linear::upload(weight, bias.as_deref(), device)?, device: device.clone() }
-            }
-            place => {
-                stays(self.location(), device)?;
-                place.clone()
-            }
-        };
+        let place = self.place.to_device(device)?;
         Ok(QuantizedLinear { place, ..self })
     }
 
@@ -95,12 +76,8 @@ impl QuantizedLinear {
     /// # Errors
     /// For another shape.
     pub fn with_bias(self, bias: &Tensor) -> Result<Self> {
-        let bias = host_f32("bias", bias, &[self.n()])?;
-        let place = match self.place {
-            Place::Cpu { weight, .. } => Place::Cpu { weight, bias: Some(bias.into()) },
-            Place::Cuda { linear, device } => Place::Cuda { linear: linear.with_bias(&bias, &device)?, device },
-        };
-        Ok(QuantizedLinear { place, ..self })
+        let place = self.place.with_bias(bias)?;
+        Ok(QuantizedLinear { place, runtime: self.runtime, scales: self.scales })
     }
 
     /// Says how finely inputs are scaled: one scale for each token, or one for each 128 of its features, which costs less
@@ -117,27 +94,13 @@ impl QuantizedLinear {
         }
     }
 
-    fn n(&self) -> usize {
-        match &self.place {
-            Place::Cpu { weight, .. } => weight.n(),
-            Place::Cuda { linear, .. } => linear.n(),
-        }
-    }
-
-    fn location(&self) -> DeviceLocation {
-        match &self.place {
-            Place::Cpu { .. } => DeviceLocation::Cpu,
-            Place::Cuda { linear, .. } => linear.location(),
-        }
-    }
-
     /// Computes y + residual, rounded once: `residual` has the shape of y and the type of x.
     ///
     /// # Errors
     /// As [`QuantizedLinear::forward`]; for a residual of another shape or type.
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        check_location("x", self.location(), x)?;
-        check_location("residual", self.location(), residual)?;
+        check_location("x", self.place.location(), x)?;
+        check_location("residual", self.place.location(), residual)?;
         x.apply_op2(residual, self.clone())
     }
 
@@ -146,7 +109,7 @@ impl QuantizedLinear {
             Place::Cpu { weight, bias } => {
                 with_float!(x, E => self.multiply::<E>(weight, bias.as_deref(), x, residual))
             }
-            Place::Cuda { .. } => Err(x.elsewhere(&self.location())),
+            Place::Cuda { .. } => Err(x.elsewhere(&self.place.location())),
         }
     }
 
@@ -156,8 +119,8 @@ impl QuantizedLinear {
         residual: Option<Argument<'_, CudaStorage>>,
     ) -> Result<(CudaStorage, Shape)> {
         match &self.place {
-            Place::Cpu { .. } => Err(x.elsewhere(&self.location())),
-            Place::Cuda { linear, .. } => linear.run(self.runtime.on_device(), self.scales, x, residual),
+            Place::Cpu { .. } => Err(x.elsewhere(&self.place.location())),
+            Place::Cuda { layer, .. } => layer.run(self.runtime.on_device(), self.scales, x, residual),
         }
     }
 
@@ -192,7 +155,7 @@ impl QuantizedLinear {
 impl Module for QuantizedLinear {
     /// Multiplies x \[.., K\] and gives y \[.., N\].
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        check_location("x", self.location(), x)?;
+        check_location("x", self.place.location(), x)?;
         x.apply_op1(self.clone())
     }
 }

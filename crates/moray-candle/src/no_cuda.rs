@@ -1,14 +1,18 @@
 //! What stands in for operations on CUDA tensors where the feature `cuda` is off: nothing is ever there.
 
+use std::marker::PhantomData;
+
 use candle_core::{CudaStorage, Device, DeviceLocation, Result, Shape, bail};
 use moray::attention::{self, AttentionShape, KvDtype, KvPolicy, KvShape, Span};
 use moray::w4a8::{ActScales, PackedWeight};
 use moray::{input_sparse, sparse_mlp};
 
+use crate::place::OnCuda;
 use crate::rows::{Argument, location};
 use crate::selection::Resolved;
 
 /// What there is none of.
+#[derive(Debug)]
 pub(crate) enum Nothing {}
 
 /// A place that no layer comes to.
@@ -31,26 +35,39 @@ impl Buffers {
     }
 }
 
-#[derive(Debug, Clone)]
-pub(crate) enum Linear {}
+/// A weight and a bias where nothing is.
+#[derive(Debug)]
+pub(crate) struct Biased<W>(Nothing, PhantomData<W>);
 
-impl Linear {
-    pub(crate) fn upload(_: &PackedWeight, _: Option<&[f32]>, to: &Device) -> Result<Self> {
+impl<W> Clone for Biased<W> {
+    fn clone(&self) -> Self {
+        match self.0 {}
+    }
+}
+
+impl<W> OnCuda for Biased<W> {
+    type Weight = W;
+
+    fn upload(_: &W, _: Option<&[f32]>, to: &Device) -> Result<Self> {
         match device(to)? {}
     }
 
-    pub(crate) fn with_bias(self, _: &[f32], _: &Device) -> Result<Self> {
-        match self {}
+    fn with_bias(self, _: &[f32], _: &Device) -> Result<Self> {
+        match self.0 {}
     }
 
-    pub(crate) fn n(&self) -> usize {
-        match *self {}
+    fn n(&self) -> usize {
+        match self.0 {}
     }
 
-    pub(crate) fn location(&self) -> DeviceLocation {
-        match *self {}
+    fn location(&self) -> DeviceLocation {
+        match self.0 {}
     }
+}
 
+pub(crate) type Linear = Biased<PackedWeight>;
+
+impl Linear {
     pub(crate) fn run(
         &self,
         _: &Buffers,
@@ -58,7 +75,15 @@ impl Linear {
         _: Argument<'_, CudaStorage>,
         _: Option<Argument<'_, CudaStorage>>,
     ) -> Result<(CudaStorage, Shape)> {
-        match *self {}
+        match self.0 {}
+    }
+}
+
+pub(crate) type InputWeight = Biased<input_sparse::Weight>;
+
+impl InputWeight {
+    pub(crate) fn run(&self, _: &Buffers, _: f32, _: Argument<'_, CudaStorage>) -> Result<(CudaStorage, Shape)> {
+        match self.0 {}
     }
 }
 
@@ -79,31 +104,6 @@ impl Mlp {
     }
 
     pub(crate) fn run(&self, _: &Buffers, _: &Resolved, _: Argument<'_, CudaStorage>) -> Result<(CudaStorage, Shape)> {
-        match *self {}
-    }
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum InputWeight {}
-
-impl InputWeight {
-    pub(crate) fn upload(_: &input_sparse::Weight, _: Option<&[f32]>, to: &Device) -> Result<Self> {
-        match device(to)? {}
-    }
-
-    pub(crate) fn with_bias(self, _: &[f32], _: &Device) -> Result<Self> {
-        match self {}
-    }
-
-    pub(crate) fn n(&self) -> usize {
-        match *self {}
-    }
-
-    pub(crate) fn location(&self) -> DeviceLocation {
-        match *self {}
-    }
-
-    pub(crate) fn run(&self, _: &Buffers, _: f32, _: Argument<'_, CudaStorage>) -> Result<(CudaStorage, Shape)> {
         match *self {}
     }
 }

@@ -1,44 +1,17 @@
 //! Products by input on a device.
 
-use std::sync::Arc;
-
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::CudaStorage;
-use candle_core::cuda_backend::cudarc::driver::CudaSlice;
-use candle_core::{Device, DeviceLocation, Error, Result, Shape};
-use moray::input_sparse;
+use candle_core::{Error, Result, Shape};
 use moray::input_sparse::cuda::{Weight, linear};
 
-use super::{Buffers, Resident, device, result, storage};
+use super::{Biased, Buffers, result, storage};
 use crate::rows::Argument;
 
 /// A weight by input and a bias in memory of a device.
-#[derive(Debug, Clone)]
-pub(crate) struct InputWeight {
-    weight: Arc<Resident<Weight>>,
-    bias: Option<Arc<Resident<CudaSlice<f32>>>>,
-}
+pub(crate) type InputWeight = Biased<Weight>;
 
 impl InputWeight {
-    pub(crate) fn upload(weight: &input_sparse::Weight, bias: Option<&[f32]>, to: &Device) -> Result<Self> {
-        let weight = Resident::new(device(to)?, |device| Weight::upload(device, weight))?;
-        let plain = InputWeight { weight: Arc::new(weight), bias: None };
-        bias.map_or(Ok(plain.clone()), |bias| plain.with_bias(bias, to))
-    }
-
-    pub(crate) fn with_bias(self, bias: &[f32], to: &Device) -> Result<Self> {
-        let bias = Resident::new(device(to)?, |device| device.upload(bias))?;
-        Ok(InputWeight { bias: Some(Arc::new(bias)), ..self })
-    }
-
-    pub(crate) fn n(&self) -> usize {
-        self.weight.held().n()
-    }
-
-    pub(crate) fn location(&self) -> DeviceLocation {
-        self.weight.location()
-    }
-
     pub(crate) fn run(
         &self,
         buffers: &Buffers,

@@ -1,44 +1,18 @@
 //! Linear layers on a device.
 
-use std::sync::Arc;
-
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::CudaStorage;
-use candle_core::cuda_backend::cudarc::driver::CudaSlice;
-use candle_core::{Device, DeviceLocation, Error, Result, Shape};
+use candle_core::{Error, Result, Shape};
+use moray::w4a8::ActScales;
 use moray::w4a8::cuda::{Epilogue, Weight, linear};
-use moray::w4a8::{ActScales, PackedWeight};
 
-use super::{Buffers, Element, Resident, device, result, storage};
+use super::{Biased, Buffers, Element, result, storage};
 use crate::rows::{Argument, with_float};
 
 /// A packed weight and a bias in memory of a device.
-#[derive(Debug, Clone)]
-pub(crate) struct Linear {
-    weight: Arc<Resident<Weight>>,
-    bias: Option<Arc<Resident<CudaSlice<f32>>>>,
-}
+pub(crate) type Linear = Biased<Weight>;
 
 impl Linear {
-    pub(crate) fn upload(weight: &PackedWeight, bias: Option<&[f32]>, to: &Device) -> Result<Self> {
-        let weight = Resident::new(device(to)?, |device| Weight::upload(device, weight))?;
-        let plain = Linear { weight: Arc::new(weight), bias: None };
-        bias.map_or(Ok(plain.clone()), |bias| plain.with_bias(bias, to))
-    }
-
-    pub(crate) fn with_bias(self, bias: &[f32], to: &Device) -> Result<Self> {
-        let bias = Resident::new(device(to)?, |device| device.upload(bias))?;
-        Ok(Linear { bias: Some(Arc::new(bias)), ..self })
-    }
-
-    pub(crate) fn n(&self) -> usize {
-        self.weight.held().n()
-    }
-
-    pub(crate) fn location(&self) -> DeviceLocation {
-        self.weight.location()
-    }
-
     pub(crate) fn run(
         &self,
         buffers: &Buffers,

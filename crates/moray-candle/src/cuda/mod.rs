@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 mod attention;
+mod biased;
 mod buffers;
 mod by_input;
 mod linear;
@@ -19,6 +20,7 @@ use candle_core::{Device, DeviceLocation, Error, Result, bail};
 use moray::device::DeviceElement;
 
 pub(crate) use attention::{Cache, Inputs};
+use biased::Biased;
 pub(crate) use buffers::Buffers;
 pub(crate) use by_input::InputWeight;
 pub(crate) use linear::Linear;

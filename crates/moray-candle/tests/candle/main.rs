@@ -6,7 +6,5 @@ mod by_input;
 mod common;
 mod linear;
 mod sparse_mlp;
-mod views;
 
-use common::{FLOATS, assert_refused, bits, f32s, layouts, numbers, runtime};
-use views::shared_views;
+use common::{FLOATS, assert_refused, bits, f32s, layouts, numbers, runtime, shared_views};

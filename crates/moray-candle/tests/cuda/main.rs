@@ -8,9 +8,10 @@ mod common;
 mod linear;
 mod sparse_mlp;
 mod streams;
+mod views;
 
 use candle_core::Device;
-use common::{FLOATS, assert_refused, bits, f32s, layouts, numbers, runtime};
+use common::{FLOATS, assert_refused, bits, f32s, layouts, numbers, runtime, shared_views};
 use moray_candle::moray;
 
 /// A device with a stream of its own.
