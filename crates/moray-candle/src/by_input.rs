@@ -125,6 +125,8 @@ impl Module for InputSparseLinear {
         check_location("x", self.place.location(), x)?;
         match x.dtype() {
             DType::F32 => x.apply_op1(self.clone()),
+            // on a device candle converts nothing where there are no elements
+            DType::F16 | DType::BF16 if x.elem_count() == 0 && x.device().is_cuda() => x.apply_op1(self.clone()),
             DType::F16 | DType::BF16 => x.to_dtype(DType::F32)?.apply_op1(self.clone())?.to_dtype(x.dtype()),
             got => bail!("x: expected f32, f16 or bf16, got {}", got.as_str()),
         }

@@ -75,7 +75,8 @@ fn no_token_gives_no_token_and_is_refused_what_tokens_are() {
     let none = |dims: &[usize], dtype| numbers(dims, 53, dtype).to_device(&device).unwrap().narrow(0, 0, 0).unwrap();
     for dtype in FLOATS {
         for (layer, width) in [(&linear as &dyn Module, N), (&by_input, N), (&mlp, K)] {
-            assert_eq!(layer.forward(&none(&[2, K], dtype)).unwrap().dims(), [0, width]);
+            let y = layer.forward(&none(&[2, K], dtype)).unwrap();
+            assert_eq!((y.dims(), y.dtype()), (&[0, width][..], dtype));
             assert_refused(layer.forward(&none(&[2, K - 1], dtype)), &["x: ", "96", "[0, 95]"]);
         }
         let attention = Attention::new(&runtime(), 6, KV, KvDtype::F32).unwrap().to_device(&device).unwrap();
