@@ -235,3 +235,20 @@ fn what_cannot_be_studied_is_refused_in_words() {
         assert!(parts.iter().all(|part| refusal.contains(part)), "{more:?}: {refusal}");
     }
 }
+
+#[test]
+fn a_model_whose_logits_have_no_preview_is_refused_with_the_switches_that_run() {
+    let folder = Folder::new();
+    let few = [&WINDOWS[..], &["--kept", "0.5", "--repeats", "0"]].concat();
+    let refusal = folder.run(&few).unwrap_err();
+    let (_, rest) = refusal.split_once("; --methods ").unwrap_or_else(|| panic!("{refusal}"));
+    let methods = rest.strip_suffix(" leaves out what has one").unwrap_or_else(|| panic!("{refusal}"));
+    assert!(methods.starts_with("topk,cats,") && methods.ends_with(",teal"), "{refusal}");
+    let logits = ["--logits", "all,preview:64"];
+    let refusal = folder.run(&[&few[..], &["--methods", "auto"], &logits].concat()).unwrap_err();
+    assert!(refusal.ends_with("; --methods dense --logits all leaves out what has one"), "{refusal}");
+    let refusal = folder.run(&[&few[..], &["--methods", "topk"], &logits].concat()).unwrap_err();
+    assert!(refusal.ends_with("; --logits all leaves out what has one"), "{refusal}");
+    folder.run(&[&few[..], &["--methods", methods]].concat()).unwrap();
+    folder.run(&[&few[..], &["--methods", "dense", "--logits", "all"]].concat()).unwrap();
+}

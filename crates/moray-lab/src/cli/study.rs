@@ -126,7 +126,7 @@ pub fn study(arguments: &Arguments) -> Result<Study> {
     let mut log = Log::open(&arguments.out.join("study.jsonl"))?;
     let pending: Vec<&(Cell, Way)> = cells.iter().filter(|(cell, _)| log.find(&keys.of(cell)).is_none()).collect();
     if !pending.is_empty() {
-        let bench = Bench::new(arguments, &tokens, &pending)?;
+        let bench = Bench::new(arguments, &tokens, &pending).map_err(|error| with_the_way_out(error, arguments))?;
         for (index, (cell, way)) in pending.iter().enumerate() {
             eprintln!("cell {} of {}: {}", cells.len() - pending.len() + index + 1, cells.len(), cell.line);
             log.add(bench.record(cell, way, keys.of(cell))?)?;
@@ -159,15 +159,7 @@ fn cells(arguments: &Arguments) -> Result<Vec<(Cell, Way)>> {
     if let Some(&got) = arguments.kept.iter().find(|kept| !(**kept > 0.0 && **kept <= 1.0)) {
         return Err(Error::Kernel(moray::Error::Value { what: "kept", expected: "a number in (0, 1]", got }));
     }
-    let grid = Grid {
-        weights: arguments.weights.iter().map(ToString::to_string).collect(),
-        methods: arguments.methods.clone(),
-        kept: arguments.kept.clone(),
-        heads: arguments.heads.clone(),
-        kv: arguments.kv.iter().map(ToString::to_string).collect(),
-        logits: arguments.logits.clone(),
-    };
-    let mut cells = grid.cells();
+    let mut cells = grid(arguments).cells();
     for row in &arguments.rows {
         let whole = format!("--weights {}", row.switches.weights);
         let cell = Cell { line: row.line.clone(), series: row.line.clone(), whole, idle: None };
@@ -176,6 +168,28 @@ fn cells(arguments: &Arguments) -> Result<Vec<(Cell, Way)>> {
         }
     }
     cells.into_iter().map(|cell| way(arguments, &cell.line).map(|way| (cell, way))).collect()
+}
+
+fn grid(arguments: &Arguments) -> Grid {
+    Grid {
+        weights: arguments.weights.iter().map(ToString::to_string).collect(),
+        methods: arguments.methods.clone(),
+        kept: arguments.kept.clone(),
+        heads: arguments.heads.clone(),
+        kv: arguments.kv.iter().map(ToString::to_string).collect(),
+        logits: arguments.logits.clone(),
+    }
+}
+
+/// Names the switches without which a model has no preview of its logits to refuse: a method of the default is one that has.
+fn with_the_way_out(error: Error, arguments: &Arguments) -> Error {
+    match (error, grid(arguments).without_previews()) {
+        (Error::Kernel(moray::Error::Unsupported { what: "logits", expected, got }), Some(switches)) => {
+            let got = format!("{got}; {switches} leaves out what has one");
+            Error::Kernel(moray::Error::Unsupported { what: "logits", expected, got })
+        }
+        (error, _) => error,
+    }
 }
 
 /// A line's switches, with those of the command.

@@ -107,6 +107,20 @@ pub struct Cell {
 }
 
 impl Grid {
+    /// The switches that would leave out every cell with a preview of the logits; none where the grid has none.
+    pub fn without_previews(&self) -> Option<String> {
+        let mut switches = Vec::new();
+        let kept: Vec<&str> =
+            self.methods.iter().filter(|method| !method.has_logits()).map(|method| &*method.text).collect();
+        if kept.len() < self.methods.len() {
+            switches.push(format!("--methods {}", if kept.is_empty() { "dense".into() } else { kept.join(",") }));
+        }
+        if self.logits.iter().any(|logits| logits.0.is_some()) {
+            switches.push("--logits all".into());
+        }
+        (!switches.is_empty()).then(|| switches.join(" "))
+    }
+
     /// The cells, by weights, those that compute everything first; none twice.
     pub fn cells(&self) -> Vec<Cell> {
         let mut cells = Vec::new();
