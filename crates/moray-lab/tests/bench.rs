@@ -66,6 +66,30 @@ fn files_of_shapes_that_nobody_keeps_are_gone_afterwards() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn files_of_shapes_are_gone_where_the_run_is_killed_and_other_programs_read_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| directory.path().join(name);
+    std::fs::create_dir(place("temporary")).unwrap();
+    // the peer copies what it is given, says that it has, and then waits to be left alone
+    let peer =
+        format!("waiting: bash -c 'cp {{model}} {0}/copy && touch {0}/copied; sleep 3'", directory.path().display());
+    let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_moray"));
+    run.args(SHAPE).args(SHORT).args(["--row", "--weights as-file", "--peer-command", &peer]);
+    let mut run = run.env("TMPDIR", place("temporary")).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let start = std::time::Instant::now();
+    while !place("copied").exists() {
+        assert!(run.try_wait().unwrap().is_none(), "the run ended before its peer had begun");
+        assert!(start.elapsed().as_secs() < 300, "the peer has not begun");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    run.kill().unwrap();
+    run.wait().unwrap();
+    assert_eq!(std::fs::read_dir(place("temporary")).unwrap().count(), 0);
+    assert_eq!(Checkpoint::open(&place("copy")).unwrap().config().n_layers, 1);
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused_in_words() {
     let with = |more: &[&str]| output(&[&SHAPE[..], &["--row", "--weights as-file"], more].concat()).unwrap_err();
     let cases: [(&[&str], &[&str]); 8] = [

@@ -225,17 +225,43 @@ struct ModelFile {
     name: String,
     /// Of a shape, bytes of its weights in 16 bits.
     dense_bytes: Option<usize>,
-    /// Whether it goes when the run ends.
-    temporary: bool,
+    /// Its file where nobody keeps it.
+    _unkept: Option<Unkept>,
 }
 
-impl Drop for ModelFile {
-    fn drop(&mut self) {
-        if self.temporary {
-            // nothing can be done about a file that is in the way of nobody
-            let _ = std::fs::remove_file(&self.path);
-        }
+/// A file that goes when the run ends. Where the system lets a file be read by its number it has no name from before its first byte
+/// on, so that it goes however the run ends.
+struct Unkept {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Unkept {
+    fn create(name: &str) -> std::io::Result<Self> {
+        let named = std::env::temp_dir().join(format!("moray-{name}-{}.gguf", std::process::id()));
+        let file = File::create(&named)?;
+        let path = by_number(&file).filter(|path| path.exists() && std::fs::remove_file(&named).is_ok());
+        Ok(Self { path: path.unwrap_or(named), _file: file })
     }
+}
+
+impl Drop for Unkept {
+    fn drop(&mut self) {
+        // nothing can be done about a file that is in the way of nobody, and one without a name is none
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// The path by which this process and those that it starts read an open file.
+#[cfg(target_os = "linux")]
+fn by_number(file: &File) -> Option<PathBuf> {
+    use std::os::fd::AsRawFd;
+    Some(PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn by_number(_file: &File) -> Option<PathBuf> {
+    None
 }
 
 impl ModelFile {
@@ -244,7 +270,7 @@ impl ModelFile {
         let Some(shape) = arguments.shape else {
             let path = arguments.model.clone().unwrap_or_default();
             let name = path.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned());
-            return Ok(Self { path, name, dense_bytes: None, temporary: false });
+            return Ok(Self { path, name, dense_bytes: None, _unkept: None });
         };
         let mut fixture = shape.fixture();
         let all = fixture.n_layers;
@@ -255,12 +281,13 @@ impl ModelFile {
         fixture.n_layers = arguments.layers.unwrap_or(all);
         let layers =
             if fixture.n_layers == all { String::new() } else { format!(", {} of {all} layers", fixture.n_layers) };
-        let temporary = || std::env::temp_dir().join(format!("moray-{}-{}.gguf", shape.name(), std::process::id()));
+        let unkept = if arguments.write.is_none() { Some(Unkept::create(shape.name())) } else { None };
+        let unkept = unkept.transpose().map_err(|source| Error::io("create", &std::env::temp_dir(), source))?;
         let file = Self {
-            path: arguments.write.clone().unwrap_or_else(temporary),
+            path: unkept.as_ref().map(|file| file.path.clone()).or_else(|| arguments.write.clone()).unwrap_or_default(),
             name: format!("{}{layers}, random weights in Q4_0, vocabulary in Q8_0", shape.name()),
             dense_bytes: Some(2 * fixture.elems()),
-            temporary: arguments.write.is_none(),
+            _unkept: unkept,
         };
         let write = || fixture.gguf_writer().write(&mut BufWriter::new(File::create(&file.path)?));
         write().map_err(|source| Error::io("write", &file.path, source))?;
