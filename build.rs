@@ -21,8 +21,6 @@ mod cache;
 mod compile;
 #[path = "build/nvcc.rs"]
 mod nvcc;
-#[path = "build/sha256.rs"]
-mod sha256;
 
 use compile::{Module, Sources};
 use std::path::{Path, PathBuf};

@@ -119,7 +119,7 @@ pub fn modules(
     for source in sources {
         let name = list.name_of(source);
         let key = common.of(&name, &read(source)?);
-        images.push(folder.join(format!("{}-{}.fatbin", name.replace('/', "-"), &key[..16])));
+        images.push(folder.join(format!("{}-{}.fatbin", name.replace('/', "-"), key.name())));
         keys.push(key);
     }
     // the same wherever the crate is unpacked
@@ -142,7 +142,7 @@ fn compile_stale(
     nvcc: &Nvcc,
     flags: &[String],
     sources: &[PathBuf],
-    keys: &[String],
+    keys: &[Key],
     images: &[PathBuf],
     cache: Option<&Cache>,
 ) -> Result<(), String> {
@@ -182,7 +182,7 @@ fn report_of(image: &Path) -> PathBuf {
 /// Takes an image and its report from the cache, or compiles it and keeps it there.
 fn obtain(
     cache: Option<&Cache>,
-    key: &str,
+    key: &Key,
     image: &Path,
     compile: impl FnOnce() -> Result<(), String>,
 ) -> Result<(), String> {
@@ -269,7 +269,7 @@ fn kernels_of(log: &str, image: Vec<u8>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cache, kernels_of, obtain, place, remarks_of, report_of};
+    use super::{Cache, Key, kernels_of, obtain, place, remarks_of, report_of};
     use std::cell::Cell;
     use std::fs;
 
@@ -291,7 +291,7 @@ ptxas info    : Used 255 registers, used 1 barriers, 480 bytes cmem[0]";
         let compiled = Cell::new(0);
         let ask = |cache: Option<&Cache>, key: &str, image: &str| {
             let image = folder.join(image);
-            let made = obtain(cache, key, &image, || {
+            let made = obtain(cache, &Key::new(key, &[]), &image, || {
                 compiled.set(compiled.get() + 1);
                 let fresh = folder.join("fresh");
                 fs::write(&fresh, format!("image of {key}")).unwrap();
@@ -311,7 +311,7 @@ ptxas info    : Used 255 registers, used 1 barriers, 480 bytes cmem[0]";
         assert_eq!(compiled.get(), 3, "there need not be a cache");
         // a file where a folder would be
         assert_eq!(ask(Some(&Cache::at(folder.join("1.fatbin"))), "c", "5.fatbin"), ["image of c", "report of c"]);
-        let failed = obtain(cache, "d", &folder.join("6.fatbin"), || Err("a reason".into()));
+        let failed = obtain(cache, &Key::new("d", &[]), &folder.join("6.fatbin"), || Err("a reason".into()));
         assert_eq!(failed, Err("a reason".into()));
         assert_eq!(fs::read_dir(folder.join("cache")).unwrap().count(), 2, "what failed is not kept");
         fs::remove_dir_all(folder).unwrap();

@@ -7,5 +7,3 @@ mod cache;
 mod compile;
 #[path = "../build/nvcc.rs"]
 mod nvcc;
-#[path = "../build/sha256.rs"]
-mod sha256;
